@@ -6,7 +6,7 @@ The same resources stand on the admin socket, where nobody is asked who they are
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
@@ -34,6 +34,9 @@ from s2sgw.xmpp.timer import cancel
 #: Seconds for an answer; and seconds between two signs of life where no event happens.
 ANSWER_SECONDS = 120
 ALIVE_SECONDS = 20
+#: The methods that change nothing.
+READS = (b"GET", b"HEAD")
+NO_VERB = "there is no such verb; /openapi.json lists them"
 _STATUS = {"usage": 400, "failed": 409}
 
 
@@ -80,22 +83,50 @@ class APIServices:
     unready: Callable[[], list[str]]
 
 
-class Folder(Resource):
-    """A path below which others stand."""
-
-    def render(self, request: Request) -> int:
-        """Answer that nothing is here."""
-        return answer_json(request, 404, _error("there is nothing here"))
-
-
-class NoVerb(Resource):
-    """What stands where no verb is."""
+class Absent(Resource):
+    """What answers where nothing is: 404 and a text."""
 
     isLeaf = True
 
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
     def render(self, request: Request) -> int:
-        """Answer that there is none."""
-        return answer_json(request, 404, _error("there is no such verb"))
+        """Answer that there is nothing."""
+        return answer_json(request, 404, _error(self._text))
+
+
+class Folder(Resource):
+    """A path below which others stand. `absent` is the answer where none does."""
+
+    def __init__(self, absent: str = "there is nothing here") -> None:
+        super().__init__()
+        self._absent = Absent(absent)
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """Return what answers below the folder, where nothing else stands."""
+        return self._absent
+
+    def render(self, request: Request) -> int:
+        """Answer that nothing is here."""
+        return self._absent.render(request)
+
+
+class ReadOnly(Resource):
+    """A page that is asked by GET or HEAD."""
+
+    isLeaf = True
+
+    def __init__(self, page: Resource) -> None:
+        super().__init__()
+        self._page = page
+
+    def render(self, request: Request) -> Any:
+        """Return what the page answers."""
+        if request.method not in READS:
+            return answer_not_allowed(request, READS)
+        return self._page.render(request)
 
 
 class VerbResource(Resource):
@@ -112,14 +143,13 @@ class VerbResource(Resource):
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         """Return what answers below the verb, where no other verb stands."""
-        return self if path == b"" else NoVerb()
+        return self if path == b"" else Absent(NO_VERB)
 
     def render(self, request: BoundedRequest) -> int:
         """Answer with the result of the verb as JSON."""
-        allowed = (b"POST",) if self._row.changes else (b"GET", b"HEAD")
+        allowed = (b"POST",) if self._row.changes else READS
         if request.method not in allowed:
-            request.setHeader(b"allow", b", ".join(allowed))
-            return answer_json(request, 405, _error(f"use {allowed[0].decode()}"))
+            return answer_not_allowed(request, allowed)
         writer = AnswerWriter(request)
         asked = self._authenticate(request, changes=self._row.changes)
         asked.addCallback(self._ask, request)
@@ -289,28 +319,35 @@ class HealthResource(Resource):
 
 def add_resources(root: Resource, services: APIServices, authenticate: Authenticate) -> None:
     """Put the HTTP interface below `root`."""
-    api, version = Folder(), Folder()
+    api, version = Folder(), Folder(NO_VERB)
     root.putChild(b"api", api)
     api.putChild(b"v1", version)
     for name, verb in services.verbs.items():
         row = TABLE.get(name)
         if row is not None:
             _put(version, row.path.encode("ascii").split(b"/"), VerbResource(row, verb, services, authenticate))
-    root.putChild(b"openapi.json", OpenAPIResource())
-    root.putChild(b"events", EventsResource(services, authenticate))
-    root.putChild(b"metrics", services.metrics)
-    root.putChild(b"healthz", HealthResource(list))
-    root.putChild(b"readyz", HealthResource(services.unready))
+    version.putChild(b"watch", Absent("over HTTP, events are at /events"))
+    root.putChild(b"openapi.json", ReadOnly(OpenAPIResource()))
+    root.putChild(b"events", ReadOnly(EventsResource(services, authenticate)))
+    root.putChild(b"metrics", ReadOnly(services.metrics))
+    root.putChild(b"healthz", ReadOnly(HealthResource(list)))
+    root.putChild(b"readyz", ReadOnly(HealthResource(services.unready)))
 
 
 def _put(parent: Resource, path: list[bytes], leaf: Resource) -> None:
     *folders, name = path
     for folder in folders:
         if folder not in parent.children:
-            parent.putChild(folder, Folder())
+            parent.putChild(folder, Folder(NO_VERB))
         parent = cast(Resource, parent.children[folder])
     leaf.children.update(parent.children[name].children if name in parent.children else {})
     parent.putChild(name, leaf)
+
+
+def answer_not_allowed(request: Request, allowed: Sequence[bytes]) -> int:
+    """Answer that a request must have one of the `allowed` methods."""
+    request.setHeader(b"allow", b", ".join(allowed))
+    return answer_json(request, 405, _error(f"use {allowed[0].decode('ascii')}"))
 
 
 def answer_json(request: Request, status: int, value: object) -> int:

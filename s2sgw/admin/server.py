@@ -163,6 +163,8 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         self._writer: AnswerWriter | None = None
         self._answering: Deferred[Any] | None = None
         self._waiting: deque[bytes] = deque()
+        #: why the connection ends once the waiting requests are answered; nothing more is read
+        self._refusal: VerbError | None = None
         self._over = False
 
     def callLater(self, period: float, function: Callable[[], None]) -> Any:
@@ -181,23 +183,38 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         if self._flow is not None:
             self._flow.stop()
 
+    def dataReceived(self, data: bytes) -> None:
+        """Read requests, unless one was refused."""
+        if self._refusal is None:
+            super().dataReceived(data)
+
     def lineLengthExceeded(self, line: bytes) -> None:
-        self._close(VerbError(f"a request has at most {REQUEST_BYTES} bytes", "usage"))
+        self._refuse(f"a request has at most {REQUEST_BYTES} bytes")
+
+    def _refuse(self, text: str) -> None:
+        """Carry out no further request: answer those that wait, then say why the connection ends."""
+        if self._refusal is None:
+            self._refusal = VerbError(text, "usage")
+            self._next()
 
     def lineReceived(self, line: bytes) -> None:
-        if self._over:
+        if self._over or self._refusal is not None:
             return
         if self.follows:
             self._close(VerbError("this connection follows events; send requests on another one", "usage"))
             return
         if len(self._waiting) >= PIPELINED:
-            self._close(VerbError(f"at most {PIPELINED} requests may wait for their answers", "usage"))
+            self._refuse(f"at most {PIPELINED} requests may wait for their answers; this one and later ones are not carried out")
             return
         self._waiting.append(line)
         self._next()
 
     def _next(self) -> None:
-        if self._answering is not None or not self._waiting or self._over or self.follows:
+        if self._answering is not None or self._over:
+            return
+        if self._refusal is not None and (self.follows or not self._waiting):
+            self._close(self._refusal)
+        if not self._waiting or self._over or self.follows:
             return
         self.setTimeout(None)
         asked: Deferred[Any] = Deferred()
@@ -213,7 +230,7 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         self._answering = self._writer = None
         if not self._over and not self.follows:
             self.setTimeout(IDLE_SECONDS)
-            self._next()
+        self._next()
 
     @property
     def follows(self) -> bool:

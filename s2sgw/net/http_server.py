@@ -7,8 +7,10 @@ request, as long as a byte comes now and then.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from functools import partial
+from http import HTTPStatus
 from io import BytesIO
 from typing import Any, cast
 
@@ -22,7 +24,7 @@ from twisted.web.server import Request, Site
 from s2sgw.net.sites import narrowest_site
 from s2sgw.xmpp.timer import cancel
 
-#: Bytes of the body of a request, fields of a query and a form together, slashes of a URL, and bytes of a Content-Type.
+#: Bytes of a body; fields of a head, and of a query and a form together; slashes of a URL; bytes of a Content-Type.
 BODY_BYTES = 65536
 FIELDS = 100
 SEGMENTS = 100
@@ -46,31 +48,35 @@ class BoundedRequest(Request):
         """Keep the body in memory. Refuse one that is announced too large, and one in chunks: it may be a byte in each."""
         self.content = BytesIO()
         if length is None:
-            self._refuse(b"411 Length Required")
+            self._refuse(HTTPStatus.LENGTH_REQUIRED, "the body must have a Content-Length")
         elif length > BODY_BYTES:
-            self._refuse(b"413 Content Too Large")
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body has at most {BODY_BYTES} bytes")
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Process the request, unless it was refused or is refused now."""
         if cast(BoundedChannel, self.channel).refused:
             return
-        status = self._fault(path)
-        if status:
-            self._refuse(status)
+        fault = self._fault(path)
+        if fault is not None:
+            cast(BoundedChannel, self.channel).refuse(*fault, with_body=command != b"HEAD")
         else:
             super().requestReceived(command, path, version)
 
-    def _fault(self, path: bytes) -> bytes:
-        """Return the status with which a request is refused that cannot be parsed cheaply; b"" for all others."""
+    def _fault(self, path: bytes) -> tuple[HTTPStatus, str] | None:
+        """Return the status and the reason with which a request is refused that cannot be parsed cheaply; None for all others."""
         kinds = self.requestHeaders.getRawHeaders(b"content-type", [])
         if any(b"multipart" in kind.lower() for kind in kinds):
-            return b"415 Unsupported Media Type"
+            return HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "multipart forms are not accepted"
         fields = path.count(b"&")
         if not (kinds and kinds[0].lower().startswith(b"application/json")):
             fields += cast(BytesIO, self.content).getvalue().count(b"&")
-        if fields >= FIELDS or path.count(b"/") > SEGMENTS or any(len(kind) > CONTENT_TYPE_BYTES for kind in kinds):
-            return b"400 Bad Request"
-        return b"" if self._is_utf8() else b"400 Bad Request"
+        if fields >= FIELDS:
+            return HTTPStatus.BAD_REQUEST, f"a request has at most {FIELDS} fields in its query and its form"
+        if path.count(b"/") > SEGMENTS:
+            return HTTPStatus.BAD_REQUEST, f"a path has at most {SEGMENTS} slashes"
+        if any(len(kind) > CONTENT_TYPE_BYTES for kind in kinds):
+            return HTTPStatus.BAD_REQUEST, f"a Content-Type has at most {CONTENT_TYPE_BYTES} bytes"
+        return None if self._is_utf8() else (HTTPStatus.BAD_REQUEST, "the headers must be UTF-8")
 
     def _is_utf8(self) -> bool:
         """Return whether the values of all headers are UTF-8, as `getHeader` with a str expects."""
@@ -80,8 +86,12 @@ class BoundedRequest(Request):
             return False
         return True
 
-    def _refuse(self, status: bytes) -> None:
-        cast(BoundedChannel, self.channel).refuse(status)
+    def _refuse(self, status: HTTPStatus, text: str) -> None:
+        cast(BoundedChannel, self.channel).refuse(status, text)
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        """Set the status. Its words are those of the standard, also where Twisted does not know them (421, 429)."""
+        super().setResponseCode(code, HTTPStatus(code).phrase.encode("ascii") if message is None else message)
 
     @property
     def host_name(self) -> str:
@@ -99,6 +109,7 @@ class BoundedChannel(HTTPChannel):
     """One connection."""
 
     site: BoundedSite
+    maxHeaders = FIELDS
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,11 +179,30 @@ class BoundedChannel(HTTPChannel):
         """Wait any time for the answer under way: it is a stream of events."""
         self._stop_waiting()
 
-    def refuse(self, status: bytes) -> None:
-        """Answer the request that is being read with `status`, and close the connection."""
+    def refuse(self, status: HTTPStatus, text: str, with_body: bool = True) -> None:
+        """Answer the request that is being read with `status` and a JSON object that says why, and close the connection.
+
+        The answer to HEAD is one without a body.
+        """
         self.refused = True
-        cast(Any, self.transport).write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        body = json.dumps({"error": text, "kind": "usage"}).encode("ascii") + b"\n"
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"Cache-Control: no-store\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        cast(Any, self.transport).write(head.encode("ascii") + (body if with_body else b""))
         self.loseConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """Refuse a head that Twisted cannot read, or that is beyond its limits."""
+        if self.refused:
+            return
+        text = "the request is not valid HTTP"
+        if self._receivedHeaderCount > self.maxHeaders:
+            text = f"a request has at most {self.maxHeaders} header fields"
+        elif self._receivedHeaderSize > self.totalHeadersSize:
+            text = f"the head of a request has at most {self.totalHeadersSize} bytes"
+        self.refuse(HTTPStatus.BAD_REQUEST, text)
 
     def timeoutConnection(self) -> None:
         """Close an idle connection."""

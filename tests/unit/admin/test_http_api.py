@@ -115,8 +115,25 @@ class VerbTests(APITestCase):
 
     def test_nothing_there(self) -> None:
         """Other paths are 404; so is a verb that is not in the table."""
-        for path in ("/api/v1/nonsense", "/api/v1/unknown", "/api/v1/streams/x", "/api/v1", "/", "/api/v1/queue"):
-            self.assertEqual(404, self.client.get(path).status, path)
+        for path in (
+            "/api/v1/nonsense", "/api/v1/nonsense/more", "/api/v1/unknown", "/api/v1/streams/x", "/api/v1", "/", "/api/v1/queue",
+            "/api/v1/queue/nonsense", "/api/nonsense", "/nonsense", "/nonsense/more",
+        ):
+            for response in (self.client.get(path), self.client.post(path)):
+                self.assertEqual((404, "usage"), (response.status, response.json["kind"]), path)
+        self.assertIn("/openapi.json", self.client.get("/api/v1/nonsense").json["error"])
+
+    def test_watch(self) -> None:
+        """The verb `watch` has a page of its own over HTTP, and its path among the verbs says so."""
+        response = self.client.get("/api/v1/watch")
+        self.assertEqual((404, "over HTTP, events are at /events"), (response.status, response.json["error"]))
+
+    def test_methods_of_pages(self) -> None:
+        """A page that is only read answers other methods in JSON."""
+        for path in ("/events", "/openapi.json", "/metrics", "/healthz", "/readyz"):
+            for method in ("POST", "PUT", "NONSENSE"):
+                response = self.client.ask(method, path)
+                self.assertEqual((405, "GET, HEAD", "use GET"), (*self.status_and(response, "allow"), response.json["error"]), path)
 
     def test_bad_arguments(self) -> None:
         """What is wrong with the arguments is told in words."""

@@ -220,14 +220,63 @@ class BoundTests(Conversation):
         self.assertTrue(self.transport.disconnecting)
 
     def test_many_requests_at_once(self) -> None:
-        """No more than `PIPELINED` requests wait behind the one that is being answered."""
+        """No more than `PIPELINED` requests wait behind the one that is being answered. Those are answered before the refusal."""
         for _ in range(server.PIPELINED + 1):
             self.ask("later")
-        self.assertFalse(self.transport.disconnecting)
-        self.ask("later")
-        self.assertTrue(self.transport.disconnecting)
         self.ask("echo")
-        self.assertEqual(1, len(self.answers()))
+        self.ask("echo")
+        self.assertEqual(([], False), (self.answers(), self.transport.disconnecting))
+        self.later.callback("late")
+        *answered, refusal = self.answers()
+        self.assertEqual([{"ok": True, "result": "late"}, *[{"ok": True, "result": None}] * server.PIPELINED], answered)
+        self.assertEqual(("usage", True), (refusal["kind"], self.transport.disconnecting))
+        self.assertIn("at most 16 requests may wait", refusal["error"])
+        self.ask("echo")
+        self.assertEqual(server.PIPELINED + 2, len(self.answers()))
+
+    def test_many_requests_in_one_piece(self) -> None:
+        """So it is with requests that come together; none beyond the bound is carried out."""
+        done: list[object] = []
+
+        def count(arguments: object) -> Deferred[Any]:
+            done.append(arguments)
+            return self.later
+
+        self.verbs["count"] = count
+        self.receive(b"\n".join([b'{"verb": "count"}'] * 60))
+        self.later.callback(None)
+        self.assertEqual((server.PIPELINED + 2, server.PIPELINED + 1), (len(self.answers()), len(done)))
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_too_much_and_gone(self) -> None:
+        """A client that is gone before its requests are answered leaves nothing behind."""
+        for _ in range(server.PIPELINED + 2):
+            self.ask("later")
+        self.protocol.connectionLost()
+        self.later.callback(None)
+        self.assertEqual(([], []), (self.answers(), self.clock.getDelayedCalls()))
+
+    def test_long_request_behind_another(self) -> None:
+        """A request without end is refused after those before it are answered. What follows takes no memory."""
+        self.ask("later")
+        self.protocol.dataReceived(b"x" * (protocol.REQUEST_BYTES + 1))
+        for _ in range(100):
+            self.protocol.dataReceived(b"x" * 1000)
+        self.assertEqual(([], protocol.REQUEST_BYTES + 1), (self.answers(), len(self.protocol._protocol._buffer)))
+        self.later.callback("late")
+        self.assertEqual(["late", None], [answer.get("result") for answer in self.answers()])
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_watch_among_too_many(self) -> None:
+        """A watch among the waiting requests begins, and is then ended with the refusal."""
+        self.verbs["follow"] = EventWatch(LiveEvents()).watch
+        self.ask("later")
+        self.ask("follow")
+        for _ in range(server.PIPELINED):
+            self.ask("echo")
+        self.later.callback("late")
+        self.assertIn("at most 16 requests", self.answers()[-1]["error"])
+        self.assertTrue(self.transport.disconnecting)
 
     def test_long_answer(self) -> None:
         """An answer beyond the bound is refused in words."""

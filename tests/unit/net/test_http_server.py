@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+from unittest.mock import Mock
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import Request
@@ -10,7 +13,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from s2sgw.net import http_server
 from s2sgw.net.http_server import BODY_BYTES, BoundedRequest, BoundedSite
-from tests.support.http import Client, parse
+from tests.support.http import Client, Response, parse
 from tests.support.turn_clock import TurnClock
 
 
@@ -97,6 +100,65 @@ class BodyTests(SiteTestCase):
             protocol.dataReceived(b"GET / HTTP/1.1\r\n" + name + b": \xc3\r\nY: \xa9\r\n\r\n")
             self.assertEqual((400, 0), (parse(transport.value()).status, self.echo.asked))
         self.assertEqual(200, self.refusal("/", b"", X="ü"))
+
+    def refused(self, request: bytes) -> Response:
+        """Return the answer to a request that must not reach the resource."""
+        self.echo.asked = 0
+        _, transport = self.sent(request)
+        response = parse(transport.value())
+        self.assertEqual((0, True, 1), (self.echo.asked, transport.disconnecting, transport.value().count(b"HTTP/1.1 ")))
+        self.assertEqual(("application/json", "close"), (response.headers["content-type"], response.headers["connection"]))
+        return response
+
+    def sent(self, request: bytes) -> tuple[Any, Any]:
+        protocol, transport = self.client.connect()
+        protocol.dataReceived(request)
+        return protocol, transport
+
+    def test_refusals_in_words(self) -> None:
+        """Each refusal is a JSON object that says why."""
+        for head, status, words in (
+            (b"POST / HTTP/1.1\r\nContent-Length: 65537\r\n\r\n", 413, "a body has at most 65536 bytes"),
+            (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411, "the body must have a Content-Length"),
+            (b"POST / HTTP/1.1\r\nContent-Type: multipart/form-data\r\n\r\n", 415, "multipart forms are not accepted"),
+            (b"GET /?" + b"a&" * 100 + b" HTTP/1.1\r\n\r\n", 400, "at most 100 fields in its query"),
+            (b"GET " + b"/" * 101 + b" HTTP/1.1\r\n\r\n", 400, "at most 100 slashes"),
+            (b"GET / HTTP/1.1\r\nContent-Type: " + b"a" * 257 + b"\r\n\r\n", 400, "at most 256 bytes"),
+            (b"GET / HTTP/1.1\r\nX: \xff\r\n\r\n", 400, "the headers must be UTF-8"),
+            (b"GET / HTTP/1.1\r\nno header\r\n\r\n", 400, "the request is not valid HTTP"),
+            (b"nonsense\r\n", 400, "the request is not valid HTTP"),
+            (b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400, "the request is not valid HTTP"),
+            (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 101 + b"\r\n", 400, "a request has at most 100 header fields"),
+            (b"GET / HTTP/1.1\r\nX: " + b"y" * 16380 + b"\r\n\r\n", 400, "the head of a request has at most 16384 bytes"),
+        ):  # fmt: skip
+            response = self.refused(head)
+            self.assertEqual((status, "usage"), (response.status, response.json["kind"]), head[:40])
+            self.assertIn(words, response.json["error"])
+
+    def test_most_header_fields(self) -> None:
+        """A request of the most header fields is processed."""
+        _, transport = self.sent(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 99 + b"\r\n")
+        self.assertEqual(200, parse(transport.value()).status)
+
+    def test_refused_head(self) -> None:
+        """A refused HEAD request has no body in its answer."""
+        response = self.refused(b"HEAD / HTTP/1.1\r\nX: \xff\r\n\r\n")
+        self.assertEqual((400, b""), (response.status, response.body))
+
+    def test_refused_behind_another(self) -> None:
+        """What follows on the connection is refused only once the request before it is answered."""
+        _, transport = self.sent(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nnonsense\r\n")
+        for _ in range(3):
+            self.clock.advance(0)
+        first, second = transport.value().split(b"HTTP/1.1 ")[1:]
+        self.assertEqual((b"200", b"400", True), (first[:3], second[:3], transport.disconnecting))
+
+    def test_words_of_a_status(self) -> None:
+        """A status has the words of the standard, also one that Twisted does not know."""
+        for status, words in ((421, b"Misdirected Request"), (429, b"Too Many Requests"), (404, b"Not Found")):
+            request = BoundedRequest(Mock())
+            request.setResponseCode(status)
+            self.assertEqual((status, words), (request.code, request.code_message))
 
     def test_host_names(self) -> None:
         """The host's name is what stands in the one Host header."""
