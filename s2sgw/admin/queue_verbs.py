@@ -29,6 +29,8 @@ from s2sgw.xmpp.stanza import Stanza
 SHOWN_BYTES = 8 * 1024 * 1024
 #: Lanes, or stanzas, that are looked at in one step of the work.
 AT_ONCE = 100
+#: The changes that are made on a full disk too.
+MAKES_ROOM = ("release", "drop")
 
 
 def _fewest_last(row: AgesRow) -> int:
@@ -92,7 +94,10 @@ class _Sum:
 
 
 class QueueVerbs:
-    """Answers the verbs from the queues, in slices. Each change is written to `audit` before it is made."""
+    """Answers the verbs from the queues, in slices. Each change is written to `audit` before it is made.
+
+    On a full disk `release` and `drop` work without a line in `audit`, because they make room. The log has the line instead.
+    """
 
     def __init__(self, custody: Custody, is_local: Callable[[Domain], bool], audit: AuditLog, slices: Slices) -> None:
         self._queues = custody.queues
@@ -346,14 +351,18 @@ class QueueVerbs:
         return found
 
     def _changing(self, action: str, arguments: Arguments, **facts: object) -> HoldTarget:
-        """Write the change to the audit log, and return the target. Raises `VerbError` if it cannot be written."""
+        """Write the change to the audit log, and return the target. Raises `VerbError` if it cannot be written.
+
+        On a full disk, a change that makes room is written to the log instead.
+        """
         target = _target(arguments)
         if target.peer is not None and self._is_local(target.peer):
             raise VerbError(f"{target.peer} is a local domain; name a peer, or a lane as FROM TO", "usage")
         if target.pair is not None and not any(map(self._is_local, target.pair)):
             raise VerbError(f"neither {target.pair.sender} nor {target.pair.recipient} is a local domain", "usage")
+        note = self._audit.note_or_log if action in MAKES_ROOM else self._audit.note
         try:
-            self._audit.note(f"queue {action}", by=asked_by(arguments), target=str(target), **facts)
+            note(f"queue {action}", by=asked_by(arguments), target=str(target), **facts)
         except OSError as error:
             raise VerbError(f"nothing was done: the audit log cannot be written: {error}") from None
         return target

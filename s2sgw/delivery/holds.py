@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from s2sgw.storage.atomic_file import set_aside, write_atomically
+from s2sgw.storage.atomic_file import is_disk_full, set_aside, write_atomically
 from s2sgw.xmpp.jid import Domain, Pair
 
 FILE = "held.json"
@@ -109,10 +109,19 @@ class OperatorHolds:
         self._change({**self._targets, target: None})
 
     def discard(self, target: HoldTarget) -> int:
-        """End this hold, and those of all that it covers. Return how many. Raises `OSError`."""
+        """End this hold, and those of all that it covers. Return how many. Raises `OSError`.
+
+        A full disk is no reason to fail: what is held may have filled it. `write_again` writes the file when there is room.
+        """
         left = {each: None for each in self._targets if not _within(each, target)}
         ended = len(self._targets) - len(left)
-        self._change(left)
+        try:
+            self._change(left)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self._targets, self._unwritten = left, True
+            self._report(f"the end of a hold could not be written yet: {error}. After a restart before that, it is held again")
         return ended
 
     def ended(self, pair: Pair, positions: Collection[int]) -> None:

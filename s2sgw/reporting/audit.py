@@ -7,13 +7,17 @@ The file is opened anew for each line, so that it may be moved aside (logrotate)
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from s2sgw.storage.atomic_file import sync_directory
+from twisted.logger import Logger
+
+from s2sgw.storage.atomic_file import is_disk_full, sync_directory
 from s2sgw.xmpp.wall_clock import WallClock, date_of
 
 FILE = "audit.log"
@@ -24,6 +28,8 @@ CHARACTERS = 2000
 
 class AuditLog:
     """Writes `<state>/audit.log` (0600)."""
+
+    log = Logger()
 
     def __init__(self, state: Path, clock: WallClock) -> None:
         self.path = state / FILE
@@ -42,6 +48,16 @@ class AuditLog:
             os.close(descriptor)
         if new:
             sync_directory(self.path.parent)
+
+    def note_or_log(self, action: str, **facts: object) -> None:
+        """Do as `note`, for a change that makes room: if the disk is full, the facts go to the log. Raises other `OSError`."""
+        try:
+            self.note(action, **facts)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            noted: dict[str, Any] = {key: plain(value) for key, value in facts.items()}
+            self.log.critical(event="not in the audit log", action=action, **noted, detail=str(error))
 
 
 def plain(value: object) -> object:
@@ -68,7 +84,7 @@ def _write(descriptor: int, line: bytes) -> None:
     size = os.fstat(descriptor).st_size
     try:
         if os.write(descriptor, line) != len(line):
-            raise OSError("no room for the whole line")
+            raise OSError(errno.ENOSPC, "no room for the whole line")
         os.fsync(descriptor)
     except OSError:
         os.ftruncate(descriptor, size)

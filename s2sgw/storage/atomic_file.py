@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,11 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
         draft.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
     sync_directory(path.parent)
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Return whether a file could not be written for want of room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def sync_directory(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Coroutine
 from math import inf, nan
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -371,6 +373,39 @@ class HoldTests(SynchronousTestCase):
         full.restore()
         tools.world.custody.expiry.sweep()
         self.assertEqual(list(OperatorHolds(tools.state)), [])
+
+    def test_verbs_on_a_full_disk(self) -> None:
+        """What makes room is done, and the log has what the audit log has no room for; anything else is refused."""
+        tools = Tools(self.mktemp(), ready=True)
+        reports: list[str] = []
+        holds = tools.world.custody.services.holds
+        holds._report = reports.append
+        tools.ask("hold", *LANE)
+        tools.ask("hold", "there.example")
+        tools.accept("1", "2")
+        tools.spool_all_but(0)
+        noted = len(tools.noted)
+
+        def full(*arguments: object, **facts: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        disk = [self.patch(withheld, "write_atomically", full), self.patch(AuditLog, "note", full)]
+        for verb in ("hold", "flush"):
+            self.assertRaises(VerbError, tools.ask, verb, *LANE)
+        with capturedLogs() as logged:
+            self.assertEqual({"lanes": 1, "stanzas": 1}, tools.ask("drop", *LANE, 1))
+            self.assertEqual((0, 1), (tools.ask("release", *LANE)["lanes"], len(holds._targets)))
+            self.assertEqual((1, 0), (tools.ask("release", "there.example")["holds"], tools.ask("release", "there.example")["holds"]))
+        lines = [(each["log_level"].name, each["event"], each["action"], each["target"]) for each in logged]
+        self.assertEqual([("critical", "not in the audit log", f"queue {verb}", target) for verb, target in (
+            ("drop", "here.example there.example 1"), ("release", "here.example there.example"), *[("release", "there.example")] * 2,
+        )], lines)
+        self.assertEqual(("2", "1"), (ids(tools.world.next_hop.sent), ids(tools.world.back.sent)))
+        self.assertEqual((2, len(list(OperatorHolds(tools.state))), noted), (len(reports), 2, len(tools.noted)))
+        for each in disk:
+            each.restore()
+        tools.world.custody.expiry.sweep()
+        self.assertEqual([], list(OperatorHolds(tools.state)))
 
     def test_bounded(self) -> None:
         """Not more holds than can be kept in mind."""
