@@ -57,22 +57,21 @@ class CrashPoint:
         """Record that an orderly stop has begun."""
         self._shutting_down = True
 
-    def commit(self, commit: Callable[[], bool]) -> None:
-        """Do `commit`, unless the kill comes before."""
+    def commit(self, commit: Callable[[], bool]) -> bool:
+        """Do `commit` and return its result, unless the kill comes before."""
         operations, self._operations = self._operations, set()
         if not self._counts(operations):
-            commit()
-            return
+            return commit()
         self._left -= 1
         if self._left:
-            commit()
-            return
+            return commit()
         if self.moment == "before":
             self.kill()
         if self.moment == "during":
             Thread(target=self._kill_soon).start()
-        commit()
+        done = commit()
         self.kill()
+        return done
 
     def _counts(self, operations: set[str]) -> bool:
         if self.kind == "commit":
@@ -97,8 +96,8 @@ def install(point: CrashPoint) -> None:
         setattr(SpoolTables, name, _noted(point, name, getattr(SpoolTables, name)))
     commit, close, quiesce = SpoolTables.commit, SpoolTables.close, Custody.quiesce
 
-    def committed(tables: SpoolTables) -> None:
-        point.commit(lambda: commit(tables))
+    def committed(tables: SpoolTables) -> bool:
+        return point.commit(lambda: commit(tables))
 
     def closed(tables: SpoolTables) -> None:
         point.closing()
@@ -115,9 +114,9 @@ def install(point: CrashPoint) -> None:
 
 
 def _noted(point: CrashPoint, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    def noted(*arguments: Any) -> Any:
+    def noted(*arguments: Any, **keywords: Any) -> Any:
         point.note(name)
-        return method(*arguments)
+        return method(*arguments, **keywords)
 
     return noted
 
