@@ -65,8 +65,10 @@ def deny(peer: str | None, undo: bool, listed: bool, config: ConfigPath, as_json
     Its streams are closed, and stanzas that wait for it are bounced. PEER can be "*.example.net" for all subdomains.
     The configuration does not change. Exit status 1 if nothing changed.
     """
-    if listed == (peer is not None) or (listed and undo):
+    if peer is None and not listed:
         raise click.UsageError("Name a PEER, or use --list.")
+    if listed and (peer is not None or undo):
+        raise click.UsageError("--list takes no PEER and no --undo: it lists all.")
     if listed:
         show(asked(config, as_json, "deny list"), as_json, tables.denied)
         return

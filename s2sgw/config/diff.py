@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from s2sgw.config.effective import as_written, parser_of
 from s2sgw.config.errors import KeyPath, key_text
 from s2sgw.config.loading import SECTIONS
 from s2sgw.config.sections import Config
@@ -23,8 +25,23 @@ RELOADED: tuple[KeyPath, ...] = (
 RELOADED_OF_BACKEND = ("address", "tls", "acks", "stanza_bytes", "resume", "proxy_protocol", "forward")
 
 
+class _Leaf(NamedTuple):
+    """The value of one key. `parser` is the function that parses the key."""
+
+    value: object
+    parser: object
+
+    @property
+    def written(self) -> object:
+        """Return the value as the file writes it."""
+        return None if self.value is None else as_written(self.value, self.parser)
+
+
+_NOTHING = _Leaf(None, None)
+
+
 class Change(NamedTuple):
-    """One key: its value before and after, as JSON. None: the key was not there."""
+    """One key: its value before and after, as the file writes it ("10m", "1GiB"). None: the key was not there."""
 
     path: KeyPath
     old: object
@@ -67,8 +84,11 @@ class Change(NamedTuple):
 def changes(old: Config, new: Config) -> list[Change]:
     """Return every key whose value differs: first those of `old` in the order of the sections, then new ones."""
     before, after = dict(_values(old, new)), dict(_values(new, old))
-    found = [Change(path, value, after.get(path)) for path, value in before.items() if value != after.get(path)]
-    found += [Change(path, None, value) for path, value in after.items() if path not in before and value is not None]
+    found = [
+        Change(path, leaf.written, after.get(path, _NOTHING).written)
+        for path, leaf in before.items() if leaf.value != after.get(path, _NOTHING).value
+    ]
+    found += [Change(path, None, leaf.written) for path, leaf in after.items() if path not in before and leaf.value is not None]
     return found
 
 
@@ -83,7 +103,7 @@ def _removed(old: object, new: object) -> str:
     return f"{', '.join(map(str, gone))} can be given up only at a restart" if gone else ""
 
 
-def _values(config: Config, other: Config) -> Iterator[tuple[KeyPath, object]]:
+def _values(config: Config, other: Config) -> Iterator[tuple[KeyPath, _Leaf]]:
     """Yield each key with its effective value; of peer sections only the keys that are written, because the rest is inherited.
 
     Peer sections that are equal in `other` are left out, because there may be very many.
@@ -92,24 +112,25 @@ def _values(config: Config, other: Config) -> Iterator[tuple[KeyPath, object]]:
         section = getattr(config, "backends" if name == "backend" else name)
         if name == "peers":
             section = {peer: object_ for peer, object_ in section.items() if object_ != other.peers.get(peer)}
-        yield from _leaves((name,), section, as_written=name == "peers")
+        yield from _leaves((name,), section, None, written=name == "peers")
 
 
-def _leaves(path: KeyPath, value: Any, as_written: bool) -> Iterator[tuple[KeyPath, object]]:
+def _leaves(path: KeyPath, value: Any, field: FieldInfo | None, written: bool) -> Iterator[tuple[KeyPath, _Leaf]]:
     if isinstance(value, BaseModel):
-        names = value.model_fields_set if as_written else type(value).model_fields
-        rows: Iterable[tuple[Any, Any]] = [(name, getattr(value, name)) for name in sorted(names)]
+        fields = type(value).model_fields
+        names = value.model_fields_set if written else fields
+        rows: Iterable[tuple[Any, Any, FieldInfo | None]] = [(name, getattr(value, name), fields[name]) for name in sorted(names)]
     elif isinstance(value, dict):
-        rows = value.items()
+        rows = [(key, inner, None) for key, inner in value.items()]
     elif isinstance(value, tuple) and value and all(isinstance(each, BaseModel) for each in value):
-        rows = enumerate(value)
+        rows = [(number, inner, None) for number, inner in enumerate(value)]
     else:
-        yield path, _plain(value)
+        yield path, _Leaf(_plain(value), None if field is None else parser_of(field))
         return
-    for key, inner in rows:
-        yield from _leaves((*path, key), inner, as_written)
-    if len(path) == 2 and as_written and not rows:
-        yield path, {}
+    for key, inner, inner_field in rows:
+        yield from _leaves((*path, key), inner, inner_field, written)
+    if len(path) == 2 and written and not rows:
+        yield path, _Leaf({}, None)
 
 
 def _plain(value: object) -> object:

@@ -74,10 +74,10 @@ def _leaves(path: KeyPath, value: Any, field: FieldInfo | None, written: bool) -
         for index, inner_value in enumerate(value):
             yield from _leaves((*path, index), inner_value, None, written)
     else:
-        yield path, json.dumps(as_written(value, None if field is None else _parser(field)), ensure_ascii=False)
+        yield path, json.dumps(as_written(value, None if field is None else parser_of(field)), ensure_ascii=False)
 
 
-def _parser(field: FieldInfo) -> object:
+def parser_of(field: FieldInfo) -> object:
     """Return the function that parses the values of a key."""
     metadata = [*field.metadata, *_metadata(field.annotation)]
     return next((each.func for each in metadata if hasattr(each, "func")), None)

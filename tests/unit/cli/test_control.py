@@ -63,8 +63,13 @@ class ControlTests(SynchronousTestCase):
         self.assertEqual("*.a.example\nb.example\n", self.run_command(["*.a.example", "b.example"], "deny", "--list").output)
         self.assertEqual([("deny list", {})], self.asked)
         self.assertIn("No peer is denied", self.run_command([], "deny", "--list").output)
-        for words in (["deny"], ["deny", "a.example", "--list"], ["deny", "--list", "--undo"]):
-            self.assertEqual(2, self.run_command([], *words).exit_code)
+        for words, said in (
+            (["deny"], "Name a PEER, or use --list."), (["deny", "--undo"], "Name a PEER, or use --list."),
+            (["deny", "a.example", "--list"], "--list takes no PEER"), (["deny", "--list", "--undo"], "--list takes no PEER"),
+        ):
+            result = self.run_command([], *words)
+            self.assertEqual(2, result.exit_code)
+            self.assertIn(said, result.output)
 
     def test_forget(self) -> None:
         """What was forgotten, in words."""

@@ -37,7 +37,7 @@ class ChangesTests(SynchronousTestCase):
         """A value that differs, one that comes and one that goes, within tables too."""
         self.assertEqual(
             {
-                "tls.minimum": ("1.2", "1.3"), "queue.iq_hold": (30.0, 10.0), "policy.allow_only_listed": (False, True),
+                "tls.minimum": ("1.2", "1.3"), "queue.iq_hold": ("30s", "10s"), "policy.allow_only_listed": (False, True),
                 "peers.default.limits.bytes_per_second": (1000, 2000), 'peers."a.example".allow': (False, None),
                 'peers."*.b.example".pins': (None, ["sha256:" + "ab" * 32]),
             },
@@ -53,9 +53,26 @@ class ChangesTests(SynchronousTestCase):
         """Of peers that did not change nothing is said, however many; one that says the same in another way is no change."""
         peers = "".join(f'[peers."{number}.example"]\nhold = "60s"\n' for number in range(100))
         self.assertEqual(
-            {'peers."5.example".hold': (60.0, 30.0)},
+            {'peers."5.example".hold': ("1m", "30s")},
             self.between(peers, peers.replace('"5.example"]\nhold = "60s"', '"5.example"]\nhold = "30s"').replace("60s", "1m")),
         )
+
+    def test_units(self) -> None:
+        """Durations, sizes and shares are told as the file writes them, also those of peers."""
+        self.assertEqual(
+            {
+                "queue.hold": ("40s", "41s"), "queue.memory": ("256MiB", 1000000), "peers.default.hold": (None, "1h"),
+                "limits.unproven": ("20%", "30%"),
+            },
+            self.between(
+                '[queue]\nhold = "40s"\nmemory = "256MiB"\n[limits]\nunproven = "20%"\n',
+                '[queue]\nhold = "41s"\nmemory = 1000000\n[peers.default]\nhold = "1h"\n[limits]\nunproven = "30%"\n',
+            ),
+        )
+
+    def test_one_value_in_two_spellings(self) -> None:
+        """Another spelling of the same value is no change."""
+        self.assertEqual({}, self.between('[queue]\nhold = "40s"\nmemory = 1048576\n', '[queue]\nhold = "40000ms"\nmemory = "1MiB"\n'))
 
     def test_empty_objects(self) -> None:
         """An object that says nothing is a change too: it lists a peer."""

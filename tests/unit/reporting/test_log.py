@@ -31,6 +31,15 @@ class PrintableTests(SynchronousTestCase):
     def test_backslash_is_doubled(self) -> None:
         """What was said cannot look like an escape of ours."""
         self.assertEqual("\\\\x0a", printable("\\x0a"))
+        for text in ("\\u202e", "\\U000f0000", "\\\\", "\\"):
+            self.assertEqual(text.replace("\\", "\\\\"), printable(text))
+        self.assertEqual("\\\\\\x0a", printable("\\\n"))
+
+    def test_other_backslashes_stay(self) -> None:
+        """A backslash that begins no escape of ours stands as it is: the name in a certificate is read as RFC 4514 writes it."""
+        self.assertEqual("CN=Example\\, Inc.", printable("CN=Example\\, Inc."))
+        self.assertEqual('"CN=Example\\\\, Inc."', quoted("CN=Example\\, Inc."))
+        self.assertEqual('"a\\\\\\" b"', quoted('a\\" b'))
 
     def test_long_text_is_cut(self) -> None:
         """More than the limit is cut and marked."""
