@@ -333,7 +333,7 @@ class RunningGateway:
         if self.stop.made:
             raise VerbError(STOPPING)
         try:
-            self.components.audit.note("drain", by=asked_by(arguments))
+            self.components.audit.note_or_log("drain", by=asked_by(arguments))
         except OSError as error:
             raise VerbError(f"nothing was done: the audit log cannot be written: {error}") from None
         self.log.info(event="draining", by=asked_by(arguments))

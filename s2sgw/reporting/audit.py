@@ -50,7 +50,7 @@ class AuditLog:
             sync_directory(self.path.parent)
 
     def note_or_log(self, action: str, **facts: object) -> None:
-        """Do as `note`, for a change that makes room: if the disk is full, the facts go to the log. Raises other `OSError`."""
+        """Do as `note`. If the disk is full, the facts go to the log: for what must be possible then. Raises other `OSError`."""
         try:
             self.note(action, **facts)
         except OSError as error:

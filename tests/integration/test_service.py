@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
@@ -24,11 +26,13 @@ from s2sgw.config.sections import Backend, GatewayLimits, Queue
 from s2sgw.net.admission import Admission, ConnectionLimits
 from s2sgw.net.slices import SlicedWork
 from s2sgw.peerdb.database import DatabaseUnusable
+from s2sgw.reporting.audit import AuditLog
 from s2sgw.runtime import descriptors
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.service import ANSWERED, GatewayService, RunningGateway, _heed_signals, exit_if_unable_to_start, port_of
 from s2sgw.spool.interface import SpoolBroken
 from s2sgw.xmpp.ending import Cause, Ending
+from tests.support.fakes import FixedClock
 
 namespace: Any = SimpleNamespace
 
@@ -146,7 +150,7 @@ class GatewayTests(SynchronousTestCase):
             admission=Admission(ConnectionLimits(), self.clock),
             own_certificates=SimpleNamespace(look=lambda: None, tell_endings=lambda: None),
             reports=SimpleNamespace(turn=lambda: None, close=lambda: None),
-            audit=SimpleNamespace(note=lambda action, **facts: self.audited.append((action, facts))),
+            audit=SimpleNamespace(note_or_log=lambda action, **facts: self.audited.append((action, facts))),
             running=SimpleNamespace(config=config, trust_files=SimpleNamespace(period=5, look=lambda: None)), jobs=PeriodicJobs(self.clock),
         )
         self.patch(service, "listen", self._listen)
@@ -168,6 +172,21 @@ class GatewayTests(SynchronousTestCase):
     def _view(self, reactor: object, served: Any, port: int, target: str, forward: list[str]) -> Any:
         self.views.append((port, target, forward))
         return SimpleNamespace(listen=self.opened.append, stop=lambda: self.opened.append("view stopped"))
+
+    def test_drained_on_a_full_disk(self) -> None:
+        """`drain` works, and says what is in memory only. The log has what the audit log has no room for."""
+        audit = AuditLog(Path("/nowhere"), FixedClock(0.0))
+        self.patch(audit, "note", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+        self.components.audit = audit
+        held = [SimpleNamespace(stanzas=[1, 2])]
+        queue = SimpleNamespace(overflow=SimpleNamespace(without_disk=True), pair_queue=SimpleNamespace(only_in_memory=lambda: held))
+        self.components.custody.queues = [queue]
+        with capturedLogs() as logged:
+            answer = Deferred.fromCoroutine(self.gateway._drain({}))
+        self.assertEqual({"waiting": 7, "kept": True, "unsaved": 2}, self.successResultOf(answer))
+        self.assertEqual(["not in the audit log"], [each["event"] for each in logged if each["log_level"] is LogLevel.critical])
+        self.clock.advance(ANSWERED)
+        self.assertEqual([ANSWERED], self.stops)
 
     def test_drained_by_word(self) -> None:
         """`drain` says what is waiting and whether it is kept, and stops once that answer is out."""
@@ -211,7 +230,7 @@ class GatewayTests(SynchronousTestCase):
 
     def test_drain_that_cannot_be_noted(self) -> None:
         """The gateway does not stop by `drain` if the audit log cannot be written."""
-        self.components.audit.note = Mock(side_effect=OSError("no space"))
+        self.components.audit.note_or_log = Mock(side_effect=OSError("no space"))
         self.assertIn("nothing was done", self.refused_drain())
         self.clock.advance(ANSWERED)
         self.assertEqual([], self.stops)
