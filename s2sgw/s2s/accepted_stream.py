@@ -280,7 +280,7 @@ class AcceptedStream:
                 pairs=len(self.methods) if len(self.methods) > 1 else None,
             )
         names = pair if self.side.leg == "federation" else (recipient, sender)
-        if self.methods and ending.blames_peer:
+        if self.methods and ending.refuses_peer:
             self._record.refused(direction_of(self.side.leg), self.side.leg, names, connection.peer_address, ending)
         elif not (self.methods or ending.in_order):
             ending = self.side.outcomes.accepted_failed(names, ending)

@@ -209,7 +209,7 @@ class InitiatedStream:
 
     def _record_refusal(self, ending: Ending) -> None:
         """Record that we ended the stream because of what the other side sent on it. Before it is ready, the attempt fails."""
-        record = self._connect_services.record if ending.blames_peer else None
+        record = self._connect_services.record if ending.refuses_peer else None
         if record is not None:
             on_federation = self.side.leg == "federation"
             peer, local = self.pair.inverse if on_federation else self.pair

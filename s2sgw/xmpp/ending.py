@@ -258,10 +258,10 @@ class Ending:
         return self.cause in (Cause.CLOSED, Cause.IDLE, Cause.SHUTDOWN)
 
     @property
-    def blames_peer(self) -> bool:
-        """Whether we ended the stream because of what the other side sent or presented.
+    def refuses_peer(self) -> bool:
+        """Whether we ended the stream because of what the other side sent or presented, or because the policy forbids it.
 
-        Not so: an ordinary close, a lost connection, a server that stopped answering, and a fault of our own.
+        False for an ordinary close, a lost connection, a server that stopped answering, and a fault of our own.
         """
         faultless = self.in_order or self.cause in (Cause.UNRESPONSIVE, Cause.INTERNAL)
         return self.by == "us" and not faultless and self.layer in _OF_PEER

@@ -55,20 +55,20 @@ class EndingTests(SynchronousTestCase):
             {Cause.CLOSED, Cause.IDLE, Cause.SHUTDOWN}, {cause for cause in Cause if Ending(cause).in_order}
         )
 
-    def test_blames_peer(self) -> None:
-        """We blame the peer for what it sent or presented: not for an ordinary close, a lost connection, or a fault of ours."""
-        blamed = {cause for cause in Cause if Ending(cause).blames_peer}
-        self.assertLessEqual({Cause.INVALID_FROM, Cause.LIMIT_EXCEEDED, Cause.BAD_XML, Cause.PROTOCOL_ERROR, Cause.ADDRESSING}, blamed)
+    def test_refuses_peer(self) -> None:
+        """We refuse the peer by what it sent or presented: not by an ordinary close, a lost connection, or a fault of ours."""
+        refusing = {cause for cause in Cause if Ending(cause).refuses_peer}
+        self.assertLessEqual({Cause.INVALID_FROM, Cause.LIMIT_EXCEEDED, Cause.BAD_XML, Cause.PROTOCOL_ERROR, Cause.ADDRESSING}, refusing)
         faultless = {
             Cause.CLOSED, Cause.IDLE, Cause.SHUTDOWN, Cause.CONNECTION_LOST, Cause.CONNECTION_TIMEOUT, Cause.UNRESPONSIVE, Cause.INTERNAL,
             Cause.DNS_UNREACHABLE, Cause.QUEUE_FULL, Cause.BACKEND_FAILED,
         }
-        self.assertFalse(faultless & blamed)
+        self.assertFalse(faultless & refusing)
 
-    def test_blames_peer_for_what_we_ended(self) -> None:
+    def test_refuses_peer_by_what_we_ended(self) -> None:
         """A stream that the other side or the network ended was not ended by us."""
-        self.assertFalse(Ending(Cause.BAD_XML, by="them").blames_peer)
-        self.assertFalse(Ending(Cause.TLS_FAILED, by="network").blames_peer)
+        self.assertFalse(Ending(Cause.BAD_XML, by="them").refuses_peer)
+        self.assertFalse(Ending(Cause.TLS_FAILED, by="network").refuses_peer)
 
 
 class FaultTests(SynchronousTestCase):
