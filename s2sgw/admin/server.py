@@ -13,6 +13,7 @@ from __future__ import annotations
 import grp
 import json
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 from twisted.application.service import Service
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IListeningPort, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IListeningPort, IPushProducer, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, ServerFactory
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
@@ -165,6 +166,8 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         self._waiting: deque[bytes] = deque()
         #: why the connection ends once the waiting requests are answered; nothing more is read
         self._refusal: VerbError | None = None
+        #: the client sends nothing more
+        self._sent_all = False
         self._over = False
 
     def callLater(self, period: float, function: Callable[[], None]) -> Any:
@@ -187,6 +190,11 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         """Read requests, unless one was refused."""
         if self._refusal is None:
             super().dataReceived(data)
+
+    def sent_all(self) -> None:
+        """Close the connection once the waiting requests are answered: the client sends nothing more. A watch ends at once."""
+        self._sent_all = True
+        self._next()
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._refuse(f"a request has at most {REQUEST_BYTES} bytes")
@@ -214,6 +222,8 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
             return
         if self._refusal is not None and (self.follows or not self._waiting):
             self._close(self._refusal)
+        elif self._sent_all and (self.follows or not self._waiting):
+            self._end()
         if not self._waiting or self._over or self.follows:
             return
         self.setTimeout(None)
@@ -297,9 +307,11 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
 
     def _close(self, refusal: VerbError) -> None:
         self._send({"ok": False, "error": str(refusal), "kind": refusal.kind})
+        self._end()
+
+    def _end(self) -> None:
         self._over = True
-        assert self.transport is not None
-        self.transport.loseConnection()
+        self._connection.loseConnection()
 
     def _send(self, answer: dict[str, Any]) -> None:
         if not self._over and self.transport is not None:
@@ -358,6 +370,17 @@ def peer_process(transport: Any) -> Caller | None:
     return None
 
 
+def hung_up(transport: Any) -> bool:
+    """Return whether the other end of a UNIX socket is closed, and not only for writing."""
+    connection = getattr(transport, "socket", None)
+    if connection is None:
+        return False
+    poll = select.poll()
+    poll.register(connection, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
+@implementer(IHalfCloseableProtocol)
 class FirstByte(Protocol):
     """A connection until its first byte, which tells whether it speaks HTTP or the line protocol.
 
@@ -384,6 +407,17 @@ class FirstByte(Protocol):
             self._protocol = self._chosen(data[:1], self.transport)
             self._protocol.makeConnection(self.transport)
         self._protocol.dataReceived(data)
+
+    def readConnectionLost(self) -> None:
+        """Answer what was asked on the line protocol, if the client can still read. Otherwise cut the connection."""
+        transport: Any = self.transport
+        if isinstance(self._protocol, AdminProtocol) and not hung_up(transport):
+            self._protocol.sent_all()
+        else:
+            transport.abortConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Do nothing: we close no direction by itself."""
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._stop_waiting()

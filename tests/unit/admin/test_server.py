@@ -278,6 +278,58 @@ class BoundTests(Conversation):
         self.assertIn("at most 16 requests", self.answers()[-1]["error"])
         self.assertTrue(self.transport.disconnecting)
 
+    def test_half_closed(self) -> None:
+        """A client that sends nothing more, as `echo … | socat`, gets its answers. Then the connection closes."""
+        self.ask("later")
+        self.ask("echo", n=1)
+        self.protocol.readConnectionLost()
+        self.assertFalse(self.transport.disconnecting)
+        self.later.callback("late")
+        self.assertEqual(["late", {"n": 1}], [answer["result"] for answer in self.answers()])
+        self.assertTrue(self.transport.disconnecting)
+        self.transport, self.protocol = self.connect()
+        self.ask("echo")
+        self.protocol.readConnectionLost()
+        self.assertEqual((1, True), (len(self.answers()), self.transport.disconnecting))
+
+    def test_half_closed_watch(self) -> None:
+        """A watch ends when its client sends nothing more: whether it is still there could not be seen."""
+        self.verbs["follow"] = EventWatch(LiveEvents()).watch
+        for closes_first in (False, True):
+            self.transport, self.protocol = self.connect()
+            if closes_first:
+                self.ask("later")
+            self.ask("follow")
+            self.protocol.readConnectionLost()
+            if closes_first:
+                self.later.callback(None)
+                self.clock.advance(0)
+            self.assertTrue(self.transport.disconnecting)
+
+    def test_hung_up(self) -> None:
+        """A client that closed its end is told from one that only sends nothing more: what it asked is given up."""
+        for half in (False, True):
+            ours, theirs = socket.socketpair(socket.AF_UNIX)
+            self.addCleanup(ours.close)
+            self.addCleanup(theirs.close)
+            given_up: list[object] = []
+            self.later = Deferred(given_up.append)
+            self.transport, self.protocol = self.connect()
+            self.ask("later")
+            transport: Any = self.transport
+            transport.socket, transport.abortConnection = ours, self.protocol.connectionLost
+            theirs.shutdown(socket.SHUT_WR) if half else theirs.close()
+            self.protocol.readConnectionLost()
+            self.assertEqual(0 if half else 1, len(given_up))
+
+    def test_half_closed_before_the_first_byte(self) -> None:
+        """A client that sent nothing is cut off."""
+        transport, protocol = self.connect()
+        cut: Any = transport
+        cut.abortConnection = transport.loseConnection
+        protocol.readConnectionLost()
+        self.assertTrue(transport.disconnecting)
+
     def test_long_answer(self) -> None:
         """An answer beyond the bound is refused in words."""
         self.patch(server, "ANSWER_BYTES", 100)
