@@ -146,6 +146,7 @@ class AnswerWriter:
         """The connection is closing; `connectionLost` follows."""
 
 
+@implementer(IHalfCloseableProtocol)
 class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
     """One connection of the line protocol. Requests are answered one at a time, in order; up to `PIPELINED` may wait."""
 
@@ -191,10 +192,13 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         if self._refusal is None:
             super().dataReceived(data)
 
-    def sent_all(self) -> None:
+    def readConnectionLost(self) -> None:
         """Close the connection once the waiting requests are answered: the client sends nothing more. A watch ends at once."""
         self._sent_all = True
         self._next()
+
+    def writeConnectionLost(self) -> None:
+        """Do nothing: we close no direction by itself."""
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._refuse(f"a request has at most {REQUEST_BYTES} bytes")
@@ -411,8 +415,8 @@ class FirstByte(Protocol):
     def readConnectionLost(self) -> None:
         """Answer what was asked on the line protocol, if the client can still read. Otherwise cut the connection."""
         transport: Any = self.transport
-        if isinstance(self._protocol, AdminProtocol) and not hung_up(transport):
-            self._protocol.sent_all()
+        if IHalfCloseableProtocol.providedBy(self._protocol) and not hung_up(transport):
+            self._protocol.readConnectionLost()
         else:
             transport.abortConnection()
 
