@@ -144,4 +144,4 @@ class DescribedTests(SynchronousTestCase):
                 return True
 
         printable(Text("x"))
-        self.assertRegex(seen[0], r"s2sgw\.reporting\.printable\.printable:\d+, in .*Text\.isprintable:\d+\Z")
+        self.assertRegex(seen[0], r"s2sgw\.reporting\.printable\.\w+:\d+, in .*Text\.isprintable:\d+\Z")
