@@ -98,7 +98,7 @@ def _config(site: Site, ports: list[int], component: str) -> str:
         listeners += _COMPONENT.format(port=ports[2], name=component, password=PASSWORD)
     lines = site.lines or _outside(site, ports)
     lines = lines.replace("listen:\n", f"listen:\n{listeners}", 1)
-    level = "debug" if site.verbose else "warning"
+    level = "info" if site.verbose else "warning"  # of what it logs faster than it writes, it drops lines
     domains = json.dumps(list(site.domains))
     return _CONFIG.format(level=level, domains=domains, both=site.certificate.combined(), lines=lines)
 
