@@ -141,7 +141,7 @@ async def _reloaded(made: World) -> None:
     status = await asyncio.to_thread(gateway.asked, "status")
     check("rooms.inside.example" in status["domains"], str(status["domains"]))
     check(any(str(port) in each["endpoint"] for each in status["listeners"]), str(status["listeners"]))
-    check('"event": "reloaded"' in gateway.logged(), "the log is not in JSON")
+    check(gateway.logs('"event": "reloaded"'), "the log is not in JSON")
     with contextlib.suppress(OSError):
         socket.create_connection(("127.0.0.1", gateway.direct), 1.0).close()
         raise Failed(f"port {gateway.direct} is still open")

@@ -194,7 +194,7 @@ def _direct_broken(at: Gates) -> None:
     took = _sent(at, far)
     check(took < 2, f"it took {took:.2f} s")
     expect(far.connections, 2, "connections")
-    check("extension disabled" in at.made.gateway.logged(), "the log does not tell of it")
+    check(at.made.gateway.logs("extension disabled"), "the log does not tell of it")
     expect([row["without"] for row in at.made.gateway.asked("peers", far.domain)], [["direct-tls"]], "s2sgw peers: left out")
     far.close()
 
@@ -327,7 +327,7 @@ def _proxy_refused(at: Gates) -> None:
         expect(bare.recv(100), b"", "what a bare stream hears")
     other.close()
     bare.close()
-    check("only listed proxies may connect here" in at.made.gateway.logged(), "the log does not tell of the unlisted one")
+    check(at.made.gateway.logs("only listed proxies may connect here"), "the log does not tell of the unlisted one")
 
 
 # --- towards the backend ---------------------------------------------------------------------------------------------------

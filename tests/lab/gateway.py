@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,15 @@ class Gateway:
     def asked(self, *words: str) -> Any:
         """Return the answer of `s2sgw WORDS --json`."""
         return json.loads(self.command(*words, "--json", check=False))
+
+    def logs(self, text: str, seconds: float = 5.0) -> bool:
+        """Wait until `text` is in the log; return whether it came."""
+        deadline = time.monotonic() + seconds
+        while text not in self.logged():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
     def logged(self) -> str:
         return self.process.log.read_text(errors="replace") if self.process else ""
