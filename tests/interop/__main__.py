@@ -29,6 +29,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("words", nargs="*", help="play only scenarios whose title contains one of these")
     parser.add_argument("--stage", action="append", default=[], help="play only stages whose name contains this")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder (configurations and logs)")
+    parser.add_argument("--again", action="store_true", help="play a stage in which something failed once more: that counts, and is told")
     parser.add_argument("--record", action="store_true", help=f"write the matrix into {TABLE.relative_to(PROJECT)}")
     parser.add_argument("--list", action="store_true", help="list stages and scenarios")
     return parser.parse_args()
@@ -38,7 +39,13 @@ async def _run(arguments: argparse.Namespace, lab: Lab, tally: Tally) -> None:
     async with asyncio.timeout(RUN_SECONDS):
         for stage in STAGES:
             if not arguments.stage or any(word in stage.name for word in arguments.stage):
-                await play(stage, lab, tally, arguments.words)
+                first, again = Tally(), None
+                await play(stage, lab, first, arguments.words)
+                if first.failed and arguments.again:
+                    print("the stage is played again", flush=True)
+                    again = Tally()
+                    await play(stage, lab, again, arguments.words)
+                tally.add(first, again)
 
 
 def _list() -> None:
@@ -63,6 +70,8 @@ def _matrix(record: bool) -> None:
 def _finish(tally: Tally, seconds: float) -> int:
     for failure in tally.failures:
         print(f"FAILED: {failure.splitlines()[0]}")
+    for failure in tally.unstable:
+        print(f"UNSTABLE, passed when it was played again: {failure.splitlines()[0]}")
     print(f"{seconds:.0f} s")
     print(f"{tally.passed} passed, {tally.failed} failed", flush=True)
     return 1 if tally.failed or not tally.passed else 0

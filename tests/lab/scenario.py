@@ -100,6 +100,16 @@ class Tally:
     passed: int = 0
     failed: int = 0
     failures: list[str] = field(default_factory=list)
+    #: what failed, and passed when its stage was played again
+    unstable: list[str] = field(default_factory=list)
+
+    def add(self, first: Tally, again: Tally | None) -> None:
+        """Count a stage that was played once, or, where it failed and was played again, by how that went."""
+        counted = first if again is None else again
+        self.passed += counted.passed
+        self.failed += counted.failed
+        self.failures += counted.failures
+        self.unstable += [] if again is None or again.failed else first.failures
 
     def fail(self, title: str, why: str) -> None:
         self.failed += 1
