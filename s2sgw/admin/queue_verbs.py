@@ -237,22 +237,24 @@ class QueueVerbs:
 
     def hold(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
         """Deliver nothing of the target until it is released. It still expires."""
-        target = self._changing("hold", arguments)
-        if target.position is not None and not any(self._may_have(queue, target) for queue in self._queues):
-            raise VerbError(f"no stanza waits with number {target.position} in this lane")
+        return self._slices.run(self._hold(self._changing("hold", arguments)))
+
+    def _hold(self, target: HoldTarget) -> SlicedWork[dict[str, Any]]:
+        if target.position is not None and not (yield from self._may_wait(target, target.position)):
+            raise VerbError(f"nothing was held: no stanza waits with number {target.position} in this lane")
         try:
             self._services.holds.add(target)
         except (TooManyHolds, OSError) as error:
             raise VerbError(f"cannot be held: {error}") from None
-        return self._slices.run(self._change(target, DeliveryQueue.hold))
+        return (yield from self._change(target, DeliveryQueue.hold))
 
-    def _may_have(self, queue: DeliveryQueue, target: HoldTarget) -> bool:
-        """Return whether the stanza may wait in the lane: in memory, or in the spool."""
-        position, spooled = target.position, queue.pair_queue.spooled_range
-        if position is None or not target.covers(queue.pair):
-            return False
-        on_disk = spooled is not None and spooled[0] < position <= spooled[1]
-        return on_disk or any(held.position == position for held in queue.pair_queue)
+    def _may_wait(self, target: HoldTarget, position: int) -> SlicedWork[bool]:
+        """Return whether the stanza waits in memory, or may wait in the spool."""
+        for queue in (yield from self._chosen(target)):
+            spooled = queue.pair_queue.spooled_range
+            if (spooled is not None and spooled[0] < position <= spooled[1]) or (yield from self._number(queue, target)):
+                return True
+        return False
 
     def release(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
         """Remove all holds that the target covers. `holds` is their number."""

@@ -22,6 +22,8 @@ TABLE = PROJECT / "docs" / "interop.md"
 _BEGIN, _END = "<!-- matrix: written by make interop -->", "<!-- end of matrix -->"
 #: The whole run ends after this many seconds whatever happens.
 RUN_SECONDS = 1500
+#: Stages that `--again` plays once more: where more of them fail, it is no matter of a moment.
+AGAIN = 2
 
 
 def _arguments() -> argparse.Namespace:
@@ -29,19 +31,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("words", nargs="*", help="play only scenarios whose title contains one of these")
     parser.add_argument("--stage", action="append", default=[], help="play only stages whose name contains this")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder (configurations and logs)")
-    parser.add_argument("--again", action="store_true", help="play a stage in which something failed once more: that counts, and is told")
+    parser.add_argument("--again", action="store_true", help=f"play the first {AGAIN} stages that fail once more: that counts, and is told")
     parser.add_argument("--record", action="store_true", help=f"write the matrix into {TABLE.relative_to(PROJECT)}")
     parser.add_argument("--list", action="store_true", help="list stages and scenarios")
     return parser.parse_args()
 
 
 async def _run(arguments: argparse.Namespace, lab: Lab, tally: Tally) -> None:
+    left = AGAIN if arguments.again else 0
     async with asyncio.timeout(RUN_SECONDS):
         for stage in STAGES:
             if not arguments.stage or any(word in stage.name for word in arguments.stage):
                 first, again = Tally(), None
                 await play(stage, lab, first, arguments.words)
-                if first.failed and arguments.again:
+                if first.failed and left:
+                    left -= 1
                     print("the stage is played again", flush=True)
                     again = Tally()
                     await play(stage, lab, again, arguments.words)
