@@ -244,7 +244,9 @@ class HoldTests(SynchronousTestCase):
         tools = Tools(self.mktemp(), ready=True)
         tools.ask("hold", *LANE)
         tools.accept("1", "2", "3")
+        tools.world.next_hop.acknowledges = False  # what is written is passed on
         self.assertEqual(tools.ask("release", *LANE), {"lanes": 1, "stanzas": 3, "holds": 1})
+        self.assertEqual(len(tools.world.queue.pair_queue), 0)
 
     def test_mistyped(self) -> None:
         """A stanza that does not wait, and a lane between strangers, are not held: a mistake in typing is no success."""

@@ -261,6 +261,17 @@ def ids(written: list[bytes]) -> list[str]:
 class CourierTests(SynchronousTestCase):
     """From the first stanza to the stream, and back when there is none."""
 
+    def test_cause_of_an_expiry(self) -> None:
+        """Why what waits was not delivered: as the last attempt failed, or held too long where a stream only ended in order."""
+        agent = World().queue.next_hop
+        assert isinstance(agent, DeliveryAgent)
+        for ending, cause in (
+            (None, Cause.HELD_TOO_LONG), (Ending(Cause.CLOSED), Cause.HELD_TOO_LONG),
+            (Ending(Cause.CONNECTION_REFUSED), Cause.CONNECTION_REFUSED),
+        ):
+            agent.last_ending = ending
+            self.assertEqual(agent.last_cause, cause)
+
     def test_opens_on_demand_and_delivers_in_order(self) -> None:
         """R33: what waited goes first, in one write, then what comes goes straight through."""
         world = World()

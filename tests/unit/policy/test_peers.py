@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.policy import values
 from s2sgw.policy.denylist import DenyList
 from s2sgw.policy.model import ALL_PROOFS, Features, Limits, PeerObject, PeerPolicy, StanzaRates
-from s2sgw.policy.peers import PeerPolicies
+from s2sgw.policy.peers import RECENT, PeerPolicies
 from s2sgw.xmpp.jid import Domain
 
 PIN = "sha256:" + "ab" * 32
@@ -148,6 +148,14 @@ class MostSpecificTests(SynchronousTestCase):
         found = peers(**{"any__0__0__1": {"allow": False}, "127__0__0__2": {"allow": False}})
         self.assertTrue(policy(found, "127.0.0.1").allow)
         self.assertFalse(policy(found, "127.0.0.2").allow)
+
+    def test_names_that_strangers_choose(self) -> None:
+        """What is remembered by name is bounded, however many names are asked for, and the answers stay the same."""
+        found = peers(friend__example={"allow": False})
+        for number in range(3 * RECENT):
+            self.assertTrue(policy(found, f"p{number}.example").allow)
+            self.assertFalse(policy(found, "friend.example").allow)
+            self.assertLessEqual(len(found._recent), RECENT)
 
 
 class InheritanceTests(SynchronousTestCase):

@@ -114,7 +114,7 @@ class LossTests(SynchronousTestCase):
             young = self.trial()
             young.begin()
             young.end(self.LOST)
-        self.assertEqual(self.usable(), [True, True])
+            self.assertEqual(self.usable(), [True, True])
 
     def test_an_error(self) -> None:
         """An error of the other side makes suspect what has worked, too: it may be another server by now."""
