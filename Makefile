@@ -5,7 +5,7 @@
 #   make test       the tests            make lint     ruff and mypy
 #   make coverage   the tests, and what they reach
 #   make interop    real servers: Prosody behind the gateway and Prosody outside (Debian: installs them; OPENFIRE=FOLDER: an unpacked Openfire too)
-#   make bench      stanzas a second, beside Prosody and ejabberd; a million stanzas in the spool; the first message to a cold peer
+#   make bench      what s2sgw, Prosody, ejabberd and xmpp-proxy take for the same work, side by side: 20 minutes (BENCH="--quick", "--rows NAME")
 #   make calls      how many functions are called for a handshake and for a stanza: no more than the ceilings (CALLS=--functions: which)
 #   make custody    situations in which stanzas could be lost, each on a gateway of its own: 0 lost in each (CUSTODY=name for some)
 #   make attack     hostile scripts against a gateway with honest traffic (QUICK=1: half of them; ATTACK=words of titles)
@@ -44,6 +44,7 @@ OPENFIRE ?=
 ATTACK ?=
 MUTANTS ?=
 CUSTODY ?=
+BENCH ?=
 MINUTES ?= 5
 SEED ?=
 
@@ -158,11 +159,8 @@ interop: $(DEV)
 	@$(if $(OPENFIRE),OPENFIRE="$(OPENFIRE)") $(BIN)/python -m tests.interop $(INTEROP)
 
 bench: $(DEV)
-	@$(BIN)/python -m benchmarks
-	@$(BIN)/python -m benchmarks.single
-	@$(BIN)/python -m benchmarks.size
-	@$(BIN)/python -m benchmarks.cold
-	@$(BIN)/python -m benchmarks.round_trips
+	@mkdir -p build
+	@$(BIN)/python -m benchmarks --json build/bench.json $(BENCH)
 
 calls: $(DEV)
 	@$(BIN)/python -m benchmarks.calls $(CALLS)

@@ -1,7 +1,7 @@
 """`python -m benchmarks.calls`: how many Python functions the gateway calls for a handshake and for a stanza that comes alone.
 
 A count says more than a time on a machine that does other things as well. The exit status is 1 where a count is above its
-ceiling: what was counted when it was last lowered, and some room (docs/bench.md). `--functions` tells what is called most.
+ceiling: what was counted when it was last lowered, and some room (docs/performance.md). `--functions` tells what is called most.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.__main__ import DOMAIN, Ground, front, ground_in, parts
 from benchmarks.counted_gateway import FUNCTIONS
+from benchmarks.testbed import DOMAIN, Testbed, started_gateway, testbed_in, workers
 from tests.lab.lab import Lab
 from tests.lab.peer import authenticated
 
@@ -59,9 +59,9 @@ class CountedGateway:
         counts.update(self._say("stop"))
 
 
-def handshake(ground: Ground, port: int, number: int) -> None:
+def handshake(testbed: Testbed, port: int, number: int) -> None:
     """Open a stream as one of the peers, authenticate, and close it in order."""
-    domain, certificate = ground.peers[number % len(ground.peers)]
+    domain, certificate = testbed.peers[number % len(testbed.peers)]
     stream = authenticated(port, DOMAIN, domain, certificate)
     stream.send(b"</stream:stream>")
     stream.raw.settimeout(10)
@@ -71,15 +71,15 @@ def handshake(ground: Ground, port: int, number: int) -> None:
     stream.close()
 
 
-def handshakes(counter: CountedGateway, ground: Ground, port: int) -> dict[str, Any]:
+def handshakes(counter: CountedGateway, testbed: Testbed, port: int) -> dict[str, Any]:
     """Have peers connect one after another; return the counts."""
     total: TallyCounter[str] = TallyCounter()
     functions: TallyCounter[str] = TallyCounter()
     for number in range(PEERS):
-        handshake(ground, port, number)
+        handshake(testbed, port, number)
         with counter.counting() as counts:
             for _ in range(HANDSHAKES):
-                handshake(ground, port, number)
+                handshake(testbed, port, number)
         functions.update(dict(counts.pop("functions")))
         total.update(counts)
     return {**total, "functions": functions.most_common(FUNCTIONS)}
@@ -87,7 +87,7 @@ def handshakes(counter: CountedGateway, ground: Ground, port: int) -> dict[str, 
 
 def stanzas(counter: CountedGateway, sink: dict[str, Any], load: dict[str, Any]) -> dict[str, Any]:
     """Send stanzas one by one on one stream; return the counts."""
-    with parts() as start:
+    with workers() as start:
         far = start("benchmarks.sink", {**sink, "warm": 1, "timed": True})
         far.line()
         near = start("benchmarks.load", {**load, "rate": RATE})
@@ -122,12 +122,12 @@ class Counts:
 
 def count(lab: Lab, acks: str, counts: Counts) -> None:
     """Count what one gateway does."""
-    ground, path = ground_in(lab), lab.directory("counter") / "socket"
+    testbed, path = testbed_in(lab), lab.directory("counter") / "socket"
     program = sys.executable, "-m", "benchmarks.counted_gateway", str(path)
-    with front(ground, acks, program) as (door, ends):
+    with started_gateway(testbed, acks, program) as (door, ends):
         counter = CountedGateway(path)
         if acks == "auto":
-            counts.row("handshake", handshakes(counter, ground, door.port), PEERS * HANDSHAKES)
+            counts.row("handshake", handshakes(counter, testbed, door.port), PEERS * HANDSHAKES)
         counts.row(f"stanza, acks = {acks}", stanzas(counter, *ends(1, STANZAS)), STANZAS)
 
 

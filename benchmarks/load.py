@@ -4,13 +4,16 @@
     "x.key"], …]}'
 
 Sends one message on each stream when it is authenticated, so that the way behind is open too. Then prints `ready`, waits for
-a line on its input, sends the rest, and closes its streams in order. With `"rate": 2000` it sends so many a second, one by one.
+a line on its input, sends the rest, prints a JSON object (how many were sent, in how many seconds), and closes its streams in
+order. With `"rate": 2000` it sends so many a second, one by one, for at most `"seconds"`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import select
+import socket
 import ssl
 import sys
 import threading
@@ -25,6 +28,8 @@ from tests.lab.peer import Stream, authenticated
 
 ENABLE = b"<enable xmlns='urn:xmpp:sm:3'/>"
 REQUEST = b"<r xmlns='urn:xmpp:sm:3'/>"
+#: Stanzas of a stream between two reads of it.
+READ_EACH = 8
 
 
 def _send(stream: Stream, stanza: bytes, count: int, managed: bool) -> None:
@@ -45,17 +50,43 @@ def _send_all(streams: list[tuple[Stream, bytes]], share: int, managed: bool) ->
         thread.join()
 
 
-def _pace(streams: list[tuple[Stream, bytes]], count: int, rate: float, managed: bool) -> None:
-    """One stanza at a time, on each stream in turn, its id saying when it was sent; what comes meanwhile is forgotten."""
+def _pace(streams: list[tuple[Stream, bytes]], job: dict[str, Any]) -> int:
+    """Send one stanza at a time, on each stream in turn, its id saying when it was sent; return how many were sent.
+
+    What the other side says is read now and then, and forgotten. A stream that takes no more is waited for.
+    """
     for stream, _ in streams:
         stream.raw.settimeout(0)
-    begin = time.monotonic()
+    count, begin = int(job["count"]), time.monotonic()
+    behind = REQUEST if job.get("managed") else b""
+    until = begin + job.get("seconds", 120.0)
     for number in range(count):
-        time.sleep(max(0.0, begin + number / rate - time.monotonic()))
+        ahead = begin + number / job["rate"] - time.monotonic()
+        if ahead > 0:
+            time.sleep(ahead)
         stream, stanza = streams[number % len(streams)]
-        with contextlib.suppress(ssl.SSLWantReadError):
-            stream.raw.recv(65536)
-        stream.send(stanza.replace(ID, stamp()) + (REQUEST if managed else b""))
+        if number // len(streams) % READ_EACH == 0:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                stream.raw.recv(65536)
+        if not _sent(stream.raw, stanza.replace(ID, stamp()) + behind, until):
+            return number
+    return count
+
+
+def _sent(connection: socket.socket, data: bytes, until: float) -> bool:
+    """Write `data`, waiting until `until` for room; return whether it went. TLS has to be given the same again."""
+    while time.monotonic() < until:
+        try:
+            written = connection.send(data)
+        except ssl.SSLWantWriteError:
+            select.select([], [connection], [], 0.5)
+        except ssl.SSLWantReadError:
+            connection.recv(65536)
+        else:
+            data = data[written:]
+            if not data:
+                return True
+    return False
 
 
 def _drain(stream: Stream) -> None:
@@ -78,12 +109,12 @@ def main(job: dict[str, Any]) -> None:
         streams.append((stream, stanza if "rate" in job else stanza.replace(ID, stamp())))
     print("ready", flush=True)
     sys.stdin.readline()
-    managed = bool(job.get("managed"))
+    begin, count = time.monotonic(), job["count"]
     if "rate" in job:
-        _pace(streams, job["count"], job["rate"], managed)
+        count = _pace(streams, job)
     else:
-        _send_all(streams, job["count"] // len(streams), managed)
-    print("sent", flush=True)
+        _send_all(streams, count // len(streams), bool(job.get("managed")))
+    print(json.dumps({"count": count, "seconds": time.monotonic() - begin}), flush=True)
     for stream, _ in streams:
         stream.raw.settimeout(10)
         _drain(stream)

@@ -1,77 +1,61 @@
-"""`python -m benchmarks.single`: stanzas that come one by one, 2,000 a second: how long each is on its way through the gateway.
-
-Both ends are processes of this machine, so what is measured is two TCP connections with TLS and what stands between them.
-"""
+"""Single stanzas: they come one by one over twenty streams, so many a second; how long each is on its way, and what it costs."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import signal
 import statistics
-import sys
 import time
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
 
-from benchmarks.__main__ import ACKS, LINGER, Ground, front, ground_in, parts
-from tests.lab.lab import Lab, LabError, cpu_seconds
+from benchmarks.relays import OURS, Relay
+from benchmarks.run import Run
+from benchmarks.testbed import MANY_STREAMS, workers
 
-RATE = 2000
-COUNT = 20_000
-STREAMS = (1, 20)
-#: Milliseconds that the median may be at most.
-MEDIAN = 1.0
+RATE, HIGH_RATE = 2_000, 20_000
+#: Seconds of load, in a whole run and in a quick one.
+SECONDS, HIGH_SECONDS, QUICK_SECONDS = 5, 3, 1
+RELAYS = (*OURS, "ejabberd", "prosody", "xmpp-proxy")
+#: A sink to which nothing came for so many seconds has all that will come.
+PATIENCE = 4.0
+#: Seconds that the load may take to send what a relay does not take.
+_SENDING_SECONDS = 15.0
+#: Seconds that the last acknowledgements have before the ends of a measurement are closed.
+LINGER = 0.8
 
 
-def measure(ground: Ground, sink: dict[str, Any], load: dict[str, Any]) -> list[float]:
-    """The delays, in milliseconds, of all but the first tenth."""
-    with parts() as start:
-        far = start("benchmarks.sink", {**sink, "warm": len(load["peers"]), "timed": True})
+def measure(relay: Relay, rate: int, seconds: int) -> Mapping[str, float]:
+    """Return delays and cost of stanzas that come at `rate` for so many seconds; the first tenth of the delays does not count."""
+    count = rate * seconds
+    sink, load = relay.jobs(MANY_STREAMS, count)
+    with workers() as start:
+        far = start("benchmarks.sink", {**sink, "warm": MANY_STREAMS, "timed": True, "patience": PATIENCE})
         far.line()
-        near = start("benchmarks.load", {**load, "rate": RATE})
+        near = start("benchmarks.load", {**load, "rate": rate, "seconds": _SENDING_SECONDS})
         near.line()
         far.line()
-        near.go()
-        report = json.loads(far.line())
         time.sleep(LINGER)
-    delays: list[float] = report["delays"]
-    return delays[len(delays) // 10:]
+        assert relay.cpu is not None
+        before = relay.cpu()
+        near.go()
+        report, sent = json.loads(far.line()), json.loads(near.line())
+        used = relay.cpu() - before
+        time.sleep(LINGER)
+    delays = report["delays"][MANY_STREAMS:]
+    centiles = statistics.quantiles(delays[len(delays) // 10:], n=100)
+    return {
+        "p50_ms": centiles[49], "p99_ms": centiles[98], "cpu_us": used / max(report["count"], 1) * 1e6,
+        "delivered": min(report["count"] / sent["count"], 1.0) * 100, "offered": sent["count"] / sent["seconds"],
+    }
 
 
-def _rows(ground: Ground, acks: str) -> bool:
-    """One line for each number of streams; whether the medians are what they should be."""
-    good = True
-    with front(ground, acks) as (door, ends):
-        assert door.process is not None
-        for streams in STREAMS:
-            before = cpu_seconds(door.process.pid)
-            delays = measure(ground, *ends(streams, COUNT))
-            cpu = (cpu_seconds(door.process.pid) - before) / COUNT * 1e6
-            centiles = statistics.quantiles(delays, n=100)
-            good &= centiles[49] < MEDIAN
-            print(f"{ACKS[acks][0]:<44}{streams:>8}{centiles[49]:>12.2f}{centiles[98]:>12.2f}{cpu:>14.0f}", flush=True)
-    return good
+def moderate(run: Run) -> None:
+    """2,000 a second."""
+    run.interleaved("single-2000", RELAYS, partial(measure, rate=RATE, seconds=run.size(SECONDS, QUICK_SECONDS)))
 
 
-def main() -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.single", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
-    arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    print(f"{RATE:,} single stanzas a second")
-    print(f"{'relay':<44}{'streams':>8}{'median ms':>12}{'99th ms':>12}{'CPU µs each':>14}")
-    good = True
-    with Lab(arguments.keep) as lab:
-        ground = ground_in(lab)
-        for acks in ACKS:
-            try:
-                good &= _rows(ground, acks)
-            except (LabError, OSError, ValueError) as problem:
-                print(f"{acks}: failed: {problem}", flush=True)
-                good = False
-    return 0 if good else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def high(run: Run) -> None:
+    """20,000 a second: more than most relays take. Each relay starts anew, because some keep what they did not deliver."""
+    run.interleaved(
+        "single-20000", RELAYS, partial(measure, rate=HIGH_RATE, seconds=run.size(HIGH_SECONDS, QUICK_SECONDS)), fresh=True,
+    )

@@ -1,4 +1,4 @@
-"""The other end: takes what arrives and counts it. One process, one of five kinds.
+"""The other end: takes what arrives and counts it. One process, one of six kinds.
 
     python -m benchmarks.sink '{"kind": "server", "port": …, "chain": …, "key": …, "anchors": …, "domain": …, "count": …}'
         an XMPP server's s2s port: STARTTLS, a certificate of `anchors` demanded, EXTERNAL accepted
@@ -8,10 +8,13 @@
         as "server", and it answers the gateway's pings, as every XMPP server does, on streams that it opens at `inner`
     python -m benchmarks.sink '{"kind": "component", "port": …, "domain": …, "secret": …, "count": …}'
         an XEP-0114 component of the server that listens at `port`
+    python -m benchmarks.sink '{"kind": "plain", "port": …, …}'
+        as "server" without TLS: what stands before it has ended it
     python -m benchmarks.sink '{"kind": "bare", "port": …, "chain": …, "key": …, "anchors": …, "domain": …, "count": …}'
         as "server", and every byte goes through expat with no handlers: the limit of what Python could do
 
 With `"timed": true` the messages say in their ids when they were sent (`benchmarks.delays`), and the report tells their delays.
+With `"patience": 4` the report comes too when nothing more came for so many seconds.
 
 Prints `ready`, `warm` after the first `warm` messages (one for each stream), and after `count` more a JSON object: seconds from
 the first to the last of those, CPU seconds of this process meanwhile, and how many bytes.
@@ -46,6 +49,7 @@ _FEATURES = "<stream:features>{}</stream:features>"
 _STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>"
 _MANAGEMENT = "<sm xmlns='urn:xmpp:sm:3'/>"
 _ENABLE, _REQUEST = b"<enable ", b"<r xmlns='urn:xmpp:sm:3'/>"
+_CLOSE = b"</stream:stream>"
 _EXTERNAL = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>"
 
 
@@ -58,9 +62,10 @@ class Tally:
         self.wanted = count
         self.count = -warm
         self.bytes = 0
-        self.first = self.cpu = 0.0
+        self.first = self.last = self.cpu = 0.0
 
     def add(self, found: int, data: bytes) -> None:
+        """Count so many messages that ended in `data`."""
         if self.count < 0:
             self.count += found
             if self.count == 0:
@@ -68,15 +73,17 @@ class Tally:
             return
         if not self.first:
             self.first, self.cpu = time.monotonic(), time.process_time()
+        self.last = time.monotonic()
         self.count += found
         self.bytes += len(data)
 
-    @property
-    def done(self) -> bool:
-        return self.count >= self.wanted
+    def done(self, patience: float) -> bool:
+        """Return whether all came, or nothing more came for `patience` seconds."""
+        return self.count >= self.wanted or (self.last > 0 and time.monotonic() - self.last > patience)
 
     def report(self) -> None:
-        seconds, cpu = time.monotonic() - self.first, time.process_time() - self.cpu
+        """Print the account, as JSON."""
+        seconds, cpu = self.last - self.first, time.process_time() - self.cpu
         report = {"count": self.count, "seconds": seconds, "cpu": cpu, "bytes": self.bytes, "delays": self.milliseconds}
         print(json.dumps(report), flush=True)
 
@@ -85,9 +92,11 @@ class Source:
     """One connection that stanzas come from."""
 
     def __init__(
-        self, connection: socket.socket, parse: bool, managed: bool = False, pings: Pings | None = None,
+        self, connection: socket.socket, parse: bool, managed: bool = False, pings: Pings | None = None, closes: bool = False,
     ) -> None:
+        """`closes`: a closing tag is answered, and ends the connection."""
         self._socket = connection
+        self._closes = closes
         self._pings = pings
         self._managed = managed
         self._counter = Counter()
@@ -119,6 +128,12 @@ class Source:
                 self._answer(data)
             if self._pings is not None:
                 self._pings.feed(data)
+            if self._closes and data.endswith(_CLOSE):
+                self._say(_CLOSE)
+                return False
+
+    def close(self) -> None:
+        self._socket.close()
 
     def _answer(self, data: bytes) -> None:
         """XEP-0198: what comes behind `<enable/>` is counted, so nothing may come before it."""
@@ -140,9 +155,10 @@ def accept(listener: socket.socket, job: dict[str, Any], context: ssl.SSLContext
     """Negotiate one accepted connection up to the header after EXTERNAL."""
     connection, _ = listener.accept()
     stream = Stream(connection)
-    for offer in (_STARTTLS, _EXTERNAL, _MANAGEMENT if job["kind"] == "managed" else ""):
-        peer = stream.wait_header().get("from", "")
-        stream.send(_HEADER.format(id=f"sink{number}-{len(offer)}", domain=job["domain"], peer=peer) + _FEATURES.format(offer))
+    for offer in (*(() if job["kind"] == "plain" else (_STARTTLS,)), _EXTERNAL, _MANAGEMENT if job["kind"] == "managed" else ""):
+        header = stream.wait_header()
+        peer, domain = header.get("from", ""), header.get("to", job["domain"])
+        stream.send(_HEADER.format(id=f"sink{number}-{len(offer)}", domain=domain, peer=peer) + _FEATURES.format(offer))
         if offer == _STARTTLS:
             stream.expect(f"{TLS}starttls")
             stream.send("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
@@ -180,21 +196,23 @@ def serve(job: dict[str, Any]) -> None:
         selector.register(listener, selectors.EVENT_READ, None)
         context = server_context(Certificate(job["chain"], job["key"]), job["anchors"])
     print("ready", flush=True)
-    until = float("inf")
+    until, patience = float("inf"), job.get("patience", float("inf"))
     while time.monotonic() < until:
-        if tally.done and until == float("inf"):
+        if tally.done(patience) and until == float("inf"):
             tally.report()
             until = time.monotonic() + _LINGER
         for key, _ in selector.select(_LINGER):
             if key.data is not None:
                 if not key.data.read(tally):
                     selector.unregister(key.fileobj)
+                    key.data.close()
             elif listener is not None:
                 try:
                     stream = accept(listener, job, context, len(selector.get_map()))
                 except PeerError:
                     continue  # it was closed before it was a stream; another comes
-                source = Source(stream.raw, parse, job["kind"] == "managed", answers.watch() if answers else None)
+                kind = job["kind"]
+                source = Source(stream.raw, parse, kind == "managed", answers.watch() if answers else None, kind == "plain")
                 selector.register(stream.raw, selectors.EVENT_READ, source)
 
 

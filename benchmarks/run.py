@@ -1,0 +1,93 @@
+"""One run: the testbed, the relays that are up, the results, and how rows are measured in rounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from benchmarks.relays import TITLES, Relay, RelayPool
+from benchmarks.results import Results, printed
+from benchmarks.testbed import ERRORS, Testbed, TurnReader
+from tests.lab.lab import Lab
+
+#: Rounds of a row in a whole run, and in a quick one.
+ROUNDS, QUICK_ROUNDS = 3, 1
+#: Seconds between two measurements.
+PAUSE = 0.5
+#: A turn of the gateway's reactor of more milliseconds of CPU is too long.
+LONG_TURN_MS = 50.0
+
+
+@dataclass
+class Run:
+    """What rows share. `size` scales a load down for a quick run."""
+
+    lab: Lab
+    testbed: Testbed
+    pool: RelayPool
+    results: Results
+    quick: bool = False
+    only: Sequence[str] = ()
+
+    @property
+    def rounds(self) -> int:
+        """Return how often each relay is measured."""
+        return QUICK_ROUNDS if self.quick else ROUNDS
+
+    def size(self, whole: int, quick: int) -> int:
+        """Return the size of a load."""
+        return quick if self.quick else whole
+
+    def wanted(self, relays: Sequence[str]) -> list[str]:
+        """Return those relays that this run measures."""
+        return [name for name in relays if not self.only or name in self.only]
+
+    @contextmanager
+    def attempt(self, row: str, relay: str) -> Iterator[None]:
+        """Note a failure in the results in place of raising it."""
+        try:
+            yield
+        except ERRORS as problem:
+            words = str(problem).strip() or type(problem).__name__
+            self.results.note(row, relay, f"not measured: {words[:400]}")
+
+    def add(self, row: str, relay: str, values: Mapping[str, float]) -> None:
+        """Keep the values of one round. A turn that is too long is told in the row."""
+        self.results.add(row, relay, values)
+        if values.get("turn_ms", 0.0) > LONG_TURN_MS:
+            self.results.note(row, relay, f"a turn of the reactor took more than {LONG_TURN_MS:.0f} ms of CPU")
+
+    def show(self, row: str) -> None:
+        """Print the table of a row."""
+        if row in self.results.rows:
+            print(printed(self.results.rows[row], TITLES), flush=True)
+
+    def interleaved(
+        self, row: str, relays: Sequence[str], measure: Callable[[Relay], Mapping[str, float]], *, fresh: bool = False,
+    ) -> None:
+        """Measure each relay in turn, round after round. `fresh`: each time one that was just started.
+
+        A relay that fails is noted and left out of the further rounds of the row.
+        """
+        left = self.wanted(relays)
+        for _ in range(self.rounds):
+            for name in list(left):
+                if fresh:
+                    self.pool.drop(name)
+                measured = False
+                with self.attempt(row, name):
+                    relay = self.pool.get(name)
+                    turns = TurnReader(relay.console) if relay.console else None
+                    values = dict(measure(relay))
+                    if turns is not None:
+                        values["turn_ms"] = turns.longest()
+                    self.add(row, name, values)
+                    measured = True
+                if not measured:
+                    left.remove(name)
+                if fresh or not measured:
+                    self.pool.drop(name)
+                time.sleep(PAUSE)
+        self.show(row)
