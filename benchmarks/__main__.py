@@ -1,6 +1,6 @@
 """`python -m benchmarks`: what each relay moves and what its work costs on this machine, side by side in one run.
 
-Each row is measured in rounds, one relay after the other in each, so that what else the machine does falls on all of them. A table
+Each row is measured in rounds, one relay after the other, so that what else the machine does falls on all of them. A table
 has the medians, with the least and the most. docs/performance.md says what each row measures.
 """
 
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import bulk, handshakes, outbound, single
+from benchmarks import bulk, entries, growth, handshakes, idle, outbound, single, spooled, watching
 from benchmarks.relays import RELAYS, RelayPool
 from benchmarks.results import Results
 from benchmarks.run import Run
@@ -30,6 +30,12 @@ ROWS: dict[str, tuple[str, Callable[[Run], None]]] = {
     "single-20000": ("single stanzas, 20,000 a second over 20 streams", single.high),
     "handshake": ("inbound handshake: TCP, STARTTLS, TLS 1.3, EXTERNAL", handshakes.inbound),
     "outbound": ("outbound stream: SRV to the first stanza", outbound.streams),
+    "idle": ("idle inbound TLS streams", idle.streams),
+    "start": ("start with many peer entries, then a reload of them", entries.start_and_reload),
+    "command": ("s2sgw VERB, from the shell to the answer", entries.commands),
+    "spooled": ("spooled stanzas, all due at once", spooled.million),
+    "growth": ("what a stanza and a handshake cost a gateway that holds much", growth.costs),
+    "turn-watch": ("what the turn watch costs", watching.cost),
 }
 
 

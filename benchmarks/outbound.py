@@ -1,4 +1,4 @@
-"""Outbound streams: from a stanza for a domain without a stream, through SRV, TCP, STARTTLS and EXTERNAL, to its arrival there."""
+"""Outbound streams: from a stanza for a domain without a stream, through SRV, TCP, STARTTLS and EXTERNAL, to its arrival."""
 
 from __future__ import annotations
 

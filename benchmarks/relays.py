@@ -1,4 +1,4 @@
-"""The relays that are measured side by side: s2sgw in each mode of acknowledgement, ejabberd, Prosody, xmpp-proxy, the bare loop."""
+"""The relays that are measured side by side: s2sgw in each `acks` mode, ejabberd, Prosody, xmpp-proxy, a bare loop."""
 
 from __future__ import annotations
 

@@ -40,6 +40,10 @@ class Run:
         """Return the size of a load."""
         return quick if self.quick else whole
 
+    def size_of(self, whole: Sequence[int], quick: Sequence[int]) -> Sequence[int]:
+        """Return the sizes of several loads."""
+        return quick if self.quick else whole
+
     def wanted(self, relays: Sequence[str]) -> list[str]:
         """Return those relays that this run measures."""
         return [name for name in relays if not self.only or name in self.only]

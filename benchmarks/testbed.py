@@ -40,11 +40,12 @@ _TURNS = "s2sgw_reactor_turn_cpu_seconds"
 class Worker:
     """A process of the measurement that speaks in lines: `ready`, then its report."""
 
-    def __init__(self, module: str, job: Mapping[str, Any]) -> None:
+    def __init__(self, module: str, job: Mapping[str, Any] | Path) -> None:
+        """`job`: what it has to do, or the file where that is written as JSON."""
         self._name = module
+        told = str(job) if isinstance(job, Path) else json.dumps(job)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(job)], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-m", module, told], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         self._watch = threading.Timer(WORKER_SECONDS, self._process.kill)
         self._watch.daemon = True
@@ -76,11 +77,11 @@ class Worker:
 
 
 @contextmanager
-def workers() -> Iterator[Callable[[str, Mapping[str, Any]], Worker]]:
+def workers() -> Iterator[Callable[[str, Mapping[str, Any] | Path], Worker]]:
     """Yield a function that starts a worker: module, job. All of them are ended at the end."""
     started: list[Worker] = []
 
-    def start(module: str, job: Mapping[str, Any]) -> Worker:
+    def start(module: str, job: Mapping[str, Any] | Path) -> Worker:
         started.append(Worker(module, job))
         return started[-1]
     try:

@@ -1,0 +1,23 @@
+"""What the turn watch itself costs: two readings of two clocks, once a turn of the reactor."""
+
+from __future__ import annotations
+
+from time import process_time
+
+from benchmarks.run import Run
+from s2sgw.runtime.turn_watch import TurnWatch
+
+#: Turns of one measurement.
+TURNS = 200_000
+
+
+def cost(run: Run) -> None:
+    """Measure turns in which nothing is done."""
+    watch = TurnWatch()
+    for _ in range(run.rounds):
+        began = process_time()
+        for _ in range(TURNS):
+            watch.began()
+            watch.ended()
+        run.add("turn-watch", "the turn watch", {"microseconds": (process_time() - began) / TURNS * 1e6})
+    run.show("turn-watch")
