@@ -8,7 +8,7 @@ import platform
 import pwd
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -27,20 +27,20 @@ from twisted.python.failure import Failure
 from s2sgw import __version__
 from s2sgw.admin.http_api import APIServices, Folder, add_resources, everybody
 from s2sgw.admin.log_verbs import LogVerbs
-from s2sgw.admin.server import AdminInUse, AdminService, Arguments, Verb, VerbError, asked_by
+from s2sgw.admin.server import AdminInUse, AdminService, Arguments, VerbError, asked_by
 from s2sgw.admin.spool_summaries import number_without_disk
 from s2sgw.admin.views import Numbers
-from s2sgw.backend.dns_view import DNSView
 from s2sgw.backend.private_ca import PrivateCAError
+from s2sgw.composition.console_listener import ConsoleListener
 from s2sgw.composition.gateway import GatewayComponents, build_gateway
 from s2sgw.composition.limits import backend_admission
-from s2sgw.config import Backend, Config, ConfigError
+from s2sgw.composition.listeners import Listeners
+from s2sgw.config import Config, ConfigError
 from s2sgw.config.sections import Listener
 from s2sgw.net.admission import Admission
 from s2sgw.net.fair_poll import share_turns
 from s2sgw.net.http_server import BoundedSite
-from s2sgw.net.listener_set import ListenerSet
-from s2sgw.net.listening import StreamFactory, listen, trouble
+from s2sgw.net.listening import StreamFactory
 from s2sgw.net.proxy_protocol import ProxyFactory
 from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.reporting import daily_report
@@ -53,12 +53,13 @@ from s2sgw.runtime.monotonic_clock import use_monotonic_clock
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.runtime.shutdown import Shutdown
 from s2sgw.runtime.stop_request import StopRequest
+from s2sgw.runtime.stream_closing import BringingStream, close_streams
 from s2sgw.runtime.system_clock import SYSTEM_CLOCK
 from s2sgw.runtime.systemd import ServiceNotifications
 from s2sgw.s2s.keepalive import TICK
 from s2sgw.s2s.legs import ReceivingLeg
 from s2sgw.spool.interface import SpoolBroken
-from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds between two status lines for systemd.
 STATUS_SECONDS = 10
@@ -237,23 +238,21 @@ class RunningGateway:
         self.config = components.running.config
         self._closers: list[Callable[[], Any]] = []
         self._listening: list[IListeningPort] = []
-        self._mute: list[tuple[str, str]] = []
-        self._federation: ListenerSet[Listener] = ListenerSet(
-            partial(listen, components.reactor), self._federation_factory, self._listens,
+        self._api = self._api_services()
+        self._console = ConsoleListener(components.reactor, self._build_console, self._listens)
+        self._listeners = Listeners(
+            components.reactor, components.backends, self._federation_factory, self._inner_factory, self._listens,
+            others=[self._console],
         )
-        self._restored = self._closing = False
+        self._restored = self._closing = self._samples = False
 
     def open(self) -> None:
         """Open the admin socket, the DNS view and every listener; raises what keeps one of them from opening."""
         self._closers.append(self.components.peer_records.database.close)  # what others write as they close comes before
         self._start_jobs()
         self._start_reconfiguration()
-        self._open_operator_ports()
-        for backend in self.config.backends:
-            if backend.kind == "s2s":
-                self._open_backend(backend)
-        self._open_federation()
-        self._all_listen()
+        self._open_admin()
+        self._open_listeners()
         self.components.custody.restore.restore_all().addCallback(self._all_accept)
         domains = [str(domain) for domain in self.config.gateway.domains]
         self.log.info(event="ready", domains=domains, listeners=[row["endpoint"] for row in self.components.views.listeners()])
@@ -280,29 +279,23 @@ class RunningGateway:
         self.components.reconfiguration.open()
         self._closers.append(self.components.reconfiguration.close)
 
-    def _open_operator_ports(self) -> None:
-        """Open the admin socket, and the console's port if the configuration has one."""
-        api = self._api_services()
-        if self.config.console.listen is not None:
-            api = replace(api, verbs={**api.verbs, **self._open_console(api, self.config.console.listen)})
-        self._open_admin(api)
-
-    def _open_console(self, api: APIServices, endpoint: str) -> Mapping[str, Verb]:
-        """Open the console's port, and return its verbs for the admin socket. Without a console nothing of it is imported."""
+    def _build_console(self, certificate: Path | None) -> Any:
+        """Build a console with this certificate. Without a console nothing of it is imported. Raises `UnusableCertificate`."""
         from s2sgw.console.history import SAMPLE_SECONDS
         from s2sgw.console.opening import build_console
 
         components = self.components
         console = build_console(
-            lambda: components.running.config, api, components.threads, components.audit, SYSTEM_CLOCK.seconds,
+            lambda: components.running.config, self._api, components.threads, components.audit, SYSTEM_CLOCK.seconds, certificate,
         )
-        self._closers.append(console.site.close)
-        self._open(endpoint, console.factory)
-        components.jobs.start("console history", SAMPLE_SECONDS, console.sample)
-        return console.verbs
+        if not self._samples:
+            self._samples = True
+            components.jobs.start("console history", SAMPLE_SECONDS, self._console.sample)
+        return console
 
-    def _open_admin(self, api: APIServices) -> None:
+    def _open_admin(self) -> None:
         components = self.components
+        api = replace(self._api, verbs={**self._api.verbs, "console token": self._console.token})
         root = Folder()
         add_resources(root, api, everybody)
         http = BoundedSite(root, components.reactor)
@@ -343,26 +336,30 @@ class RunningGateway:
             raise VerbError(STOPPING)
         return {"waiting": numbers.waiting, "kept": custody.services.spools, "unsaved": unsaved}
 
-    def _open_backend(self, backend: Backend) -> None:
+    def _open_listeners(self) -> None:
+        """Open every listener of the configuration. A reload may change them from then on."""
         components = self.components
-        admission = backend_admission(self.config, components.reactor, components.record)
-        side = self.components.backends.receiving(backend)
-        self._open(backend.listen, self._stream_factory("backend", side, admission, direct_tls=False))
-        if backend.dns_view is not None:
-            served = partial(components.backends.serves, backend.listen)
-            forward = components.backends.forwarders(backend)
-            view = DNSView(components.reactor, served, port_of(backend.listen), backend.target, forward)
-            view.listen(str(backend.dns_view))
-            components.backends.watch_view(backend, view)
-            self._closers.append(view.stop)
+        wrong = self._listeners.prepare(self.config)
+        for each in wrong:
+            self.log.critical(event="cannot listen", endpoint=each.endpoint, detail=each.detail)
+        if wrong:
+            raise SystemExit(1)
+        self._listeners.commit(self.config)
+        self._closers += [self._console.close, self._stop_views]
+        components.reconfiguration.listeners = self._listeners
+        components.reconfiguration.adopters.append(self._close_stale_streams)
 
-    def _open_federation(self) -> None:
-        """Open the listeners of the federation. A reload may change them from then on."""
-        complaints = self._federation.prepare(self.config.listen)
-        self._mute += complaints
-        if not complaints:
-            self._federation.commit()
-            self.components.reconfiguration.listeners = self._federation
+    def _stop_views(self) -> Deferred[Any]:
+        return DeferredList(self._listeners.stop_views(), consumeErrors=True)
+
+    def _close_stale_streams(self, _: Config) -> None:
+        """Close the streams of servers that a reload took a domain from. What they sent by then is accepted."""
+        components = self.components
+        stale = [BringingStream(connection, owner.engine) for connection, owner in components.backends.stale_streams()]
+        if stale:
+            ending = Ending(Cause.CLOSED, "a reload gave the domain to another server")
+            closing = close_streams(components.reactor, lambda: components.admitting, stale, ending)
+            Deferred.fromCoroutine(closing).addErrback(self._not_in_order)
 
     def _federation_factory(self, listener: Listener) -> ServerFactory:
         """Return what accepts connections on a listener; the PROXY protocol is read first where that is asked for."""
@@ -375,6 +372,12 @@ class RunningGateway:
         refused = partial(self._refused, "federation")
         return ProxyFactory(factory, listener.trusted_proxies, self.components.reactor, refused)
 
+    def _inner_factory(self, endpoint: str) -> ServerFactory:
+        """Return what accepts connections of the server that has this inner listener."""
+        admission = backend_admission(self.config, self.components.reactor, self.components.record)
+        leg = self.components.backends.leg_at(endpoint)
+        return self._stream_factory("backend", leg.receiving, admission, direct_tls=False)
+
     def _stream_factory(self, leg: Leg, side: ReceivingLeg, admission: Admission, direct_tls: bool) -> ServerFactory:
         accept = partial(self.components.accepted.accept, side, direct_tls)
         return StreamFactory(accept, admission, partial(self._refused, leg))
@@ -383,13 +386,6 @@ class RunningGateway:
         """A connection that named no peer was refused, or ended."""
         direction = direction_of(leg)
         self.components.record.refused(direction, leg, ("", ""), address, ending)
-
-    def _open(self, endpoint: str, factory: Any) -> None:
-        for listening in listen(self.components.reactor, endpoint, factory):
-            listening.addCallbacks(self._listens, self._not_listening, errbackArgs=(endpoint,))
-
-    def _not_listening(self, failure: Failure, endpoint: str) -> None:
-        self._mute.append((endpoint, trouble(failure)))
 
     def _listens(self, port: IListeningPort) -> None:
         self.components.own_ports.add(getattr(port.getHost(), "port", 0))
@@ -413,13 +409,6 @@ class RunningGateway:
     async def _show_status(self) -> None:
         self._systemd.status(status_line(await self.components.views.count()))
 
-    def _all_listen(self) -> None:
-        """Every listener or none: what cannot be opened is said, all of it, and the start ends with status 1."""
-        for endpoint, why in self._mute:
-            self.log.critical(event="cannot listen", endpoint=endpoint, detail=why)
-        if self._mute:
-            raise SystemExit(1)
-
     def close(self) -> Deferred[Any]:
         """Close in order: no new streams, then those that are open, each within its bound; then the rest."""
         self._systemd.stopping()
@@ -435,17 +424,12 @@ class RunningGateway:
         return DeferredList(everything, consumeErrors=True).addCallback(self._close_rest)
 
     def _not_in_order(self, failure: Failure) -> None:
-        self.log.failure("the end was not in order", failure)
+        self.log.failure("streams could not be closed in order", failure)
 
     def _close_rest(self, _: object) -> Deferred[Any]:
         self.components.admission.close()
         closers, self._closers = self._closers[::-1], []
         return DeferredList([maybeDeferred(closer) for closer in closers], consumeErrors=True)
-
-
-def port_of(endpoint: str) -> int:
-    """The TCP port of an endpoint string such as "tcp:15270:interface=127.0.0.1"."""
-    return int(endpoint.split(":")[1].removeprefix("port="))
 
 
 def status_line(numbers: Numbers) -> str:

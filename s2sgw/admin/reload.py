@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from s2sgw.admin.server import Arguments, VerbError, asked_by
 from s2sgw.config import Config, ConfigError
-from s2sgw.config.diff import Change, changes
+from s2sgw.config.diff import Change, changes, reasons, unchangeable
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.policy.denylist import DenyList
 from s2sgw.reporting.audit import AuditLog
@@ -61,26 +61,14 @@ def compare(old: Config, ready: CheckedConfiguration) -> Inspected:
     To be called in another thread, because there may be very many peers.
     """
     found = changes(old, ready.config)
-    if wrong := [f"{change.key}: {why}" for change, why in reasons(old, found) if why]:
+    if wrong := unchangeable(old, ready.config, found):
         raise ConfigError(ready.config.path, wrong)
     return Inspected(ready, found[:CHANGES], max(0, len(found) - CHANGES))
 
 
 def examine(old: Config, ready: CheckedConfiguration) -> tuple[list[tuple[Change, str]], Sequence[str]]:
     """Return how a new configuration differs from `old`, with why only a restart can make a change, and its warnings."""
-    return reasons(old, changes(old, ready.config)), ready.warnings
-
-
-def reasons(old: Config, found: Sequence[Change]) -> list[tuple[Change, str]]:
-    """Return each change with why only a restart can make it; "" where a reload can."""
-    others = {index for index, backend in enumerate(old.backends) if backend.kind != "s2s"}
-    rows = []
-    for change in found:
-        why = change.why_restart
-        if not why and change.path[0] == "backend" and change.path[1] in others:
-            why = "of this kind of backend, can change only at a restart"
-        rows.append((change, why))
-    return rows
+    return reasons(old, ready.config, changes(old, ready.config)), ready.warnings
 
 
 @dataclass(frozen=True, slots=True)

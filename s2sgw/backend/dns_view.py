@@ -67,11 +67,8 @@ class DNSView:
         timeout: float = TIMEOUT,
     ) -> None:
         self._reactor = reactor
-        self._is_local = is_local
-        self._target = dns.name.from_text(target).canonicalize()
-        self._address = target.removesuffix(".") if _is_ipv4(target) else "127.0.0.1"
-        self._srv = f"0 0 {port} {self._target}"
         self._upstream = Upstream(reactor, parse_servers(forward))
+        self._aim(is_local, port, target)
         self._timeout = timeout
         self._forwarding: set[Deferred[Message]] = set()
         self._ports: list[Any] = []
@@ -80,9 +77,16 @@ class DNSView:
         self.questions = 0
         self.address: HostPort | None = None
 
-    def forward_to(self, servers: Sequence[str]) -> None:
-        """Forward to other resolvers from now on. Raises `ValueError`."""
-        found = parse_servers(servers)
+    def _aim(self, is_local: Callable[[str], bool], port: int, target: str) -> None:
+        self._is_local = is_local
+        self._target = dns.name.from_text(target).canonicalize()
+        self._address = target.removesuffix(".") if _is_ipv4(target) else "127.0.0.1"
+        self._srv = f"0 0 {port} {self._target}"
+
+    def configure(self, is_local: Callable[[str], bool], port: int, target: str, forward: Sequence[str]) -> None:
+        """Answer by these values from now on (see the class). Raises `ValueError`, and then nothing has changed."""
+        found = parse_servers(forward)
+        self._aim(is_local, port, target)
         if found != self._upstream.servers:
             self._upstream = Upstream(self._reactor, found)
 

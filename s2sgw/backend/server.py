@@ -149,8 +149,8 @@ class BackendReceiving:
         return await self.verify_key(question, None)
 
     def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
-        """Return None: a server of ours may open as many streams as it likes."""
-        return None
+        """Return why the domain is no longer the server's: a reload took it during the negotiation. Else there is no limit."""
+        return self._refuses(pair.sender)
 
     def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         """Nothing is remembered of our own servers."""

@@ -1,55 +1,43 @@
-"""The existing servers behind the gateway, each by its kind: what is opened for it, and the next hops to its domains."""
+"""The existing servers behind the gateway, by their kinds: the next hops to their domains, and what a reload changes."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from random import Random
-from typing import Any
+from typing import Literal
 
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
 
 from s2sgw.backend.dns_view import DNSView
 from s2sgw.backend.echo import EchoNextHop
 from s2sgw.backend.health import BackendHealth, BackendIdentity
 from s2sgw.backend.jabberd2_router import Router, RouterLink, RouterServices
-from s2sgw.backend.private_ca import CERTIFICATE_FILE, PrivateCA
-from s2sgw.backend.server import BackendInitiating, BackendReceiving, BackendServer
-from s2sgw.composition.agents import AgentBuilder
+from s2sgw.backend.private_ca import CERTIFICATE_FILE, PrivateCA, PrivateCAError
 from s2sgw.composition.configuration import RunningConfiguration
-from s2sgw.composition.connections import ConnectionBuilder
+from s2sgw.composition.server_leg import BackendServices, ServerLeg
 from s2sgw.config import Backend, Config
 from s2sgw.config.secret_file import read_secret
-from s2sgw.delivery.ack_selection import AckSelection
 from s2sgw.delivery.acknowledgements import Acks
 from s2sgw.delivery.next_hop import NextHop
-from s2sgw.delivery.outbound_stream import StreamProvider
+from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream
 from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.ingress.stream_ingress import StreamIngress
-from s2sgw.net.dialing import CONNECT_TIMEOUT, Build, ClosedAtOnce, DialFailed, Dialler, DirectDialler
-from s2sgw.net.proxy_protocol import LOCAL, announcing, write
-from s2sgw.net.resolver import Resolver
-from s2sgw.net.tls import ClientTLS
+from s2sgw.net.connection import StreamConnection
+from s2sgw.net.dialing import CONNECT_TIMEOUT, Build, ClosedAtOnce, DialFailed, DirectDialler
 from s2sgw.queue.backoff import BackOff
-from s2sgw.s2s.accepted_streams import AcceptedStreams
-from s2sgw.s2s.connecting import ConnectServices
-from s2sgw.s2s.dialback_verifier import DialbackVerifier
-from s2sgw.s2s.federation_initiating import FederationInitiating
-from s2sgw.s2s.identity import new_stream_id
+from s2sgw.s2s.accepted_stream import AcceptedStream
+from s2sgw.s2s.connecting import InitiatedStream
 from s2sgw.s2s.stream_provider import PeerStreamProvider
-from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain, Pair
-from s2sgw.xmpp.wall_clock import WallClock
 
 #: Seconds that a server has to accept a connection when it is only looked for.
 KNOCK_SECONDS = 5.0
+
+log = Logger("s2sgw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +54,6 @@ class ConfiguredAcks:
         return "ping" if backend.kind == "jabberd2-router" and backend.acks == "auto" else backend.acks
 
 
-@dataclass(frozen=True, slots=True)
-class BackendServices:
-    """What the backends need of the gateway."""
-
-    reactor: Any
-    random: Random
-    wall: WallClock
-    state: Path
-    running: RunningConfiguration
-    dialback_keys: DialbackKeys
-    resolver: Resolver
-    client_tls: ClientTLS
-    connections: ConnectionBuilder
-    ingress_services: IngressServices
-    accepted: AcceptedStreams
-    connect_services: ConnectServices
-    federation: FederationInitiating
-    ack_selection: AckSelection
-    agents: AgentBuilder
-
-
 def identity_of(config: Config, backend: Backend) -> BackendIdentity:
     """Return how a backend is called towards operators."""
     view, authority = backend.dns_view, config.gateway.state / CERTIFICATE_FILE
@@ -95,36 +62,35 @@ def identity_of(config: Config, backend: Backend) -> BackendIdentity:
 
 
 class Backends:
-    """All backends of a configuration. The constructor connects to none; `start` does."""
+    """All backends of a configuration. The constructor connects to none; `start` does.
+
+    A reload may add and remove backends of kind "s2s". `prepare` builds what is new, `adopt` uses it, `abandon` drops it.
+    """
 
     def __init__(self, config: Config, services: BackendServices) -> None:
         self._services = services
-        ca = PrivateCA(services.state) if any(backend.kind == "s2s" for backend in config.backends) else None
-        #: by the index of the backend in the configuration
-        self._servers: dict[int, BackendInitiating] = {}
-        self.links: dict[int, RouterLink] = {}
-        self._receiving: dict[int, BackendReceiving] = {}
-        self._views: dict[int, DNSView] = {}
-        self.health: dict[int, BackendHealth] = {
-            index: self._health(backend) for index, backend in enumerate(config.backends) if backend.kind != "echo"
-        }
-        for index, backend in enumerate(config.backends):
+        self._authority: PrivateCA | None = None
+        #: the XMPP servers by their inner listeners; those of the configuration that `adopt` is called with next
+        self.legs: dict[str, ServerLeg] = {}
+        self._new: dict[str, ServerLeg] = {}
+        #: the routers by their addresses
+        self.links: dict[HostPort, RouterLink] = {}
+        self._link_health: list[BackendHealth] = []
+        for backend in config.backends:
             if backend.kind == "jabberd2-router":
-                self.links[index] = self._link(backend, self.health[index])
-            elif ca is not None and backend.kind == "s2s":
-                self._servers[index] = BackendInitiating(
-                    self._server(backend, ca, self.health[index]), services.client_tls, partial(self.dialler, index),
-                    services.accepted.owner, self._owner_domains,
-                )
+                self._link_health.append(self._health(config, backend))
+                self.links[backend.address] = self._link(config, backend, self._link_health[-1])
+            elif backend.kind == "s2s":
+                self.legs[backend.listen] = self._leg(config, backend)
 
     @property
     def _config(self) -> Config:
         return self._services.running.config
 
-    def _owner_domains(self, pair: Pair) -> int:
-        """Return how many pairs one peer, or whoever owns its certificate, may have sent to a server at a time."""
-        policy = self._services.running.policies.policy(pair.sender)
-        return max(self._config.limits.domains_per_stream, policy.limits.domains)
+    @property
+    def health(self) -> list[BackendHealth]:
+        """Return the state of each server."""
+        return [*self._link_health, *(leg.health for leg in self.legs.values())]
 
     def next_hop(self, queue: DeliveryQueue) -> NextHop:
         """Return a new next hop for a queue to a local domain."""
@@ -132,60 +98,119 @@ class Backends:
         assert backend is not None  # the configuration has one for each local domain
         if backend.kind == "echo":
             return EchoNextHop(queue.pair, services.ingress_services.queues)
-        return services.agents.agent(queue, self._provider(backend))
-
-    def _provider(self, backend: Backend) -> StreamProvider:
-        index = self._config.backends.index(backend)
-        if backend.kind == "jabberd2-router":
-            return self.links[index]
-        return PeerStreamProvider(self._servers[index], self._services.connect_services)
+        link = self.links.get(backend.address) if backend.kind == "jabberd2-router" else None
+        return services.agents.agent(queue, link or ServerStreamProvider(self))
 
     # --- whether they answer ---
 
-    def _health(self, backend: Backend) -> BackendHealth:
-        recovered = partial(self._recovered, self._config.domains_of(backend))
-        return BackendHealth(identity_of(self._config, backend), self._services.wall, recovered)
+    def _health(self, config: Config, backend: Backend) -> BackendHealth:
+        health = BackendHealth(identity_of(config, backend), self._services.wall, lambda: self._recovered(health))
+        return health
 
-    def _recovered(self, domains: Sequence[Domain]) -> None:
+    def _recovered(self, health: BackendHealth) -> None:
         """Try at once what waits for a server that is up again."""
-        for domain in domains:
-            self._services.connect_services.destinations.retry_now(domain.ascii)
-            self._services.ingress_services.queues.retry_now(domain)
+        for domain in health.identity.domains:
+            self._retry_now(Domain.parse(domain))
 
-    def watch_view(self, backend: Backend, view: DNSView) -> None:
-        """Take the DNS view of `backend` as what shows whether the server asks it."""
-        index = self._config.backends.index(backend)
-        self._views[index] = view
-        self.health[index].questions = lambda: view.questions
+    def _retry_now(self, domain: Domain) -> None:
+        self._services.connect_services.destinations.retry_now(domain.ascii)
+        self._services.ingress_services.queues.retry_now(domain)
 
     async def check(self) -> None:
         """Look whether the servers that no stream shows to be up answer, and log what was only counted."""
-        for index, backend in enumerate(self._config.backends):
-            health = self.health.get(index)
-            if health is not None:
-                health.tell_repeated()
-                await health.check(partial(self._knock, backend))
+        for leg in list(self.legs.values()):
+            leg.health.tell_repeated()
+            await leg.health.check(partial(self._knock, leg.backend.address))
+        for address, health in zip(self.links, self._link_health, strict=True):
+            health.tell_repeated()
+            await health.check(partial(self._knock, address))
 
-    async def _knock(self, backend: Backend) -> None:
+    async def _knock(self, address: HostPort) -> None:
         """Connect to the server's port and close again. Raises `DialFailed`."""
-        await self._dial(backend.address.host, backend.address.port, ClosedAtOnce, KNOCK_SECONDS)
+        await self._dial(address.host, address.port, ClosedAtOnce, KNOCK_SECONDS)
+
+    # --- a reload ---
+
+    def prepare(self, config: Config) -> str:
+        """Build the legs to the servers that are new in `config`. Return why that cannot be, or "". Nothing changes yet."""
+        self.abandon()
+        try:
+            for backend in config.backends:
+                if backend.kind == "s2s" and backend.listen not in self.legs:
+                    self._new[backend.listen] = self._leg(config, backend)
+        except (PrivateCAError, OSError) as error:
+            self.abandon()
+            return str(error)
+        return ""
+
+    def abandon(self) -> None:
+        """Drop what `prepare` has built."""
+        self._new = {}
 
     def adopt(self, config: Config) -> None:
-        """Speak with the servers as `config` says from the next stream on. Backends are as many as before, of the same kinds."""
-        for index, backend in enumerate(config.backends):
-            side = self._servers.get(index)
-            if side is not None:
-                health = self.health[index]
-                health.adopt(identity_of(config, backend))
-                side.server = self._server(backend, side.server.authority, health)
-                if index in self._receiving:
-                    self._receiving[index].server = side.server
-                if index in self._views:
-                    self._views[index].forward_to(self.forwarders(backend))
+        """Speak with the servers of `config`, which is in force, from the next stream on.
 
-    def forwarders(self, backend: Backend) -> list[str]:
+        Streams of a server that lost their domain, to another server or because it was removed, are closed in order:
+        `stale_streams` and `retire_stale`.
+        """
+        new, self._new = self._new, {}
+        old, self.legs = self.legs, {}
+        moved: list[Domain] = []
+        for backend in config.backends:
+            if backend.kind != "s2s":
+                continue
+            domains, leg = config.domains_of(backend), old.get(backend.listen)
+            if leg is None:
+                leg = self.legs[backend.listen] = new.get(backend.listen) or self._leg(config, backend)
+                log.info(event="backend added", backend=str(backend.address), domains=list(map(str, domains)))
+                moved += domains
+            else:
+                moved += [domain for domain in domains if not leg.serves(domain)]
+                leg.adopt(backend, domains)
+                leg.health.adopt(identity_of(config, backend))
+                self.legs[backend.listen] = leg
+        for listen, leg in old.items():
+            if listen not in self.legs:
+                leg.retire()
+                log.info(event="backend removed", backend=leg.health.identity.address, domains=list(leg.health.identity.domains))
+        for domain in moved:  # what is remembered was learned of another server
+            self._services.connect_services.extensions.forget(domain.ascii)
+        self.retire_stale()
+        for domain in moved:
+            self._retry_now(domain)
+
+    def retire_stale(self) -> None:
+        """Close our streams to servers that do not serve their domain any more. What is in flight has some seconds to settle."""
+        for stream in self._services.connect_services.initiated:
+            if isinstance(stream, InitiatedStream) and stream.leg == "backend" and self._is_stale(stream):
+                stream.retire(Ending(Cause.IDLE, "another backend serves the domain now"))
+
+    def _is_stale(self, stream: InitiatedStream) -> bool:
+        leg = self.leg_of(stream.pair.recipient)
+        return leg is None or stream.side is not leg.initiating
+
+    def stale_streams(self) -> list[tuple[StreamConnection, AcceptedStream]]:
+        """Return the accepted streams of servers that do not serve all of the domains that send on them any more."""
+        sides = {id(leg.receiving): leg for leg in self.legs.values()}
+        found = []
+        for connection, owner in self._services.accepted:
+            if owner.side.leg == "backend":
+                leg = sides.get(id(owner.side))
+                if leg is None or not all(map(leg.serves, owner.senders)):
+                    found.append((connection, owner))
+        return found
+
+    def leg_of(self, domain: Domain) -> ServerLeg | None:
+        """Return the leg to the server that serves `domain` now; None: no XMPP server does."""
+        return next((leg for leg in self.legs.values() if leg.serves(domain)), None)
+
+    def leg_at(self, listen: str) -> ServerLeg:
+        """Return the leg of an inner listener, of this configuration or of the one that is prepared."""
+        return self._new[listen] if listen in self._new else self.legs[listen]
+
+    def forwarders(self, backend: Backend, config: Config | None = None) -> list[str]:
         """Return the name servers that the DNS view of `backend` asks."""
-        return [str(server) for server in backend.forward or self._config.nameservers]
+        return [str(server) for server in backend.forward or (config or self._config).nameservers]
 
     def serves(self, listen: str, name: str) -> bool:
         """Return whether `name`, in A-labels, is a domain of the backend with that inner listener now."""
@@ -194,44 +219,46 @@ class Backends:
             domain.ascii == name for each in config.backends if each.listen == listen for domain in config.domains_of(each)
         )
 
+    def use_view(self, listen: str, view: DNSView | None) -> None:
+        """Take `view` as the DNS view of the backend with that inner listener."""
+        self.legs[listen].use_view(view)
+
     # --- an XMPP server, by its own s2s ---
 
-    def _server(self, backend: Backend, ca: PrivateCA, health: BackendHealth) -> BackendServer:
-        services, acks = self._services, self._services.ack_selection
-        return BackendServer(
-            backend.address.host, backend.address.port, frozenset(self._config.domains_of(backend)), backend.tls, ca,
-            services.dialback_keys, services.running.anchors, _now, services.resolver.addresses,
-            managed=acks.use_stream_management, stanza_bytes=backend.stanza_bytes,
-            resume=lambda domain: int(backend.resume) if acks.use_resumption(domain) else 0, outcomes=health,
+    def _leg(self, config: Config, backend: Backend) -> ServerLeg:
+        if self._authority is None:
+            self._authority = PrivateCA(self._services.state)
+        health = self._health(config, backend)
+        return ServerLeg(
+            backend, config.domains_of(backend), self._authority, health, self._services, self._owner_domains,
         )
 
-    def dialler(self, index: int, pair: Pair) -> Dialler:
-        """Return what connects to the server; with `proxy_protocol` the server is told the address of the peer's stream."""
-        plain = DirectDialler(self._services.reactor)
-        if not self._config.backends[index].proxy_protocol:
-            return plain
-        ends = self._services.accepted.ends(pair)
-        source, destination = (HostPort.parse(end, 0) for end in ends) if ends else (None, None)
-        return announcing(plain, write(source, destination) if source and destination else LOCAL)
+    def _owner_domains(self, pair: Pair) -> int:
+        """Return how many pairs one peer, or whoever owns its certificate, may have sent to a server at a time."""
+        policy = self._services.running.policies.policy(pair.sender)
+        return max(self._config.limits.domains_per_stream, policy.limits.domains)
 
-    def receiving(self, backend: Backend) -> BackendReceiving:
-        """Return the leg of the inner listener of `backend`."""
-        services, initiating = self._services, self._servers[self._config.backends.index(backend)]
-        verifier = DialbackVerifier(initiating, services.connect_services, services.reactor)
-        peers = services.federation
-        leg = self._receiving[self._config.backends.index(backend)] = BackendReceiving(
-            initiating.server, services.running.is_local, verifier.verify, peers.admit, new_stream_id, peers.expect,
-        )
-        return leg
+    async def find(self, pair: Pair, broken: ResumableStream | None, alone: bool) -> OutboundStream:
+        """Return a stream to the server that serves the recipient of `pair`. It is closed soon if a reload moved the domain."""
+        leg = self.leg_of(pair.recipient)
+        assert leg is not None  # a domain is not given up while the gateway runs
+        found = await PeerStreamProvider(leg.initiating, self._services.connect_services).find(pair, broken, alone)
+        if self.leg_of(pair.recipient) is not leg:
+            self._services.reactor.callLater(0, self.retire_stale)
+        return found
+
+    def urge(self, recipient: Domain) -> None:
+        """Ask the server of `recipient` again at once: an operator wants it."""
+        self._services.connect_services.destinations.retry_now(recipient.ascii)
 
     # --- jabberd2, by its router ---
 
-    def _link(self, backend: Backend, health: BackendHealth) -> RouterLink:
+    def _link(self, config: Config, backend: Backend, health: BackendHealth) -> RouterLink:
         services, path = self._services, backend.secret_file
         assert path is not None  # the configuration requires it
         router = Router(
             backend.address.host, backend.address.port, backend.user, partial(read_secret, path),
-            frozenset(self._config.domains_of(backend)), backend.stanza_bytes,
+            frozenset(config.domains_of(backend)), backend.stanza_bytes,
         )
         return RouterLink(router, RouterServices(
             services.ingress_services, services.connections.link, self._dial, self._admit, services.reactor,
@@ -265,5 +292,21 @@ class Backends:
         return gatherResults([link.stop() for link in self.links.values()])
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+@dataclass(frozen=True, slots=True)
+class ServerStreamProvider:
+    """A `StreamProvider` of the streams to XMPP servers behind the gateway: to the server that serves the domain at the time."""
+
+    backends: Backends
+
+    @property
+    def leg(self) -> Literal["backend"]:
+        """Return the leg of these streams."""
+        return "backend"
+
+    async def find(self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False) -> OutboundStream:
+        """Return a stream for `pair`. Raises `StreamUnavailable`."""
+        return await self.backends.find(pair, broken, alone)
+
+    def urge(self, recipient: Domain) -> None:
+        """Try again at once."""
+        self.backends.urge(recipient)

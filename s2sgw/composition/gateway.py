@@ -23,7 +23,7 @@ from s2sgw.authentication.judge import Judge
 from s2sgw.authentication.lookups import EvidenceLookups
 from s2sgw.authentication.posh_documents import documents
 from s2sgw.composition.agents import AgentBuilder
-from s2sgw.composition.backends import Backends, BackendServices, ConfiguredAcks
+from s2sgw.composition.backends import Backends, ConfiguredAcks
 from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.composition.connections import ConnectionBuilder
 from s2sgw.composition.custody import build_running_custody, build_spool
@@ -44,6 +44,7 @@ from s2sgw.composition.live_check import LiveChecks
 from s2sgw.composition.operator import Operator, OperatorServices
 from s2sgw.composition.probe import gateway_probes
 from s2sgw.composition.reconfiguration import Reconfiguration, ReconfigurationServices
+from s2sgw.composition.server_leg import BackendServices
 from s2sgw.composition.transports import Transports
 from s2sgw.config import Config
 from s2sgw.delivery.ack_selection import AckSelection
@@ -73,8 +74,8 @@ from s2sgw.runtime.own_certificates import OwnCertificates
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.policy_change import PolicyChange
 from s2sgw.runtime.rediscovery import Rediscovery
-from s2sgw.runtime.shutdown import BringingStream
 from s2sgw.runtime.state_directory import keep_secret, prepare_state
+from s2sgw.runtime.stream_closing import BringingStream
 from s2sgw.runtime.system_clock import SYSTEM_CLOCK
 from s2sgw.runtime.turn_watch import TurnWatch
 from s2sgw.s2s.accepted_limit import AcceptedStreamLimit

@@ -109,7 +109,7 @@ class Operator:
         self.views = GatewayViews(
             running.config, services.custody, services.accepted, services.record, running.certificates, services.clock.seconds(),
             services.stream_limit, services.slices, self._disabled_extensions, services.backends.links.values,
-            alerts=self._alerts, backends=lambda: [health.row() for health in services.backends.health.values()],
+            alerts=self._alerts, backends=lambda: [health.row() for health in services.backends.health],
             proofs=self._proofs,
         )
         queue_space = QueueSpace(services.custody.services.relief.memory, services.custody.services.spool)
@@ -143,7 +143,7 @@ class Operator:
             self.views.numbers(), connections=self._connections(), limit_hits=self._limit_hits(),
             descriptors=(descriptors.number_open(), descriptors.limit()),
             authenticated=self._services.stream_counts.counts,
-            backends={health.identity.address: health.state for health in self._services.backends.health.values()},
+            backends={health.identity.address: health.state for health in self._services.backends.health},
         )
 
     def count(self) -> Deferred[Any]:
@@ -198,7 +198,7 @@ class Operator:
         """Return what an operator should look into, a sentence each."""
         services = self._services
         spool = services.custody.services.spool
-        backends = [alert for health in services.backends.health.values() for alert in health.alerts()]
+        backends = [alert for health in services.backends.health for alert in health.alerts()]
         certificates = services.own_certificates.alerts()
         return [*backends, *certificates, *services.jobs.alerts(), *spool.alerts(), *services.peer_records.database.alerts()]
 

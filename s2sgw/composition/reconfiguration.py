@@ -13,9 +13,9 @@ from twisted.logger import Logger
 from s2sgw.admin.reload import DenyListChanges, Inspected, Reload, ReloadTarget, compare, examine
 from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.composition.limits import connection_limits
+from s2sgw.composition.listeners import NotListening
 from s2sgw.config import Config, ConfigError
 from s2sgw.config.diff import Change
-from s2sgw.config.sections import Listener
 from s2sgw.net.admission import Admission
 from s2sgw.net.resolver import Resolver
 from s2sgw.net.slices import Slices, emptied
@@ -51,16 +51,16 @@ class ReconfigurationServices:
 
 
 class PreparedListeners(Protocol):
-    """The listeners of the federation (`net.listener_set`)."""
+    """All listeners of the gateway (`composition.listeners`)."""
 
-    def prepare(self, rows: Sequence[Listener]) -> list[tuple[str, str]]:
-        """Open what is new in `rows`; return each endpoint that cannot be opened, and why."""
+    def prepare(self, config: Config) -> Sequence[NotListening]:
+        """Open what is new in `config`; return all that cannot be opened. Nothing new is left open then."""
 
     def abandon(self) -> None:
         """Close what was prepared."""
 
-    def commit(self) -> None:
-        """Listen as was prepared."""
+    def commit(self, config: Config) -> None:
+        """Listen as was prepared for `config`."""
 
 
 class Reconfiguration:
@@ -114,8 +114,8 @@ class Reconfiguration:
         config = self._config()
         inspected: Inspected
         inspected, self._read_lists = await self._threads.run(self._read, path, config)
-        if self.listeners is not None and (wrong := self.listeners.prepare(inspected.ready.config.listen)):
-            raise ConfigError(path, [f"listen: cannot listen on {endpoint}: {why}" for endpoint, why in wrong])
+        if self.listeners is not None and (wrong := self.listeners.prepare(inspected.ready.config)):
+            raise ConfigError(path, [each.text for each in wrong])
         return inspected
 
     async def _examine(self, path: Path) -> tuple[list[tuple[Change, str]], Sequence[str]]:
@@ -138,7 +138,7 @@ class Reconfiguration:
             for adopt in self.adopters:
                 adopt(ready.config)
             if self.listeners is not None:
-                self.listeners.commit()
+                self.listeners.commit(ready.config)
             self.open()
         finally:
             self._adopting, self._read_lists = False, None

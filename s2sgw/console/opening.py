@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -38,10 +39,13 @@ class BuiltConsole:
 
 def build_console(
     config: Callable[[], Config], services: APIServices, threads: Threads, audit: AuditLog, wall: Callable[[], float],
+    certificate: Path | None = None,
 ) -> BuiltConsole:
-    """Return the console that the configuration asks for. `wall` tells seconds since the epoch. Raises `UnusableCertificate`."""
+    """Return the console of the configuration, with this certificate. Raises `UnusableCertificate`.
+
+    `config` returns the configuration in force; its users, roles and hosts may change. `wall` tells seconds since the epoch.
+    """
     clock = services.clock
-    certificate = config().console.certificate
     tls = None if certificate is None else ConsoleTLS(certificate, clock.seconds)
     access = Access(
         lambda: config().console, clock.seconds, threads, audit, secure=tls is not None,

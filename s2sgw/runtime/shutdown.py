@@ -1,62 +1,31 @@
 """The stop in order: no stanza is accepted any more, what can be passed on is, and the rest is left to the spool.
 
 What is in flight comes to its end first, while the streams towards us are open: a next server without XEP-0198 answers our ping
-(R41) on one of those. Then every stream that brings stanzas is closed, ours that carry stanzas back (XEP-0288) among them. One
-with XEP-0198 is read no more, and is closed when all that was read is acknowledged: the other side sends the rest again. The
-others are read up to their own closing tags, so that not even a server that acknowledges nothing loses what it had sent by then.
+(R41) on one of those. Then every stream that brings stanzas is closed (`runtime.stream_closing`), ours that carry stanzas back
+(XEP-0288) among them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from s2sgw.delivery.custody import Custody
 from s2sgw.delivery.queue import DeliveryQueue
-from s2sgw.net.connection import StreamConnection
+from s2sgw.runtime.stream_closing import ACK_SECONDS, BringingStream, close_streams, wait_while
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.timer import cancel
 
-#: Seconds in which what is in flight, and what was read, may be acknowledged.
-ACK_SECONDS = 3.0
-#: Seconds in which the other side may send its closing tag.
-CLOSING_TAG_SECONDS = 5.0
-#: Seconds in which what was read may be admitted to its queue. (A resolution has a bound of its own, and this is the same.)
-ADMIT_SECONDS = 10.0
 #: Seconds in which the next servers may still take what waits.
 DELIVER_SECONDS = 5.0
-#: Seconds between two looks.
-LOOK_SECONDS = 0.02
 #: Pairs that have a log line of their own if some of their stanzas are lost.
 PAIRS_LOGGED = 20
 
 _LOST = "at the stop these stanzas were on no disk, and no server took them or an error for them; those written may have arrived"
-
-
-class ManagedEngine(Protocol):
-    """What is needed of the engine of a stream."""
-
-    @property
-    def managed(self) -> bool:
-        """Stanzas are acknowledged on the stream (XEP-0198)."""
-
-    @property
-    def owes(self) -> bool:
-        """Some of what came on the stream is not acknowledged."""
-
-
-class BringingStream(NamedTuple):
-    """An open stream that brings stanzas."""
-
-    connection: StreamConnection
-    engine: ManagedEngine
 
 
 class StanzaSources(Protocol):
@@ -122,32 +91,7 @@ class Shutdown:
         self, streams: Iterable[BringingStream], others: Sequence[Callable[[], Deferred[None]]] = (),
     ) -> None:
         """Close the streams that bring stanzas; what was read of them comes to its queue."""
-        streams = list(streams)
-        await self._close_managed([stream for stream in streams if stream.engine.managed])
-        until = self._clock.seconds() + ADMIT_SECONDS
-        await self._while(self._is_admitting, ADMIT_SECONDS)
-        asked = [each().addTimeout(CLOSING_TAG_SECONDS, self._clock, _give_up) for each in others]
-        half_closed = [self._half_close(stream.connection) for stream in streams]
-        if asked or half_closed:
-            await DeferredList([*asked, *half_closed], consumeErrors=True)
-        await self._while(self._is_admitting, until - self._clock.seconds())
-
-    async def _close_managed(self, streams: list[BringingStream]) -> None:
-        for stream in streams:
-            stream.connection.pause(self)
-        await self._while(partial(_are_owed, streams), ACK_SECONDS)
-        for stream in streams:
-            stream.connection.close(Ending(Cause.SHUTDOWN))
-
-    def _half_close(self, connection: StreamConnection) -> Deferred[None]:
-        late = self._clock.callLater(CLOSING_TAG_SECONDS, connection.close, Ending(Cause.SHUTDOWN))
-
-        def over(_: None) -> None:
-            cancel(late)
-
-        closed = connection.when_closed().addCallback(over)
-        connection.wind_down(Ending(Cause.SHUTDOWN))
-        return closed
+        await close_streams(self._clock, self._is_admitting, streams, Ending(Cause.SHUTDOWN), others)
 
     async def deliver_remaining(self, answering: Sequence[DeliveryQueue]) -> None:
         """Pass on what waits to the next servers that have acknowledged everything, one chunk at a time.
@@ -201,32 +145,9 @@ class Shutdown:
             self.log.critical(event="stanzas lost", pairs=len(rest), stanzas=stanzas, written=written, detail=_LOST)
 
     def _while(self, busy: Callable[[], bool], at_most: float) -> Deferred[None]:
-        """Wait while `busy` says so, for `at_most` seconds. A look that breaks ends the wait: the stop goes on."""
-        until = self._clock.seconds() + at_most
-        done: Deferred[None] = Deferred()
-
-        def look() -> None:
-            if self._clock.seconds() >= until or not busy():
-                looking.stop()
-                done.callback(None)
-
-        def broken(failure: Failure) -> None:
-            self.log.failure("a step of the stop broke", failure)
-            done.callback(None)
-
-        looking = LoopingCall(look)
-        looking.clock = self._clock
-        looking.start(LOOK_SECONDS).addErrback(broken)
-        return done
-
-
-def _are_owed(streams: Sequence[BringingStream]) -> bool:
-    return any(stream.engine.owes for stream in streams)
+        return wait_while(self._clock, busy, at_most)
 
 
 def _are_delivering(queues: Sequence[DeliveryQueue]) -> bool:
     return any(queue.next_hop.ready and len(queue.pair_queue) and not queue.held for queue in queues)
 
-
-def _give_up(_late: object, _seconds: float) -> None:
-    """Wait no longer."""

@@ -21,15 +21,16 @@ from s2sgw import service
 from s2sgw.admin.server import AdminInUse, VerbError
 from s2sgw.admin.views import Numbers
 from s2sgw.backend.private_ca import PrivateCAError
+from s2sgw.composition import listeners
 from s2sgw.composition.federation import OwnPorts
-from s2sgw.config.sections import Backend, GatewayLimits, Queue
+from s2sgw.config.sections import Backend, Console, GatewayLimits, Listener, Queue
 from s2sgw.net.admission import Admission, ConnectionLimits
 from s2sgw.net.slices import SlicedWork
 from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.runtime import descriptors
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
-from s2sgw.service import ANSWERED, GatewayService, RunningGateway, _heed_signals, exit_if_unable_to_start, port_of
+from s2sgw.service import ANSWERED, GatewayService, RunningGateway, _heed_signals, exit_if_unable_to_start
 from s2sgw.spool.interface import SpoolBroken
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.fakes import FixedClock
@@ -136,11 +137,15 @@ class GatewayTests(SynchronousTestCase):
         self.refused: list[tuple[Any, ...]] = []
         self.ports = OwnPorts()
         backends = SimpleNamespace(
-            receiving=lambda backend: None, start=lambda: self.opened.append("links"), stop=lambda: self.opened.append("links stopped"),
-            check=lambda: None, watch_view=lambda backend, view: None,
-            serves=lambda listen, name: False, forwarders=lambda backend: ["192.0.2.53:53"],
+            start=lambda: self.opened.append("links"), stop=lambda: self.opened.append("links stopped"),
+            check=lambda: None, prepare=lambda config: "", abandon=lambda: None, legs={}, stale_streams=list,
+            leg_at=lambda endpoint: SimpleNamespace(receiving=None), forwarders=lambda backend, config: ["192.0.2.53:53"],
+            serves=lambda listen, name: False,
         )
-        config = SimpleNamespace(limits=GatewayLimits(), queue=Queue(), nameservers=("192.0.2.53:53",), domains_of=lambda backend: [], backends=())
+        self.config: Any = SimpleNamespace(
+            limits=GatewayLimits(), queue=Queue(), nameservers=("192.0.2.53:53",), domains_of=lambda backend: [], backends=(), listen=(),
+            console=Console(),
+        )
         self.components: Any = namespace(
             reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), own_ports=self.ports, backends=backends,
             views=SimpleNamespace(count=lambda: succeed(Numbers(waiting=7))), custody=SimpleNamespace(services=SimpleNamespace(spools=True), queues=[]),
@@ -151,10 +156,14 @@ class GatewayTests(SynchronousTestCase):
             own_certificates=SimpleNamespace(look=lambda: None, tell_endings=lambda: None),
             reports=SimpleNamespace(turn=lambda: None, close=lambda: None),
             audit=SimpleNamespace(note_or_log=lambda action, **facts: self.audited.append((action, facts))),
-            running=SimpleNamespace(config=config, trust_files=SimpleNamespace(period=5, look=lambda: None)), jobs=PeriodicJobs(self.clock),
+            running=SimpleNamespace(config=self.config, trust_files=SimpleNamespace(period=5, look=lambda: None)), jobs=PeriodicJobs(self.clock),
         )
-        self.patch(service, "listen", self._listen)
-        self.patch(service, "DNSView", self._view)
+        self.components.verbs, self.components.metrics = {}, None
+        self.components.record.live = None
+        self.components.federation = SimpleNamespace(receiving=None)
+        self.components.reconfiguration = SimpleNamespace(adopters=[], listeners=None)
+        self.patch(listeners, "listen", self._listen)
+        self.patch(listeners, "DNSView", self._view)
         self.gateway = RunningGateway(self.components)
         self.answer: Any = None
         self.views: list[tuple[Any, ...]] = []
@@ -171,7 +180,15 @@ class GatewayTests(SynchronousTestCase):
 
     def _view(self, reactor: object, served: Any, port: int, target: str, forward: list[str]) -> Any:
         self.views.append((port, target, forward))
-        return SimpleNamespace(listen=self.opened.append, stop=lambda: self.opened.append("view stopped"))
+        return SimpleNamespace(
+            listen=self.opened.append, stop=lambda: succeed(self.opened.append("view stopped")), configure=lambda *values: None,
+        )
+
+    def open(self, *endpoints: str, backends: tuple[Backend, ...] = ()) -> None:
+        """Open these listeners of the federation, and those of the backends."""
+        self.config.listen = [Listener.model_validate({"endpoint": each}) for each in endpoints]
+        self.config.backends = backends
+        self.gateway._open_listeners()
 
     def test_drained_on_a_full_disk(self) -> None:
         """`drain` works, and says what is in memory only. The log has what the audit log has no room for."""
@@ -237,34 +254,33 @@ class GatewayTests(SynchronousTestCase):
 
     def test_backend_with_its_view(self) -> None:
         """The inner listener, and the DNS view that points at it; what is no peer is asked of our own name servers (docs/decisions.md#dns-view)."""
-        self.gateway._open_backend(Backend.model_validate({"kind": "s2s", "dns_view": "127.53.0.1:53"}))
-        self.assertEqual(["tcp:15270:interface=127.0.0.1", "waits", "127.53.0.1:53"], self.opened)
+        self.open(backends=(Backend.model_validate({"kind": "s2s", "dns_view": "127.53.0.1:53"}),))
+        self.assertEqual(["tcp:15270:interface=127.0.0.1", "127.53.0.1:53", "waits"], self.opened)
         self.assertEqual([(15270, "localhost.", ["192.0.2.53:53"])], self.views)
         self.gateway._close_rest(None)
         self.assertEqual("view stopped", self.opened[-1])
 
     def test_backend_without_a_view(self) -> None:
         """No view where none is asked for."""
-        self.gateway._open_backend(Backend.model_validate({"kind": "s2s"}))
+        self.open(backends=(Backend.model_validate({"kind": "s2s"}),))
         self.assertEqual([], self.views)
 
     def test_nobody_is_accepted_before_the_spool_is_read(self) -> None:
         """What comes now goes behind what the spool holds, so callers wait until its lanes are known; later ports do not."""
-        self.gateway._open("tcp:5269", None)
+        self.open("tcp:5269")
         self.assertEqual(["tcp:5269", "waits"], self.opened)
         self.gateway._all_accept(0)
-        self.gateway._open("tcp:5270", None)
+        self.open("tcp:5269", "tcp:5270")
         self.assertEqual(["tcp:5269", "waits", "accepts", "links", "tcp:5270"], self.opened)
         self.assertTrue(self.ports.reached_at("127.0.0.1", 15270))
         self.assertFalse(self.ports.reached_at("127.0.0.1", 15271))
 
     def test_closed_before_the_spool_is_read(self) -> None:
         """A reload may close a listener before that: it accepts nothing, and the others do."""
-        for endpoint in ("tcp:5269", "tcp:5270"):
-            self.gateway._open(endpoint, None)
+        self.open("tcp:5269", "tcp:5270")
         self.gateway._listening[0].connected = False  # type: ignore[attr-defined]
         self.gateway._all_accept(0)
-        self.assertEqual(["tcp:5269", "waits", "tcp:5270", "waits", "accepts", "links"], self.opened)
+        self.assertEqual(["tcp:5269", "tcp:5270", "waits", "waits", "accepts", "links"], self.opened)
 
     def test_systemd_is_told(self) -> None:
         """systemd hears that the gateway is ready once it accepts, then a status line, signs of life, and that it stops."""
@@ -283,21 +299,14 @@ class GatewayTests(SynchronousTestCase):
 
     def test_every_listener_or_none(self) -> None:
         """All that cannot be opened is said before the start ends with status 1."""
-        self.gateway._all_listen()
         self.answer = "taken"
-        self.gateway._open("tcp:1", None)
-        self.gateway._open("tcp:2", None)
         with capturedLogs() as logged:
-            stopped = self.assertRaises(SystemExit, self.gateway._all_listen)
+            stopped = self.assertRaises(SystemExit, self.open, "tcp:1", "tcp:2", backends=(Backend.model_validate({"kind": "s2s"}),))
         self.assertEqual(1, stopped.code)
-        self.assertEqual(["tcp:1", "tcp:2"], [line["endpoint"] for line in logged])
+        self.assertEqual(["tcp:1", "tcp:2", "tcp:15270:interface=127.0.0.1"], [line["endpoint"] for line in logged])
 
     def test_proxy_that_is_refused(self) -> None:
         """Who spoke no PROXY protocol, or may not, is on record with the address alone: nobody knows yet who it was."""
         ending = Ending(Cause.NOT_ALLOWED)
         self.gateway._refused("federation", "192.0.2.1:1", ending)
         self.assertEqual([("inbound", "federation", ("", ""), "192.0.2.1:1", ending)], self.refused)
-
-    def test_port_of_an_endpoint(self) -> None:
-        """By position or by name."""
-        self.assertEqual((15270, 15271), (port_of("tcp:15270:interface=127.0.0.1"), port_of("tcp:port=15271")))

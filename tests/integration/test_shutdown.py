@@ -11,16 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery import queue as flows
 from s2sgw.delivery.holds import HoldTarget
-from s2sgw.runtime.shutdown import (
-    ACK_SECONDS,
-    ADMIT_SECONDS,
-    CLOSING_TAG_SECONDS,
-    DELIVER_SECONDS,
-    LOOK_SECONDS,
-    PAIRS_LOGGED,
-    BringingStream,
-    Shutdown,
-)
+from s2sgw.runtime.shutdown import DELIVER_SECONDS, PAIRS_LOGGED, Shutdown
+from s2sgw.runtime.stream_closing import ACK_SECONDS, ADMIT_SECONDS, CLOSING_TAG_SECONDS, LOOK_SECONDS, BringingStream
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair

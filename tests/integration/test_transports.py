@@ -136,7 +136,7 @@ class DialTests(ConfigTestCase):
         self.assertIn(bytes((198, 51, 100, 7, 192, 0, 2, 1)), self.announced(gateway, pair))
 
     def announced(self, gateway: GatewayComponents, pair: Pair) -> bytes:
-        gateway.backends.dialler(0, pair)("127.0.0.1", 15269, Recording)
+        gateway.backends.legs["tcp:15270:interface=127.0.0.1"].dialler(pair)("127.0.0.1", 15269, Recording)
         protocol = self.reactor.tcpClients[-1][2].buildProtocol(None)
         assert protocol is not None
         transport = CountingTransport()

@@ -49,7 +49,10 @@ class ConsoleCase(FolderCase):
         services = APIServices(
             self.reactor, gateway.slices, gateway.verbs, gateway.record.live, MetricsPage(gateway.metrics), lambda: self.reasons,
         )
-        self.console = build_console(lambda: gateway.running.config, services, AtOnce(), gateway.audit, lambda: 1_800_000_000.0)
+        self.console = build_console(
+            lambda: gateway.running.config, services, AtOnce(), gateway.audit, lambda: 1_800_000_000.0,
+            gateway.running.config.console.certificate,
+        )
         self.client = self.browser()
 
     def section(self) -> str:

@@ -33,7 +33,8 @@ from s2sgw.queue.bounce import may_bounce
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.queue.evidence import ReceiptEvidence
 from s2sgw.reporting.record import Direction, EventRecord, Leg
-from s2sgw.runtime.shutdown import BringingStream, Shutdown
+from s2sgw.runtime.shutdown import Shutdown
+from s2sgw.runtime.stream_closing import BringingStream
 from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.resumption import BrokenStream
 from s2sgw.s2s.resumption_table import ResumptionTable

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin.reload import ReloadResult
 from s2sgw.composition.gateway import build_gateway
+from s2sgw.composition.listeners import NotListening
 from s2sgw.config import ConfigError
 from s2sgw.net.https import Fetched, Unfetched
 from s2sgw.runtime import deny_lists
@@ -134,7 +135,7 @@ class ReconfigurationTests(FolderCase):
         self.assertEqual(("inbound", "EchoNextHop"), (queue.direction, type(queue.next_hop).__name__))
 
     def test_restart_is_told(self) -> None:
-        """A port of the console and a backend that is added: the plan says in words that they need a restart; so does the reload."""
+        """A backend of another kind than "s2s" that is added: the plan says in words that it needs a restart; so does the reload."""
         self.leaf("certs/rooms", "rooms.example.org")
         text = CONFIG.replace('["example.org"]', '["example.org", "rooms.example.org"]').replace("[backend]", '[[backend]]\ndomains = ["example.org"]')
         text += '[[backend]]\nkind = "echo"\ndomains = ["rooms.example.org"]\n[console]\nlisten = "tcp:8269:interface=127.0.0.1"\n'
@@ -142,11 +143,10 @@ class ReconfigurationTests(FolderCase):
         plan = self.successResultOf(Deferred.fromCoroutine(self.gateway.reconfiguration.reload.plan({})))
         told = {row["key"]: row["restart"] for row in plan["changes"]}
         self.assertFalse(plan["ok"])
-        self.assertEqual("the console opens its port only at a restart", told["console.listen"])
-        self.assertEqual("a backend can be added only at a restart", told["backend[1].kind"])
-        self.assertEqual("", told["gateway.domains"])
+        why = 'a backend of kind "echo", and which domains it has, can change only at a restart'
+        self.assertEqual(("", why), (told["console.listen"], told["backend[1].kind"]))
         outcome = self.reload()
-        self.assertEqual((False, True), (outcome.ok, "console.listen: the console opens its port only at a restart" in outcome.complaints))
+        self.assertEqual((False, True), (outcome.ok, f"backend[1].kind: {why}" in outcome.complaints))
 
     def test_dns(self) -> None:
         """The name servers and fixed answers of the new configuration are asked from now on; what was learned is forgotten."""
@@ -161,18 +161,18 @@ class ReconfigurationTests(FolderCase):
     def test_listeners(self) -> None:
         """What cannot be opened refuses the whole configuration; else it is opened before, and the rest closed after."""
         class Listeners:
-            wrong: list[tuple[str, str]] = [("tcp:5300", "Address already in use")]
+            wrong = [NotListening("listen", "tcp:5300", "Address already in use")]
             calls: list[str] = []
 
-            def prepare(self, rows: Any) -> list[tuple[str, str]]:
-                self.calls.append("prepare " + ", ".join(row.endpoint for row in rows))
+            def prepare(self, config: Any) -> list[NotListening]:
+                self.calls.append("prepare " + ", ".join(row.endpoint for row in config.listen))
                 return self.wrong
 
             def abandon(self) -> None:
                 self.calls.append("abandon")
 
-            def commit(self) -> None:
-                self.calls.append("commit")
+            def commit(self, config: Any) -> None:
+                self.calls.append("commit " + ", ".join(row.endpoint for row in config.listen))
 
         self.gateway.reconfiguration.listeners = listeners = Listeners()
         self.also('[[listen]]\nendpoint = "tcp:5300"\n[peers."peer.example"]\nallow = false\n')
@@ -181,7 +181,7 @@ class ReconfigurationTests(FolderCase):
         self.assertIsNone(self.cause())
         listeners.wrong = []
         self.assertTrue(self.reload().ok)
-        self.assertEqual(["prepare tcp:5300", "abandon", "prepare tcp:5300", "commit"], listeners.calls)
+        self.assertEqual(["prepare tcp:5300", "abandon", "prepare tcp:5300", "commit tcp:5300"], listeners.calls)
 
     def test_deny_list(self) -> None:
         """A list counts with the reload that brings it; later changes of its file count by themselves, and are noted."""
@@ -263,7 +263,8 @@ class BackendTests(SynchronousTestCase):
         gateway = build_gateway(check_configuration(case.path).config, ThreadlessReactor())
         gateway.reconfiguration.open()
         self.addCleanup(gateway.reconfiguration.close)
-        side = gateway.backends._servers[0]
+        (leg,) = gateway.backends.legs.values()
+        side = leg.initiating
         gateway.backends.health[0].opened("outbound", PEER, "EXTERNAL", None)
         case.path.write_text(one.replace("15269", "15555").replace("[queue]", 'tls = "never"\n[queue]'))
         done = gateway.reconfiguration.reload.run("the test")

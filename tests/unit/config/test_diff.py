@@ -20,11 +20,17 @@ class ChangesTests(SynchronousTestCase):
         self.folder = Path(self.mktemp()).absolute()
         (self.folder / "certs").mkdir(parents=True)
 
-    def between(self, old: str, new: str) -> dict[str, tuple[object, object]]:
-        """What changes, by key; both texts stand behind a sound [gateway]."""
-        configs = [parse(GATEWAY + text, self.folder / "s2sgw.toml") for text in (old, new)]
-        self.found = changes(*configs)
-        return {change.key: (change.old, change.new) for change in self.found}
+    def between(self, old: str, new: str, gateways: tuple[str, str] = (GATEWAY, GATEWAY)) -> dict[str, tuple[object, object]]:
+        """What changes, by key; each text stands behind a sound [gateway]."""
+        before, after = (parse(gateway + text, self.folder / "s2sgw.toml") for gateway, text in zip(gateways, (old, new), strict=True))
+        found = changes(before, after)
+        self.refused = unchangeable(before, after, found)
+        return {change.key: (change.old, change.new) for change in found}
+
+    def moved(self, old: str, new: str, before: str, after: str) -> list[str]:
+        """The complaints of a change of backends, with the local domains before and after."""
+        self.between(old, new, (f"[gateway]\ndomains = {before}\n", f"[gateway]\ndomains = {after}\n"))
+        return self.refused
 
     def test_nothing(self) -> None:
         """A default that is written out, another order, another spelling: nothing changes."""
@@ -47,7 +53,7 @@ class ChangesTests(SynchronousTestCase):
                 '[tls]\nminimum = "1.3"\n[queue]\niq_hold = "10s"\n[policy]\nallow_only_listed = true\n',
             ),
         )
-        self.assertEqual([], unchangeable(self.found))
+        self.assertEqual([], self.refused)
 
     def test_many_peers(self) -> None:
         """Of peers that did not change nothing is said, however many; one that says the same in another way is no change."""
@@ -87,40 +93,57 @@ class ChangesTests(SynchronousTestCase):
             '[[listen]]\nendpoint = "tcp:5270"\n[[listen]]\nendpoint = "tcp:5271"\ntls = "direct"\n[dns]\nservers = ["192.0.2.1"]\n'
             '[backend]\naddress = "192.0.2.2:5269"\n[log]\nlevel = "debug"\n[queue]\nmemory = "1MiB"\nhold = "1m"\n'
         ))
-        complaints = unchangeable(self.found)
-        self.assertEqual(["queue.memory: can change only at a restart"], complaints)
+        self.assertEqual(["queue.memory: can change only at a restart"], self.refused)
 
     def test_console(self) -> None:
-        """The console's port and certificate need a restart, and that is told in words; its users, roles and hosts do not."""
-        self.between("", '[console]\nlisten = "tcp:8269:interface=127.0.0.1"\nhosts = ["a.example"]\n')
-        self.assertEqual(["console.listen: the console opens its port only at a restart"], unchangeable(self.found))
-        self.between('[console]\nlisten = "tcp:8269:interface=127.0.0.1"\n', "")
-        self.assertEqual(["console.listen: the console opens its port only at a restart"], unchangeable(self.found))
+        """Everything of the console changes while the gateway runs."""
+        console = '[console]\nlisten = "tcp:8269:interface=127.0.0.1"\nhosts = ["a.example"]\n'
+        for old, new in (("", console), (console, "")):
+            self.assertIn("console.listen", self.between(old, new))
+            self.assertEqual([], self.refused)
 
     def test_domains(self) -> None:
         """A domain may be added while the gateway runs, and is given up at a restart only."""
-        both = [parse(f'[gateway]\ndomains = {domains}\n', self.folder / "s2sgw.toml") for domains in ('["a.example"]', '["a.example", "b.example"]')]
-        self.assertEqual([], unchangeable(changes(*both)))
-        self.assertEqual(["gateway.domains: b.example can be given up only at a restart"], unchangeable(changes(*both[::-1])))
+        one, two = '["a.example"]', '["a.example", "b.example"]'
+        self.assertEqual([], self.moved("", "", one, two))
+        self.assertEqual(["gateway.domains: b.example can be given up only at a restart"], self.moved("", "", two, one))
 
     def test_backends(self) -> None:
-        """How a backend is spoken with changes while the gateway runs; its kind, its listener and its number do not."""
+        """Every key of an XMPP server behind the gateway changes while it runs; servers come and go, and domains move among them."""
         one = '[[backend]]\ndomains = ["example.org"]\ndns_view = "127.53.0.1:53"\n'
         self.between(one, one + 'address = "127.0.0.1:5555"\ntls = "never"\nforward = ["192.0.2.1"]\n')
-        self.assertEqual([], unchangeable(self.found))
-        self.between(one, one.replace("127.53.0.1", "127.53.0.2") + 'listen = "tcp:15271"\n')
-        self.assertEqual(
-            ["backend[0].dns_view: can change only at a restart", "backend[0].listen: can change only at a restart"],
-            sorted(unchangeable(self.found)),
-        )
-        two = [parse(f'[gateway]\ndomains = ["a.example", "b.example"]\n{text}', self.folder / "s2sgw.toml") for text in (
-            '[[backend]]\ndomains = ["a.example", "b.example"]\n',
-            '[[backend]]\ndomains = ["a.example"]\n[[backend]]\ndomains = ["b.example"]\nlisten = "tcp:15271"\naddress = "127.0.0.1:15299"\n',
-        )]
-        complaints = unchangeable(changes(*two))
-        self.assertIn("backend[0].domains: b.example can be given up only at a restart", complaints)
-        self.assertIn("backend[1].kind: a backend can be added only at a restart", complaints)
-        self.assertIn("backend[1].kind: a backend can be removed only at a restart", unchangeable(changes(*two[::-1])))
+        self.assertEqual([], self.refused)
+        changed = self.between(one, one.replace("127.53.0.1", "127.53.0.2") + 'listen = "tcp:15271"\n')
+        self.assertEqual({"backend[0].dns_view", "backend[0].listen"}, set(changed))
+        self.assertEqual([], self.refused)
+        both, alone = '["a.example", "b.example"]', '[[backend]]\ndomains = ["a.example", "b.example"]\n'
+        second = '[[backend]]\ndomains = ["b.example"]\nlisten = "tcp:15271"\naddress = "127.0.0.1:15299"\n'
+        two = '[[backend]]\ndomains = ["a.example"]\n' + second
+        self.assertEqual([], self.moved(alone, two, both, both))
+        self.assertEqual([], self.moved(two, alone, both, both))
+        first_goes = second.replace('["b.example"]', '["a.example", "b.example"]')
+        self.assertEqual([], self.moved(two, first_goes, both, both))
+
+    def test_other_backends(self) -> None:
+        """The echo and a router come, go and change at a restart only; the echo may have new domains, but none of a server's."""
+        one, two = '["a.example"]', '["a.example", "b.example"]'
+        echo, server = '[[backend]]\nkind = "echo"\ndomains = {}\n', '[[backend]]\ndomains = {}\n'
+        why = 'a backend of kind "echo", and which domains it has, can change only at a restart'
+        self.assertEqual([], self.moved(echo.format(one), echo.format(two), one, two))
+        self.assertEqual([f"backend[0].kind: {why}"], self.moved(server.format(one), echo.format(one), one, one))
+        complaints = self.moved(server.format(one) + echo.format('["b.example"]'), echo.format(two), two, two)
+        self.assertIn(f"backend[0].kind: {why}", complaints)
+        self.assertIn(f"backend[1].kind: {why}", complaints)
+        added = self.moved(server.format(one), server.format(one) + echo.format('["b.example"]'), one, two)
+        self.assertEqual([f"backend[1].domains: {why}", f"backend[1].kind: {why}", f"gateway.domains: {why}"], sorted(added))
+        (self.folder / "secret").write_text("s")
+        (self.folder / "secret").chmod(0o600)
+        router = f'[[backend]]\nkind = "jabberd2-router"\nsecret_file = "{self.folder}/secret"\ndomains = {{}}\n'
+        router_why = why.replace("echo", "jabberd2-router")
+        self.assertEqual([f"gateway.domains: {router_why}", f"backend[0].domains: {router_why}"], self.moved(router.format(one), router.format(two), one, two))
+        self.assertEqual([f"backend[0].user: {router_why}"], self.moved(router.format(one), router.format(one) + 'user = "other"\n', one, one))
+        more = router.format(one) + server.format('["b.example"]')
+        self.assertEqual([], self.moved(router.format(one), more, one, two))
 
     def test_every_section_is_looked_at(self) -> None:
         """No section is left out: each is an attribute of the configuration."""

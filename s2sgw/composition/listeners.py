@@ -1,0 +1,179 @@
+"""Everything that a gateway listens on for others: the federation, the servers behind it, their DNS views, and the console.
+
+A reload prepares all of it before it closes anything. If one part cannot be opened, nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import ServerFactory
+from twisted.python.failure import Failure
+
+from s2sgw.backend.dns_view import DNSView
+from s2sgw.composition.backends import Backends
+from s2sgw.config import Backend, Config
+from s2sgw.config.sections import Listener
+from s2sgw.net.listener_set import ListenerSet
+from s2sgw.net.listening import listen, trouble
+
+
+class NotListening(NamedTuple):
+    """What cannot be opened, the key of the configuration that asks for it, and why."""
+
+    key: str
+    endpoint: str
+    detail: str
+
+    @property
+    def text(self) -> str:
+        """Return it as a complaint of a reload."""
+        return f"{self.key}: cannot listen on {self.endpoint}: {self.detail}" if self.endpoint else f"{self.key}: {self.detail}"
+
+
+class InnerListener(NamedTuple):
+    """A row of the inner listeners: a backend keeps its listener as long as it has this endpoint."""
+
+    endpoint: str
+
+
+class PreparedPort(Protocol):
+    """Something else that listens, and that a reload may change (`composition.console_listener`)."""
+
+    def prepare(self, config: Config) -> list[NotListening]:
+        """Open what is new in `config`; return what cannot be opened. Nothing is left open then."""
+
+    def abandon(self) -> None:
+        """Close what was prepared."""
+
+    def commit(self) -> None:
+        """Listen as was prepared."""
+
+
+class DNSViews:
+    """The DNS views of the backends, by their addresses."""
+
+    def __init__(self, reactor: Any, backends: Backends) -> None:
+        self._reactor = reactor
+        self._backends = backends
+        self._views: dict[str, DNSView] = {}
+        self._new: dict[str, DNSView] = {}
+        self._wanted: dict[str, Backend] | None = None
+
+    def prepare(self, config: Config) -> list[NotListening]:
+        """Open the views that are new in `config`; return what cannot be opened. Nothing is left open then."""
+        self.abandon()
+        wrong: list[NotListening] = []
+        wanted = {str(each.dns_view): each for each in config.backends if each.kind == "s2s" and each.dns_view is not None}
+        for address, backend in wanted.items():
+            if address not in self._views:
+                view = DNSView(
+                    self._reactor, self._served(backend), port_of(backend.listen), backend.target,
+                    self._backends.forwarders(backend, config),
+                )
+                try:
+                    view.listen(address)
+                except (CannotListenError, ValueError, OSError):
+                    wrong.append(NotListening("backend.dns_view", address, trouble(Failure())))
+                else:
+                    self._new[address] = view
+        if wrong:
+            self.abandon()
+        else:
+            self._wanted = wanted
+        return wrong
+
+    def abandon(self) -> None:
+        """Close what was prepared."""
+        for view in self._new.values():
+            view.stop()
+        self._new, self._wanted = {}, None
+
+    def commit(self, config: Config) -> None:
+        """Answer as was prepared: views that stay answer for their backend of now, those that are not wanted are closed."""
+        if self._wanted is None:
+            return
+        self._views |= self._new
+        wanted, self._wanted, self._new = self._wanted, None, {}
+        for address in [each for each in self._views if each not in wanted]:
+            self._views.pop(address).stop()
+        of_listener = {}
+        for address, backend in wanted.items():
+            view = of_listener[backend.listen] = self._views[address]
+            view.configure(
+                self._served(backend), port_of(backend.listen), backend.target, self._backends.forwarders(backend, config),
+            )
+        for endpoint in self._backends.legs:
+            self._backends.use_view(endpoint, of_listener.get(endpoint))
+
+    def _served(self, backend: Backend) -> Callable[[str], bool]:
+        return partial(self._backends.serves, backend.listen)
+
+    def stop(self) -> list[Deferred[Any]]:
+        """Close all views."""
+        return [view.stop() for view in self._views.values()]
+
+
+class Listeners:
+    """All listeners of one gateway. `opened` is called with each port of it that listens.
+
+    `federation` and `inner` make what serves the connections of a listener.
+    """
+
+    def __init__(
+        self, reactor: Any, backends: Backends, federation: Callable[[Listener], ServerFactory],
+        inner: Callable[[str], ServerFactory], opened: Callable[[IListeningPort], object], others: Sequence[PreparedPort] = (),
+    ) -> None:
+        self._backends = backends
+        open_ = partial(listen, reactor)
+        self._federation: ListenerSet[Listener] = ListenerSet(open_, federation, opened)
+        self._inner: ListenerSet[InnerListener] = ListenerSet(open_, lambda row: inner(row.endpoint), opened)
+        self._views = DNSViews(reactor, backends)
+        self._others = others
+
+    def prepare(self, config: Config) -> list[NotListening]:
+        """Open what is new in `config`; return all that cannot be opened. Nothing new is left open then."""
+        if problem := self._backends.prepare(config):
+            return [NotListening("backend", "", problem)]
+        inner = [InnerListener(each.listen) for each in config.backends if each.kind == "s2s"]
+        wrong = [
+            *(NotListening("listen", *each) for each in self._federation.prepare(config.listen)),
+            *(NotListening("backend.listen", *each) for each in self._inner.prepare(inner)),
+            *self._views.prepare(config),
+        ]
+        for other in self._others:
+            wrong += other.prepare(config)
+        if wrong:
+            self.abandon()
+        return wrong
+
+    def abandon(self) -> None:
+        """Close what was prepared."""
+        self._backends.abandon()
+        self._federation.abandon()
+        self._inner.abandon()
+        self._views.abandon()
+        for other in self._others:
+            other.abandon()
+
+    def commit(self, config: Config) -> None:
+        """Listen as was prepared for `config`. The backends have adopted it."""
+        self._federation.commit()
+        self._inner.commit()
+        self._views.commit(config)
+        for other in self._others:
+            other.commit()
+
+    def stop_views(self) -> list[Deferred[Any]]:
+        """Close the DNS views."""
+        return self._views.stop()
+
+
+def port_of(endpoint: str) -> int:
+    """Return the TCP port of an endpoint string such as "tcp:15270:interface=127.0.0.1"."""
+    return int(endpoint.split(":")[1].removeprefix("port="))

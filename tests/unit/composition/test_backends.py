@@ -1,0 +1,213 @@
+"""Backends that a reload adds and removes, over the components of a gateway: which server a stream goes to, and which are closed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
+
+from s2sgw.backend.private_ca import PrivateCAError
+from s2sgw.composition import backends as backends_module
+from s2sgw.composition.gateway import build_gateway
+from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.runtime.preflight import check_configuration
+from s2sgw.s2s.connecting import InitiatedStream
+from s2sgw.s2s.stream_provider import PeerStreamProvider
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.fakes import ThreadlessReactor
+from tests.unit.composition.test_reconfiguration import CONFIG, PEER, FolderCase
+
+HERE, ROOMS = Domain.parse("example.org"), Domain.parse("rooms.example.org")
+FIRST, SECOND = "tcp:15270:interface=127.0.0.1", "tcp:15271:interface=127.0.0.1"
+
+
+def server(domains: str, port: int = 15270) -> str:
+    """A backend, with its inner listener on `port`."""
+    return f'[[backend]]\ndomains = [{domains}]\nlisten = "tcp:{port}:interface=127.0.0.1"\naddress = "127.0.0.1:{port + 100}"\n'
+
+
+BOTH = '"example.org", "rooms.example.org"'
+ALONE = server(BOTH)
+TWO = server('"example.org"') + server('"rooms.example.org"', 15271)
+OTHER = server(BOTH, 15271)
+
+
+class Initiated(InitiatedStream):
+    """A stream of ours to a backend, of which only its end is looked at."""
+
+    def __init__(self, side: Any, pair: Pair) -> None:
+        self.side, self.pair = side, pair
+        self.retired: list[Ending] = []
+        self.connection: Any = self
+        self.ending = None
+        self.shared_stream: Any = SimpleNamespace(incoming=None)
+
+    def when_closed(self) -> Deferred[None]:
+        return Deferred()
+
+    def retire(self, ending: Ending) -> None:
+        self.retired.append(ending)
+
+
+class BackendsTests(FolderCase):
+    """One server for two domains at first."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.leaf("certs/rooms", "rooms.example.org")
+        self.write(ALONE)
+        self.gateway = build_gateway(check_configuration(self.path).config, ThreadlessReactor())
+        self.gateway.reconfiguration.open()
+        self.addCleanup(self.gateway.reconfiguration.close)
+        self.backends = self.gateway.backends
+
+    def write(self, backends: str) -> None:
+        head, tail = CONFIG.replace('["example.org"]', f"[{BOTH}]").split('[backend]\nkind = "echo"\n')
+        self.path.write_text(head + backends + tail)
+
+    def reload(self, backends: str) -> None:
+        self.write(backends)
+        done = self.gateway.reconfiguration.reload.run("the test", keep_streams=True)
+        self.gateway.reactor.advance(0)
+        outcome = self.successResultOf(done)
+        self.assertEqual(([], True), (outcome.complaints, outcome.ok))
+
+    def listen_of(self, domain: Domain) -> str:
+        leg = self.backends.leg_of(domain)
+        assert leg is not None
+        return leg.backend.listen
+
+    def test_domain_moves(self) -> None:
+        """A server is added and takes a domain; then it takes all, and the first is removed; each is logged once."""
+        first = self.backends.leg_of(HERE)
+        with capturedLogs() as logged:
+            self.reload(TWO)
+            self.assertEqual((FIRST, SECOND), (self.listen_of(HERE), self.listen_of(ROOMS)))
+            self.assertIs(first, self.backends.leg_of(HERE))
+            self.reload(OTHER)
+        self.assertEqual((SECOND, SECOND), (self.listen_of(HERE), self.listen_of(ROOMS)))
+        events = [(each["event"], each["backend"]) for each in logged if str(each.get("event")).startswith("backend ")]
+        self.assertEqual([("backend added", "127.0.0.1:15371"), ("backend removed", "127.0.0.1:15370")], events)
+        self.assertEqual(["127.0.0.1:15371"], [row.identity.address for row in self.backends.health])
+        self.reload(ALONE)
+        self.assertIsNot(first, self.backends.leg_of(HERE))
+
+    def test_queue_follows(self) -> None:
+        """A queue that was made before asks the server that serves its domain now."""
+        queue = self.gateway.custody.queues.queue(Pair(PEER, ROOMS))
+        sides: list[Any] = []
+
+        async def find(provider: PeerStreamProvider, *_: object) -> Any:
+            sides.append(provider.side)
+            return "stream"
+
+        self.patch(PeerStreamProvider, "find", find)
+        agent = queue.next_hop
+        assert isinstance(agent, DeliveryAgent)
+        for text in (ALONE, TWO):
+            self.reload(text)
+            self.successResultOf(Deferred.fromCoroutine(agent.provider.find(queue.pair)))
+        leg = self.backends.leg_of(ROOMS)
+        assert leg is not None
+        self.assertIsNot(sides[0], sides[1])
+        self.assertIs(leg.initiating, sides[1])
+
+    def test_streams_of_ours(self) -> None:
+        """Those to a server that lost their domain are closed; the others are not, and neither are those to peers."""
+        first = self.backends.leg_of(HERE)
+        assert first is not None
+        stay, go = Initiated(first.initiating, Pair(PEER, HERE)), Initiated(first.initiating, Pair(PEER, ROOMS))
+        peer = Initiated(self.gateway.federation.initiating, Pair(HERE, PEER))
+        for stream in (stay, go, peer):
+            self.gateway.federation.connect_services.initiated.add(stream)
+        self.reload(TWO)
+        self.assertEqual([0, 1, 0], [len(each.retired) for each in (stay, go, peer)])
+        self.assertTrue(go.retired[0].in_order)
+
+    def test_stream_that_comes_late(self) -> None:
+        """One that was being opened to the old server when the domain moved is closed as soon as it is there."""
+        first, opened = self.backends.leg_of(HERE), Deferred[Any]()
+        assert first is not None
+        late = Initiated(first.initiating, Pair(PEER, ROOMS))
+
+        async def find(*_: object) -> Any:
+            await opened
+            self.gateway.federation.connect_services.initiated.add(late)
+            return late
+
+        self.patch(PeerStreamProvider, "find", find)
+        found = Deferred.fromCoroutine(self.backends.find(late.pair, None, False))
+        self.reload(TWO)
+        opened.callback(None)
+        self.assertIs(late, self.successResultOf(found))
+        self.gateway.reactor.advance(0)
+        self.assertEqual(1, len(late.retired))
+
+    def test_streams_of_the_server(self) -> None:
+        """Accepted streams are stale if their server was removed, or does not serve a domain that sends on them any more."""
+        first = self.backends.leg_of(HERE)
+        assert first is not None
+        rows = []
+        for senders in ({HERE}, {ROOMS}, set()):
+            connection = self.gateway.accepted.accept(first.receiving)
+            owner = dict(self.gateway.accepted)[connection]
+            owner.senders |= senders
+            owner.incoming = Mock()
+            rows.append(connection)
+        self.assertEqual([], self.backends.stale_streams())
+        self.reload(TWO)
+        self.assertEqual([rows[1]], [connection for connection, _ in self.backends.stale_streams()])
+        self.reload(OTHER)
+        self.assertEqual(rows, [connection for connection, _ in self.backends.stale_streams()])
+
+    def test_removed_server_is_refused(self) -> None:
+        """A server that was removed opens no stream for the domains that it had, nor one that was half negotiated then."""
+        first = self.backends.leg_of(HERE)
+        assert first is not None
+        self.assertIsNone(first.receiving.excess(None, Pair(ROOMS, PEER)))  # type: ignore[arg-type]
+        self.reload(TWO)
+        self.assertIsNone(first.receiving.excess(None, Pair(HERE, PEER)))  # type: ignore[arg-type]
+        refusal = first.receiving.excess(None, Pair(ROOMS, PEER))  # type: ignore[arg-type]
+        assert refusal is not None
+        self.assertEqual(Cause.INVALID_FROM, refusal.ending.cause)
+        self.reload(OTHER)
+        self.assertIsNotNone(first.receiving.excess(None, Pair(HERE, PEER)))  # type: ignore[arg-type]
+
+    def test_what_was_learned_is_forgotten(self) -> None:
+        """Extensions that failed with the old server are tried with the new one; those of a server that stays are not."""
+        extensions = self.gateway.extensions
+        for domain in (HERE, ROOMS):
+            extensions.disable(domain.ascii, "management", Ending(Cause.CLOSED))
+        self.reload(TWO)
+        self.assertEqual((False, True), (extensions.usable(HERE.ascii, "management"), extensions.usable(ROOMS.ascii, "management")))
+
+    def test_not_prepared(self) -> None:
+        """Where the private CA cannot be used nothing is prepared, and that is told."""
+        config = self.gateway.running.config
+        self.assertEqual("", self.backends.prepare(config))
+        self.assertRaises(KeyError, self.backends.leg_at, SECOND)
+
+        def unusable(*_: object) -> None:
+            raise PrivateCAError("no key")
+
+        self.backends._authority = None
+        self.patch(backends_module, "PrivateCA", unusable)
+        self.write(TWO)
+        self.assertEqual("no key", self.backends.prepare(check_configuration(self.path).config))
+        self.assertRaises(KeyError, self.backends.leg_at, SECOND)
+        self.assertEqual([FIRST], list(self.backends.legs))
+
+    def test_server_that_is_back(self) -> None:
+        """What waits for a server that is up again is tried for the domains that it has now."""
+        self.reload(TWO)
+        leg = self.backends.leg_of(ROOMS)
+        assert leg is not None
+        tried: list[Domain] = []
+        self.patch(self.gateway.custody.queues, "retry_now", tried.append)
+        leg.health.attempt_failed(None, Ending(Cause.CONNECTION_REFUSED))
+        leg.health.opened("outbound", PEER, "EXTERNAL", None)
+        self.assertEqual([ROOMS], tried)
