@@ -76,6 +76,8 @@ class CustodyTestbed:
         self.gateway = gateway(lab, *local)
         self.runner = GatewayRunner(self.gateway)
         self.servers: dict[str, SimulatedServer] = {}
+        #: servers of a domain that another one serves, or has served
+        self.others: list[SimulatedServer] = []
         self.outgoing: list[OutgoingStream] = []
         self.accounts: list[PairAccount] = []
         self.problems: list[str] = []
@@ -112,6 +114,26 @@ class CustodyTestbed:
         else:
             self._nameserver.ports[domain] = server.port
         return server
+
+    def another(self, server: SimulatedServer) -> tuple[SimulatedServer, int]:
+        """Make a second server of the same domain, and return it with a port for its listener of the gateway.
+
+        Both servers have the same accounts, and the same streams of their own.
+        """
+        second = SimulatedServer(
+            server.domain, self.lab.port(), self._certificates[server.domain], 0, managed=server.managed,
+        )
+        second.incoming, second.outgoing = server.incoming, server.outgoing
+        self.others.append(second)
+        return second, self.lab.port()
+
+    def inner_port(self, domain: str) -> int:
+        """Return the port of the gateway's listener for the server of a local domain."""
+        return self._inner[domain]
+
+    def serve(self, domain: str, server: SimulatedServer, port: int) -> None:
+        """Have the configuration name this server for a local domain, with the gateway's listener at `port`, from now on."""
+        self.servers[domain], self._inner[domain] = server, port
 
     def _server(self, domain: str, gateway_port: int, managed: bool, bidi: bool) -> SimulatedServer:
         certificate = self._certificates.get(domain) or self.authority.for_domain(domain)
@@ -340,7 +362,7 @@ class CustodyTestbed:
             self.runner.process.signal(signal.SIGTERM)
             status = await self.runner.ended()
             self.check(status in self.allowed_statuses, f"the last stop ended with status {status}")
-        for server in self.servers.values():
+        for server in [*self.servers.values(), *self.others]:
             server.stop()
         if totals.lost != self.expected_losses:
             pairs = [f"{name}: {len(lost)}, such as number {lost[0]}" for name, lost in totals.lost_of.items()]

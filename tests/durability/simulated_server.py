@@ -99,7 +99,7 @@ class OutgoingStream:
         #: the last stream was closed in order by both sides
         self.closed_in_order = False
         self.stream: XMLStream | None = None
-        self._port = port
+        self.port = port
         self.context = context
         self._monitor = monitor
         self._resumes = resumes
@@ -165,10 +165,10 @@ class OutgoingStream:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _connect(self) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         stream = XMLStream(reader, writer)
         if self._monitor is not None:
-            self._connection = self._monitor.watch(Connection(writer.get_extra_info("sockname")[1], self._port))
+            self._connection = self._monitor.watch(Connection(writer.get_extra_info("sockname")[1], self.port))
         try:
             features = await stream.initiate(self.account.recipient, self.account.sender, self.context)
             resumed = await self._manage(stream, features)
@@ -360,6 +360,11 @@ class SimulatedServer:
     def streams(self) -> set[XMLStream]:
         """The streams that are open, accepted ones and its own."""
         return {*self._open, *(each.stream for each in self.outgoing.values() if each.stream is not None)}
+
+    @property
+    def accepted_streams(self) -> set[XMLStream]:
+        """The accepted streams that are open."""
+        return self._open
 
     def renew(self, certificate: Certificate) -> None:
         """Use this certificate on new streams."""

@@ -1,0 +1,45 @@
+"""Reloads that change what is behind the gateway, under load."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from tests.durability.custody_testbed import INSIDE
+from tests.durability.scenario import ScenarioContext, scenario
+from tests.durability.simulated_server import OutgoingStream, SimulatedServer
+
+
+def _moved(server: SimulatedServer, accepted: int, lane: OutgoingStream, opened: int) -> bool:
+    """Return whether the server has got another stream than those, and its own stream was opened again."""
+    return server.accepted > accepted and lane.streams > opened
+
+
+@scenario(
+    "a reload gives the domain to another server {1} XEP-0198, which is added, and back; each time the old one is removed",
+    (True, "with"), (False, "without"),
+)
+async def domain_to_another_server(context: ScenarioContext, managed: bool, _: str) -> None:
+    """What either server sent, and what was on its way to it, is delivered in order."""
+    bed = context.testbed()
+    inside, peer = bed.local(managed=managed), bed.peer("peer.example")
+    lanes = bed.pairs(inside, peer, size=200)
+    await bed.start()
+    other, port = bed.another(inside)
+    await other.come_back()
+    for lane in lanes:
+        lane.traffic.rate = 200
+    first = bed.inner_port(INSIDE)
+    for server, listen in ((other, port), (inside, first)):
+        await bed.until(lambda: all(len(lane.account.arrived) > 100 for lane in lanes), 15, "nothing arrives")
+        accepted, opened = server.accepted, lanes[0].streams
+        bed.serve(INSIDE, server, listen)
+        bed.configure()
+        answer = await bed.ask("reload")
+        bed.check(answer["ok"], f"the reload was refused: {answer['complaints']}")
+        lanes[0].port = listen  # the server asks the DNS again
+        moved = partial(_moved, server, accepted, lanes[0], opened)
+        await bed.until(moved, 15, "the new server gets no stream, or that of the old one is not closed")
+        await asyncio.sleep(1)
+    await bed.settle()
+    bed.check(not other.accepted_streams, "streams to the server that was removed are open")
