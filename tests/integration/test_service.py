@@ -180,9 +180,12 @@ class GatewayTests(SynchronousTestCase):
 
     def _view(self, reactor: object, served: Any, port: int, target: str, forward: list[str]) -> Any:
         self.views.append((port, target, forward))
-        return SimpleNamespace(
-            listen=self.opened.append, stop=lambda: succeed(self.opened.append("view stopped")), configure=lambda *values: None,
-        )
+
+        def stop() -> Deferred[None]:
+            self.opened.append("view stopped")
+            return succeed(None)
+
+        return SimpleNamespace(listen=self.opened.append, stop=stop, configure=lambda *values: None)
 
     def open(self, *endpoints: str, backends: tuple[Backend, ...] = ()) -> None:
         """Open these listeners of the federation, and those of the backends."""
