@@ -15,6 +15,7 @@ from s2sgw.admin.queue_ages import BOUNDS, AgeCount, AgesRow, new_row, spooled_p
 from s2sgw.admin.server import Arguments, Verb, VerbError, asked_by
 from s2sgw.admin.spool_summaries import unspooled_bytes
 from s2sgw.admin.verbs import flag_argument, limit_asked, peer_asked, seconds_argument
+from s2sgw.delivery.bounces import BOUNCED_AT_ONCE
 from s2sgw.delivery.custody import Custody
 from s2sgw.delivery.holds import HoldTarget, NoStanzaNumber, TooManyHolds
 from s2sgw.delivery.queue import DeliveryQueue
@@ -323,7 +324,10 @@ class QueueVerbs:
 
     def _drop_older(self, queue: DeliveryQueue, quietly: bool, before: float) -> SlicedWork[int]:
         """Drop what was accepted before `before`. Positions are in the order of acceptance, so the first younger one ends it."""
-        number = queue.drop_older(quietly, before)
+        number = 0
+        while dropped := queue.drop_older(quietly, before, BOUNCED_AT_ONCE):
+            number += dropped
+            yield None
         for read in spooled_pages(self._services.spool, queue):
             page = yield from read
             older = [spooled.position for spooled in page if spooled.accepted_at < before]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.delivery.restoring import AT_ONCE, StartupRestore
 from s2sgw.delivery.services import DeliveryServices
 from s2sgw.delivery.spooling import SpoolWindow
+from s2sgw.net.slices import Slices
 from s2sgw.queue.entries import HoldTimes
 from s2sgw.queue.memory import SHARE, SharedMemory
 from s2sgw.reporting.record import EventRecord
@@ -61,6 +63,7 @@ def build_custody(
     clock: IReactorTime, record: EventRecord, spool: Spool, *, memory: int, hold_times: Callable[[Pair], HoldTimes],
     is_local: Callable[[Domain], bool], share: float = SHARE, window: float = 0.02, spools: bool = True,
     holds: OperatorHolds | None = None, restore: int = AT_ONCE, wall: WallClock | None = None,
+    soon: Callable[[Callable[[], None]], object] | None = None,
 ) -> Custody:
     """Build the registry of delivery queues, which has no queue yet, and what queues share. `attach` gives it its next hops.
 
@@ -71,7 +74,7 @@ def build_custody(
     spool_window = SpoolWindow(clock, record, window, spools)
     services = DeliveryServices(
         clock, wall or clock, record, spool, spools, spool_window, MemoryRelief(SharedMemory(memory, share)),
-        Bounces(record, queues), holds or OperatorHolds(),
+        Bounces(record, queues), holds or OperatorHolds(), soon or partial(clock.callLater, 0),
     )
     queues.serve(services)
     startup = StartupRestore(queues, spool, clock, spool_window.trouble, restore)
@@ -79,12 +82,12 @@ def build_custody(
 
 
 def build_running_custody(
-    running: RunningConfiguration, state: Path, reactor: Any, wall: WallClock, record: EventRecord, spool: Spool,
+    running: RunningConfiguration, state: Path, reactor: Any, wall: WallClock, record: EventRecord, spool: Spool, slices: Slices,
 ) -> Custody:
     """Build the custody that `[queue]` asks for."""
     queue = running.config.queue
     return build_custody(
         reactor, record, spool, memory=queue.memory, share=queue.share, hold_times=running.hold_times, is_local=running.is_local,
         window=queue.window, spools=queue.disk > 0, holds=OperatorHolds(state, SpoolLog(reactor).report), restore=queue.restore,
-        wall=wall,
+        wall=wall, soon=slices.call,
     )

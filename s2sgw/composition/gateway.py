@@ -180,7 +180,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     # 3. custody
     commit_times = CommitTimes()
     spool = build_spool(running, state, reactor, wall, commit_times)
-    custody = build_running_custody(running, state, reactor, wall, record, spool)
+    custody = build_running_custody(running, state, reactor, wall, record, spool, slices)
     queues = custody.queues
     filters = StanzaFilters(running.policies, reactor)
     ingress_services = IngressServices(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from s2sgw.delivery.bounces import BOUNCED_AT_ONCE
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.delivery.services import DeliveryServices
@@ -20,6 +21,10 @@ class ExpirySweep:
         self._queues = queues
         self._services = services
         self._question = services.expiry_question
+        #: queues in which more has expired, and rows of the spool that have, to be bounced in the next steps
+        self._late: dict[DeliveryQueue, None] = {}
+        self._rows: list[tuple[Pair, list[Spooled]]] = []
+        self._step_is_due = False
 
     def sweep(self) -> None:
         """Bounce what has expired. Raises `ExceptionGroup` after all queues were swept, if some could not be."""
@@ -27,32 +32,71 @@ class ExpirySweep:
         services.window.offer_again()
         services.holds.write_again()
         errors: list[Exception] = []
+        room = BOUNCED_AT_ONCE
         for queue in self._queues:
             try:
-                self._sweep(queue, now)
+                room -= self._sweep(queue, now, room)
             except Exception as error:  # the other queues are swept all the same
                 errors.append(error)
+        self._go_on()
         if services.spools and services.spool.count and not self._question.open and not services.relief.memory.full:
             self._question.open = True
             services.spool.expired(now, EXPIRED_AT_ONCE, self._expired)
         if errors:
             raise ExceptionGroup(f"{len(errors)} queues could not be swept", errors)
 
-    def _sweep(self, queue: DeliveryQueue, now: float) -> None:
-        queue.expire(now)
+    def _sweep(self, queue: DeliveryQueue, now: float, at_most: int) -> int:
+        """Bounce up to `at_most` stanzas of a queue that have expired. Return how many."""
+        expired = queue.expire(now, at_most)
+        if queue.pair_queue.has_expired(now):
+            self._late[queue] = None
         queue.relieve()
         if queue.idle:
             self._queues.forget(queue.pair)
+        return expired
+
+    def _go_on(self) -> None:
+        """Bounce more soon, if there is more."""
+        if (self._late or self._rows) and not self._step_is_due:
+            self._step_is_due = True
+            self._services.soon(self._step)
+
+    def _step(self) -> None:
+        """Bounce some more of what has expired. The queues take turns."""
+        self._step_is_due = False
+        try:
+            if self._late:
+                queue = next(iter(self._late))
+                del self._late[queue]
+                if not queue.forgotten:
+                    self._sweep(queue, self._services.clock.seconds(), BOUNCED_AT_ONCE)
+            elif self._rows:
+                self._expire_rows()
+        finally:
+            self._go_on()
 
     def _expired(self, spooled: list[Spooled] | SpoolError) -> None:
-        self._question.open = False
         if isinstance(spooled, SpoolError):
+            self._question.open = False
             self._services.window.trouble(Ending(Cause.SPOOL_UNREADABLE, str(spooled)))
             return
         by_pair: dict[Pair, list[Spooled]] = {}
         for row in spooled:
             by_pair.setdefault(row.pair, []).append(row)
         for pair, rows in by_pair.items():
-            self._queues.queue(pair).expire_spooled(rows)
-        for queue in self._queues:
-            queue.spooled_range.forget()
+            self._rows += [(pair, rows[at : at + BOUNCED_AT_ONCE]) for at in range(0, len(rows), BOUNCED_AT_ONCE)]
+        self._rows.reverse()
+        self._expire_rows()
+        self._go_on()
+
+    def _expire_rows(self) -> None:
+        """Bounce some rows that the spool named. The question is open until all are: what leaves meanwhile is no longer there."""
+        try:
+            if self._rows:
+                pair, rows = self._rows.pop()
+                self._queues.queue(pair).expire_spooled(rows)
+        finally:
+            if not self._rows:
+                self._question.open = False
+                for queue in self._queues:
+                    queue.spooled_range.forget()

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from math import inf
 from typing import Literal, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
-from s2sgw.delivery.bounces import BounceAck, completed_by
+from s2sgw.delivery.bounces import BOUNCED_AT_ONCE, BounceAck, completed_by
 from s2sgw.delivery.iq_replies import PingReplies
 from s2sgw.delivery.next_hop import NextHop, NextHopLimits, NoNextHop, StanzaSource
 from s2sgw.delivery.services import DeliveryServices
@@ -39,10 +39,11 @@ CHUNK = 131072
 DELAYED_SECONDS = 2.0
 
 #: Why nothing is written: the next hop takes nothing; this gateway may not write to the peer; an operator holds the queue; the
-#: gateway stops; errors of this queue are on their way to senders that may send again; enough is unacknowledged; stanzas go one
-#: at a time until the poisonous one is known; older stanzas go first.
+#: gateway stops; errors of this queue are on their way to senders that may send again; what waits is being bounced or dropped;
+#: enough is unacknowledged; stanzas go one at a time until the poisonous one is known; older stanzas go first.
 Blocked = Literal[
-    "next-hop", "no-permission", "held", "stopping", "bounce-pending", "enough-in-flight", "one-at-a-time", "older-first",
+    "next-hop", "no-permission", "held", "stopping", "bounce-pending", "being-dropped", "enough-in-flight", "one-at-a-time",
+    "older-first",
 ]
 
 
@@ -87,6 +88,7 @@ class DeliveryQueue:
         self._due = -inf  # what was accepted by then is for the spool, with the next call if one is under way
         self._out_of_order = False
         self._ending: tuple[int, Callable[[list[QueuedStanza]], None]] | None = None
+        self._step_is_due = False
         #: without a spool: what came beyond the peer's share of memory
         self._beyond_memory: list[QueuedStanza] = []
         self._presence = LatestPresence()
@@ -130,6 +132,8 @@ class DeliveryQueue:
             return "stopping"
         if self.overflow.unacked_bounces:
             return "bounce-pending"
+        if self._ending is not None:
+            return "being-dropped"
         if self.pair_queue.in_flight:
             if self.suspects or self.one_chunk:
                 return "one-at-a-time"
@@ -433,7 +437,7 @@ class DeliveryQueue:
         if not self._services.spools:
             self._reject_beyond_memory()
             return
-        if self.overflow.unacked_bounces or (self._appends and before < inf):
+        if self.overflow.unacked_bounces or (before < inf and (self._appends or self.overflow.bouncing)):
             return
         batch = self.pair_queue.take_unspooled(before)
         if not batch:
@@ -491,6 +495,9 @@ class DeliveryQueue:
     def errors_pass(self) -> bool:
         return self._services.bounces.takes_errors(self.pair)
 
+    def soon(self, call: Callable[[], None]) -> None:
+        self._services.soon(call)
+
     def takes_errors(self) -> bool:
         """Return whether an error would be written at once. If not, request its delivery."""
         self.quiesced = False  # at a stop: senders must get their errors
@@ -532,16 +539,29 @@ class DeliveryQueue:
         self.end_all(partial(self.give_up_on, cause=cause))
 
     def end_all(self, end: Callable[[list[QueuedStanza]], None]) -> None:
-        """End all that is held now and not in flight by `end`. What only the spool holds is ended as it is read."""
+        """End all that is held now and not in flight by `end`, in steps. What only the spool holds is ended as it is read."""
         self._go_on_ending(self.pair_queue.next_position - 1, end)
         self.relieve()
 
     def _go_on_ending(self, up_to: int, end: Callable[[list[QueuedStanza]], None]) -> None:
-        end(self.pair_queue.remove_up_to(up_to))
+        self._ending = (up_to, end)
+        end(self.pair_queue.remove_up_to(up_to, BOUNCED_AT_ONCE))
         spooled_range = self.pair_queue.spooled_range
-        self._ending = (up_to, end) if spooled_range is not None and spooled_range[0] < up_to else None
-        if self._ending is not None:
+        if any(held.position <= up_to for held in self.pair_queue.not_in_flight()):
+            if not self._step_is_due:
+                self._step_is_due = True
+                self._services.soon(self._ending_step)
+        elif spooled_range is not None and spooled_range[0] < up_to:
             self.spooled_range.read_on(CHUNK)
+        else:
+            self._ending = None
+
+    def _ending_step(self) -> None:
+        """End some more, and go on if that was all."""
+        self._step_is_due = False
+        if self._ending is not None:
+            self._go_on_ending(*self._ending)
+            self.next_hop_ready()
 
     def give_up_on(self, gone: Iterable[QueuedStanza], cause: Cause, said: str = "") -> None:
         """Bounce stanzas that have left the queue. `said` goes with the cause."""
@@ -572,9 +592,11 @@ class DeliveryQueue:
     def struck_off(self, positions: Sequence[int]) -> None:
         self.spooled_range.struck_off(positions)
 
-    def expire(self, now: float) -> None:
-        """Bounce what has waited too long in memory."""
-        self.give_up_on(self.pair_queue.expire(now), self._cause_of_expiry)
+    def expire(self, now: float, at_most: int = BOUNCED_AT_ONCE) -> int:
+        """Bounce the first `at_most` that have waited too long in memory. Return how many there were."""
+        gone = self.pair_queue.expire(now, at_most)
+        self.give_up_on(gone, self._cause_of_expiry)
+        return len(gone)
 
     def expire_spooled(self, spooled: Sequence[Spooled]) -> None:
         """Bounce what has waited too long in the spool alone."""
@@ -644,12 +666,13 @@ class DeliveryQueue:
         end(gone)
         return succeed(len(gone))
 
-    def drop_older(self, quietly: bool, before: float) -> int:
-        """Give up what is in memory, not in flight, and was accepted before `before`. Return how many.
+    def drop_older(self, quietly: bool, before: float, at_most: int) -> int:
+        """Give up the first `at_most` in memory that are not in flight and were accepted before `before`. Return how many.
 
         They are bounced, unless `quietly`.
         """
-        gone = self.pair_queue.remove({held.position for held in self.pair_queue.not_in_flight() if held.accepted_at < before})
+        older = (held.position for held in self.pair_queue.not_in_flight() if held.accepted_at < before)
+        gone = self.pair_queue.remove(set(islice(older, at_most)))
         if quietly:
             self._drop_quietly(gone)
         else:
@@ -687,6 +710,6 @@ class DeliveryQueue:
     def hand_to_spool(self) -> None:
         """Leave the rest to the spool. Without a spool, bounce it."""
         if not self._services.spools:
-            self.give_up(Cause.SHUTDOWN)
+            self.give_up_on(self.pair_queue.remove_up_to(self.pair_queue.next_position), Cause.SHUTDOWN)
         elif not self._appends:
             self.spool_now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IReactorTime
@@ -34,7 +35,8 @@ class DeliveryServices:
     """Given to each delivery queue when it is made.
 
     `clock` tells delays; a step of the wall clock does not change it. `wall` tells the seconds since the epoch, for dates.
-    `spool` calls back on the reactor's thread. `spools`: the spool is durable.
+    `spool` calls back on the reactor's thread. `spools`: the spool is durable. `soon` makes a call in one of the next turns of
+    the reactor, when there is time for it.
     """
 
     clock: IReactorTime
@@ -46,6 +48,7 @@ class DeliveryServices:
     relief: MemoryRelief
     bounces: Bounces
     holds: OperatorHolds
+    soon: Callable[[Callable[[], None]], object]
     expiry_question: ExpiryQuestion = field(default_factory=ExpiryQuestion)
     late: LateReplies = field(default_factory=LateReplies)
     permission: WritePermission = field(default_factory=WritePermission)

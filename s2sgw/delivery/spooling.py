@@ -15,6 +15,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
+from s2sgw.delivery.bounces import BOUNCED_AT_ONCE
 from s2sgw.queue.bounce import may_bounce
 from s2sgw.queue.entries import QueuedStanza, QueueItem
 from s2sgw.queue.pair_queue import PairQueue
@@ -342,15 +343,21 @@ class OverflowingQueue(Protocol):
     def errors_pass(self) -> bool:
         """An error to the sender is written at once."""
 
+    def soon(self, call: Callable[[], None]) -> None:
+        """Make `call` in one of the next turns of the reactor."""
+
 
 class SpoolOverflow:
     """The stanzas of a queue that the spool rejected because it, the peer's share of it, or the disk is full, or fails.
 
     Each is passed on after all, or bounced with resource-constraint as soon as the error can be written to the sender's server.
     Until then it stays in memory, its source is paused, and it is offered to the spool again every second.
+
+    Many stanzas are bounced in steps. What is still to be bounced is in the queue, so its memory is counted, and it may be passed
+    on meanwhile.
     """
 
-    __slots__ = ("_queue", "active", "bound", "unacked_bounces")
+    __slots__ = ("_bouncing", "_queue", "_step_is_due", "active", "bound", "unacked_bounces")
 
     def __init__(self, queue: OverflowingQueue) -> None:
         self._queue = queue
@@ -361,10 +368,19 @@ class SpoolOverflow:
         #: bounces whose upstream acknowledgement is outstanding. While there are any, nothing else of the queue is written: a
         #: stanza that its sender resends after a crash must not be overtaken (R35)
         self.unacked_bounces = 0
+        #: the positions that the spool rejected and that are still to be bounced
+        self._bouncing: set[int] = set()
+        self._step_is_due = False
 
     def dispose(self) -> None:
         """Drop the reference to the queue, which is forgotten and holds nothing that the spool rejected."""
+        self._bouncing = set()
         del self._queue
+
+    @property
+    def bouncing(self) -> bool:
+        """Some of what the spool rejected is bounced in a later step."""
+        return bool(self._bouncing)
 
     @property
     def without_disk(self) -> bool:
@@ -385,13 +401,35 @@ class SpoolOverflow:
         if queue.next_hop.ready and not queue.held:
             queue.next_hop_ready()
         elif queue.errors_pass:
-            rejected = {item.position for item in batch}
-            waiting = queue.pair_queue.not_in_flight()
-            bounced = {held.position for held in waiting if held.position in rejected and may_bounce(held.stanza)}
-            self._reject(queue.pair_queue.remove(bounced))
+            self._bouncing.update([item.position for item in batch])
+            self._bounce_some()
         self.active = not all(item.gone for each in batch for item in each.parts_now())
         if self.active and not queue.held:
             queue.next_hop.request_delivery()
+
+    def _bounce_some(self) -> None:
+        """Bounce the first that are to be bounced. The rest follows in a later step."""
+        waiting = self._queue.pair_queue.not_in_flight()
+        bounced = [held.position for held in waiting if held.position in self._bouncing and may_bounce(held.stanza)]
+        self._bouncing = set(bounced[BOUNCED_AT_ONCE:])
+        if self._bouncing and not self._step_is_due:
+            self._step_is_due = True
+            self._queue.soon(self._next_step)
+        self._reject(self._queue.pair_queue.remove(set(bounced[:BOUNCED_AT_ONCE])))
+
+    def _next_step(self) -> None:
+        """Pass on what is left, if that is possible by now, or bounce more of it."""
+        self._step_is_due = False
+        if not self._bouncing:
+            return  # the queue may be forgotten
+        queue = self._queue
+        if queue.errors_pass and (queue.held or not queue.next_hop.ready):
+            self._bounce_some()
+        else:
+            self._bouncing = set()
+            queue.next_hop_ready()
+        if not self._bouncing:
+            queue.spool_again()
 
     def _reject(self, gone: list[QueuedStanza]) -> None:
         receipts = any(held.upstream_ack is not None for held in gone)

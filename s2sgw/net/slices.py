@@ -6,6 +6,7 @@ A step from one yield to the next should take well under a millisecond.
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from heapq import merge
@@ -14,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.net.turn_budget import TurnBudget
@@ -50,6 +52,8 @@ class Slices:
     `stopwatch` gives seconds that never run backwards: a step may wait for the disk. `budget` bounds the turn.
     """
 
+    log = Logger()
+
     def __init__(
         self, clock: IReactorTime, seconds: float = SLICE_SECONDS, stopwatch: Callable[[], float] = perf_counter, *,
         budget: TurnBudget | None = None,
@@ -70,6 +74,13 @@ class Slices:
         self._jobs.append(job)
         self._schedule()
         return job.result
+
+    def call(self, act: Callable[[], None]) -> None:
+        """Call `act` in one of the next turns, when there is time for it. An error is logged."""
+        self.run(each((act,), operator.call)).addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> None:
+        self.log.failure("work in slices failed", failure)
 
     def _schedule(self) -> None:
         if self._jobs and not self._is_due:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 
 from s2sgw.queue.entries import AnyItem, Batch, HoldTimes, QueuedStanza, QueueItem, UpstreamAck, by_position
 from s2sgw.queue.memory import PeerMemory
@@ -306,11 +306,18 @@ class PairQueue:
 
     # --- custody ended ---
 
-    def expire(self, now: float) -> list[QueuedStanza]:
-        """Give up what has waited for its hold time, wherever in memory it stands. What is in flight is left alone."""
-        if self._earliest is None or now < self._earliest:
+    def has_expired(self, now: float) -> bool:
+        """Return whether a stanza in memory may have waited for its hold time."""
+        return self._earliest is not None and now >= self._earliest
+
+    def expire(self, now: float, at_most: int) -> list[QueuedStanza]:
+        """Give up the first `at_most` that have waited for their hold time, wherever in memory they stand.
+
+        What is in flight is left alone.
+        """
+        if not at_most or not self.has_expired(now):
             return []
-        gone = self._remove([held for held in self.not_in_flight() if held.deadline <= now])
+        gone = self._remove(list(islice((held for held in self.not_in_flight() if held.deadline <= now), at_most)))
         self._earliest = min((held.deadline for held in self.not_in_flight()), default=None)
         return gone
 
@@ -318,9 +325,9 @@ class PairQueue:
         """Give up those at `positions` that wait in memory; the rest keeps its order. Return them."""
         return self._remove([held for held in self.not_in_flight() if held.position in positions])
 
-    def remove_up_to(self, position: int) -> list[QueuedStanza]:
-        """Give up what waits in memory up to `position`; return it."""
-        return self._remove([held for held in self.not_in_flight() if held.position <= position])
+    def remove_up_to(self, position: int, at_most: int | None = None) -> list[QueuedStanza]:
+        """Give up the first `at_most` that wait in memory up to `position`; return them."""
+        return self._remove(list(islice((held for held in self.not_in_flight() if held.position <= position), at_most)))
 
     def not_in_flight(self) -> Iterator[QueuedStanza]:
         """The stanzas in memory that are not in flight, in order."""

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
+from time import thread_time
 from typing import Any
 
 from s2sgw.spool.interface import (
@@ -56,6 +57,8 @@ GROUP = 500
 RETRIES = 100_000
 #: Seconds without any answer after which the spool is stalled.
 STALLED_SECONDS = 2.0
+#: Seconds of CPU for the answers that are given in one call of `deliver`.
+ANSWER_SECONDS = 0.005
 #: Seconds until it is tried once more to save a damaged file, which could not be saved.
 SAVE_AGAIN_SECONDS = 30.0
 #: SQLite's codes for a page that the disk did not read. A call that meets one so often, for so many seconds, will go on to.
@@ -137,6 +140,7 @@ class SQLiteSpool(Spool):
         self._retry: list[_Job] = []
         self._closed = False
         self._unanswered = 0
+        self._answers: deque[Callable[[], None]] = deque()
         self._answered_at = 0.0
         self.thread = Thread(target=self._work, name="spool", daemon=True)
         self.thread.start()
@@ -233,16 +237,17 @@ class SQLiteSpool(Spool):
         elif job.answer is not None:
             self._deliver(partial(job.answer, SpoolBroken("the spool is closed")))
 
-    def _call(self, answers: deque[Callable[[], None]]) -> None:
-        """Give the answers. One that raises does not keep the others from being given."""
+    def _call(self) -> None:
+        """Give the answers, in order, as many as `ANSWER_SECONDS` allow. One that raises does not stop the others."""
         self._answered_at = self._clock()
+        end = thread_time() + ANSWER_SECONDS
         try:
-            while answers:
+            while self._answers and thread_time() < end:
                 self._unanswered -= 1
-                answers.popleft()()
+                self._answers.popleft()()
         finally:
-            if answers:
-                self._deliver(partial(self._call, answers))
+            if self._answers:
+                self._deliver(self._call)
 
     # --- the file ---
 
@@ -399,11 +404,12 @@ class SQLiteSpool(Spool):
         while not last:
             jobs = self._waiting()
             last = jobs[-1].last
-            answers = deque(self._perform(jobs))
+            answers = self._perform(jobs)
             if last and self._tables is not None:
                 self._tables.close()
             if answers:
-                self._deliver(partial(self._call, answers))
+                self._answers.extend(answers)
+                self._deliver(self._call)
 
     def _waiting(self) -> list[_Job]:
         """Return the jobs that are there; wait for the first."""

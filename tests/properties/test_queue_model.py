@@ -18,7 +18,9 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.delivery import expiry as delivery_expiry
 from s2sgw.delivery import queue as delivery_queue
+from s2sgw.delivery import spooling as delivery_spooling
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.stanza import Kind
 from tests.support.custody_model import CLOSED, OVER_CONTENT, WINDOW, Model, passing_noted
@@ -289,7 +291,9 @@ class CustodyTests(SynchronousTestCase):
             raise self.failureException("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
 
     def test_walks(self) -> None:
-        """Drive it by plain chance, far more often."""
+        """Drive it by plain chance, far more often, with steps of one stanza where many are bounced."""
+        for module in (delivery_queue, delivery_spooling, delivery_expiry):
+            self.patch(module, "BOUNCED_AT_ONCE", 1)
         first = int(SEED or 0) * OF_A_SEED
         for number in range(first, first + WALKS):
             walk = Walk.numbered(number, CustodyMachine)

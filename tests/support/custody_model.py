@@ -665,6 +665,7 @@ class Model:
             self.clock.advance(seconds / steps)
             if seconds >= 1:
                 self.custody.expiry.sweep()
+                self.clock.advance(0)  # its further steps
         if seconds >= 1:
             self.check_deadlines()
 
@@ -790,6 +791,7 @@ class Model:
         self.now += 2
         self.clock.advance(2)
         self.custody.expiry.sweep()
+        self.clock.advance(0)
 
     def _is_quiet(self) -> bool:
         idle = not self.spool.jobs and not self.spool.answers and not any(line.outbox for line in self.lines)

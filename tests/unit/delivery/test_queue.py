@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery import queue as flows
+from s2sgw.delivery.bounces import BOUNCED_AT_ONCE
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import CHUNK, DeliveryQueue
 from s2sgw.delivery.spooling import ACK_TURNS
@@ -1037,3 +1038,53 @@ class BarrierTests(SynchronousTestCase):
         world.queue.replies.expect("p", self.fail)
         world.accept(stanza("p", "iq", "get"), stanza("p"))
         self.assertEqual(ids(world.next_hop.sent), "pp")
+
+
+class StepTests(SynchronousTestCase):
+    """A long queue is bounced, or dropped, in steps."""
+
+    def setUp(self) -> None:
+        self.steps: list[Callable[[], None]] = []
+        self.world = World(soon=self.steps.append)
+        self.world.next_hop.ready = False
+        self.world.queue.accept([stanza(str(number)) for number in range(BOUNCED_AT_ONCE + 5)])
+
+    def step(self) -> None:
+        """A turn of the reactor has time for what is due."""
+        steps, self.steps[:] = list(self.steps), []
+        for each in steps:
+            each()
+
+    def test_nothing_of_it_is_passed_on(self) -> None:
+        """A next hop that is ready meanwhile gets what came later, and only when the rest is bounced."""
+        self.world.queue.give_up(Cause.NOT_ALLOWED)
+        self.world.next_hop.ready = True
+        self.assertEqual(self.world.queue.blocked_by(), "being-dropped")
+        self.world.queue.accept([stanza("new")])
+        self.assertEqual(self.world.next_hop.sent, [])
+        self.step()
+        self.assertEqual((len(self.world.back.sent), len(self.world.next_hop.sent)), (BOUNCED_AT_ONCE + 5, 1))
+
+    def test_given_up_again(self) -> None:
+        """What comes meanwhile, and is given up as well, adds no further step."""
+        for name in "abc":
+            self.world.queue.give_up(Cause.NOT_ALLOWED)
+            self.world.queue.accept([stanza(name)])
+        self.assertEqual(len(self.steps), 1)
+        self.world.queue.give_up(Cause.NOT_ALLOWED)
+        self.step()
+        self.assertEqual((len(self.world.back.sent), len(self.world.queue.pair_queue)), (BOUNCED_AT_ONCE + 8, 0))
+
+    def test_drop(self) -> None:
+        """The number is told at once."""
+        self.assertEqual(self.successResultOf(self.world.queue.drop(True)), BOUNCED_AT_ONCE + 5)
+        self.step()
+        self.assertEqual((len(self.world.queue.pair_queue), self.world.back.sent), (0, []))
+
+    def test_without_spool(self) -> None:
+        """A stop without a spool bounces all at once: no step comes after it."""
+        world = World(spools=False, soon=self.steps.append)
+        world.next_hop.ready = False
+        world.queue.accept([stanza(str(number)) for number in range(BOUNCED_AT_ONCE + 5)])
+        self.successResultOf(stop(world.custody))
+        self.assertEqual(len(world.back.sent), BOUNCED_AT_ONCE + 5)

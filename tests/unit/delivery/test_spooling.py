@@ -8,12 +8,13 @@ from collections.abc import Callable
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.bounces import BOUNCED_AT_ONCE
 from s2sgw.spool.interface import Quarantined, SpoolBroken
 from s2sgw.xmpp.ending import Cause
+from tests.support.custody import stop
 from tests.support.faulty_spool import FaultySpool
 from tests.support.spool_contract import answer_into
-from tests.unit.delivery.test_queue import OUT, World, ids, stanza
+from tests.unit.delivery.test_queue import OUT, WINDOW, World, ids, stanza
 
 
 def away(*names: str) -> tuple[World, FaultySpool]:
@@ -87,47 +88,83 @@ class UnreadableTests(SynchronousTestCase):
         self.assertEqual(world.queue.pair_queue.next_position, 77)
 
 
-class SweepTests(SynchronousTestCase):
-    """One queue that fails does not keep the others from being swept."""
+class OverflowTests(SynchronousTestCase):
+    """Many stanzas that the spool rejects are bounced in steps."""
 
-    def test_the_others_expire(self) -> None:
-        """The failure is told at the end of the sweep, and comes again at the next."""
-        world = World()
-        world.next_hop.ready = False
-        world.accept(stanza("1"))
-        other = world.queues.queue(OUT._replace(recipient=OUT.sender))
-        self.patch(type(other), "expire", fails_for(other, type(other).expire))
-        world.clock.advance(601)
-        for _ in range(2):
-            error = self.assertRaises(ExceptionGroup, world.custody.expiry.sweep)
-            self.assertEqual(str(error.exceptions[0]), "disk full")
-        self.assertEqual(len(world.back.sent), 1)
+    def setUp(self) -> None:
+        self.steps: list[Callable[[], None]] = []
+        self.world = World(disk=10, soon=self.steps.append)
+        self.world.next_hop.ready = False
 
+    def step(self) -> None:
+        """A turn of the reactor has time for what is due."""
+        steps, self.steps[:] = list(self.steps), []
+        for each in steps:
+            each()
 
-    def test_wall_clock_steps(self) -> None:
-        """A step of the wall clock, forward or back, neither expires what waits nor keeps it."""
-        wall = Clock()
-        world = World(wall=wall)
-        world.next_hop.ready = False
-        world.accept(stanza("1"))
-        for step in (3600.0, -3600.0):
-            wall.rightNow = step
-            world.clock.advance(290)
-            world.custody.expiry.sweep()
-        self.assertEqual(world.back.sent, [])
-        world.clock.advance(30)
-        world.custody.expiry.sweep()
-        self.assertEqual(len(world.back.sent), 1)
+    def accept(self, number: int) -> list[str]:
+        """Accept stanzas that no disk takes; return their ids."""
+        names = [str(name) for name in range(number)]
+        for name in names:
+            self.world.accept(stanza(name))
+        self.world.clock.advance(WINDOW)
+        return names
 
+    def bounced(self) -> list[str]:
+        return [each.split(b"id='")[1].split(b"'")[0].decode() for each in self.world.back.sent]
 
-def fails_for(queue: DeliveryQueue, method: Callable[..., None]) -> Callable[..., None]:
-    """Return `method`, which fails for one queue."""
-    def called(self: DeliveryQueue, *arguments: object) -> None:
-        if self is queue:
-            raise OSError("disk full")
-        method(self, *arguments)
+    def test_steps(self) -> None:
+        """Each step bounces some, in order; no receipt is settled before its error is."""
+        names = self.accept(2 * BOUNCED_AT_ONCE + 5)
+        for number in (1, 2):
+            self.assertEqual(self.bounced(), names[: number * BOUNCED_AT_ONCE])
+            self.assertEqual(self.world.settled, self.bounced())
+            self.assertTrue(self.world.queue.overflow.active)
+            self.step()
+        self.assertEqual((self.bounced(), self.world.settled), (names, names))
+        self.assertFalse(self.world.queue.overflow.active)
+        self.assertTrue(self.world.queue.idle)
 
-    return called
+    def test_next_hop_is_back(self) -> None:
+        """What is still to be bounced when the next hop is ready is passed on."""
+        names = self.accept(BOUNCED_AT_ONCE + 5)
+        self.world.next_hop.ready = True
+        self.step()
+        self.assertEqual(self.bounced(), names[:BOUNCED_AT_ONCE])
+        self.assertEqual(len(self.world.next_hop.sent), 5)
+        self.world.queue.acknowledged(5)
+        self.assertEqual(self.world.settled, names)
+        self.world.custody.expiry.sweep()
+        self.assertFalse(self.world.queue.overflow.active)
+
+    def test_sender_takes_nothing_more(self) -> None:
+        """What is still to be bounced when no error passes any more waits, and is offered to the spool again."""
+        self.accept(BOUNCED_AT_ONCE + 5)
+        self.world.back.ready = False
+        self.step()
+        self.assertEqual(len(self.bounced()), BOUNCED_AT_ONCE)
+        self.assertEqual(len(self.world.queue.pair_queue), 5)
+        self.world.spool.raise_limit(10_000)
+        self.world.custody.expiry.sweep()
+        self.assertEqual(len(self.world.spooled()), 5)
+        self.assertEqual(len(self.world.settled), BOUNCED_AT_ONCE + 5)
+
+    def test_dropped_meanwhile(self) -> None:
+        """A queue that is emptied before the next step, and forgotten, is left alone."""
+        self.accept(BOUNCED_AT_ONCE + 5)
+        self.world.queue.drop(True)
+        self.world.queues.forget(OUT)
+        self.step()
+        self.assertEqual(len(self.bounced()), BOUNCED_AT_ONCE)
+
+    def test_stop_meanwhile(self) -> None:
+        """A stop gives the disk what is still to be bounced."""
+        self.accept(BOUNCED_AT_ONCE + 5)
+        self.world.spool.raise_limit(10_000)
+        self.world.back.ready = False
+        self.successResultOf(stop(self.world.custody))
+        self.assertEqual(len(self.world.settled), BOUNCED_AT_ONCE + 5)
+        self.assertEqual(self.world.custody.lost(), [])
 
 
 class DamageTests(SynchronousTestCase):

@@ -133,11 +133,11 @@ class PairQueueTests(SynchronousTestCase):
         it = pair_queue()
         it.accept([stanza("f", "iq"), stanza("m1"), stanza("q", "iq"), stanza("m2")], 0)
         it.write(1)
-        self.assertEqual(it.expire(29.9), [])
-        self.assertEqual(ids(it.expire(30)), ["q"])
-        self.assertEqual(it.expire(599), [])
-        self.assertEqual(ids(it.expire(600)), ["m1", "m2"])
-        self.assertEqual((len(it), it.expire(10_000)), (1, []))
+        self.assertEqual(it.expire(29.9, 99), [])
+        self.assertEqual(ids(it.expire(30, 99)), ["q"])
+        self.assertEqual(it.expire(599, 99), [])
+        self.assertEqual(ids(it.expire(600, 99)), ["m1", "m2"])
+        self.assertEqual((len(it), it.expire(10_000, 99)), (1, []))
 
     def test_expiry_of_what_was_in_flight(self) -> None:
         """What was in flight when the stream was lost expires like anything else, written as it came or from what waited."""
@@ -145,11 +145,11 @@ class PairQueueTests(SynchronousTestCase):
         it.add_in_flight([stanza("1"), stanza("q", "iq")], 0, None)
         it.accept([stanza("2")], 100)
         it.write(1)
-        self.assertEqual((it.expire(10_000), it.in_flight_deadline), ([], 30))
+        self.assertEqual((it.expire(10_000, 99), it.in_flight_deadline), ([], 30))
         it.take_back()
-        self.assertEqual(ids(it.expire(30)), ["q"])
-        self.assertEqual(ids(it.expire(600)), ["1"])
-        self.assertEqual(ids(it.expire(700)), ["2"])
+        self.assertEqual(ids(it.expire(30, 99)), ["q"])
+        self.assertEqual(ids(it.expire(600, 99)), ["1"])
+        self.assertEqual(ids(it.expire(700, 99)), ["2"])
 
     def test_expiry_of_what_was_read_back(self) -> None:
         """What only the disk had, and waits in memory again, expires there."""
@@ -157,10 +157,10 @@ class PairQueueTests(SynchronousTestCase):
         it.accept([stanza("1"), stanza("q", "iq")], 0)
         it.mark_durable(it.take_unspooled(0))
         left = it.evict(0)
-        self.assertEqual((len(left), it.expire(10_000)), (2, []))
+        self.assertEqual((len(left), it.expire(10_000, 99)), (2, []))
         it.fill([QueuedStanza(held.position, held.stanza, 0, held.deadline) for held in reversed(left)], complete=True)
-        self.assertEqual(ids(it.expire(30)), ["q"])
-        self.assertEqual(ids(it.expire(600)), ["1"])
+        self.assertEqual(ids(it.expire(30, 99)), ["q"])
+        self.assertEqual(ids(it.expire(600, 99)), ["1"])
 
     def test_clear(self) -> None:
         """Everything that is not in flight can be given up at once, and the room is free again."""
@@ -382,7 +382,7 @@ class PairQueueTests(SynchronousTestCase):
                 it.take_back()
             else:
                 now += value
-                seen += ids(it.expire(now))
+                seen += ids(it.expire(now, 99))
         accepted = [str(number) for number, (step, _) in enumerate(steps) if step in ("accept", "fly")]
         accepted += [f"{number}b" for number, (step, _) in enumerate(steps) if step == "fly"]
         positions = [held.position for held in it]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -329,8 +328,8 @@ class FaultTests(SynchronousTestCase):
         seen: list[object] = []
         assert isinstance(self.it.spool, SQLiteSpool)
         self.patch(self.it.spool, "_deliver", calls.put)
-        answers = deque([lambda: breaks(0), lambda: seen.append(1)])
-        self.assertRaises(ZeroDivisionError, self.it.spool._call, answers)
+        self.it.spool._answers.extend([lambda: breaks(0), lambda: seen.append(1)])
+        self.assertRaises(ZeroDivisionError, self.it.spool._call)
         calls.get(timeout=PATIENCE)()
         self.assertEqual(seen, [1])
 

@@ -1,0 +1,106 @@
+"""The sweep bounces what has expired, in steps, and one queue that fails does not keep the others from being swept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.delivery.bounces import BOUNCED_AT_ONCE
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.xmpp.jid import Domain
+from tests.unit.delivery.test_queue import OUT, WINDOW, World, stanza
+
+OTHER = OUT._replace(recipient=Domain.parse("other.example"))
+
+
+class SweepTests(SynchronousTestCase):
+    """One queue that fails does not keep the others from being swept."""
+
+    def test_the_others_expire(self) -> None:
+        """The failure is told at the end of the sweep, and comes again at the next."""
+        world = World()
+        world.next_hop.ready = False
+        world.accept(stanza("1"))
+        other = world.queues.queue(OUT._replace(recipient=OUT.sender))
+        self.patch(type(other), "expire", fails_for(other, type(other).expire))
+        world.clock.advance(601)
+        for _ in range(2):
+            error = self.assertRaises(ExceptionGroup, world.custody.expiry.sweep)
+            self.assertEqual(str(error.exceptions[0]), "disk full")
+        self.assertEqual(len(world.back.sent), 1)
+
+    def test_wall_clock_steps(self) -> None:
+        """A step of the wall clock, forward or back, neither expires what waits nor keeps it."""
+        wall = Clock()
+        world = World(wall=wall)
+        world.next_hop.ready = False
+        world.accept(stanza("1"))
+        for step in (3600.0, -3600.0):
+            wall.rightNow = step
+            world.clock.advance(290)
+            world.custody.expiry.sweep()
+        self.assertEqual(world.back.sent, [])
+        world.clock.advance(30)
+        world.custody.expiry.sweep()
+        self.assertEqual(len(world.back.sent), 1)
+
+
+class StepTests(SynchronousTestCase):
+    """Many stanzas that expire together."""
+
+    def setUp(self) -> None:
+        self.steps: list[Callable[[], None]] = []
+        self.world = World(soon=self.steps.append)
+        self.world.next_hop.ready = False
+
+    def step(self) -> None:
+        """A turn of the reactor has time for what is due."""
+        steps, self.steps[:] = list(self.steps), []
+        for each in steps:
+            each()
+
+    def expire(self) -> None:
+        self.world.clock.pump([601])
+        self.world.custody.expiry.sweep()
+
+    def test_in_memory(self) -> None:
+        """The sweep bounces some, and each step some more; the queues take turns."""
+        self.patch(self.world.spool, "append", lambda *_: None)
+        for pair in (OUT, OTHER):
+            self.world.queues.queue(pair).accept([stanza(str(number)) for number in range(2 * BOUNCED_AT_ONCE)])
+        self.expire()
+        left = []
+        for _ in range(5):
+            left.append((len(self.world.queue.pair_queue), len(self.world.queues.queue(OTHER).pair_queue)))
+            self.step()
+        step = BOUNCED_AT_ONCE
+        self.assertEqual(left, [(step, 2 * step), (0, 2 * step), (0, step), (0, 0), (0, 0)])
+        self.assertEqual(len(self.world.back.sent), 4 * step)
+
+    def test_on_the_disk_alone(self) -> None:
+        """Rows that the spool named are bounced in steps. One that was dropped meanwhile is not bounced as well."""
+        for pair in (OUT, OTHER):
+            queue = self.world.queues.queue(pair)
+            queue.accept([stanza(str(number)) for number in range(BOUNCED_AT_ONCE + 1)])
+            self.world.clock.advance(WINDOW)
+            queue.evict(0)
+        self.expire()
+        self.assertEqual(len(self.world.back.sent), BOUNCED_AT_ONCE)
+        self.world.queues.queue(OTHER).drop(True)
+        for _ in range(9):
+            self.step()
+        self.assertEqual(len(self.world.back.sent), BOUNCED_AT_ONCE + 1)
+        self.assertEqual((self.world.spool.count, self.world.queue.idle), (0, True))
+        self.assertFalse(self.world.custody.services.expiry_question.open)
+
+
+def fails_for(queue: DeliveryQueue, method: Callable[..., int]) -> Callable[..., int]:
+    """Return `method`, which fails for one queue."""
+    def called(self: DeliveryQueue, *arguments: object) -> int:
+        if self is queue:
+            raise OSError("disk full")
+        return method(self, *arguments)
+
+    return called
