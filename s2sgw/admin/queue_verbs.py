@@ -15,11 +15,11 @@ from s2sgw.admin.queue_ages import BOUNDS, AgeCount, AgesRow, new_row, spooled_p
 from s2sgw.admin.server import Arguments, Verb, VerbError, asked_by
 from s2sgw.admin.spool_summaries import unspooled_bytes
 from s2sgw.admin.verbs import flag_argument, limit_asked, peer_asked, seconds_argument
-from s2sgw.delivery.bounces import BOUNCED_AT_ONCE
 from s2sgw.delivery.custody import Custody
 from s2sgw.delivery.holds import HoldTarget, NoStanzaNumber, TooManyHolds
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.net.slices import SlicedWork, Slices, in_order
+from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.queue.entries import QueuedStanza
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled, SpoolError

@@ -19,9 +19,6 @@ from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: The number of stanzas that are bounced in one step: a few milliseconds of work.
-BOUNCED_AT_ONCE = 40
-
 
 class BouncingQueue(Protocol):
     """The delivery queue whose stanzas are bounced, as far as it is needed here."""

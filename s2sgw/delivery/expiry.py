@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from s2sgw.delivery.bounces import BOUNCED_AT_ONCE
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.delivery.services import DeliveryServices
+from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.spool.interface import Spooled, SpoolError
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Pair

@@ -17,11 +17,12 @@ from typing import Literal, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
-from s2sgw.delivery.bounces import BOUNCED_AT_ONCE, BounceAck, completed_by
+from s2sgw.delivery.bounces import BounceAck, completed_by
 from s2sgw.delivery.iq_replies import PingReplies
 from s2sgw.delivery.next_hop import NextHop, NextHopLimits, NoNextHop, StanzaSource
 from s2sgw.delivery.services import DeliveryServices
 from s2sgw.delivery.spooling import RequestMarks, SpooledRange, SpoolOverflow
+from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.queue.delay_stamp import stamped
 from s2sgw.queue.entries import QueuedStanza, QueueItem, UpstreamAck, by_position, settle
 from s2sgw.queue.evidence import DROPPED, ON_DISK, PASSED_ON, WRITTEN, ReceiptEvidence, Rule

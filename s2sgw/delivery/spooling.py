@@ -15,8 +15,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
-from s2sgw.delivery.bounces import BOUNCED_AT_ONCE
-from s2sgw.queue.bounce import may_bounce
+from s2sgw.queue.bounce import BOUNCED_AT_ONCE, may_bounce
 from s2sgw.queue.entries import QueuedStanza, QueueItem
 from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.reporting.record import EventRecord

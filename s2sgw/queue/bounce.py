@@ -7,6 +7,9 @@ from s2sgw.xmpp.ending import ACCOUNTS, Cause
 from s2sgw.xmpp.namespaces import SERVER
 from s2sgw.xmpp.stanza import Stanza
 
+#: The number of stanzas that are bounced in one step: a few milliseconds of work.
+BOUNCED_AT_ONCE = 40
+
 
 def bounce(stanza: Stanza, cause: Cause, said: str = "") -> bytes | None:
     """The error that goes back to the sender of `stanza`, or None where none may.

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.delivery.bounces import BOUNCED_AT_ONCE
 from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.xmpp.jid import Domain
 from tests.unit.delivery.test_queue import OUT, WINDOW, World, stanza
 

@@ -15,11 +15,11 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery import queue as flows
-from s2sgw.delivery.bounces import BOUNCED_AT_ONCE
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import CHUNK, DeliveryQueue
 from s2sgw.delivery.spooling import ACK_TURNS
 from s2sgw.net.threads import AtOnce
+from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.reporting.daily_report import DailyReport
 from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled, SpoolFull

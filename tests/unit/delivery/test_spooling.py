@@ -8,7 +8,7 @@ from collections.abc import Callable
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.delivery.bounces import BOUNCED_AT_ONCE
+from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.spool.interface import Quarantined, SpoolBroken
 from s2sgw.xmpp.ending import Cause
 from tests.support.custody import stop
