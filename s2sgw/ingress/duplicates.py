@@ -1,8 +1,8 @@
-"""Stanzas that come again: a server that lost a stream with XEP-0198 resends what was not acknowledged, though we may have it.
+"""Stanzas that are sent again: after the loss of a stream with XEP-0198 a server resends what was not acknowledged.
 
-Only a message that is the same to the byte, has an id, was not acknowledged when its stream broke, and comes from the same pair
-within `REMEMBERED_SECONDS`, is taken for a repeat. Everything else passes: presence does no harm twice, programs send equal IQs
-on purpose, and a sender may use the id of an acknowledged message again.
+Only a message is taken for a repeat, and only if it is the same to the byte, has an id, was not acknowledged when its stream
+broke, and comes from the same pair within `REMEMBERED_SECONDS`. Everything else passes: a repeated presence does no harm,
+programs send equal IQs on purpose, and a sender may use the id of an acknowledged message again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: Seconds for which resent stanzas are recognised; pairs of which any are; unacknowledged stanzas of one stream, and stanzas of
-#: one pair, that are.
+#: Seconds for which resent stanzas are recognised. The other bounds: pairs, unacknowledged stanzas of one stream, and
+#: stanzas of one pair that are remembered.
 REMEMBERED_SECONDS = 600.0
 MAX_PAIRS = 1000
 MAX_OF_STREAM, MAX_OF_PAIR = 10_000, 40_000
@@ -28,7 +28,7 @@ MAX_OF_STREAM, MAX_OF_PAIR = 10_000, 40_000
 class ReceivedRun:
     """Stanzas of `pair` that came together, their receipt, and their hashes (None: it is not recognised).
 
-    The hashes mean nothing outside this process.
+    The hashes are valid in this process only.
     """
 
     __slots__ = ("hashes", "pair", "receipt")
@@ -40,7 +40,7 @@ class ReceivedRun:
 
 
 class Unacknowledged:
-    """The stanzas of one stream that its sender does not know to be safe, oldest first."""
+    """The stanzas of one stream that are not acknowledged to its sender, oldest first."""
 
     def __init__(self) -> None:
         self._runs: deque[ReceivedRun] = deque()
@@ -48,7 +48,7 @@ class Unacknowledged:
         self._before = 0  # stanzas of runs that were acknowledged, or are forgotten
 
     def add(self, pair: Pair, stanzas: list[Stanza], receipt: UpstreamAck) -> None:
-        """`stanzas` of `pair` came last, together."""
+        """Add `stanzas` of `pair`, which came together after the others."""
         run = ReceivedRun(pair, stanzas, receipt)
         self._runs.append(run)
         self._number += len(run.hashes)
@@ -56,7 +56,7 @@ class Unacknowledged:
             self._drop_first()
 
     def acknowledged(self, number: int) -> None:
-        """The first `number` stanzas of the stream were acknowledged to the sender."""
+        """Drop the first `number` stanzas of the stream: they were acknowledged to the sender."""
         while self._runs and self._before + len(self._runs[0].hashes) <= number:
             self._drop_first()
 
@@ -66,7 +66,10 @@ class Unacknowledged:
         self._before += number
 
     def rows(self, acknowledged: int) -> Iterator[tuple[Pair, int, UpstreamAck]]:
-        """Return pair, hash and receipt of each stanza that can be recognised, `acknowledged` of the stream being known."""
+        """Return pair, hash and receipt of each stanza that can be recognised.
+
+        The sender has `acknowledged` stanzas of the stream.
+        """
         self.acknowledged(acknowledged)
         known = max(0, acknowledged - self._before)  # of the first run
         for run in self._runs:
@@ -77,7 +80,7 @@ class Unacknowledged:
 
 
 class Duplicates:
-    """What may be sent again, by pair."""
+    """The stanzas that may be sent again, by pair."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -85,7 +88,7 @@ class Duplicates:
         self.expected: BoundedDict[Pair, tuple[float, dict[int, list[UpstreamAck]]]] = BoundedDict(MAX_PAIRS)
 
     def expect(self, rows: Iterable[tuple[Pair, int, UpstreamAck]]) -> None:
-        """A stream broke; these of its stanzas may be sent again."""
+        """Remember the stanzas of a stream that broke: they may be sent again."""
         until = self._clock.seconds() + REMEMBERED_SECONDS
         for pair, value, receipt in rows:
             known = self.expected.get(pair)
@@ -94,7 +97,7 @@ class Duplicates:
             self.expected[pair] = until, receipts
 
     def divide(self, pair: Pair, stanzas: list[Stanza]) -> tuple[list[Stanza], list[tuple[Stanza, UpstreamAck]]]:
-        """Return the stanzas that have not come before, and the others, each with the receipt of its first copy."""
+        """Return the new stanzas, and the repeated ones, each with the receipt of its first copy."""
         known = self.expected.get(pair)
         if known is None:
             return stanzas, []

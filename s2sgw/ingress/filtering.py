@@ -1,4 +1,4 @@
-"""The filter and the rate limits of a peer's policy, which stand between a proven pair and its delivery queue."""
+"""The filter and the rate limits of a peer's policy, between a proven pair and its delivery queue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from s2sgw.xmpp.stanza import Stanza
 
 
 class StanzaFilter:
-    """What the stanzas of a pair pass through. `answers`: a refused stanza is answered by a stanza error, and not dropped."""
+    """The filter and the rates for the stanzas of a pair.
+
+    `answers`: a refused stanza is answered by a stanza error, and not dropped.
+    """
 
     def __init__(self, filter: Filter | None, rate_limiter: RateLimiter | None, answers: bool) -> None:
         self._filter = filter
@@ -25,7 +28,7 @@ class StanzaFilter:
         return 0.0 if self._rate_limiter is None else self._rate_limiter.seconds_to_wait()
 
     def partition(self, stanzas: list[Stanza]) -> tuple[list[Stanza], list[Refused]]:
-        """Return the stanzas that pass, and those that do not. What a filter refuses counts for no rate."""
+        """Return the stanzas that pass, and those that do not. A filtered stanza counts for no rate."""
         filtered: list[Refused] = []
         if self._filter is not None:
             stanzas, filtered = self._filter.sift(stanzas)
@@ -45,7 +48,7 @@ class StanzaFilters:
     def of(self, leg: Leg, pair: Pair) -> StanzaFilter | None:
         """Return the filter for stanzas of `pair` that come in on `leg`; None: all of them pass.
 
-        Filters apply to both directions, rates to what comes from the peer.
+        Filters apply to both directions, rates to stanzas from the peer.
         """
         inbound = leg == "federation"
         peer = pair.sender if inbound else pair.recipient

@@ -1,6 +1,6 @@
 """Which node owns a pair: the queues of one peer are on one node at a time (docs/decisions.md#nodes).
 
-The stanzas of a pair may enter a queue only on its home. One node is the home of everything.
+The stanzas of a pair may enter a queue only on its home. A node that runs alone is the home of all pairs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _name(domain: Domain) -> str:
 
 
 class Homes(Protocol):
-    """The nodes' agreement on who owns what."""
+    """The agreement of the nodes on the owner of each pair."""
 
     async def claim(self, home: Domain) -> Ending | None:
         """Make this node the owner of every pair of `home`; return why stanzas may not enter here, or None.
@@ -36,7 +36,7 @@ class Homes(Protocol):
 
 
 class SingleNode:
-    """`Homes` of a gateway that runs alone: everything is here."""
+    """The `Homes` of a gateway that runs alone: it owns every pair."""
 
     async def claim(self, home: Domain) -> Ending | None:
         """Return None at once."""

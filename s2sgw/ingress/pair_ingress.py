@@ -1,7 +1,7 @@
 """The stanzas of one pair on their way from the stream that brings them to their delivery queue.
 
-They wait here until the pair is admitted, and where the peer has used up its rate; then they pass the filter of the policy. What
-waits was read before the stream was told to pause, so it is as much as one turn brings.
+They wait here until the pair is admitted, and while the peer has used up its rate. Then they pass the filter of the policy. The
+waiting stanzas were read before the stream was told to pause, so they are at most what one turn brings.
 """
 
 from __future__ import annotations
@@ -39,34 +39,34 @@ HELD_BYTES_OF_STREAM = 8388608
 
 
 class PairAdmission(Protocol):
-    """Says which pairs may enter a queue: a leg does (`s2s.legs`)."""
+    """Decides which pairs may enter a queue. A leg implements it (`s2s.legs`)."""
 
     def admit(self, pair: Pair) -> Awaitable[Ending | None]:
         """Return why stanzas of `pair` must not enter a queue, or None."""
 
 
 class HeldBytes:
-    """Bytes of memory of the stanzas of one stream that wait before their queues."""
+    """The bytes of memory of the stanzas of one stream that wait before their queues."""
 
     def __init__(self) -> None:
         self.bytes = 0
 
 
 class IngressConnection(StanzaSource, Protocol):
-    """What is needed of the connection that brings the stanzas."""
+    """The interface of the connection that brings the stanzas."""
 
     @property
     def peer_address(self) -> str: ...
 
 
 class IngressServices:
-    """What all streams that bring stanzas share."""
+    """The services that all streams that bring stanzas share."""
 
     def __init__(
         self, queues: DeliveryQueues, bounces: Bounces, clock: IReactorTime, record: EventRecord, stanza_filters: StanzaFilters,
         homes: Homes | None = None, local_domains: Container[Domain] = (),
     ) -> None:
-        """`homes` are asked before stanzas of a pair enter a queue here; None: this node is alone."""
+        """Take the services. `homes` are asked before stanzas of a pair enter a queue here; None: this node is alone."""
         self.queues = queues
         self.bounces = bounces
         self.clock = clock
@@ -76,12 +76,12 @@ class IngressServices:
         self._local_domains = local_domains
         self.duplicates = Duplicates(clock)
         self.lines = PairLines()
-        #: pairs whose first stanzas wait until it is known whether they may pass
+        #: pairs whose first stanzas wait for their admission
         self.admissions = 0
 
     @property
     def admitting(self) -> bool:
-        """Stanzas that were read are in no queue yet."""
+        """Some stanzas were read and are in no queue yet."""
         return self.admissions > 0
 
     async def claim(self, pair: Pair) -> Ending | None:
@@ -92,8 +92,8 @@ class IngressServices:
 class PairIngress:
     """The stanzas of `pair` on `connection`.
 
-    `admission` says whether they may enter a queue. `senders` are the domains that send on the connection: where there is one
-    alone, pausing the connection slows no other. `held` counts what waits on the whole connection.
+    `admission` decides whether they may enter a queue. `senders` are the domains that send on the connection: with only one,
+    pausing the connection slows no other domain. `held` counts the waiting bytes of the whole connection.
     """
 
     log = Logger()
@@ -128,7 +128,7 @@ class PairIngress:
         return self._used_at < before and not self._held
 
     def accept(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None = None) -> None:
-        """Take the stanzas of one turn. `upstream_ack` is settled as they find another owner."""
+        """Take the stanzas of one turn. `upstream_ack` is settled when they have another owner."""
         self._used_at = self._services.clock.seconds()
         if self._admitted and not self._held and self._stanza_filter is None:
             self._pass(self._queue, stanzas, upstream_ack)
@@ -146,7 +146,7 @@ class PairIngress:
         self._outdated = self._admitting
 
     def close(self) -> None:
-        """The stream is gone: what came before is still passed on (R16), and no stream is left to be paused."""
+        """End: the stream is gone. The stanzas that came before are still passed on (R16), and no stream is left to be paused."""
         self._over = True
         for pair in self._entered:
             self._services.queues.queue(pair).forget(self._connection)
@@ -219,7 +219,7 @@ class PairIngress:
     def _without_ping_replies(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> list[Stanza]:
         """Pass replies to the gateway's own pings on at once (R41). Return the others.
 
-        Nothing holds these replies back: no look-up of the peer, no policy and no rate. A server that answers is not silent.
+        Nothing delays these replies: no look-up of the peer, no policy and no rate. A server that answers is not silent.
         """
         queue = self._services.queues.find(self.pair)
         if queue is None or not queue.replies.pings:
@@ -233,7 +233,7 @@ class PairIngress:
     def _refuse_filtered(
         self, stanza_filter: StanzaFilter, refused: list[Refused], upstream_ack: UpstreamAck | None,
     ) -> None:
-        """Count each, and record each cause once: a flood of refused stanzas is no flood of records."""
+        """Count each stanza, and record each cause once. So a flood of refused stanzas is no flood of records."""
         for cause, group in groupby(refused, lambda each: each[1].cause):
             rows = list(group)
             stanzas = [stanza for stanza, _ in rows]
@@ -265,13 +265,13 @@ class PairIngress:
             self._connection.pause(self)
 
     def _take(self) -> list[tuple[list[Stanza], UpstreamAck | None]]:
-        """Return all that waits, which waits no longer."""
+        """Return all waiting stanzas, and clear the line."""
         held, self._held, self._held_bytes = self._held, [], 0
         self._held_on_connection.bytes -= sum(_memory(stanzas) for stanzas, _ in held)
         return held
 
     def go_on(self) -> None:
-        """Pass on what waits, as far as there is no reason to wait again."""
+        """Pass on the waiting stanzas until there is a reason to wait again."""
         cancel(self._timer)
         self._timer = None
         for stanzas, upstream_ack in self._take():

@@ -1,6 +1,6 @@
-"""The order of stanzas of one pair that wait on several streams: those of the stream that waited first go first (R35).
+"""The order of stanzas of one pair that wait on several streams: the stream that waited first goes first (R35).
 
-A server whose stream broke sends what follows on another one, while what came before may still wait until the pair is admitted.
+A server whose stream broke sends the next stanzas on another one, while earlier ones may still wait for the pair's admission.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Waiting(Protocol):
     def pair(self) -> Pair: ...
 
     def go_on(self) -> None:
-        """Pass on what waits, as far as there is no reason to wait again; leave the line where nothing waits any more."""
+        """Pass on the waiting stanzas until there is a reason to wait again. Leave the line if nothing waits any more."""
 
 
 class PairLines:
@@ -37,13 +37,13 @@ class PairLines:
         return line is not None and line[0] is not one
 
     def join(self, one: Waiting) -> None:
-        """Stanzas wait on this stream."""
+        """Put this stream into the line: stanzas wait on it."""
         line = self._lines.setdefault(one.pair, deque())
         if one not in line:
             line.append(one)
 
     def leave(self, one: Waiting) -> None:
-        """Nothing waits on this stream any more: let the next go on, if this was the first."""
+        """Take this stream out of the line: nothing waits on it any more. If it was the first, let the next go on."""
         pair, line = one.pair, self._lines.get(one.pair)
         if line is None or one not in line:
             return

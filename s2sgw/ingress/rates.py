@@ -1,7 +1,7 @@
 """Rate limits of one peer, in bytes and in stanzas a second, on all of its streams together.
 
-A token bucket holds what may be spent at once, and fills at its rate. Where the policy says `excess = "slow"`, spending more than
-it holds leaves a debt, for which the peer waits. With `excess = "refuse"` the excess is refused.
+A token bucket holds what may be spent at once, and fills at its rate. With `excess = "slow"` in the policy, spending more than it
+holds leaves a debt, for which the peer waits. With `excess = "refuse"` the excess is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.stanza import Stanza
 from s2sgw.xmpp.token_bucket import TokenBucket
 
-#: Peers whose rate limiters are kept. Beyond that, the one that was asked for longest ago begins anew.
+#: Peers whose rate limiters are kept. Beyond that, the one that was unused longest starts anew.
 MAX_RATE_LIMITERS = 4096
 
 
@@ -34,14 +34,14 @@ class RateLimiter:
         self._kinds = {kind: TokenBucket(rate, now) for kind, rate in kinds.items() if rate}
 
     def seconds_to_wait(self) -> float:
-        """Return the seconds for which the next stanzas of the peer must wait; 0 where the excess is refused."""
+        """Return the seconds for which the next stanzas of the peer must wait; 0 if the excess is refused."""
         if self.limits.excess == "refuse":
             return 0.0
         now = self._clock.seconds()
         return max(bucket.debt(now) for bucket in (self._bytes, self._total, *self._kinds.values()) if bucket is not None)
 
     def partition(self, stanzas: list[Stanza]) -> tuple[list[Stanza], list[Refused]]:
-        """Return the stanzas that pass, and those that are refused, both in order. All pass where the peer is slowed."""
+        """Return the stanzas that pass, and those that are refused, both in order. If the peer is slowed, all pass."""
         now = self._clock.seconds()
         if self.limits.excess == "slow":
             for stanza in stanzas:
@@ -59,7 +59,7 @@ class RateLimiter:
         return passed, refused
 
     def _excess(self, stanza: Stanza, now: float) -> str | None:
-        """Return which rate has nothing left for `stanza`, in words; None: there is enough."""
+        """Return the rate that has nothing left for `stanza`, in words; None: there is enough."""
         kind = self._kinds.get(stanza.kind)
         if kind is not None and not kind.has(1, now):
             return f"{kind.rate} stanzas of kind {stanza.kind}"
@@ -87,7 +87,7 @@ class RateLimiters:
         self._rate_limiters: BoundedDict[Domain, RateLimiter] = BoundedDict(MAX_RATE_LIMITERS)
 
     def for_peer(self, peer: Domain, limits: Limits) -> RateLimiter | None:
-        """Return the rate limiter of `peer`, a new one where its limits have changed; None: it has no rate."""
+        """Return the rate limiter of `peer`, a new one if its limits have changed; None: it has no rate."""
         if not limits.rated:
             self._rate_limiters.pop(peer, None)
             return None

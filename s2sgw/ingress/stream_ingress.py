@@ -1,4 +1,4 @@
-"""The stanzas that come in on one stream, whoever opened it: on their way to their queues, and how many of them are safe."""
+"""The stanzas that come in on one stream, of either role: their way to their queues, and how many of them are safe."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from s2sgw.xmpp.timer import cancel
 
-#: Seconds within which what came on a stream must be safe to be acknowledged, once the other side has closed the stream.
+#: After the other side has closed the stream: seconds within which its stanzas must be safe to be acknowledged.
 CLOSING_SECONDS = 2.0
 
 P = ParamSpec("P")
 
 
 class AcknowledgingEngine(Protocol):
-    """What is needed of the engine."""
+    """The interface of the stream's engine."""
 
     @property
     def acknowledged_to_peer(self) -> int:
         """How many of their stanzas were acknowledged to the other side (XEP-0198)."""
 
     def handled(self, number: int) -> list[Event]:
-        """`number` more of their stanzas are safe."""
+        """Note that `number` more of their stanzas are safe."""
 
 
 class StreamSource(IngressConnection, Protocol):
-    """What is needed of the connection."""
+    """The interface of the connection."""
 
     def step(self, method: Callable[P, list[Event]], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call a method of the engine, and perform what follows."""
+        """Call a method of the engine, and carry out its orders."""
 
     def close(self, ending: Ending) -> None:
-        """End the stream in order."""
+        """Close the stream gracefully."""
 
 
 class StreamIngress:
     """The stanzas of one stream on `leg`.
 
-    `admission` says whether those of a pair may enter a queue. `senders` are the domains that send here; its owner adds to it.
+    `admission` decides which pairs may enter a queue. `senders` are the domains that send here; the owner adds to it.
     """
 
     def __init__(
@@ -87,56 +87,56 @@ class StreamIngress:
         ingress.accept(stanzas, receipt)
 
     def _repeated(self, repeats: list[tuple[Stanza, UpstreamAck]], receipt: UpstreamAck | None) -> None:
-        """Do not pass on what had come before; it is as safe as its first copy is."""
+        """Drop repeated stanzas. Each of them is as safe as its first copy."""
         self._services.record.counted(direction_of(self._leg), "duplicate", [stanza for stanza, _ in repeats])
         if receipt is not None:
             for _, first_copy in repeats:
                 receipt.settle_with(first_copy)
 
     def managed(self) -> None:
-        """From now on the other side is told which of its stanzas are safe (XEP-0198)."""
+        """Acknowledge stanzas to the other side from now on (XEP-0198)."""
         self._receipts = StreamReceipts(_OpenStream(self._connection, self._engine), self._services.record.receipts)
 
     def peer_closing(self, ending: Ending) -> None:
-        """The other side has closed the stream, and is told which of its stanzas are safe before we close it too."""
+        """Acknowledge the safe stanzas, then close the stream, which the other side has closed."""
         self._late = self._services.clock.callLater(CLOSING_SECONDS, self._connection.close, ending)
 
     def reconsider(self) -> None:
-        """The policy has changed: admit the pairs anew."""
+        """Admit the pairs anew: the policy has changed."""
         for ingress in self._pairs.values():
             ingress.reconsider()
 
     def forget_resting(self, before: float) -> None:
-        """On a stream that lasts: admit pairs anew of which nothing has come since `before`, when they come again."""
+        """On a stream that lasts, drop pairs without stanzas since `before`. They are admitted anew when they come again."""
         for pair in [pair for pair, ingress in self._pairs.items() if ingress.rests(before)]:
             self._pairs.pop(pair).close()
 
     def close(self, ending: Ending) -> None:
-        """The stream is gone."""
+        """End: the stream is gone."""
         self.pass_on()
         cancel(self._late)
         self.forget()
 
     def pass_on(self) -> None:
-        """The stream is gone: what came before is passed on, and no stream is left to be paused."""
+        """Pass on the stanzas that came before the stream was gone. No stream is left to be paused."""
         for ingress in self._pairs.values():
             ingress.close()
 
     # --- resumption (XEP-0198 §5) ---
 
     def suspend(self, counters: Counters) -> None:
-        """The stream broke off and may be resumed: what becomes of its stanzas is counted on all the same. `pass_on` follows."""
+        """Go on counting safe stanzas: the stream broke off and may be resumed. Call `pass_on` next."""
         if self._receipts is not None:
             self._receipts.sender = _SuspendedStream(counters)
 
     def continue_from(self, former: StreamIngress) -> None:
-        """This stream resumes the one of `former`."""
+        """Continue the stream of `former`, which this one resumes."""
         self._receipts = former._receipts
         if self._receipts is not None:
             self._receipts.sender = _OpenStream(self._connection, self._engine)
 
     def forget(self) -> None:
-        """What was not acknowledged may come again, on any stream."""
+        """Expect repeats: unacknowledged stanzas may come again, on any stream."""
         receipts, self._receipts = self._receipts, None
         if receipts is not None:
             self._services.duplicates.expect(receipts.end())
@@ -156,14 +156,14 @@ class StreamReceipt(UpstreamAck):
 
 
 class Sender(Protocol):
-    """Who sent the stanzas of a stream, and is told which of them are safe (XEP-0198)."""
+    """The sender of the stanzas of a stream. It is told which of them are safe (XEP-0198)."""
 
     @property
     def acknowledged(self) -> int:
-        """How many of all were acknowledged."""
+        """How many stanzas were acknowledged in all."""
 
     def acknowledge(self, number: int) -> None:
-        """`number` more, from the first on, are safe."""
+        """Acknowledge `number` more, from the first on."""
 
 
 class _OpenStream:
@@ -184,7 +184,7 @@ class _OpenStream:
 
 
 class _SuspendedStream:
-    """The sender whose stream broke off. It is told when it resumes the stream."""
+    """The sender of a stream that broke off. It is told when it resumes the stream."""
 
     __slots__ = ("_counters",)
 
@@ -200,17 +200,17 @@ class _SuspendedStream:
 
 
 class _NoSender:
-    """The stream is gone."""
+    """The sender of a stream that is gone."""
 
     __slots__ = ()
     acknowledged = 0
 
     def acknowledge(self, number: int) -> None:
-        """There is nobody to be told."""
+        """Do nothing."""
 
 
 class StreamReceipts:
-    """Which stanzas of a stream are safe: the longest prefix over all of its pairs, however their runs settle (R35).
+    """The receipts of a stream. The safe stanzas are the longest prefix over all of its pairs, in any order of settling (R35).
 
     `sender` is told of the prefix. `tally` counts settled receipts by evidence.
     """
@@ -229,7 +229,7 @@ class StreamReceipts:
         return receipt
 
     def settled(self) -> None:
-        """A receipt is settled."""
+        """Note that a receipt is settled."""
         number = 0
         while self._open and not self._open[0].left:
             number += self._open.popleft().total
@@ -238,7 +238,7 @@ class StreamReceipts:
             self._unacknowledged.acknowledged(self.sender.acknowledged)
 
     def end(self) -> list[tuple[Pair, int, UpstreamAck]]:
-        """The stream is gone. Return what its sender does not know to be safe."""
+        """End: the stream is gone. Return the stanzas that its sender does not know to be safe."""
         acknowledged = self.sender.acknowledged
         self.sender = _NoSender()  # the sender leads to the stream
         return list(self._unacknowledged.rows(acknowledged))

@@ -1,1 +1,1 @@
-"""What acts on the whole gateway while it runs: policy change, deny lists, rediscovery, preflight, shutdown."""
+"""Actions on the whole gateway while it runs: policy change, deny lists, rediscovery, preflight, shutdown."""

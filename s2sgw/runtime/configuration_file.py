@@ -1,4 +1,4 @@
-"""Where the configuration file is, if the operator does not name it."""
+"""The places of the configuration file, if the operator does not name it."""
 
 from __future__ import annotations
 

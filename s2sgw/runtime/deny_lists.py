@@ -1,7 +1,7 @@
-"""The deny lists of [policy]: read from files, fetched from https URLs, read again after a while; the last good copy counts.
+"""The deny lists of [policy]: read from files or fetched from https URLs, and refreshed. The last good copy is in force.
 
-What was fetched is kept in the state directory, so that a restart without network denies whom it denied before. Lists are long:
-they are read, and compared with those before, in another thread.
+Fetched lists are kept in the state directory, so that they are in force after a restart without network. Lists are long: they are
+read and compared in another thread.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from s2sgw.xmpp.timer import cancel
 
 #: Bytes of a list: some hundred thousand names.
 LIST_BYTES = 8 * 1024 * 1024
-#: Seconds for one list to be fetched.
+#: Seconds in which one list must be fetched.
 FETCH_SECONDS = 30.0
 #: Seconds after which a list that could not be read is tried again, where `refresh` is longer.
 RETRY = 300.0
-#: Names of a change that are told, of those that were added and of those that were removed.
+#: Names of a change that are reported, of those added and of those removed.
 NAMED = 100
-#: Where fetched lists are kept, in the state directory.
+#: The folder of fetched lists, in the state directory.
 FOLDER = "deny"
-#: How the first line of a copy begins, and the bytes of that line.
+#: The beginning of a copy's first line, and the length of that line in bytes.
 SEAL = b"# sha256 "
 SEAL_BYTES = len(SEAL) + 65
 
@@ -44,11 +44,11 @@ DenyListSource = Path | str
 
 
 class ListUnreadable(Exception):
-    """Why a list is none, in words."""
+    """A list cannot be read. The text says why."""
 
 
 class ListChange(NamedTuple):
-    """How many names a list holds now that it did not hold before, and the other way round; and the first of these in order."""
+    """How many names were added to a list, and how many removed, with the first of each in order."""
 
     source: str
     added: int
@@ -58,7 +58,7 @@ class ListChange(NamedTuple):
 
 
 class ReadLists(NamedTuple):
-    """Lists that were read, by source; those before, and how they differ; and why a source could not be read."""
+    """The lists that were read, by source; those before, and how they differ; and why a source could not be read."""
 
     lists: dict[str, DenyList]
     before: dict[str, DenyList]
@@ -74,10 +74,10 @@ class ListFetcher(Protocol):
 
 
 class ListObserver(Protocol):
-    """Is told of changes."""
+    """The receiver of changes."""
 
     def changed(self, lists: Sequence[DenyList], found: Sequence[ListChange]) -> None:
-        """`lists` are in force from now on; `found` is what has changed."""
+        """Note that `lists` are in force from now on. `found`: the changes."""
 
 
 class DenyLists:
@@ -99,16 +99,16 @@ class DenyLists:
         self._timer: IDelayedCall | None = None
         self._reading: Deferred[bool] | None = None
         self._waiting: list[Deferred[None]] = []
-        #: why a source could not be read when last tried
+        #: the reason why a source could not be read at the last try
         self.failures: dict[str, str] = {}
 
     @property
     def lists(self) -> tuple[DenyList, ...]:
-        """What is denied, in the order of the sources."""
+        """The lists in force, in the order of the sources."""
         return tuple(self._lists[str(source)] for source in self._sources if str(source) in self._lists)
 
     def read(self, sources: Sequence[DenyListSource]) -> ReadLists:
-        """Read what `hold` is to begin with: files, and copies of what was fetched before. May run in another thread."""
+        """Read what `hold` begins with: files, and copies of fetched lists. May run in another thread."""
         before, problems = dict(self._lists), dict[str, str]()
         kept = {str(source): self._kept(source, before, problems) for source in sources}
         found = {name: each for name, each in kept.items() if each is not None}
@@ -117,19 +117,20 @@ class DenyLists:
     def hold(self, sources: Sequence[DenyListSource], refresh: float, read: ReadLists | None = None) -> Deferred[None]:
         """Apply these lists from now on. Fires when every list was tried.
 
-        What was `read` of them counts at once (None: it is read now), the rest once it is there.
+        Lists that were `read` are in force at once (None: they are read now), the others once they are fetched.
         """
         self.stop()
         self._sources, self._refresh = tuple(sources), refresh
         begin = self.read(sources) if read is None else read
         for source, problem in begin.problems.items():
-            self.log.error(event="deny list copy unusable", list=source, detail=f"{problem}; the list counts once it is fetched")
+            detail = f"{problem}; the list is in force once it is fetched"
+            self.log.error(event="deny list copy unusable", list=source, detail=detail)
         self._take(self._newest(begin))
         self._forget_copies()
         return self.look()
 
     def look(self) -> Deferred[None]:
-        """Read every list again now; one that cannot be read stays as it was. Fires when all were tried."""
+        """Read every list again now. A list that cannot be read stays as it was. Fires when all were tried."""
         waiter: Deferred[None] = Deferred()
         self._waiting.append(waiter)
         if self._reading is None:
@@ -139,7 +140,7 @@ class DenyLists:
         return waiter
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop refreshing."""
         self._cancel_timer()
         if self._reading is not None:
             self._reading.cancel()
@@ -180,7 +181,7 @@ class DenyLists:
             self.log.error(event="deny list unreadable", list=name, detail=why + stays)
 
     def _newest(self, read: ReadLists) -> ReadLists:
-        """Return what was read, but for lists that were refreshed since then: those stay."""
+        """Return the lists that were read. A list that was refreshed since then stays."""
         wanted = {str(source) for source in self._sources}
         newer = {name: each for name, each in self._lists.items() if name in wanted and each is not read.before.get(name)}
         changes = [change for change in read.changes if change.source not in newer]
@@ -190,7 +191,7 @@ class DenyLists:
         self._lists = read.lists
         if read.changes:
             self._observer.changed(self.lists, read.changes)
-        self._threads.run(read.before.clear)  # to free long lists takes a while
+        self._threads.run(read.before.clear)  # freeing long lists takes a while
 
     # --- time ---
 
@@ -219,7 +220,7 @@ class DenyLists:
         return self._folder / (hashlib.sha256(url.encode()).hexdigest() + ".txt")
 
     def _kept(self, source: DenyListSource, lists: Mapping[str, DenyList], problems: dict[str, str]) -> DenyList | None:
-        """Return a file as it is now, a fetched list as it was last. What is wrong with a copy is added to `problems`."""
+        """Return the file as it is now, or the last copy of a fetched list. Faults of a copy are added to `problems`."""
         held = lists.get(str(source))
         if held is not None and isinstance(source, str):
             return held
@@ -235,7 +236,7 @@ class DenyLists:
             return held
 
     def _keep(self, url: str, text: bytes) -> str:
-        """Write a copy, and return why it could not be written, or "": a full disk loses the copy, not the list."""
+        """Write a copy. Return why it could not be written, or "". A full disk loses the copy, not the list."""
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             write_atomically(self._copy(url), _sealed(text))
@@ -251,12 +252,12 @@ class DenyLists:
 
 
 def read_file(path: Path) -> DenyList:
-    """The list in a file; raises `ListUnreadable`."""
+    """Return the list in a file. Raises `ListUnreadable`."""
     return parse(str(path), _bytes(path))
 
 
 def parse(source: str, text: bytes) -> DenyList:
-    """A list from what was read of it; raises `ListUnreadable`."""
+    """Return the list in these bytes. Raises `ListUnreadable`."""
     try:
         return DenyList.parse(source, text.decode("utf-8"))
     except UnicodeDecodeError:
@@ -266,7 +267,7 @@ def parse(source: str, text: bytes) -> DenyList:
 
 
 def complaints(sources: Iterable[DenyListSource]) -> list[str]:
-    """What is wrong with those of the lists that are files."""
+    """Return the faults of the lists that are files."""
     found = []
     for source in sources:
         if isinstance(source, Path):
@@ -278,12 +279,12 @@ def complaints(sources: Iterable[DenyListSource]) -> list[str]:
 
 
 def _sealed(text: bytes) -> bytes:
-    """Return what is written as a copy of `text`: behind a first line with its checksum, which is a comment."""
+    """Return the content of a copy of `text`. Its first line is a comment with the checksum."""
     return SEAL + hashlib.sha256(text).hexdigest().encode() + b"\n" + text
 
 
 def _unsealed(data: bytes) -> bytes:
-    """Return the text of a copy. One of an earlier version has no checksum. Raises `ListUnreadable`."""
+    """Return the text of a copy. Copies of earlier versions have no checksum. Raises `ListUnreadable`."""
     if not data.startswith(SEAL):
         return data
     seal, _, text = data.partition(b"\n")
@@ -304,13 +305,13 @@ def _bytes(path: Path, more: int = 0) -> bytes:
 
 
 def _changes(old: Mapping[str, DenyList], new: Mapping[str, DenyList]) -> list[ListChange]:
-    """Return how each list that differs does."""
+    """Return the changes of the lists that differ."""
     found = []
     empty = DenyList("", frozenset())
     for source in dict.fromkeys([*old, *new]):
         before, after = old.get(source, empty).names, new.get(source, empty).names
         if before is not after:
-            # not by the difference of sets, which lets no other thread run meanwhile
+            # not by the difference of sets, which does not let other threads run
             added = [name for name in after if name not in before]
             removed = [name for name in before if name not in after]
             if added or removed:
@@ -327,7 +328,7 @@ class WebLists:
         self._https = HTTPS(reactor, resolve, AnchorRoots(anchors), limit=LIST_BYTES, timeout=FETCH_SECONDS)
 
     async def fetch(self, url: str) -> bytes:
-        """Return the text of a list; raises `ListUnreadable`."""
+        """Return the text of a list. Raises `ListUnreadable`."""
         try:
             answer = await self._https.get(url)
         except Unfetched as problem:

@@ -1,7 +1,7 @@
-"""File descriptors: how many the process may have, and how many connections that leaves room for.
+"""File descriptors: how many the process may have, and how many connections they allow.
 
-Each accepted connection takes one. Without a bound of their own they would take those that look-ups, streams of ours, the
-existing server and the spool need, and the gateway could neither accept nor send.
+Each accepted connection takes one. Without a bound, accepted connections would use up the descriptors of look-ups, of our
+streams, of the existing server and of the spool. Then the gateway could neither accept nor send.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import os
 import resource
 from dataclasses import dataclass
 
-#: Descriptors kept for look-ups, documents, the spool and its checkpoints, the log, the console and the admin socket; of few
-#: descriptors a quarter.
+#: Descriptors kept for look-ups, documents, the spool and its checkpoints, the log, the console and the admin socket. If there
+#: are few descriptors, a quarter of them is kept.
 OTHERS = 512
-#: No process needs more, where the system sets no bound.
+#: The number used where the system sets no bound. No process needs more.
 _UNLIMITED = 1 << 20
 
 
 def raise_limit() -> int:
-    """Raise the soft limit of open files to the hard one, as far as the system lets us; return what it is then."""
+    """Raise the soft limit of open files to the hard limit, as far as the system allows. Return the limit then in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -33,12 +33,12 @@ def limit() -> int:
 
 
 def hard_limit() -> int:
-    """Return how many descriptors a gateway that starts here may have: it raises its limit to that."""
+    """Return how many descriptors a gateway that starts here may have. The gateway raises its limit to this number."""
     return _bounded(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
 def number_open() -> int:
-    """Return how many descriptors are open; 0 where the system does not tell."""
+    """Return how many descriptors are open; 0 if the system does not tell."""
     folder = "/proc/self/fd"
     try:
         return os.stat(folder).st_size or len(os.listdir(folder))  # the size is their number since Linux 6.2
@@ -48,7 +48,7 @@ def number_open() -> int:
 
 @dataclass(frozen=True, slots=True)
 class DescriptorShares:
-    """How many connections of peers, connections of backends and streams of ours there is room for."""
+    """The room for connections of peers, connections of backends and streams of ours."""
 
     connections: int
     backend: int
@@ -56,10 +56,10 @@ class DescriptorShares:
 
 
 def shares(connections: int, streams: int, descriptors: int) -> DescriptorShares:
-    """Divide the descriptors: as much as is wanted, or less where they are few.
+    """Divide the descriptors. Each part gets what is wanted, or less if there are few.
 
-    A backend may bring as many connections as peers may. It and our own streams have a quarter each of what is not kept for
-    all else, or what they want if that is less; the connections of peers have the rest.
+    A backend may open as many connections as all peers. Backends and our own streams each get a quarter of the descriptors that
+    are not kept, or what they want if that is less. Connections of peers get the rest.
     """
     left = descriptors - min(OTHERS, descriptors // 4)
     if 2 * connections + streams <= left:

@@ -1,4 +1,4 @@
-"""`s2sgw check --live`: checks what the configuration alone cannot show. Does the existing server answer and trust us? Does it
+"""`s2sgw check --live`: checks facts outside the configuration. Does the existing server answer and trust us? Does it
 ask our name server? Does our DNS lead here? Are the certificates, clock, state directory, descriptors and disk in order?
 
 Each check has a time limit, and none changes anything. The existing server gets one stream of a domain that does not exist, and
@@ -38,7 +38,7 @@ CheckName = Literal["gateway", "backend", "dns-view", "dns", "certificate", "clo
 #: The sender of the check towards the existing server: a domain that no public DNS has. A name under `invalid` would not do:
 #: resolvers such as unbound answer for it themselves, and would not ask our name server.
 VISITOR = Domain.parse("check.s2sgw.example")
-#: Seconds that the server has to ask its name server after the ping; seconds between two looks.
+#: Seconds that the server has to ask its name server after the ping, and seconds between two looks.
 VIEW_SECONDS, VIEW_LOOK_SECONDS = 6.0, 0.5
 #: Days before the end of a certificate at which the check fails.
 CERTIFICATE_DAYS = 7
@@ -57,7 +57,7 @@ class LiveFact:
     remedy: str = ""
 
     def row(self) -> dict[str, Any]:
-        """Return the fact as JSON has it."""
+        """Return the fact for JSON."""
         return {"check": self.check, "subject": self.subject, "ok": self.ok, "detail": self.detail, "remedy": self.remedy}
 
 
@@ -85,7 +85,7 @@ class BackendUnderCheck:
 
 @dataclass(frozen=True, slots=True)
 class LiveServices:
-    """The parts of a gateway that the checks need. Without a gateway `composition.live_check` builds them.
+    """The parts of a gateway that the checks use. Without a gateway `composition.live_check` builds them.
 
     `status` returns what `s2sgw status` shows. None: no gateway runs.
     """
@@ -172,7 +172,7 @@ class LiveCheck:
         return failed
 
     async def _knock(self, under: BackendUnderCheck, status: dict[str, Any] | None) -> None:
-        """Check only whether the port takes connections. The gateway itself checks jabberd2's router further."""
+        """Check only whether the port takes connections. The gateway itself checks jabberd2's router more closely."""
         address = under.backend.address
         row = _backend_row(status, str(address))
         if row is not None and row["state"] != "unknown":
@@ -190,10 +190,10 @@ class LiveCheck:
             self._add("backend", address, None, text)
 
     async def _view(self, under: BackendUnderCheck, stream: ProbeStream, before: int | None) -> None:
-        """Send the server a ping, so that it looks the sender up. Check whether the question comes to our DNS view."""
+        """Send the server a ping, so that it looks the sender up. Check whether the query comes to our DNS view."""
         view = str(under.backend.dns_view)
         if before is None:
-            self._add("dns-view", view, None, "the gateway does not run: the check cannot tell whether the server asks it")
+            self._add("dns-view", view, None, "the gateway does not run, so the check cannot tell whether the server asks it")
             return
         ident = f"check-{secrets.token_hex(8)}"
         iq = f"<iq type='get' id='{ident}' from='{VISITOR}' to='{under.local.text}'><ping xmlns='{PING}'/></iq>"
@@ -327,7 +327,7 @@ def _backend_row(status: dict[str, Any] | None, address: str) -> dict[str, Any] 
 
 
 def _questions(status: dict[str, Any] | None, address: str) -> int | None:
-    """Return how many questions came to the backend's DNS view. None: not known."""
+    """Return how many queries came to the backend's DNS view. None: not known."""
     row = _backend_row(status, address)
     return None if row is None else row["questions"]
 

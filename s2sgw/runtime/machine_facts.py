@@ -1,4 +1,4 @@
-"""What this machine is like for a gateway: the clock, the state directory, the room on the disk."""
+"""Facts about this machine: the clock, the state directory, the room on the disk."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import stat
 from pathlib import Path
 from typing import Literal
 
-#: What was looked at, of which thing, whether it is good (None: it could not be told), what was seen, and the remedy.
+#: The check, its object, the result (None: it could not be told), what was seen, and the remedy.
 Fact = tuple[Literal["clock", "state", "disk"], str, bool | None, str, str]
 
-#: Bytes that must be free beside the spool.
+#: Bytes that must stay free beside the spool.
 LEAST_FREE = 64 * 1024 * 1024
 #: ntp_adjtime(2): the clock is not synchronised.
 _TIME_ERROR = 5
@@ -29,7 +29,7 @@ def clock_fact() -> Fact:
 
 
 def clock_is_synchronised() -> bool | None:
-    """Return whether the kernel holds its clock for synchronised; None where it cannot be asked."""
+    """Return whether the kernel's clock is synchronised; None if the kernel cannot be asked."""
     try:
         state = ctypes.CDLL(None, use_errno=True).ntp_adjtime(ctypes.create_string_buffer(512))
     except (OSError, AttributeError):
@@ -38,7 +38,7 @@ def clock_is_synchronised() -> bool | None:
 
 
 def state_fact(state: Path) -> Fact:
-    """Return whether the state directory is there, private, and ours to write to."""
+    """Return whether the state directory exists, is private, and is writable."""
     try:
         found = state.stat()
     except OSError as error:
@@ -54,7 +54,7 @@ def state_fact(state: Path) -> Fact:
 
 
 def disk_fact(state: Path, disk: int) -> Fact:
-    """Return whether the disk has room for the spool up to its limit, beside what it holds already."""
+    """Return whether the disk has room for the rest of the spool up to its limit."""
     folder = next((each for each in (state, *state.parents) if each.exists()), Path("/"))
     try:
         free, used = shutil.disk_usage(folder).free, sum(file.stat().st_size for file in folder.glob("spool.db*"))

@@ -11,9 +11,9 @@ from s2sgw.policy.values import parse_peer_name
 from s2sgw.storage.atomic_file import set_aside, write_atomically
 
 FILE = "denied.json"
-#: The most names that can be denied by hand. Longer lists belong into a deny list of the configuration.
+#: The most names that can be denied by hand. Longer lists belong in a deny list of the configuration.
 MOST = 1000
-#: What refusals and `explain` call this list.
+#: The name of this list in refusals and in `explain`.
 SOURCE = "s2sgw deny"
 
 
@@ -22,14 +22,14 @@ class TooManyDenied(Exception):
 
 
 class OperatorDenials:
-    """The names, in A-labels: a domain, or "*." and a domain. They bind also a peer whose own section says `allow = true`.
+    """The names, in A-labels: a domain, or "*." and a domain. They also bind a peer whose own section has `allow = true`.
 
-    `deny` puts deny lists into force; it is called at once, and with each change. A file that cannot be understood is set aside,
-    and `report` is told.
+    `deny` puts deny lists into force; it is called at once, and with each change. A file that cannot be parsed is set aside, and
+    `report` is called.
     """
 
     def __init__(self, state: Path, deny: Callable[[Sequence[DenyList]], None], report: Callable[[str], None]) -> None:
-        """Read the file. Raises `OSError` if it cannot be read: to go on would let in who is denied."""
+        """Read the file. Raises `OSError` if it cannot be read: without the list, denied peers would be let in."""
         self._path = state / FILE
         self._deny = deny
         self._lists: Sequence[DenyList] = ()
@@ -47,16 +47,16 @@ class OperatorDenials:
             return tuple(parse_peer_name(name) for name in names)
         except (ValueError, TypeError) as error:
             aside = set_aside(self._path, "damaged")
-            report(f"{self._path} is damaged ({error}). It was set aside as {aside}. Nobody is denied by `s2sgw deny` now")
+            report(f"{self._path} is damaged ({error}). It was set aside as {aside}. No peer is denied by `s2sgw deny` now")
             return ()
 
     def use(self, lists: Sequence[DenyList]) -> None:
-        """Apply the deny lists of the configuration beside the names."""
+        """Apply the names together with the deny lists of the configuration."""
         self._lists = lists
         self._apply()
 
     def add(self, name: str) -> bool:
-        """Deny a name; return whether it was not denied before. Raises `TooManyDenied`, or `OSError` if it cannot be written."""
+        """Deny a name. Return whether that is new. Raises `TooManyDenied`, or `OSError` if the file cannot be written."""
         if name in self.names:
             return False
         if len(self.names) >= MOST:
@@ -65,7 +65,7 @@ class OperatorDenials:
         return True
 
     def remove(self, name: str) -> bool:
-        """Deny a name no longer; return whether it was denied. Raises `OSError` if that cannot be written."""
+        """Stop denying a name. Return whether it was denied. Raises `OSError` if the file cannot be written."""
         if name not in self.names:
             return False
         self._change(tuple(each for each in self.names if each != name))

@@ -1,7 +1,7 @@
-"""The gateway's own certificates while it runs: renewed files are loaded without a reload, and their ends are told in time.
+"""The gateway's own certificates while it runs: renewed files are loaded without a reload, and expiry is announced in time.
 
-A folder is looked at several times a minute. What has changed is read once it has stopped changing: a tool such as certbot
-writes the key and the chain one after the other. Files with a fault change nothing, and are told of once.
+A folder is checked several times a minute. A change is loaded once the files stop changing, because a tool such as certbot writes
+the key and the chain one after the other. Files with a fault change nothing, and the fault is reported once.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from s2sgw.xmpp.wall_clock import WallClock, date_of
 
 #: Seconds between two looks. A change is loaded at the second look that finds it the same: within a minute.
 LOOK_SECONDS = 20.0
-#: Days before the end of a certificate of ours at which it is told; 0: it has ended.
+#: Days before the expiry of a certificate of ours at which a warning is logged; 0: it has expired.
 WARNING_DAYS = (21, 7, 3, 1, 0)
 
-#: What tells that a file is another one, or has other content: path, inode, size, time of the last change.
+#: The identity of a file and its content: path, inode, size, time of the last change.
 FileStamps = tuple[tuple[str, int, int, int], ...]
 
 
 class CertificateHolder(Protocol):
-    """The configuration in force, as far as certificates go."""
+    """The configuration in force, for certificates."""
 
     @property
     def certificates(self) -> CertificateDirectory:
-        """Return those of `[tls] certificates`."""
+        """Return the certificates of `[tls] certificates`."""
 
     @property
     def special_certificates(self) -> dict[Path, Credential]:
-        """Return those of `[peers."…"] certificate` that were read, by the path that names them."""
+        """Return the certificates of `[peers."…"] certificate` that were read, by the path that names them."""
 
     @property
     def domains(self) -> Iterable[Domain]:
@@ -53,7 +53,7 @@ class CertificateHolder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CertificateFact:
-    """What an operator is told of one certificate: `days` until its end, and what peers will mind in its chain, or ""."""
+    """One certificate for the operator: `days` until it expires, and `chain`: why peers will object to its chain, or ""."""
 
     name: str
     ends: datetime
@@ -63,7 +63,7 @@ class CertificateFact:
 
 
 def stamp_of(paths: Iterable[Path]) -> FileStamps:
-    """Return the stamp of files; those that are not there are left out. Links are followed."""
+    """Return the stamp of the files that exist. Links are followed."""
     found = []
     for path in sorted(paths):
         try:
@@ -85,7 +85,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def chain_fault(credential: Credential, anchors: Anchors) -> str:
-    """Return what peers will mind in a chain, though it can be used; "" where nothing."""
+    """Return why peers will object to a chain that can be used; "": they will not."""
     last = ParsedCertificate(credential.chain[-1])
     if last.issuer == last.subject:
         return "is self-signed; most peers will refuse it" if len(credential.chain) == 1 else ""
@@ -95,12 +95,12 @@ def chain_fault(credential: Credential, anchors: Anchors) -> str:
 
 
 def ends_in(days: int) -> str:
-    """Return when a certificate ends, in words."""
+    """Return when a certificate expires, in words."""
     return "has expired" if days < 0 else "ends today" if days == 0 else "ends in 1 day" if days == 1 else f"ends in {days} days"
 
 
 class OwnCertificates:
-    """Loads renewed certificates of one running gateway, and tells when one is about to end."""
+    """Loads renewed certificates of one running gateway, and warns before one expires."""
 
     log = Logger("s2sgw")
 
@@ -109,12 +109,12 @@ class OwnCertificates:
         self._threads = threads
         self._wall = wall
         self._audit = audit
-        #: the stamp of what is in use, or was refused; and the one found by the last look, where that differs
+        #: the stamp of the files in use, or refused; and the stamp of the last look, if it differs
         self._known = self._stamp()
         self._changing: FileStamps | None = None
-        #: why changed files are not in use
+        #: the reasons why changed files are not in use
         self.complaints: tuple[str, ...] = ()
-        #: the fewest `WARNING_DAYS` that were told of each certificate, by its fingerprint
+        #: the fewest `WARNING_DAYS` that were logged for each certificate, by its fingerprint
         self._told: dict[str, int] = {}
 
     def _stamp(self) -> FileStamps:
@@ -122,7 +122,7 @@ class OwnCertificates:
         return stamp_of([*files_of(self._holder.certificates.path), *special])
 
     async def look(self) -> None:
-        """Load what has changed and is the same as at the last look; tell of certificates that end soon."""
+        """Load files that have changed and are the same as at the last look. Warn of certificates that expire soon."""
         found = self._stamp()
         if found == self._known:
             self._changing = None
@@ -164,10 +164,10 @@ class OwnCertificates:
         except OSError:
             self.log.failure("the audit log cannot be written")
 
-    # --- ends ---
+    # --- expiry ---
 
     def facts(self) -> Iterator[CertificateFact]:
-        """Yield what is to be known of each certificate in use, and which local domains it serves."""
+        """Yield the facts about each certificate in use, with the local domains it serves."""
         now, directory, anchors = date_of(self._wall), self._holder.certificates, self._holder.anchors()
         serving: dict[str, list[str]] = {}
         for domain in self._holder.domains:
@@ -181,7 +181,7 @@ class OwnCertificates:
             yield CertificateFact(credential.name, credential.not_after, days, chain_fault(credential, anchors), domains)
 
     def tell_endings(self) -> None:
-        """Log each certificate that has come within 21, 7, 3 and 1 days of its end, and one that has ended, once each."""
+        """Log each certificate that has come within 21, 7, 3 and 1 days of its expiry, and one that has expired, once each."""
         now = date_of(self._wall)
         used = (*self._holder.certificates.credentials, *self._holder.special_certificates.values())
         for credential in used:
@@ -198,7 +198,7 @@ class OwnCertificates:
         self._told = {fingerprint: days for fingerprint, days in self._told.items() if fingerprint in kept}
 
     def alerts(self) -> list[str]:
-        """Return a sentence for each certificate that an operator should renew, mend or look at."""
+        """Return a sentence for each certificate that an operator should renew or fix."""
         found = [f"renewed certificates are not in use: {text}" for text in self.complaints]
         for fact in self.facts():
             if fact.days <= WARNING_DAYS[0] and fact.domains:

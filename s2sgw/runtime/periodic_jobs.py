@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-#: A job is overdue that has not succeeded for so many of its periods.
+#: A job is overdue if it has not succeeded for this number of its periods.
 OVERDUE_PERIODS = 3
 #: Seconds between two log entries for the same job.
 LOG_SECONDS = 60.0
@@ -31,7 +31,7 @@ class PeriodicJob:
         self.name = name
         self.period = period
         self.successes = self.failures = 0
-        #: what the last run failed with, or ""
+        #: the error of the last run, or ""
         self.error = ""
         self._work = work
         self._clock = clock
@@ -53,12 +53,12 @@ class PeriodicJob:
 
     @property
     def age(self) -> float:
-        """Seconds since the job last succeeded, or was started."""
+        """Return the seconds since the job last succeeded, or was started."""
         return self._clock.seconds() - self._succeeded_at
 
     @property
     def overdue(self) -> bool:
-        """Whether the job has not succeeded for so long that something is wrong."""
+        """Whether the job is overdue."""
         return self._loop.running and self.age > OVERDUE_PERIODS * self.period
 
     def _run(self) -> Deferred[None]:
@@ -70,7 +70,7 @@ class PeriodicJob:
         self._succeeded_at = self._clock.seconds()
 
     def _failed(self, failure: Failure) -> None:
-        """Count the failure, and log it unless it was logged a moment ago."""
+        """Count the failure, and log it unless one was logged a moment ago."""
         self.failures += 1
         self.error = f"{type(failure.value).__name__}: {failure.getErrorMessage()}"
         now = self._clock.seconds()
@@ -114,7 +114,7 @@ class PeriodicJobs(Collector):
         return [_alert(job) for job in self._jobs if job.overdue]
 
     def describe(self) -> list[Metric]:
-        """Ask nothing of the jobs when the collector is registered."""
+        """Return nothing: the metrics are named by `collect`."""
         return []
 
     def collect(self) -> Iterator[Metric]:

@@ -1,8 +1,9 @@
-"""What a changed policy means for what is under way: pairs are admitted anew, streams that it refuses are closed in order,
-and what waits for a peer that is barred comes back.
+"""The effects of a changed policy on pairs, streams and queues.
 
-A judgement is made of what the stream showed when it was opened. A peer that cannot be looked up just now is not refused
-for that.
+Pairs are admitted anew, streams that it refuses are closed gracefully, and
+waiting stanzas for a barred peer are bounced.
+
+A stream is judged by the evidence of its handshake. A peer that cannot be looked up now is not refused for that.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 
-#: Streams that are judged at once.
+#: Streams that are judged at the same time.
 CONCURRENT = 32
 
 
@@ -41,7 +42,7 @@ class AcceptedStreamReview(Protocol):
     """Judges open streams of peers by the policy in force (`s2s.federation_receiving`)."""
 
     async def reconsider(self, connection: StreamConnection, pair: Pair, method: str) -> Refusal | None:
-        """Return why the stream is refused now, or None. `method` proved `pair` on it; "": nothing has yet."""
+        """Return why the stream is refused now, or None. `method` proved `pair` on it; "": it is not proven yet."""
 
 
 class InitiatedStreamReview(Protocol):
@@ -55,7 +56,7 @@ class RouterLinks(Protocol):
     """The connections to jabberd2 routers."""
 
     def ingresses(self) -> list[StreamIngress]:
-        """Return where stanzas come in by them."""
+        """Return the ingresses of the stanzas that come in by them."""
 
 
 _Question = Callable[[], Coroutine[Any, Any, Refusal | None]]
@@ -73,7 +74,7 @@ class Closed(NamedTuple):
 
 
 class PolicyChange:
-    """Brings the streams and lanes of a gateway in line with its policy, in slices: there may be very many of them."""
+    """Brings the streams and queues of a gateway in line with its policy, in slices: there may be very many of them."""
 
     log = Logger("s2sgw")
 
@@ -81,7 +82,7 @@ class PolicyChange:
         self, peers: PeerPolicies, accepted: AcceptedStreams, initiated: InitiatedStreams, queues: DeliveryQueues,
         receiving: AcceptedStreamReview, initiating: InitiatedStreamReview, slices: Slices, links: RouterLinks | None = None,
     ) -> None:
-        """`links`: where stanzas come in beside the accepted streams and those that we opened."""
+        """Take the services. `links`: the other sources of stanzas, beside the accepted streams and those that we opened."""
         self._links = links
         self._peers = peers
         self._accepted = accepted
@@ -92,14 +93,14 @@ class PolicyChange:
         self._slices = slices
 
     def apply(self, keep_streams: bool = False) -> Deferred[list[Closed]]:
-        """Admit all pairs anew, judge all streams again, and bounce what waits for a peer that is barred.
+        """Admit all pairs anew, judge all streams again, and bounce waiting stanzas for barred peers.
 
-        The result is the streams that were closed; with `keep_streams` none is.
+        The result is the list of streams that were closed. With `keep_streams` no stream is closed.
         """
         return self._slices.run(self._apply(() if keep_streams else self._questions()))
 
     def apply_bars(self) -> Deferred[list[Closed]]:
-        """The same where only the deny lists have changed: a stream is closed if its peer is barred, and not judged."""
+        """Do the same after a change of the deny lists alone: a stream is closed if its peer is barred, and not judged."""
         return self._slices.run(self._apply(self._bars()))
 
     def _apply(self, calls: Iterable[Callable[[], Deferred[Closed | None]]]) -> SlicedWork[list[Closed]]:
@@ -123,19 +124,19 @@ class PolicyChange:
     # --- streams ---
 
     def _questions(self) -> Iterator[Callable[[], Deferred[Closed | None]]]:
-        """Yield what judges each stream: once for each peer that it carries, however many pairs that has."""
+        """Yield the judgement of each stream: once for each peer that it carries, for any number of pairs."""
         for connection, owner in self._accepted:
             for pair, method in _judged_once(owner) if owner.side.leg == "federation" else ():
                 ask: _Question = partial(self._receiving.reconsider, connection, pair, method)
                 yield partial(self._ask, connection, "inbound", pair, ask)
         for stream in self._initiated:
             if stream.leg == "federation":
-                pair = stream.pair  # one peer, and one certificate of ours, whatever it is shared by
+                pair = stream.pair  # every pair on it has the same peer, and shows it the same certificate
                 ask = partial(self._initiating.reconsider, stream.connection, pair, stream.target)
                 yield partial(self._ask, stream.connection, "outbound", pair, ask)
 
     def _bars(self) -> Iterator[Callable[[], Deferred[Closed | None]]]:
-        """Yield what closes each stream of which a peer is barred."""
+        """Yield the closing of each stream of which a peer is barred."""
         for connection, owner in self._accepted:
             for pair, _ in _judged_once(owner) if owner.side.leg == "federation" else ():
                 yield partial(self._ask, connection, "inbound", pair, partial(self._barred, pair.sender))
@@ -166,13 +167,13 @@ class PolicyChange:
         return Closed(direction, str(peer), str(local), address, ending.cause.value, ending.detail)
 
     def _unanswered(self, failure: Failure) -> None:
-        """A mistake of ours closes nothing."""
+        """Log the failure of a judgement. It closes nothing."""
         self.log.failure("a stream could not be judged again", failure)
 
     # --- lanes ---
 
     def _give_back(self) -> SlicedWork[None]:
-        """Bounce what waits for a peer that is barred."""
+        """Bounce waiting stanzas for a barred peer."""
         for queue in self._queues:
             if queue.direction == "outbound" and len(queue.pair_queue):
                 bar = self._peers.policy(queue.pair.recipient).bar
@@ -182,7 +183,7 @@ class PolicyChange:
 
 
 def _judged_once(owner: AcceptedStream) -> Iterator[tuple[Pair, str]]:
-    """Yield one pair for each peer on the stream and the method that proved it; "" where nothing is proven yet."""
+    """Yield one pair for each peer on the stream and the method that proved it; "": not proven yet."""
     once: dict[tuple[Domain, str], Pair] = {}
     for pair, method in list(owner.methods.items()):
         once.setdefault((pair.sender, method), pair)
@@ -193,7 +194,7 @@ def _judged_once(owner: AcceptedStream) -> Iterator[tuple[Pair, str]]:
 
 
 class PeerStreams:
-    """All streams and lanes of one peer, as they are when a method is called."""
+    """All streams and queues of one peer, as they are when a method is called."""
 
     def __init__(self, queues: DeliveryQueues, accepted: AcceptedStreams, initiated: InitiatedStreams) -> None:
         self._queues = queues
@@ -205,11 +206,11 @@ class PeerStreams:
         return sum(len(queue.pair_queue) for queue in self._queues.towards(peer))
 
     def wake(self, peer: Domain) -> None:
-        """Try again at once to reach the peer, also where it backs off."""
+        """Retry the peer at once, also during a back-off."""
         self._queues.retry_now(peer, urged=True)
 
     def close(self, peer: Domain, key: Fingerprint) -> int:
-        """Close the streams that the peer's key had opened; return how many."""
+        """Close the streams that the peer's key had opened. Return how many."""
         text = "the approval of this key was revoked here"
         condition = StreamCondition.POLICY_VIOLATION
         closed = [each for each in dict.fromkeys(self._connections(peer)) if key_of(each.chain) == key and each.ending is None]
@@ -218,7 +219,7 @@ class PeerStreams:
         return len(closed)
 
     def disconnect(self, peer: Domain, text: str) -> int:
-        """Close all streams with the peer; return how many. Nothing keeps either side from opening new ones."""
+        """Close all streams with the peer. Return how many. Either side may open new ones."""
         condition = StreamCondition.RESET
         open_ = [each for each in dict.fromkeys(self._connections(peer)) if each.ending is None]
         for connection in open_:

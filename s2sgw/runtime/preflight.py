@@ -1,4 +1,4 @@
-"""Whether the gateway could start: the configuration and the certificates that it names, all complaints at once."""
+"""The check before a start: the configuration and the certificates that it names, with all errors at once."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.mechanisms import LEGACY
 
-#: A certificate of ours that ends sooner is warned of.
+#: The warning time before the expiry of a certificate of ours.
 EXPIRY_WARNING = timedelta(days=WARNING_DAYS[0])
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedConfiguration:
-    """A configuration that can be started, its certificates, and what the operator should know of them all the same."""
+    """A configuration that can be started, its certificates, and warnings for the operator."""
 
     config: Config
     certificates: CertificateDirectory
     warnings: tuple[str, ...]
-    #: the revocation lists of the peers, which take long to read, by the path that names them
+    #: the revocation lists of the peers, by the path that names them; reading them takes long
     revocations: Mapping[Path, FileContents[RevocationLists]] = field(default_factory=dict)
 
 
 def check_configuration(path: Path) -> CheckedConfiguration:
-    """Read all that a start would read, and open nothing; raises `ConfigError` with every complaint."""
+    """Read all that a start would read, and open nothing. Raises `ConfigError` with every error."""
     try:
         config = load(path, system_nameservers=system_servers())
     except ConfigError as error:
@@ -87,7 +87,7 @@ def _listener_warnings(config: Config, ipv6: bool) -> Iterator[str]:
 
 
 def _certificate_warnings(certificates: CertificateDirectory, anchors: Anchors, at: datetime) -> Iterator[str]:
-    """Yield what peers will mind in our certificates, though they can be used."""
+    """Yield what peers will object to in our certificates that can be used."""
     for credential in certificates.credentials:
         where = f"certificate {credential.name}"
         left = credential.not_after - at
@@ -108,7 +108,7 @@ def _policy_warnings(config: Config) -> Iterator[str]:
             )
         if peer.tls != "optional" and peer.proxy_lookup != "local":
             continue
-        example = "any.invalid" if name == "default" else name.replace("*", "any", 1)  # a peer that the object decides about
+        example = "any.invalid" if name == "default" else name.replace("*", "any", 1)  # a peer that the section applies to
         policy = config.policies.policy(Domain.parse(example))
         if peer.proxy_lookup == "local" and policy.proxy == "none":
             yield f'{key_text(("peers", name, "proxy_lookup"))}: has no effect without a proxy'
@@ -117,7 +117,7 @@ def _policy_warnings(config: Config) -> Iterator[str]:
 
 
 def _unusable(peer: PeerObject, revocations: dict[Path, FileContents[RevocationLists]]) -> Iterator[str]:
-    """Yield what is wrong with the files that a peer object names; what is read of revocation lists is added."""
+    """Yield the faults of the files that a peer section names. The revocation lists that were read are added."""
     if isinstance(peer.trust_anchors, Path):
         yield from (f"trust_anchors: {text}" for text in read_anchors(str(peer.trust_anchors)).complaints)
     if peer.crl is not None:
@@ -136,7 +136,7 @@ def _missing_group(name: str | None) -> Iterator[str]:
 
 
 def _unusable_certificate(path: Path | None) -> Iterator[str]:
-    """Yield what is wrong with a certificate and its key, if there is one."""
+    """Yield the faults of a certificate and its key, if there is one."""
     if path is not None:
         try:
             read(path.name, *certificate_files(path))

@@ -1,7 +1,7 @@
 """`s2sgw probe DOMAIN`: tries federation with a peer step by step, by the gateway's own discovery, judge and initiating engine.
 
 The probe asks the DNS, connects to each address, and opens one stream to each target. The stream is negotiated and authenticated
-as any stream of the gateway, carries one XMPP ping from a domain (no user's stanza), and is closed. Each step has a time limit.
+like any stream of the gateway, carries one XMPP ping from a domain (no user's stanza), and is closed. Each step has a time limit.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ TellStep = Callable[[ProbeStep], None]
 
 
 class NoPeerRecords:
-    """Stands in for the peer records of a gateway. `facts` are what the running gateway knows of the peer."""
+    """Replaces the peer records of a gateway. `facts`: the running gateway's facts about the peer."""
 
     def __init__(self, facts: KnownFacts) -> None:
         self._facts = facts
 
     def standing(self, *_: object) -> KnownFacts:
-        """Return what is known of a peer."""
+        """Return the facts about a peer."""
         return self._facts
 
     def remembered(self, *_: object) -> None:
@@ -70,14 +70,14 @@ class NoPeerRecords:
 
 @dataclass(frozen=True)
 class ProbeLeg(FederationInitiating):
-    """The federation's initiating leg. Its verdicts are recorded in `seen` only."""
+    """The federation's initiating leg. Its verdicts are kept in `seen` only."""
 
     seen: dict[str, tuple[Evidence, Assessment]] = field(default_factory=dict, init=False, repr=False)
 
     async def judge(
         self, connection: StreamConnection, question: JudgementNeeded, target: Target,
     ) -> tuple[Permission, tuple[str, ...]]:
-        """Judge as the gateway does, and keep the evidence."""
+        """Judge like the gateway, and keep the evidence."""
         evidence, found = await self.judge_of.examine(connection, question.peer, "receiving", target)
         self.seen[str(HostPort(target.host, target.port))] = evidence, found
         permission, reasons = self.granted(found.verdict, connection, question.peer)
@@ -86,7 +86,7 @@ class ProbeLeg(FederationInitiating):
 
 @dataclass(frozen=True, slots=True)
 class ProbeServices:
-    """The parts of a gateway that a probe needs. Without a gateway `composition.probe` builds them.
+    """The parts of a gateway that a probe uses. Without a gateway `composition.probe` builds them.
 
     `known`: the local domain is served by a gateway with a configuration, so that we may authenticate as it.
     """

@@ -14,13 +14,13 @@ Whose = Literal["ours", "theirs", "network"]
 
 #: The version of the JSON form.
 VERSION = 1
-#: Causes that only our own side can fix.
+#: Causes that only we can fix.
 _OURS = frozenset({
     Cause.RESOLVER_BUSY, Cause.NOT_ALLOWED, Cause.DENY_LISTED, Cause.AWAITING_APPROVAL, Cause.KEY_REVOKED, Cause.PIN_MISMATCH,
     Cause.SASL_FAILED, Cause.DIALBACK_INVALID, Cause.DIALBACK_ERROR, Cause.LOOP, Cause.INTERNAL,
 })
 _NETWORK = frozenset({Cause.CONNECTION_TIMEOUT, Cause.UNREACHABLE, Cause.DNS_UNREACHABLE, Cause.NEGOTIATION_TIMEOUT})
-#: Remedies for our own administrator, for causes whose remedy in the table of endings is for the other one.
+#: Remedies for our own administrator. They replace remedies in the table of endings that address the other administrator.
 _OUR_REMEDIES: dict[Cause, str] = {
     Cause.NOT_ALLOWED: 'Set allow = true in the peer\'s section, or give it one: [peers."DOMAIN"].',
     Cause.DENY_LISTED: "Take the domain off the deny list, or allow it in a section of its own.",
@@ -66,7 +66,7 @@ class ProbeStep:
         return cls(step, target, False, seconds, text, remedy, whose(ending.cause, ending.by))
 
     def row(self) -> dict[str, Any]:
-        """Return the step as JSON has it."""
+        """Return the step for JSON."""
         return {
             "step": self.step, "target": self.target, "ok": self.ok, "seconds": round(self.seconds, 4), "detail": self.detail,
             "remedy": self.remedy, "whose": self.whose,
@@ -84,11 +84,11 @@ class ProbeReport:
 
     @property
     def verdict(self) -> Literal["federates", "fails"]:
-        """Return the verdict as JSON has it."""
+        """Return the verdict for JSON."""
         return "federates" if self.federates else "fails"
 
     def row(self) -> dict[str, Any]:
-        """Return the report as JSON has it."""
+        """Return the report for JSON."""
         return {
             "version": VERSION, "domain": self.domain, "local": self.local, "steps": [step.row() for step in self.steps],
             "verdict": self.verdict,

@@ -1,4 +1,4 @@
-"""The steps of a probe for its findings: the chain, TLSA records, the POSH document, features, authentication."""
+"""The steps of a probe for what it found: the chain, TLSA records, the POSH document, features, authentication."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def places(targets: Sequence[Target]) -> str:
 
 
 def records(answer: Answer) -> str:
-    """Return an answer in words, with whether DNSSEC secures it."""
+    """Return the DNS answer in words, and whether DNSSEC secures it."""
     secure = " (DNSSEC)" if answer.secure else ""
     if answer.found:
         return ", ".join(record.to_text() for record in answer.records[:8]) + secure

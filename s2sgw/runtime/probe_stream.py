@@ -34,7 +34,7 @@ PING_SECONDS = 8.0
 class ProbeStream:
     """A stream of `side` to `target` for `pair`. `verifying`: the stream is negotiated, without authentication.
 
-    `ready` fires with None when stanzas may be sent, or when a `verifying` stream is negotiated. If the stream ends before, it
+    `ready` fires with None when stanzas may be sent, or when a `verifying` stream is negotiated. If the stream ends earlier, it
     fires with the ending.
     """
 
@@ -71,7 +71,7 @@ class ProbeStream:
         await dialler(address, self._target.port, lambda: self.connection).addTimeout(CONNECT_SECONDS, self._clock)
 
     def ping(self, text: str, ident: str) -> Deferred[str]:
-        """Send the stanza `text` with the id `ident`; fires with "answered" or "acknowledged", or "" if nothing comes in time."""
+        """Send the stanza `text` with the id `ident`. Fires with "answered" or "acknowledged", or "" if nothing comes in time."""
         self._ping = ident
         answer: Deferred[str] = Deferred()
         self._answer = answer
@@ -82,19 +82,19 @@ class ProbeStream:
         return answer.addTimeout(PING_SECONDS, self._clock, lambda _result, _seconds: "")
 
     def close(self) -> Deferred[None]:
-        """Close the stream in order; fires when the transport is gone."""
+        """Close the stream gracefully. Fires when the transport is gone."""
         self.connection.close(Ending(Cause.CLOSED))
         return self.connection.when_closed()
 
     # --- ConnectionOwner ---
 
     def connected(self, connection: StreamConnection) -> None:
-        """Begin."""
+        """Begin the negotiation."""
         self._mark("tcp")
         connection.step(self.engine.begin)
 
     def event(self, connection: StreamConnection, event: Event) -> None:
-        """Take one event of the engine."""
+        """Handle one event of the engine."""
         match event:
             case JudgementNeeded():
                 self._mark("tls")
@@ -123,7 +123,7 @@ class ProbeStream:
         """Do nothing: little is sent."""
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
-        """The stream is over."""
+        """Take the ending of the stream."""
         self.ending = ending
         if self._question is not None:
             self._question.cancel()

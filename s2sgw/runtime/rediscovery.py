@@ -1,7 +1,7 @@
-"""Where the peers are said to be that could not be reached: the DNS is asked anew, and a peer that has moved is tried at once.
+"""Looks for peers that could not be reached: asks the DNS again, and retries a peer that has moved at once.
 
-While lanes to a peer back off its discovery is asked again, now and then. The resolver keeps each answer for its TTL, so the
-network hears of that no sooner; where nothing waits nobody asks.
+While queues to a peer back off, the DNS is asked for the peer now and then. The resolver keeps each answer for its TTL, so this
+does not add traffic before that. Peers without waiting stanzas are not looked up.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from s2sgw.xmpp.jid import Domain
 #: Seconds between two looks for one peer, less up to a quarter of it at random.
 INTERVAL = 30.0
 JITTER = 0.25
-#: Seconds: an attempt that is so near looks for itself.
+#: Seconds. A look-up is left out if an attempt is so near: the attempt looks the peer up.
 NEAR = 10.0
-#: Peers that are looked for, and looks under way at once.
+#: Peers that are watched, and look-ups under way at once.
 WATCHED = 1000
 AT_ONCE = 32
 #: Seconds from one turn to the next.
@@ -47,14 +47,17 @@ class _Missed:
 
 
 class PeerLookup(Protocol):
-    """Looks peers up in the DNS, or at their routes."""
+    """Looks up peers in the DNS, or their configured routes."""
 
     def resolve(self, peer: Domain) -> Awaitable[Resolution]:
-        """Return where `peer` is."""
+        """Return the places of `peer`."""
 
 
 class Rediscovery:
-    """`resolve` says where a peer is, `random` gives numbers in [0, 1). `turn` is to be called every `TICK` seconds."""
+    """Watches peers that cannot be reached.
+
+    `resolve` looks a peer up, `random` gives numbers in [0, 1). Call `turn` every `TICK` seconds.
+    """
 
     log = Logger("s2sgw")
 
@@ -70,15 +73,15 @@ class Rediscovery:
         self._asking = 0
 
     def __len__(self) -> int:
-        """Peers that are looked for."""
+        """Return the number of peers that are watched."""
         return len(self._missed)
 
     def missed(self, peer: Domain, known: Resolution) -> None:
-        """An attempt came to nothing, `known` being where the peer was said to be, or why that could not be said."""
+        """Note a failed attempt. `known`: the places of the peer then, or why they were not known."""
         self._missed[peer] = _Missed(_places(known), self._next())
 
     def turn(self) -> None:
-        """Look for those whose time has come, as far as something waits for them."""
+        """Look up the peers whose time has come, if stanzas wait for them."""
         now = self._clock.seconds()
         for peer, missed in [row for row in self._missed.items() if row[1].due <= now]:
             missed.due = self._next()
@@ -94,7 +97,7 @@ class Rediscovery:
         return self._clock.seconds() + INTERVAL * (1 - JITTER * self._random.random())
 
     def _rest(self, peer: Domain) -> float | None:
-        """Seconds until a lane that waits for the peer tries again by itself; None: none does."""
+        """Return the seconds until a queue retries the peer by itself; None: no queue waits for it."""
         waiting = [queue for queue in self._queues.towards(peer) if len(queue.pair_queue) and not queue.held]
         times = [at for queue in waiting if (at := queue.next_hop.status().retry_at) is not None]
         return min(times) - self._clock.seconds() if times else None
@@ -126,7 +129,7 @@ def _places(resolution: Resolution) -> Places:
 
 
 def _new(now: Places, before: Places) -> list[str]:
-    """Return the places, and the addresses of known places, that are in `now` and were not there `before`, in words."""
+    """Return the places, and the addresses of known places, that are in `now` and not in `before`, in words."""
     said = []
     for place, addresses in now.items():
         known = before.get(place, frozenset())

@@ -1,4 +1,4 @@
-"""The state directory (0700), and the secret that it holds (0600)."""
+"""The state directory (0700), and the secret in it (0600)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ SECRET_BYTES = 32
 
 
 class SecretUnusable(ValueError):
-    """The secret in the state directory is not one that was made here, and how."""
+    """The secret in the state directory cannot be used. The text says why."""
 
 
 def prepare_state(state: Path) -> Path:
-    """Make the state directory where it is absent, close it to other users (0700), and return it. Raises `OSError`."""
+    """Create the state directory if it does not exist, close it to other users (0700), and return it. Raises `OSError`."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     state.chmod(0o700)
     return state
 
 
 def keep_secret(path: Path) -> bytes:
-    """Return the secret of this gateway, 32 bytes that outlive restarts. It is made at the first start.
+    """Return the secret of this gateway, 32 bytes that stay the same over restarts. It is created at the first start.
 
-    Dialback keys derive from it (XEP-0185): one that is short or open to others would let strangers make them. Raises
+    Dialback keys derive from it (XEP-0185). With a short or readable secret, strangers could make such keys. Raises
     `SecretUnusable` for such a file, and `OSError`.
     """
     if not path.exists():
@@ -43,7 +43,7 @@ def keep_secret(path: Path) -> bytes:
 
 
 def read_secret_of(state: Path) -> bytes | None:
-    """Return the secret in the state directory as it is, for a command beside the gateway; None where it cannot be read."""
+    """Return the secret in the state directory, for a command beside the gateway; None if it cannot be read."""
     try:
         secret = (state / "secret").read_bytes()
     except OSError:

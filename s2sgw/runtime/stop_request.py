@@ -9,7 +9,7 @@ from twisted.internet.error import ReactorNotRunning
 
 
 class StopRequest:
-    """Stops the reactor once. A stop under way takes further requests quietly."""
+    """Stops the reactor once. Further requests during the stop are ignored."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor

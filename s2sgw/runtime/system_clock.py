@@ -9,9 +9,9 @@ class SystemClock:
     """A `WallClock` (see `xmpp.wall_clock`)."""
 
     def seconds(self) -> float:
-        """Return the seconds since the epoch. The operator, or NTP, may set them back."""
+        """Return the seconds since the epoch. The operator, or NTP, may set this clock back."""
         return time.time()
 
 
-#: The one of this process.
+#: The clock of this process.
 SYSTEM_CLOCK = SystemClock()

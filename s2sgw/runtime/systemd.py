@@ -1,4 +1,4 @@
-"""What the gateway tells systemd: ready, reloading, stopping, its status, and that it is alive (sd_notify(3))."""
+"""Messages to systemd: ready, reloading, stopping, the status, and the watchdog's sign of life (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import suppress
 
 
 class ServiceNotifications:
-    """Sends to the socket that systemd names in `NOTIFY_SOCKET`; without one nothing is sent.
+    """Sends to the socket that systemd names in `NOTIFY_SOCKET`. Without one nothing is sent.
 
-    `monotonic` gives microseconds of CLOCK_MONOTONIC. A message that cannot be sent is lost: systemd is no reason to stop.
+    `monotonic` gives microseconds of CLOCK_MONOTONIC. A message that cannot be sent is lost, and the gateway goes on.
     """
 
     def __init__(
@@ -24,15 +24,15 @@ class ServiceNotifications:
         self.watchdog_interval = _watchdog_interval(environ)
 
     def ready(self, status: str) -> None:
-        """Everything listens and the spool is read; also the end of a reload."""
+        """Report that everything listens and the spool is read, or that a reload is over."""
         self._send("READY=1", f"STATUS={_line(status)}")
 
     def reloading(self) -> None:
-        """The configuration is being read again."""
+        """Report that the configuration is being read again."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={self._monotonic()}")
 
     def stopping(self) -> None:
-        """The gateway closes in order."""
+        """Report that the gateway shuts down."""
         self._send("STOPPING=1", "STATUS=stopping")
 
     def status(self, text: str) -> None:
@@ -40,7 +40,7 @@ class ServiceNotifications:
         self._send(f"STATUS={_line(text)}")
 
     def alive(self) -> None:
-        """Give the watchdog its sign of life. Call it from the reactor: one that stands still gives none."""
+        """Send the watchdog's sign of life. Call this from the reactor: a reactor that stands still sends none."""
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
@@ -52,7 +52,7 @@ class ServiceNotifications:
 
 
 def _watchdog_interval(environ: Mapping[str, str]) -> float | None:
-    """Return the seconds between two signs of life, half of what systemd waits; None where it waits for none."""
+    """Return the seconds between two signs of life, half of systemd's limit; None: systemd does not watch."""
     microseconds = environ.get("WATCHDOG_USEC", "")
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()) or not microseconds.isdecimal():
         return None

@@ -1,9 +1,9 @@
-"""How long the turns of the reactor take. In a long one everything else waits; what ran in it is logged.
+"""Measures the turns of the reactor. In a long turn everything else waits; the code that ran in it is logged.
 
-Two times are measured. The time that passed includes waits for the disk, for other threads and for a processor. The CPU time of
-the reactor's thread is what the turn's own work took: where it is much less than the time that passed, the machine is busy.
+Two times are measured. The elapsed time includes waits for the disk, for other threads and for a processor. The CPU time of the
+reactor's thread is the work of the turn itself. If it is much less than the elapsed time, the machine is busy.
 
-A thread looks at what the reactor's thread is doing while a turn is long: the turn itself costs two readings of two clocks.
+A thread examines the reactor's thread while a turn is long. The turn itself costs two readings of two clocks.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from twisted.logger import Logger
 
 #: Buckets of `s2sgw_reactor_turn_seconds` and `s2sgw_reactor_turn_cpu_seconds`.
 BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
-#: A turn of so many seconds is logged, at most so often.
+#: Turns of at least `LONG_SECONDS` are logged, at most one in `LOG_SECONDS`.
 LONG_SECONDS = 0.1
 LOG_SECONDS = 60.0
-#: Seconds between two looks at the reactor's thread, and after which a turn is looked at.
+#: Seconds between two looks at the reactor's thread, and after which a turn is examined.
 LOOK = 0.02
 LOOKED_AT = 0.05
 
@@ -40,14 +40,14 @@ class TurnWatch(Collector):
     def __init__(
         self, stopwatch: Callable[[], float] = perf_counter, cpu_clock: Callable[[], float] = thread_time,
     ) -> None:
-        """`cpu_clock` returns the CPU seconds of the calling thread."""
+        """Take the clocks. `cpu_clock` returns the CPU seconds of the calling thread."""
         self._stopwatch = stopwatch
         self._cpu_clock = cpu_clock
         self._began: float | None = None
         self._cpu_began = 0.0
         self._turn = 0
         self._times, self._cpu_times = Histogram(), Histogram()
-        #: (turn, what was seen to run in it)
+        #: (turn, the code that was seen to run in it)
         self._seen = (0, "")
         self._logged_at = float("-inf")
         self._unlogged = 0
@@ -57,12 +57,12 @@ class TurnWatch(Collector):
         self._reactor_thread = 0
 
     def began(self) -> None:
-        """A turn of the reactor begins."""
+        """Note that a turn of the reactor begins."""
         self._turn += 1
         self._began, self._cpu_began = self._stopwatch(), self._cpu_clock()
 
     def ended(self) -> None:
-        """It has done what there was to do."""
+        """Note that the turn is over."""
         began, self._began = self._began, None
         if began is None:
             return
@@ -84,17 +84,17 @@ class TurnWatch(Collector):
             ran=ran if turn == self._turn else "", more=more or None,
         )
 
-    # --- what runs ---
+    # --- the code that runs ---
 
     def start(self) -> None:
-        """Look at the calling thread, which is the reactor's, whenever a turn is long."""
+        """Watch the calling thread, which is the reactor's: examine it whenever a turn is long."""
         self._reactor_thread = threading.get_ident()
         gc.callbacks.append(self._collects)
         self._thread = threading.Thread(target=self._watch, name="turn watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         if self._thread is not None:
             gc.callbacks.remove(self._collects)
             self._ending.set()
@@ -106,13 +106,13 @@ class TurnWatch(Collector):
             self.look(sys._current_frames().get(self._reactor_thread))
 
     def look(self, frame: FrameType | None) -> None:
-        """Note what runs, if the turn is long already; the first sight of a turn counts."""
+        """Note the code that runs, if the turn is long already. The first sight of a turn counts."""
         began, turn = self._began, self._turn
         if began is not None and frame is not None and turn != self._seen[0] and self._stopwatch() - began >= LOOKED_AT:
             self._seen = (turn, described(frame))
 
     def _collects(self, phase: str, info: dict[str, int]) -> None:
-        """Note a collection that was long: no other thread can look meanwhile."""
+        """Note a long garbage collection: no other thread can run meanwhile."""
         if threading.get_ident() != self._reactor_thread:
             return
         now = self._stopwatch()
@@ -129,13 +129,13 @@ class TurnWatch(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the histograms."""
-        text = "Time that a turn of the reactor took: whatever is ready then waits."
+        text = "Time that a turn of the reactor took. Everything else waits during it."
         yield self._times.metric("s2sgw_reactor_turn_seconds", text)
         yield self._cpu_times.metric("s2sgw_reactor_turn_cpu_seconds", "CPU time of the reactor's thread in one turn.")
 
 
 class Histogram:
-    """Durations counted by `BUCKETS`."""
+    """Durations counted in `BUCKETS`."""
 
     def __init__(self) -> None:
         self._counts = [0] * (len(BUCKETS) + 1)
@@ -156,7 +156,7 @@ class Histogram:
 
 
 def described(frame: FrameType | None) -> str:
-    """Return where a thread is: our innermost function, and the innermost of all if that is another."""
+    """Return where a thread is: our innermost function, and the innermost function of all if that is another."""
     places: list[str] = []
     ours = ""
     while frame is not None:

@@ -1,8 +1,9 @@
-"""How many streams a peer may have open towards us (`limits.streams`): proven ones alone count, and dead ones make room.
+"""The bound on the streams that one peer may have open towards us (`limits.streams`).
 
-The limit is asked once the peer has proven itself, or is about to by a certificate that proves it. What strangers claim to be
-changes nothing (`net.admission` bounds them). A peer whose machine restarted may have streams open that only we know of: before
-it is refused, they are asked for a sign of life, and the stalest that gives none is ended.
+Only proven streams count. The limit is checked when the peer has proven itself, or is about to by a certificate that proves it.
+Claims of strangers change nothing (`net.admission` bounds them). After a restart of its machine, a peer may have streams open
+that only we still hold. Before the peer is refused, these streams are asked for a sign of life, and the stalest without one is
+ended.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LOOK = 0.1
 
 
 class ProvenStream(Protocol):
-    """What is needed of a stream that a peer has proven itself on."""
+    """The facts about a stream on which a peer has proven itself."""
 
     @property
     def connection(self) -> StreamConnection: ...
@@ -57,7 +58,7 @@ class AcceptedStreamLimit:
         return Ending(Cause.TOO_MANY_STREAMS, f"{number} streams are open, all of them proven; at most {limit} at a time")
 
     async def room(self, peer: Domain, limit: int, besides: StreamConnection) -> Ending | None:
-        """Do as `excess`, but first end the stalest streams that give no sign of life, as many as are too many."""
+        """Do as `excess`, but first end the stalest streams that give no sign of life, until there is room."""
         if self.excess(peer, limit, besides) is not None:
             dead = await self._silent(peer, limit, besides)
             too_many = len(self._others(peer, besides)) - limit + 1

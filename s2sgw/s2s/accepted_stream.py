@@ -1,4 +1,4 @@
-"""The life of a stream that was opened towards us, on either leg: its questions answered, its stanzas put on their lanes."""
+"""The life of a stream that was opened towards us, on either leg: its questions, its stanzas, its end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 
 class StreamRegister(Protocol):
-    """Where every accepted stream is entered: what it proves and carries."""
+    """The register of accepted streams: what each proves and carries."""
 
     sessions: ResumptionTable
 
@@ -88,7 +88,7 @@ class AcceptedStream:
         self.since = ingress_services.clock.seconds()
 
     def connected(self, connection: StreamConnection) -> None:
-        """The other side begins."""
+        """Begin: the other side opened the connection."""
         self._is_connected = True
         self.incoming = StreamIngress(
             self._ingress_services, connection, self.engine, self.side.leg, self.side, self.senders,
@@ -96,7 +96,7 @@ class AcceptedStream:
         self.shared_stream = SharedStream(self.side, connection, self.engine)
 
     def paused(self, connection: StreamConnection) -> None:
-        """What we answer is little and bounded by what was asked; stanzas that go back wait."""
+        """Do nothing: our answers are few and bounded by the questions, and stanzas that go back wait."""
         self.shared_stream.slow()
 
     def resumed(self, connection: StreamConnection) -> None:
@@ -104,7 +104,7 @@ class AcceptedStream:
         self.shared_stream.free()
 
     def event(self, connection: StreamConnection, event: Event) -> None:
-        """One event of the engine (`net.connection` performs the orders itself)."""
+        """Handle one event of the engine (`net.connection` carries out its orders)."""
         match event:
             case StanzasReceived(pair, stanzas):
                 self.incoming.stanzas(pair, stanzas)
@@ -140,7 +140,7 @@ class AcceptedStream:
                 self._go_on(connection, count)
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
-        """The connection is gone: once, always."""
+        """Release everything: the connection is gone. Called exactly once."""
         self._over = True
         if self.methods:
             self.side.outcomes.closed()
@@ -173,7 +173,7 @@ class AcceptedStream:
         return frozenset([*self.methods, *self.carried])
 
     def _leave(self, ending: Ending) -> bool:
-        """Whether the stream broke off and is kept, to be resumed."""
+        """Keep the stream if it broke off and can be resumed; return whether it is kept."""
         resumption = self.engine.resumption
         if resumption is not None:
             sessions = self._register.sessions
@@ -182,7 +182,7 @@ class AcceptedStream:
         return self._left
 
     def displace(self) -> None:
-        """The other side goes on with this stream elsewhere."""
+        """Leave the stream: the other side goes on with it on another connection."""
         text = "the stream was resumed on another connection"
         self._leave(Ending(Cause.CONNECTION_LOST, text))
         ending = Ending(Cause.CLOSED, text, condition=StreamCondition.CONFLICT.value)
@@ -254,7 +254,7 @@ class AcceptedStream:
         self._register.proves(self, connection, pair)
 
     def _carries_back(self, connection: StreamConnection, pair: Pair) -> None:
-        """Stanzas of `pair` may go back on this stream: whoever waits to send some need open none (XEP-0288)."""
+        """Let stanzas of `pair` go back on this stream: queues that wait for a stream need not open one (XEP-0288)."""
         self._record.standing(
             "stream carries back", "outbound" if self.side.leg == "federation" else "inbound", self.side.leg, pair, self.peer,
             method="bidi", address=connection.peer_address,
@@ -264,7 +264,7 @@ class AcceptedStream:
         self._register.carries(self, pair)
 
     def reconsider(self) -> None:
-        """The policy has changed: pairs are admitted anew."""
+        """Admit the pairs anew: the policy has changed."""
         self.incoming.reconsider()
 
     # --- endings ---

@@ -22,30 +22,30 @@ class AcceptedConnections(Protocol):
     """Makes connections."""
 
     def accept(self, engine: ReceivingStream, owner: AcceptedStream, **options: Any) -> StreamConnection:
-        """Return the connection of a stream that was opened towards us; it has no transport yet."""
+        """Return the connection of a stream that is opened towards us. It has no transport yet."""
 
 
 class PeerContact(Protocol):
-    """Is told of peers that proved themselves, before the queues to them are."""
+    """The receiver of news about peers that proved themselves. It is called before the queues to these peers are."""
 
     def contacted(self, peer: Domain) -> None:
         """`peer` proved itself."""
 
 
 class AcceptedStreams:
-    """Makes the connection for each accepted transport, and knows all that are open."""
+    """Makes the connection for each accepted transport, and lists all that are open."""
 
     def __init__(
         self, ingress_services: IngressServices, connections: AcceptedConnections, contact: PeerContact,
     ) -> None:
-        """`woken` hears of every domain that proves itself, before the lanes to it do."""
+        """Take the services. `woken` is called for every domain that proves itself, before the queues to it are."""
         self._ingress_services = ingress_services
         self._peer_contact = contact
         self._connections = connections
         self._open: dict[StreamConnection, AcceptedStream] = {}
         #: those that broke off and may be resumed
         self.sessions = ResumptionTable(ingress_services.clock, ingress_services.record)
-        # what is asked for each new stream and lane must not cost a walk over all that are open; of the federation leg
+        # a new stream or queue must not cost a walk over all open streams; of the federation leg
         self._of_peer: Index[Domain] = Index()
         self._proven: Index[Pair] = Index()
         self._carrying: Index[Pair] = Index()
@@ -68,49 +68,49 @@ class AcceptedStreams:
         return self._of_peer.get(peer)
 
     def ends(self, pair: Pair) -> tuple[str, str] | None:
-        """The addresses, theirs and ours, of an open stream on which `pair` was proven."""
+        """Return the addresses, theirs and ours, of an open stream on which `pair` was proven."""
         connection = next((stream.shared_stream.connection for stream in self._proven.get(pair)), None)
         return None if connection is None else (connection.peer_address, connection.local_address)
 
     def owner(self, pair: Pair) -> Owner:
-        """Return who brought `pair`: by the newest open stream on which it was proven, else by the name of the sender."""
+        """Return the owner of `pair`: by the newest open stream on which the pair was proven, else by the name of the sender."""
         stream = next(reversed(list(self._proven.get(pair))), None)
         if stream is None:
             return owner_by_name(pair.sender)
         return owner_by_proof(stream.shared_stream.connection, stream.methods[pair])
 
     def pair_stream(self, pair: Pair, alone: bool = False) -> PairStream | None:
-        """A stream of theirs that may carry `pair` back and does not yet (XEP-0288): the newest, for others may be dead.
+        """Return the newest stream of theirs that may carry `pair` back and does not yet (XEP-0288): older ones may be dead.
 
-        `alone`: and that carries no other.
+        `alone`: only one that carries no other pair.
         """
         awaited = self.sessions.awaits(pair)  # then what was lent by a stream that broke off goes first
         newest = reversed(list(self._carrying.get(pair)))
         found = (owner.shared_stream.for_pair(pair, alone) for owner in newest if owner.engine.managed or not awaited)
         return next((pair_stream for pair_stream in found if pair_stream is not None), None)
 
-    # --- what the streams tell (`s2s.accepted_stream.Register`) ---
+    # --- reports of the streams (`s2s.accepted_stream.Register`) ---
 
     def proves(self, stream: AcceptedStream, connection: StreamConnection, pair: Pair) -> None:
-        """A peer that contacts us is there: what waits for it tries again."""
+        """Retry what waits for the peer: it has contacted us, so it is there."""
         if stream.side.leg == "federation":
             self._proven.add(pair, stream)
             self._of_peer.add(pair.sender, stream)
         self._contact(pair.sender)
 
     def carries(self, stream: AcceptedStream, pair: Pair) -> None:
-        """Stanzas of `pair` may go back on it."""
+        """Use the stream for stanzas of `pair` that go back."""
         if stream.side.leg == "federation":
             self._carrying.add(pair, stream)
         self._contact(pair.recipient)
 
     def resumes(self, stream: AcceptedStream) -> None:
-        """It goes on with one that broke off."""
+        """Note that the stream goes on with one that broke off."""
         for pair in stream.carried:
             self._contact(pair.recipient)
 
     def gone(self, stream: AcceptedStream, connection: StreamConnection) -> None:
-        """It is no more."""
+        """Forget the stream."""
         self._open.pop(connection, None)
         for pair in stream.methods:
             self._proven.discard(pair, stream)
@@ -127,13 +127,13 @@ IndexKey = TypeVar("IndexKey", Domain, Pair)
 
 
 class Index(Generic[IndexKey]):
-    """The streams of each key, in the order in which they came to it; a key without any is forgotten."""
+    """The streams of each key, in the order in which they were added. A key without streams is forgotten."""
 
     def __init__(self) -> None:
         self._streams: dict[IndexKey, dict[AcceptedStream, None]] = {}
 
     def get(self, key: IndexKey) -> Collection[AcceptedStream]:
-        """Those of `key`."""
+        """Return the streams of `key`."""
         return self._streams.get(key, {})
 
     def add(self, key: IndexKey | None, stream: AcceptedStream) -> None:
@@ -142,7 +142,7 @@ class Index(Generic[IndexKey]):
             self._streams.setdefault(key, {})[stream] = None
 
     def discard(self, key: IndexKey | None, stream: AcceptedStream) -> None:
-        """Strike it off, if it is there."""
+        """Remove it, if it is there."""
         if key is not None and (streams := self._streams.get(key)) is not None:
             streams.pop(stream, None)
             if not streams:

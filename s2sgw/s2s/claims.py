@@ -1,4 +1,4 @@
-"""The names that accepted connections claim, and who is asking when they are looked up.
+"""The names that accepted connections claim, and the requester for whom each is looked up.
 
 A claim is one name on one connection. What it may cost in look-ups is counted from the header to the last verification.
 """
@@ -26,7 +26,7 @@ ADDRESS_MATCH_QUESTIONS = 40
 
 
 class KnownNames(Protocol):
-    """Which peers are no strangers."""
+    """The peers that are no strangers."""
 
     def knows(self, peer: Domain) -> bool:
         """Return whether `peer` was proven lately, or is named by the configuration."""
@@ -35,7 +35,8 @@ class KnownNames(Protocol):
 class Claims:
     """Gives each claim its `Requester`.
 
-    A known name is looked up as our own affair, whoever claims it: there are few, and each is asked for once at a time.
+    A known name is looked up on our own account, from whatever connection the claim comes: known names are few, and each is
+    looked up once at a time.
     """
 
     def __init__(self, clock: IReactorTime, known: KnownNames) -> None:
@@ -44,7 +45,7 @@ class Claims:
         self._claims: WeakKeyDictionary[StreamConnection, BoundedDict[Domain, tuple[float, Requester]]] = WeakKeyDictionary()
 
     def requester(self, connection: StreamConnection, peer: Domain, questions: int = QUESTIONS) -> Requester:
-        """Return who asks when `peer` is looked up because `connection` claims it. `questions`: what the claim may cost."""
+        """Return the requester for a look-up of `peer` that `connection` claims. `questions`: what the claim may cost."""
         claims = self._claims.setdefault(connection, BoundedDict(CLAIMS))
         now = self._clock.seconds()
         began, requester = claims.get(peer, (0.0, None))

@@ -1,8 +1,8 @@
-"""One attempt to open a stream: find the server, race for a connection, negotiate, and come back with a stream that is
-ready, or with the reason why not (docs/decisions.md#engines).
+"""One attempt to open a stream: find the server, race for a connection, negotiate. The result is a stream that is ready, or the
+reason why there is none (docs/decisions.md#engines).
 
-The addresses of one priority race each other (R36); where the winner's TLS or negotiation comes to nothing the others of
-its heat go on, then the next priority. That all have failed is known as soon as the last has.
+The addresses of one priority race each other (R36). If the winner's TLS or negotiation fails, the others of its group go on, then
+the next priority. The attempt has failed as soon as the last address has.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.jid import Pair
 
-#: Addresses that are tried in one attempt, over all targets. Where a stranger makes us connect, it is `net.requester.DIALS`.
+#: Addresses that are tried in one attempt, over all targets. An attempt that a stranger causes has `net.requester.DIALS`.
 ADDRESSES = 8
-#: Seconds that what is in flight has to be acknowledged on a stream that is closed for another, and between two looks.
+#: Seconds in which stanzas in flight can be acknowledged on a stream that is closed for another, and seconds between two looks.
 RETIRE_SECONDS = 5.0
 RETIRE_LOOK_SECONDS = 0.1
 #: Seconds after which an attempt begins with no further address.
@@ -68,33 +68,33 @@ class ConnectionSource(Protocol):
     """Makes connections."""
 
     def connect(self, engine: InitiatingStream, owner: InitiatedStream) -> StreamConnection:
-        """Return the connection of a stream that we open; it has no transport yet."""
+        """Return the connection of a stream that we open. It has no transport yet."""
 
 
 class PairStreams(Protocol):
-    """Streams that others opened and that may carry a pair back (XEP-0288)."""
+    """The streams that others opened and that may carry a pair back (XEP-0288)."""
 
     def pair_stream(self, pair: Pair, alone: bool = False) -> OutboundStream | None:
-        """Return one for `pair`, or None. `alone`: one that carries no other pair."""
+        """Return a stream for `pair`, or None. `alone`: only one that carries no other pair."""
 
 
 class BidiStreams(Protocol):
-    """Takes what comes on streams that we opened (XEP-0288)."""
+    """Takes the stanzas that come on streams that we opened (XEP-0288)."""
 
     def ingress(self, stream: InitiatedStream) -> StreamIngress:
-        """Return where the stanzas go that the other side sends on `stream`."""
+        """Return the ingress for the stanzas that the other side sends on `stream`."""
 
 
 class MissedTargets(Protocol):
-    """Is told of attempts that reached no server."""
+    """The receiver of attempts that reached no server."""
 
     def missed(self, pair: Pair, known: Resolution) -> None:
-        """An attempt for `pair` came to nothing; `known` is where its server was said to be, or why that is not known."""
+        """Note that an attempt for `pair` failed. `known`: the places of its server, or why they are not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectServices:
-    """What an attempt needs of the gateway."""
+    """The services of the gateway that an attempt uses."""
 
     connections: ConnectionSource
     clock: IReactorTime
@@ -112,7 +112,7 @@ class ConnectServices:
 
 
 class InitiatedStream:
-    """The owner of a connection that we opened: until it is ready it negotiates, then it passes on what happens."""
+    """The owner of a connection that we opened. It negotiates until the stream is ready, then it passes on the events."""
 
     log = Logger()
 
@@ -126,10 +126,10 @@ class InitiatedStream:
         self.target = target
         self.engine = engine
         self.reasons: tuple[str, ...] = ()
-        #: what the other side is shown of us
+        #: what we show the other side of us
         self.shown = side.shown(pair)
         self.connection = connect_services.connections.connect(engine, self)
-        #: whom it carries, and for whom it was asked to carry more
+        #: the pair that the stream carries, and the pair for which more was requested
         self.shared_stream = SharedStream(side, self.connection, engine, target, self._limits)
         #: the part of the pair that it was opened for
         self.part = self.shared_stream.allow(pair, "")
@@ -143,19 +143,19 @@ class InitiatedStream:
         self.additions = PairRequests(self.connection, engine, pair.recipient.ascii, connect_services.extensions,
         connect_services.clock)
         self._connect_services = connect_services
-        #: what it is to go on with (XEP-0198 §5)
+        #: the broken stream that this one resumes (XEP-0198 §5)
         self.former: BrokenStream | None = None
 
     def open_tls(self, _: object) -> IOpenSSLClientConnectionCreator:
-        """Return what opens TLS to the target, with our certificate for the pair."""
+        """Return the function that opens TLS to the target, with our certificate for the pair."""
         return self.side.tls(self.pair, self.target)
 
     def connected(self, connection: StreamConnection) -> None:
-        """Ours to begin."""
+        """Begin: we opened the connection."""
         connection.step(self.engine.begin)
 
     def event(self, connection: StreamConnection, event: Event) -> None:
-        """One event of the engine."""
+        """Handle one event of the engine."""
         match event:
             case JudgementNeeded():
                 self._watch.step("tls")
@@ -185,7 +185,7 @@ class InitiatedStream:
                 self.shared_stream.event(event)
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
-        """The connection is gone."""
+        """Release everything: the connection is gone."""
         self._over = True
         if self._opened:
             self.side.outcomes.closed()
@@ -208,7 +208,10 @@ class InitiatedStream:
             self.incoming.close(ending)
 
     def _record_refusal(self, ending: Ending) -> None:
-        """Record that we ended the stream because of what the other side sent on it. Before it is ready, the attempt fails."""
+        """Record that we ended the stream because of what the other side sent on it.
+
+        If it is not ready yet, the attempt fails.
+        """
         record = self._connect_services.record if ending.refuses_peer else None
         if record is not None:
             on_federation = self.side.leg == "federation"
@@ -217,21 +220,21 @@ class InitiatedStream:
             record.refused(direction, self.side.leg, (str(peer), str(local)), self.connection.peer_address, ending)
 
     def paused(self, connection: StreamConnection) -> None:
-        """The transport has more to send than it can."""
+        """Tell the users that the transport is full."""
         self.shared_stream.slow()
 
     def resumed(self, connection: StreamConnection) -> None:
-        """The transport has room again."""
+        """Tell the users that the transport has room again."""
         self.shared_stream.free()
 
     @property
     def busy(self) -> bool:
-        """Whoever uses it waits for an acknowledgement."""
+        """A user of the stream waits for an acknowledgement."""
         return any(user.busy for user in self.shared_stream.users)
 
     @property
     def incoming(self) -> StreamIngress | None:
-        """Where stanzas go that the other side sends on this stream."""
+        """The ingress for stanzas that the other side sends on this stream."""
         return self.shared_stream.incoming
 
     @property
@@ -244,7 +247,7 @@ class InitiatedStream:
         return self.shared_stream.used_by
 
     def _limits(self, pair: Pair) -> NextHopLimits:
-        """Return which stanzas of `pair` the other side takes, as it announces or as is known of it."""
+        """Return which stanzas of `pair` the other side takes, by its announcement or by the configuration."""
         limits, known = self.engine.peer_limits, self.side.largest(pair)
         bounds = [] if limits.max_bytes is None else [max(limits.max_bytes, LEAST_STANZA_BYTES)]
         return NextHopLimits(min(bounds if known is None else [*bounds, known], default=limits.presumed), limits.holds)
@@ -259,7 +262,7 @@ class InitiatedStream:
             self._ready(method)
 
     def _ready(self, method: str) -> None:
-        """The stream may be used; `method` is "" where it only verifies a key."""
+        """Make the stream available. `method` is "" on a stream that only verifies a key."""
         self._opened = True
         if method:
             self.side.outcomes.opened("outbound", self.pair.recipient, method, self.connection.tls_version)
@@ -268,17 +271,17 @@ class InitiatedStream:
         self.ready.callback(self)
 
     def _carries_back(self, pair: Pair) -> None:
-        """The other side may send `pair` here."""
+        """Let the other side send `pair` on this stream."""
         if self._connect_services.bidi is not None and self.incoming is None:
             self.shared_stream.incoming = self._connect_services.bidi.ingress(self)
 
     def go_on_with(self, former: BrokenStream) -> None:
-        """Resume that stream, where the other side can bear it. Before it begins."""
+        """Resume that stream, if the other side supports it. Call this before the stream begins."""
         if self.engine.options.resume:
             self.former, self.engine.previous = former, former.resumption
 
     def _go_on(self, outcome: Resumed | NotResumed) -> None:
-        """The former stream has its answer."""
+        """Take the answer to the resumption of the former stream."""
         self.shared_stream.outcome = outcome
         self._trial.event(outcome)
         came = self.former.incoming if self.former is not None else None
@@ -288,11 +291,11 @@ class InitiatedStream:
             self.shared_stream.count_resumed(self.part, self.engine.unacknowledged)
 
     def write(self, stanzas: Sequence[bytes]) -> None:
-        """Send these."""
+        """Send these bytes."""
         self.connection.write(b"".join(stanzas))
 
     def retire(self, ending: Ending) -> None:
-        """Write no more, and close in order when what is in flight was acknowledged, or `RETIRE_SECONDS` later."""
+        """Write no more, and close gracefully when everything in flight is acknowledged, or `RETIRE_SECONDS` later."""
         if self.connection.ending is None and not self.connection.retiring:
             self.connection.retiring = True
             self._retire(ending, self._connect_services.clock.seconds() + RETIRE_SECONDS)
@@ -307,12 +310,12 @@ class InitiatedStream:
             clock.callLater(RETIRE_LOOK_SECONDS, self._retire, ending, latest)
 
     def close(self, ending: Ending) -> Deferred[None]:
-        """Close in order."""
+        """Close gracefully."""
         self.connection.close(ending)
         return self.connection.when_closed()
 
     def _abandon(self, ready: Deferred[InitiatedStream]) -> None:
-        """`ready` was cancelled, and fails so, lest the attempt go on elsewhere."""
+        """Fail `ready`, which was cancelled, so that the attempt does not go on elsewhere."""
         self._abandoned = True
         self.connection.abort(Ending(Cause.CLOSED))
 
@@ -339,9 +342,9 @@ async def open_stream(
     side: InitiatingLeg, pair: Pair, connect_services: ConnectServices, verifying: bool = False,
     broken: BrokenStream | None = None, requester: Requester | None = None,
 ) -> InitiatedStream:
-    """Return a stream for `pair` that is ready; raises `StreamUnavailable` with the reason that says most (R36).
+    """Return a stream for `pair` that is ready. Raises `StreamUnavailable` with the most telling reason (R36).
 
-    `verifying`: the stream is to verify a dialback key. `requester` asks for its look-ups; None: we do.
+    `verifying`: the stream is to verify a dialback key. `requester` is charged for the look-ups; None: the gateway itself.
     """
     owner, attempt = side.owner(pair), ConnectAttempt(side, pair, connect_services, verifying, broken, requester)
     try:
@@ -359,7 +362,7 @@ async def open_stream(
 
 
 async def _verifying_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedStream:
-    """Somebody waits for the answer of this one: it is not held up by a back-off, and counts for no limit of streams."""
+    """Open a stream for which a question waits: no back-off delays it, and it counts for no limit of streams."""
     purpose: Purpose = "backend" if attempt.side.leg == "backend" else "verification"
     async with attempt.services.destinations.attempt(attempt.name, purpose, owner, forced=True):
         stream = await attempt.run()
@@ -368,7 +371,7 @@ async def _verifying_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedS
 
 
 async def _stanza_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedStream:
-    """Wait for a place among all streams, then for a handshake; a place that is gone by then is waited for again."""
+    """Wait for a place among all streams, then for a handshake. If the place is gone by then, wait for another."""
     services, name, bound = attempt.services, attempt.name, attempt.side.owner_streams(attempt.pair)
     purpose: Purpose = "backend" if attempt.side.leg == "backend" else "outbound"
     while True:
@@ -395,7 +398,7 @@ async def _stanza_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedStre
 
 
 class ConnectAttempt:
-    """One attempt. `failures` collects why each place came to nothing."""
+    """One attempt. `failures` collects the reason of each place that failed."""
 
     def __init__(
         self, side: InitiatingLeg, pair: Pair, connect_services: ConnectServices, verifying: bool, broken: BrokenStream | None,
@@ -446,23 +449,26 @@ class ConnectAttempt:
         raise self._verdict()
 
     async def _locate(self, group: Sequence[Target]) -> Sequence[Target]:
-        """Look up the addresses of the targets of one priority; one that has none is left out."""
+        """Look up the addresses of the targets of one priority. Targets without an address are left out."""
         located = await self.side.locate(self.pair, group, self._requester)
         self._located.update((target.place, replace(target, located=True)) for target in group)
         self._located.update((target.place, target) for target in located)
         return located
 
     def _affordable(self, places: Sequence[Endpoint]) -> Sequence[Endpoint]:
-        """Return those of the places to which the requester may make us connect."""
+        """Return those of the places that the requester may make us connect to."""
         return places if self._requester is None else places[: self._requester.take_dials(len(places))]
 
     def _verdict(self) -> StreamUnavailable:
-        """What says most; kept here no longer, for its traceback leads here and would keep all of the attempt in memory."""
+        """Return the most telling reason.
+
+        It is not kept here: its traceback refers to this attempt and would keep it in memory.
+        """
         failures, self._failures = self._failures, []
         return _telling(failures)
 
     def _borne(self, targets: Sequence[Target]) -> Sequence[Target]:
-        """Without direct TLS, where that broke the server and there is another way."""
+        """Leave out direct TLS if it broke this server and there is another way."""
         if self.services.extensions.usable(self.name, "direct-tls"):
             return targets
         return [target for target in targets if not target.direct_tls] or targets
@@ -474,7 +480,7 @@ class ConnectAttempt:
             self.services.extensions.disable(self.name, "direct-tls", self._direct_failed)
 
     async def _heat(self, places: Sequence[Endpoint]) -> InitiatedStream | None:
-        """The places of one priority: race, and where the winner disappoints, race on among the others."""
+        """Try the places of one priority: race them, and if the winner fails, race the others."""
         while places and self._watch.elapsed < PATIENCE:
             built: list[InitiatedStream] = []
             winner = None
@@ -507,17 +513,17 @@ class ConnectAttempt:
 
 
 def _expected(_: Failure) -> None:
-    """Take a failure for which nobody waits."""
+    """Take a failure that no caller waits for."""
 
 
 def _forget(streams: Sequence[InitiatedStream]) -> None:
-    """Nobody waits for these, which were cut off between their claim and their connection."""
+    """Discard connections that were cut off after their claim and before they connected."""
     for stream in streams:
         stream.ready.addErrback(_expected)
 
 
 def _telling(failures: Sequence[StreamUnavailable]) -> StreamUnavailable:
-    """Why it came to nothing: the last server that was talked to, else the first that was not reached."""
+    """Return why the attempt failed: the reason of the last server that answered, else of the first that was not reached."""
     for refused in reversed(failures):
         if refused.ending.layer is not Layer.TCP:
             return refused

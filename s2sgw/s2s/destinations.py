@@ -1,10 +1,10 @@
 """When a server may be connected to: how many handshakes run at once, and how long a failing server is left alone.
 
-Handshakes have three budgets, so that none delays another: those with a backend, those with peers, and those that verify
+There are three budgets of handshakes, so that none delays another: with a backend, with peers, and for the verification of
 dialback keys. Within a budget, and at one server, waiting attempts take turns by owner (`s2s.owners`).
 
-All queues to one server share its back-off (as Postfix does by destination): while the server is known to fail, nobody
-asks it again before the time, and then one attempt is made for all. A server that contacts us is tried again at once.
+All queues to one server share its back-off (as Postfix does by destination). While the server fails, it is not tried again before
+the time; then one attempt is made for all queues. A server that contacts us is tried again at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from s2sgw.queue.backoff import BackOff, Chance
 from s2sgw.s2s.fair_queue import FairQueue
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 
-#: What a handshake is for: a stream to a backend (or the verification of a backend's own dialback key), a stream to a peer,
+#: The purpose of a handshake: a stream to a backend (or the verification of a backend's own dialback key), a stream to a peer,
 #: or the verification of a peer's dialback key.
 Purpose = Literal["backend", "outbound", "verification"]
 PURPOSES: tuple[Purpose, ...] = ("backend", "outbound", "verification")
@@ -31,23 +31,23 @@ PURPOSES: tuple[Purpose, ...] = ("backend", "outbound", "verification")
 HANDSHAKES = 256
 #: Handshakes at once with one server, for each purpose. A backend serves every peer.
 PER_DESTINATION: dict[Purpose, int] = {"backend": 16, "outbound": 4, "verification": 4}
-#: One owner takes at most this part of a budget, and the last such part is for owners that have none yet.
+#: One owner takes at most this part of a budget. The last such part is for owners that have none yet.
 SHARE = 4
-#: Servers of which anything is remembered.
+#: Servers that are remembered.
 MAX_DESTINATIONS = 10_000
 #: Seconds between two attempts that a server causes by contacting us.
 CONTACT_SECONDS = 2.0
-#: How long a server that failed is left alone.
+#: The back-off of a server that failed.
 BACK_OFF = BackOff()
 
-#: Failures of these layers are the server's, not of the pair that was to be proven.
+#: Failures of these layers concern the server, not only the pair that was to be proven.
 _SERVER_LAYERS = (Layer.DNS, Layer.TCP, Layer.TLS, Layer.PKIX)
-#: Failures that are a backend's, whatever pair the stream was for.
+#: Failures that concern a backend, whatever pair the stream was for.
 _UNREACHABLE = (Cause.DNS_UNREACHABLE, Cause.CONNECTION_REFUSED, Cause.CONNECTION_TIMEOUT, Cause.UNREACHABLE)
 
 
 class DestinationBackingOff(Exception):
-    """The server failed with `ending`, and is not asked again for `wait` seconds."""
+    """The server failed with `ending`. It is not tried again for `wait` seconds."""
 
     def __init__(self, ending: Ending, wait: float) -> None:
         super().__init__(f"{ending.cause}, tried again in {wait:.0f} s")
@@ -58,8 +58,8 @@ class DestinationBackingOff(Exception):
 def concerns_the_server(ending: Ending, purpose: Purpose = "outbound") -> bool:
     """Return whether the failure concerns all queues to a server, not one pair alone.
 
-    A backend is shared by all peers: what one of them may cause (its domain being refused, slowly or without a word) holds
-    up no other.
+    A backend is shared by all peers. A failure that one of them can cause (its domain being refused, slowly or silently) does not
+    delay the others.
     """
     if purpose == "backend":
         return ending.cause in _UNREACHABLE
@@ -67,7 +67,7 @@ def concerns_the_server(ending: Ending, purpose: Purpose = "outbound") -> bool:
 
 
 class _Slots:
-    """`limit` handshakes at once, and those that wait for one. `share`: how many one owner has at most; 0: any number."""
+    """`limit` handshakes at once, and the attempts that wait for one. `share`: how many one owner has at most; 0: any number."""
 
     def __init__(self, limit: int, share: int = 0) -> None:
         self.limit = limit
@@ -94,7 +94,7 @@ class _Slots:
             del self._by_owner[owner]
 
     def release(self) -> None:
-        """Let those that wait look again, as long as there is a slot for one: each takes it, or waits elsewhere, or gives up."""
+        """Release waiting attempts while there are free slots. Each takes a slot, waits elsewhere, or gives up."""
         while self.running < self.limit and self.waiting.release(self.free):
             pass
 
@@ -115,11 +115,11 @@ class _Destination:
 
     @property
     def blank(self) -> bool:
-        """Nothing is to be remembered of it."""
+        """Nothing needs to be remembered of it."""
         return not (self.busy or self.failures)
 
     def slots_for(self, purpose: Purpose) -> _Slots:
-        """Return the slots of `purpose`: one while the server fails, so that one attempt asks for all."""
+        """Return the slots of `purpose`. A failing server has one, so that one attempt is made for all queues."""
         slots = self.slots.get(purpose)
         if slots is None:
             slots = self.slots[purpose] = _Slots(PER_DESTINATION[purpose])
@@ -154,9 +154,10 @@ class Destinations:
     async def attempt(
         self, name: str, purpose: Purpose = "outbound", owner: Hashable = None, forced: bool = False,
     ) -> AsyncIterator[float]:
-        """Hold a slot for one attempt to reach the server, waiting for it if need be; gives the time at which it began.
+        """Hold a slot for one attempt to reach the server, after waiting for it if need be.
 
-        Raises `DestinationBackingOff` while the server is left alone, unless `forced` (somebody waits for the answer).
+        The result is the time at which it began.
+        Raises `DestinationBackingOff` while the server is left alone, unless `forced` (a question waits for the stream).
         """
         budget, told = self._budgets[purpose], False
         while True:
@@ -192,17 +193,18 @@ class Destinations:
     # --- outcomes ---
 
     def succeeded(self, name: str) -> None:
-        """An attempt reached the server."""
+        """Note that an attempt reached the server."""
         destination = self._destinations.get(name)
         if destination is not None:
             destination.failures, destination.ending, destination.retry_at = 0, None, 0.0
             destination.succeeded_at = self._clock.seconds()
 
     def failed(self, name: str, ending: Ending, began: float = inf, purpose: Purpose = "outbound") -> float | None:
-        """Note that an attempt failed. Return the seconds until the next, where all queues share the wait; None: the pair's own.
+        """Note that an attempt failed.
 
-        A server that has contacted us since the attempt `began` is asked again at once. One that another attempt has reached
-        since then is there: this failure is the pair's own.
+        Return the seconds until the next, if all queues share the wait; None: only the pair waits.
+        A server that has contacted us since the attempt `began` is tried again at once. If another attempt has reached the server
+        since then, this failure concerns the pair alone.
         """
         destination = self._destination(name)
         contacted = destination.contacted_at > began
@@ -215,7 +217,7 @@ class Destinations:
         return delay
 
     def contacted(self, name: str, retry: Callable[[], None]) -> None:
-        """The server contacted us: it may be asked again, at once or soon. Where it is soon, `retry` is called then."""
+        """Note that the server contacted us. It may be tried again, at once or soon. If it is soon, `retry` is called then."""
         destination = self._destinations.get(name)
         if destination is None or destination.contact_timer is not None:
             return
@@ -232,14 +234,17 @@ class Destinations:
         retry()
 
     def retry_now(self, name: str) -> None:
-        """The operator's word: the server may be asked again at once."""
+        """Allow an attempt at once, by an operator's order."""
         if name in self._destinations:
             self._destinations[name].retry_at = 0.0
 
     # --- memory ---
 
     def _destination(self, name: str) -> _Destination:
-        """Return what is known of the server. For a new one the idle one that was untouched longest may be forgotten."""
+        """Return the record of the server.
+
+        To make room for a new one, the idle record that was unused longest may be forgotten.
+        """
         destination = self._destinations.get(name)
         if destination is None:
             self._forget()

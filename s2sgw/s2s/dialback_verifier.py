@@ -1,7 +1,7 @@
-"""Dialback's last part: asking the authoritative server of a domain whether a key is its own (XEP-0220 §2.2).
+"""The last part of dialback: ask the authoritative server of a domain whether a key is its own (XEP-0220 §2.2).
 
-A stranger names the server that we connect to. So verifications for strangers share slots by their addresses, are rated, and
-try few addresses: nobody can use us to scan a network, or take the connections that we need for ourselves.
+A stranger names the server that we connect to. So verifications for strangers share slots by their addresses, have a rate limit,
+and try few addresses. No stranger can use the gateway to scan a network, or take the connections that it needs itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds that one verification may take, finding the server included.
 VERIFICATION_SECONDS = 20.0
-#: Verifications at once, half of them for strangers; and verifications a second for strangers at one address.
+#: Verifications at once, half of them for strangers; verifications a second for strangers at one address.
 VERIFICATIONS = 64
 VERIFICATIONS_PER_SECOND = 5.0
 
@@ -77,9 +77,9 @@ class DialbackVerifier:
         self.slots: RequesterSlots[DialbackOutcome] = RequesterSlots(clock, verifications, VERIFICATIONS_PER_SECOND)
 
     async def verify(self, question: DialbackNeeded, requester: Requester | None = None) -> DialbackOutcome:
-        """Return valid or invalid as the authoritative server says; "error" where it could not be asked.
+        """Return valid or invalid, as the authoritative server answers; "error" if it could not be asked.
 
-        `requester` is whose claim is verified; None: one of our own servers'.
+        `requester` is the party whose claim is verified; None: one of our own servers.
         """
         if requester is None:
             asking = Deferred.fromCoroutine(self._ask(question, None))

@@ -1,4 +1,4 @@
-"""Which extensions a server bears: those that broke a stream to it are not used with it for a day.
+"""Which extensions a server supports in practice: one that broke a stream to it is not used with it for a day.
 
 `ExtensionMemory` remembers this for every server. `ExtensionTrial` watches one stream of ours and finds out.
 """
@@ -18,21 +18,21 @@ from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.timer import cancel
 
-#: What a stream can do without.
+#: The optional extensions of a stream.
 Extension = Literal["direct-tls", "bidi", "management", "resumption", "multiplexing"]
 
 #: Seconds for which an extension that broke a stream is not used with that server.
 DISABLED_SECONDS = 86_400.0
 #: Seconds for which an extension that has worked is not suspected because a connection is lost.
 WORKED_SECONDS = 3600.0
-#: Servers of which anything is remembered.
+#: Servers that are remembered.
 MAX_SERVERS = 10_000
 #: Seconds after a stream became ready within which an error of the other side may be due to an extension.
 ERROR_SECONDS = 10.0
 #: The same for a loss without an error.
 LOSS_SECONDS = 1.0
 
-#: Stream errors that speak of the other side's state, not of what we do.
+#: Stream errors that concern the other side's own state, not our use of an extension.
 _STATE_ERRORS = frozenset({
     "system-shutdown", "reset", "connection-timeout", "resource-constraint", "conflict", "see-other-host", "host-gone",
     "host-unknown", "remote-connection-failed", "not-authorized",
@@ -50,7 +50,7 @@ class _Server:
 class ExtensionMemory:
     """The extensions that broke a server, by the server's name (its domain). At most `MAX_SERVERS` are remembered.
 
-    `on_disabled(name, extension, ending)` is called when an extension is disabled that was not.
+    `on_disabled(name, extension, ending)` is called when an extension is newly disabled.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ExtensionMemory:
         return server is None or not (extension in server.suspects or self._is_disabled(server, extension))
 
     def disable(self, name: str, extension: Extension, ending: Ending) -> None:
-        """Do not use `extension` for a day: a stream failed by it with `ending`, and works without it."""
+        """Do not use `extension` for a day: a stream with it failed with `ending`, and one without it works."""
         server = self._server(name)
         was_disabled = self._is_disabled(server, extension)
         server.disabled[extension] = self._clock.seconds() + DISABLED_SECONDS
@@ -76,7 +76,7 @@ class ExtensionMemory:
             self._on_disabled(name, extension, ending)
 
     def work(self, name: str, extensions: Iterable[Extension]) -> None:
-        """A stream with these lives: a connection that is lost during the next hour does not make them suspect."""
+        """Note that a stream with these works: a connection that is lost during the next hour does not make them suspect."""
         self._worked[name] = frozenset(extensions), self._clock.seconds() + WORKED_SECONDS
 
     def have_worked(self, name: str) -> frozenset[Extension]:
@@ -85,7 +85,7 @@ class ExtensionMemory:
         return extensions if until > self._clock.seconds() else frozenset()
 
     def suspect(self, name: str, extension: Extension, ending: Ending) -> None:
-        """Open the next stream without `extension`: one that used it failed early. `confirm` or `clear` follows."""
+        """Open the next stream without `extension`: a stream that used it failed early. `confirm` or `clear` follows."""
         self._server(name).suspects[extension] = ending
 
     def suspects(self, name: str) -> bool:
@@ -125,7 +125,7 @@ class ExtensionMemory:
         return server.disabled.get(extension, 0.0) > self._clock.seconds()
 
     def _server(self, name: str) -> _Server:
-        """Return what is remembered of the server; the one that was written longest ago is forgotten for a new one."""
+        """Return the record of the server. To make room for a new one, the record that was written longest ago is forgotten."""
         server = self._servers.use(name)
         if server is None:
             server = self._servers[name] = _Server()
@@ -142,25 +142,26 @@ class ExtensionTrial:
         self._clock = clock
         self._timer: IDelayedCall | None = None
         self._ready_at: float | None = None
-        #: nothing is left to be found out
+        #: the trial is over
         self.over = False
 
     def begin(self) -> None:
-        """The stream is ready. Without extensions in use or suspected there is nothing to find out."""
+        """Note that the stream is ready. Without extensions in use or under suspicion the trial is over."""
         self._ready_at = self._clock.seconds()
         self.over = self.over or (not self._used and not self._extensions.suspects(self._name))
         if not self.over:
             self._timer = self._clock.callLater(ERROR_SECONDS, self._succeed)
 
     def event(self, event: Event) -> None:
-        """An acknowledgement, or a resumption, shows that the extensions in use break nothing."""
+        """Clear the extensions in use when an acknowledgement or a resumption shows that they work."""
         if isinstance(event, Acknowledged | Resumed) and not self.over:
             self._stop()
             self._succeed()
 
     def end(self, ending: Ending, excused: bool = False) -> None:
-        """The stream ended. If it was young and an extension may be the reason, the next stream is opened without that one.
+        """Note that the stream ended.
 
+        If it was young and an extension may be the reason, the next stream is opened without that one.
         `excused`: the reason is known to be something else. If `<resume/>` was not answered, resumption alone is disabled.
         """
         if self._engine.resuming and self._refuses(ending):
@@ -176,7 +177,7 @@ class ExtensionTrial:
                 self._extensions.suspect(self._name, extension, ending)
 
     def _may_be_due_to_extensions(self, ending: Ending) -> bool:
-        """Return whether the other side may have ended the stream over what we do: by an error, or at once without one."""
+        """Return whether an extension may be why the other side ended the stream: by an error, or at once without one."""
         if ending.by == "us":
             return False
         if ending.condition is not None:
@@ -192,7 +193,7 @@ class ExtensionTrial:
         return [each for each in self._used if each not in worked and not (answered and each == "management")]
 
     def _refuses(self, ending: Ending) -> bool:
-        """Return whether the other side ended the stream, or sent something invalid. A lost connection says nothing of it."""
+        """Return whether the other side ended the stream, or sent something invalid. A lost connection is not counted."""
         if ending.condition in _STATE_ERRORS or ending.cause in (Cause.INTERNAL, Cause.SHUTDOWN):
             return False
         return self._engine.over

@@ -1,4 +1,4 @@
-"""A waiting line that is shared fairly among the owners of those that wait."""
+"""A line of waiting attempts that is shared fairly among their owners."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 class FairQueue(Generic[_Key]):
-    """Waiters are released round robin by owner (fair queueing, RFC 970): one owner with many waiters delays no other's first."""
+    """Releases waiting attempts round robin by owner (fair queueing, RFC 970).
+
+    An owner with many does not delay the first of another.
+    """
 
     def __init__(self) -> None:
         self._waiters: OrderedDict[_Key, deque[Deferred[None]]] = OrderedDict()
@@ -24,7 +27,7 @@ class FairQueue(Generic[_Key]):
         return self._number
 
     def owners(self) -> list[_Key]:
-        """Return the owners of those that wait, the next one first."""
+        """Return the owners in the line, the next one first."""
         return list(self._waiters)
 
     def wait(self, owner: _Key) -> Deferred[None]:

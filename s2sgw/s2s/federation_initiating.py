@@ -1,4 +1,4 @@
-"""The federation's sending side: streams that we open towards peers."""
+"""The initiating half of the federation leg: streams that we open towards peers."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class FederationInitiating:
     extensions: ExtensionMemory
     leg: Leg = field(default="federation", init=False)
     outcomes: StreamOutcomes = field(default_factory=StreamOutcomes, kw_only=True)
-    #: those on which the peer had to prove itself by the shared secret
+    #: the streams on which the peer had to prove itself by the shared secret
     _mutual: WeakSet[StreamConnection] = field(default_factory=WeakSet, init=False, repr=False)
 
     @cached_property
     def secrets(self) -> SharedSecrets:
-        """What is shared with peers (R26)."""
+        """The secrets that are shared with peers (R26)."""
         return SharedSecrets(self.peers)
 
     async def resolve(self, pair: Pair, requester: Requester | None = None) -> Resolution:
@@ -64,7 +64,7 @@ class FederationInitiating:
         return await self.discovery.locate(targets, requester or Requester.ourselves(pair.recipient.ascii))
 
     def dial_targets(self, pair: Pair, targets: Sequence[Target]) -> Sequence[Target]:
-        """Return `targets`, by TLS from the first byte where a zero handshake is agreed (XEP-0361).
+        """Return `targets`. Where a zero handshake is agreed, they use TLS from the first byte (XEP-0361).
 
         With `proxy_lookup = "local"` the proxy is given each host by its name, if it is the name of a host.
 
@@ -78,12 +78,12 @@ class FederationInitiating:
         return [replace(target, addresses=(target.host,)) for target in named]
 
     async def admit(self, pair: Pair) -> Ending | None:
-        """Whether stanzas for this peer may reach a lane: it is allowed, and its hostname resolves (R2)."""
+        """Return why stanzas to this peer may not enter a queue: it is not allowed, or its hostname does not resolve (R2)."""
         bar = self.peers.policy(pair.recipient).bar
         return bar if bar is not None else (await self.resolve(pair)).ending
 
     def expect(self, peer: Domain) -> None:
-        """Somebody is about to write to `peer`: where it is will be known sooner."""
+        """Look the peer up early: something is about to be written to it."""
         policy = self.peers.policy(peer)
         if policy.bar is None:
             self.discovery.resolve(peer, policy.route)
@@ -101,7 +101,7 @@ class FederationInitiating:
         ))
 
     def shown(self, pair: Pair) -> str | None:
-        """Our certificate. Where a secret is shared each pair is proven by it, on a stream of its own."""
+        """Return our certificate. A peer with a shared secret gets one stream for each pair, and each is proven by the secret."""
         policy = self.peers.policy(pair.recipient)
         if not policy.features.multiplexing or policy.secret_file is not None:
             return None
@@ -135,7 +135,7 @@ class FederationInitiating:
         return self.granted(verdict, connection, question.peer)
 
     def granted(self, verdict: Verdict, connection: StreamConnection, peer: Domain) -> tuple[Permission, tuple[str, ...]]:
-        """Return what a verdict allows on a stream of ours to `peer`, and what led to it."""
+        """Return what a verdict allows on a stream of ours to `peer`, and the reasons."""
         policy = self.peers.policy(peer)
         limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
         permission = self.judge_of.permission(verdict, connection, peer)
@@ -146,7 +146,7 @@ class FederationInitiating:
         return granted, (f"proven by {verdict.proven_by or 'nothing'}", *verdict.reasons)
 
     async def reconsider(self, connection: StreamConnection, pair: Pair, target: Target) -> Refusal | None:
-        """Why the policy of now refuses a stream that is open to `target`."""
+        """Return why the policy now in force refuses a stream that is open to `target`."""
         bar = self.peers.policy(pair.recipient).bar
         if bar is not None:
             return barred(bar)

@@ -1,4 +1,4 @@
-"""The federation's receiving side: what peers that connect to us meet."""
+"""The receiving half of the federation leg: streams that peers open towards us."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ class FederationReceiving:
     keys: DialbackKeys
     verifier: KeyVerifier
     stream_limit: AcceptedStreamLimit
-    #: who asks when a claimed name is looked up
+    #: the requester of each claimed name
     claims: Claims
     clock: IReactorTime
     #: bounds of what one stream may claim
     claims_per_second: float = 10.0
     domains_per_stream: int = 64
-    #: nothing is negotiated on this listener, by agreement with each peer that may connect there (XEP-0361)
+    #: no negotiation on this listener: a zero handshake is agreed with each peer that may connect there (XEP-0361)
     zero_handshake: bool = False
     leg: Leg = field(default="federation", init=False)
     outcomes: StreamOutcomes = field(default_factory=StreamOutcomes, kw_only=True)
 
     @cached_property
     def secrets(self) -> SharedSecrets:
-        """What is shared with peers (R26)."""
+        """The secrets that are shared with peers (R26)."""
         return SharedSecrets(self.peers)
 
     def engine(self, direct_tls: bool) -> ReceivingStream:
@@ -84,7 +84,7 @@ class FederationReceiving:
         return "required" if peer is None else self.peers.policy(peer).encryption
 
     def refuses_sender(self, peer: Domain) -> Refusal | None:
-        """R14: who cannot be a peer at all, and whom the policy does not allow."""
+        """Return why the sender is refused (R14): its name cannot be a peer's, or the policy does not allow it."""
         if self.identity.is_local(peer):
             return _invalid_from("the domain is served here: it cannot be a peer")
         if peer.is_address and not self.peers.lists(peer):
@@ -95,7 +95,7 @@ class FederationReceiving:
         return None if bar is None else barred(bar)
 
     def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
-        """By SNI, by the domain that was asked for, or as the policy for the asserted peer says."""
+        """Return our certificate: by SNI, by the domain that was asked for, or as the policy for the asserted peer says."""
         connect_services = self.identity.server_tls(order is None)
         if order is None:
             return connect_services.for_domain(None)
@@ -106,7 +106,7 @@ class FederationReceiving:
     async def resolve(self, connection: StreamConnection, question: ResolutionNeeded) -> Refusal | None:
         requester = self._requester(connection, question.peer)
         resolution = await self._resolution(question.peer, requester)
-        if resolution.ending is None:  # what else a verdict needs is looked up beside the handshake, and no longer than it lasts
+        if resolution.ending is None:  # the evidence is looked up during the handshake, and no longer
             begun = self.judge_of.begin(question.peer, "initiating", requester=requester)
             connection.when_closed().addCallback(lambda _: begun.cancel())
         return _unresolved(resolution)
@@ -148,7 +148,7 @@ class FederationReceiving:
         return granted, verdict.reasons
 
     async def reconsider(self, connection: StreamConnection, pair: Pair, method: str) -> Refusal | None:
-        """Why the policy of now refuses a stream that is open; `method`: by which it was proven, "" where it is not yet."""
+        """Return why the policy now in force refuses an open stream. `method` proved it; "": it is not proven yet."""
         peer = pair.sender
         barred_now = self.refuses_sender(peer)
         if barred_now is not None or not method:
@@ -195,7 +195,7 @@ class FederationReceiving:
         return outcome
 
     def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
-        """Ask the limit once more: other streams may have been proven since, and SCRAM proves at this moment alone."""
+        """Check the limit again: other streams may have been proven since then, and SCRAM proves the peer only now."""
         excess = self.stream_limit.excess(pair.sender, self.peers.policy(pair.sender).limits.streams, connection)
         return None if excess is None else refusal(excess)
 
@@ -203,7 +203,7 @@ class FederationReceiving:
         self.judge_of.proven(connection, pair.sender, method)
 
     async def admit(self, pair: Pair) -> Ending | None:
-        """A proven pair was resolved and allowed before it could be proven."""
+        """Return None: a proven pair was resolved and allowed before it was proven."""
         return None
 
 

@@ -8,10 +8,10 @@ from twisted.internet.interfaces import IReactorTime
 
 
 class StepTimes(Protocol):
-    """Where the times are kept."""
+    """The receiver of the times."""
 
     def took(self, step: str, seconds: float) -> None:
-        """Keep that a step took `seconds`."""
+        """Record that a step took `seconds`."""
 
 
 class HandshakeTimer:
@@ -24,11 +24,11 @@ class HandshakeTimer:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the attempt began."""
+        """Return the seconds since the attempt began."""
         return self._clock.seconds() - self._began
 
     def step(self, name: str) -> None:
-        """The step called `name` is over."""
+        """Record that the step called `name` is over."""
         now = self._clock.seconds()
         self._took(name, now - self._last)
         self._last = now
@@ -38,5 +38,5 @@ class HandshakeTimer:
             self._times.took(name, seconds)
 
     def stop(self) -> None:
-        """The stream is ready."""
+        """Record the total: the stream is ready."""
         self._took("total", self.elapsed)

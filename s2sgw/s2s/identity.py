@@ -1,4 +1,4 @@
-"""Who the gateway is to peers, and how it reaches them: what the two federation legs are given."""
+"""The gateway's identity towards peers, and its ways to reach them: shared by the two halves of the federation leg."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ class Identity(Protocol):
         """Return whether a text may spell a local domain (`xmpp.jid.spelling`)."""
 
     def credential(self, local: Domain, peer: Domain) -> Credential | None:
-        """Return the certificate that `peer` is shown for `local`; None where there is none."""
+        """Return the certificate that is shown to `peer` for `local`; None: there is none."""
 
     def server_tls(self, direct: bool) -> ServerTLS:
-        """Return what opens TLS on an accepted connection; `direct`: TLS from the first byte (XEP-0368)."""
+        """Return the function that opens TLS on an accepted connection. `direct`: TLS from the first byte (XEP-0368)."""
 
 
 class PeerRoutes(Protocol):
     """How each peer is connected to: directly, or through a proxy."""
 
     def dialler(self, peer: Domain) -> Dialler:
-        """Return what connects to `peer`."""
+        """Return the dialler for `peer`."""
 
     def dials_names(self, peer: Domain) -> bool:
         """Return whether a proxy is given the names of the hosts that the DNS gives for `peer`, instead of addresses."""
 
 
 class AckPreferences(Protocol):
-    """What is known of how servers acknowledge (XEP-0198)."""
+    """What is remembered of how servers acknowledge (XEP-0198)."""
 
     def use_stream_management(self, domain: Domain) -> bool:
         """Return whether the server of `domain` is to be asked for acknowledgements."""
@@ -58,7 +58,7 @@ class KeyVerifier(Protocol):
     """Asks the authoritative server of a domain whether a dialback key is its own (XEP-0220 §2.2)."""
 
     async def verify(self, question: DialbackNeeded, requester: Requester | None = None) -> DialbackOutcome:
-        """Return the server's answer; `requester` asks for it, None: we do."""
+        """Return the server's answer. `requester` is charged for the look-up; None: the gateway itself."""
 
 
 def new_stream_id() -> str:

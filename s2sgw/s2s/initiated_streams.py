@@ -14,7 +14,7 @@ from s2sgw.xmpp.jid import Pair
 
 
 class ReadyStream(Protocol):
-    """What is known of one. `pair` is the pair that it was opened for, `target` where we connected to."""
+    """One open stream of ours. `pair` is the pair that it was opened for, `target` the place that we connected to."""
 
     pair: Pair
     target: Target
@@ -30,11 +30,11 @@ class ReadyStream(Protocol):
 
     @property
     def incoming(self) -> StreamIngress | None:
-        """Where stanzas go that the other side sends on it (XEP-0288)."""
+        """The ingress for stanzas that the other side sends on it (XEP-0288)."""
 
 
 class InitiatedStreams:
-    """Those that are ready, oldest first."""
+    """The streams of ours that are ready, oldest first."""
 
     def __init__(self) -> None:
         self._open: dict[ReadyStream, None] = {}
@@ -43,7 +43,7 @@ class InitiatedStreams:
         return iter([stream for stream in self._open if stream.connection.ending is None])
 
     def add(self, stream: ReadyStream) -> None:
-        """The stream is ready. It is forgotten when its connection is gone."""
+        """Add a stream that is ready. It is forgotten when its connection is gone."""
         self._open[stream] = None
         stream.connection.when_closed().addCallback(self._forget, stream)
 

@@ -1,6 +1,6 @@
-"""Streams at rest: kept alive, found dead, closed when nobody uses them, and small (R37, docs/decisions.md#idle-streams).
+"""Streams at rest: kept alive, checked for life, closed when unused, and made small (R37, docs/decisions.md#idle-streams).
 
-One wheel of slots serves all streams: each stands in the slot of the moment at which it is next to be looked at.
+One timing wheel serves all streams. Each stands in the slot of the moment at which it is looked at next.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from s2sgw.net.connection import StreamConnection
 from s2sgw.xmpp.ending import Cause, Ending
 
-#: Seconds from one slot to the next, and slots: nothing is put off for longer than the wheel is round.
+#: Seconds from one slot to the next, and number of slots. A look is put off by at most one round of the wheel.
 TICK = 5.0
 SLOTS = 128
 #: Streams that are looked at in one turn of the reactor.
@@ -25,10 +25,10 @@ AT_ONCE = 100
 
 @dataclass(frozen=True, slots=True)
 class KeepAliveLimits:
-    """Seconds. `rest`: of silence, until a stream is made small. `keep_alive`: between two signs of life of ours.
+    """Seconds. `rest`: silence after which a stream is made small. `keep_alive`: between two signs of life of ours.
 
-    `answer`: for the other side to acknowledge when asked. `blocked`: that it may take nothing. `unused`: without stanzas,
-    until a stream of ours is closed. `silent`: without any input, until a stream of theirs is.
+    `answer`: for the other side to acknowledge a request. `blocked`: how long it may read nothing. `unused`: without stanzas,
+    after which a stream of ours is closed. `silent`: without any input, after which a stream of theirs is closed.
     """
 
     rest: float = 15.0
@@ -45,16 +45,17 @@ class KeepAliveEntry:
     __slots__ = ("asked", "connection", "rested", "signed")
 
     def __init__(self, connection: StreamConnection, now: float) -> None:
-        #: one that is gone does not stay in memory until its slot comes
+        #: weak, so that a connection that is gone does not stay in memory until its slot comes
         self.connection = ref(connection)
-        #: when we last gave a sign of life, when it had last input and was made small since, when it was asked for one
+        #: the times of our last sign of life, of the last input, of the last compaction, and of the last request for a sign of
+        #: life
         self.signed = now
         self.rested = -1.0
         self.asked: float | None = None
 
 
 class KeepAlive:
-    """Looks after every stream from its connection to its end. `turn` is to be called every `TICK` seconds."""
+    """Watches every stream from its connection to its end. Call `turn` every `TICK` seconds."""
 
     def __init__(self, clock: IReactorTime, bounds: KeepAliveLimits = KeepAliveLimits()) -> None:
         self._clock = clock
@@ -63,11 +64,11 @@ class KeepAlive:
         self._at = 0
 
     def __len__(self) -> int:
-        """Streams on the wheel; those that have ended leave it when their slot comes."""
+        """Return the number of streams on the wheel. A stream that has ended leaves it when its slot comes."""
         return sum(map(len, self._slots))
 
     def keep(self, connection: StreamConnection) -> StreamConnection:
-        """Look after `connection` until it ends."""
+        """Watch `connection` until it ends."""
         self._put(KeepAliveEntry(connection, self._clock.seconds()), self._bounds.rest)
         return connection
 
@@ -87,7 +88,7 @@ class KeepAlive:
             if connection is not None and connection.ending is None:
                 try:
                     self._look(watched, connection, now)
-                except Exception as error:  # the others have their turn too, and this one has it again
+                except Exception as error:  # the other streams are looked at too, and this one again
                     errors.append(error)
                     self._put(watched, self._bounds.rest)
         if errors:
@@ -108,13 +109,13 @@ class KeepAlive:
             connection.abort(ending)
 
     def _verdict(self, watched: KeepAliveEntry, connection: StreamConnection, now: float) -> Ending | None:
-        """Why the stream should end, or None. While it is negotiated, the negotiation's own bound holds."""
+        """Return why the stream should end, or None. The negotiation has its own time limit."""
         bounds = self._bounds
         blocked, asked = connection.blocked_since, watched.asked
         if blocked is not None and now - blocked >= bounds.blocked:
             return Ending(Cause.UNRESPONSIVE, f"it has read nothing for {now - blocked:.0f} s", "them")
         if asked is not None and connection.last_received < asked:
-            silent = now - max(asked, connection.read_since)  # an answer is seen while the stream is read
+            silent = now - max(asked, connection.read_since)  # an answer can arrive only while the stream is read
             if silent >= bounds.answer:
                 return Ending(Cause.UNRESPONSIVE, f"it has not acknowledged for {silent:.0f} s", "them")
         if connection.established and now >= self._useful_until(connection):
@@ -122,7 +123,7 @@ class KeepAlive:
         return None
 
     def _useful_until(self, connection: StreamConnection) -> float:
-        """Return until when the stream is of use. The side that alone sends closes first, so that nothing is lost on its way."""
+        """Return until when the stream is of use. The side that sends closes first, so that no stanza is lost on the way."""
         if connection.engine.lasting:
             return float("inf")
         if connection.engine.one_way:
@@ -130,7 +131,7 @@ class KeepAlive:
         return max(connection.last_received, connection.last_sent) + self._bounds.silent
 
     def _tend(self, watched: KeepAliveEntry, connection: StreamConnection, now: float) -> None:
-        """Make it small, and give a sign of life, as is due."""
+        """Make the stream small, and give a sign of life, when these are due."""
         if not connection.established:
             return
         if watched.rested < connection.last_received <= now - self._bounds.rest:
@@ -140,21 +141,21 @@ class KeepAlive:
             self._sign(watched, connection, now)
 
     def _sign(self, watched: KeepAliveEntry, connection: StreamConnection, now: float) -> None:
-        """White space; where there is something to ask that a live one answers, that."""
+        """Send white space, or a request that the other side answers if it is alive."""
         watched.signed = now
         question = connection.engine.probe
         watched.asked = now if question else None
         connection.keep_alive(question or b" ")
 
     def _sign_due(self, watched: KeepAliveEntry, connection: StreamConnection) -> float:
-        """Our interval, or half the peer's announced idle-seconds (XEP-0478) if that is shorter."""
+        """Return the time of our next sign of life: by our interval, or half the peer's announced idle-seconds (XEP-0478)."""
         interval, limit = self._bounds.keep_alive, connection.engine.silence_limit
         if limit is not None:
             interval = min(interval, limit / 2)
         return max(watched.signed, connection.last_sent) + interval
 
     def _dates(self, watched: KeepAliveEntry, connection: StreamConnection) -> Iterator[float]:
-        """When there is something to look at again."""
+        """Return the times at which there is something to look at again."""
         bounds = self._bounds
         if connection.blocked_since is not None:
             yield connection.blocked_since + bounds.blocked

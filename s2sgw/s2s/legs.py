@@ -1,7 +1,7 @@
-"""What the gateway asks of each of its two legs: the federation, and the backend.
+"""The interface of the gateway's two legs: the federation, and the backend.
 
-The streams of both legs share their code (`s2s.accepted_stream`, `s2s.connecting`, `delivery.agent`). A leg says who may come,
-which certificate we show there, and what proves the other end. `s2s.federation_receiving`, `s2s.federation_initiating` and
+The streams of both legs share their code (`s2s.accepted_stream`, `s2s.connecting`, `delivery.agent`). A leg decides which peers
+may connect, which certificate we show, and what proves the other end. `s2s.federation_receiving`, `s2s.federation_initiating` and
 `backend.server` implement these protocols.
 """
 
@@ -36,11 +36,11 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 
 class Legged(Protocol):
-    """Any of the sides."""
+    """Either role of either leg."""
 
     @property
     def leg(self) -> Leg:
-        """Which it is."""
+        """Return which leg it is."""
 
 
 class ReceivingLeg(Protocol):
@@ -48,38 +48,38 @@ class ReceivingLeg(Protocol):
 
     @property
     def leg(self) -> Leg:
-        """Which side this is."""
+        """Return which leg it is."""
 
     @property
     def outcomes(self) -> StreamOutcomes:
-        """Return what is told how the streams fare."""
+        """Return the receiver of the outcomes of streams."""
 
     def engine(self, direct_tls: bool) -> ReceivingStream:
-        """A fresh engine for an accepted connection."""
+        """Return a new engine for an accepted connection."""
 
     def tls(self, order: StartTLS | None) -> IOpenSSLServerConnectionCreator:
-        """Our certificate: by the domain asked for, or (None: direct TLS) by SNI."""
+        """Return our certificate: by the domain asked for, or (None: direct TLS) by SNI."""
 
     async def resolve(self, connection: StreamConnection, question: ResolutionNeeded) -> Refusal | None:
-        """Whether the asserted peer exists in the DNS (R2)."""
+        """Return whether the asserted peer exists in the DNS (R2)."""
 
     def identify(self, connection: StreamConnection) -> tuple[Domain, ...]:
         """Return the peers with whom a zero handshake is agreed and whose key the other end has presented (XEP-0361)."""
 
     async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
-        """What the evidence allows, and what was tried."""
+        """Return what the evidence allows, and what was tried."""
 
     async def verify(self, connection: StreamConnection, question: DialbackNeeded) -> DialbackOutcome:
         """Ask the authoritative server whether the key is its own (R28)."""
 
     def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
-        """Return why a stream that has just proven its first `pair` may not stay, None where it may."""
+        """Return why a stream that has just proven its first `pair` may not stay; None: it may."""
 
     def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
-        """The other end has authenticated for `pair`."""
+        """Note that the other end has authenticated for `pair`."""
 
     async def admit(self, pair: Pair) -> Ending | None:
-        """Before the first stanza of a proven pair reaches a lane: why it must not, or None."""
+        """Return why stanzas of a proven pair must not enter a queue, or None. Asked before the first one."""
 
 
 class InitiatingLeg(Protocol):
@@ -87,46 +87,49 @@ class InitiatingLeg(Protocol):
 
     @property
     def leg(self) -> Leg:
-        """Which side this is."""
+        """Return which leg it is."""
 
     @property
     def outcomes(self) -> StreamOutcomes:
-        """Return what is told how the streams fare."""
+        """Return the receiver of the outcomes of streams."""
 
     async def resolve(self, pair: Pair, requester: Requester | None = None) -> Resolution:
-        """Return where the recipient's server is; `requester` None: we ask for ourselves."""
+        """Return where the recipient's server is. `requester` is charged for the look-up; None: the gateway itself."""
 
     async def locate(self, pair: Pair, targets: Sequence[Target], requester: Requester | None = None) -> Sequence[Target]:
-        """Return those of `targets`, of one priority, that have addresses, looking up what is not known yet."""
+        """Return those of `targets`, all of one priority, that have addresses. Addresses that are not known yet are looked up."""
 
     def dial_targets(self, pair: Pair, targets: Sequence[Target]) -> Sequence[Target]:
-        """Return `targets` with the addresses that `dialler` is given: a proxy may be given the name of the host instead."""
+        """Return `targets` with the addresses for `dialler`: a proxy may get the name of the host instead."""
 
     def engine(self, pair: Pair, target: Target, verifying: bool) -> InitiatingStream:
-        """A fresh engine for one connection to `target`."""
+        """Return a new engine for one connection to `target`."""
 
     def shown(self, pair: Pair) -> str | None:
-        """What a stream for `pair` shows the other side of us; those that show the same may be shared. None: none is."""
+        """Return what a stream for `pair` shows of us.
+
+        Streams that show the same may be shared. None: the stream is not shared.
+        """
 
     def owner(self, pair: Pair) -> Owner:
-        """Return the party for whose sake a stream for `pair` is opened: places are shared among these."""
+        """Return the party for whose sake a stream for `pair` is opened. Places are shared among these parties."""
 
     def owner_streams(self, pair: Pair) -> int:
         """Return how many streams the owner of `pair` has at most; 0: any number."""
 
     def streams(self, pair: Pair) -> int:
-        """How many streams of ours the recipient's server has to bear at a time; 0: any number."""
+        """Return how many streams of ours the recipient's server accepts at a time; 0: any number."""
 
     def largest(self, pair: Pair) -> int | None:
-        """Bytes of a stanza that the recipient's server is known to accept, whatever it announces; None: unknown."""
+        """Return the bytes of a stanza that the recipient's server is known to accept, whatever it announces; None: not known."""
 
     def dialler(self, pair: Pair, target: Target) -> Dialler:
-        """How `target` is connected to."""
+        """Return the dialler for `target`."""
 
     def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
-        """The certificate we present for `pair.sender`."""
+        """Return the certificate that we present for `pair.sender`."""
 
     async def judge(
         self, connection: StreamConnection, question: JudgementNeeded, target: Target,
     ) -> tuple[Permission, tuple[str, ...]]:
-        """Whether the other end, at `target`, is whom we asked for."""
+        """Return whether the other end, at `target`, is the server that we asked for."""

@@ -1,7 +1,7 @@
 """Several of our domains on one stream to a peer (XEP-0220 §2.6.1): each further pair is asked for by dialback.
 
-A stream is shared only among pairs whose own would show the peer the very same certificate, so that none gives up a proof by it;
-docs/architecture.md has the reasons.
+A stream is shared only among pairs whose own streams would show the peer the very same certificate. So no pair loses a proof by
+sharing (docs/architecture.md has the reasons).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from s2sgw.xmpp.jid import Pair
 
 #: Seconds that a peer has to answer for a further pair; it may have to call back for that.
 ANSWER = 10.0
-#: Seconds for which a stream error behind a further pair may be laid at its door.
+#: Seconds after a request for a further pair within which a stream error may be due to the request.
 BRIEF = 10.0
 
-#: Stream errors that speak of the peer's state, whatever we ask of it.
+#: Stream errors that concern the peer's own state, whatever we ask of it.
 _OF_STATE = frozenset({"system-shutdown", "reset", "connection-timeout", "resource-constraint", "conflict", "see-other-host"})
-#: Those that speak of who sends: on a shared stream, a peer that says valid and does not mean it.
+#: Stream errors about the sender. On a shared stream they mean that the peer answered "valid" and still refuses the pair.
 _OF_SENDERS = frozenset({"invalid-from", "not-authorized", "host-unknown", "invalid-id"})
 
 
 class PairRequests:
-    """The further pairs of one stream of ours to the server called `name`, and whether it bears them.
+    """The requests for further pairs on one stream of ours to the server called `name`, and whether it supports them.
 
-    Where it does not, nothing is multiplexed with it for a day (`s2s.extensions`).
+    If it does not, nothing is multiplexed with it for a day (`s2s.extensions`).
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class PairRequests:
         self._added_at: float | None = None
 
     def ask(self, pair: Pair) -> Deferred[Ending | None]:
-        """Whether `pair` may be sent too: fires with None, or with why not, after a bounded time."""
+        """Ask whether `pair` may be sent too. Fires with None, or with the reason against it, after a bounded time."""
         answer: Deferred[Ending | None] = Deferred(partial(self._unasked, pair))
         self._asked[pair] = answer
         answer.addTimeout(ANSWER, self._clock, self._late)
@@ -58,17 +58,17 @@ class PairRequests:
         return answer
 
     def proven(self, pair: Pair) -> None:
-        """The other side takes it."""
+        """Take the answer: the other side accepts the pair."""
         self._added_at = self._clock.seconds()
         self._answer(pair, None)
 
     def refused(self, pair: Pair, ending: Ending) -> None:
-        """It does not, or not in this way."""
+        """Take the answer: the other side refuses the pair, or this way of asking."""
         self._broke(ending)
         self._answer(pair, ending)
 
     def ended(self, ending: Ending) -> bool:
-        """The stream is gone; whether that is to be laid at the door of further pairs."""
+        """Fail all requests: the stream is gone. Note whether further pairs may be the reason."""
         blamed = self._to_blame(ending)
         if blamed:
             self._broke(ending)
@@ -77,7 +77,7 @@ class PairRequests:
         return blamed
 
     def _unasked(self, pair: Pair, answer: Deferred[Ending | None]) -> None:
-        """Nobody waits for the answer any more."""
+        """Forget a request whose answer is not needed any more."""
         self._asked.pop(pair, None)
 
     def _answer(self, pair: Pair, ending: Ending | None) -> None:
@@ -103,7 +103,7 @@ class PairRequests:
 
 
 class Shared(Protocol):
-    """A stream of ours that may be shared. `shown`: what it shows the peer of us."""
+    """A stream of ours that may be shared. `shown`: the certificate that it shows to the peer."""
 
     pair: Pair
     shown: str | None
@@ -114,14 +114,14 @@ class Shared(Protocol):
 
 
 class ShareableStreams:
-    """The streams of ours that may be shared, by the domain they lead to, and the attempts that are awaited."""
+    """The streams of ours that may be shared, by the domain they lead to, and the attempts under way."""
 
     def __init__(self) -> None:
         self._open: dict[str, list[Shared]] = {}
         self._under_way: dict[tuple[str, str], list[Deferred[None]]] = {}
 
     def add(self, stream: Shared) -> None:
-        """`stream` is ready; it is known until it is gone."""
+        """Add `stream`, which is ready. It is listed until it is gone."""
         name = stream.pair.recipient.ascii
         self._open.setdefault(name, []).append(stream)
         stream.connection.when_closed().addCallback(self._gone, name, stream)
@@ -133,7 +133,7 @@ class ShareableStreams:
 
     @contextmanager
     def opening(self, name: str, shown: str) -> Iterator[None]:
-        """An attempt is made; until it comes to an end others wait for what it brings."""
+        """Note an attempt. Until it ends, others wait for its stream."""
         first = (name, shown) not in self._under_way
         waiting = self._under_way.setdefault((name, shown), [])
         try:
@@ -145,7 +145,7 @@ class ShareableStreams:
                     waiter.callback(None)
 
     async def settled(self, name: str, shown: str) -> None:
-        """Until the attempt that is under way has come to an end, if there is one and no stream yet."""
+        """Wait until the attempt that is under way ends, if there is one and no stream yet."""
         waiting = self._under_way.get((name, shown))
         if waiting is not None and not any(stream.shown == shown for stream in self._open.get(name, ())):
             waiter: Deferred[None] = Deferred(waiting.remove)
@@ -153,7 +153,7 @@ class ShareableStreams:
             await waiter
 
     async def join(self, pair: Pair, shown: str | None = None) -> PairStream | None:
-        """A part for `pair` of a stream that shows `shown` (None: whatever), if there is one and the peer agrees."""
+        """Return a part for `pair` of a stream that shows `shown` (None: any), if there is one and the peer agrees."""
         for stream in self._open.get(pair.recipient.ascii, ()):
             if shown in (None, stream.shown) and stream.engine.extensible and stream.shared_stream.takes_user():
                 pair_stream = stream.shared_stream.for_pair(pair)

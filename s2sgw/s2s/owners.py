@@ -1,8 +1,8 @@
-"""Who owns a stream of ours: the party for whose sake it is opened. Places are shared among owners, not among streams.
+"""The owner of a stream of ours: the party for whose sake it is opened. Places are shared among owners, not among streams.
 
-Whoever has one wildcard certificate, or one DNS zone, has any number of domains. So the streams to a backend are owned by
-the certificate that proved the sender, or by the site from which the sender connects; those to peers by the registered domain.
-An owner is (kind, name).
+One wildcard certificate, or one DNS zone, gives a party any number of domains. So the streams to a backend are owned by the
+certificate that proved the sender, or by the site from which the sender connects. Streams to peers are owned by the registered
+domain. An owner is (kind, name).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from s2sgw.net.sites import site_path
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.registered_domain import registered_domain
 
-#: What a backend asks for itself.
+#: The owner of a backend's own requests.
 BACKEND: Owner = ("backend", "")
 
 
@@ -27,7 +27,7 @@ def owner_by_name(domain: Domain) -> Owner:
 def owner_by_proof(connection: StreamConnection, method: str) -> Owner:
     """Return the owner of what was proven by `method` on the accepted `connection`.
 
-    That is the certificate if it is what proved the peer; else, since any number of names and keys costs nothing, the site.
+    The owner is the certificate if it proved the peer. Otherwise it is the site, because names and keys cost nothing.
     """
     if method != "dialback" and connection.chain:
         return ("certificate", hashlib.sha256(connection.chain[0]).hexdigest())

@@ -17,7 +17,7 @@ class BrokenStream:
 
     @classmethod
     def of(cls, resumption: Resumption, incoming: StreamIngress | None) -> BrokenStream:
-        """Return what is left of a stream with these counters; what it brought is counted on."""
+        """Return what remains of a stream with these counters. The count of its own stanzas goes on."""
         if incoming is not None:
             incoming.suspend(resumption.counters)
         return cls(resumption, incoming)

@@ -1,6 +1,6 @@
 """Streams of the other side that broke off, ended by neither side, and may be resumed (XEP-0198 §5).
 
-They are kept for a while. The other side names the one that it resumes by the id that it was given.
+They are kept for a while. To resume one, the other side names the id that it was given.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.timer import cancel
 
-#: Streams that broke off and are kept, in all and of one peer: the oldest gives way. As many past ones are remembered.
+#: Streams that broke off and are kept, in all and of one peer: the oldest gives way. The same number of past ones is remembered.
 MAX_SUSPENDED = 1000
 MAX_SUSPENDED_OF_PEER = 8
 
@@ -44,11 +44,11 @@ class ResumableOwner(Protocol):
         """The pairs that are proven, in both directions."""
 
     def displace(self) -> None:
-        """Break off: the other side resumes the stream on another connection."""
+        """End the connection: the other side resumes the stream on another one."""
 
 
 def proven_on(owner: ResumableOwner) -> frozenset[Pair]:
-    """Return the pairs of a stream that the other side has proven: not those on which stanzas go back (XEP-0288)."""
+    """Return the pairs that the other side has proven on a stream, without those whose stanzas go back on it (XEP-0288)."""
     return frozenset(pair for pair in owner.pairs if pair.sender in owner.senders)
 
 
@@ -56,7 +56,7 @@ class PastStream:
     """How far a stream had come that can no longer be resumed, and which pairs were proven on it."""
 
     def __init__(self, resumption: Resumption, leg: Leg, pairs: frozenset[Pair], proven: frozenset[Pair]) -> None:
-        """`proven`: those of the pairs that the other side has proven. On the others stanzas went back (XEP-0288)."""
+        """Keep the facts. `proven`: the pairs that the other side has proven. Stanzas of the other pairs went back (XEP-0288)."""
         self.resumption = resumption
         self.leg = leg
         self.pairs = pairs
@@ -67,7 +67,7 @@ class PastStream:
         return self.leg == owner.leg and self.proven <= owner.pairs
 
     def can_go_on(self, owner: ResumableOwner) -> bool:
-        """Return whether the stream of `owner` carries all pairs of this one, those that stanzas went back on too."""
+        """Return whether the stream of `owner` carries all pairs of this one, also those whose stanzas went back on it."""
         return self.is_of(owner) and self.pairs <= owner.pairs
 
 
@@ -101,18 +101,18 @@ class ResumptionTable:
         return pair in self._awaited
 
     def opened(self, id: str, owner: ResumableOwner) -> None:
-        """The stream of `owner` may be resumed from now on, should it break off."""
+        """Note that the stream of `owner` may be resumed from now on, if it breaks off."""
         self._open[id] = owner
 
     def closed(self, id: str) -> None:
-        """The stream has ended for good."""
+        """Forget a stream that has ended for good."""
         self._open.pop(id, None)
 
     def keep(self, resumption: Resumption, owner: ResumableOwner, ending: Ending) -> bool:
-        """Keep a stream that broke off. Return False where what was sent on it cannot be sent again in its order.
+        """Keep a stream that broke off. Return False if the stanzas that were sent on it cannot be sent again in their order.
 
-        What it brought is passed on last, so that nothing which comes of that is written on this stream.
-        How far that one had come is remembered: the other side asks, before it sends again what it cannot know to be safe.
+        The stanzas that it brought are passed on last, so that no answer to them is written on this stream. The progress of the
+        stream that it resumed is remembered: the other side may ask for it before it sends stanzas again.
         """
         if not owner.shared_stream.resumable:
             self._past[resumption.id] = PastStream(resumption, owner.leg, owner.pairs, proven_on(owner))
@@ -128,7 +128,7 @@ class ResumptionTable:
         return True
 
     def _excess(self, peers: set[Domain]) -> Iterator[SuspendedStream]:
-        """Yield those that give way: the oldest of each peer that has too many, or the oldest of all."""
+        """Yield the streams that give way: the oldest of each peer that has too many, or the oldest of all."""
         number: Counter[Domain] = Counter(peer for each in self._suspended.values() for peer in each.peers & peers)
         for session in self._suspended.values():
             crowding = [peer for peer in session.peers if number[peer] > MAX_SUSPENDED_OF_PEER]
@@ -139,7 +139,7 @@ class ResumptionTable:
             yield next(iter(self._suspended.values()))
 
     def _expire(self, session: SuspendedStream) -> None:
-        """The stream is not resumed: only how far it had come is remembered."""
+        """End a stream that was not resumed. Only its progress is remembered."""
         self._take(session.resumption.id)
         self._past[session.resumption.id] = PastStream(session.resumption, session.leg, session.pairs, session.proven)
         self._record.resumption("receiving", "expired")
@@ -147,9 +147,9 @@ class ResumptionTable:
         session.shared_stream.lost(Ending(Cause.CONNECTION_LOST, "the stream was not resumed in time"))
 
     def claim(self, id: str, owner: ResumableOwner) -> tuple[Resumption | None, Counters | None]:
-        """Return by what the stream of `owner` resumes the one called `id`; else how far that had come, where that is known.
+        """Return the stream that `owner` resumes as `id`; if it cannot be resumed, its progress, where that is known.
 
-        A stream that is open still is taken over (XEP-0198 §5). `resumed` follows in the same turn of the reactor.
+        A stream that is still open is taken over (XEP-0198 §5). `resumed` follows in the same turn of the reactor.
         """
         session = self._find(id, owner)
         # a user left it, and what is in doubt went another way; or stanzas went back on it, and cannot on the new one
@@ -170,7 +170,7 @@ class ResumptionTable:
         return session if session is not None and session.is_of(owner) else None
 
     def resumed(self, id: str, owner: ResumableOwner, count: int) -> None:
-        """The stream goes on with `owner`. The other side has `count` more of what was sent back on it."""
+        """Note that the stream goes on with `owner`. The other side has `count` more of the stanzas that were sent back on it."""
         session = self._take(id)
         self._open[id] = owner
         self._record.resumption("receiving", "resumed")

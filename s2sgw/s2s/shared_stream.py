@@ -1,6 +1,6 @@
 """A stream that carries stanzas of several pairs, and its part for each pair, which a delivery agent uses.
 
-Streams of ours carry several pairs by XEP-0220 §2.6, and streams of the other side carry stanzas back by XEP-0288 (R36).
+Streams of ours carry several pairs by XEP-0220 §2.6. Streams of the other side carry stanzas back by XEP-0288 (R36).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = Logger()
 
 
 class CarryingEngine(Protocol):
-    """What is needed of the engine of the stream."""
+    """The interface of the stream's engine."""
 
     @property
     def closing(self) -> bool: ...
@@ -42,11 +42,11 @@ class CarryingEngine(Protocol):
     def continues(self) -> bool: ...
 
     def sent(self, number: int) -> bool:
-        """`number` stanzas are being written. Return whether they are counted, for acknowledgements to come."""
+        """Count `number` stanzas that are being written. Return whether they will be acknowledged."""
 
 
 def tell_lost(user: StreamUser, ending: Ending) -> None:
-    """Tell one user of a stream that it is gone. The others are told whatever becomes of this one."""
+    """Tell one user of a stream that it is gone. An error in one user does not keep the others from being told."""
     try:
         user.stream_lost(ending)
     except Exception:
@@ -157,9 +157,9 @@ def _unknown(pair: Pair) -> NextHopLimits:
 
 
 class ResumedParts(NamedTuple):
-    """What a stream that broke off hands over to the one that resumes it.
+    """What a stream that broke off hands over to the stream that resumes it.
 
-    `written`: the stanzas that are to be written again, in the order in which they were written first. `users`: those that go on.
+    `written`: the stanzas that must be written again, in their first order. `users`: the users that go on.
     """
 
     written: list[tuple[Pair, list[bytes]]]
@@ -169,7 +169,8 @@ class ResumedParts(NamedTuple):
 class SharedStream:
     """The parts of one stream, by the pairs that it may carry.
 
-    `target`: where we connected to; None on a stream of the other side. `limits`: which stanzas of a pair the other side takes.
+    `target`: the place that we connected to; None on a stream of the other side. `limits`: which stanzas of a pair the other side
+    takes.
     `incoming` takes what comes on a stream of ours (XEP-0288).
     """
 
@@ -182,12 +183,12 @@ class SharedStream:
         self.engine = engine
         self.target = target
         self.limits = limits
-        #: a ping was answered on the connection
+        #: whether a ping was answered on the connection
         self.answers = False
         self.incoming: StreamIngress | None = None
-        #: an extension of a stream of ours was asked for, and is not answered
+        #: whether an extension was requested on a stream of ours and is not answered yet
         self.asking = False
-        #: what is left of a stream of ours, and what became of the one with which it was to go on
+        #: what remains of a stream of ours, and whether it was resumed
         self.broken: ResumableStream | None = None
         self.outcome: Resumed | NotResumed | None = None
         self._parts: dict[Pair, PairStream] = {}
@@ -201,7 +202,7 @@ class SharedStream:
 
     @property
     def shared(self) -> bool:
-        """More than one pair may use it."""
+        """Whether more than one pair may use the stream."""
         return len(self._parts) > 1
 
     def for_pair(self, pair: Pair, alone: bool = False) -> PairStream | None:
@@ -210,7 +211,7 @@ class SharedStream:
         return part if part is not None and part.user is None and self.takes_user(alone) else None
 
     def takes_user(self, alone: bool = False) -> bool:
-        """Return whether one more may use the stream. A user that must be `alone` shares it with nobody."""
+        """Return whether one more user may use the stream. A user that must be `alone` shares it with no other."""
         users = self.users
         over = self.connection.ending is not None or self.engine.closing or self.connection.retiring
         return not over and not (alone and users) and not any(user.alone for user in users)
@@ -226,12 +227,12 @@ class SharedStream:
         return [part.pair for part in self._parts.values() if part.user is not None]
 
     def count_sent(self, part: PairStream, number: int) -> None:
-        """Count `number` stanzas of one part that are being written: acknowledgements come in one count for all parts."""
+        """Count `number` stanzas of one part that are being written. Acknowledgements come as one count for all parts."""
         if self.engine.sent(number):
             self._written.append((part, number))
 
     def count_resumed(self, part: PairStream, number: int) -> None:
-        """The stream resumes another, on which `number` stanzas of the pair were counted and not acknowledged."""
+        """Count stanzas of the resumed stream: `number` of the pair were not acknowledged on it."""
         if number:
             self._written.append((part, number))
 
@@ -240,7 +241,7 @@ class SharedStream:
         return sum(number for each, number in self._written if each is part)
 
     def event(self, event: Event) -> None:
-        """Tell each user what of its own the other side has; anything else concerns all of them."""
+        """Tell each user how many of its own stanzas the other side has. Pass any other event to all users."""
         if isinstance(event, Acknowledged):
             for part, number in self._take_written(event.count):
                 if part.user is not None:
@@ -262,19 +263,19 @@ class SharedStream:
             yield part, acknowledged
 
     def slow(self) -> None:
-        """Tell all users that the other side takes nothing more at present."""
+        """Tell all users that the other side reads nothing at present."""
         for user in self.users:
             user.stream_slow()
 
     def free(self) -> None:
-        """Tell all users that the other side takes more. Another is first each time, for the first may fill the connection."""
+        """Tell all users that the other side reads again. The order rotates, because the first user may fill the connection."""
         users = self.users
         self._turn = (self._turn + 1) % max(1, len(users))
         for user in users[self._turn:] + users[:self._turn]:
             user.stream_free()
 
     def lost(self, ending: Ending) -> None:
-        """Tell all users that the stream is gone. Where several had stanzas in flight, it is unknown over whose it ended."""
+        """Tell all users that the stream is gone. If several had stanzas in flight, it is unknown which one caused the end."""
         users = self.users
         ambiguous = sum(user.busy for user in users) > 1
         for part in self._parts.values():
@@ -284,7 +285,7 @@ class SharedStream:
         self._release()
 
     def _release(self) -> None:
-        """Drop what refers back here: it would stay in memory until Python looks for circles."""
+        """Drop all references back to this object. Otherwise it stays in memory until the cyclic collector runs."""
         self._parts, self.limits = {}, _unknown
         self._written.clear()
 
@@ -292,14 +293,14 @@ class SharedStream:
 
     @property
     def resumption(self) -> Literal["possible", "resumed"] | None:
-        """Whether the stream can be resumed should it break off, or has itself resumed another."""
+        """Whether the stream can be resumed if it breaks off, or has itself resumed another."""
         if self.engine.continues:
             return "resumed"
         return None if self.engine.resumption is None else "possible"
 
     @property
     def resumable(self) -> bool:
-        """Everything that is unacknowledged can be sent again in its order: the users hold it, and nobody has left."""
+        """Whether everything unacknowledged can be sent again in its order: the users still hold it, and none has left."""
         return all(part.user is not None and part.user.holds(number) for part, number in self._unacknowledged().items())
 
     def _unacknowledged(self) -> Counter[PairStream]:
@@ -309,7 +310,10 @@ class SharedStream:
         return total
 
     def suspend(self, ending: Ending) -> bool:
-        """The stream broke off. Users with unacknowledged stanzas wait for it, the others lose it. Return whether any waits."""
+        """Suspend the stream, which broke off.
+
+        Users with unacknowledged stanzas wait, the others lose it. Return whether any waits.
+        """
         unacknowledged = self._unacknowledged()
         for part in self._parts.values():
             if part.user is not None and not unacknowledged[part]:
@@ -320,9 +324,9 @@ class SharedStream:
         return bool(unacknowledged)
 
     def hand_over(self, count: int) -> ResumedParts:
-        """Return what is left for the stream that resumes this one: the other side has `count` of the unacknowledged stanzas.
+        """Return what remains for the stream that resumes this one. The other side has `count` of the unacknowledged stanzas.
 
-        To be called only while the stream is `resumable`.
+        Call this only while the stream is `resumable`.
         """
         acknowledged: Counter[PairStream] = Counter()
         for part, number in self._take_written(count):
@@ -334,7 +338,7 @@ class SharedStream:
         return ResumedParts(written, {part.pair: user for part, user in users.items()})
 
     def continue_from(self, former: ResumedParts) -> None:
-        """Carry on what `former` left: write its stanzas again, then let its users go on here."""
+        """Continue `former`: write its stanzas again, then let its users go on here."""
         for pair, stanzas in former.written:
             self._written.append((self._parts[pair], len(stanzas)))
         if former.written:

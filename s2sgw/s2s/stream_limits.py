@@ -1,8 +1,8 @@
 """How many streams of ours are open: in all, for each owner, and to each server.
 
-All streams share `StreamLimit`. When they are all in use they are shared fairly among their owners (`s2s.owners`): a stream
-of the owner that has most gives way to an owner that has fewer, whether it rests or not. `PeerStreamLimit` is what a peer's
-policy allows (`limits.streams`): a stream that rests gives way to a new one.
+All streams share `StreamLimit`. When all places are in use they are shared fairly among the owners (`s2s.owners`): a stream of
+the owner that has most gives way to an owner that has fewer, even if it is in use. `PeerStreamLimit` is the limit of a peer's
+policy (`limits.streams`): a stream that rests gives way to a new one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from s2sgw.xmpp.ending import Cause, Ending
 
 #: Streams open at once, in all (`[queue] streams`).
 STREAMS = 4000
-#: Seconds without stanzas after which a stream rests: it may be closed for another, whoever owns it.
+#: Seconds without stanzas after which a stream rests: it may be closed for another, of any owner.
 REST_SECONDS = 5.0
-#: Seconds between two looks for a stream that may be closed, while others wait.
+#: Seconds between two looks for a stream that may be closed, while attempts wait.
 LOOK_SECONDS = 1.0
 #: At most this part of the limit, or of an owner's bound, may be streams that are being closed for others.
 CLOSING_SHARE = 8
-#: Streams of one owner that are looked at to find the one that gives way, and owners that are looked after in one look.
+#: Streams of one owner that are examined to find the one that gives way, and owners that are served in one look.
 SAMPLE = 64
 PER_LOOK = 64
 
@@ -38,23 +38,23 @@ Limit = Literal["streams", "domains_per_stream"]
 
 
 class LimitedStream(Protocol):
-    """What is needed of an open stream."""
+    """The facts about an open stream."""
 
     connection: StreamConnection
 
     @property
     def busy(self) -> bool:
-        """Something is in flight on it."""
+        """Whether anything is in flight on it."""
 
     def retire(self, ending: Ending) -> None:
-        """Write no more, and close in order when what is in flight was acknowledged, or a few seconds later."""
+        """Write no more, and close gracefully when everything in flight is acknowledged, or a few seconds later."""
 
 
 class StreamLimit:
-    """The streams that are open and those that are being opened, by owner. `on_limit` is called when one has to wait.
+    """The streams that are open and those that are being opened, by owner. `on_limit` is called when an attempt has to wait.
 
-    A stream that is retired gives its place up at once, although it may take a few seconds to close: another owner can have the
-    place. Against the bound of its own owner it counts until it is closed.
+    A stream that is retired gives its place up at once, although it may take a few seconds to close. Another owner can have the
+    place. For the bound of its own owner the stream counts until it is closed.
     """
 
     def __init__(self, clock: IReactorTime, limit: int = STREAMS, on_limit: Callable[[Limit], None] = lambda limit: None) -> None:
@@ -70,17 +70,17 @@ class StreamLimit:
         self._closing: dict[LimitedStream, Owner] = {}
         self._closing_of: Counter[Owner] = Counter()
         self._waiting: FairQueue[Owner] = FairQueue()
-        #: of each owner that waits: the most places that it may have (0: any number), and how many wait
+        #: for each owner that waits: the most places that it may have (0: any number), and how many of its attempts wait
         self._bounds: dict[Owner, int] = {}
         self._timer: IDelayedCall | None = None
         self._looked_at = -inf
 
     def __len__(self) -> int:
-        """Return how many wait for a place."""
+        """Return how many attempts wait for a place."""
         return len(self._waiting)
 
     async def until_free(self, owner: Owner, bound: int = 0) -> None:
-        """Return when there is a place for `owner`, which has at most `bound` (0: any number). `take` takes it."""
+        """Return when there is a place for `owner`, which has at most `bound` (0: any number). Then call `take`."""
         if self._make_room(owner, bound):
             return
         self._on_limit("domains_per_stream" if self._at_bound(owner, bound) else "streams")
@@ -92,19 +92,19 @@ class StreamLimit:
         await waiter
 
     def take(self, owner: Owner, bound: int = 0) -> bool:
-        """Take a place for a stream that is being opened; False: there is none any more. `joined` or `give_back` follows."""
+        """Take a place for a stream that is being opened; False: there is none any more. Call `joined` or `give_back` next."""
         if not self._make_room(owner, bound):
             return False
         self._count(owner, 1)
         return True
 
     def give_back(self, owner: Owner) -> None:
-        """The stream came to nothing."""
+        """Give the place of a failed attempt back."""
         self._count(owner, -1)
         self._release()
 
     def joined(self, stream: LimitedStream, owner: Owner) -> None:
-        """The stream is open. It has the place that was taken for it until it is closed."""
+        """Note that the stream is open. It keeps the place that was taken for it until it is closed."""
         self._open.setdefault(owner, OrderedDict())[stream] = None
         stream.connection.when_closed().addCallback(self._left, stream, owner)
 
@@ -131,7 +131,7 @@ class StreamLimit:
         self._release()
 
     def _vacate(self, stream: LimitedStream, owner: Owner) -> None:
-        """The place of `stream` is free, unless it is so already."""
+        """Free the place of `stream`, unless it is free already."""
         if stream in self._open.get(owner, ()):
             del self._open[owner][stream]
             self._count(owner, -1)
@@ -139,7 +139,7 @@ class StreamLimit:
                 del self._open[owner]
 
     def _release(self) -> None:
-        """Have those that wait look again: as many as there are places."""
+        """Release waiting attempts, as many as there are places."""
         for _ in range(self._limit - self._total):
             if not self._waiting.release(lambda owner: self._free(owner, self._bounds.get(owner, 0))):
                 break
@@ -147,7 +147,7 @@ class StreamLimit:
     # --- giving way ---
 
     def _make_room(self, owner: Owner, bound: int) -> bool:
-        """Return whether there is a place for `owner`, if need be by retiring a stream that has to give way to it."""
+        """Return whether there is a place for `owner`. If need be, retire a stream that has to give way to it."""
         if self._free(owner, bound):
             return True
         if self._at_bound(owner, bound):
@@ -162,7 +162,7 @@ class StreamLimit:
     def _longest_unused(self, owner: Owner, resting: bool = False) -> LimitedStream | None:
         """Return the stream of `owner` that has been unused longest, if possible one with nothing in flight.
 
-        `resting`: only one that rests. A few streams are looked at, others the next time.
+        `resting`: only one that rests. A few streams are examined each time, in turns.
         """
         streams = self._open.get(owner, OrderedDict())
         sample = [stream for stream in islice(streams, SAMPLE) if stream.connection.ending is None]
@@ -183,7 +183,7 @@ class StreamLimit:
             stream.retire(Ending(Cause.IDLE))
 
     def _look(self) -> None:
-        """As long as any wait: make room for them, first for each owner that has little, then at the cost of what rests."""
+        """Make room while attempts wait: first for each owner that has few streams, then by closing streams that rest."""
         self._timer = None
         self._looked_at = self._clock.seconds()
         owners = self._waiting.owners()
@@ -199,7 +199,7 @@ class StreamLimit:
             self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
 
     def _resting(self) -> list[tuple[LimitedStream, Owner]]:
-        """Return the streams that rest, whoever owns them, the one that was unused longest last."""
+        """Return the streams that rest, of any owner. The one that was unused longest is last."""
         streams = ((stream, owner) for owner, streams in self._open.items() for stream in streams)
         resting = [each for each in streams if each[0].connection.ending is None and self._rests(each[0])]
         return sorted(resting, key=lambda each: _used(each[0].connection), reverse=True)
@@ -214,7 +214,7 @@ RETRY_SECONDS = 2.0
 
 
 class LimitReached(Exception):
-    """As many streams as allowed are open to the server, and all are in use. Try again in `wait` seconds."""
+    """As many streams as allowed are open to the server, and all are in use. The next try is in `wait` seconds."""
 
     def __init__(self, limit: int) -> None:
         self.ending = Ending(Cause.TOO_MANY_STREAMS, f"all {limit} streams to the server are in use")
@@ -231,7 +231,7 @@ class PeerStreamLimit:
 
     @contextmanager
     def entering(self, name: str, limit: int, now: float) -> Iterator[None]:
-        """Count a stream that is being opened, after making room for it. Raises `LimitReached`. A `limit` of 0 is none."""
+        """Count a stream that is being opened, after making room for it. Raises `LimitReached`. A `limit` of 0: no limit."""
         if limit:
             self._make_room(name, limit, now)
         self._entering[name] += 1
@@ -243,7 +243,7 @@ class PeerStreamLimit:
                 del self._entering[name]
 
     def joined(self, name: str, connection: StreamConnection) -> None:
-        """The stream is open."""
+        """Note that the stream is open."""
         self._open.setdefault(name, []).append(connection)
         connection.when_closed().addCallback(self._left, name, connection)
 

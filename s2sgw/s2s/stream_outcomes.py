@@ -1,4 +1,4 @@
-"""What is noted of the streams of a leg: that one is ready, that one has ended, or why none could be had."""
+"""The outcomes of the streams of a leg: one is ready, one has ended, or why none could be opened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 StreamDirection = Literal["inbound", "outbound"]
 
-#: What a stream has in place of a version of TLS, where it has none.
+#: The TLS version of a stream without TLS.
 PLAIN = "none"
 TLS_VERSIONS = ("TLSv1.2", "TLSv1.3", PLAIN)
 
@@ -27,36 +27,39 @@ def names_of(literal: Any) -> list[str]:
 
 
 class StreamOutcomes:
-    """Notes nothing. The leg to the existing server has outcomes of its own (`backend.health`)."""
+    """Ignores all outcomes. The backend leg has outcomes of its own (`backend.health`)."""
 
     def attribute(self, ending: Ending) -> Ending:
-        """Return the ending of an attempt of ours as the record is to show it: a failure is blamed on the server that failed."""
+        """Return the ending of an attempt of ours as the record shows it: a failure is attributed to the server that failed."""
         return ending
 
     def attempt_failed(self, pair: Pair | None, ending: Ending) -> None:
-        """No stream could be opened for `pair` (None: for all of them). `ending` is not attributed yet."""
+        """Note that no stream could be opened for `pair` (None: for all of them). `ending` is not attributed yet."""
 
     def accepted_failed(self, names: tuple[str, str], ending: Ending) -> Ending:
-        """Return the ending of a stream towards us that proved no pair, as the record is to show it."""
+        """Return the ending of a stream towards us that proved no pair, as the record shows it."""
         return ending
 
     def opened(self, direction: StreamDirection, peer: Domain, method: str, tls: str | None) -> None:
-        """A stream with `peer` is ready. It was opened towards us or by us, and authenticated by `method`; `tls`: its version."""
+        """Note that a stream with `peer` is ready, opened towards us or by us, and authenticated by `method`.
+
+        `tls`: its version.
+        """
 
     def verifies(self) -> None:
-        """A stream is ready that is to verify a dialback key: nobody is authenticated on it."""
+        """Note that a stream is ready to verify a dialback key. No pair is authenticated on it."""
 
     def closed(self) -> None:
-        """A stream that was ready has ended."""
+        """Note that a stream that was ready has ended."""
 
 
 class StreamCounts(StreamOutcomes):
-    """Counts the streams that were ready, by direction, method and TLS. Every series is there from the start."""
+    """Counts the streams that were ready, by direction, method and TLS. Every series exists from the start."""
 
     def __init__(self, report: DailyReport | None = None) -> None:
-        """`report` is told of each as well."""
+        """Create all series. `report` gets each outcome as well."""
         self._report = report
-        methods = [method for method in names_of(Method) if method != "bidi"]  # which opens no stream
+        methods = [method for method in names_of(Method) if method != "bidi"]  # no stream is opened by it
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.counts.update(dict.fromkeys(product(get_args(StreamDirection), methods, TLS_VERSIONS), 0))
 

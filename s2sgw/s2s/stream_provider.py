@@ -1,4 +1,4 @@
-"""Where the streams to a peer or to the backend come from: `StreamProvider` of `delivery.outbound_stream`."""
+"""The source of streams to a peer or to the backend: the `StreamProvider` of `delivery.outbound_stream`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 @dataclass(frozen=True, slots=True)
 class PeerStreamProvider:
-    """Finds a stream of theirs that carries the pair back, one of ours on `side` that may be shared, or opens a new one."""
+    """Finds a stream of theirs that carries the pair back, or a shareable one of ours on `side`, or opens a new one."""
 
     side: InitiatingLeg
     connect_services: ConnectServices
@@ -50,7 +50,7 @@ class PeerStreamProvider:
         try:
             return await self._own(pair, shown)
         except StreamUnavailable as refused:
-            # rather on a stream that shows another certificate than on none
+            # a stream that shows another certificate is better than none
             pair_stream = await multiplexing.join(pair) if refused.ending.cause is Cause.TOO_MANY_STREAMS else None
             if pair_stream is None:
                 raise
@@ -63,7 +63,7 @@ class PeerStreamProvider:
         return stream.part
 
     async def _new(self, pair: Pair, broken: BrokenStream | None) -> InitiatedStream:
-        """Open a stream, as soon as there is a place for it."""
+        """Open a stream as soon as there is a place for it."""
         stream = await open_stream(self.side, pair, self.connect_services, broken=broken)
         self.connect_services.initiated.add(stream)
         return stream
