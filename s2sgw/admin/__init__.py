@@ -1,1 +1,1 @@
-"""The admin socket of a running gateway, and what each of its verbs answers."""
+"""The admin socket of a running gateway, and the answers of its verbs."""

@@ -8,7 +8,7 @@ from s2sgw.admin.queue_ages import AgesRow
 
 
 class CertificateSummary(TypedDict):
-    """What one certificate of a chain says (`trust.certificate.Summary.row`)."""
+    """The content of one certificate of a chain (`trust.certificate.Summary.row`)."""
 
     sha256: str
     key: str  # `sha256:` of the public key
@@ -71,7 +71,7 @@ class RevokedKey(TypedDict):
 
 
 class Changed(TypedDict):
-    """How many lanes and stanzas a change was about."""
+    """The number of lanes and stanzas that a change affected."""
 
     lanes: int
     stanzas: int
@@ -84,7 +84,7 @@ class Released(Changed):
 
 
 class ReloadAnswer(TypedDict):
-    """What a reload came to (`admin.reload.ReloadResult`)."""
+    """The result of a reload (`admin.reload.ReloadResult`)."""
 
     ok: bool
     config: str
@@ -97,11 +97,11 @@ class ReloadAnswer(TypedDict):
 
 
 class Drained(TypedDict):
-    """A stop that began: stanzas that wait, whether the spool keeps them, and those of them that no disk holds."""
+    """The beginning of a stop: waiting stanzas, whether the spool keeps them, and how many of them are on no disk."""
 
     waiting: int
     kept: bool
-    unsaved: int  # in memory alone, because the disk is full or fails; what nobody takes in time is lost
+    unsaved: int  # in memory only, because the disk is full or fails; lost unless delivered in time
 
 
 class Token(TypedDict):
@@ -115,7 +115,7 @@ class Token(TypedDict):
 
 
 class Explanation(TypedDict):
-    """The policy of a peer, what is on record of it, and what would be decided now."""
+    """The policy of a peer, its records, and the present decision."""
 
     peer: str
     local: str
@@ -132,7 +132,7 @@ class Explanation(TypedDict):
     pending: list[dict[str, Any]]
     now: dict[str, Any]
     refusals: list[dict[str, Any]]
-    lanes: list[dict[str, Any]]  # what waits from and to the peer
+    lanes: list[dict[str, Any]]  # waiting stanzas from and to the peer
 
 
 class Replayed(TypedDict):
@@ -155,7 +155,7 @@ class ProbeAnswer(TypedDict):
 
 
 class LiveCheckAnswer(TypedDict):
-    """What works now."""
+    """The facts that were checked."""
 
     ok: bool
     live: list[dict[str, Any]]  # `runtime.live_check.LiveFact.row`

@@ -12,7 +12,7 @@ from s2sgw.reporting.live_events import LiveEvents, Watcher
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.timer import cancel
 
-#: Seconds between two looks at what waits.
+#: Seconds between two looks for waiting events.
 FLUSH_SECONDS = 0.2
 
 
@@ -20,7 +20,7 @@ FLUSH_SECONDS = 0.2
 class EventFlow:
     """Writes events a few times a second, as fast as the client reads. A client that does not read loses the oldest.
 
-    `write` is called with the events and the number of those that were lost before them; `end` when the watcher had to give way.
+    `write` is called with the events and the number of those lost before them. `end` is called when the watcher had to give way.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class EventFlow:
                 self._write(events, missed)
 
     def pauseProducing(self) -> None:
-        """The client does not read: what happens meanwhile waits, as far as there is room."""
+        """Keep events, as far as there is room: the client does not read."""
         self.paused = True
 
     def resumeProducing(self) -> None:
-        """The client reads again."""
+        """Go on writing: the client reads again."""
         self.paused = False
         self._woken()
 
     def stopProducing(self) -> None:
-        """The connection is closing; its end stops the flow."""
+        """Do nothing: the connection is closing, and its end stops the flow."""

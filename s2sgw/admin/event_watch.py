@@ -1,4 +1,4 @@
-"""The verb `watch`: the events about one peer, or about all, while they happen. Also those below `[log] level`."""
+"""The verb `watch`: the events of one peer, or of all, while they happen, including those below `[log] level`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`s2sgw explain PEER`: the verdict on a peer now, the settings that apply and where they are set, and what is on record.
+"""`s2sgw explain PEER`: the present verdict on a peer, the settings that apply and where they are set, and the records.
 
 The verdict follows the running policy, or a planned file (`--with`). DNS and POSH are looked up again. The certificates are those
 of the last recorded handshakes.
@@ -61,7 +61,7 @@ class Explainer:
         self._now = now
 
     async def explain(self, arguments: Arguments) -> dict[str, Any]:
-        """Return everything about one peer, as JSON has it. Files are read in another thread."""
+        """Return everything about one peer, for JSON. Files are read in another thread."""
         peer, config, peers = domain_argument(arguments, "peer"), self._config(), self._peers
         if arguments.get("with") is not None:
             config = await self._threads.run(planned, arguments["with"])
@@ -105,7 +105,7 @@ class Explainer:
             "cause": each.cause} for each in self._peer_records.pending_certificates.list(peer)],
         }
 
-    # --- what would be decided ---
+    # --- the present decision ---
 
     async def _decided(
         self, peer: Domain, local: Domain, policy: PeerPolicy, role: Role, resolution: Resolution | None,
@@ -128,7 +128,7 @@ class Explainer:
         return next(iter([each for each in reversed(found) if each.local == local.ascii] or found[::-1]), None)
 
     async def _again(self, last: Handshake, policy: PeerPolicy, resolution: Resolution) -> dict[str, Any]:
-        """Return the verdict on the same certificate now."""
+        """Return the present verdict on the same certificate."""
         now = datetime.fromtimestamp(self._now(), UTC)
         target = _same_target(last.evidence.target, resolution.targets) if last.evidence.role == "receiving" else None
         evidence = replace(
@@ -141,7 +141,7 @@ class Explainer:
 
 
 def _looks_up(arguments: Arguments) -> bool:
-    """Return whether the DNS is to be asked, and a verdict reached anew; raises `VerbError`."""
+    """Return whether to ask the DNS and decide anew. Raises `VerbError`."""
     looks_up = arguments.get("look_up", True)
     if not isinstance(looks_up, bool):
         raise VerbError("look_up must be true or false", "usage")
@@ -149,7 +149,7 @@ def _looks_up(arguments: Arguments) -> bool:
 
 
 def _as_it_was(last: Handshake) -> dict[str, Any]:
-    """Return what was seen and decided at a handshake on record."""
+    """Return the evidence and the verdict of a handshake on record."""
     chain = last.evidence.chain
     return {
         "at": last.last, "address": last.evidence.address, "tls": last.evidence.tls_version, "then": dict(last.outcome),
@@ -158,7 +158,7 @@ def _as_it_was(last: Handshake) -> dict[str, Any]:
 
 
 def _lane(queue: DeliveryQueue) -> dict[str, Any]:
-    """Return what waits in a lane, why, and which limits it has reached."""
+    """Return the waiting stanzas of a lane, why they wait, and the limits that it has reached."""
     return {
         "sender": str(queue.pair.sender), "recipient": str(queue.pair.recipient), "stanzas": len(queue.pair_queue),
         "blocked": queue.waits_for(), "full": queue.full_bounds(),
@@ -166,7 +166,7 @@ def _lane(queue: DeliveryQueue) -> dict[str, Any]:
 
 
 def told(verdict: Verdict) -> dict[str, Any]:
-    """Return a verdict as JSON has it."""
+    """Return a verdict for JSON."""
     return {
         **outcome_of(verdict), "reasons": list(verdict.reasons), "hold": verdict.hold, "learn": verdict.learn,
         "report": verdict.report.cause.value if verdict.report else None,

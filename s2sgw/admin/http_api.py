@@ -1,6 +1,6 @@
 """The verbs over HTTP: `GET /api/v1/streams?peer=friend.example`, `POST /api/v1/queue/hold`; live events; health (docs/admin.md).
 
-The same resources stand on the admin socket, where nobody is asked who they are, and on the console's port.
+The same resources are on the admin socket, without authentication, and on the console's port.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from s2sgw.reporting.metrics import MetricsPage
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.timer import cancel
 
-#: Seconds for an answer; and seconds between two signs of life where no event happens.
+#: Seconds for an answer, and seconds between two signs of life without events.
 ANSWER_SECONDS = 120
 ALIVE_SECONDS = 20
 #: The methods that change nothing.
@@ -42,7 +42,7 @@ _STATUS = {"usage": 400, "failed": 409}
 
 @dataclass(frozen=True, slots=True)
 class APIUser:
-    """Who asks. `name` stands in the audit log; "": whoever may open the admin socket. `local`: on that socket."""
+    """The user of a request. `name` is for the audit log; "": any user of the admin socket. `local`: on that socket."""
 
     name: str = ""
     operator: bool = True
@@ -50,7 +50,7 @@ class APIUser:
 
 
 class NotAuthorised(Exception):
-    """Who asks may not: `status` is 401 (nobody is logged in), 403 or 429."""
+    """The user may not do this. `status` is 401 (no user is logged in), 403 or 429."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -58,14 +58,14 @@ class NotAuthorised(Exception):
 
 
 class Authenticate(Protocol):
-    """Says who makes a request. `changes`: the request changes something."""
+    """Finds the user of a request. `changes`: the request changes something."""
 
     def __call__(self, request: BoundedRequest, *, changes: bool) -> Deferred[APIUser]:
         """Return a Deferred of the user, which fails with `NotAuthorised`."""
 
 
 def everybody(request: BoundedRequest, *, changes: bool) -> Deferred[APIUser]:
-    """Let everybody ask: the rights of the socket's file have chosen already."""
+    """Allow everything: the rights of the socket's file have decided already."""
     answered: Deferred[APIUser] = Deferred()
     answered.callback(APIUser())
     return answered
@@ -73,7 +73,7 @@ def everybody(request: BoundedRequest, *, changes: bool) -> Deferred[APIUser]:
 
 @dataclass(frozen=True, slots=True)
 class APIServices:
-    """What the resources are answered from. `unready` says why the gateway takes no connections; nothing if it does."""
+    """The services of the resources. `unready` returns why the gateway takes no connections; nothing if it does."""
 
     clock: IReactorTime
     slices: Slices
@@ -84,7 +84,7 @@ class APIServices:
 
 
 class Absent(Resource):
-    """What answers where nothing is: 404 and a text."""
+    """The resource of an unknown path: 404 and a text."""
 
     isLeaf = True
 
@@ -93,28 +93,28 @@ class Absent(Resource):
         self._text = text
 
     def render(self, request: Request) -> int:
-        """Answer that there is nothing."""
+        """Answer that there is nothing here."""
         return answer_json(request, 404, _error(self._text))
 
 
 class Folder(Resource):
-    """A path below which others stand. `absent` is the answer where none does."""
+    """A path with others below it. `absent` is the text for all other paths."""
 
     def __init__(self, absent: str = "there is nothing here") -> None:
         super().__init__()
         self._absent = Absent(absent)
 
     def getChild(self, path: bytes, request: Request) -> Resource:
-        """Return what answers below the folder, where nothing else stands."""
+        """Return the resource for an unknown path below the folder."""
         return self._absent
 
     def render(self, request: Request) -> int:
-        """Answer that nothing is here."""
+        """Answer that there is nothing here."""
         return self._absent.render(request)
 
 
 class ReadOnly(Resource):
-    """A page that is asked by GET or HEAD."""
+    """A page for GET or HEAD."""
 
     isLeaf = True
 
@@ -123,14 +123,14 @@ class ReadOnly(Resource):
         self._page = page
 
     def render(self, request: Request) -> Any:
-        """Return what the page answers."""
+        """Return the answer of the page."""
         if request.method not in READS:
             return answer_not_allowed(request, READS)
         return self._page.render(request)
 
 
 class VerbResource(Resource):
-    """One verb. Others may stand below it: `deny list` below `deny`."""
+    """One verb. Others may be below it: `deny list` below `deny`."""
 
     log = Logger("s2sgw")
 
@@ -142,7 +142,7 @@ class VerbResource(Resource):
         self._authenticate = authenticate
 
     def getChild(self, path: bytes, request: Request) -> Resource:
-        """Return what answers below the verb, where no other verb stands."""
+        """Return the resource for an unknown path below the verb."""
         return self if path == b"" else Absent(NO_VERB)
 
     def render(self, request: BoundedRequest) -> int:
@@ -187,23 +187,23 @@ class VerbResource(Resource):
     def _failed(self, failure: Failure, writer: AnswerWriter, request: BoundedRequest) -> None:
         if request._disconnected:
             if not failure.check(CancelledError):
-                self.log.failure("a request whose client is gone broke", failure)
+                self.log.failure("a request whose client is gone failed", failure)
             return
         error = failure.value
         if isinstance(error, NotAuthorised):
             answer_json(request, error.status, _error(str(error)))
             return
         if not isinstance(error, VerbError):
-            self.log.failure("a request of the HTTP interface broke", failure)
+            self.log.failure("a request of the HTTP interface failed", failure)
             error = VerbError("the gateway could not answer; its log says why")
         if writer.partial:
-            channel_of(request).abort()  # nothing else tells half an answer from a whole one
+            channel_of(request).abort()  # otherwise half an answer looks like a whole one
             return
         answer_json(request, _STATUS.get(error.kind, 503), _error(str(error), "usage" if error.kind == "usage" else "failed"))
 
 
 class EventsResource(Resource):
-    """`/events`: what happens, as server-sent events; `?peer=` for one peer."""
+    """`/events`: the events as server-sent events; `?peer=` for one peer."""
 
     isLeaf = True
 
@@ -234,7 +234,7 @@ class EventsResource(Resource):
 
 
 class EventStream:
-    """One client that watches. `again` says who the user is once more from time to time: a session that ends ends the stream."""
+    """One client that watches. `again` checks the user from time to time, so that the end of a session ends the stream."""
 
     def __init__(self, request: BoundedRequest, services: APIServices, again: Callable[[], Deferred[APIUser]]) -> None:
         self._request = request
@@ -268,7 +268,7 @@ class EventStream:
         self._again().addErrback(self._end)
 
     def _end(self, _: object = None) -> None:
-        """End the stream, to which browsers do not come back: a newer one takes its place, or the session is over."""
+        """End the stream. Browsers do not open it again: a newer one takes its place, or the session is over."""
         if self._over:
             return
         self._stop()
@@ -300,7 +300,7 @@ class OpenAPIResource(Resource):
 
 
 class HealthResource(Resource):
-    """`/healthz` and `/readyz`: 200 with "ok", or 503 with a reason a line."""
+    """`/healthz` and `/readyz`: 200 with "ok", or 503 with one reason on each line."""
 
     isLeaf = True
 

@@ -1,7 +1,7 @@
-"""`probe` and `check live` asked of the running gateway: for the console and the API. The command makes its own.
+"""`probe` and `check live` in the running gateway, for the console and the API. The command runs its own.
 
-Both open connections that somebody asked for, so there are few at once and few a minute: nobody uses the gateway to knock at
-the doors of others.
+Both open connections at a user's request, so only a few may run at once and start in a minute. No user can use the gateway to
+scan other hosts.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from s2sgw.runtime.probe import Probe
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.token_bucket import TokenBucket
 
-#: Probes and checks under way at once; how many can begin in a burst, and seconds until one more can.
+#: Probes and checks under way at once; how many can begin in a burst; seconds until one more can.
 AT_ONCE = 4
 BURST = 10
 EACH_SECONDS = 6.0
 
 
 class LiveVerbs:
-    """Answers the two verbs. `probe(local, peer)` and `check()` return one to be run; `served` has the local domains.
+    """Answers the two verbs. `probe(local, peer)` and `check()` return one to run; `served` has the local domains.
 
-    `now` tells seconds that never run backwards.
+    `now` returns seconds that never run backwards.
     """
 
     def __init__(

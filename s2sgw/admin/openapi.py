@@ -34,8 +34,8 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "s2sgw", "version": __version__,
-            "description": "The verbs of the s2sgw command. On the admin socket nobody is asked who they are. On the console's "
-            "port a session or a user and a password is needed; what changes something needs the role of an operator.",
+            "description": "The verbs of the s2sgw command. The admin socket needs no authentication. On the console's "
+            "port a session or a user and a password is needed; changes need the role of an operator.",
         },
         "security": [{"password": []}, {"session": []}],
         "paths": {**paths, "/events": {"get": _events()}},

@@ -1,4 +1,4 @@
-"""Certificates of peers that are about to end, as their open streams show them: nobody else can tell the peer in time."""
+"""Certificates of peers that expire soon, from their open streams, so that the operator can warn the peer in time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from s2sgw.net.slices import SlicedWork
 from s2sgw.trust.parsed import ParsedCertificate
 
-#: Days before its end at which a peer's certificate is listed; peers that are listed, the first to end first.
+#: Days before its expiry at which a peer's certificate is listed, and the most peers in the list, the first to expire first.
 SOON_DAYS, LISTED = 14, 20
-#: Streams that are looked at in one step.
+#: Streams that are examined in one step.
 AT_ONCE = 50
 
 
@@ -35,7 +35,7 @@ def ending_soon(streams: Iterable[PeerChain], now: float) -> SlicedWork[list[dic
 
 
 def _end(chain: tuple[bytes, ...]) -> float | None:
-    """Return when the leaf of a chain ends; None where there is none, or where it cannot be read."""
+    """Return when the leaf of a chain expires; None if there is none, or it cannot be parsed."""
     try:
         return ParsedCertificate(chain[0]).certificate.not_valid_after_utc.timestamp() if chain else None
     except ValueError:

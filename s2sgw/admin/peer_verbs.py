@@ -1,4 +1,7 @@
-"""The verbs `close`, `deny`, `deny list` and `forget`: an operator's changes to one peer. The audit log has each one first."""
+"""The verbs `close`, `deny`, `deny list` and `forget`: an operator's changes to one peer.
+
+Each is written to the audit log first.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from s2sgw.xmpp.jid import Domain
 
 @dataclass(frozen=True, slots=True)
 class PeerServices:
-    """What the verbs act on. `apply_bars` closes the streams of peers that are denied now."""
+    """The services that the verbs use. `apply_bars` closes the streams of peers that are denied now."""
 
     streams: PeerStreams
     denials: OperatorDenials
@@ -51,7 +54,7 @@ class PeerVerbs:
         return {"peer": peer.ascii, "closed": self._services.streams.disconnect(peer, "closed by an administrator")}
 
     async def deny(self, arguments: Arguments) -> dict[str, Any]:
-        """Deny a peer, or with `undo` deny it no longer. Its streams are closed, and what waits for it is bounced."""
+        """Deny a peer, or with `undo` stop denying it. Its streams are closed, and its waiting stanzas are bounced."""
         name, undo, denials = _name(arguments), flag_argument(arguments, "undo"), self._services.denials
         if name == "default" or self._services.is_local(Domain.parse(name.removeprefix("*."))):
             raise VerbError("a local domain, or all peers, cannot be denied", "usage")
@@ -95,7 +98,7 @@ class PeerVerbs:
         return peer
 
     def _note(self, arguments: Arguments, action: str, **facts: object) -> None:
-        """Write the change to the audit log. Raises `VerbError`: a change that cannot be noted is not made."""
+        """Write the change to the audit log. Raises `VerbError`: a change that cannot be recorded is not made."""
         try:
             self._audit.note(action, by=asked_by(arguments), **facts)
         except OSError as error:

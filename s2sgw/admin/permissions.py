@@ -1,7 +1,7 @@
-"""Who may ask what on the admin socket.
+"""The permissions on the admin socket.
 
-Root and the gateway's own user may ask everything. Members of the group `[admin].group` may ask what changes nothing and shows no
-text of a stanza. The kernel says who is at the other end (SO_PEERCRED, unix(7)); only members of that group can connect at all.
+Root and the gateway's own user may use all verbs. Members of the group `[admin].group` may use those that change nothing and show
+no text of a stanza. The kernel identifies the other end (SO_PEERCRED, unix(7)). Only members of that group can connect at all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-#: Verbs that a member of the group may ask -> the arguments that it may give.
+#: Verbs that a member of the group may use -> their permitted arguments.
 READ_ONLY: Mapping[str, frozenset[str]] = {
     "status": frozenset(),
     "streams": frozenset({"peer", "limit"}),
@@ -46,7 +46,7 @@ class Caller(NamedTuple):
         return self.user in (0, os.geteuid())
 
     def may_ask(self, verb: str, arguments: Mapping[str, Any]) -> bool:
-        """Return whether the caller may ask this."""
+        """Return whether the caller may make this request."""
         if self.is_operator:
             return True
         allowed = READ_ONLY.get(verb)
@@ -56,5 +56,5 @@ class Caller(NamedTuple):
 
 
 def caller_of(connection: socket.socket) -> Caller:
-    """Return who is at the other end of a UNIX socket. Raises `OSError`."""
+    """Return the process at the other end of a UNIX socket. Raises `OSError`."""
     return Caller(*_CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)))

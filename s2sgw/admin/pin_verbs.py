@@ -48,10 +48,10 @@ class PinVerbs:
             "pins revoke": self.revoke,
         }
 
-    # --- looking ---
+    # --- reading ---
 
     def pending(self, arguments: Arguments) -> Rows:
-        """Return the certificates that wait, the newest last, each with the keys that were remembered before.
+        """Return the waiting certificates, the newest last, each with the keys that were remembered before.
 
         With `limit`, only the last ones.
         """

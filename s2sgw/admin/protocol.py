@@ -1,4 +1,4 @@
-"""The admin socket's protocol as both ends know it: sizes, times, and the kinds of errors (docs/admin.md)."""
+"""The constants of the admin socket's protocol, for both ends: sizes, times, and the kinds of errors (docs/admin.md)."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ ANSWER_BYTES = 64 * 1024 * 1024
 ANSWER_SECONDS = 120
 
 #: Why there is no result. "usage": the request is invalid. "failed": it is valid, and the answer is negative. "denied": the
-#: caller may not ask this. "internal": the gateway could not answer. "slow": not in time (HTTP).
+#: caller may not do this. "internal": the gateway could not answer. "slow": not in time (HTTP).
 ErrorKind = Literal["usage", "failed", "denied", "internal", "slow"]

@@ -1,4 +1,4 @@
-"""Where each key of a peer's policy comes from: the section of the configuration that sets it, and the line."""
+"""The source of each key of a peer's policy: the section of the configuration that sets it, and the line."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class PolicySources:
         return [{"name": name, "line": self._line(name)} for name in self._peers.policy(peer).objects]
 
     def keys(self, policy: PeerPolicy) -> list[dict[str, Any]]:
-        """Return every key with its value, also as the file writes it (`text`), the section that sets it, and the line.
+        """Return every key with its value, also in the file's form (`text`), the section that sets it, and the line.
 
-        `default`: it has the value that it has in an empty configuration.
+        `default`: the value is that of an empty configuration.
         """
         return [
             {
@@ -69,7 +69,7 @@ class PolicySources:
 
 
 def _spelt(peers: Any) -> Iterator[tuple[str, str]]:
-    """Yield the name of each section in its canonical form, and as it is written in the file."""
+    """Yield the name of each section in its canonical form, and in the file's form."""
     for name in peers if isinstance(peers, dict) else ():
         try:
             yield parse_peer_name(name), name
@@ -101,7 +101,7 @@ def _keys(policy: PeerPolicy) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def _written(path: tuple[str, ...], value: Any) -> str:
-    """Return a value as the configuration file writes it."""
+    """Return a value in the form of the configuration file."""
     if path[0] in DURATIONS:
         return f'"{format_duration(value)}"'
     plain = _plain(value)

@@ -1,4 +1,4 @@
-"""How many stanzas have waited how long, by peer, as `qshape` of Postfix shows it; and those that have waited too long."""
+"""The number of stanzas by age and peer, like `qshape` of Postfix, and the stanzas that have waited too long."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from s2sgw.admin.server import VerbError
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.spool.interface import Spool, Spooled, SpoolError
 
-#: Ages in seconds at which a column ends; the last column is for everything older.
+#: Ages in seconds at which a column ends. The last column is for everything older.
 BOUNDS = (60.0, 300.0, 600.0, 1800.0, 3600.0, 21_600.0, 86_400.0)
 #: Bytes of stanzas that one step reads from the spool, and stanzas that one response reads from it.
 PAGE_BYTES = 256 * 1024
 MOST_READ = 50_000
-#: Stanzas in memory that are looked at in one step.
+#: Stanzas in memory that are examined in one step.
 AT_ONCE = 100
 
 
 class AgesRow(TypedDict):
-    """The ages of what waits for and from one peer."""
+    """The ages of the waiting stanzas for and from one peer."""
 
     peer: str
     stanzas: int
     ages: list[int]  # by column; see `BOUNDS`
-    unread: int  # on disk and not looked at, because there are too many
+    unread: int  # on disk and not examined, because there are too many
 
 
 class AgeCount:
@@ -68,7 +68,7 @@ Page = Generator[Deferred[Any] | None, Any, list[Spooled]]
 
 
 def spooled_pages(spool: Spool, queue: DeliveryQueue) -> Generator[Page, None, None]:
-    """Yield the work of reading each page of what only the spool holds of a queue, in order. The last page is empty."""
+    """Yield the work of reading each page of the stanzas that only the spool has, in order. The last page is empty."""
     spooled_range = queue.pair_queue.spooled_range
     after = 0 if spooled_range is None else spooled_range[0]
 
@@ -90,5 +90,5 @@ def spooled_pages(spool: Spool, queue: DeliveryQueue) -> Generator[Page, None, N
 
 
 def new_row(peer: str) -> AgesRow:
-    """Return the row of a peer of whom nothing is counted yet."""
+    """Return an empty row for a peer."""
     return AgesRow(peer=peer, stanzas=0, ages=[0] * (len(BOUNDS) + 1), unread=0)

@@ -26,11 +26,11 @@ from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled, SpoolError
 from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: Bytes of stanzas that are fetched from the spool for one answer.
+#: Bytes of stanzas that are read from the spool for one answer.
 SHOWN_BYTES = 8 * 1024 * 1024
-#: Lanes, or stanzas, that are looked at in one step of the work.
+#: Lanes, or stanzas, that are examined in one step of the work.
 AT_ONCE = 100
-#: The changes that are made on a full disk too.
+#: The changes that are also made on a full disk.
 MAKES_ROOM = ("release", "drop")
 
 
@@ -49,9 +49,9 @@ class WaitingRow(TypedDict):
     states: list[str]  # "idle", "connecting", "ready", "backing off", "held", "spool unreadable"
     cause: str | None  # why the last attempt failed
     retry: float | None  # seconds until the next one
-    blocked: list[str]  # why nothing is written
+    blocked: list[str]  # why no stanza is written
     full: list[str]  # which bounds are reached: "memory share", "disk share", "disk"
-    held: list[str]  # what the operator holds back: "PEER", "FROM TO", "FROM TO NUMBER"
+    held: list[str]  # the operator's holds: "PEER", "FROM TO", "FROM TO NUMBER"
 
 
 class StanzaRow(TypedDict):
@@ -60,7 +60,7 @@ class StanzaRow(TypedDict):
     sender: str
     recipient: str
     number: int
-    place: str  # "in flight", "waiting", "spooled" (there alone)
+    place: str  # "in flight", "waiting", "spooled" (only on disk)
     kind: str
     type: str | None
     id: str | None
@@ -115,7 +115,7 @@ class QueueVerbs:
             "queue release": self.release, "queue drop": self.drop, "queue flush": self.flush,
         }
 
-    # --- looking ---
+    # --- reading ---
 
     def peers(self, arguments: Arguments) -> Deferred[list[WaitingRow]]:
         """Return a row for each peer, those with the most waiting stanzas first."""
@@ -175,7 +175,7 @@ class QueueVerbs:
         return answered
 
     def ages(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
-        """Return how many stanzas of each peer have waited how long, those with the most stanzas first."""
+        """Return the waiting stanzas of each peer by age, those with the most stanzas first."""
         return self._slices.run(self._ages(peer_asked(arguments), limit_asked(arguments)))
 
     def _ages(self, wanted: Domain | None, limit: int) -> SlicedWork[dict[str, Any]]:
@@ -303,7 +303,10 @@ class QueueVerbs:
         return {"lanes": lanes, "stanzas": stanzas}
 
     def drop(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
-        """Bounce what waits, or with `quietly` remove it. `older_than`: only what has waited for so many seconds."""
+        """Bounce waiting stanzas, or with `quietly` remove them.
+
+        `older_than`: only those that have waited at least so many seconds.
+        """
         quietly, older_than = flag_argument(arguments, "quietly"), seconds_argument(arguments, "older_than", least=0)
         if older_than is not None and _target(arguments).position is not None:
             raise VerbError("older_than is for a peer or a lane, not for one stanza", "usage")

@@ -58,7 +58,7 @@ class Inspected(NamedTuple):
 def compare(old: Config, ready: CheckedConfiguration) -> Inspected:
     """Return how a new configuration differs from `old`. Raises `ConfigError` if a difference needs a restart.
 
-    To be called in another thread, because there may be very many peers.
+    Call this in another thread, because there may be very many peers.
     """
     found = changes(old, ready.config)
     if wrong := unchangeable(old, ready.config, found):
@@ -73,7 +73,7 @@ def examine(old: Config, ready: CheckedConfiguration) -> tuple[list[tuple[Change
 
 @dataclass(frozen=True, slots=True)
 class ReloadTarget:
-    """What a reload needs of the gateway."""
+    """The functions of the gateway that a reload uses."""
 
     config: Callable[[], Config]
     certificates: CertificateDirectory
@@ -83,9 +83,9 @@ class ReloadTarget:
     adopt: Callable[[CheckedConfiguration], None]
     #: applies the policy to streams and lanes; True: all streams are kept
     reconsider: Callable[[bool], Awaitable[list[Closed]]]
-    #: read a file, and return each change with why only a restart can make it ("": a reload can), and the warnings
+    #: read a file, and return each change with the reason why it needs a restart ("": a reload is enough), and the warnings
     examine: Callable[[Path], Awaitable[tuple[list[tuple[Change, str]], Sequence[str]]]]
-    #: give up what `inspect` has prepared: the configuration is not adopted
+    #: discard the results of `inspect`: the configuration is not adopted
     abandon: Callable[[], object] = lambda: None
 
 
@@ -97,7 +97,7 @@ class Reload:
     def __init__(
         self, running: ReloadTarget, audit: AuditLog, outcome: Callable[[bool], object] = lambda ok: None,
     ) -> None:
-        """`outcome` is called with whether a reload was successful."""
+        """Take the target. `outcome` is called with whether a reload was successful."""
         self._running = running
         self._audit = audit
         self._outcome = outcome
@@ -111,7 +111,7 @@ class Reload:
         return self.run(asked_by(arguments, "s2sgw reload"), keep).addCallback(_plain)
 
     async def plan(self, arguments: Arguments) -> dict[str, Any]:
-        """Answer `s2sgw check --against-running`: what a reload of a file would change, and what only a restart would."""
+        """Answer `s2sgw check --against-running`: the changes of a file that a reload makes, and those that need a restart."""
         asked = arguments.get("with")
         if asked is not None and not (isinstance(asked, str) and Path(asked).is_absolute()):
             raise VerbError("with must be the absolute path of a file", "usage")
@@ -133,10 +133,10 @@ class Reload:
         self.run("SIGHUP").addErrback(self._broke)
 
     def _broke(self, failure: Failure) -> None:
-        self.log.failure("the reload broke", failure)
+        self.log.failure("the reload failed", failure)
 
     def run(self, by: str, keep_streams: bool = False) -> Deferred[ReloadResult]:
-        """Reload on behalf of `by`, after the reloads that were requested before."""
+        """Reload on behalf of `by`, after earlier requests for a reload."""
         return self._lock.run(self._reload, by, keep_streams).addCallback(self._counted)
 
     def _counted(self, result: ReloadResult) -> ReloadResult:
@@ -183,9 +183,9 @@ class Reload:
 
 
 class DenyListChanges:
-    """Applies changed deny lists, logs the change, and has the open streams checked.
+    """Applies changed deny lists, logs the change, and starts the check of open streams.
 
-    `deny` applies the lists. `reconsider` closes the streams that they forbid. The first content of a list is not a change.
+    `deny` applies the lists. `reconsider` closes the streams that they refuse. The first content of a list is not a change.
     """
 
     log = Logger("s2sgw")
@@ -221,16 +221,16 @@ class DenyListChanges:
             note_closed(self._audit, "deny list", [each._asdict() for each in closed])
 
     def _broken(self, failure: Failure) -> None:
-        self.log.failure("streams could not be looked at again", failure)
+        self.log.failure("streams could not be checked again", failure)
 
 
 def note_closed(audit: AuditLog, by: str, closed: list[dict[str, str]]) -> None:
-    """Write to the audit log which streams a change closed. The change itself is there already."""
+    """Write to the audit log which streams a change closed. The change itself is recorded already."""
     _note(audit, "streams closed", by=by, streams=closed)
 
 
 def _note(audit: AuditLog, action: str, **facts: object) -> None:
-    """Write to the audit log what has happened already. If that fails, it is logged."""
+    """Write to the audit log what has already happened. If that fails, it is logged."""
     try:
         audit.note(action, **facts)
     except OSError:

@@ -67,7 +67,7 @@ class Replay:
         }
 
     def _verdict(self, handshake: Handshake, peers: PeerPolicies) -> Verdict:
-        """Return the verdict with the records of the peer as they are now, so that only the policies differ."""
+        """Return the verdict with the present records of the peer, so that only the policies differ."""
         evidence = handshake.evidence
         policy = peers.policy(evidence.domain)
         standing = self._peer_records.standing(evidence.domain, policy, self._wall())

@@ -13,7 +13,7 @@ from s2sgw.net.slices import SlicedWork, Slices
 from s2sgw.reporting.daily_report import DailyReport
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
-#: Queues that are looked at in one step.
+#: Queues that are examined in one step.
 AT_ONCE = 100
 
 
@@ -40,12 +40,12 @@ class ReportVerb:
         return found if wanted is None else {**found, "peers": [row for row in found["peers"] if row["peer"] == wanted]}
 
     async def turn(self) -> None:
-        """Add what the queues passed on, and how long stanzas wait; then write the report."""
+        """Add the stanzas that the queues passed on, and the longest waits; then write the report."""
         await self._slices.run(self._sample())
         await self._report.turn()
 
     def close(self) -> Deferred[None]:
-        """Write what was counted."""
+        """Write the counts."""
         for queue in self._queues:
             queue.report_passed()
         return self._report.close()

@@ -1,4 +1,4 @@
-"""The result of each verb, as types. `s2sgw schema --responses` publishes them; the tests hold real responses against them."""
+"""The result types of the verbs. `s2sgw schema --responses` publishes them; the tests compare them with real responses."""
 
 from __future__ import annotations
 

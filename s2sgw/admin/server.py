@@ -3,7 +3,7 @@
     {"verb": "streams", "args": {"peer": "friend.example"}}
     {"ok": true, "result": […]}            or {"ok": false, "error": "…", "kind": "usage" | "failed" | "denied" | "internal"}
 
-The first byte of a connection tells the two apart: a request of the line protocol begins with "{", one of HTTP with a letter.
+The first byte of a connection decides: a request of the line protocol begins with "{", one of HTTP with a letter.
 Each verb is a callable in a registry. A response of any size is written row by row, in slices (`net.slices`), so that no request
 delays the streams. The response to some verbs is a `Feed`: a line for each event, until the client closes the connection.
 """
@@ -40,12 +40,12 @@ from s2sgw.reporting.live_events import LiveEvents, TooManyWatchers
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.timer import cancel
 
-#: A verb takes the arguments. It returns what JSON can express, `Rows` or a `Feed`, or a Deferred or coroutine of that.
+#: A verb takes the arguments. It returns a JSON value, `Rows` or a `Feed`, or a Deferred or coroutine of one of these.
 Arguments = Mapping[str, Any]
 Verb = Callable[[Arguments], Any]
 Verbs = Mapping[str, Verb]
 
-#: Connections at once, those of them that are not an operator's, and requests that wait on one connection.
+#: Connections at once, those of them that are not an operator's, and requests that may wait on one connection.
 CONNECTIONS = 32
 MEMBERS_CONNECTIONS = 16
 PIPELINED = 16
@@ -53,16 +53,16 @@ PIPELINED = 16
 CHUNK_BYTES = 16384
 #: Seconds that a connection may be without a request.
 IDLE_SECONDS = 60
-#: sockaddr_un holds no longer path on Linux.
+#: The longest path of a socket on Linux (sockaddr_un).
 PATH_BYTES = 107
 
 
-#: The argument with the name of the user who asks. A server sets it; a client cannot.
+#: The argument with the name of the requesting user. A server sets it; a client cannot.
 BY = "by"
 
 
 class VerbError(Exception):
-    """A request without a result, and why."""
+    """A request has no result. The text says why."""
 
     def __init__(self, text: str, kind: ErrorKind = "failed") -> None:
         super().__init__(text)
@@ -77,7 +77,7 @@ class Feed(NamedTuple):
 
 
 class Rows:
-    """A list whose rows are made while the response is written. None stands for a step of the work without a row."""
+    """A list whose rows are made while the response is written. None is a step of the work without a row."""
 
     def __init__(self, rows: Iterator[Any]) -> None:
         self._rows = rows
@@ -92,7 +92,7 @@ class Rows:
 
 
 def asked_by(arguments: Arguments, default: str = "admin socket") -> str:
-    """Return the name of the user who asks, for the audit log; `default` for whoever may open the socket."""
+    """Return the name of the requesting user, for the audit log; `default`: any user of the socket."""
     return str(arguments.get(BY) or default)
 
 
@@ -105,9 +105,9 @@ class AnswerWriter:
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
-        #: a part of the answer is written
+        #: whether a part of the answer is written
         self.partial = False
-        #: fires when the client has read what was written; None: it reads
+        #: fires when the client has read the written part; None: it reads
         self._full: Deferred[None] | None = None
 
     def write(self, result: object, before: str = "", after: str = "") -> SlicedWork[None]:
@@ -133,11 +133,11 @@ class AnswerWriter:
             self._full = None
 
     def pauseProducing(self) -> None:
-        """The client does not read what was written."""
+        """Wait: the client does not read the written part."""
         self._full = self._full or Deferred()
 
     def resumeProducing(self) -> None:
-        """The client has read it."""
+        """Go on: the client has read it."""
         full, self._full = self._full, None
         if full is not None and not full.called:
             full.callback(None)
@@ -155,24 +155,24 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
     log = Logger()
 
     def __init__(self, verbs: Verbs, clock: IReactorTime, slices: Slices, caller: Caller | None) -> None:
-        """`caller` is at the other end; None: unknown."""
+        """Take the services. `caller` is the process at the other end; None: unknown."""
         self._verbs = verbs
         self._clock = clock
         self._slices = slices
         self._caller = caller
-        #: the events that are followed
+        #: the feed that is followed
         self._flow: EventFlow | None = None
         self._writer: AnswerWriter | None = None
         self._answering: Deferred[Any] | None = None
         self._waiting: deque[bytes] = deque()
-        #: why the connection ends once the waiting requests are answered; nothing more is read
+        #: why the connection ends when the waiting requests are answered; nothing more is read
         self._refusal: VerbError | None = None
-        #: the client sends nothing more
+        #: whether the client sends nothing more
         self._sent_all = False
         self._over = False
 
     def callLater(self, period: float, function: Callable[[], None]) -> Any:
-        """`TimeoutMixin` on the clock that was given."""
+        """Return a timed call on our clock (for `TimeoutMixin`)."""
         return self._clock.callLater(period, function)
 
     def connectionMade(self) -> None:
@@ -193,18 +193,18 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
             super().dataReceived(data)
 
     def readConnectionLost(self) -> None:
-        """Close the connection once the waiting requests are answered: the client sends nothing more. A watch ends at once."""
+        """Close the connection when the waiting requests are answered: the client sends nothing more. A watch ends at once."""
         self._sent_all = True
         self._next()
 
     def writeConnectionLost(self) -> None:
-        """Do nothing: we close no direction by itself."""
+        """Do nothing: we never close only one direction."""
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._refuse(f"a request has at most {REQUEST_BYTES} bytes")
 
     def _refuse(self, text: str) -> None:
-        """Carry out no further request: answer those that wait, then say why the connection ends."""
+        """Accept no further request: answer those that wait, then say why the connection ends."""
         if self._refusal is None:
             self._refusal = VerbError(text, "usage")
             self._next()
@@ -302,10 +302,10 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
             return
         refusal = failure.value
         if not isinstance(refusal, VerbError):
-            self.log.failure("an admin request broke", failure)
+            self.log.failure("an admin request failed", failure)
             refusal = VerbError("the gateway could not answer; see its log", "internal")
         if self._writer is not None and self._writer.partial:
-            self._connection.abortConnection()  # nothing else tells half an answer from a whole one
+            self._connection.abortConnection()  # otherwise half an answer looks like a whole one
             return
         self._send({"ok": False, "error": str(refusal), "kind": refusal.kind})
 
@@ -323,13 +323,13 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
 
 
 def called(verb: Verb, arguments: Arguments) -> Any:
-    """Return what a verb answers: its result, or a Deferred of it."""
+    """Return the result of a verb, or a Deferred of it."""
     result = verb(arguments)
     return Deferred.fromCoroutine(result) if isinstance(result, Coroutine) else result
 
 
 def json_pieces(value: object) -> Iterator[str | None]:
-    """Yield the JSON text of `value` in pieces: the items of lists and tables by themselves; None is a step without text."""
+    """Yield the JSON text of `value` in pieces, one for each item of lists and tables. None is a step without text."""
     if isinstance(value, Rows | list):
         separator = "["
         for item in value.steps() if isinstance(value, Rows) else value:
@@ -355,7 +355,7 @@ def _too_slow(_: object, seconds: float) -> Any:
 
 
 def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:
-    """The verb and its arguments; raises `VerbError`."""
+    """Return the verb and its arguments. Raises `VerbError`."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
@@ -386,9 +386,9 @@ def hung_up(transport: Any) -> bool:
 
 @implementer(IHalfCloseableProtocol)
 class FirstByte(Protocol):
-    """A connection until its first byte, which tells whether it speaks HTTP or the line protocol.
+    """A connection until its first byte, which shows whether it is HTTP or the line protocol.
 
-    `admitted` is asked as soon as it is known who has connected; where it says no, the connection is closed.
+    `admitted` is called as soon as the caller is known. If it returns False, the connection is closed.
     """
 
     def __init__(
@@ -413,7 +413,7 @@ class FirstByte(Protocol):
         self._protocol.dataReceived(data)
 
     def readConnectionLost(self) -> None:
-        """Answer what was asked on the line protocol, if the client can still read. Otherwise cut the connection."""
+        """Answer the requests of the line protocol, if the client can still read. Otherwise cut the connection."""
         transport: Any = self.transport
         if IHalfCloseableProtocol.providedBy(self._protocol) and not hung_up(transport):
             self._protocol.readConnectionLost()
@@ -421,7 +421,7 @@ class FirstByte(Protocol):
             transport.abortConnection()
 
     def writeConnectionLost(self) -> None:
-        """Do nothing: we close no direction by itself."""
+        """Do nothing: we never close only one direction."""
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._stop_waiting()
@@ -438,9 +438,9 @@ class FirstByte(Protocol):
 
 
 class AdminFactory(Factory):
-    """Makes the connections, at most `CONNECTIONS` at once. The members of the group leave some to operators.
+    """Makes the connections, at most `CONNECTIONS` at once. Members of the group leave some of them to operators.
 
-    `http` builds those that speak HTTP, if there is such a server. `identify` returns who is at the other end of a transport.
+    `http` builds HTTP connections, if there is such a server. `identify` returns the process at the other end of a transport.
     """
 
     noisy = False
@@ -466,7 +466,7 @@ class AdminFactory(Factory):
         return protocol
 
     def _admitted(self, connection: FirstByte) -> bool:
-        """Return whether there is room for a connection, now that it is known who has connected."""
+        """Return whether there is room for a connection, now that its caller is known."""
         caller = self.identify(connection.transport)
         if caller is not None and caller.is_operator:
             return True
@@ -478,14 +478,14 @@ class AdminFactory(Factory):
         self._members.discard(connection)
 
     def _chosen(self, first: bytes, transport: Any) -> Any:
-        """Return the protocol of a connection that began with this byte. Members of the group cannot use HTTP."""
+        """Return the protocol for a connection with this first byte. Members of the group cannot use HTTP."""
         caller = self.identify(transport)
         if self._http is not None and first.isalpha() and caller is not None and caller.is_operator:
             return self._http.buildProtocol(UNIXAddress(None))
         return AdminProtocol(self._verbs, self._clock, self._slices, caller)
 
     def close(self) -> None:
-        """Drop every connection."""
+        """Cut every connection."""
         for protocol in list(self._open):
             if protocol.transport is not None:
                 protocol.transport.loseConnection()
@@ -496,7 +496,7 @@ class AdminInUse(Exception):
 
 
 def _group_of(path: Path) -> int | None:
-    """Return the number of the group that a file belongs to; None where there is no file."""
+    """Return the number of the group that a file belongs to; None: there is no file."""
     try:
         return path.stat().st_gid
     except FileNotFoundError:
@@ -506,7 +506,7 @@ def _group_of(path: Path) -> int | None:
 class AdminService(Service):
     """Listens on a UNIX socket while it runs.
 
-    Only root and the gateway's user can connect, and the members of `group` if one is named.
+    Only root, the gateway's user, and the members of `group` can connect.
     """
 
     def __init__(

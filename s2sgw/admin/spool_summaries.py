@@ -1,4 +1,4 @@
-"""What the spool holds of each lane, and what is in memory only, for the operator's tables."""
+"""The spool's part of each lane, and the stanzas in memory only, for the operator's tables."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from s2sgw.net.slices import SlicedWork
 from s2sgw.spool.interface import LaneSummary, SpoolError
 from s2sgw.xmpp.jid import Pair
 
-#: Seconds that a table waits for the spool. A disk that hangs must not hide the rest.
+#: Seconds that a table waits for the spool. A disk that hangs must not hide the rest of the table.
 SPOOL_SECONDS = 2.0
-#: Stanzas that are looked at in one step of the work.
+#: Stanzas that are examined in one step of the work.
 AT_ONCE = 100
 
 
 async def spool_summaries(services: DeliveryServices) -> Mapping[Pair, LaneSummary]:
-    """Return what the spool holds of each lane; nothing if it cannot be read, or not in time."""
+    """Return what the spool has of each lane; nothing if it cannot be read, or not in time."""
     answered: Deferred[Any] = Deferred()
 
     def found(summaries: Any) -> None:
@@ -37,7 +37,7 @@ async def spool_summaries(services: DeliveryServices) -> Mapping[Pair, LaneSumma
 
 
 def number_without_disk(queues: Iterable[DeliveryQueue]) -> SlicedWork[int]:
-    """Return how many stanzas are in memory alone, because the disk is full or fails. Each None is a step of the work."""
+    """Return how many stanzas are in memory only, because the disk is full or fails. Each None is a step of the work."""
     total = 0
     for count, queue in enumerate(queues, 1):
         if queue.overflow.without_disk:

@@ -1,4 +1,4 @@
-"""The table of verbs: what each one does, what it may be asked with, what it answers, and who may ask.
+"""The table of verbs: the effect of each, its arguments, its answer, and the role that it needs.
 
 The HTTP interface (`admin.http_api`) and its OpenAPI document (`admin.openapi`) are made from it.
 """
@@ -15,7 +15,7 @@ from s2sgw.admin.queue_verbs import PoisonRow, StanzaRow, WaitingRow
 from s2sgw.admin.server import VerbError
 from s2sgw.admin.verbs import CertificateRow, LaneRow, PeerRow, RefusalRow, StatusReport, StreamRow
 
-#: What a parameter may hold; "target" is [peer], [from, to] or [from, to, number].
+#: The types of a parameter; "target" is [peer], [from, to] or [from, to, number].
 ParameterKind = Literal["text", "flag", "count", "seconds", "target", "path"]
 
 
@@ -33,8 +33,8 @@ class VerbParameter:
 class VerbRow:
     """One verb. `answer` is the type of its result.
 
-    `changes`: it changes something, and asks for the role of an operator. `private`: so does its answer, which may hold
-    what users wrote. `local`: it reads files of this machine, and is answered on the admin socket alone.
+    `changes`: it changes something, and needs the role of an operator. `private`: it also needs this role, because its answer may
+    have text of users. `local`: it reads files of this machine, and is answered on the admin socket only.
     """
 
     name: str
@@ -52,7 +52,7 @@ class VerbRow:
 
     @property
     def for_operators(self) -> bool:
-        """Whether a read-only user may not ask it."""
+        """Whether it needs the role of an operator."""
         return self.changes or self.private
 
 
@@ -82,7 +82,7 @@ ROWS = (
     )),
     VerbRow("certs", "The certificates of the local domains.", list[CertificateRow]),
     VerbRow("pending", "Certificates that wait for approval.", list[answers.PendingRow], (
-        _PEER, VerbParameter("limit", "count", "Only the last so many."),
+        _PEER, VerbParameter("limit", "count", "Only the last ones, at most this number."),
     )),
     VerbRow("pins list", "Keys of peers.", list[answers.KeyRow], (_PEER,)),
     VerbRow("pins add", "Approve a key.", answers.KeyRow, (_THE_PEER, _KEY, *_APPROVAL), changes=True),
@@ -92,7 +92,7 @@ ROWS = (
     VerbRow("pins revoke", "Revoke a key and close what it opened.", answers.RevokedKey, (
         _THE_PEER, _KEY, VerbParameter("forget", "flag", "Forget it: it may be remembered at first use again."),
     ), changes=True),
-    VerbRow("explain", "The policy of a peer, what is on record, and what would be decided now.", answers.Explanation, (
+    VerbRow("explain", "The policy of a peer, the records, and the present decision.", answers.Explanation, (
         _THE_PEER, VerbParameter("local", "text", "The local domain (default: the first)."),
         VerbParameter("look_up", "flag", "Ask the DNS and decide anew (default true)."),
         VerbParameter("with", "path", "A planned configuration; on the admin socket alone."),
@@ -113,7 +113,7 @@ ROWS = (
     VerbRow("log level", "The level of the log, or set it.", answers.LogLevelAnswer, (
         VerbParameter("level", "text", '"debug", "info", "warn", "error" or "critical".'),
     ), changes=True),
-    VerbRow("queue list", "What waits, by peer.", list[WaitingRow], (_PEER, _LIMIT)),
+    VerbRow("queue list", "Waiting stanzas by peer.", list[WaitingRow], (_PEER, _LIMIT)),
     VerbRow("queue ages", "How long stanzas have waited, by peer.", answers.AgesAnswer, (_PEER, _LIMIT)),
     VerbRow(
         "queue show", "The stanzas of a peer or lane, or one with its text.", list[StanzaRow], (_TARGET, _LIMIT), private=True,
@@ -122,9 +122,9 @@ ROWS = (
     VerbRow("queue hold", "Send nothing of the target until it is released.", answers.Changed, (_TARGET,), changes=True),
     VerbRow("queue release", "End a hold.", answers.Released, (_TARGET,), changes=True),
     VerbRow("queue flush", "Try to deliver now.", answers.Changed, (_TARGET,), changes=True),
-    VerbRow("queue drop", "Return what waits to its senders.", answers.Changed, (
-        _TARGET, VerbParameter("quietly", "flag", "Delete it and tell nobody."),
-        VerbParameter("older_than", "seconds", "Only what has waited at least this long."),
+    VerbRow("queue drop", "Return waiting stanzas to their senders.", answers.Changed, (
+        _TARGET, VerbParameter("quietly", "flag", "Delete them without a bounce."),
+        VerbParameter("older_than", "seconds", "Only those that have waited at least this long."),
     ), changes=True),
     VerbRow("console token", "A token that logs in to the console once.", answers.Token, (
         VerbParameter("user", "text", 'The name for the audit log (default "operator").'),
@@ -135,11 +135,11 @@ ROWS = (
         VerbParameter("local", "text", "The local domain that asks (default: the first)."),
         VerbParameter("inbound", "flag", "Also judge the domain as if it opened the stream."),
     ), changes=True),
-    VerbRow("check live", "Check what works now. It opens connections.", answers.LiveCheckAnswer, changes=True),
+    VerbRow("check live", "Check that everything works now. It opens connections.", answers.LiveCheckAnswer, changes=True),
     VerbRow("report", "The daily report, for each peer.", answers.DailyReportAnswer, (
         _PEER, VerbParameter("day", "text", 'The day, e.g. "2026-11-20" (default: today).'),
     )),
-    VerbRow("reload plan", "What a reload of a file would change, and what only a restart would.", answers.ReloadPlan, (
+    VerbRow("reload plan", "The changes of a file that a reload makes, and those that need a restart.", answers.ReloadPlan, (
         VerbParameter("with", "path", "The file (default: the gateway's own)."),
     ), local=True),
     VerbRow("reload", "Read the configuration again.", answers.ReloadAnswer, (

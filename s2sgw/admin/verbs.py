@@ -46,7 +46,7 @@ class LaneRow(TypedDict):
     oldest: float  # seconds that the first of them has waited
     cause: str | None  # why the last attempt failed
     retry: float | None  # seconds until the next one
-    blocked: str | None  # why what waits is not written (`delivery.queue.Blocked`)
+    blocked: str | None  # why waiting stanzas are not written (`delivery.queue.Blocked`)
     full: list[str]  # which bounds are reached: "memory share", "disk share", "disk"
 
 
@@ -69,7 +69,7 @@ class RefusalRow(TypedDict):
     times: int  # consecutive identical failures since `first`
     first: float
     letter: NotRequired[str | None]  # all of it as a text to the other administrator, where it was asked for
-    no_letter: NotRequired[str]  # where `letter` is None: why there is none to write
+    no_letter: NotRequired[str]  # if `letter` is None: why there is none
 
 
 class PeerRow(TypedDict):
@@ -115,12 +115,12 @@ class StatusReport(TypedDict):
     broken: int  # streams towards us that broke off and may be resumed
     peer_certificates: NotRequired[list[dict[str, Any]]]  # {"peer", "ends"}: those that end soon (`admin.peer_certificates`)
     backends: list[dict[str, Any]]  # our own servers: `backend.health.BackendHealth.row`
-    alerts: list[str]  # what an operator should look into, a sentence each
+    alerts: list[str]  # problems for the operator, a sentence each
 
 
 @dataclass(frozen=True, slots=True)
 class RefusalsAsked:
-    """The requested refusals: of one peer or of all, the number of the last ones, and whether each has a letter."""
+    """The requested refusals: of one peer or of all, the number of the last ones, and whether with letters."""
 
     peer: Domain | None
     limit: int

@@ -1,4 +1,4 @@
-"""The rows that operators see, made from the gateway's state when they are requested."""
+"""The rows for operators, made from the gateway's state on request."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from s2sgw.spool.interface import LaneSummary
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain, Pair
 
-#: Items that are looked at in one step of the work, where no row is made.
+#: Items that are examined in one step of the work, if they make no row.
 AT_ONCE = 100
 
 
 class _User(NamedTuple):
-    """A queue that sends on a stream, since when, and the facts of the stream."""
+    """A queue that sends on a stream, the time since when, and the facts of the stream."""
 
     queue: DeliveryQueue
     since: float
@@ -97,7 +97,7 @@ class Numbers:
 
     streams: Counter[tuple[str, str]] = field(default_factory=Counter)
     waiting: int = 0
-    oldest: float = inf  # by the clock of the queues; inf where none waits
+    oldest: float = inf  # by the clock of the queues; inf: none waits
 
 
 class GatewayViews:
@@ -115,7 +115,10 @@ class GatewayViews:
         backends: Callable[[], list[dict[str, Any]]] = list,
         proofs: Callable[[Domain | None], Iterable[LastProof]] = lambda peer: (),
     ) -> None:
-        """`backends`: the health of each backend. `proofs`: how each peer, or one, was authenticated last."""
+        """Take the parts.
+
+        `backends`: the health of each backend. `proofs` returns how each peer, or one, was authenticated last.
+        """
         self._backends = backends
         self._proofs = proofs
         self._alerts = alerts
@@ -134,7 +137,7 @@ class GatewayViews:
         self._counting: list[Deferred[Numbers]] = []
 
     def adopt(self, config: Config) -> None:
-        """Show another configuration from now on."""
+        """Use another configuration from now on."""
         self._config = config
 
     def views(self) -> Views:
@@ -179,7 +182,10 @@ class GatewayViews:
         yield from map(self._outgoing_row, users.values())
 
     def _link_row(self, link: RouterLink) -> StreamRow:
-        """Return the row of a router connection. It carries what is for peers; what is for its domains has rows of its own."""
+        """Return the row of a router connection.
+
+        It carries stanzas to peers; stanzas to its own domains have rows of their own.
+        """
         domains = sorted(str(domain) for domain in link.router.domains)
         unserved = [f"no part of jabberd2 serves {domain}" for domain in domains if domain not in map(str, link.served)]
         bound = link.bound

@@ -37,7 +37,7 @@ def _at_once() -> Deferred[None]:
 class Judge:
     """Judges peers of the federation leg, in either role.
 
-    `time_to_judge` returns what fires when the reactor has time for the work that a peer's certificate causes (`net.turns`).
+    `time_to_judge` returns a Deferred that fires when the reactor has time for the work of a peer's certificate (`net.turns`).
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Judge:
         self._peer_records = peer_records
         self._clock = clock
         self._time_to_judge = time_to_judge
-        #: the peers of each stream for which dialback would make the key a first use (R20)
+        #: the peers of each stream whose key becomes a first use by dialback (R20)
         self._first_uses: WeakKeyDictionary[StreamConnection, set[Domain]] = WeakKeyDictionary()
-        #: what was recorded of each stream: registered domains, with the outcomes of the verdicts
+        #: the records of each stream: registered domains, with the outcomes of the verdicts
         self._recorded: WeakKeyDictionary[StreamConnection, set[tuple[object, ...]]] = WeakKeyDictionary()
 
     def begin(
@@ -132,17 +132,17 @@ class Judge:
         return True
 
     async def opinion(self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None = None) -> Verdict:
-        """Return what the verdict on an open stream would be now. It is recorded nowhere."""
+        """Return the present verdict on an open stream. It is not recorded."""
         return (await self.examine(connection, peer, role, target))[1].verdict
 
     async def examine(
         self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None = None,
     ) -> tuple[Evidence, Assessment]:
-        """Return the evidence of an open stream and its assessment as of now. Nothing is recorded."""
+        """Return the evidence of an open stream and its present assessment. Nothing is recorded."""
         return await self._found(connection, peer, role, target, None)
 
     async def verdict_as_initiator(self, evidence: Evidence) -> Verdict:
-        """Return what the verdict would be if the peer opened a stream to us with the certificate of `evidence`."""
+        """Return the verdict if the peer opened a stream to us with the certificate of `evidence`."""
         policy = self._peers.policy(evidence.domain)
         theirs = replace(evidence, role="initiating", target=None, target_secure=False, tlsa=(), posh=None)
         standing = self._peer_records.standing(evidence.domain, policy, evidence.at.timestamp())

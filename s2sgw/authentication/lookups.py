@@ -1,7 +1,7 @@
 """The look-ups for a verdict on a peer: the TLSA records of its targets, and its POSH document (R22, R23).
 
-The look-ups start when the peer is first asserted or dialled, and run during the handshake. The verdict asks again and waits, a
-few seconds at most. The resolver and the documents join equal questions, and keep the answers.
+The look-ups start when the peer is first asserted or dialled, and run during the handshake. The verdict asks again and waits for
+a few seconds at most. The resolver and the documents join equal questions, and keep the answers.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ T = TypeVar("T")
 
 
 class ProxyRoutes(Protocol):
-    """Which peers a proxy reaches."""
+    """The peers that a proxy reaches."""
 
     def relayed(self, peer: Domain) -> bool:
-        """Return whether a proxy reaches `peer` by name, so that nothing is looked up for it."""
+        """Return whether a proxy reaches `peer` by name, so that it is not looked up."""
 
 
 @dataclass(frozen=True)
 class EvidenceLookups:
-    """Asks the DNS and the web about peers. No look-up fails: the result says what was not found.
+    """Asks the DNS and the web about peers. No look-up fails: the result has the reason for what was not found.
 
     `requester` is the party that the look-up is made for (`net.requester`). None: the gateway itself.
     """
@@ -50,9 +50,9 @@ class EvidenceLookups:
         self, peer: Domain, route: str | None, target: Target | None, requester: Requester | None = None, *,
         dane: bool, posh: bool,
     ) -> Deferred[None]:
-        """Start the look-ups. The result fires when all are done, and can be cancelled; it never fails."""
+        """Start the look-ups. The result fires when all are done. It can be cancelled, and never fails."""
         begun = []
-        if dane and (target is None or target.secure):  # for any other target nothing is asked
+        if dane and (target is None or target.secure):  # any other target is not looked up
             begun.append(Deferred.fromCoroutine(self.dane(peer, route, target, requester)).addBoth(_drop))
         if posh:
             begun.append(Deferred.fromCoroutine(self.posh(peer, requester)).addBoth(_drop))
@@ -74,7 +74,7 @@ class EvidenceLookups:
         return self._bounded(self.discovery.tlsa(target, requester), TLSALookup(target.host, failure="no answer in time"))
 
     async def posh(self, peer: Domain, requester: Requester | None = None) -> POSHLookup:
-        """Return what the peer's POSH document says."""
+        """Return the result of the peer's POSH document."""
         if self.routes is not None and self.routes.relayed(peer):
             return POSHLookup(failure="the peer is reached through a proxy, and nothing is looked up for it")
         return await self._bounded(self.documents.lookup(peer, requester), POSHLookup(failure="no answer in time"))
@@ -89,4 +89,4 @@ class EvidenceLookups:
 
 
 def _drop(_: object) -> None:
-    """Drop a result. The verdict asks again, and gets a failure then."""
+    """Drop a result. The verdict asks again, and then gets the failure."""

@@ -30,10 +30,10 @@ from s2sgw.xmpp.wall_clock import WallClock, date_of
 
 #: Domains whose result is kept.
 KEPT = 2048
-#: Fetches at once, half of them for strangers; and fetches a second for strangers at one address.
+#: Fetches at once, half of them for strangers; fetches a second for strangers at one address.
 FETCHES = 32
 FETCHES_PER_SECOND = 2.0
-#: Seconds for which a failure, and at most a document, is kept.
+#: Seconds for which a failure is kept, and the most for which a document is.
 FAILURE_SECONDS = 60.0
 DOCUMENT_SECONDS = 3600.0
 
@@ -50,7 +50,7 @@ class _Kept(NamedTuple):
 class POSHDocuments:
     """Looks POSH documents up. `fetch(url, requester)` gets one page. `fetches` is the number of fetches at once.
 
-    `wall` tells the seconds since the epoch.
+    `wall` returns the seconds since the epoch.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class POSHDocuments:
         return len(self._kept)
 
     def lookup(self, domain: Domain, requester: Requester | None = None) -> Deferred[POSHLookup]:
-        """Look the domain's document up. `requester` None: the gateway asks for itself.
+        """Look the domain's document up. `requester` None: for the gateway itself.
 
         The result never fails. It can be cancelled. The fetch ends when all callers have cancelled.
         """
@@ -137,13 +137,13 @@ class FetchSettings(AnchorSource, Protocol):
 
     @property
     def private_addresses(self) -> bool:
-        """Documents may be fetched from addresses that are not public (`[dns] private_addresses`)."""
+        """Whether documents may be fetched from addresses that are not public (`[dns] private_addresses`)."""
 
 
 def documents(
     settings: FetchSettings, reactor: Any, wall: WallClock, resolver: Resolver, fetches: int = FETCHES,
 ) -> POSHDocuments:
-    """Return POSH documents that are fetched as `settings` say."""
+    """Return POSH documents that are fetched with these `settings`."""
     trust = AnchorRoots(settings)
 
     async def resolve(requester: Requester, host: str) -> Sequence[str]:

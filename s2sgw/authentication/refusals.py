@@ -29,14 +29,14 @@ _CONDITIONS: dict[Cause, StreamCondition] = {
 }
 #: Causes that can pass by themselves. A certificate or a policy must be changed by an administrator.
 _PASSING = (Layer.DNS, Layer.TCP, Layer.STREAM)
-#: Causes that depend on our policy for the claimed domain, or on what we remember of it.
+#: Causes that depend on our policy for the claimed domain, or on our records of it.
 _UNPROVEN = frozenset({Cause.NOT_PROVEN, Cause.ADDRESS_MISMATCH})
 _UNPROVEN_LAYERS = (Layer.PKIX, Layer.AUTH)
 _BARRED = "This server has no streams with that domain. Ask its administrator."
 
 
 def refusal(ending: Ending) -> Refusal:
-    """Return the stream error for `ending`: what is wrong, why, and whether to try again (R2, R15)."""
+    """Return the stream error for `ending`: the fault, the reason, and whether to try again (R2, R15)."""
     condition = _CONDITIONS.get(ending.cause, StreamCondition.POLICY_VIOLATION)
     again = " Trying again later may help." if ending.layer in _PASSING and not ending.final else ""
     detail = f" ({ending.detail})" if ending.detail else ""

@@ -1,4 +1,4 @@
-"""The secrets that are shared with peers (R26): each file read when its peer comes, and again when it has changed."""
+"""The secrets that are shared with peers (R26). Each file is read when its peer connects, and again when it has changed."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from s2sgw.policy.model import PeerPolicy
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.revocation import RevocationLists
 
-#: Seconds for which a file is not looked at again.
+#: Seconds for which a file is not checked again.
 LOOK_EVERY = 5.0
 
 
@@ -34,7 +34,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 class FileContents(Generic[T]):
-    """What was read from one file or directory, and the times and sizes of the files then. Raises `OSError`."""
+    """The contents of one file or directory, with the times and sizes of the files when read. Raises `OSError`."""
 
     def __init__(self, path: Path, parse: Callable[..., T]) -> None:
         self.stamp = stamp(path)
@@ -42,14 +42,17 @@ class FileContents(Generic[T]):
 
     @property
     def fault(self) -> str:
-        """Why the value does not replace another. A part of a list is not used, because it would clear what it should revoke."""
+        """Return why the value does not replace another.
+
+        A part of a list is not used: revoked certificates could be missing in it.
+        """
         if self.value.complaints:
             return self.value.complaints[0]
         return "" if len(self.value) else "holds nothing usable"
 
 
 def stamp(path: Path) -> Stamp:
-    """Return the times and sizes of a file, or of the files in a directory; raises `OSError`."""
+    """Return the times and sizes of a file, or of the files in a directory. Raises `OSError`."""
     return tuple((str(each), status.st_mtime_ns, status.st_size) for each in _files(path) for status in (each.stat(),))
 
 
@@ -58,7 +61,7 @@ def _files(path: Path) -> list[Path]:
 
 
 class _Watched(Generic[T]):
-    """Files of one kind. Each is read at once when it is first asked for, and in `threads` when it has changed since."""
+    """Files of one kind. Each is read at once when it is first requested, and in `threads` when it has changed since."""
 
     def __init__(self, parse: Callable[..., T], clock: IReactorTime, threads: Threads, log: Logger) -> None:
         self._parse = parse
@@ -71,7 +74,7 @@ class _Watched(Generic[T]):
         self._seen: dict[Path, Stamp] = {}
 
     def current(self, path: Path) -> T:
-        """Return the value of a file: the one before while a changed file is being read, or cannot be read."""
+        """Return the value of a file. While a changed file is being read, or cannot be read, this is the earlier value."""
         now = self._clock.seconds()
         if path not in self._contents:
             self.adopt(path, FileContents(path, self._parse))
@@ -81,17 +84,17 @@ class _Watched(Generic[T]):
         return self._contents[path].value
 
     def adopt(self, path: Path, contents: FileContents[T]) -> None:
-        """Use what was read."""
+        """Use contents that were read."""
         self._contents[path] = contents
         self._seen[path] = contents.stamp
         self._looked[path] = self._clock.seconds()
 
     def look_again(self) -> None:
-        """Look at every file when it is next asked for."""
+        """Check every file when it is next requested."""
         self._looked = dict.fromkeys(self._looked, -LOOK_EVERY)
 
     def look(self) -> None:
-        """Look at every file in use, and begin to read those that have changed. They need not be asked for."""
+        """Check every file in use, and begin to read those that have changed. No caller need request them."""
         for path in list(self._contents):
             self._looked[path] = self._clock.seconds()
             self._look(path)
@@ -151,22 +154,22 @@ class TrustFiles:
         return None if path is None else self._revocations.current(path)
 
     def look(self) -> None:
-        """Begin to read every file that has changed, even if no caller asks for it.
+        """Begin to read every file that has changed, even if no caller requests it.
 
-        Called every `LOOK_EVERY` seconds: a revocation counts from the next handshake on, not from the one after.
+        Called every `LOOK_EVERY` seconds, so that a revocation is in force from the next handshake on.
         """
         for watched in (self._anchors, self._revocations):
             watched.look()
 
     def adopt(self, revocations: Mapping[Path, FileContents[RevocationLists]]) -> None:
-        """Use revocation lists that were read already, and look at every other file when it is next asked for."""
+        """Use revocation lists that were read already, and check every other file when it is next requested."""
         for watched in (self._anchors, self._revocations):
             watched.look_again()
         for path, contents in revocations.items():
             self._revocations.adopt(path, contents)
 
 
-#: Where Debian keeps the system's anchors, in case OpenSSL does not know.
+#: Debian's place for the system's anchors, if OpenSSL has none.
 DEBIAN_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 

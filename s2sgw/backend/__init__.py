@@ -1,1 +1,1 @@
-"""Floor 4: the leg to the existing server."""
+"""The leg to the existing server."""

@@ -1,8 +1,7 @@
-"""The DNS view: a resolver for the backend alone, in which every domain but the local ones is reached through the gateway.
+"""The DNS view: a resolver for the backend alone, in which every domain except the local ones leads to the gateway.
 
-The view's own answers are few (docs/decisions.md#dns-view); all other questions are forwarded, concurrently and within
-bounds, and so are those for the local domains, which are never sent to the gateway as if they were a peer's.
-Only clients on this machine are answered.
+The view answers few questions itself (docs/decisions.md#dns-view). All others are forwarded, concurrently and within bounds, also
+those about the local domains: these never lead to the gateway. Only clients on this machine are answered.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from s2sgw.net.dns_transport import Reactor
 from s2sgw.net.dns_upstream import EDNS_PAYLOAD, Upstream, parse_servers
 from s2sgw.xmpp.host_port import HostPort, is_loopback
 
-#: Seconds for which the backend may keep an answer of our own.
+#: Seconds for which the backend may keep an answer of the view itself.
 TTL = 60
 #: Seconds for a forwarded question, over all servers.
 TIMEOUT = 8.0
-#: Questions being forwarded at once; one more is answered by SERVFAIL.
+#: Questions that are forwarded at once. One more is answered by SERVFAIL.
 FORWARDED = 256
-#: TCP clients at once, questions of one under way at once, and seconds that one may be silent.
+#: TCP clients at once, questions of one client under way at once, and seconds that a client may be silent.
 CLIENTS = 64
 PIPELINED = 16
 IDLE = 30.0
-#: The largest answer over UDP, and what a client without EDNS takes (RFC 1035 §4.2.1).
+#: The largest answer over UDP, and the largest for a client without EDNS (RFC 1035 §4.2.1).
 UDP_PAYLOAD = 4096
 _UDP_PLAIN = 512
 _HEADER = 12
@@ -50,10 +49,11 @@ _TCP = b"_tcp"
 
 
 class DNSView:
-    """Answers on `listen`ing. `is_local`: whether a name (A-labels, lower case, no final dot) is a domain of the backend.
+    """Answers the backend's questions.
 
-    `target` and `port`: where the gateway's inner listener is, as SRV says it. `forward`: resolvers ("address" or
-    "address:port") for everything else, those of the system where the configuration names none. Raises `ValueError`.
+    `is_local`: whether a name (A-labels, lower case, no final dot) is a domain of the backend.
+    `target` and `port`: the gateway's inner listener, as in an SRV record. `forward`: resolvers ("address" or "address:port") for
+    everything else; none: the system's. Raises `ValueError`.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class DNSView:
             raise
 
     def stop(self) -> Deferred[list[Any]]:
-        """Close everything; fires when the ports are free."""
+        """Close everything. Fires when the ports are free."""
         for forwarded in list(self._forwarding):
             forwarded.cancel()
         for client in list(self.clients):
@@ -120,7 +120,7 @@ class DNSView:
     # --- questions ---
 
     def respond(self, wire: bytes, *, datagram: bool) -> Deferred[bytes]:
-        """The answer to the question in `wire`, b"" for none at all. Never fails."""
+        """Return the answer to the question in `wire`; b"": no answer is sent. Never fails."""
         self.questions += 1
         flags = int.from_bytes(wire[2:4], "big")
         if len(wire) < _HEADER or flags & dns.flags.QR:
@@ -129,7 +129,7 @@ class DNSView:
             return succeed(_bare(wire, dns.rcode.NOTIMP))
         try:
             query = dns.message.from_wire(wire)
-        except Exception:  # dnspython has several, not all of them its own
+        except Exception:  # dnspython raises several kinds, not only its own
             return succeed(_bare(wire, dns.rcode.FORMERR))
         limit = _datagram_limit(query) if datagram else 65535
         return self._answer(query).addCallback(lambda answer: answer.to_wire(max_size=limit, prefer_truncation=True))
@@ -142,7 +142,7 @@ class DNSView:
         return self._forward(query) if own is None else succeed(own)
 
     def _own_answer(self, query: Message) -> Message | None:
-        """What the view says of itself (None: nothing, forward it)."""
+        """Return the view's own answer; None: the question is forwarded."""
         name = query.question[0].name
         if name == self._target or name == _LOCALHOST:
             return self._record(query, dns.rdatatype.A, self._address if name == self._target else "127.0.0.1")
@@ -151,21 +151,24 @@ class DNSView:
         service = self._service(name)
         if service == b"_xmpp-server":
             return self._record(query, dns.rdatatype.SRV, self._srv)
-        if service in (b"_xmpps-server", b"_jabber"):  # jabberd2 asks for the latter: no way around the gateway
+        if service in (b"_xmpps-server", b"_jabber"):  # jabberd2 asks for the latter, which must not lead past the gateway
             return _negative(query, dns.rcode.NXDOMAIN)
-        if name.is_subdomain(_ONION):  # RFC 7686 §2: no other name server hears of it
+        if name.is_subdomain(_ONION):  # RFC 7686 §2: it is not passed to another name server
             return _negative(query, dns.rcode.NXDOMAIN)
         return None
 
     def _service(self, name: dns.name.Name) -> bytes | None:
-        """The service asked for, where it is one of a domain that is not ours."""
+        """Return the service in the question, if it is one of a domain that is not ours."""
         labels = name.canonicalize().labels
         if len(labels) < 4 or labels[1] != _TCP or self._is_ours(labels[2:-1]):
             return None
         return labels[0]
 
     def _is_ours(self, labels: Sequence[bytes]) -> bool:
-        """A local domain itself. Names under it are anybody's: they too go through the gateway, which guards against loops."""
+        """Return whether the name is a local domain itself.
+
+        Names under it may be anyone's: they lead to the gateway, which detects loops.
+        """
         return self._is_local(".".join(label.decode("ascii", "backslashreplace") for label in labels))
 
     def _record(self, query: Message, rdtype: dns.rdatatype.RdataType, data: str) -> Message:
@@ -191,7 +194,7 @@ class DNSView:
         return reply
 
     async def _ask(self, query: Message) -> Message:
-        """A question of our own with the flags of the client's: its options are between it and us."""
+        """Return our own question with the client's flags. The client's options are not forwarded."""
         question = query.question[0]
         flags = query.flags & (dns.flags.RD | dns.flags.AD | dns.flags.CD)
         wants_dnssec = bool(query.ednsflags & dns.flags.DO)
@@ -224,7 +227,7 @@ def _reply(query: Message, rcode: dns.rcode.Rcode) -> Message:
 
 
 def _negative(query: Message, rcode: dns.rcode.Rcode) -> Message:
-    """No such name, or no such data, with the SOA record that lets resolvers keep the answer (RFC 2308 §3)."""
+    """Return a negative answer, with the SOA record that lets resolvers keep it (RFC 2308 §3)."""
     reply = _reply(query, rcode)
     soa = f"localhost. nobody.invalid. 1 3600 600 86400 {TTL}"
     reply.authority.append(dns.rrset.from_text(_zone(query.question[0].name), TTL, "IN", "SOA", soa))
@@ -232,14 +235,14 @@ def _negative(query: Message, rcode: dns.rcode.Rcode) -> Message:
 
 
 def _zone(name: dns.name.Name) -> dns.name.Name:
-    """The name without the labels of a service."""
+    """Return the name without the labels of a service."""
     while name.labels[0].startswith(b"_"):
         name = name.parent()
     return name
 
 
 def _bare(wire: bytes, rcode: dns.rcode.Rcode) -> bytes:
-    """A header alone, to a question that cannot be read: its id and opcode, and what is wrong."""
+    """Return a bare header for a question that cannot be parsed: its id and opcode, and the error."""
     opcode_and_rd = int.from_bytes(wire[2:4], "big") & 0x7900
     return wire[:2] + (dns.flags.QR | opcode_and_rd | rcode).to_bytes(2, "big") + bytes(_HEADER - 4)
 
@@ -275,7 +278,7 @@ class _ViewDatagrams(DatagramProtocol):
 
 
 class _Client(Int16StringReceiver, TimeoutMixin):
-    """A client over TCP: its questions are answered as their answers come (RFC 7766 §7)."""
+    """A client over TCP. Its questions are answered in the order in which the answers come (RFC 7766 §7)."""
 
     def __init__(self, view: DNSView, clock: Reactor) -> None:
         self._view = view
@@ -283,17 +286,17 @@ class _Client(Int16StringReceiver, TimeoutMixin):
         self._clock = clock
 
     def callLater(self, period: float, func: Any) -> Any:
-        """TimeoutMixin's clock."""
+        """Return a timed call (the clock of TimeoutMixin)."""
         return self._clock.callLater(period, func)
 
     @property
     def _stream(self) -> Any:
-        """An ITCPTransport."""
+        """Return the transport, an ITCPTransport."""
         return self.transport
 
     def connectionMade(self) -> None:
         self._view.clients.add(self)
-        self._stream.registerProducer(self._stream, True)  # who does not read is not read from
+        self._stream.registerProducer(self._stream, True)  # a client that reads no answers is not read from
         self.setTimeout(IDLE)
 
     def stringReceived(self, string: bytes) -> None:
@@ -329,7 +332,7 @@ class _Clients(Factory):
         self._view = view
 
     def buildProtocol(self, addr: Any) -> _Client | None:
-        """None closes the connection."""
+        """Return the protocol; None: Twisted closes the connection."""
         if not is_loopback(addr.host) or len(self._view.clients) >= CLIENTS:
             return None
         return _Client(self._view, self._view._reactor)

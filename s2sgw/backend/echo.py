@@ -1,4 +1,4 @@
-"""The embedded echo backend: answers messages and pings for the local domains, so that a gateway can be tried alone."""
+"""The embedded echo backend: answers messages and pings to the local domains, so that a gateway can be tried alone."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from s2sgw.xmpp.stanza import Kind, Stanza
 
 
 class EchoNextHop:
-    """The next hop of the queue of `pair`, which ends here: what arrives is answered through the queue back to the sender.
+    """The next hop of the queue of `pair`, which ends here: each stanza is answered through the queue back to the sender.
 
-    An answer is a new stanza, of which nobody waits for a receipt. Where that queue takes no more, none is made.
+    An answer is a new stanza without a receipt. If that queue takes no more, no answer is made.
     """
 
     state = "idle"
@@ -36,14 +36,14 @@ class EchoNextHop:
         self._queues = queues
 
     def dispose(self) -> None:
-        """Nothing refers to the queue."""
+        """Do nothing: no object refers to the queue."""
 
     def status(self) -> NextHopStatus:
-        """Always ready, by no stream."""
+        """Return a status that is always ready, without a stream."""
         return NextHopStatus(self.state)
 
     def send(self, data: Sequence[bytes]) -> bool:
-        """Answer what can be answered."""
+        """Answer the stanzas that can be answered."""
         back = self._queues.queue(self._pair.inverse)
         if back.pair_queue.crowded:
             return False
@@ -53,19 +53,19 @@ class EchoNextHop:
         return False
 
     def relieve_pressure(self) -> None:
-        """Nothing is ever unacknowledged."""
+        """Do nothing: no stanza is ever unacknowledged."""
 
     def request_delivery(self) -> None:
-        """Always ready: nothing ever waits."""
+        """Do nothing: the hop is always ready, so no stanza waits."""
 
     def retry_now(self, urged: bool = False) -> None:
-        """Always here."""
+        """Do nothing: the hop is always ready."""
 
     def release_stream(self) -> None:
-        """There is no stream."""
+        """Do nothing: there is no stream."""
 
     def stop(self, cause: Cause) -> Deferred[None]:
-        """Nothing to close."""
+        """Do nothing: there is no stream to close."""
         return succeed(None)
 
     def _answer(self, stanza: Element) -> Element | None:

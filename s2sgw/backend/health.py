@@ -1,7 +1,7 @@
-"""Whether the existing server behind the gateway answers, and whose fault it is where a stream to it fails.
+"""The health of the existing server behind the gateway, and the causes of failed streams to it.
 
 A failure on this leg is never a peer's. It gets a cause of the layer "backend", whose remedy is for our own administrator. The
-log has one line when the server goes down and one when it is back, whatever the number of peers that write meanwhile.
+log has one line when the server goes down and one when it is back, for any number of peers that write meanwhile.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from s2sgw.xmpp.wall_clock import WallClock
 
 State = Literal["unknown", "up", "down"]
 
-#: Seconds between two looks at a server that no stream shows to be up, and between two attempts to reach one that is down.
+#: Seconds between two checks of a server when no stream shows that it is up, and between two attempts to reach one that is down.
 CHECK_SECONDS = 60.0
 DOWN_CHECK_SECONDS = 10.0
-#: Seconds for which a server may use the gateway without a question to its name server before an operator is told.
+#: Seconds for which a server may use the gateway without a question to its name server before the operator is warned.
 NO_QUESTION_SECONDS = 600.0
 
-#: The server is not there at all, whatever stream was asked for.
+#: The server is not there at all, for any stream.
 _ABSENT = frozenset({
     Cause.CONNECTION_REFUSED, Cause.CONNECTION_TIMEOUT, Cause.UNREACHABLE, Cause.DNS_UNREACHABLE, Cause.NO_SUCH_DOMAIN,
     Cause.RESOLVER_BUSY,
 })
-#: The server is there, and takes a stream from nobody: it is down for us where no stream shows otherwise.
+#: The server is there, and refuses all streams: it counts as down unless a stream shows otherwise.
 _UNUSABLE = frozenset({
     Cause.BACKEND_TLS, Cause.BACKEND_NOT_PROVEN, Cause.BACKEND_DISTRUSTS_US, Cause.BACKEND_BYPASSES_VIEW,
 })
@@ -61,7 +61,7 @@ _BY_LAYER: dict[Layer, Cause] = {
     Layer.TLS: Cause.BACKEND_TLS,
     Layer.PKIX: Cause.BACKEND_NOT_PROVEN,
 }
-#: What a server says of a certificate that it does not accept: in a stream error, or by a TLS alert.
+#: The words of servers for a certificate that they do not accept: in a stream error, or by a TLS alert.
 _CERTIFICATE = re.compile(r"certificate|not trusted|untrusted|unknown ca|self[- ]signed", re.IGNORECASE)
 _WHAT = {
     Cause.BACKEND_DISTRUSTS_US: "does not trust {authority}",
@@ -78,7 +78,7 @@ _WHAT = {
 
 @dataclass(frozen=True, slots=True)
 class BackendIdentity:
-    """How a backend is called towards operators: its address, its domains, the authority that it is to trust, its DNS view."""
+    """The name of a backend for operators: its address, its domains, the authority that it must trust, its DNS view."""
 
     address: str
     kind: str
@@ -88,9 +88,9 @@ class BackendIdentity:
 
 
 def attributed(ending: Ending, identity: BackendIdentity) -> Ending:
-    """Return a failure on the way to a backend under its cause of the layer "backend". What we decided ourselves stays."""
+    """Return a failure on the way to a backend with its cause of the layer "backend". Our own decisions stay unchanged."""
     if ending.layer is Layer.BACKEND or (identity.kind == "jabberd2-router" and ending.cause is Cause.SASL_FAILED):
-        return ending  # a router is shown a secret, and no certificate: the cause says what to check
+        return ending  # a router gets a secret and no certificate: the cause says what to check
     cause = _BY_CAUSE.get(ending.cause) or _BY_LAYER.get(ending.layer)
     if ending.cause is Cause.CLOSED and ending.by == "them":
         cause = Cause.BACKEND_FAILED
@@ -104,7 +104,7 @@ def attributed(ending: Ending, identity: BackendIdentity) -> Ending:
 
 
 def _speaks_of_our_certificate(ending: Ending) -> bool:
-    """Return whether the server says that it does not accept our certificate."""
+    """Return whether the text says that the server does not accept our certificate."""
     told = ending.by == "them" and ending.cause in (Cause.STREAM_ERROR, Cause.SASL_FAILED)
     return (told or ending.cause is Cause.TLS_FAILED) and _CERTIFICATE.search(ending.detail) is not None
 
@@ -117,14 +117,14 @@ class BackendHealth(StreamOutcomes):
     def __init__(
         self, identity: BackendIdentity, wall: WallClock, recovered: Callable[[], object] = lambda: None,
     ) -> None:
-        """`recovered` is called when the server is up again: what waits for it may be tried at once."""
+        """Begin as "unknown". `recovered` is called when the server is up again: waiting stanzas may be tried at once."""
         self.identity = identity
         self.state: State = "unknown"
-        #: seconds since the epoch at which `state` began
+        #: the beginning of `state`, in seconds since the epoch
         self.since = wall.seconds()
-        #: why it is down
+        #: the reason why it is down
         self.ending: Ending | None = None
-        #: questions that came to its DNS view since the start; None: it has no view
+        #: questions to its DNS view since the start; None: it has no view
         self.questions: Callable[[], int] | None = None
         self._wall = wall
         self._recovered = recovered
@@ -136,7 +136,7 @@ class BackendHealth(StreamOutcomes):
         self._told = RepeatedEvents(wall)
 
     def adopt(self, identity: BackendIdentity) -> None:
-        """Call the backend so from now on. At another address it has not been tried yet."""
+        """Use this identity from now on. At another address the server has not been tried yet."""
         if identity.address != self.identity.address:
             self.state, self.since, self.ending, self._absent = "unknown", self._wall.seconds(), None, False
             self._checked_at = float("-inf")
@@ -157,7 +157,10 @@ class BackendHealth(StreamOutcomes):
             self._tell_refused(told, pair)
 
     def accepted_failed(self, names: tuple[str, str], ending: Ending) -> Ending:
-        """Blame the server where it does not accept our certificate. Any process of this machine may have opened the stream."""
+        """Attribute the failure to the server if it does not accept our certificate.
+
+        Any local process may have opened the stream.
+        """
         if not _speaks_of_our_certificate(ending):
             return ending
         told = self.attribute(ending)
@@ -176,15 +179,15 @@ class BackendHealth(StreamOutcomes):
     def closed(self) -> None:
         self._open -= 1
 
-    # --- looks from time to time ---
+    # --- periodic checks ---
 
     def wants_check(self, now: float) -> bool:
-        """Return whether nothing has shown for a while if the server is there. `now` is the wall clock's."""
+        """Return whether a check is due: no stream has shown lately that the server is there. `now` is the wall clock's."""
         period = DOWN_CHECK_SECONDS if self._absent else CHECK_SECONDS
         return not self._open and not 0 <= now - self._checked_at < period
 
     async def check(self, connect: Callable[[], Awaitable[None]]) -> None:
-        """Connect to the server's port if that is due, and note what comes of it. `connect` raises `DialFailed`."""
+        """Connect to the server's port if a check is due, and note the result. `connect` raises `DialFailed`."""
         now = self._wall.seconds()
         if not self.wants_check(now):
             return
@@ -198,14 +201,14 @@ class BackendHealth(StreamOutcomes):
                 self._up()
 
     def tell_repeated(self, at_once: bool = False) -> None:
-        """Log what was only counted for a minute."""
+        """Log the refusals that were only counted for a minute."""
         for (ending, pair), number in self._told.due(at_once):
             self._tell_refused(ending, pair, times=number)
 
     # --- for operators ---
 
     def row(self) -> dict[str, Any]:
-        """Return what `status` shows."""
+        """Return the row for `status`."""
         ending = self.ending
         return {
             "address": self.identity.address, "kind": self.identity.kind, "domains": list(self.identity.domains),
@@ -216,7 +219,7 @@ class BackendHealth(StreamOutcomes):
         }
 
     def alerts(self) -> list[str]:
-        """Return a sentence for each thing that an operator should look into."""
+        """Return a sentence for each problem that an operator should fix."""
         if self.state == "down" and self.ending is not None:
             return [f"{self.ending.detail}. {self.ending.remedy}"]
         if self.questions is not None and self._served and not self.questions():
@@ -224,7 +227,7 @@ class BackendHealth(StreamOutcomes):
             if age >= NO_QUESTION_SECONDS:
                 return [
                     f"your server {self.identity.address} has not asked the DNS view {self.identity.view} since the gateway "
-                    f"started {age / 60:.0f} minutes ago: what its users write goes past the gateway, or nowhere. "
+                    f"started {age / 60:.0f} minutes ago: its users' stanzas go past the gateway, or nowhere. "
                     f"{Ending(Cause.BACKEND_BYPASSES_VIEW).remedy}"
                 ]
         return []
@@ -258,7 +261,7 @@ class BackendHealth(StreamOutcomes):
             self._recovered()
 
     def _tell_refused(self, ending: Ending, pair: Pair, **more: Any) -> None:
-        """Log a stream that the server refuses while it takes others; of each cause one in a minute."""
+        """Log a stream that the server refuses while it accepts others, once a minute for each cause."""
         self.log.warn(
             event="backend refused a stream", leg="backend", backend=self.identity.address, peer=str(pair.sender),
             local=str(pair.recipient), layer=ending.layer.value, cause=ending.cause.value, detail=ending.detail, **more,

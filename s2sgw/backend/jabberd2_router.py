@@ -1,8 +1,8 @@
-"""jabberd2 by its router: one connection, on which the gateway is the default route in place of jabberd2's own s2s.
+"""jabberd2 through its router: one connection, on which the gateway is the default route in place of jabberd2's own s2s.
 
-All domains of the backend share the connection. Each lane has a part of it, which it loses while no part of jabberd2 serves
-its domain. jabberd2 believes whatever comes by its router, so there is no second gate behind ours: stanzas are written anew
-(`xmpp.content`), and addressed to the domain of their lane.
+All domains of the backend share the connection. Each queue has a part of it, and loses the part while no component of jabberd2
+serves its domain. jabberd2 accepts everything that comes by its router, so nothing behind our checks checks again: stanzas are
+serialised anew (`xmpp.content`), and addressed to the domain of their queue.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from s2sgw.xmpp.jid import Domain, InvalidJID, Pair, domain_of
 from s2sgw.xmpp.stanza import Stanza
 from s2sgw.xmpp.timer import cancel
 
-#: Seconds until a lane looks again by itself; it hears at once when its domain is served again.
+#: Seconds until a queue tries again by itself. It is told at once when its domain is served again.
 AGAIN = 30.0
-#: Seconds after which a connection counts as having worked.
+#: Seconds after which a connection counts as good.
 STEADY = 10.0
-#: Seconds between two looks for what nobody uses, and of disuse until it is let go.
+#: Seconds between two looks for unused parts, and of disuse until a part is dropped.
 SWEEP, UNUSED = 60.0, 600.0
-#: What a stanza comes back with, by the number that the router gives; with any other a rule of its filter has refused it.
+#: The cause of a returned stanza, by the router's error number. With any other number a rule of its filter has refused it.
 _RETURNED = {"404": Cause.HOST_UNKNOWN, "400": Cause.ADDRESSING, "401": Cause.INTERNAL}
 
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """The router: where, as which user (`secret` reads its file), and for which domains. `stanza_bytes` 0: of any size."""
+    """The router: its address, our user (`secret` reads its file), and our domains. `stanza_bytes` 0: of any size."""
 
     host: str
     port: int
@@ -58,7 +58,7 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class RouterServices:
-    """What a link needs of the gateway."""
+    """The services of the gateway that a link uses."""
 
     ingress_services: IngressServices
     connection: Callable[[RouterStream, RouterLink], StreamConnection]
@@ -111,26 +111,26 @@ class RouterPairStream:
         )
 
     def count_sent(self, number: int) -> None:
-        """Count nothing: the router acknowledges nothing."""
+        """Do nothing: the router acknowledges nothing."""
 
     @property
     def limits(self) -> NextHopLimits:
         return NextHopLimits(self._link.router.stanza_bytes or None, is_fit)
 
     def write(self, stanzas: Sequence[bytes]) -> bool:
-        """All of them have been found fit."""
+        """Send the stanzas, which were all found representable."""
         self.used = self._link.now
         return self.connection.write(wrapped(self.pair.recipient, stanzas))
 
     def close(self, ending: Ending) -> Deferred[None]:
-        """The link itself stays."""
+        """Do nothing: the link itself stays."""
         self._link.forget(self)
         return succeed(None)
 
     leave = close
 
     def abort(self, ending: Ending) -> None:
-        """End this part. The link carries all pairs, and is not ended over one."""
+        """End this part. The link carries all pairs, and does not end for one of them."""
         self.lost(ending)
 
     def lost(self, ending: Ending) -> None:
@@ -140,7 +140,7 @@ class RouterPairStream:
 
 
 class RouterLink:
-    """A `StreamProvider` (see `delivery.outbound_stream`), and the owner of the connection, which it makes anew whenever it is
+    """A `StreamProvider` (see `delivery.outbound_stream`), and the owner of the connection, which is made anew whenever it is
     lost.
     """
 
@@ -150,9 +150,9 @@ class RouterLink:
     def __init__(self, router: Router, around: RouterServices, back_off: BackOff) -> None:
         self.router = router
         self.bound = False
-        #: domains of parts that have answered a ping on the connection
+        #: domains whose parts have answered a ping on the connection
         self.answering: set[Domain] = set()
-        #: of the backend's domains, those that a part of jabberd2 has announced
+        #: the backend's domains that a component of jabberd2 has announced
         self.served: set[Domain] = set()
         self.connection: StreamConnection | None = None
         self.incoming: StreamIngress | None = None
@@ -174,12 +174,12 @@ class RouterLink:
 
     @property
     def state(self) -> str:
-        """bound, connecting or backing off: a word for operators."""
+        """Return "bound", "connecting" or "backing off", for operators."""
         if self.bound:
             return "bound"
         return "connecting" if self._attempt is not None or self.connection is not None else "backing off"
 
-    # --- its life ---
+    # --- the connection ---
 
     def start(self) -> None:
         """Connect, and stay connected."""
@@ -206,14 +206,14 @@ class RouterLink:
         elif failure.check(OSError, ValueError):
             self._failed(Ending(Cause.SASL_FAILED, f"the secret cannot be read: {failure.getErrorMessage()}"))
         else:
-            self.log.failure("the attempt to reach the router broke", failure)
+            self.log.failure("the attempt to reach the router failed", failure)
             self._failed(Ending(Cause.INTERNAL))
 
     def _broken(self, failure: Failure) -> None:
         self.log.failure("the outcome of an attempt could not be handled", failure)
 
     def _failed(self, ending: Ending) -> None:
-        """Try again after a while."""
+        """Try again later."""
         self.ending = ending
         if self._stopping:
             return
@@ -228,7 +228,7 @@ class RouterLink:
         return ", ".join(sorted(domain.text for domain in self.router.domains))
 
     def unbind(self) -> Deferred[None]:
-        """Have the router bring nothing more; fires when all that it had has come (or it is not there)."""
+        """Stop the router from bringing more. Fires when all that it had has come (or it is not there)."""
         done: Deferred[None] = Deferred()
         if not self.bound or self.connection is None:
             done.callback(None)
@@ -238,7 +238,7 @@ class RouterLink:
         return done
 
     def stop(self) -> Deferred[None]:
-        """Close in order, for good."""
+        """Close gracefully, for good."""
         self._stopping = True
         cancel(self._timer)
         if self._attempt is not None:
@@ -252,10 +252,10 @@ class RouterLink:
     # --- Way ---
 
     def urge(self, recipient: Domain) -> None:
-        """There is nobody to be spared."""
+        """Do nothing: the router has no back-off to end."""
 
     async def find(self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False) -> OutboundStream:
-        """A part for `pair`, while the router and what serves the recipient are there."""
+        """Return a part for `pair`, while the router and the component of the recipient are there."""
         if not self.bound or self.connection is None:
             ending = self.ending or Ending(Cause.UNREACHABLE, "the router is not connected yet")
             raise StreamUnavailable(self._around.outcomes.attribute(ending), retry=AGAIN, repeated=True)
@@ -267,7 +267,7 @@ class RouterLink:
         return part
 
     def forget(self, part: RouterPairStream) -> None:
-        """Nobody uses it any more."""
+        """Drop a part that is not used any more."""
         if self._parts.get(part.pair) is part:
             del self._parts[part.pair]
 
@@ -329,13 +329,13 @@ class RouterLink:
                 part.user.stream_slow()
 
     def resumed(self, connection: StreamConnection) -> None:
-        """Who comes first may fill it again, so that who was served first comes last."""
+        """Tell the parts that the router takes more. The first may fill it again, so the order rotates."""
         for pair, part in list(self._parts.items()):
             if connection.writable and part.user is not None:
                 self._parts[pair] = self._parts.pop(pair)
                 part.user.stream_free()
 
-    # --- what the router says ---
+    # --- messages of the router ---
 
     def _is_bound(self, connection: StreamConnection) -> None:
         self.bound = True
@@ -354,7 +354,7 @@ class RouterLink:
             waiter.callback(None)
 
     def _announced(self, name: str, served: bool) -> None:
-        """Parts come and go; their names are no matter of ours, but for the domains that we speak for."""
+        """Note that components come and go. Only the domains of the backend matter."""
         domain = next((each for each in self.router.domains if name in (each.text, each.ascii)), None)
         if domain is None or (domain in self.served) == served:
             return
@@ -372,7 +372,7 @@ class RouterLink:
             part.lost(ending)
 
     def _received(self, pair: Pair, stanzas: list[Stanza]) -> None:
-        """What users send to peers, or to another backend's."""
+        """Take stanzas of users to peers, or to another backend."""
         cause = self._objection(pair)
         beyond = [stanza for stanza in stanzas if not stanza.data]
         if cause is not None:
@@ -384,13 +384,13 @@ class RouterLink:
             self.incoming.stanzas(pair, stanzas)
 
     def _objection(self, pair: Pair) -> Cause | None:
-        """R14: the backend speaks for its own domains; what is for one of these that nobody serves stays here."""
+        """Return why the stanzas are refused (R14): the backend may send for its own domains only, and not to one of them."""
         if pair.sender not in self.router.domains:
             return Cause.INVALID_FROM
         return Cause.LOOP if pair.recipient in self.router.domains else None
 
     def _refuse(self, sender: str, stanzas: list[Stanza], cause: Cause) -> None:
-        """Answered past the lanes: there is none between such addresses."""
+        """Answer directly, past the queues: there is none between such addresses."""
         address = self.connection.peer_address if self.connection else ""
         self._record.counted("outbound", "refused", stanzas)
         self._record.refused("outbound", "backend", ("", sender), address, Ending(cause, f"a stanza for {stanzas[0].to}", "them"))
@@ -400,7 +400,10 @@ class RouterLink:
             self.connection.write(wrapped(domain, errors))
 
     def _returned(self, stanza: Stanza, error: str) -> None:
-        """One of ours came back. Where nobody serves its domain the lane has it still, unless nothing acknowledges."""
+        """Take a stanza that the router returned.
+
+        If no component serves its domain, the queue still has it, unless nothing acknowledges.
+        """
         sender, recipient = _domain(stanza.from_), _domain(stanza.to)
         if sender is None or recipient not in self.router.domains:
             return
@@ -408,10 +411,10 @@ class RouterLink:
         if recipient in self.served or not services.queues.queue(pair).next_hop.acknowledges:
             services.bounces.refuse(pair, [stanza], _RETURNED.get(error, Cause.FILTERED), source=self.connection)
 
-    # --- within ---
+    # --- internal ---
 
     def _sweep(self) -> None:
-        """What a stranger's name has made is let go when it is not used."""
+        """Drop unused parts, because strangers' names may have made them."""
         before = self.now - UNUSED
         self._lose([part for part in self._parts.values() if part.used < before], Ending(Cause.IDLE))
         if self.incoming is not None:

@@ -1,7 +1,7 @@
 """The private certificate authority of the backend leg. It issues a certificate for each remote domain.
 
 The existing server trusts this authority in place of all others (docs/architecture.md). A certificate has one dNSName and both
-usages: ejabberd 23.01 crashes on an xmppAddr, and refuses serverAuth alone.
+usages, because ejabberd 23.01 crashes on an xmppAddr, and refuses serverAuth alone.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from s2sgw.trust.identity import names
 from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.jid import Domain
 
-#: The authority's certificate, which the existing server is told to trust, and its key, in the state directory.
+#: The authority's certificate, which the existing server must trust, and its key, in the state directory.
 CERTIFICATE_FILE, KEY_FILE = "backend-ca.pem", "backend-ca.key"
-#: Certificates kept; the least recently used goes first. To make one takes a millisecond.
+#: Certificates that are kept. The least recently used is removed first. Making one takes a millisecond.
 LEAVES_KEPT = 1024
 
 _AUTHORITY_DAYS = 20 * 365
@@ -36,11 +36,11 @@ _ANEW = "remove both to make a new authority, which the server must be told to t
 
 
 class PrivateCAError(Exception):
-    """The authority in the state directory cannot be used, and why."""
+    """The authority in the state directory cannot be used. The text says why."""
 
 
 class PrivateCA:
-    """The authority in the directory `state`. It is made there at the first start. Raises `PrivateCAError`.
+    """The authority in the directory `state`. It is created there at the first start. Raises `PrivateCAError`.
 
     All certificates of one run share one key.
     """
@@ -53,7 +53,7 @@ class PrivateCA:
 
     @property
     def ca_pem(self) -> bytes:
-        """The certificate that the existing server must trust."""
+        """Return the certificate that the existing server must trust."""
         return self._certificate.public_bytes(Encoding.PEM)
 
     def leaf(self, domain: Domain) -> Credential:
@@ -108,7 +108,7 @@ def _load_key(key_file: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def _create(certificate_file: Path, key_file: Path, at: datetime) -> None:
-    """Make the key and its certificate. A key that is there already is kept: a crash may have come between the two."""
+    """Create the key and its certificate. An existing key is kept: a crash may have come between the two files."""
     new = not key_file.exists()
     key = ec.generate_private_key(ec.SECP256R1()) if new else _load_key(key_file)
     name = "s2sgw backend authority"

@@ -1,8 +1,8 @@
-"""The leg to the existing server, both sides of it: the server opens streams for peers at the inner listener, and we open
-streams to its own s2s port in the name of proven peers (docs/decisions.md#dns-view, #bounces, #pairs).
+"""The leg to the existing server, in both directions.
 
-For the server we are the peer: each remote domain is known to it by a certificate minted from the private CA, or by
-dialback closed through the DNS view.
+The server opens streams for peers at the inner listener. We open streams to its own s2s port in the name of proven peers
+(docs/decisions.md#dns-view, #bounces, #pairs). To the server we are the peer: each remote domain proves itself by a certificate
+minted from the private CA, or by dialback closed through the DNS view.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ BackendEncryption = Literal["required", "optional", "never"]
 
 @dataclass(frozen=True)
 class BackendServer:
-    """The existing server: its own s2s address, the domains it serves, how it is spoken to and what vouches for it."""
+    """The existing server: its own s2s address, its domains, the protocol to it, and the proof of its identity."""
 
     host: str
     port: int
@@ -65,15 +65,15 @@ class BackendServer:
     lookup: Callable[[str], Awaitable[Sequence[str]]]
     #: whether the server is asked for acknowledgements (XEP-0198)
     managed: Callable[[Domain], bool] = lambda domain: True
-    #: of a stanza, that it accepts; 0: as announced
+    #: the largest stanza that it accepts; 0: as announced
     stanza_bytes: int = 0
     #: seconds for which a stream that broke off can be resumed; 0: never
     resume: Callable[[Domain], int] = lambda domain: 0
-    #: what is told how the streams of both directions fare (`backend.health`)
+    #: the receiver of the outcomes of streams in both directions (`backend.health`)
     outcomes: StreamOutcomes = field(default_factory=StreamOutcomes)
 
     def prove(self, connection: StreamConnection, domain: Domain, role: Role) -> Attempt:
-        """Whether the certificate on `connection` proves that the server is `domain`'s."""
+        """Return whether the certificate on `connection` proves that the server is `domain`'s."""
         evidence = Evidence(
             domain=domain, role=role, at=self.now(), chain=connection.chain, tls_version=connection.tls_version,
             address=connection.peer_address,
@@ -83,14 +83,14 @@ class BackendServer:
 
 @dataclass(eq=False)
 class BackendReceiving:
-    """A `ReceivingLeg` (see `s2s.legs`): the inner listener, where the server brings what is for peers."""
+    """A `ReceivingLeg` (see `s2s.legs`): the inner listener, where the server brings stanzas for peers."""
 
     server: BackendServer
     is_local: Callable[[Domain], bool]
     verify_key: Callable[[DialbackNeeded, Requester | None], Awaitable[DialbackOutcome]]
     admit_pair: Callable[[Pair], Awaitable[Ending | None]]
     stream_id: Callable[[], str]
-    #: hears whom the server is about to write to: what has to be looked up is, beside the handshake
+    #: called with the peer that the server is about to write to, so that look-ups run during the handshake
     expect: Callable[[Domain], object] = lambda peer: None
     leg: Literal["backend"] = field(default="backend", init=False)
 
@@ -100,7 +100,7 @@ class BackendReceiving:
 
     @cached_property
     def server_tls(self) -> ServerTLS:
-        """To the server we are whomever it asks for: a leaf minted for that domain."""
+        """Return the TLS opener with a certificate minted for the domain that the server asks for."""
         return ServerTLS(self._leaf)
 
     def _leaf(self, domain: Domain | None) -> Credential | None:
@@ -116,7 +116,7 @@ class BackendReceiving:
         )
 
     def _remote(self, domain: Domain) -> bool:
-        """Anything that this server does not serve itself; another backend's domains are remote to it too."""
+        """Return whether the server does not serve the domain. Domains of other backends are remote to it too."""
         return domain not in self.server.domains
 
     def _refuses(self, sender: Domain) -> Refusal | None:
@@ -132,15 +132,15 @@ class BackendReceiving:
         return self.server_tls.for_domain(None if order is None else order.local)
 
     def identify(self, connection: StreamConnection) -> tuple[Domain, ...]:
-        """Return nobody: streams of a backend are always negotiated."""
+        """Return no peer: streams of a backend are always negotiated."""
         return ()
 
     async def resolve(self, connection: StreamConnection, question: ResolutionNeeded) -> Refusal | None:
-        """The server's domains are ours by configuration."""
+        """Return at once: the server's domains are ours by configuration."""
         return None
 
     async def judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
-        """The server's certificate, or dialback to its own port: any process of the machine can reach this listener."""
+        """Judge by the server's certificate, or by dialback to its own port: any local process can reach this listener."""
         attempt = self.server.prove(connection, question.peer, "initiating")
         resume = self.server.resume(question.peer)
         return Permission(external=attempt.proven, dialback=True, management=True, resume=resume), attempt.reasons
@@ -153,24 +153,24 @@ class BackendReceiving:
         return self._refuses(pair.sender)
 
     def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
-        """Nothing is remembered of our own servers."""
+        """Do nothing: nothing is remembered of our own servers."""
 
     async def admit(self, pair: Pair) -> Ending | None:
-        """What the federation says of the peer; the way to another backend's domain is ours to know."""
+        """Return the federation leg's answer about a peer, or None for another backend's domain."""
         return None if self.is_local(pair.recipient) else await self.admit_pair(pair)
 
 
 @dataclass(eq=False)
 class BackendInitiating:
-    """A `InitiatingLeg` (see `s2s.legs`): streams to the server's own s2s port, from one peer each."""
+    """An `InitiatingLeg` (see `s2s.legs`): streams to the server's own s2s port, each for one peer."""
 
     server: BackendServer
     client_tls: ClientTLS
-    #: how the server is connected to, for the sake of a pair
+    #: the dialler to the server, for a pair
     dialling: Callable[[Pair], Dialler]
-    #: who brought a pair
+    #: the owner of a pair
     owner_of: Callable[[Pair], Owner] = lambda pair: owner_by_name(pair.sender)
-    #: how many pairs of one owner may be sent to the server at a time; 0: any number
+    #: the most pairs of one owner that may be sent to the server at a time; 0: any number
     owner_domains: Callable[[Pair], int] = lambda pair: 0
     leg: Literal["backend"] = field(default="backend", init=False)
 
@@ -202,7 +202,7 @@ class BackendInitiating:
         ))
 
     def shown(self, pair: Pair) -> str | None:
-        """Nothing that others could share: each peer has a stream of its own (docs/decisions.md#pairs)."""
+        """Return None: a stream is not shared, each peer has its own (docs/decisions.md#pairs)."""
         return None
 
     def owner(self, pair: Pair) -> Owner:
@@ -212,7 +212,7 @@ class BackendInitiating:
         return self.owner_domains(pair)
 
     def streams(self, pair: Pair) -> int:
-        """Return 0: each peer has one (docs/decisions.md#pairs)."""
+        """Return 0: any number, since each peer has its own stream (docs/decisions.md#pairs)."""
         return 0
 
     def largest(self, pair: Pair) -> int | None:
@@ -227,7 +227,7 @@ class BackendInitiating:
     async def judge(
         self, connection: StreamConnection, question: JudgementNeeded, target: Target,
     ) -> tuple[Permission, tuple[str, ...]]:
-        """Over loopback the address is the proof; elsewhere the server's certificate is."""
+        """Judge by the address over loopback; elsewhere by the server's certificate."""
         attempt = self.server.prove(connection, question.peer, "receiving")
         if attempt.proven or _is_loopback(connection.peer_address):
             return Permission(external=True, dialback=True, proven=True), attempt.reasons
@@ -237,7 +237,7 @@ class BackendInitiating:
 
 
 def _is_loopback(address: str) -> bool:
-    """Return whether the address of a connection is on this machine. Another kind of transport (a Unix socket) is not."""
+    """Return whether the address of a connection is on this machine. A transport of another kind (a Unix socket) is not."""
     try:
         return HostPort.parse(address, S2S_PORT).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""`s2sgw check`: whether the gateway could start with its configuration and certificates."""
+"""`s2sgw check`: checks whether the gateway can start with its configuration and certificates."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def check(live: bool, against_running: bool, quiet: bool, config: ConfigPath, as
 
 
 def _compare(path: Path, as_json: JSONForm) -> NoReturn:
-    """Show what a reload of the file would change, and what only a restart would."""
+    """Show the changes that a reload makes, and those that need a restart."""
     answer = asked(path, as_json, "reload plan", **{"with": str(path.absolute())})
     if not as_json and answer["complaints"]:
         complain(ConfigError(Path(answer["config"]), answer["complaints"]), as_json)

@@ -1,4 +1,4 @@
-"""`s2sgw reload`, `drain`, `close`, `deny`, `forget`, `log level`: what changes or stops the running gateway."""
+"""`s2sgw reload`, `drain`, `close`, `deny`, `forget`, `log level`: the commands that change or stop the running gateway."""
 
 from __future__ import annotations
 

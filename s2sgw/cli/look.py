@@ -1,4 +1,4 @@
-"""`s2sgw status`, `streams`, `lanes`, `peers`, `refusals`, `certs`: what the running gateway does."""
+"""`s2sgw status`, `streams`, `lanes`, `peers`, `refusals`, `certs`: the state of the running gateway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the `s2sgw` command sends a request to a running gateway and prints the response: options, formats, exit status."""
+"""The connection of the `s2sgw` command to a running gateway: options, request, format of the response, exit status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from s2sgw.runtime.configuration_file import VARIABLE, NoConfiguration, find_con
 #: Version of the JSON that the command prints with --json-v1, and in errors.
 JSON_VERSION = 1
 NO, CONFIGURATION = 1, 2
-#: Why a command failed -> its exit status.
+#: The kind of an error -> its exit status.
 ERROR_STATUS = {
     "failed": NO, "usage": CONFIGURATION, "configuration": CONFIGURATION, "not-running": 3,
     "denied": 4, "no-answer": 4, "internal": 4,
@@ -80,7 +80,7 @@ limit_option = click.option(
 
 
 def duration_option(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
-    """Return the seconds of an option such as "10m". The callback of that option."""
+    """Return the seconds of an option such as "10m" (the callback of the option)."""
     if value is None:
         return None
     from s2sgw.policy.values import parse_duration
@@ -92,7 +92,7 @@ def duration_option(_context: click.Context, _option: click.Parameter, value: st
 
 
 def configuration_path(config: ConfigPath, as_json: JSONForm) -> Path:
-    """Return the configuration file that is meant. Exit with status 2 if there is none."""
+    """Return the path of the configuration file. Exit with status 2 if there is none."""
     try:
         return config or find_configuration()
     except NoConfiguration as error:
@@ -100,7 +100,7 @@ def configuration_path(config: ConfigPath, as_json: JSONForm) -> Path:
 
 
 def _socket(config: ConfigPath) -> Path:
-    """Return the admin socket of the gateway that is meant. Raises `RequestFailed` or `NoConfiguration`.
+    """Return the path of the admin socket. Raises `RequestFailed` or `NoConfiguration`.
 
     A user who may use the socket of the service need not be able to read its configuration.
     """
@@ -125,7 +125,7 @@ def rows(
 
 
 def asked(config: ConfigPath, as_json: JSONForm, verb: str, **arguments: Any) -> Any:
-    """Return the response of the running gateway. Exit if there is none."""
+    """Return the response of the running gateway. If there is none, exit."""
     try:
         return ask(_socket(config), verb, arguments)
     except NoConfiguration as error:
@@ -135,7 +135,7 @@ def asked(config: ConfigPath, as_json: JSONForm, verb: str, **arguments: Any) ->
 
 
 def followed(config: ConfigPath, as_json: JSONForm, verb: str, **arguments: Any) -> Iterator[Any]:
-    """Yield what the running gateway sends until it stops. Exit if there is none, or when it stops."""
+    """Yield the results of the running gateway until it stops. If there is none, or when it stops, exit."""
     try:
         yield from follow(_socket(config), verb, arguments)
     except NoConfiguration as error:

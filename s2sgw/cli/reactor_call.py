@@ -1,4 +1,4 @@
-"""Runs one call on the reactor for a command that talks to servers itself."""
+"""Runs one call on the reactor, for a command that connects to servers itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def call_on_reactor(call: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-    """Run the reactor until `call(reactor)` is done, and return its result or raise what it raised. Once for a process.
+    """Run the reactor until `call(reactor)` is done. Return its result, or raise its error. Once for a process.
 
     Ctrl-C ends it with `KeyboardInterrupt`.
     """

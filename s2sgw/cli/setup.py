@@ -1,6 +1,6 @@
-"""What `s2sgw setup SERVER` prints: the lines that put an existing server behind this gateway, made from its configuration.
+"""The text of `s2sgw setup SERVER`: the settings that put an existing server behind this gateway, made from its configuration.
 
-Each text is written in the comments of the file that it is for, so that the server can include it as it is.
+Each text is written in the comments of the file that it is for, so that the server can include it unchanged.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from s2sgw.stream.jabberd2_router import NAME
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain
 
-#: Bytes a second that the server accepts from the gateway, which brings the stanzas of all peers on few connections.
+#: Bytes a second that the server accepts from the gateway. The gateway brings the stanzas of all peers on few connections.
 _PROSODY_RATE = "50mb/s"
 
 
 class SetupError(Exception):
-    """There are no lines to print; the text says why."""
+    """There are no settings to print. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendSettings:
-    """The backend leg as the server must know it.
+    """The backend leg from the server's side.
 
-    `view` is the resolver that it uses, `address` its own s2s port, `authority` the file in which it finds the CA to trust.
+    `view` is the server's resolver, `address` its own s2s port, `authority` the file with the CA that it must trust.
     """
 
     domains: tuple[Domain, ...]
@@ -51,17 +51,17 @@ class BackendSettings:
 
     @property
     def resolver(self) -> HostPort:
-        """The DNS view. Raises `SetupError` if there is none."""
+        """Return the DNS view. Raises `SetupError` if there is none."""
         if self.view is None:
             raise SetupError('backend.dns_view is not set, so the server cannot find the gateway. Example: "127.53.0.1:53"')
         return self.view
 
 
 def setup_text(server: str, config: Config, local: Domain | None = None, authority: Path | None = None) -> str:
-    """Return the lines for `server` (one of `SERVERS`), for the backend that serves `local`, or for the only backend.
+    """Return the settings for `server` (one of `SERVERS`), for the backend that serves `local`, or for the only backend.
 
-    `authority` is the file in which the server finds the certificate of the CA that it is to trust, by default `authority_file`.
-    The caller must see to it that the file exists. Raises `SetupError`.
+    `authority` is the file with the certificate of the CA that the server must trust, by default `authority_file`. The caller
+    must make sure that the file exists. Raises `SetupError`.
     """
     if server not in SERVERS:
         raise SetupError(f'"{server}" is not supported. Supported: {", ".join(SERVERS)}')
@@ -74,7 +74,7 @@ def setup_text(server: str, config: Config, local: Domain | None = None, authori
 
 
 def inetrc_text(config: Config, local: Domain | None = None) -> str:
-    """Return the file inetrc of ejabberd, by which it asks the DNS view. Raises `SetupError`."""
+    """Return the file inetrc of ejabberd, which names the DNS view. Raises `SetupError`."""
     view = _settings(config, local, None).resolver
     return (
         "% inetrc, beside ejabberd.yml: ejabberd behind s2sgw. Every peer resolves to the gateway.\n"

@@ -9,15 +9,15 @@ from unicodedata import combining, east_asian_width
 from s2sgw.reporting.printable import printable
 
 JSONRow = dict[str, Any]
-#: Between two columns.
+#: The space between two columns.
 _GAP = "  "
-#: Characters of a line that is no table.
+#: Characters of a line outside a table.
 _LONGEST_LINE = 4000
 _BOLD, _NORMAL = "\x1b[1m", "\x1b[0m"
 
 
 class Screen(NamedTuple):
-    """Where a table is shown: its width in characters (None: no limit), and whether it can show bold text."""
+    """The place where a table is shown: its width in characters (None: no limit), and whether it can show bold text."""
 
     width: int | None
     bold: bool
@@ -140,7 +140,7 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def hanging(head: str, text: str, margin: str, screen: Screen) -> str:
-    """Return `text`, escaped already, after `head`. What does not fit goes on below, after `margin`. No word is cut."""
+    """Return `text`, escaped already, after `head`. The rest is continued below, after `margin`. No word is cut."""
     if screen.width is None:
         return f"{head}{text}".rstrip()
     lines, empty = [head], True

@@ -1,4 +1,4 @@
-"""`s2sgw version`: what a report of a fault should say."""
+"""`s2sgw version`: the versions for a bug report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2sgw import __version__
 from s2sgw.cli.output import JSONForm, json_option, show
 from s2sgw.cli.text_table import JSONRow, Screen, paragraphs
 
-#: Distributions whose versions matter.
+#: Distributions that are listed.
 LIBRARIES = ("Twisted", "cryptography", "pyOpenSSL", "service_identity", "dnspython", "pydantic", "idna", "click")
 
 

@@ -14,7 +14,7 @@ from s2sgw.reporting.printable import printable, quoted
 
 #: Characters of one fact.
 _FACT = 1000
-#: What is shown before the facts, and the time as a number.
+#: Facts that are shown before the others, and the time as a number.
 _HEAD = ("at", "time", "level", "event")
 
 

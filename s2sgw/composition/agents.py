@@ -17,7 +17,7 @@ from s2sgw.reporting.record import EventRecord
 
 @dataclass(frozen=True, slots=True)
 class AgentBuilder:
-    """What all delivery agents share."""
+    """The services that all delivery agents share."""
 
     record: EventRecord
     back_off: BackOff
@@ -26,5 +26,5 @@ class AgentBuilder:
     ack_selection: AckSelection
 
     def agent(self, queue: DeliveryQueue, provider: StreamProvider) -> DeliveryAgent:
-        """Return a new agent that brings the stanzas of `queue` to the next server, on streams of `provider`."""
+        """Return a new agent that delivers the stanzas of `queue` to the next server, on streams of `provider`."""
         return DeliveryAgent(queue, provider, self.record, self.back_off, self.random, self.clock, self.ack_selection)

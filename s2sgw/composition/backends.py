@@ -34,7 +34,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain, Pair
 
-#: Seconds that a server has to accept a connection when it is only looked for.
+#: Seconds in which a server must accept a connection during a check.
 KNOCK_SECONDS = 5.0
 
 log = Logger("s2sgw")
@@ -42,12 +42,12 @@ log = Logger("s2sgw")
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredAcks:
-    """How the server of each domain acknowledges: as configured for a backend, by the best way there is for a peer."""
+    """How the server of each domain acknowledges: as configured for a backend, by the best available way for a peer."""
 
     running: RunningConfiguration
 
     def of_domain(self, domain: Domain) -> Acks:
-        """Return the way for one domain. A jabberd2 part that answers no ping is asked again."""
+        """Return the way for one domain. A jabberd2 component that does not answer a ping is asked again."""
         backend = self.running.config.backend_for(domain)
         if backend is None:
             return "auto"
@@ -55,7 +55,7 @@ class ConfiguredAcks:
 
 
 def identity_of(config: Config, backend: Backend) -> BackendIdentity:
-    """Return how a backend is called towards operators."""
+    """Return the name of a backend for operators."""
     view, authority = backend.dns_view, config.gateway.state / CERTIFICATE_FILE
     domains = tuple(map(str, config.domains_of(backend)))
     return BackendIdentity(str(backend.address), backend.kind, domains, str(authority), None if view is None else str(view))
@@ -101,7 +101,7 @@ class Backends:
         link = self.links.get(backend.address) if backend.kind == "jabberd2-router" else None
         return services.agents.agent(queue, link or ServerStreamProvider(self))
 
-    # --- whether they answer ---
+    # --- their health ---
 
     def _health(self, config: Config, backend: Backend) -> BackendHealth:
         health = BackendHealth(identity_of(config, backend), self._services.wall, lambda: self._recovered(health))
@@ -213,7 +213,7 @@ class Backends:
         return [str(server) for server in backend.forward or (config or self._config).nameservers]
 
     def serves(self, listen: str, name: str) -> bool:
-        """Return whether `name`, in A-labels, is a domain of the backend with that inner listener now."""
+        """Return whether `name`, in A-labels, is now a domain of the backend with that inner listener."""
         config = self._config
         return any(
             domain.ascii == name for each in config.backends if each.listen == listen for domain in config.domains_of(each)
@@ -251,7 +251,7 @@ class Backends:
         """Ask the server of `recipient` again at once: an operator wants it."""
         self._services.connect_services.destinations.retry_now(recipient.ascii)
 
-    # --- jabberd2, by its router ---
+    # --- jabberd2, through its router ---
 
     def _link(self, config: Config, backend: Backend, health: BackendHealth) -> RouterLink:
         services, path = self._services, backend.secret_file
@@ -279,7 +279,7 @@ class Backends:
         raise failed
 
     def ingresses(self) -> list[StreamIngress]:
-        """Return where stanzas come in by a router link."""
+        """Return the ingresses of stanzas from router links."""
         return [link.incoming for link in self.links.values() if link.incoming is not None]
 
     def start(self) -> None:
@@ -288,7 +288,7 @@ class Backends:
             link.start()
 
     def stop(self) -> Deferred[list[None]]:
-        """Close the router links in order."""
+        """Close the router links gracefully."""
         return gatherResults([link.stop() for link in self.links.values()])
 
 

@@ -24,13 +24,13 @@ from s2sgw.xmpp.jid import Domain, Pair, spelling
 class RunningConfiguration:
     """Everything that a reload may change: `config` is replaced, `policies`, `certificates` and `trust_files` change in place.
 
-    The constructor reads the certificates. It raises nothing for unusable ones, which `runtime.preflight` has refused before.
+    The constructor reads the certificates. Unusable ones raise nothing: `runtime.preflight` has refused them before.
     Files that have changed are read in `threads`.
     """
 
     def __init__(self, config: Config, clock: IReactorTime, threads: Threads) -> None:
         self.config = config
-        #: those of the configuration in force: the same set, whose members change
+        #: the policies in force: the same object, whose contents change
         self.local_domains: set[Domain] = set()
         self._spellings: set[str] = set()
         self._serve(config)
@@ -38,7 +38,7 @@ class RunningConfiguration:
         self.certificates = CertificateDirectory(config.tls.certificates)
         self.trust_files = TrustFiles(clock, threads)
         for path in {peer.crl for peer in config.peers.values()}:
-            self.trust_files.revocations(path)  # a list may take seconds to read: before there are handshakes
+            self.trust_files.revocations(path)  # a list may take seconds to read, so it is read before the first handshake
         #: the certificates of `[peers."…"] certificate`, by path, and the TLS factories by (least version, direct TLS)
         self.special_certificates: dict[Path, Credential] = {}
         self._server_tls: dict[tuple[str, bool], ServerTLS] = {}
@@ -51,7 +51,7 @@ class RunningConfiguration:
     def adopt(self, ready: CheckedConfiguration) -> list[dict[str, Any]]:
         """Use another configuration from now on. Only keys that `config.diff` lists as reloadable may differ.
 
-        Returns the tables of what was in force, for the caller to empty: to free very many peers at once would take long.
+        Return the replaced tables, for the caller to empty: freeing very many peers at once would take long.
         """
         old: list[dict[str, Any]] = [self.config.peers, self.policies.adopt(ready.config.policies)]
         self.config = ready.config
@@ -67,7 +67,7 @@ class RunningConfiguration:
         return self.config.gateway.domains
 
     def may_be_local(self, text: str) -> bool:
-        """Return whether a text may spell a local domain, without reading it as a domain."""
+        """Return whether a text may spell a local domain, without parsing it as a domain."""
         return spelling(text) in self._spellings
 
     def is_local(self, domain: Domain) -> bool:
@@ -80,11 +80,11 @@ class RunningConfiguration:
 
     @property
     def private_addresses(self) -> bool:
-        """Whether addresses that are not public may be asked and connected to (`[dns] private_addresses`)."""
+        """Whether addresses that are not public may be used (`[dns] private_addresses`)."""
         return self.config.dns.private_addresses == "allow"
 
     def credential(self, local: Domain, peer: Domain) -> Credential | None:
-        """Return the certificate that `peer` is shown for the local domain `local`; None where there is none."""
+        """Return the certificate that is shown to `peer` for the local domain `local`; None: there is none."""
         path = self.policies.policy(peer).certificate
         if path is None:
             return self.certificates.for_domain(local)
@@ -93,14 +93,14 @@ class RunningConfiguration:
         return self.special_certificates[path]
 
     def server_tls(self, direct: bool) -> ServerTLS:
-        """Return what opens TLS on a STARTTLS or direct TLS listener, with the least version in force."""
+        """Return the TLS opener of a STARTTLS or direct TLS listener, with the minimum version in force."""
         minimum = self.config.tls.minimum
         if (minimum, direct) not in self._server_tls:
             self._server_tls[minimum, direct] = ServerTLS(self.certificates.for_domain, minimum, direct=direct)
         return self._server_tls[minimum, direct]
 
     def hold_times(self, pair: Pair) -> HoldTimes:
-        """Return how long stanzas of `pair` may wait: the policy of its peer, and `[queue] iq_hold`."""
+        """Return how long stanzas of `pair` may wait: by the policy of its peer, and `[queue] iq_hold`."""
         return HoldTimes(self.policies.policy(self.peer_of(pair)).hold, self.config.queue.iq_hold)
 
     def peer_of(self, pair: Pair) -> Domain:

@@ -19,7 +19,7 @@ from s2sgw.stream.jabberd2_router import RouterStream
 
 @dataclass(frozen=True, slots=True)
 class ConnectionBuilder:
-    """What all connections share."""
+    """The services that all connections share."""
 
     clock: IReactorTime
     keepalive: KeepAlive
@@ -27,7 +27,7 @@ class ConnectionBuilder:
     unsent: UnsentBytes
 
     def accept(self, engine: Any, owner: Any, **options: Any) -> StreamConnection:
-        """Return the connection of a stream that was opened towards us, whose negotiation its admission ends in time."""
+        """Return the connection of a stream that is opened towards us. Its admission ends the negotiation in time."""
         bounds = ConnectionOptions(negotiation_timeout=None)
         return self.keepalive.keep(StreamConnection(
             engine, owner, clock=self.clock, turns=self.turns, unsent=self.unsent, options=bounds, **options,
@@ -41,7 +41,7 @@ class ConnectionBuilder:
         ))
 
     def link(self, engine: RouterStream, owner: RouterLink) -> StreamConnection:
-        """Return the connection to a jabberd2 router, which many pairs share and which has no TLS."""
+        """Return the connection to a jabberd2 router. Many pairs share it, and it has no TLS."""
         return self.keepalive.keep(StreamConnection(
             engine, owner, clock=self.clock, role="initiating", tls=_no_tls, shared=True, turns=self.turns,
             unsent=self.unsent,
@@ -49,4 +49,4 @@ class ConnectionBuilder:
 
 
 def _no_tls(order: object) -> None:
-    """The connection to a router is on loopback and has no TLS."""
+    """Refuse TLS: the connection to a router is on loopback and has none."""

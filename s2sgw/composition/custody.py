@@ -1,4 +1,4 @@
-"""Builds the spool, the delivery queues, and what they share."""
+"""Builds the spool, the delivery queues, and the services that they share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from s2sgw.xmpp.wall_clock import WallClock
 
 @dataclass(frozen=True, slots=True)
 class SpoolLog:
-    """Logs what goes wrong with files of custody. May be called from any thread."""
+    """Logs faults in files of custody. May be called from any thread."""
 
     reactor: Any
     log = Logger("s2sgw")
@@ -48,7 +48,7 @@ class SpoolLog:
 def build_spool(
     running: RunningConfiguration, state: Path, reactor: Any, wall: WallClock, commit_times: CommitTimes,
 ) -> Spool:
-    """Open the spool of `[queue]`; one in memory, which holds nothing, where `disk` is 0. Raises `SpoolBroken`."""
+    """Open the spool of `[queue]`. If `disk` is 0, return one in memory that stores nothing. Raises `SpoolBroken`."""
     queue = running.config.queue
     if not queue.disk:
         return MemorySpool(0, reactor.callFromThread)
@@ -65,10 +65,10 @@ def build_custody(
     holds: OperatorHolds | None = None, restore: int = AT_ONCE, wall: WallClock | None = None,
     soon: Callable[[Callable[[], None]], object] | None = None,
 ) -> Custody:
-    """Build the registry of delivery queues, which has no queue yet, and what queues share. `attach` gives it its next hops.
+    """Build the registry of delivery queues, which has no queue yet, and the services of queues. `attach` adds the next hops.
 
-    `memory` is bytes, of which one peer may hold the part `share`. `window` is seconds. `spools`: the spool is durable, and worth
-    its bytes. `clock` tells delays, which no step of the wall clock touches; `wall` tells the seconds since the epoch.
+    `memory` is in bytes; one peer may hold the part `share` of it. `window` is in seconds. `spools`: the spool is durable.
+    `clock` measures delays, unaffected by changes of the wall clock. `wall` returns the seconds since the epoch.
     """
     queues = DeliveryQueues(hold_times, is_local)
     spool_window = SpoolWindow(clock, record, window, spools)
@@ -84,7 +84,7 @@ def build_custody(
 def build_running_custody(
     running: RunningConfiguration, state: Path, reactor: Any, wall: WallClock, record: EventRecord, spool: Spool, slices: Slices,
 ) -> Custody:
-    """Build the custody that `[queue]` asks for."""
+    """Build the custody of `[queue]`."""
     queue = running.config.queue
     return build_custody(
         reactor, record, spool, memory=queue.memory, share=queue.share, hold_times=running.hold_times, is_local=running.is_local,

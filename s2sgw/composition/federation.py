@@ -1,4 +1,4 @@
-"""The leg to the peers: how they are found and judged, and the streams of both roles."""
+"""The federation leg: discovery and judgement of peers, and the streams of both roles."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ log = Logger("s2sgw")
 
 
 class OwnPorts:
-    """The ports of our own listeners, to which no peer's DNS may lead."""
+    """The ports of our own listeners. No peer's DNS may lead there."""
 
     def __init__(self) -> None:
         self._ports: set[int] = set()
 
     def add(self, port: int) -> None:
-        """A listener is open on `port`."""
+        """Add the port of an open listener."""
         self._ports.add(port)
 
     def reached_at(self, host: str, port: int) -> bool:
@@ -57,7 +57,7 @@ class OwnPorts:
 
 
 class PeerDiallers:
-    """How each peer is connected to: directly, or through the proxy of its policy."""
+    """The diallers to peers: directly, or through the proxy of a peer's policy."""
 
     def __init__(self, reactor: Any, policies: PeerPolicies, source_addresses: tuple[str, ...]) -> None:
         self._reactor = reactor
@@ -65,9 +65,9 @@ class PeerDiallers:
         self._direct = DirectDialler(reactor, sources=source_addresses)
 
     def relayed(self, peer: Domain) -> bool:
-        """Return whether a proxy reaches the peer by its own name, so that nothing is looked up for it.
+        """Return whether a proxy reaches the peer by its own name, so that it is not looked up.
 
-        The DNS knows nothing of an onion service (RFC 7686), so that is never looked up.
+        An onion service is not in the DNS (RFC 7686), so it is never looked up.
         """
         policy = self._policies.policy(peer)
         return policy.proxy != "none" and (policy.proxy_lookup == "remote" or is_onion(peer.ascii))
@@ -77,7 +77,7 @@ class PeerDiallers:
         return self._policies.policy(peer).proxy != "none" and not self.relayed(peer)
 
     def dialler(self, peer: Domain) -> Dialler:
-        """Return what connects to `peer`."""
+        """Return the dialler to `peer`."""
         proxy = self._policies.policy(peer).proxy
         if proxy == "none":
             return self._direct
@@ -95,38 +95,38 @@ def log_disabled_extension(peer: str, extension: Extension, ending: Ending) -> N
 
 @dataclass(frozen=True, slots=True)
 class ContactWake:
-    """A peer that proves itself on a stream of its own may be tried again at once (`Destinations.contacted`)."""
+    """Lets a peer that proved itself on its own stream be tried again at once (`Destinations.contacted`)."""
 
     destinations: Destinations
     queues: DeliveryQueues
 
     def contacted(self, peer: Domain) -> None:
-        """`peer` has proven itself."""
+        """Note that `peer` has proven itself."""
         self.destinations.contacted(peer.ascii, lambda: self.queues.retry_now(peer))
 
 
 @dataclass(frozen=True, slots=True)
 class KnownPeers:
-    """Peers that are no strangers: named by the configuration, proven lately, or proven on a stream that is open."""
+    """The peers that are no strangers: named by the configuration, proven lately, or proven on an open stream."""
 
     judge: Judge
     accepted: AcceptedStreams
 
     def knows(self, peer: Domain) -> bool:
-        """Return whether `peer` is looked up as our own affair, whoever claims to be it."""
+        """Return whether `peer` is looked up on our own account, from whatever connection the claim comes."""
         return bool(self.accepted.of_peer(peer)) or self.judge.knows(peer)
 
 
 @dataclass(frozen=True, slots=True)
 class BidiIngress:
-    """What comes on a stream of ours to a peer that may send on it (XEP-0288)."""
+    """Takes the stanzas on a stream of ours to a peer that may send on it (XEP-0288)."""
 
     ingress_services: IngressServices
     record: EventRecord
     initiating: FederationInitiating
 
     def ingress(self, stream: InitiatedStream) -> StreamIngress:
-        """Return where the stanzas of `stream` go."""
+        """Return the ingress for the stanzas of `stream`."""
         facts = {"method": "bidi", "address": stream.connection.peer_address}
         self.record.standing("stream carries back", "inbound", stream.side.leg, stream.pair.inverse, **facts)
         return StreamIngress(
@@ -135,38 +135,38 @@ class BidiIngress:
         )
 
     async def admit(self, pair: Pair) -> Ending | None:
-        """Return why stanzas of `pair` may not come; the peer is the one that we opened the stream to."""
+        """Return why stanzas of `pair` are refused. The peer is the one to which we opened the stream."""
         return await self.initiating.admit(pair.inverse)
 
 
 @dataclass(frozen=True, slots=True)
 class PeerLocations:
-    """Where peers are, for rediscovery: looked up by the route of their policy. Local domains are never looked up."""
+    """Locates peers for rediscovery, by the route of their policy. Local domains are never looked up."""
 
     running: RunningConfiguration
     discovery: Discovery
 
     def resolve(self, peer: Domain) -> Deferred[Resolution]:
-        """Look `peer` up."""
+        """Return where `peer` is."""
         return self.discovery.resolve(peer, self.running.policies.policy(peer).route)
 
 
 @dataclass(frozen=True, slots=True)
 class MissedPeers:
-    """Has rediscovery look for peers that could not be reached. Local domains are never looked up."""
+    """Passes peers that could not be reached to rediscovery. Local domains are never looked up."""
 
     local_domains: Set[Domain]
     rediscovery: Rediscovery
 
     def missed(self, pair: Pair, known: Resolution) -> None:
-        """An attempt to reach the recipient of `pair` at `known` failed."""
+        """Note that an attempt to reach the recipient of `pair` at `known` failed."""
         if pair.recipient not in self.local_domains:
             self.rediscovery.missed(pair.recipient, known)
 
 
 @dataclass(frozen=True, slots=True)
 class Federation:
-    """The leg to the peers, built."""
+    """The parts of the federation leg."""
 
     initiating: FederationInitiating
     receiving: FederationReceiving
@@ -181,7 +181,7 @@ class Federation:
 def discovery_of(
     reactor: Any, running: RunningConfiguration, resolver: Resolver, own: OwnPorts, diallers: PeerDiallers, random: Random,
 ) -> Discovery:
-    """Build the discovery that `[dns]` asks for."""
+    """Build the discovery of `[dns]`."""
     dns = running.config.dns
     return Discovery(
         reactor, resolver, static={name: str(place) for name, place in dns.static.items()},

@@ -1,6 +1,6 @@
 """`build_gateway`: every object of a gateway, built once, in a written order. `service` opens and closes them.
 
-Each step uses what the steps before it have built. One binding is late, since streams feed queues and queues feed streams:
+Each step uses the results of earlier steps. One binding is late, since streams feed queues and queues feed streams:
 `queues.attach(Transports(…))`.
 """
 
@@ -99,7 +99,7 @@ log = Logger("s2sgw")
 
 @dataclass(frozen=True, slots=True)
 class GatewayComponents:
-    """The objects of one gateway that are opened, closed, asked or tested. Nothing is looked up here by what is built."""
+    """The objects of one gateway, for opening, closing, verbs and tests. The objects themselves do not use it for look-ups."""
 
     reactor: Any
     slices: Slices
@@ -137,7 +137,7 @@ class GatewayComponents:
 
     @property
     def admitting(self) -> bool:
-        """Stanzas that were read are in no queue yet."""
+        """Whether some stanzas were read and are in no queue yet."""
         return self.ingress_services.admitting
 
     def bringing_streams(self) -> list[BringingStream]:
@@ -145,19 +145,19 @@ class GatewayComponents:
         return [BringingStream(connection, owner.engine) for connection, owner in self.accepted]
 
     def own_bringing_streams(self) -> list[BringingStream]:
-        """Return the open streams of ours on which the other side sends too (XEP-0288)."""
+        """Return the open streams of ours on which the other side also sends (XEP-0288)."""
         initiated = self.federation.connect_services.initiated
         return [BringingStream(stream.connection, stream.engine) for stream in initiated if stream.incoming is not None]
 
 
 def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) -> GatewayComponents:
-    """Build everything that a checked configuration asks for. No port is opened and no connection made.
+    """Build every object for a checked configuration. No port is opened and no connection is made.
 
-    `reactor.seconds` tells delays, and should be monotonic (`use_monotonic_clock`). `wall` tells the date.
-    The state directory, the peer database and the spool are opened: raises `OSError`, `ValueError`, `SpoolBroken` or
-    `PrivateCAError` where one of them cannot be used.
+    `reactor.seconds` measures delays, and should be monotonic (`use_monotonic_clock`). `wall` returns the date.
+    The state directory, the peer database and the spool are opened. Raises `OSError`, `ValueError`, `SpoolBroken` or
+    `PrivateCAError` if one of them cannot be used.
     """
-    # 1. clock, turns, chance, state directory, certificates, policies
+    # 1. clock, turns, random numbers, state directory, certificates, policies
     random = SystemRandom()
     turns = Turns(reactor)
     slices, threads = Slices(reactor, budget=turns.budget), ReactorThreads(reactor)
@@ -166,7 +166,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     running = RunningConfiguration(config, reactor, threads)
     own_ports = OwnPorts()
 
-    # 2. what the gateway says of itself, and what it remembers of peers
+    # 2. the record, the log, and the records of peers
     peer_records = PeerRecords.at(state, reactor.callFromThread, config.limits.peer_records, running.policies.lists)
     record = EventRecord(
         wall, log, peer_records.refusals, narrowest_site, LiveEvents(reactor.callFromThread), unrecorded={VISITOR.text},
@@ -241,10 +241,10 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         ingress_services, accepted, connect_services, initiating, ack_selection, agents,
     ))
 
-    # 8. the one late binding: from here on queues can be made
+    # 8. the one late binding: from here on queues can be created
     queues.attach(Transports(running.local_domains, backends, federation))
 
-    # 9. what changes while the gateway runs
+    # 9. parts that change while the gateway runs
     policy_change = PolicyChange(
         running.policies, accepted, connect_services.initiated, queues, receiving, initiating, slices, backends,
     )

@@ -1,4 +1,4 @@
-"""How many connections and streams there may be, by the configuration and by the file descriptors that there are."""
+"""The limits of connections and streams, by the configuration and by the available file descriptors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = Logger("s2sgw")
 
 
 def descriptor_shares(config: Config) -> DescriptorShares:
-    """Return what the descriptors allow for, and warn where that is less than the configuration asks for."""
+    """Return the shares of the descriptors. Warn if they are less than the configured limits."""
     available = descriptors.limit()
     shares = descriptors.shares(config.limits.connections, config.queue.streams, available)
     for key, asked, possible in (
@@ -41,16 +41,16 @@ def connection_limits(config: Config) -> ConnectionLimits:
 
 
 def federation_admission(config: Config, clock: IReactorTime, record: EventRecord, budget: TurnBudget | None = None) -> Admission:
-    """Build the admission of all federation listeners. `budget` bounds what is ended in one turn."""
+    """Build the admission of all federation listeners. `budget` bounds how many are ended in one turn."""
     return Admission(connection_limits(config), clock, record.limit_hit, budget)
 
 
 def backend_admission(config: Config, clock: IReactorTime, record: EventRecord) -> Admission:
-    """Build the admission of one backend's listener, on which one server brings the streams of all peers."""
+    """Build the admission of one backend's listener. One server opens the streams of all peers there."""
     total = descriptors.shares(config.limits.connections, config.queue.streams, descriptors.limit()).backend
     return Admission(ConnectionLimits(total, 0, 0, 0, 0, config.limits.negotiation), clock, record.limit_hit)
 
 
 def possible_streams(config: Config) -> int:
-    """Return how many streams of ours may be open."""
+    """Return how many streams of ours may be open at once."""
     return descriptors.shares(config.limits.connections, config.queue.streams, descriptors.limit()).streams

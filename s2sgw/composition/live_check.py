@@ -31,7 +31,7 @@ StatusSource = Callable[[], Awaitable[dict[str, Any] | None]]
 
 
 class LiveChecks:
-    """Makes live checks: of a running gateway by its own parts, or `without_gateway`. `status` asks the running gateway."""
+    """Makes live checks: with the parts of a running gateway, or `without_gateway`. `status` asks the running gateway."""
 
     def __init__(
         self, running: RunningConfiguration, reactor: Any, resolver: Resolver, certificates: OwnCertificates,
@@ -45,7 +45,7 @@ class LiveChecks:
 
     @classmethod
     def without_gateway(cls, config: Config, reactor: Any, status: StatusSource) -> LiveChecks:
-        """Return what makes checks by a configuration alone."""
+        """Return the live checks for a configuration alone."""
         threads: Threads = ReactorThreads(reactor)
         running = RunningConfiguration(config, reactor, threads)
         resolver = Resolver(reactor, [str(server) for server in config.nameservers], trust_ad=config.dns.trust_ad)
@@ -57,7 +57,7 @@ class LiveChecks:
         return self._running.config
 
     def check(self, tell: TellFact = lambda fact: None) -> LiveCheck:
-        """Return a check, to be `run` once."""
+        """Return one check. Call `run` once."""
         services = LiveServices(
             self._reactor, self._config, self._resolver, self._backends, self._certificates.facts, self._status,
             DirectDialler(self._reactor),
@@ -89,7 +89,7 @@ class LiveChecks:
 
 
 def authority_of(state: Path) -> PrivateCA | None:
-    """Return the authority of the backend leg; None where there is none yet, or where this user cannot read it."""
+    """Return the authority of the backend leg; None if there is none yet, or this user cannot read it."""
     try:
         if not all((state / name).exists() for name in (CERTIFICATE_FILE, KEY_FILE)):
             return None

@@ -1,4 +1,4 @@
-"""What an operator sees and does: the views, the metrics, and the verbs of the admin socket."""
+"""The operator's side: the views, the metrics, and the verbs of the admin socket."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class OperatorServices:
-    """What the operator's view is read from."""
+    """The sources of the operator's views."""
 
     clock: IReactorTime
     slices: Slices
@@ -87,13 +87,13 @@ class OperatorServices:
     stream_counts: StreamCounts
     reload_outcomes: ReloadOutcomes
     reconfiguration: Reconfiguration
-    #: what is done at the request of peers, by the name of its metric
+    #: slots for work at the request of peers, by the name of their metric
     slots: Mapping[str, Slots]
     outbound_metrics: OutboundMetrics
 
 
 def build_info() -> BuildInfo:
-    """Return which release runs, and what it runs on."""
+    """Return the release, and the versions that it runs on."""
     return BuildInfo(
         version=__version__, python=platform.python_version(), twisted=version("Twisted"), cryptography=version("cryptography"),
         openssl=SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode("ascii", "replace").split()[1],
@@ -101,7 +101,7 @@ def build_info() -> BuildInfo:
 
 
 class Operator:
-    """The views, the metrics and the verbs of one gateway. Each reads its source at the moment of the question."""
+    """The views, the metrics and the verbs of one gateway. Each reads its source when it is asked."""
 
     def __init__(self, services: OperatorServices) -> None:
         self._services = services
@@ -124,12 +124,12 @@ class Operator:
         return PeerRecordNumbers(database.bytes, database.limit, database.given_up)
 
     async def status(self) -> dict[str, Any]:
-        """Return what `s2sgw status` shows."""
+        """Return the answer to `s2sgw status`."""
         ending = await self._services.slices.run(ending_soon(self._presented_chains(), self._services.wall()))
         return {**await self.views.status(), "peer_certificates": ending}
 
     def _presented_chains(self) -> Iterator[PeerChain]:
-        """Return what peers show on the open streams of both directions."""
+        """Return the certificates of peers on the open streams of both directions."""
         for connection, owner in self._services.accepted:
             if owner.side.leg == "federation" and owner.peer is not None and owner.methods:
                 yield PeerChain(str(owner.peer), connection.chain)
@@ -138,7 +138,7 @@ class Operator:
                 yield PeerChain(str(stream.pair.recipient), stream.connection.chain)
 
     def numbers(self) -> MetricNumbers:
-        """Return what the metrics show (`reporting.metrics.MetricSource`)."""
+        """Return the numbers of the metrics (`reporting.metrics.MetricSource`)."""
         return replace(
             self.views.numbers(), connections=self._connections(), limit_hits=self._limit_hits(),
             descriptors=(descriptors.number_open(), descriptors.limit()),
@@ -147,7 +147,7 @@ class Operator:
         )
 
     def count(self) -> Deferred[Any]:
-        """Count streams and lanes, in slices."""
+        """Count streams and queues, in slices."""
         return self.views.count()
 
     def run(self, work: SlicedWork[T]) -> Deferred[T]:
@@ -155,7 +155,7 @@ class Operator:
         return self._services.slices.run(work)
 
     def _limit_hits(self) -> Counter[str]:
-        """Return how often each limit was hit; what found no slot counts under the key that bounds the slots."""
+        """Return how often each limit was hit. Calls without a slot count under the key that bounds the slots."""
         total = Counter(self._services.record.limit_hits)
         for name, slots in self._services.slots.items():
             total[name] += sum(slots.given_up.get(reason, 0) for reason in WANTING)
@@ -167,7 +167,7 @@ class Operator:
         return {"unproven": admission.unproven, "proven": admission.proven}
 
     def verbs(self) -> dict[str, Verb]:
-        """Return the verbs of the admin socket, but for those that end or change the gateway."""
+        """Return the verbs of the admin socket, except those that stop or change the gateway."""
         services, running = self._services, self._services.running
         queue_verbs = QueueVerbs(services.custody, running.is_local, services.audit, services.slices)
         trust = trust_verbs(
@@ -195,7 +195,7 @@ class Operator:
         return () if last is None else (last,)
 
     def _alerts(self) -> list[str]:
-        """Return what an operator should look into, a sentence each."""
+        """Return a sentence for each problem that an operator should look into."""
         services = self._services
         spool = services.custody.services.spool
         backends = [alert for health in services.backends.health for alert in health.alerts()]
@@ -206,7 +206,7 @@ class Operator:
         return self._services.running.config
 
     def _disabled_extensions(self) -> Iterator[tuple[str, tuple[Extension, ...]]]:
-        """Return the extensions that are not used, by peer. Local servers are left out."""
+        """Return the extensions that are switched off, by peer. Local servers are left out."""
         for name, extensions in self._services.extensions.disabled():
             if not self._services.running.is_local(Domain.parse(name)):
                 yield name, extensions

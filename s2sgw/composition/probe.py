@@ -1,7 +1,7 @@
 """Builds a probe: from the parts of a running gateway, or from a configuration (or none) without one.
 
-Without a running gateway nothing is opened but what is read: the certificates and, where this user may read it, the secret of
-the dialback keys, so that the running gateway confirms them.
+Without a running gateway, only files are read: the certificates and, if this user may read it, the secret of the dialback keys,
+so that the running gateway confirms them.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from s2sgw.stream.dialback import DialbackKeys, derive
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.wall_clock import WallClock
 
-#: Whom a probe without a configuration speaks for.
+#: The local domain of a probe without a configuration.
 NOBODY = "probe.invalid"
 
 
 class EveryExtension:
-    """Stream management is used where it is offered, and no stream is resumed."""
+    """Uses stream management where it is offered, and resumes no stream."""
 
     def use_stream_management(self, domain: Domain) -> bool:
         """Return True."""
@@ -53,17 +53,17 @@ class EveryExtension:
 
 @dataclass(frozen=True, slots=True)
 class ProbeBuilder:
-    """Makes probes, for whoever shows them: the command, or the console of a running gateway."""
+    """Makes probes for the command, or for the console of a running gateway."""
 
     services: ProbeServices
 
     def probe(self, local: Domain, peer: Domain, tell: TellStep = lambda step: None) -> Probe:
-        """Return a probe of `peer` on behalf of `local`, to be `run` once."""
+        """Return a probe of `peer` on behalf of `local`. Call `run` once."""
         return Probe(self.services, local, peer, tell)
 
 
 def without_configuration(local: str, nameservers: Sequence[str] | None = None) -> Config:
-    """Return a configuration with nothing but defaults, for a machine that has none."""
+    """Return a configuration of defaults, for a machine that has none."""
     servers = system_servers() if nameservers is None else nameservers
     nowhere = Path("/nonexistent")
     return Config.model_validate({
@@ -73,9 +73,9 @@ def without_configuration(local: str, nameservers: Sequence[str] | None = None) 
 
 
 def offline_probes(config: Config, reactor: Any, known: bool = True, keys: KnownKeys | None = None) -> ProbeBuilder:
-    """Return what makes probes without a gateway.
+    """Return the builder of probes without a gateway.
 
-    `keys` are those that the running gateway knows of the peer. `known`: see `ProbeServices`.
+    `keys` are the running gateway's keys of the peer. `known`: see `ProbeServices`.
     """
     running = RunningConfiguration(config, reactor, ReactorThreads(reactor))
     resolver = Resolver(
@@ -101,7 +101,7 @@ def gateway_probes(
     reactor: Any, wall: WallClock, running: RunningConfiguration, resolver: Resolver, discovery: Discovery,
     judge: Judge, diallers: PeerDiallers, keys: DialbackKeys, client_tls: ClientTLS, known: bool = True,
 ) -> ProbeBuilder:
-    """Return what makes probes by these parts: inside a running gateway, by its own resolver, judge and memory of peers."""
+    """Return the builder of probes inside a running gateway, with its own resolver, judge and records of peers."""
     def leg() -> ProbeLeg:
         return ProbeLeg(
             running.policies, discovery, judge, keys, running, client_tls, diallers, EveryExtension(), ExtensionMemory(reactor),

@@ -1,4 +1,4 @@
-"""What changes while the gateway runs: its configuration, its certificates, and the deny lists."""
+"""Changes while the gateway runs: its configuration, its certificates, and the deny lists."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _report(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ReconfigurationServices:
-    """What a change of the configuration needs of the gateway."""
+    """The services of the gateway that a change of the configuration uses."""
 
     reactor: Any
     state: Path
@@ -57,7 +57,7 @@ class PreparedListeners(Protocol):
         """Open what is new in `config`; return all that cannot be opened. Nothing new is left open then."""
 
     def abandon(self) -> None:
-        """Close what was prepared."""
+        """Close the listeners that were prepared."""
 
     def commit(self, config: Config) -> None:
         """Listen as was prepared for `config`."""
@@ -73,11 +73,11 @@ class Reconfiguration:
         self._adopting = False
         self._slices = services.slices
         self._threads = services.threads
-        #: each takes a new configuration over, once it is adopted; none may fail
+        #: called with each new configuration after it is adopted; none may fail
         self.adopters: list[Callable[[Config], object]] = []
-        #: opens what a new configuration listens on, before it is adopted
+        #: opens the listeners of a new configuration, before it is adopted
         self.listeners: PreparedListeners | None = None
-        #: what was read of the deny lists of the configuration that is about to be adopted
+        #: the deny lists that were read for the configuration that is about to be adopted
         self._read_lists: ReadLists | None = None
         target = ReloadTarget(
             self._config, running.certificates, self._inspect, self._adopt, services.policy_change.apply, self._examine,
@@ -90,7 +90,7 @@ class Reconfiguration:
         self.deny_lists = DenyLists(services.state, fetcher, services.reactor, changed, self._threads)
 
     def apply_bars(self) -> Deferred[list[Closed]]:
-        """Close the streams of peers that are denied, and bounce what waits for them."""
+        """Close the streams of denied peers, and bounce their waiting stanzas."""
         return self._policy_change.apply_bars()
 
     def open(self) -> None:
@@ -99,18 +99,18 @@ class Reconfiguration:
         self.deny_lists.hold(policy.deny_lists, policy.refresh, self._read_lists)
 
     def close(self) -> None:
-        """Refresh the deny lists no more."""
+        """Stop refreshing the deny lists."""
         self.deny_lists.stop()
 
     def _config(self) -> Config:
         return self._running.config
 
     async def _apply_deny_lists(self) -> list[Closed]:
-        """Close the streams that a changed list refuses. A reload that brings the list does so itself."""
+        """Close the streams that a changed list refuses. A reload that brings the list does this itself."""
         return [] if self._adopting else await self._policy_change.apply_bars()
 
     async def _inspect(self, path: Path) -> Inspected:
-        """Read the new configuration and everything that it names, in another thread: there may be very many peers."""
+        """Read the new configuration and all files that it names, in another thread: there may be very many peers."""
         config = self._config()
         inspected: Inspected
         inspected, self._read_lists = await self._threads.run(self._read, path, config)
@@ -119,7 +119,7 @@ class Reconfiguration:
         return inspected
 
     async def _examine(self, path: Path) -> tuple[list[tuple[Change, str]], Sequence[str]]:
-        """Read a file in another thread, and return what it would change. Nothing is prepared."""
+        """Read a file in another thread, and return its changes. Nothing is prepared."""
         return await self._threads.run(_examine, path, self._config())
 
     def _abandon(self) -> None:

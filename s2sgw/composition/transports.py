@@ -1,4 +1,4 @@
-"""Which next hop serves a delivery queue: the existing server for a local domain, the federation for any other."""
+"""The next hop of each delivery queue: the existing server for a local domain, the federation for any other."""
 
 from __future__ import annotations
 

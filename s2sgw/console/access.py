@@ -1,7 +1,7 @@
-"""Who makes a request to the console's port: a session's cookie, or a user and a password; and whether another site made it.
+"""The user of each request to the console's port: by a session's cookie, or by a user and a password; and its origin.
 
-A browser sends the cookie with requests that pages of other sites make. So a request that changes something must come from a
-page of ours (its `Origin`), and a form must carry the text of its session.
+A browser also sends the cookie with requests of other sites' pages. So a request that changes something must come from a page of
+ours (its `Origin`), and a form must carry the text of its session.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.printable import printable
 from s2sgw.xmpp.host_port import is_address
 
-#: Bytes of a user's name, a password or a token that anybody sends.
+#: Bytes of a user's name, a password or a token in a request.
 FIELD_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedInUser:
-    """Who is logged in, with the session if there is one."""
+    """A logged-in user, with the session if there is one."""
 
     name: str
     operator: bool
@@ -39,14 +39,14 @@ class LoggedInUser:
 
     @property
     def by(self) -> str:
-        """The user as the audit log has it."""
+        """Return the user for the audit log."""
         return f"console: {self.name}"
 
 
 class Access:
-    """Decides who may do what. `console` gives the section of the configuration as it is now. `secure`: the port has TLS.
+    """Decides what each request may do. `console` returns the present section of the configuration. `secure`: the port has TLS.
 
-    `own_names` gives the names of the console's certificate.
+    `own_names` returns the names of the console's certificate.
     """
 
     log = Logger("s2sgw")
@@ -66,15 +66,15 @@ class Access:
 
     @property
     def cookie_name(self) -> str:
-        """The cookie's name. With `__Host-` browsers take it from this host over TLS only."""
+        """Return the cookie's name. With `__Host-` browsers accept it from this host over TLS only."""
         return "__Host-s2sgw" if self._secure else "s2sgw"
 
-    # --- where a request comes from ---
+    # --- the origin of a request ---
 
     def is_own_host(self, request: BoundedRequest) -> bool:
         """Return whether the Host header names this console.
 
-        A page of another site may have its name resolve to our address (DNS rebinding). It then has its name in the Host header.
+        The name of a page of another site may resolve to our address (DNS rebinding). Then that name is in the Host header.
         """
         name = request.host_name
         if name == "localhost" or is_address(name):
@@ -86,17 +86,17 @@ class Access:
     def is_own_page(self, request: BoundedRequest) -> bool:
         """Return whether a page of ours made a request. Browsers send `Origin` with each POST.
 
-        A port without TLS may have a proxy with TLS before it.
+        A port without TLS may be behind a proxy with TLS.
         """
         host = request.requestHeaders.getRawHeaders("host", [""])[0]
         origins = [f"https://{host}"] if self._secure else [f"http://{host}", f"https://{host}"]
         found = request.requestHeaders.getRawHeaders("origin", [])
         return len(found) == 1 and found[0] in origins
 
-    # --- who it is ---
+    # --- the user ---
 
     def user_of(self, request: BoundedRequest, touch: bool = True) -> LoggedInUser | None:
-        """Return the user whose session the request's cookie names; None if nobody is logged in."""
+        """Return the user whose session the request's cookie names; None: no user is logged in."""
         identifier = self._identifier(request)
         session = self.sessions.find(identifier, touch) if identifier else None
         if session is None:
@@ -109,7 +109,7 @@ class Access:
         return user
 
     def _current(self, session: Session) -> LoggedInUser | None:
-        """Return the user of a session as the configuration has it now."""
+        """Return the user of a session by the present configuration."""
         if session.proof in ("token operator", "token read-only"):
             return LoggedInUser(session.user, session.proof == "token operator", session)
         known = self._console().users.get(session.user)
@@ -124,7 +124,7 @@ class Access:
         return (request.getCookie(self.cookie_name.encode("ascii")) or b"").decode("ascii", "replace")
 
     def authenticate(self, request: BoundedRequest, *, changes: bool) -> Deferred[APIUser]:
-        """Return who makes a request of the HTTP interface (`admin.http_api.Authenticate`)."""
+        """Return the user of a request to the HTTP interface (`admin.http_api.Authenticate`)."""
         written = request.getHeader("authorization")
         if written is not None:
             if changes and request.getHeader("origin") is not None and not self.is_own_page(request):
@@ -174,8 +174,8 @@ class Access:
     def log_in_by_token(self, request: BoundedRequest, token: str) -> str | None:
         """Return the id of a new session, or None if the token is void. Raises `TooManyAttempts` and `OSError`.
 
-        A good token is never refused: with one an operator comes in, however many others try. A void one counts as an attempt,
-        so that nobody can fill the log.
+        A good token is never refused, so that an operator can log in however many others try. A void one counts as an attempt, so
+        that an attacker cannot fill the log.
         """
         user = self.tokens.take(token[:FIELD_BYTES])
         if user is None:
@@ -185,7 +185,7 @@ class Access:
         return self._begin(request, user.name, f"token {user.role}")
 
     def _begin(self, request: BoundedRequest, name: str, proof: str) -> str:
-        """Begin a session under a new id; the one that the browser has ends."""
+        """Begin a session under a new id. The present session of the browser ends."""
         self._audit.note("console login", by=f"console: {name}", address=address_of(request))
         self.sessions.end(self._identifier(request))
         return self.sessions.begin(name, proof)
@@ -195,7 +195,7 @@ class Access:
         self.sessions.end(self._identifier(request))
 
     def set_cookie(self, request: BoundedRequest, identifier: str) -> None:
-        """Have the browser keep a session's id; "": forget it."""
+        """Set a session's id as the browser's cookie; "": delete the cookie."""
         by_tls = self._secure or (request.getHeader("origin") or "").startswith("https://")
         secure = "; Secure" if by_tls else ""
         age = "" if identifier else "; Max-Age=0"

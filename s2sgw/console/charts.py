@@ -1,4 +1,4 @@
-"""Charts of the last hour as the coordinates of SVG elements, which a template draws."""
+"""Charts of the last hour as coordinates of SVG elements, for a template."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SPAN = SAMPLES * SAMPLE_SECONDS
 
 
 class Coordinates(str):
-    """The points of a line: numbers of our own, of any length, which a template prints as they are."""
+    """The points of a line: our own numbers, of any length, which a template prints unchanged."""
 
     __slots__ = ()
 
@@ -75,7 +75,7 @@ def round_up(value: float) -> float:
 
 
 def label(value: float) -> str:
-    """Return a number in few characters."""
+    """Return a number in short form."""
     for limit, suffix in ((1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:g}{suffix}"

@@ -21,7 +21,7 @@ class Sample(NamedTuple):
 
 
 class History:
-    """The samples. `status` answers as the verb does; `now` tells seconds that never run backwards."""
+    """The samples. `status` answers like the verb; `now` returns seconds that never run backwards."""
 
     def __init__(self, status: Callable[[], Awaitable[Mapping[str, Any]]], now: Callable[[], float]) -> None:
         self._status = status

@@ -1,4 +1,4 @@
-"""Logging in: passwords of the configuration, one-time tokens of `s2sgw console token`, and bounds on attempts.
+"""Log-in: passwords of the configuration, one-time tokens of `s2sgw console token`, and bounds on attempts.
 
 Passwords are checked in another thread, a few at a time. An attempt of an unknown user takes as long as one of a known user.
 """
@@ -21,20 +21,20 @@ from s2sgw.net.sites import site_path
 from s2sgw.net.threads import Threads
 from s2sgw.xmpp.bounded_dict import BoundedDict
 
-#: Attempts of one site (an IPv4 address, an IPv6 /64) at once, and seconds until it has another one. A wider site has more.
+#: Attempts of one site (an IPv4 address, an IPv6 /64) at once, and seconds until another is allowed. A wider site has more.
 ATTEMPTS = 5
 ATTEMPT_SECONDS = 20.0
-#: Attempts of a wider site are so many times those of the next narrower.
+#: The attempts of a wider site, as a multiple of the next narrower.
 WIDER = 4
-#: Sites whose attempts are counted. The one that was not seen for longest is forgotten.
+#: Sites whose attempts are counted. The least recently seen is forgotten.
 SITES = 2000
-#: Passwords that are checked at once, and that wait.
+#: Passwords that are checked at once, and checks that may wait.
 CHECKS = 2
 WAITING_CHECKS = 16
 #: Successful checks for the HTTP interface that are remembered, and for how many seconds.
 REMEMBERED = 64
 REMEMBERED_SECONDS = 300.0
-#: Tokens that wait, and for how many seconds.
+#: Tokens that may wait, and for how many seconds.
 TOKENS = 8
 TOKEN_SECONDS = 300.0
 
@@ -48,11 +48,11 @@ class TooManyAttempts(Exception):
 
 
 class LoginLimits:
-    """Counts attempts by site, from the narrowest to the widest: one who has a whole IPv6 /48 has not 65,536 times as many."""
+    """Counts attempts by site, from the narrowest to the widest: the owner of an IPv6 /48 does not get 65,536 times as many."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        #: site -> the time at which all its attempts are free again
+        #: site -> the time at which all its attempts are available again
         self._free_at: BoundedDict[str, float] = BoundedDict(SITES)
 
     def attempt(self, address: str) -> None:
@@ -73,7 +73,7 @@ class LoginLimits:
 
 
 class Passwords:
-    """Checks passwords against those that `users` has now."""
+    """Checks passwords against the present ones of `users`."""
 
     def __init__(self, users: Callable[[], Mapping[str, PasswordHash]], threads: Threads, now: Callable[[], float]) -> None:
         self._users = users
@@ -82,7 +82,7 @@ class Passwords:
         self._running = 0
         self._waiting: deque[Deferred[None]] = deque()
         self._nobody = PasswordHash.of(secrets.token_urlsafe())
-        #: a keyed digest of (user, hash, password) -> until when it is known to be right
+        #: a keyed digest of (user, hash, password) -> until when it counts as right
         self._remembered: BoundedDict[bytes, float] = BoundedDict(REMEMBERED)
         self._key = os.urandom(32)
 
@@ -94,7 +94,7 @@ class Passwords:
         turn: Deferred[None] = Deferred()
         checked = turn.addCallback(self._matches, known or self._nobody, password)
         checked.addBoth(self._done)
-        #: may be cancelled, which leaves the check in the thread and its turn alone
+        #: may be cancelled; then the check stays in the thread and keeps its turn
         answered: Deferred[bool] = Deferred()
         checked.addCallback(lambda right: right and known is not None).addBoth(answered.callback)
         if self._running < CHECKS:
@@ -108,7 +108,7 @@ class Passwords:
         return self._threads.run(known.matches, password)
 
     def check_again(self, user: str, password: str) -> Deferred[bool]:
-        """As `check`, for clients that send a password with each request: what was right a moment ago is right."""
+        """Do as `check`, for clients that send a password with each request. A successful check is remembered for a moment."""
         key, now = self._digest(user, password), self._now()
         if self._remembered.get(key, 0) > now:
             return succeed(True)
@@ -138,7 +138,7 @@ class Passwords:
 
 
 class TokenUser(NamedTuple):
-    """Whom a token logs in."""
+    """The user that a token logs in."""
 
     name: str
     role: ConsoleRole
@@ -160,7 +160,7 @@ class OneTimeTokens:
         return token
 
     def take(self, token: str) -> TokenUser | None:
-        """Return whom a token logs in, and make it void."""
+        """Return the user of a token, and make the token void."""
         user, until = self._tokens.pop(_digest(token), (None, 0.0))
         return user if until > self._now() else None
 

@@ -74,7 +74,7 @@ class TokenVerb:
         self._address = address
 
     def make(self, arguments: Arguments) -> dict[str, Any]:
-        """Return a new token, noted in the audit log."""
+        """Return a new token, and write it to the audit log."""
         role = arguments.get("role", "operator")
         try:
             name = parse_console_user(arguments.get("user", "operator"))
@@ -85,7 +85,7 @@ class TokenVerb:
         try:
             self._audit.note("console token", by=asked_by(arguments), user=name, role=role)
         except OSError as error:
-            raise VerbError(f"no token is given, for it cannot be noted in the audit log: {error}") from None
+            raise VerbError(f"no token is given, because the audit log cannot be written: {error}") from None
         token = self._access.make_token(TokenUser(name, role))
         address = self._address()
         return {
@@ -95,7 +95,7 @@ class TokenVerb:
 
 
 def _address(config: Callable[[], Config], tls: ConsoleTLS | None) -> str:
-    """Return the address of the console as a browser has it, as far as the configuration tells; else ""."""
+    """Return the address of the console for a browser, as far as the configuration shows it; otherwise ""."""
     console = config().console
     place = EndpointString.parse(console.listen or "")
     if place.port is None:

@@ -1,4 +1,4 @@
-"""The pages: what each one shows, which it asks of the verbs, and what its forms change. Lists are shown a page at a time."""
+"""The pages: their contents, the verbs they ask, and the changes of their forms. Lists are shown a page at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from s2sgw.net.slices import SlicedWork, Slices
 from s2sgw.policy.values import parse_duration
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
-#: Rows of one page; refusals; certificates with their chains; pages of a list that can be turned to.
+#: Rows of one page; refusals; certificates with their chains; pages of a list that can be opened.
 ROWS = 50
 REFUSALS = 25
 CHAINS = 10
@@ -29,17 +29,17 @@ MOST_PAGES = 2000
 FEW = 5
 #: Local domains that are offered for a probe.
 LOCAL = 200
-#: Days before the end of a certificate from which on it is marked.
+#: Days before the expiry of a certificate from which on it is marked.
 ENDING_DAYS = 21
 
 
 class NoSuchPage(Exception):
-    """There is nothing under this path."""
+    """There is no page under this path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A template with what it shows."""
+    """A template and its values."""
 
     template: str
     facts: Mapping[str, Any]
@@ -47,7 +47,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class FormResult:
-    """What a form has changed, in words, and the page that follows."""
+    """The result of a form, in words, and the next page."""
 
     text: str
     path: str
@@ -55,7 +55,7 @@ class FormResult:
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """What a page is asked with: the path below its own, the query or the form, and the user."""
+    """The request of a page: the path below its own, the query or the form, and the user."""
 
     below: tuple[str, ...]
     fields: Mapping[str, str]
@@ -67,7 +67,7 @@ class PageRequest:
 
     @property
     def page(self) -> int:
-        """The number of the page, from 1."""
+        """Return the number of the page, from 1."""
         text = self.field("page")
         return min(max(int(text), 1), MOST_PAGES) if text.isascii() and text.isdigit() and len(text) < 6 else 1
 
@@ -77,7 +77,7 @@ Act = Callable[[PageRequest], Coroutine[Any, Any, FormResult]]
 
 
 class Pages:
-    """Makes the pages from what the verbs answer."""
+    """Makes the pages from the answers of verbs."""
 
     def __init__(
         self, verbs: Mapping[str, Verb], slices: Slices, history: History, now: Callable[[], float], runs: ProbeRuns,
@@ -88,10 +88,10 @@ class Pages:
         self._now = now
         self._runs = runs
 
-    # --- looking ---
+    # --- reading ---
 
     async def overview(self, request: PageRequest) -> Shown:
-        """The gateway at a glance."""
+        """Return the overview of the gateway."""
         status = await self._ask("status")
         pending = await self._rows("pending", 0, CHAINS, limit=CHAINS + 1)
         waiting = await self._ask("queue list", limit=FEW)
@@ -112,7 +112,7 @@ class Pages:
         })
 
     async def peers(self, request: PageRequest) -> Shown:
-        """The peers, in the order of their names."""
+        """Return the peers, in the order of their names."""
         wanted = request.field("q").lower()
         found = await self._rows(
             "peers", (request.page - 1) * ROWS, ROWS, lambda row: wanted in row["peer"].lower(), limit=100_000,
@@ -122,7 +122,7 @@ class Pages:
         })
 
     async def peer(self, request: PageRequest) -> Shown:
-        """Everything about one peer. `?look_up=1` asks the DNS and decides anew."""
+        """Return everything about one peer. `?look_up=1` asks the DNS and decides anew."""
         if len(request.below) != 1:
             raise NoSuchPage
         peer = _domain(request.below[0])
@@ -144,19 +144,19 @@ class Pages:
         })
 
     async def queue(self, request: PageRequest) -> Shown:
-        """What waits, by peer, most first."""
+        """Return the waiting stanzas by peer, most first."""
         first, last = (request.page - 1) * ROWS, request.page * ROWS
         rows = await self._ask("queue list", limit=min(last + 1, 100_000))
         return Shown("queue.html", {"rows": rows[first:last], "pager": _pager(request, len(rows) > last)})
 
     async def stanzas(self, request: PageRequest) -> Shown:
-        """The stanzas of one peer or lane, without their texts."""
+        """Return the stanzas of one peer or lane, without their texts."""
         target = _target(request)
         rows = await self._ask("queue show", target=target, limit=ROWS)
         return Shown("stanzas.html", {"target": target, "rows": rows, "more": len(rows) == ROWS})
 
     async def refusals(self, request: PageRequest) -> Shown:
-        """Refused connections and deliveries, newest first."""
+        """Return refused connections and deliveries, newest first."""
         first, last = (request.page - 1) * REFUSALS, request.page * REFUSALS
         text = request.field("peer")
         more: dict[str, Any] = {"peer": _domain(text).ascii} if text else {}
@@ -165,7 +165,7 @@ class Pages:
         return Shown("refusals.html", {"rows": rows[first:last], "peer": text, "pager": _pager(request, len(rows) > last)})
 
     async def approvals(self, request: PageRequest) -> Shown:
-        """Certificates that wait, with their chains; the last to come first."""
+        """Return the waiting certificates with their chains, the newest first."""
         first, last = (request.page - 1) * CHAINS, request.page * CHAINS
         text = request.field("peer")
         more: dict[str, Any] = {"peer": _domain(text).ascii} if text else {}
@@ -176,25 +176,25 @@ class Pages:
         })
 
     async def certificates(self, request: PageRequest) -> Shown:
-        """What we present for each of our domains."""
+        """Return the certificate for each of our domains."""
         found = await self._rows("certs", (request.page - 1) * ROWS, ROWS)
         return Shown("certificates.html", {
             "rows": found.rows, "pager": _pager(request, found.more), "ending_days": ENDING_DAYS,
         })
 
     async def live(self, request: PageRequest) -> Shown:
-        """Events as they happen."""
+        """Return the page of events as they happen."""
         text = request.field("peer")
         return Shown("live.html", {"peer": _domain(text).ascii if text else ""})
 
     async def probes(self, request: PageRequest) -> Shown:
-        """The forms that begin a probe or a check, and the last ones."""
+        """Return the forms that begin a probe or a check, and the last runs."""
         status = await self._ask("status")
         runs = [(run, self._runs.seconds(run)) for run in self._runs.last()]
         return Shown("probes.html", {"domains": status["domains"][:LOCAL], "domain": request.field("domain"), "runs": runs})
 
     async def probe(self, request: PageRequest) -> Shown:
-        """What came of one probe or check; while it is under way, a page that loads itself again."""
+        """Return the result of one probe or check. While it runs, the page reloads itself."""
         run = self._runs.find(request.below[0]) if len(request.below) == 1 else None
         if run is None:
             raise NoSuchPage
@@ -246,7 +246,7 @@ class Pages:
         return FormResult(f"Forgotten of {answer['peer']}: {', '.join(parts) or 'nothing'}.", _back(request, "/peers"))
 
     async def change_queue(self, request: PageRequest) -> FormResult:
-        """Hold, release, flush or drop what waits."""
+        """Hold, release, flush or drop waiting stanzas."""
         action = request.field("action")
         done = {"hold": "held", "release": "released", "flush": "tried again", "drop": "returned to the senders"}.get(action)
         if done is None:
@@ -257,7 +257,7 @@ class Pages:
         return FormResult(text, _back(request, "/queue"))
 
     async def approve(self, request: PageRequest) -> FormResult:
-        """Approve a certificate that waits."""
+        """Approve a waiting certificate."""
         more: dict[str, Any] = {"note": request.field("note")} if request.field("note") else {}
         if request.field("lasts"):
             more["lasts"] = _seconds(request.field("lasts"))
@@ -358,7 +358,7 @@ def _covers(name: str, peer: str) -> bool:
 
 
 def _target(request: PageRequest) -> list[str]:
-    """Return the peer, or the lane, that a form or a query names."""
+    """Return the peer, or the lane, in a form or a query."""
     sender, recipient = request.field("from"), request.field("to")
     return [sender, recipient] if recipient else [request.field("peer") or sender]
 
@@ -371,7 +371,7 @@ def _seconds(text: str) -> float:
 
 
 def _back(request: PageRequest, otherwise: str) -> str:
-    """Return the page that a form names to go on with: one of ours, or `otherwise`."""
+    """Return the next page that a form names, if it is one of ours, or `otherwise`."""
     path = request.field("back")
     return path if path in ("/queue", "/approvals", "/") or path.startswith("/peers/") else otherwise
 

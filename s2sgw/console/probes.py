@@ -1,6 +1,6 @@
-"""Probes and live checks that operators began on the console: those under way, and the last results.
+"""Probes and live checks that were begun on the console: those under way, and the last results.
 
-A probe takes up to a minute and a half, longer than a page may take. So it runs on its own, and a page shows what came of it.
+A probe takes up to a minute and a half, longer than a page may take. So it runs on its own, and a page shows its result.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from twisted.python.failure import Failure
 
 from s2sgw.admin.server import VerbError
 
-#: ProbeRuns that are kept. The oldest that is over is forgotten first.
+#: Runs that are kept. The oldest finished one is forgotten first.
 RUNS = 16
 
 
 @dataclass(slots=True)
 class ProbeRun:
-    """One probe or check. `subject` is the domain that is probed; `began` and `ended` are seconds that never run backwards.
+    """One probe or check. `subject` is the domain of a probe. `began` and `ended` are seconds that never run backwards.
 
-    `answer` is what the verb returned; `problem` says why there is none, and `refusal` is the error if the verb refused.
+    `answer` is the result of the verb. `problem` has the reason if there is none, and `refusal` the error if the verb refused.
     """
 
     number: int
@@ -38,7 +38,7 @@ class ProbeRun:
 
     @property
     def outcome(self) -> str:
-        """What came of it, in one word."""
+        """Return the outcome in one word."""
         if self.ended is None:
             return "running"
         if self.answer is None:
@@ -48,7 +48,7 @@ class ProbeRun:
 
 
 class ProbeRuns:
-    """The runs. `now` tells seconds that never run backwards."""
+    """The runs. `now` returns seconds that never run backwards."""
 
     log = Logger("s2sgw")
 
@@ -58,7 +58,7 @@ class ProbeRuns:
         self._runs: dict[int, ProbeRun] = {}
 
     def begin(self, kind: Literal["probe", "check"], subject: str, user: str, asked: Deferred[Any]) -> ProbeRun:
-        """Keep a run, whose answer `asked` will be. Raises `VerbError` if it was refused at once."""
+        """Keep a run. `asked` will be its answer. Raises `VerbError` if the verb refused at once."""
         run = ProbeRun(self._number + 1, kind, subject, user, self._now())
         asked.addCallback(self._answered, run)
         asked.addErrback(self._failed, run)
@@ -80,7 +80,7 @@ class ProbeRuns:
         return list(reversed(self._runs.values()))
 
     def seconds(self, run: ProbeRun) -> float:
-        """Return how long a run took, or has taken until now."""
+        """Return how long a run took, or has taken so far."""
         return (self._now() if run.ended is None else run.ended) - run.began
 
     def _answered(self, answer: Mapping[str, Any], run: ProbeRun) -> None:
@@ -91,5 +91,5 @@ class ProbeRuns:
         if isinstance(failure.value, VerbError):
             run.problem, run.refusal = str(failure.value), failure.value
         else:
-            self.log.failure("a probe of the console broke", failure)
-            run.problem = "It broke. The log of the gateway says why."
+            self.log.failure("a probe of the console failed", failure)
+            run.problem = "It failed. The log of the gateway says why."

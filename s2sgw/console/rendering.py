@@ -1,7 +1,7 @@
-"""Templates of the console, and how values are shown in them.
+"""Templates of the console, and the display form of values.
 
-Everything that a template prints is escaped for HTML by Jinja, and freed of control and bidi characters by `printable`:
-names, reasons and certificates are what strangers made of them.
+Everything that a template prints is escaped for HTML by Jinja, and freed of control and bidi characters by `printable`, because
+strangers chose the names, reasons and certificates.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SeveralLines(str):
 
 
 def environment() -> Environment:
-    """Return the environment, with every template compiled: a page has no time for that."""
+    """Return the environment, with every template compiled in advance: compiling takes too long for a page."""
     made = Environment(
         loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, finalize=shown, auto_reload=False,
@@ -44,17 +44,17 @@ def environment() -> Environment:
 
 
 def shown(value: Any) -> Any:
-    """Return what a template prints for a value."""
+    """Return the text that a template prints for a value."""
     return printable(value, SHOWN) if type(value) is str else value
 
 
 def several_lines(text: str) -> SeveralLines:
-    """Return a text whose lines stay lines."""
+    """Return a text that keeps its lines."""
     return SeveralLines("\n".join(printable(line, SHOWN) for line in text.split("\n")[:200]))
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds in the largest unit that they fill, as in "3 h"."""
+    """Return seconds in the largest unit that they fill, such as "3 h"."""
     if seconds is None:
         return "–"
     for unit, name in _UNITS:
@@ -74,12 +74,12 @@ def day(at: float | None) -> str:
 
 
 def _date(at: float) -> datetime:
-    """Return a date; times beyond the calendar become its last."""
+    """Return a date. Times beyond the calendar become its last day."""
     return datetime.fromtimestamp(max(0.0, min(at, 253402300799.0)), UTC)
 
 
 def size(number: float) -> str:
-    """Return bytes as in "1.5 MiB"."""
+    """Return bytes, such as "1.5 MiB"."""
     for unit in ("B", "KiB", "MiB"):
         if number < 1024:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
@@ -93,7 +93,7 @@ def plural(number: int, word: str) -> str:
 
 
 def peer_path(name: str) -> str:
-    """Return the path of a peer's page; "" if the name is no domain, as strangers may claim."""
+    """Return the path of a peer's page; "" if the name is no domain (strangers may claim any name)."""
     try:
         return f"/peers/{quote(Domain.parse(name).ascii, safe='')}"
     except (InvalidJID, ValueError):
@@ -101,7 +101,7 @@ def peer_path(name: str) -> str:
 
 
 def setting(value: Any) -> str:
-    """Return the value of a key as the configuration has it."""
+    """Return the value of a key in the configuration's form."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
@@ -110,7 +110,7 @@ def setting(value: Any) -> str:
 
 
 def _written(seconds: float) -> str:
-    """Return a duration as the configuration has it, as in "2h"."""
+    """Return a duration in the configuration's form, such as "2h"."""
     for unit, name in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
         if seconds >= unit and seconds % unit == 0:
             return f"{seconds / unit:.0f}{name}"

@@ -1,4 +1,4 @@
-"""Sessions of the console: who is logged in. They are kept in memory, so that a restart ends them."""
+"""Sessions of the console. They are kept in memory, so that a restart ends them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SESSIONS_PER_USER = 8
 
 @dataclass(slots=True)
 class Session:
-    """One session. `proof` is what it rests on: a change of the user's password ends it.
+    """One session. `proof` is its basis: a change of the user's password ends it.
 
-    `csrf` is the text that each form of the session carries. `notice` is shown on the next page, and `failed` says how.
+    `csrf` is the text that each form of the session carries. `notice` is shown on the next page, and `failed`: it is an error.
     """
 
     user: str
@@ -36,13 +36,13 @@ class Session:
         return hmac.compare_digest(self.csrf.encode(), csrf.encode("utf-8", "replace"))
 
     def take_notice(self) -> tuple[str, bool]:
-        """Return the notice, which is shown once, and whether something failed."""
+        """Return the notice, which is shown once, and whether it is an error."""
         notice, self.notice = self.notice, ""
         return notice, self.failed
 
 
 class Sessions:
-    """All sessions, by the digests of their ids: an id that is looked up is compared with none."""
+    """All sessions, by the digests of their ids, so that a look-up compares no id."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -64,7 +64,7 @@ class Sessions:
         return identifier
 
     def find(self, identifier: str, touch: bool = True) -> Session | None:
-        """Return the session with this id, unless it has ended. `touch`: it is used now."""
+        """Return the session with this id, unless it has ended. `touch`: it is in use now."""
         session = self._sessions.get(_key(identifier))
         if session is None:
             return None

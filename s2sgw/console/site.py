@@ -1,4 +1,4 @@
-"""The console's port: pages, log-in, static files, and the HTTP interface, with the headers that bind browsers."""
+"""The console's port: pages, log-in, static files, and the HTTP interface, with security headers for browsers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from s2sgw.net.http_server import BoundedRequest, BoundedSite
 
 #: Seconds for one page.
 PAGE_SECONDS = 60
-#: Scripts, styles and images come from here alone; no page of another site shows ours in a frame.
+#: Scripts, styles and images come only from here; pages of other sites cannot show ours in a frame.
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'"
@@ -40,7 +40,7 @@ HEADERS = {
     "Referrer-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-#: Paths that health checks ask for under any name of the host.
+#: Paths that health checks request under any host name.
 ANY_HOST = (b"/healthz", b"/readyz")
 STATIC = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
@@ -49,14 +49,14 @@ _OWN_PATH = re.compile(r"/(?![/\\])[A-Za-z0-9._~%/?=&:+-]*\Z")
 
 
 class ConsoleSite(BoundedSite):
-    """The site of the console's port. `is_own_host` says whether a request's Host header names this console."""
+    """The site of the console's port. `is_own_host` returns whether a request's Host header names this console."""
 
     def __init__(self, root: Resource, clock: IReactorTime, is_own_host: Callable[[BoundedRequest], bool]) -> None:
         super().__init__(root, clock)
         self._is_own_host = is_own_host
 
     def getResourceFor(self, request: Request) -> Any:
-        """Return what answers a request, once the headers are set that every answer has."""
+        """Return the resource for a request, with the headers of every answer set."""
         for name, value in HEADERS.items():
             request.setHeader(name, value)
         request.setHeader("server", "s2sgw")
@@ -66,7 +66,7 @@ class ConsoleSite(BoundedSite):
 
 
 class OtherHost(Resource):
-    """What answers requests for another host."""
+    """The resource for requests to another host."""
 
     isLeaf = True
 
@@ -77,7 +77,7 @@ class OtherHost(Resource):
 
 
 class StaticFile(Resource):
-    """One file of the package, read once. Its address changes with its content, so that browsers may keep it."""
+    """One file of the package, read once. Its address changes with its content, so browsers may keep it."""
 
     isLeaf = True
 
@@ -96,7 +96,7 @@ class StaticFile(Resource):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What every page stands in."""
+    """The frame of every page."""
 
     environment: Environment
     access: Access
@@ -121,13 +121,13 @@ class Frame:
         request.finish()
 
     def refuse(self, request: BoundedRequest, status: int, title: str, text: str, user: LoggedInUser | None = None) -> int:
-        """Answer with a page that says what is wrong."""
+        """Answer with a page that names the error."""
         self.write(request, Shown("error.html", {"title": title, "text": text}), user, status)
         return NOT_DONE_YET
 
 
 def redirect(request: BoundedRequest, path: str) -> int:
-    """Answer that the browser is to get another page of ours."""
+    """Answer with a redirect to another page of ours."""
     request.setResponseCode(303)
     request.setHeader("location", path)
     request.setHeader("cache-control", "no-store")
@@ -136,8 +136,8 @@ def redirect(request: BoundedRequest, path: str) -> int:
 
 
 def answer_plainly(failure: Failure, request: BoundedRequest) -> None:
-    """Answer a request whose page of the error could not be made either: without a template, so that the client need not wait."""
-    _log.failure("an error page of the console broke", failure)
+    """Answer a request whose error page could not be made, without a template, so that the client does not wait."""
+    _log.failure("an error page of the console failed", failure)
     if not request._disconnected and not request.startedWriting:
         answer_json(request, 500, {"error": "the gateway could not answer; its log says why", "kind": "failed"})
 
@@ -187,7 +187,7 @@ class PageResource(Resource):
     def _answer(
         self, request: BoundedRequest, user: LoggedInUser, made: Coroutine[Any, Any, Any], answer: Callable[[Any], object],
     ) -> int:
-        """Call `answer` with the result of `made`. If one of them fails, answer with what is wrong."""
+        """Call `answer` with the result of `made`. If one of them fails, answer with the error."""
         answered: Deferred[Any] = Deferred.fromCoroutine(made)
         answered.addTimeout(PAGE_SECONDS, self._frame.clock)
         request.notifyFinish().addErrback(lambda _: answered.cancel())
@@ -199,7 +199,7 @@ class PageResource(Resource):
     def _failed(self, failure: Failure, request: BoundedRequest, user: LoggedInUser) -> None:
         if request._disconnected:
             if not failure.check(CancelledError):
-                self.log.failure("a page whose reader is gone broke", failure)
+                self.log.failure("a page failed whose reader is gone", failure)
             return
         frame, error = self._frame, failure.value
         if isinstance(error, NoSuchPage):
@@ -209,8 +209,8 @@ class PageResource(Resource):
         elif isinstance(error, TookTooLong):
             frame.refuse(request, 503, "No answer", "The gateway did not answer in time. Try again in a moment.", user)
         else:
-            self.log.failure("a page of the console broke", failure)
-            frame.refuse(request, 500, "Something broke", "The gateway could not make this page. Its log says why.", user)
+            self.log.failure("a page of the console failed", failure)
+            frame.refuse(request, 500, "Error", "The gateway could not make this page. Its log says why.", user)
 
 
 class LoginPage(Resource):
@@ -224,7 +224,7 @@ class LoginPage(Resource):
         self._frame = frame
 
     def render_GET(self, request: BoundedRequest) -> int:
-        """Show the form. A token in the address is used when the form is sent, not when the page is looked at."""
+        """Show the form. A token in the address is used when the form is sent, not when the page is viewed."""
         fields = fields_of(request)
         return self._form(request, 200, "", fields.get("next", ""), token=fields.get("token", ""))
 
@@ -264,7 +264,7 @@ class LoginPage(Resource):
             request.setHeader("retry-after", str(max(1, round(error.seconds))))
             text, status = f"There were {error}.", 429
         else:
-            self.log.failure("a log-in to the console broke", failure)
+            self.log.failure("a log-in to the console failed", failure)
         self._form(request, status, text, fields.get("next", ""), fields.get("name", ""))
 
     def _form(self, request: BoundedRequest, status: int, wrong: str, following: str, name: str = "", token: str = "") -> int:
@@ -295,7 +295,7 @@ class LogoutPage(Resource):
 
 
 class RootPage(PageResource):
-    """/, and below it everything else. What is not there is an error page."""
+    """The page /, with everything else below it. An unknown path is an error page."""
 
     isLeaf = False
 
@@ -305,7 +305,7 @@ class RootPage(PageResource):
 
 
 class NotFoundPage(Resource):
-    """What stands under every path that is nobody's."""
+    """The page for every unknown path."""
 
     isLeaf = True
 
@@ -314,7 +314,7 @@ class NotFoundPage(Resource):
         self._frame = frame
 
     def render(self, request: BoundedRequest) -> int:
-        """Answer that there is nothing."""
+        """Answer that there is no such page."""
         user = self._frame.access.user_of(request)
         return self._frame.refuse(request, 404, "Not found", "There is no such page.", user)
 
@@ -358,7 +358,7 @@ def console_site(services: APIServices, access: Access, pages: Pages) -> Bounded
 
 
 class ListPage(PageResource):
-    """A page with others below it: forms, and where `one` is given the page of each row."""
+    """A page with others below it: forms, and with `one` the page of each row."""
 
     isLeaf = False
 

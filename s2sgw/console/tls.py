@@ -24,7 +24,7 @@ LOOK_SECONDS = 60
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ConsoleTLS:
-    """Makes the TLS connections. Browsers are asked for no certificate. Raises `UnusableCertificate`."""
+    """Makes the TLS connections. Browsers are not asked for a certificate. Raises `UnusableCertificate`."""
 
     log = Logger("s2sgw")
 
@@ -38,7 +38,7 @@ class ConsoleTLS:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The DNS names of the certificate, in lower case."""
+        """Return the DNS names of the certificate, in lower case."""
         return tuple(each.text.lower() for each in self.credential.names.presented if each.kind == "dNSName")
 
     def serverConnectionForTLS(self, protocol: object) -> SSL.Connection:
@@ -96,6 +96,6 @@ class ConsoleTLSFactory(TLSMemoryBIOFactory):
         self._site = site
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Return the protocol of a new connection; None if there is no room for it."""
+        """Return the protocol of a new connection; None: there is no room for it."""
         inner = self._site.buildProtocol(addr)
         return None if inner is None else self.protocol(self, inner)

@@ -1,1 +1,1 @@
-"""Custody of stanzas per pair, and handing them to the next hop."""
+"""Custody of stanzas for each pair, and their delivery to the next hop."""

@@ -1,4 +1,4 @@
-"""The choice of acknowledgements for each next server, and what its silence means."""
+"""The choice of acknowledgements for each next server, and the meaning of its silence."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class AckSelection:
         replies = ReplyCatcher(self._queues, stream.pair.inverse)
         return PingAcks(stream, queue, replies, self, self._clock, _token, always=acks == "ping")
 
-    # --- what the silence of a server means (`acknowledgements.StallPolicy`) ---
+    # --- the meaning of a server's silence (`acknowledgements.StallPolicy`) ---
 
     def ping_answered(self, stream: OutboundStream) -> None:
         stream.note_answer()

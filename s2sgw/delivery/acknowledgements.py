@@ -36,68 +36,71 @@ LARGE = 10_000
 class Acknowledgements(Protocol):
     """Tells a delivery agent which of its stanzas the next server has."""
 
-    #: False: what is written is passed on
+    #: False: written stanzas are passed on
     acknowledges: bool
-    #: they come on a stream towards us, not on the stream that is written to
+    #: whether they arrive on a stream towards us, not on the stream that is written to
     arrive_elsewhere: bool
 
     @property
     def whole(self) -> bool:
-        """All unacknowledged stanzas of the stream were sent by this queue, and their acknowledgements are awaited here."""
+        """Whether this queue sent all unacknowledged stanzas of the stream, and awaits their acknowledgements here."""
 
     def batch(self, stanzas: Sequence[bytes]) -> Sequence[bytes]:
-        """Count these stanzas, which are being written. Return them with the requests before and behind them."""
+        """Count these stanzas, which are being written. Return them with the requests before and after them."""
 
     def after_batch(self, number: int) -> bytes:
-        """Count `number` stanzas that were written. Return the request that is to be written behind them."""
+        """Count `number` stanzas that were written. Return the request to write after them."""
 
     def resumed(self, number: int) -> bytes:
-        """Count `number` stanzas that are written again on a resumed stream. Return the request that goes behind them."""
+        """Count `number` stanzas that are written again on a resumed stream. Return the request to write after them."""
 
     def acknowledged(self, number: int) -> int:
         """Take an acknowledgement of `number` more stanzas (XEP-0198). Return how many in flight it settles."""
 
     def on_pressure(self) -> None:
-        """Settle what can be settled: so much is unacknowledged that the sources would have to wait."""
+        """Settle what can be settled. So much is unacknowledged that the sources would have to wait."""
 
     def stop(self) -> None:
-        """The stream is gone."""
+        """Stop: the stream is gone."""
 
 
 class AckedQueue(Protocol):
-    """The delivery queue whose stanzas are acknowledged, as far as it is needed here."""
+    """The interface of the delivery queue whose stanzas are acknowledged."""
 
     @property
     def pair(self) -> Pair: ...
 
     def acknowledged(self, number: int, evidence: ReceiptEvidence) -> None:
-        """The first `number` stanzas in flight have another owner."""
+        """Note that the first `number` stanzas in flight have another owner."""
 
 
 class StallPolicy(Protocol):
     """The policy for a server that falls silent (`delivery.ack_selection`)."""
 
     def ping_answered(self, stream: OutboundStream) -> None:
-        """A ping was answered on the stream."""
+        """Note that a ping was answered on the stream."""
 
     def answers_pings(self, stream: OutboundStream) -> bool:
         """Return whether the server is known to answer pings."""
 
     def ping_unanswered(self, stream: OutboundStream) -> bool:
-        """A ping was not answered in time. Return whether the stream was ended for it."""
+        """Judge a ping that was not answered in time. Return whether the stream was ended for it."""
 
     def acks_overdue(self, stream: OutboundStream, acked_before: bool) -> None:
-        """Nothing was acknowledged for `OVERDUE_SECONDS`. `acked_before`: something was, earlier on the stream."""
+        """Judge a stream on which nothing was acknowledged for `OVERDUE_SECONDS`.
+
+        `acked_before`: something was, earlier on it.
+        """
 
 
 class ReplyQueues(Protocol):
     """The delivery queues in which the replies to pings arrive."""
 
     def replies(self, pair: Pair) -> PingReplies:
-        """Return what is caught in the queue of `pair`."""
+        """Return the caught replies of the queue of `pair`."""
 
     def holds_source(self, pair: Pair) -> bool:
-        """Return whether the queue of `pair` keeps a stream that feeds it from being read."""
+        """Return whether the queue of `pair` stops a stream that feeds it from being read."""
 
 
 class ReplyCatcher:
@@ -148,14 +151,14 @@ class TcpAcks:
         return 0
 
     def on_pressure(self) -> None:
-        """Nothing is unacknowledged."""
+        """Do nothing: no stanza is unacknowledged."""
 
     def stop(self) -> None:
-        """Nothing is waited for."""
+        """Do nothing: no acknowledgement is awaited."""
 
 
 class StreamManagementAcks:
-    """XEP-0198. The stream counts what is sent; what the other side acknowledges comes in as `acknowledged`."""
+    """XEP-0198. The stream counts sent stanzas. Acknowledgements of the other side come in through `acknowledged`."""
 
     acknowledges = True
     arrive_elsewhere = False
@@ -173,7 +176,7 @@ class StreamManagementAcks:
         self._before = before
         self._acked_before = acked_before
         self._outstanding = 0
-        self._since = 0.0  # when the first of these was sent, or the last acknowledgement came
+        self._since = 0.0  # the time of the first of these, or of the last acknowledgement
         self._watch: IDelayedCall | None = None
 
     @property
@@ -211,7 +214,7 @@ class StreamManagementAcks:
         return settled
 
     def on_pressure(self) -> None:
-        """Sources have to wait."""
+        """Do nothing: sources have to wait."""
 
     def stop(self) -> None:
         if self._watch is not None:
@@ -219,7 +222,7 @@ class StreamManagementAcks:
             self._watch = None
 
     def _look(self) -> None:
-        """The timer is due. Start it again if something was acknowledged since, or the stream was not read."""
+        """React to the timer. Start it again if something was acknowledged since, or the stream was not read."""
         self._watch = None
         left = max(self._since, self._stream.read_since) + OVERDUE_SECONDS - self._clock.seconds()
         if self._outstanding and left <= 0:
@@ -229,7 +232,7 @@ class StreamManagementAcks:
 
 
 class PingAcks:
-    """One ping at a time behind what was written. Its reply acknowledges that, and the next ping follows if more was written."""
+    """One ping at a time after the written stanzas. Its reply acknowledges them. If more was written, the next ping follows."""
 
     whole = False
     arrive_elsewhere = True
@@ -238,7 +241,10 @@ class PingAcks:
         self, stream: OutboundStream, queue: AckedQueue, replies: ReplyCatcher, policy: StallPolicy, clock: IReactorTime,
         token: Callable[[], str], always: bool = False,
     ) -> None:
-        """`token` makes ids that cannot be guessed. `always`: ask again behind the next batch after a ping without a reply."""
+        """Take the stream.
+
+        `token` makes ids that cannot be guessed. `always`: ping again after the next batch, even without a reply before.
+        """
         self.acknowledges = True
         self._stream = stream
         self._queue = queue
@@ -247,11 +253,11 @@ class PingAcks:
         self._clock = clock
         self._token = token
         self._always = always
-        self._covered = 0  # stanzas before the ping that is out
+        self._covered = 0  # stanzas before the unanswered ping
         self._uncovered = 0  # stanzas written since
         self._id: str | None = None
         self._asked_at = 0.0
-        self._unread = False  # when last looked at, the reply may have lain unread
+        self._unread = False  # at the last look, the reply may have been unread
         self._timer: IDelayedCall | None = None
 
     def batch(self, stanzas: Sequence[bytes]) -> Sequence[bytes]:
@@ -259,7 +265,7 @@ class PingAcks:
         return [each for each in (requests[0], *stanzas, requests[1]) if each] if any(requests) else stanzas
 
     def _before_batch(self, stanzas: Sequence[bytes]) -> bytes:
-        """Ping first, to learn whether the server answers at all: it may fall silent over one of these stanzas."""
+        """Ping first, to find out whether the server answers at all: it may fall silent because of one of these stanzas."""
         if self._stream.answers or self._id is not None or not self.acknowledges or max(map(len, stanzas)) <= LARGE:
             return b""
         return self._ping()
@@ -273,11 +279,11 @@ class PingAcks:
         return self.after_batch(number)
 
     def acknowledged(self, number: int) -> int:
-        """Pings alone acknowledge."""
+        """Ignore the event: only pings acknowledge."""
         return 0
 
     def on_pressure(self) -> None:
-        """Count what was written as passed on if the server may be one that never answers, so that no source is slowed."""
+        """Count written stanzas as passed on if the server may be one that never answers, so that no source is slowed."""
         if self._covered + self._uncovered and not self._policy.answers_pings(self._stream):
             self._believe()
 

@@ -1,5 +1,6 @@
-"""The delivery agent of a queue: it opens a stream to the next server when stanzas wait, and uses it. After a failure it tries
-again later.
+"""The delivery agent of a queue: it opens a stream to the next server when stanzas wait, and uses it.
+
+After a failure it tries again later.
 
 The data of a state (the attempt, the stream, the timer) belongs to that state (`agent_states`). Four collaborators outlast a
 stream: the schedule of attempts, the stream to be resumed, the detector of poison, and the choice of acknowledgements.
@@ -35,7 +36,7 @@ WORKED_SECONDS = 10.0
 
 
 class AckChoice(Protocol):
-    """What chooses the acknowledgements of a stream (`delivery.ack_selection`)."""
+    """Chooses the acknowledgements of a stream (`delivery.ack_selection`)."""
 
     def choose(self, queue: DeliveryQueue, stream: OutboundStream, stalled_before: bool) -> Acknowledgements:
         """Return the acknowledgements for one stream that is ready. `stalled_before`: the last one ended by a stall."""
@@ -76,7 +77,7 @@ class DeliveryAgent:
 
     @property
     def stream(self) -> OutboundStream | None:
-        """The open stream, if there is one."""
+        """Return the open stream, if there is one."""
         return self.data.stream if isinstance(self.data, Delivering) else None
 
     @property
@@ -114,10 +115,10 @@ class DeliveryAgent:
 
     def send(self, data: Sequence[bytes]) -> bool:
         ready = self._ready
-        if ready.promised and self.queue.pair_queue.in_flight_count == len(data):  # nothing is in flight but these
+        if ready.promised and self.queue.pair_queue.in_flight_count == len(data):  # nothing else is in flight
             self._take_acks(ready)
         slow = ready.stream.write(ready.acknowledgements.batch(data))
-        return slow and self.data is ready  # the write may have lost the stream
+        return slow and self.data is ready  # the write may have ended the stream
 
     @property
     def _ready(self) -> Delivering:
@@ -138,7 +139,7 @@ class DeliveryAgent:
         self._machine.retry_now()
 
     def release_stream(self) -> None:
-        """Close the stream if it is ours, nothing is under way on it, and no one else uses it."""
+        """Close the stream if it is ours, nothing is under way on it, and it has no other user."""
         if isinstance(self.data, Delivering) and not self.busy:
             stream = self.data.stream
             if stream.ours and not stream.carries_back and stream.sole:
@@ -174,7 +175,7 @@ class DeliveryAgent:
             self._change_acks(ready)
 
     def _change_acks(self, ready: Delivering) -> None:
-        """Change the way in which stanzas are acknowledged, also for those that were written already."""
+        """Change the way in which stanzas are acknowledged, also for those already written."""
         self._take_acks(ready)
         written = self.queue.pair_queue.in_flight_count
         if not ready.acknowledgements.acknowledges:
@@ -217,7 +218,7 @@ class DeliveryAgent:
     def stream_free(self) -> None:
         self.queue.next_hop_ready()
 
-    # --- what the machine does (`AgentOutputs`) ---
+    # --- actions of the state machine (`AgentOutputs`) ---
 
     def begin_attempt(self) -> None:
         if isinstance(self.data, BackingOff):
@@ -232,14 +233,14 @@ class DeliveryAgent:
         if isinstance(failure.value, StreamUnavailable):
             self._machine.failed(failure.value)
         else:
-            self.log.failure("an attempt to open a stream broke", failure)
+            self.log.failure("an attempt to open a stream failed", failure)
             self._machine.failed(StreamUnavailable(Ending(Cause.INTERNAL)))
 
     def _not_handled(self, failure: Failure) -> None:
         self.log.failure("the outcome of an attempt could not be handled", failure)
 
     def use_stream(self, stream: OutboundStream) -> None:
-        """Use a stream that is ready. Send what must be sent again, then all that waits."""
+        """Use a stream that is ready. Send what must be sent again, then all waiting stanzas."""
         if isinstance(self.data, Suspended):
             cancel(self.data.timer)
         again = self._resume(stream)
@@ -287,7 +288,7 @@ class DeliveryAgent:
             self.begin_attempt()
 
     def attempt_failed(self, refusal: StreamUnavailable) -> None:
-        """Plan the next attempt. A final cause bounces the waiting stanzas. With any other cause they wait on."""
+        """Plan the next attempt. A final cause bounces the waiting stanzas. With any other cause they go on waiting."""
         delay = self.retry.after_attempt(refusal.retry)
         self.last_ending = refusal.ending
         self._back_off(delay)
@@ -337,7 +338,7 @@ class DeliveryAgent:
             self._machine.lost(ending)
 
     def stream_gone(self, ending: Ending) -> None:
-        """Wait for the stream to be resumed, or take what is in flight as in doubt. What waits needs another stream."""
+        """Wait for the stream to be resumed, or treat the stanzas in flight as in doubt. Waiting stanzas need another stream."""
         data = self.data
         assert isinstance(data, Delivering | Suspended)
         if isinstance(data, Suspended):
@@ -367,7 +368,7 @@ class DeliveryAgent:
         return self.retry.after_stream(worked, isolating=bool(suspicion or (self.queue.suspects and not mute)))
 
     def _suspicion(self, stream: OutboundStream, ending: Ending, young: bool) -> str:
-        """Return the word for a stanza of this queue over which the stream ended (`delivery.poison`). "": it ended over none."""
+        """Return the word for the stanza of this queue that ended the stream (`delivery.poison`); "": none did."""
         if stream.shared_connection:
             return ""
         large = self.largest_in_flight > LARGE
@@ -375,7 +376,7 @@ class DeliveryAgent:
         return self.poison_detector.suspicion(ending, positions, young, stream.asking, stream.ambiguous, large)
 
     def _await(self, broken: ResumableStream | None, acks: Acknowledgements, suspicion: str) -> bool:
-        """Return whether the stream is to be resumed. If so, begin the wait."""
+        """Return whether to wait for a resumption of the stream. If so, begin the wait."""
         if broken is None:
             return False
         pair_queue = self.queue.pair_queue
@@ -386,7 +387,7 @@ class DeliveryAgent:
         return True
 
     def finish(self, cause: Cause) -> None:
-        """Close what is open, and cancel what is under way."""
+        """Close the stream, and cancel the attempt under way."""
         data, closed = self.data, succeed(None)
         self.resume_wait.stop()
         if isinstance(data, BackingOff):

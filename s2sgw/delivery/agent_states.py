@@ -47,7 +47,7 @@ class Delivering:
 
 @dataclass(slots=True)
 class Suspended:
-    """A stream of the other side was lost and may be resumed (XEP-0198 §5). `timer` is due when a stanza in flight expires."""
+    """A stream of the other side was lost and may be resumed (XEP-0198 §5). `timer` fires when a stanza in flight expires."""
 
     stream: OutboundStream
     acknowledgements: Acknowledgements
@@ -59,7 +59,7 @@ class Suspended:
 
 @dataclass(slots=True)
 class BackingOff:
-    """The next attempt is made when `timer` is due."""
+    """The next attempt is made when `timer` fires."""
 
     timer: IDelayedCall
     word: ClassVar[str] = "backing off"
@@ -126,7 +126,7 @@ class AgentOutputs(Protocol):
         """Wait for the other side."""
 
     def stream_gone(self, ending: Ending) -> None:
-        """Decide what becomes of what is in flight, and when the next attempt is made."""
+        """Decide what happens to the stanzas in flight, and when the next attempt is made."""
 
     def finish(self, cause: Cause) -> None:
         """Close for good."""

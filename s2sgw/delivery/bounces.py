@@ -1,7 +1,7 @@
-"""Error stanzas that end the custody of stanzas which could not be passed on (R33, R34).
+"""The error stanzas that end the custody of stanzas which could not be passed on (R33, R34).
 
-The receipt of a bounced stanza is settled when its error is safe: passed on, or on the disk. A stanza that the spool holds is
-removed there in the commit that holds its error, or when the error was passed on, and never before.
+The receipt of a bounced stanza is settled when its error is safe: passed on, or on the disk. A stanza in the spool is removed
+there in the commit that has its error, or when the error was passed on, and never before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from s2sgw.xmpp.stanza import Stanza
 
 
 class BouncingQueue(Protocol):
-    """The delivery queue whose stanzas are bounced, as far as it is needed here."""
+    """The interface of the delivery queue whose stanzas are bounced."""
 
     direction: Direction
 
@@ -39,7 +39,7 @@ class BouncingQueue(Protocol):
 
 
 class ReturnQueue(Protocol):
-    """The delivery queue back to the sender, as far as it is needed here."""
+    """The interface of the delivery queue back to the sender."""
 
     def accept_errors(
         self, stanzas: list[Stanza], source: StanzaSource | None = None, upstream_ack: UpstreamAck | None = None,
@@ -60,7 +60,7 @@ class QueueLookup(Protocol):
 
 
 class RefusalAck(UpstreamAck):
-    """The receipt of the errors that answer stanzas which were not taken into custody, and whose receipt is `refused`."""
+    """The receipt of errors that answer stanzas which were not taken into custody. Their own receipt is `refused`."""
 
     __slots__ = ("_refused",)
 
@@ -73,9 +73,9 @@ class RefusalAck(UpstreamAck):
 
 
 class BounceAck(UpstreamAck):
-    """The receipt of the errors that answer `answered`, which have left the custody of `queue`.
+    """The receipt of errors that answer `answered`. These stanzas have left the custody of `queue`.
 
-    `positions` of the stanzas are to be removed from the spool.
+    `positions` of the stanzas must be removed from the spool.
     """
 
     __slots__ = ("_answered", "_positions", "_queue", "_told")
@@ -91,16 +91,16 @@ class BounceAck(UpstreamAck):
 
     @property
     def kept_upstream(self) -> bool:
-        """The stanzas that are answered are on the disk, or their sender's server keeps them."""
+        """Whether the answered stanzas are on the disk, or kept by their sender's server."""
         return all(held.durable or held.kept_upstream for held in self._answered)
 
     @property
     def replaces(self) -> Replaced | None:
-        """The rows that the spool removes in the commit that holds the last of the errors."""
+        """Return the rows that the spool removes in the commit with the last of the errors."""
         return Replaced(self._queue.pair, self._positions) if self._positions else None
 
     def replaced(self) -> None:
-        """The commit is done. If the errors were passed on before, the queue may be forgotten by now."""
+        """Note that the commit is done. If the errors were passed on before, the queue may have been forgotten."""
         positions, self._positions = self._positions, []
         if positions:
             self._queue.struck_off(positions)
@@ -124,7 +124,7 @@ def completed_by(batch: Sequence[QueueItem]) -> list[BounceAck]:
 
 
 def _nothing() -> None:
-    """No caller waits for this."""
+    """Do nothing: no caller waits for this."""
 
 
 class Bounces:
@@ -159,7 +159,7 @@ class Bounces:
     ) -> None:
         """Bounce stanzas that were in the custody of `queue`. `told` is called when the receipts of all of them are settled.
 
-        `said`: a word of a fixed list that goes with the cause.
+        `said`: a word of a fixed list for the error's text.
         """
         answerable = [held for held in gone if may_bounce(held.stanza)]
         if len(answerable) < len(gone):

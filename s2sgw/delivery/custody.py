@@ -1,4 +1,4 @@
-"""All of custody: the delivery queues, what they share, and what acts on all of them."""
+"""All of custody: the delivery queues, their shared services, and the actions on all of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from s2sgw.xmpp.jid import Pair
 
 
 class LostStanzas(NamedTuple):
-    """How many stanzas of a pair were neither passed on nor answered, and are on no disk; how many of these were written."""
+    """The stanzas of a pair that were neither passed on nor answered, and are on no disk; and how many of these were written."""
 
     pair: Pair
     stanzas: int
@@ -27,7 +27,7 @@ class LostStanzas(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Custody:
-    """Built by `composition.custody`. The methods are the steps of a stop that concern all queues (`runtime.shutdown`)."""
+    """Built by `composition.custody`. The methods are the steps of a stop that affect all queues (`runtime.shutdown`)."""
 
     queues: DeliveryQueues
     services: DeliveryServices
@@ -35,7 +35,7 @@ class Custody:
     expiry: ExpirySweep
 
     def quiesce(self) -> None:
-        """Stop all writing. What is in custody is spooled from now on, even beyond the spool's bounds."""
+        """Stop all writing. Stanzas in custody are spooled from now on, even beyond the spool's bounds."""
         memory = self.services.relief.memory
         self.queues.quiesced = True
         self.services.spool.raise_limit(max(memory.limit, memory.used))
@@ -44,10 +44,13 @@ class Custody:
         self.services.window.offer_again()
 
     async def hand_to_spool(self) -> None:
-        """Give the spool what was not passed on, and bounce what it does not take. Return when the spool has answered."""
+        """Give the spool the stanzas that were not passed on, and bounce those that it does not take.
+
+        Return when the spool has answered.
+        """
         self.restore.stop()
         while True:
-            busy = [queue for queue in self.queues if queue.spooling]  # what came since goes behind what the spool was given
+            busy = [queue for queue in self.queues if queue.spooling]  # newer stanzas go after those that the spool was given
             for queue in self.queues:
                 queue.hand_to_spool()
             await self._answered()
@@ -61,7 +64,7 @@ class Custody:
         return answered
 
     def lost(self) -> list[LostStanzas]:
-        """Return what nobody keeps, for each pair, the most first. To be called at the end of a stop, after `close`."""
+        """Return the lost stanzas of each pair, the most first. Call this at the end of a stop, after `close`."""
         rows = []
         for queue in self.queues:
             items = [item for item in queue.pair_queue.only_in_memory() if not item.kept_upstream]
@@ -71,7 +74,7 @@ class Custody:
         return sorted(rows, key=attrgetter("stanzas"), reverse=True)
 
     async def close(self) -> None:
-        """Close the streams of all queues, then the spool. What is still in flight is given to the spool once more."""
+        """Close the streams of all queues, then the spool. Stanzas still in flight are given to the spool once more."""
         closed = [queue.next_hop.stop(Cause.SHUTDOWN) for queue in self.queues]
         for queue in self.queues:
             queue.pair_queue.take_back()

@@ -15,7 +15,7 @@ EXPIRED_AT_ONCE = 500
 
 
 class ExpirySweep:
-    """`sweep` is to be called once a second."""
+    """The sweep. Call `sweep` once a second."""
 
     def __init__(self, queues: DeliveryQueues, services: DeliveryServices) -> None:
         self._queues = queues
@@ -27,7 +27,7 @@ class ExpirySweep:
         self._step_is_due = False
 
     def sweep(self) -> None:
-        """Bounce what has expired. Raises `ExceptionGroup` after all queues were swept, if some could not be."""
+        """Bounce expired stanzas. Raises `ExceptionGroup` after all queues were swept, if some could not be."""
         services, now = self._services, self._services.clock.seconds()
         services.window.offer_again()
         services.holds.write_again()

@@ -66,20 +66,20 @@ def _position(word: object) -> int:
 class OperatorHolds:
     """The holds, written to `<state>/held.json` at each change.
 
-    A file that cannot be parsed is renamed, and `report` is called. Nothing is held back then.
+    A file that cannot be parsed is renamed, and `report` is called. Then no holds are in force.
     """
 
     def __init__(self, state: Path | None = None, report: Callable[[str], None] = lambda text: None) -> None:
         self._path = None if state is None else state / FILE
         self._report = report
         self._targets: dict[HoldTarget, None] = {}
-        #: a change could not be written yet
+        #: whether a change could not be written yet
         self._unwritten = False
         if self._path is not None and self._path.exists():
             self._targets = dict.fromkeys(self._read(self._path))
 
     def _read(self, path: Path) -> list[HoldTarget]:
-        """Return the contents of the file. Raises `OSError` if it cannot be read: to go on would release what is held."""
+        """Return the contents of the file. Raises `OSError` if it cannot be read: without it, held stanzas would be delivered."""
         text = path.read_bytes()
         try:
             targets = json.loads(text)
@@ -111,7 +111,7 @@ class OperatorHolds:
     def discard(self, target: HoldTarget) -> int:
         """End this hold, and those of all that it covers. Return how many. Raises `OSError`.
 
-        A full disk is no reason to fail: what is held may have filled it. `write_again` writes the file when there is room.
+        A full disk is no reason to fail: held stanzas may have filled it. `write_again` writes the file when there is room.
         """
         left = {each: None for each in self._targets if not _within(each, target)}
         ended = len(self._targets) - len(left)
@@ -132,16 +132,16 @@ class OperatorHolds:
             self._write_or_report(new=not self._unwritten)
 
     def forget(self, pair: Pair) -> None:
-        """The queue of `pair` is empty: the holds of its single stanzas are ended."""
+        """End the holds of single stanzas of `pair`: its queue is empty."""
         self.ended(pair, self.positions(pair))
 
     def write_again(self) -> None:
-        """Write what could not be written before."""
+        """Write the changes that could not be written before."""
         if self._unwritten:
             self._write_or_report(new=False)
 
     def _write_or_report(self, new: bool) -> None:
-        """Write the holds. Where that fails, it is tried again later, and reported if it is `new`."""
+        """Write the holds. If that fails, try again later, and report the failure if it is `new`."""
         try:
             self._write(self._targets)
         except OSError as error:

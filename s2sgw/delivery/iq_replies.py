@@ -22,9 +22,9 @@ class LateReplies:
     """
 
     def __init__(self) -> None:
-        #: request -> how many replies are let through before one is dropped
+        #: request -> the number of replies that are let through before one is dropped
         self._requests: OrderedDict[_Key, int] = OrderedDict()
-        #: the pairs in whose queues replies arrive that are to be dropped -> how many
+        #: the pairs in whose queues replies must be dropped -> their number
         self.pairs: Counter[Pair] = Counter()
 
     def expect(self, pair: Pair, request: Stanza) -> None:
@@ -38,13 +38,13 @@ class LateReplies:
             self._forget(next(iter(self._requests)))
 
     def asked_again(self, pair: Pair, request: Stanza) -> None:
-        """`request` is sent, whose reply arrives in the queue of `pair`: let one reply through that would be dropped."""
+        """Let one reply through that would be dropped: `request`, whose reply arrives in the queue of `pair`, is sent again."""
         key = (pair, request.id, request.to, request.from_)
         if key in self._requests:
             self._requests[key] += 1
 
     def take(self, pair: Pair, reply: Stanza) -> bool:
-        """Return whether `reply` is dropped. A request has but one reply."""
+        """Return whether `reply` is dropped. A request has only one reply."""
         key = (pair, reply.id, reply.from_, reply.to)
         passes = self._requests.get(key)
         if passes is None:
@@ -66,7 +66,7 @@ class PingReplies:
     """The replies that are caught in the queue of `pair`."""
 
     def __init__(self, pair: Pair, late: LateReplies) -> None:
-        #: the ids of the gateway's own pings that are not answered -> what is called then
+        #: the ids of the gateway's own unanswered pings -> the function to call with the answer
         self.pings: dict[str, Callable[[], None]] = {}
         self._pair = pair
         self._late = late
@@ -76,7 +76,7 @@ class PingReplies:
         self.pings[id] = answered
 
     def give_up(self, id: str) -> None:
-        """Wait for the reply to this ping no longer. A later one is dropped."""
+        """Stop waiting for the reply to this ping. A later reply is dropped."""
         if self.pings.pop(id, None) is not None:
             ours, theirs = self._pair.recipient.text, self._pair.sender.text
             self._late.expect(self._pair, Stanza("iq", b"", theirs, ours, "get", id))
@@ -86,7 +86,10 @@ class PingReplies:
         return stanza.kind == "iq" and stanza.type in ("result", "error") and stanza.id in self.pings
 
     def take(self, stanza: Stanza) -> Rule | None:
-        """Return by which rule `stanza` is dropped; None: it is forwarded. A ping that it replies to is answered now."""
+        """Return the rule by which `stanza` is dropped; None: it is forwarded.
+
+        If it replies to a ping, the ping is answered now.
+        """
         if stanza.kind != "iq" or stanza.type not in ("result", "error"):
             return None
         answered = self.pings.pop(stanza.id or "", None)

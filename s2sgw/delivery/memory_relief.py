@@ -1,4 +1,4 @@
-"""Makes room in memory: stanzas that the spool has leave memory if others need the room, whichever queue holds them."""
+"""Makes room in memory: stanzas that the spool has leave memory if others need the room, from any queue."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Protocol
 from s2sgw.queue.memory import SharedMemory
 from s2sgw.queue.pair_queue import PairQueue
 
-#: The part of all memory that one queue may use for stanzas that the spool has too, while less than half of all is used.
+#: The part of all memory that one queue may use for stanzas that are also in the spool, while less than half of all is used.
 RESIDENT_PART = 64
 
 
 class EvictableQueue(Protocol):
-    """A delivery queue that keeps stanzas in memory that the spool has too."""
+    """The interface of a delivery queue that keeps stanzas in memory that are also in the spool."""
 
     pair_queue: PairQueue
 
@@ -25,16 +25,16 @@ _used_by_peer = attrgetter("pair_queue.memory.used")
 
 
 class MemoryRelief:
-    """Knows the queues that can evict stanzas, and lets them do so: first the queues of the peer that holds most."""
+    """Lists the queues that can evict stanzas, and makes them do so: first the queues of the peer that holds most."""
 
     def __init__(self, memory: SharedMemory) -> None:
         self.memory = memory
-        #: bytes that one queue may keep of what the spool has too, while there is room
+        #: bytes of stanzas that are also in the spool and that one queue may keep while there is room
         self.resident = memory.limit // RESIDENT_PART
         self._evictable: dict[EvictableQueue, None] = {}
 
     def spooled(self, queue: EvictableQueue) -> None:
-        """The spool holds more of `queue` now. Keep as much of it in memory as there is room for."""
+        """Note that the spool has more of `queue` now. Keep as much of it in memory as there is room for."""
         short = self.memory.short or queue.pair_queue.memory.crowded
         queue.evict(0 if short else self.resident)
         if short:
@@ -44,7 +44,7 @@ class MemoryRelief:
             self._evictable[queue] = None
 
     def keeps(self, queue: EvictableQueue) -> None:
-        """Note that `queue` holds stanzas in memory that the spool has too."""
+        """Note that `queue` has stanzas in memory that are also in the spool."""
         if queue.pair_queue.waiting:
             self._evictable[queue] = None
             self.relieve()
@@ -54,7 +54,7 @@ class MemoryRelief:
         self._evictable.pop(queue, None)
 
     def relieve(self) -> None:
-        """Evict until no more than half of the memory is used, or nothing is left to evict."""
+        """Evict until at most half of the memory is used, or nothing is left to evict."""
         if self.memory.short and self._evictable:
             for queue in sorted(self._evictable, key=_used_by_peer, reverse=True):
                 self._evict(queue)

@@ -1,4 +1,4 @@
-"""The two ends of a delivery queue: the sources that bring stanzas, and the next hop that takes them on."""
+"""The two ends of a delivery queue: the sources that bring stanzas, and the next hop that takes them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class StanzaSource(Protocol):
 
     @property
     def shared(self) -> bool:
-        """It brings the stanzas of several queues, so that one slow next hop is no reason to slow all of them."""
+        """Whether it brings the stanzas of several queues, so that one slow next hop must not slow all of them."""
 
     def pause(self, holder: object) -> None:
-        """Read no more until `holder`, and all others that paused it, resume it."""
+        """Stop reading until `holder`, and all others that paused it, resume it."""
 
     def resume(self, holder: object) -> None:
-        """`holder` no longer keeps the stream from reading."""
+        """End the pause of `holder`."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamFacts:
-    """The facts of an open stream that operators see.
+    """The facts of an open stream for operators.
 
     `connection` is the same object for all pairs on one connection. `ours`: we opened it. `resumption`: whether the stream
     can be resumed (XEP-0198 §5), or is one that was.
@@ -48,7 +48,7 @@ class StreamFacts:
 
 @dataclass(frozen=True, slots=True)
 class NextHopStatus:
-    """The facts of a next hop that operators see.
+    """The facts of a next hop for operators.
 
     `state` is idle, connecting, ready, broken (the stream may still be resumed) or backing off. `cause`: why the last
     attempt failed, or the last stream was lost. `retry_at`: when the next attempt begins, by the clock. `stream`: the open
@@ -66,31 +66,34 @@ class NextHop(Protocol):
     """The taker of a queue's stanzas: a stream to the next server, or the embedded echo."""
 
     def dispose(self) -> None:
-        """Drop the references to the queue, which is forgotten. No call follows."""
+        """Drop the references to the queue, which was forgotten. No call follows."""
 
     @property
     def state(self) -> str:
-        """See `NextHopStatus.state`."""
+        """Return the state, see `NextHopStatus.state`."""
 
     @property
     def ready(self) -> bool:
-        """`send` may be called now."""
+        """Return whether `send` may be called now."""
 
     @property
     def slow(self) -> bool:
-        """The next server is there, but takes no more at present: its sources should wait."""
+        """Return whether the next server is there and takes no more at present, so that its sources should wait."""
 
     @property
     def acknowledges(self) -> bool:
-        """The next hop reports what the next server has (`DeliveryQueue.acknowledged`). If not, what is written is passed on."""
+        """Return whether the hop reports acknowledgements (`DeliveryQueue.acknowledged`).
+
+        If not, written stanzas are passed on.
+        """
 
     @property
     def acks_arrive_elsewhere(self) -> bool:
-        """The acknowledgements arrive on a stream towards us, and not on the stream that is written to."""
+        """Return whether the acknowledgements arrive on a stream towards us, not on the stream that is written to."""
 
     @property
     def last_cause(self) -> Cause:
-        """Why the last attempt failed: the cause that a stanza is bounced with when its time is up."""
+        """Return why the last attempt failed: the cause for bouncing a stanza when its time is up."""
 
     def status(self) -> NextHopStatus:
         """Return the facts for operators."""
@@ -99,30 +102,30 @@ class NextHop(Protocol):
         """Pass these stanzas on now. Return whether the next hop takes no more for now (`slow`)."""
 
     def relieve_pressure(self) -> None:
-        """Settle what can be settled: so much is unacknowledged that the sources will have to wait."""
+        """Settle what can be settled. So much is unacknowledged that the sources would have to wait."""
 
     def request_delivery(self) -> None:
-        """Stanzas wait: call `DeliveryQueue.next_hop_ready` when they can be written."""
+        """Begin the delivery: stanzas wait. Call `DeliveryQueue.next_hop_ready` when they can be written."""
 
     def retry_now(self, urged: bool = False) -> None:
         """Try again now if an attempt is due later. `urged`: an operator asks for it; the back-off is ignored."""
 
     def release_stream(self) -> None:
-        """Close a stream that is not in use, because others wait for one."""
+        """Close a stream that is not in use, because others wait for a stream."""
 
     def stop(self, cause: Cause) -> Deferred[None]:
-        """Close in order, for good. Fires when that is done, within a bounded time."""
+        """Close gracefully, for good. Fires when that is done, within a bounded time."""
 
 
 class NoNextHop:
-    """The `NextHop` of a queue that was forgotten, for callers that still have the queue. It takes nothing."""
+    """The `NextHop` of a queue that was forgotten, for callers that still refer to the queue. It takes nothing."""
 
     state = "idle"
     ready = slow = acknowledges = acks_arrive_elsewhere = False
     last_cause = Cause.HELD_TOO_LONG
 
     def dispose(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there are no references to drop."""
 
     def status(self) -> NextHopStatus:
         """Return that it is idle."""
@@ -133,25 +136,25 @@ class NoNextHop:
         raise TypeError("a queue that was forgotten sends nothing")
 
     def relieve_pressure(self) -> None:
-        """There is nothing to settle."""
+        """Do nothing: nothing can be settled."""
 
     def request_delivery(self) -> None:
-        """There is nothing to deliver."""
+        """Do nothing: no stanza waits."""
 
     def retry_now(self, urged: bool = False) -> None:
-        """There is nothing to try."""
+        """Do nothing: no attempt can be made."""
 
     def release_stream(self) -> None:
-        """There is no stream."""
+        """Do nothing: there is no stream."""
 
     def stop(self, cause: Cause) -> Deferred[None]:
-        """Return that it is done."""
+        """Return a fired Deferred."""
         return succeed(None)
 
 
 @dataclass(frozen=True, slots=True)
 class NextHopLimits:
-    """Which stanzas the next hop takes. Any other is bounced, so that it does not break the stream.
+    """The stanzas that the next hop takes. Any other is bounced, so that it does not break the stream.
 
     `largest`: bytes of a stanza, as announced (XEP-0478) or known. `holds`: whether it can represent a stanza at all.
     """
@@ -160,11 +163,11 @@ class NextHopLimits:
     holds: Callable[[bytes], bool] | None = None
 
     def __bool__(self) -> bool:
-        """There is a limit."""
+        """Return whether there is a limit."""
         return self.largest is not None or self.holds is not None
 
     def violation(self, data: bytes) -> Cause | None:
-        """Return why a stanza of these bytes is not taken; None: it is."""
+        """Return why a stanza with these bytes is refused; None: it is taken."""
         if self.largest is not None and len(data) > self.largest:
             return Cause.TOO_LARGE
         return Cause.UNFIT if self.holds is not None and not self.holds(data) else None

@@ -1,6 +1,6 @@
-"""The interface between delivery and the streams: what a delivery agent asks of an open stream, and what the stream reports.
+"""The interface between delivery and the streams: the calls of a delivery agent on an open stream, and the stream's reports.
 
-Delivery imports nothing of the streams' own packages. They implement the protocols of this file.
+Delivery imports nothing from the streams' own packages. They implement the protocols of this file.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ BIDI_RESUME_SECONDS = 15.0
 class StreamUnavailable(Exception):
     """No stream could be opened.
 
-    `ending` says why, `address` where, and `reasons` what was tried to prove the other end. `retry` is the number of seconds
-    after which all queues to the server may try again; None: each has a back-off of its own. `repeated`: the failure was
+    `ending` has the reason, `address` the place, and `reasons` the attempts to prove the other end. `retry` is the number of
+    seconds after which all queues to the server may try again; None: each has a back-off of its own. `repeated`: the failure was
     known, and nothing was tried now.
     """
 
@@ -41,49 +41,49 @@ class StreamUnavailable(Exception):
 
 
 class StreamUser(Protocol):
-    """The user of an open stream. One that has nothing to send again may leave out what concerns resumption (XEP-0198 §5)."""
+    """The user of an open stream. A user that sends nothing again may leave out the methods for resumption (XEP-0198 §5)."""
 
     @property
     def alone(self) -> bool:
-        """No other user may share the stream, because it may be lost over a stanza of this user."""
+        """Whether no other user may share the stream, because a stanza of this user may end it."""
         return False
 
     @property
     def busy(self) -> bool:
-        """Stanzas of this user are in flight."""
+        """Whether stanzas of this user are in flight."""
 
     @property
     def largest_in_flight(self) -> int:
-        """Bytes of the largest stanza of this user in flight."""
+        """Return the bytes of the largest stanza of this user in flight."""
         return 0
 
     def stream_event(self, event: Event) -> None:
-        """The other side acknowledged stanzas, or answered whether it will."""
+        """Take an event: the other side acknowledged stanzas, or answered whether it will."""
 
     def stream_lost(self, ending: Ending) -> None:
-        """The stream is gone."""
+        """Note that the stream is gone."""
 
     def holds(self, number: int) -> bool:
         """Return whether all of the `number` unacknowledged stanzas are held, in their order, and no others were counted."""
         return False
 
     def resend(self, acknowledged: int) -> list[bytes]:
-        """The stream goes on, and the other side has the first `acknowledged` of those stanzas. Return the others."""
+        """Return the stanzas to send again: the stream goes on, and the other side has the first `acknowledged` of them."""
         return []
 
     def stream_suspended(self, ending: Ending) -> None:
-        """The stream was lost, and may be resumed. `stream_resumed` or `stream_lost` follows shortly."""
+        """Note that the stream was lost, and may be resumed. `stream_resumed` or `stream_lost` follows shortly."""
         return
 
     def stream_resumed(self, stream: OutboundStream) -> None:
-        """The stream goes on as `stream`, and what `resend` returned was written there."""
+        """Note that the stream goes on as `stream`, where the result of `resend` was written."""
         return
 
     def stream_slow(self) -> None:
-        """The other side takes no more at present."""
+        """Note that the other side takes no more at present."""
 
     def stream_free(self) -> None:
-        """The other side takes more again."""
+        """Note that the other side takes more again."""
 
 
 class ResumableStream(Protocol):
@@ -91,18 +91,18 @@ class ResumableStream(Protocol):
 
     @property
     def seconds(self) -> float:
-        """Seconds for which the other side keeps it."""
+        """Return the seconds for which the other side keeps it."""
 
     @property
     def unacknowledged(self) -> int:
-        """Stanzas that were sent on it and not acknowledged."""
+        """Return the number of stanzas that were sent on it and not acknowledged."""
 
     @property
     def carries_back(self) -> bool:
-        """Stanzas came on it too (XEP-0288)."""
+        """Whether stanzas came on it too (XEP-0288)."""
 
     def forget(self) -> None:
-        """It is not resumed."""
+        """Forget the stream: it is not resumed."""
 
 
 class OutboundStream(Protocol):
@@ -112,70 +112,70 @@ class OutboundStream(Protocol):
     reasons: tuple[str, ...]
     pair: Pair
     user: StreamUser | None
-    #: it was lost while stanzas of several pairs were in doubt
+    #: whether it was lost while stanzas of several pairs were in doubt
     ambiguous: bool
 
     @property
     def ours(self) -> bool:
-        """We opened it."""
+        """Whether we opened it."""
 
     @property
     def carries_back(self) -> bool:
-        """It is ours, and the other side sends on it too (XEP-0288)."""
+        """Whether it is ours, and the other side sends on it too (XEP-0288)."""
 
     @property
     def writable(self) -> bool:
-        """The other side takes more at present."""
+        """Whether the other side takes more at present."""
 
     @property
     def read_since(self) -> float:
-        """Since when what comes on the stream is read without a hold; infinity while it is not read."""
+        """Return since when the stream is read without a hold; infinity while it is not read."""
 
     @property
     def shared_connection(self) -> bool:
-        """The connection carries stanzas of several pairs towards us, or of all: its end may be due to any of them."""
+        """Whether the connection carries stanzas of several or all pairs towards us. Then any of them may be why it ends."""
 
     @property
     def managed(self) -> bool:
-        """The other side acknowledges stanzas (XEP-0198)."""
+        """Whether the other side acknowledges stanzas (XEP-0198)."""
 
     @property
     def unacknowledged(self) -> int:
-        """Stanzas of this pair that were counted and not acknowledged."""
+        """Return the number of stanzas of this pair that were counted and not acknowledged."""
 
     @property
     def answers(self) -> bool:
-        """A ping was answered on the connection."""
+        """Whether a ping was answered on the connection."""
 
     def note_answer(self) -> None:
-        """A ping was answered on the connection."""
+        """Note that a ping was answered on the connection."""
 
     @property
     def resumable(self) -> ResumableStream | None:
-        """After its end: the lost stream, if it can be resumed."""
+        """Return the lost stream after its end, if it can be resumed."""
 
     @property
     def outcome(self) -> Resumed | NotResumed | None:
-        """The outcome for the stream that this one was to resume."""
+        """Return the outcome for the stream that this one was to resume."""
 
     @property
     def limits(self) -> NextHopLimits:
-        """Which stanzas the other side takes."""
+        """Return the stanzas that the other side takes."""
 
     @property
     def asking(self) -> bool:
-        """After its end: the other side had not answered yet whether it acknowledges stanzas, or takes a further pair."""
+        """Whether, at the end, a request was unanswered: to acknowledge stanzas, or to take a further pair."""
 
     @property
     def largest_in_flight(self) -> int:
-        """Bytes of the largest stanza in flight, of all users. 0: the stream must not be ended over a stanza."""
+        """Return the bytes of the largest stanza in flight, of all users. 0: no stanza may end the stream."""
 
     @property
     def sole(self) -> bool:
-        """No one else uses the stream."""
+        """Whether the stream has no other user."""
 
     def facts(self) -> StreamFacts:
-        """Return what operators are shown."""
+        """Return the facts for operators."""
 
     def count_sent(self, number: int) -> None:
         """Count `number` stanzas that are being written."""
@@ -184,31 +184,31 @@ class OutboundStream(Protocol):
         """Send stanzas, and requests between them. Return whether the stream takes no more for now."""
 
     def leave(self, ending: Ending) -> Deferred[None]:
-        """Use the stream no more. The last user closes it. Fires when that is done, within a bounded time."""
+        """Stop using the stream. The last user closes it. Fires when that is done, within a bounded time."""
 
     def close(self, ending: Ending) -> Deferred[None]:
-        """Close the stream in order, for all of its pairs. Fires when that is done, within a bounded time."""
+        """Close the stream gracefully, for all of its pairs. Fires when that is done, within a bounded time."""
 
     def abort(self, ending: Ending) -> None:
         """End the connection at once, so that the stream may be resumed."""
 
 
 class StreamProvider(Protocol):
-    """Where the streams of a queue come from."""
+    """The source of a queue's streams."""
 
     @property
     def leg(self) -> Leg:
-        """On which leg they are."""
+        """Return the leg of the streams."""
 
     async def find(self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False) -> OutboundStream:
-        """Return a stream for `pair`; raises `StreamUnavailable`.
+        """Return a stream for `pair`. Raises `StreamUnavailable`.
 
-        `broken`: the stream must be a new one, and is to resume that one, which a stream of this provider left. `alone`: no
-        other pair may use it.
+        `broken`: the stream must be a new one, and must resume that one, which a stream of this provider left. `alone`: no other
+        pair may use it.
         """
 
     def urge(self, recipient: Domain) -> None:
-        """An operator asks for an attempt now: withdraw the server's back-off."""
+        """End the server's back-off: an operator asks for an attempt now."""
 
 
 class KnownExtensions(Protocol):

@@ -1,6 +1,6 @@
-"""The delivery queue of one pair: its stanzas are passed on as the next hop takes them, and spooled if it does not take them in
-time.
+"""The delivery queue of one pair.
 
+Its stanzas are passed on as the next hop takes them, and spooled if it does not take them in time.
 An accepted stanza has exactly one owner until its receipt is settled. A receipt is settled by evidence only
 (`queue.evidence`): the next hop acknowledged the stanza, the commit that holds it is done, its error is safe, or a rule drops it
 (docs/decisions.md#custody).
@@ -34,9 +34,9 @@ from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: Bytes handed to a next hop, or read from the spool, at once.
+#: Bytes that are given to a next hop, or read from the spool, at once.
 CHUNK = 131072
-#: Seconds after which a stanza that waited bears a delay stamp (R39).
+#: Seconds after which a waiting stanza gets a delay stamp (R39).
 DELAYED_SECONDS = 2.0
 
 #: Why nothing is written: the next hop takes nothing; this gateway may not write to the peer; an operator holds the queue; the
@@ -67,26 +67,26 @@ class DeliveryQueue:
         self.next_hop: NextHop
         #: stanzas in doubt that are sent one at a time, until the poisonous one is known
         self.suspects = 0
-        #: which stanzas the next hop takes, as far as that is known
+        #: the stanzas that the next hop takes, as far as that is known
         self.limits = NextHopLimits()
         self._limited = False
-        #: an operator holds the queue, or these positions
+        #: whether an operator holds the queue, and the positions that are held
         self.held = False
         self.parked: set[int] = set()
-        #: the gateway stops: nothing is written; or only while nothing is in flight
+        #: the gateway stops: nothing is written; or something is written only while nothing is in flight
         self.quiesced = self.one_chunk = False
         self.replies = PingReplies(pair_queue.pair, services.late)
         self.overflow = SpoolOverflow(self)
         self.spooled_range = SpooledRange(pair_queue, services.spool, services.clock, services.expiry_question, self)
-        #: where the queue takes its turn after a start, until it is restored
+        #: the restore that gives this queue its turn after a start; None once it is done
         self.restore_turn: RestoreTurn | None = None
         self._services = services
         self._inverse = pair_queue.pair.inverse
         self._passed = services.record.stanza_counter(direction, "passed")
-        self._unreported = self._unreported_bytes = 0  # what was passed on and is not in the daily report
+        self._unreported = self._unreported_bytes = 0  # stanzas passed on that are not in the daily report yet
         self._slowed: set[StanzaSource] = set()
         self._appends = 0  # calls of the spool that are not answered
-        self._due = -inf  # what was accepted by then is for the spool, with the next call if one is under way
+        self._due = -inf  # stanzas accepted by then are for the spool, with the next call if one is under way
         self._out_of_order = False
         self._ending: tuple[int, Callable[[list[QueuedStanza]], None]] | None = None
         self._step_is_due = False
@@ -97,9 +97,9 @@ class DeliveryQueue:
         self.forgotten = False
 
     def dispose(self) -> None:
-        """Let go of what refers back to the queue, which is forgotten: what is in no circle leaves memory at once.
+        """Drop all references back to the queue, which was forgotten: objects in no circle leave memory at once.
 
-        Some may still have the queue in a list of theirs (a stop, a view, a restore), and find that nothing is there.
+        Others may still refer to the queue (a stop, a view, a restore), and find it empty.
         """
         self.forgotten = True
         self.report_passed()
@@ -115,14 +115,14 @@ class DeliveryQueue:
 
     @property
     def idle(self) -> bool:
-        """Nothing is held, and nothing is open."""
+        """Whether nothing is held, and nothing is open."""
         busy = len(self.pair_queue) or self._appends or self.overflow.unacked_bounces or self.replies.pings
         return not (busy or self.spooled_range.reading or self.spooled_range.leaving) and self.next_hop.state == "idle"
 
-    # --- why nothing is written ---
+    # --- why no stanza is written ---
 
     def blocked_by(self) -> Blocked | None:
-        """Return why nothing that waits is written now; None: it is."""
+        """Return why no waiting stanza is written now; None: nothing blocks."""
         if not self.next_hop.ready:
             return "next-hop"
         if not self._services.permission.granted:
@@ -143,14 +143,14 @@ class DeliveryQueue:
         return None
 
     def new_blocked_by(self) -> Blocked | None:
-        """Return why what comes now is not written at once; None: it is."""
+        """Return why new stanzas are not written at once; None: nothing blocks."""
         pair_queue = self.pair_queue
         if pair_queue.waiting or pair_queue.spooled_range is not None or self.suspects:
             return "older-first"
         return self.blocked_by()
 
     def waits_for(self) -> str | None:
-        """Return why what waits is not written, for operators; None: nothing waits, or it is being written."""
+        """Return why waiting stanzas are not written, for operators; None: nothing waits, or it is being written."""
         if not self.pair_queue.pending:
             return None
         if self.spooled_range.unreadable and not self.pair_queue.waiting:
@@ -158,12 +158,12 @@ class DeliveryQueue:
         return self.blocked_by()
 
     def full_bounds(self) -> list[str]:
-        """Return which bounds the stanzas of this queue have reached, for operators."""
+        """Return the bounds that the stanzas of this queue have reached, for operators."""
         disk = {"share": "disk share", "spool": "disk", "disk": "disk"}.get(self.overflow.bound)
         memory = ["memory share"] if self.pair_queue.bytes and self.pair_queue.memory.full else []
         return [*memory, *([] if disk is None else [disk])]
 
-    # --- custody taken ---
+    # --- taking custody ---
 
     def accept(self, stanzas: list[Stanza], source: StanzaSource | None = None, upstream_ack: UpstreamAck | None = None) -> None:
         """Take custody of the stanzas of one turn. They are written at once if nothing blocks.
@@ -181,7 +181,7 @@ class DeliveryQueue:
     def accept_errors(
         self, stanzas: list[Stanza], source: StanzaSource | None = None, upstream_ack: UpstreamAck | None = None,
     ) -> None:
-        """Do as `accept`, for errors of our own: none of them is taken for a late reply to the request that it answers."""
+        """Do as `accept`, for our own errors: none of them is taken for a late reply to the request that it answers."""
         if self._limited:
             stanzas = self._within_limits(stanzas, upstream_ack, source)
         if not stanzas:
@@ -212,7 +212,7 @@ class DeliveryQueue:
                 self._services.late.asked_again(self._inverse, stanza)
 
     def _write_through(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> bool:
-        """Write `stanzas`, and return whether the next hop takes no more for now."""
+        """Write `stanzas`. Return whether the next hop takes no more for now."""
         data = [stanza.data for stanza in stanzas]
         if self.next_hop.acknowledges:
             self.pair_queue.add_in_flight(stanzas, self._services.clock.seconds(), upstream_ack)
@@ -230,7 +230,7 @@ class DeliveryQueue:
         self._unreported_bytes += sum([len(stanza.data) for stanza in stanzas])
 
     def report_passed(self) -> None:
-        """Add what was passed on since the last call to the daily report, if there is one."""
+        """Add the stanzas passed on since the last call to the daily report, if there is one."""
         number, size = self._unreported, self._unreported_bytes
         self._unreported = self._unreported_bytes = 0
         report = self._services.record.report
@@ -239,7 +239,7 @@ class DeliveryQueue:
 
     @property
     def peer(self) -> Domain:
-        """The domain of the pair that is not served here."""
+        """Return the domain of the pair that is not served here."""
         return self.pair.sender if self.direction == "inbound" else self.pair.recipient
 
     def _keep(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
@@ -257,7 +257,7 @@ class DeliveryQueue:
             self._services.window.watch(self)
 
     def limits_changed(self, limits: NextHopLimits) -> None:
-        """Take new limits of the next hop. Waiting stanzas beyond them are bounced, and so are those to come."""
+        """Use new limits of the next hop. Stanzas beyond them are bounced, waiting ones and later ones."""
         self.limits, self._limited = limits, bool(limits)
         if not self._limited:
             return
@@ -288,8 +288,8 @@ class DeliveryQueue:
     def _must_slow(self, source: StanzaSource, slow: bool) -> bool:
         """Return whether `source` must bring no more for now. `slow`: the next hop takes no more for now.
 
-        Stanzas that wait for a next server are no reason as long as the disk takes them. If the disk does not take them in
-        time, even a source that feeds many other queues must wait.
+        Waiting stanzas are no reason as long as the disk takes them. If the disk does not take them in time, even a source that
+        feeds many other queues must wait.
         """
         crowded = self.pair_queue.crowded
         if crowded:
@@ -308,7 +308,7 @@ class DeliveryQueue:
 
     @property
     def _waits_while_short(self) -> bool:
-        """More than half of all memory is used, and there is no next hop. The rest is for queues whose stanzas are passed on."""
+        """Return whether more than half of all memory is used without a next hop. The rest is for queues whose stanzas move."""
         memory = self._services.relief.memory
         return memory.used > memory.half and not self.next_hop.ready
 
@@ -320,24 +320,24 @@ class DeliveryQueue:
         """Resume the paused sources, unless there is still a reason to wait."""
         if self.restore_turn is not None:
             self.restore_turn.reconsider(self)
-        for source in list(self._slowed):  # to ask may relieve the next hop, and that may end in here again
+        for source in list(self._slowed):  # the check may relieve the next hop, and that may call this again
             if not self._must_slow(source, self.next_hop.slow) and source in self._slowed:
                 self._slowed.discard(source)
                 source.resume(self)
 
     @property
     def holds_source(self) -> bool:
-        """A stream that feeds the queue waits."""
+        """Whether a stream that feeds the queue is paused."""
         return bool(self._slowed)
 
     def forget(self, source: StanzaSource) -> None:
         """Forget a source that is gone."""
         self._slowed.discard(source)
 
-    # --- custody passed on ---
+    # --- passing custody on ---
 
     def next_hop_ready(self) -> None:
-        """Write what waits until something blocks. Then resume the sources."""
+        """Write waiting stanzas until something blocks. Then resume the sources."""
         while self._may_write() and self.blocked_by() is None:
             if not (written := self.pair_queue.write(1 if self.suspects else CHUNK, self.parked)):
                 self._marks.make(self.parked)
@@ -348,14 +348,14 @@ class DeliveryQueue:
         self.relieve()
 
     def _may_write(self) -> bool:
-        """Return whether something waits in memory that an operator does not hold."""
+        """Return whether a stanza waits in memory that an operator does not hold."""
         if not self.parked:
             return bool(self.pair_queue.waiting)
         return any(held.position not in self.parked for held in self.pair_queue.waiting)
 
     @property
     def _readable(self) -> int:
-        """Bytes to be read from the spool at once: where memory is short, one stanza at a time."""
+        """Return the bytes to read from the spool at once. If memory is short, one stanza at a time is read."""
         return 1 if self._services.relief.memory.short else CHUNK
 
     def _write(self, written: list[QueuedStanza]) -> None:
@@ -364,7 +364,7 @@ class DeliveryQueue:
         now = self._services.clock.seconds()
         acknowledges = self.next_hop.acknowledges
         self.next_hop.send([self.spelled(held, now) for held in written])
-        if not (acknowledges or self.next_hop.acknowledges):  # the write may lose the stream, or begin its acknowledgements
+        if not (acknowledges or self.next_hop.acknowledges):  # the write may end the stream, or begin its acknowledgements
             self._passed_on(len(written), WRITTEN)
 
     def spelled(self, held: QueuedStanza, now: float) -> bytes:
@@ -376,15 +376,15 @@ class DeliveryQueue:
 
     @property
     def wants_stream(self) -> bool:
-        """Stanzas wait or are in doubt, and the gateway does not stop."""
+        """Whether stanzas wait or are in doubt, and the gateway does not stop."""
         return not self.quiesced and bool(self.pair_queue.pending or self.pair_queue.in_flight)
 
     def settle_in_flight(self, number: int) -> None:
-        """The next server has the first `number` stanzas in flight, as a resumed stream shows. Write nothing yet."""
+        """Settle the first `number` stanzas in flight: the resumption shows that the next server has them. Write nothing yet."""
         self._passed_on(number, PASSED_ON)
 
     def acknowledged(self, number: int, evidence: ReceiptEvidence = PASSED_ON) -> None:
-        """The first `number` stanzas in flight have another owner, as `evidence` shows."""
+        """Settle the first `number` stanzas in flight: they have another owner, as `evidence` shows."""
         self._passed_on(number, evidence)
         self.next_hop_ready()
 
@@ -400,10 +400,10 @@ class DeliveryQueue:
         settle(gone, evidence)
 
     def stream_lost(self, poison: str = "", ambiguous: bool = False) -> None:
-        """The stream is gone: what is in flight is in doubt. It is sent again, except for IQ requests (R33).
+        """Put the stanzas in flight in doubt: the stream is gone. They are sent again, except for IQ requests (R33).
 
-        `poison`: the word for the reason, if the stream ended over the content of one of these stanzas
-        (docs/decisions.md#poison, `delivery.poison`). `ambiguous`: the reason may be something else.
+        `poison`: the word for the reason, if the content of one of these stanzas ended the stream (docs/decisions.md#poison,
+        `delivery.poison`). `ambiguous`: the reason may be something else.
         """
         in_doubt = self.pair_queue.take_back()
         if not in_doubt:
@@ -433,7 +433,7 @@ class DeliveryQueue:
         return self._appends > 0
 
     def spool_now(self, before: float = inf) -> None:
-        """Give what was accepted up to `before`, and is not acknowledged, to the spool in one batch."""
+        """Give the stanzas accepted up to `before` and not acknowledged to the spool, in one batch."""
         self._due = before
         if not self._services.spools:
             self._reject_beyond_memory()
@@ -451,7 +451,7 @@ class DeliveryQueue:
         self._services.spool.append(rows, partial(self._stored, batch, bounces), replaces)
 
     def _reject_beyond_memory(self) -> None:
-        """Without a spool: bounce what exceeds the peer's share of memory, or let its source wait."""
+        """Without a spool: bounce stanzas beyond the peer's share of memory, or let their source wait."""
         full = self._beyond_allowance
         self._beyond_memory = [held for held in self._beyond_memory if full and not held.gone]
         if not self._beyond_memory:
@@ -462,7 +462,7 @@ class DeliveryQueue:
         self.overflow.begin(self._beyond_memory, SpoolFull(text, "share"))
 
     def spool_again(self) -> None:
-        """Give the spool what is due."""
+        """Give the spool the stanzas that are due."""
         self.spool_now(self._due)
 
     def _spooled(self, held: QueuedStanza) -> Spooled:
@@ -486,7 +486,7 @@ class DeliveryQueue:
 
     def _rejected(self, batch: Sequence[QueueItem], error: SpoolError) -> None:
         self._services.window.rejected(self, error, again=self.overflow.active)
-        self.quiesced = False  # at a stop: what the disk does not take is written
+        self.quiesced = False  # at a stop, stanzas that the disk does not take are written
         self.overflow.begin(batch, error)
 
     def reject(self, gone: list[QueuedStanza], told: Callable[[], None]) -> None:
@@ -501,7 +501,7 @@ class DeliveryQueue:
 
     def takes_errors(self) -> bool:
         """Return whether an error would be written at once. If not, request its delivery."""
-        self.quiesced = False  # at a stop: senders must get their errors
+        self.quiesced = False  # at a stop, senders must still get their errors
         if not self.next_hop.ready and not self.held:
             self.next_hop.request_delivery()
         return self.new_blocked_by() is None
@@ -533,10 +533,10 @@ class DeliveryQueue:
         self.next_hop_ready()
         self._services.relief.keeps(self)
 
-    # --- custody ended ---
+    # --- ending custody ---
 
     def give_up(self, cause: Cause) -> None:
-        """Bounce everything that is not in flight."""
+        """Bounce all stanzas that are not in flight."""
         self.end_all(partial(self.give_up_on, cause=cause))
 
     def end_all(self, end: Callable[[list[QueuedStanza]], None]) -> None:
@@ -565,7 +565,7 @@ class DeliveryQueue:
             self.next_hop_ready()
 
     def give_up_on(self, gone: Iterable[QueuedStanza], cause: Cause, said: str = "") -> None:
-        """Bounce stanzas that have left the queue. `said` goes with the cause."""
+        """Bounce stanzas that have left the queue. `said` is added to the cause."""
         if gone := list(gone):
             self._services.bounces.give_up(self, gone, cause, said)
             if cause is Cause.IN_DOUBT:
@@ -600,7 +600,7 @@ class DeliveryQueue:
         return len(gone)
 
     def expire_spooled(self, spooled: Sequence[Spooled]) -> None:
-        """Bounce what has waited too long in the spool alone."""
+        """Bounce stanzas that have waited too long and are only in the spool."""
         self.give_up_on(self.spooled_range.take([row for row in spooled if not row.damage]), self._cause_of_expiry)
         if damaged := [row for row in spooled if row.damage]:
             gone = self.spooled_range.take(damaged)
@@ -609,20 +609,20 @@ class DeliveryQueue:
 
     @property
     def _cause_of_expiry(self) -> Cause:
-        """Why what waits has waited too long: the operator held it, or why the last attempt failed."""
+        """Return why expired stanzas have waited so long: the operator held them, or the last attempt failed."""
         return Cause.HELD_TOO_LONG if self.held else self.next_hop.last_cause
 
     # --- the operator ---
 
     def hold(self, position: int | None = None) -> None:
-        """Write nothing more, or not this stanza. The hold time of what waits runs on."""
+        """Write nothing more, or not this stanza. Held stanzas still expire."""
         if position is None:
             self.held = True
         else:
             self.parked.add(position)
 
     def release(self, position: int | None = None) -> None:
-        """End a hold; that of a whole queue ends those of all its stanzas."""
+        """End a hold. Releasing the whole queue also releases its single stanzas."""
         self._out_of_order = self._out_of_order or bool(self.parked)
         if position is None:
             self.parked.clear()
@@ -633,7 +633,7 @@ class DeliveryQueue:
         self.flush()
 
     def flush(self) -> None:
-        """Try now, in spite of the back-off."""
+        """Try now, ignoring the back-off."""
         if self.held or not len(self.pair_queue):
             return
         self.next_hop.retry_now(True)
@@ -643,13 +643,13 @@ class DeliveryQueue:
             self.next_hop.request_delivery()
 
     def retry_now(self, urged: bool = False) -> None:
-        """Try again now, if an attempt is due later: the next server was in contact, or (`urged`) an operator asks."""
+        """Try again now if an attempt is due later: the next server was in contact, or (`urged`) an operator asks."""
         self.next_hop.retry_now(urged)
         if self.restore_turn is not None:
             self.restore_turn.start_now(self)
 
     def drop(self, quietly: bool, position: int | None = None) -> Deferred[int]:
-        """Give up all that is not in flight, or one stanza, in memory or in the spool. The result is the number.
+        """Give up all stanzas that are not in flight, or one stanza, in memory or in the spool. The result is their number.
 
         They are bounced, unless `quietly`.
         """
@@ -689,19 +689,19 @@ class DeliveryQueue:
         self._services.bounces.drop(self, gone, Rule.OPERATOR_DROP, "dropped")
 
     def _set_in_order(self) -> None:
-        """Keep the order: what was passed over while an operator held it stays in its place."""
+        """Keep the order: stanzas that were skipped during a hold stay in their place."""
         if self.parked or self._out_of_order:
             self.pair_queue.waiting = deque(sorted(self.pair_queue.waiting, key=by_position))
 
     # --- the stop ---
 
     def quiesce(self) -> None:
-        """Write nothing more, so that what is in flight can come to its end."""
+        """Write nothing more, so that everything in flight can be acknowledged."""
         self.quiesced = True
         self.relieve()
 
     def resume(self, one_chunk: bool = False) -> None:
-        """Write again. `one_chunk`: only while nothing is unacknowledged, so that little is in doubt if nothing answers."""
+        """Write again. `one_chunk`: only while nothing is unacknowledged, so that little is in doubt without an answer."""
         self.quiesced, self.one_chunk = False, one_chunk
         if self.next_hop.ready:
             self.next_hop_ready()

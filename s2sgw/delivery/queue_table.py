@@ -1,4 +1,4 @@
-"""The registry of delivery queues: it makes the queue of a pair, finds it, and forgets it, and nothing else."""
+"""The registry of delivery queues. It makes, finds and forgets the queue of a pair, and does nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TransportTable(Protocol):
 
 
 class DeliveryQueues:
-    """All queues, by pair. `hold_times` says how long the stanzas of a pair may wait, `is_local` which domains are ours."""
+    """All queues, by pair. `hold_times` returns how long the stanzas of a pair may wait, `is_local` which domains are ours."""
 
     def __init__(self, hold_times: Callable[[Pair], HoldTimes], is_local: Callable[[Domain], bool]) -> None:
         self._hold_times = hold_times
@@ -35,19 +35,19 @@ class DeliveryQueues:
         self._queues: dict[Pair, DeliveryQueue] = {}
         self._towards: dict[Domain, dict[Pair, DeliveryQueue]] = {}
         self._memory: WeakValueDictionary[Domain, PeerMemory] = WeakValueDictionary()
-        #: behind every position of the queues that were forgotten: what the spool still holds of them meets nothing new
+        #: a position behind all those of forgotten queues, so that new stanzas never get a position that the spool still has
         self._next_position = 1
-        #: the gateway stops: queues that are made now write nothing either
+        #: whether the gateway stops: new queues then write nothing either
         self.quiesced = False
 
     def serve(self, services: DeliveryServices) -> None:
-        """Give `services` to each queue. To be called once: the services find queues here."""
+        """Give `services` to each queue. Call this once: the services find queues here."""
         self._services = services
 
     def attach(self, transports: TransportTable) -> None:
-        """Take the next hops of all queues from `transports`. To be called before the first queue is made.
+        """Take the next hops of all queues from `transports`. Call this before the first queue is made.
 
-        Next hops feed queues (answers, stanzas of the same stream), and queues feed next hops: this call closes that circle.
+        Next hops feed queues (answers, stanzas of the same stream), and queues feed next hops. This call closes that circle.
         """
         self._transports = transports
 
@@ -60,7 +60,7 @@ class DeliveryQueues:
         return self._make(pair) if queue is None else queue
 
     def find(self, pair: Pair) -> DeliveryQueue | None:
-        """Return the queue of `pair`, or None: nothing makes it."""
+        """Return the queue of `pair`, or None. It is never made here."""
         return self._queues.get(pair)
 
     def _make(self, pair: Pair) -> DeliveryQueue:
@@ -75,7 +75,7 @@ class DeliveryQueues:
         return queue
 
     def _memory_of(self, pair: Pair) -> PeerMemory:
-        """Return what counts the memory of the peer of `pair`, the same for all of its queues."""
+        """Return the memory of the peer of `pair`, the same for all of its queues."""
         peer = pair.sender if self._is_local(pair.recipient) else pair.recipient
         memory = self._memory.get(peer)
         if memory is None:
@@ -83,11 +83,11 @@ class DeliveryQueues:
         return memory
 
     def replies(self, pair: Pair) -> PingReplies:
-        """Return what catches replies in the queue of `pair`."""
+        """Return the caught replies of the queue of `pair`."""
         return self.queue(pair).replies
 
     def holds_source(self, pair: Pair) -> bool:
-        """Return whether the queue of `pair`, if there is one, keeps a stream that feeds it from being read."""
+        """Return whether the queue of `pair`, if there is one, stops a stream that feeds it from being read."""
         queue = self._queues.get(pair)
         return queue is not None and queue.holds_source
 
@@ -100,12 +100,12 @@ class DeliveryQueues:
         return list(self._towards.get(domain, {}).values())
 
     def retry_now(self, peer: Domain, urged: bool = False) -> None:
-        """Have the queues to `peer` try again now: it proved itself on a stream of its own, or (`urged`) an operator asks."""
+        """Make the queues to `peer` try again now: it proved itself on its own stream, or (`urged`) an operator asks."""
         for queue in self.towards(peer):
             queue.retry_now(urged)
 
     def begin_behind(self, position: int) -> None:
-        """Give no queue that is made from now on a position before this one."""
+        """Give new queues no position before this one."""
         self._next_position = max(self._next_position, position)
 
     def forget(self, pair: Pair) -> None:

@@ -1,8 +1,8 @@
-"""Delivers the queues that a start finds in the spool: a bounded number at a time, the queues that wait longest first.
+"""Delivers the queues that a start finds in the spool: a bounded number at a time, those that have waited longest first.
 
 Without the bound each queue would have a stream, and a part of its stanzas in memory, before the first one was empty. A queue
-keeps its place until it is empty, or its attempt has failed, or it has taken too long: a slow queue delays no other. While others
-wait, the stream of a queue that is done is closed, as in Postfix's connection cache, unless new stanzas came for it.
+keeps its place until it is empty, or its attempt has failed, or it has taken too long. So a slow queue delays no other. While
+others wait, the stream of a finished queue is closed, as in Postfix's connection cache, unless new stanzas came for it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from s2sgw.xmpp.jid import Pair
 
 #: Queues at a time.
 AT_ONCE = 128
-#: Seconds after which a queue gives its place to the next. It goes on without one.
+#: Seconds after which a queue gives its place to the next. It continues without one.
 TURN_SECONDS = 5.0
 #: Seconds by which a timer may be early, because floating-point numbers are rounded.
 ROUNDING_SECONDS = 0.001
 
 
 class RestorableQueues(Protocol):
-    """The registry of queues, as far as it is needed here."""
+    """The interface of the registry of queues."""
 
     def queue(self, pair: Pair) -> DeliveryQueue: ...
 
@@ -43,7 +43,7 @@ class StartupRestore:
         self, queues: RestorableQueues, spool: Spool, clock: IReactorTime, trouble: Callable[[Ending], None],
         at_once: int = AT_ONCE,
     ) -> None:
-        """`trouble` is called when the spool cannot be read."""
+        """Take the registry. `trouble` is called when the spool cannot be read."""
         self._queues = queues
         self._spool = spool
         self._clock = clock
@@ -52,19 +52,19 @@ class StartupRestore:
         self._waiting: dict[DeliveryQueue, None] = {}
         #: queues that deliver -> the position behind the stanzas that they began with
         self._begun: dict[DeliveryQueue, int] = {}
-        #: queues that have a place -> since when; the first is the oldest
+        #: queues that have a place -> the time since when; the first is the oldest
         self._placed: dict[DeliveryQueue, float] = {}
         self._timer: IDelayedCall | None = None
         self._filling = False
 
     def __len__(self) -> int:
-        """The number of queues that have not had their turn."""
+        """Return the number of queues that have not had their turn."""
         return len(self._waiting)
 
     def restore_all(self) -> Deferred[int]:
-        """Make a queue for each pair in the spool, after a start. The result is their number, once the spool could be read.
+        """Make a queue for each pair in the spool, after a start. The result is their number, when the spool could be read.
 
-        Until then no stream may be accepted: a new stanza must go behind those in the spool.
+        Until then no stream may be accepted: a new stanza must go after those in the spool.
         """
         restored: Deferred[int] = Deferred()
 
@@ -135,7 +135,7 @@ class StartupRestore:
             self._watch()
 
     def _begin(self, queue: DeliveryQueue) -> None:
-        """Let `queue` deliver. One that an operator holds waits for the release."""
+        """Let `queue` deliver. A queue that an operator holds waits for the release."""
         if queue.next_hop.ready:
             queue.next_hop_ready()
         elif not queue.held:

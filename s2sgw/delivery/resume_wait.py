@@ -1,4 +1,4 @@
-"""The wait until a stream of ours that was lost is resumed on the next one (XEP-0198 §5)."""
+"""The wait until a lost stream of ours is resumed on the next one (XEP-0198 §5)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from s2sgw.xmpp.timer import cancel
 
 
 class ResumeWait:
-    """`stream` is the stream that is waited for, if there is one. `expired(final)` is called when its time is over.
+    """The wait for `stream`, if there is one. `expired(final)` is called when its time is over.
 
-    `final`: the hold time of a stanza in flight is over too, so that an attempt under way must not be waited for.
+    `final`: the hold time of a stanza in flight is over too, so an attempt under way must not be awaited.
     """
 
     def __init__(self, clock: IReactorTime, record: EventRecord, expired: Callable[[bool], None]) -> None:
@@ -41,11 +41,11 @@ class ResumeWait:
 
     @property
     def over(self) -> bool:
-        """The time is over, or there is nothing to wait for."""
+        """Return whether the time is over, or there is nothing to wait for."""
         return self._timer is None
 
     def end(self, outcome: Literal["resumed", "refused", "expired"]) -> ResumableStream | None:
-        """Wait no longer. Return the stream that was waited for."""
+        """End the wait. Return the stream that was awaited."""
         stream = self.stream
         self.stop()
         if stream is not None:
@@ -53,6 +53,6 @@ class ResumeWait:
         return stream
 
     def stop(self) -> None:
-        """The gateway closes: wait for nothing."""
+        """End the wait: the gateway closes."""
         cancel(self._timer)
         self._timer = self.stream = None

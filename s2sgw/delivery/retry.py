@@ -1,11 +1,11 @@
-"""When a delivery agent makes its next attempt."""
+"""The time of a delivery agent's next attempt."""
 
 from __future__ import annotations
 
 from s2sgw.queue.backoff import BackOff, Chance
 
-#: Seconds until the next attempt, and a random part of as many more, where a stanza is to be found on which the next server
-#: closes its stream; and how often in a row, for a server may close on every one.
+#: For finding a stanza on which the next server closes its stream: seconds until the next attempt, a random part of as many
+#: more, and how often in a row (a server may close on every stanza).
 ISOLATING_SECONDS = 0.5
 MAX_ISOLATIONS = 20
 
@@ -20,15 +20,15 @@ class RetrySchedule:
         self._random = random
 
     def after_attempt(self, shared: float | None) -> float:
-        """Return the seconds until the next attempt, after a failed one. `shared`: seconds of the server's own back-off."""
+        """Return the seconds until the next attempt, after a failed one. `shared`: the seconds of the server's own back-off."""
         self.failures += 1
         own = self._back_off.delay(self.failures, self._random)
         return own if shared is None else shared
 
     def after_stream(self, worked: bool, isolating: bool) -> float:
-        """A stream ended. Return the seconds until the next attempt.
+        """Return the seconds until the next attempt, after the end of a stream.
 
-        `worked`: it is no failure. `isolating`: a stanza is suspected, which is no failure of the server.
+        `worked`: the end is no failure. `isolating`: a stanza is suspected, so the server has not failed.
         """
         if worked:
             self.failures = self._isolations = 0

@@ -18,10 +18,10 @@ from s2sgw.xmpp.wall_clock import WallClock
 
 
 class WritePermission:
-    """Whether this gateway may write to the wires of its peers. A single gateway always may.
+    """The permission to write to peers. A single gateway always has it.
 
     If several gateways share their peers, a gateway must not write to a peer that it cannot prove to be its own
-    (docs/architecture.md). Every write asks.
+    (docs/architecture.md). Every write checks this.
     """
 
     __slots__ = ("granted",)
@@ -32,7 +32,7 @@ class WritePermission:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryServices:
-    """Given to each delivery queue when it is made.
+    """The services of each delivery queue.
 
     `clock` tells delays; a step of the wall clock does not change it. `wall` tells the seconds since the epoch, for dates.
     `spool` calls back on the reactor's thread. `spools`: the spool is durable. `soon` makes a call in one of the next turns of

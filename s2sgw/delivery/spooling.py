@@ -1,7 +1,7 @@
-"""The parts between a delivery queue and the spool: the window before the disk, the range that only the spool holds, the marks
-of requests, and the stanzas that the spool has no room for.
+"""The parts between a delivery queue and the spool: the window before the disk, the range that only the spool has, the marks of
+requests, and the stanzas that the spool has no room for.
 
-The spool answers later, with its contents at the time of the question. Stanzas may have left memory, or ended, since.
+The spool answers later, with its contents at the time of the call. Meanwhile stanzas may have left memory, or ended.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import Spool, Spooled, SpoolError
 from s2sgw.xmpp.ending import Cause, Ending
 
-#: Seconds until a read that failed is tried again: the first time, and at most.
+#: Seconds until a failed read is tried again: the first time, and at most.
 READ_AGAIN, READ_AGAIN_AT_MOST = 1.0, 30.0
 #: Seconds between two records of trouble with the spool.
 TROUBLE_SECONDS = 60.0
 #: Turns of the reactor after the window, in which acknowledgements that have arrived are read: two for the reply to a ping, and
 #: two more if a ping had to wait for the reply to another (R41).
 ACK_TURNS = 4
-#: The number of waiting stanzas among which requests are looked for, to be marked in one call.
+#: The number of waiting stanzas that are searched for requests to mark in one call.
 MARK_AHEAD = 1000
 
 
 class SpooledQueue(Protocol):
-    """A delivery queue that gives stanzas to the spool, as far as it is needed here."""
+    """The interface of a delivery queue that gives stanzas to the spool."""
 
     pair_queue: PairQueue
     forgotten: bool
@@ -44,10 +44,10 @@ class SpooledQueue(Protocol):
 
     @property
     def spooling(self) -> bool:
-        """The spool has an unanswered call."""
+        """Whether the spool has an unanswered call."""
 
     def spool_now(self, before: float = inf) -> None:
-        """Give what was accepted up to `before` to the spool."""
+        """Give the stanzas accepted up to `before` to the spool."""
 
 
 class SpoolWindow:
@@ -90,7 +90,7 @@ class SpoolWindow:
             self._read_acks_first(late, since, ACK_TURNS)
 
     def _read_acks_first(self, due: Iterable[SpooledQueue], before: float, turns: int) -> None:
-        """Read acknowledgements that lie unread before anything is spooled: a turn of a busy gateway may outlast the window."""
+        """Read waiting acknowledgements before anything is spooled: a turn of a busy gateway may be longer than the window."""
         if turns:
             self._clock.callLater(0, self._read_acks_first, due, before, turns - 1)
             return
@@ -106,7 +106,7 @@ class SpoolWindow:
         self.trouble(Ending(Cause.QUEUE_FULL, str(error)))
 
     def offer_again(self) -> None:
-        """Give the spool again what it did not take. Called once a second."""
+        """Give the spool again the stanzas that it did not take. Call this once a second."""
         rejected, self._rejected = self._rejected, {}
         for queue in rejected:
             if not (queue.spooling or queue.forgotten):
@@ -120,17 +120,17 @@ class SpoolWindow:
 
 
 class RangeUser(Protocol):
-    """The delivery queue whose range it is, as far as it is needed here."""
+    """The interface of the delivery queue that has the range."""
 
     def back_in_memory(self, held: list[QueuedStanza], damaged: list[Spooled]) -> None:
-        """Take stanzas that were read, which wait in memory again. `damaged` rows were altered on the disk."""
+        """Take stanzas that were read, and wait in memory again. `damaged` rows were altered on the disk."""
 
     def range_read(self) -> None:
-        """The spool has answered."""
+        """Note that the spool has answered."""
 
 
 class ExpiryQuestion:
-    """Whether the spool has yet to answer which stanzas have expired."""
+    """Whether the spool has not answered yet which stanzas have expired."""
 
     __slots__ = ("open",)
 
@@ -139,9 +139,9 @@ class ExpiryQuestion:
 
 
 class SpooledRange:
-    """The positions of a delivery queue that only the spool holds.
+    """The positions of a delivery queue that only the spool has.
 
-    `expiry_question`: an answer to it may name positions of any queue.
+    `expiry_question`: its answer may name positions of any queue.
     """
 
     __slots__ = (
@@ -157,19 +157,19 @@ class SpooledRange:
         self._clock = clock
         self._expiry_question = expiry_question
         self._user = user
-        #: the spool was asked, and its answer is awaited, or the next try
+        #: whether an answer of the spool, or the next try, is awaited
         self.reading = False
-        #: why the spool could not be read when last asked, or "": nothing of the range is given up for it
+        #: why the spool could not be read last, or "": then no stanza of the range is given up
         self.unreadable = ""
         self._read_again = READ_AGAIN
         self._looks = 0
-        #: positions whose custody ended while the spool was being asked, so that its answer may still name them
+        #: positions whose custody ended during a call of the spool: its answer may still name them
         self._ended: set[int] = set()
         #: positions that have left the queue, and must still be removed from the spool
         self._leaving: set[int] = set()
 
     def dispose(self) -> None:
-        """Drop the reference to the queue, which is forgotten. No answer of the spool is awaited."""
+        """Drop the reference to the queue, which was forgotten. No answer of the spool is awaited."""
         del self._user
 
     def read_on(self, at_most: int) -> None:
@@ -180,10 +180,10 @@ class SpooledRange:
             self._spool.read(self._pair_queue.pair, after, at_most, partial(self._read, after, up_to, at_most))
 
     def _read(self, after: int, up_to: int, at_most: int, spooled: list[Spooled] | SpoolError) -> None:
-        """Take the stanzas behind `after` that the spool answered with.
+        """Take the stanzas after `after` in the spool's answer.
 
-        The answer is ignored if the range begins elsewhere by now, because more was evicted. If the range has grown behind
-        `up_to`, the answer covers only a part of it.
+        The answer is ignored if the range now begins elsewhere, because more was evicted. If the range has grown behind `up_to`,
+        the answer covers only a part of it.
         """
         if isinstance(spooled, SpoolError):
             self._failed(str(spooled), at_most)
@@ -202,7 +202,7 @@ class SpooledRange:
         self._user.range_read()
 
     def _failed(self, why: str, at_most: int) -> None:
-        """The spool could not be read. What it holds stays there, and is read later."""
+        """Note that the spool could not be read. Its contents stay there, and are read later."""
         self.unreadable = why
         wait, self._read_again = self._read_again, min(2 * self._read_again, READ_AGAIN_AT_MOST)
         self._clock.callLater(wait, self._ask_again, at_most)
@@ -212,7 +212,7 @@ class SpooledRange:
         self.read_on(at_most)
 
     def look(self, position: int, done: Callable[[list[QueuedStanza]], None]) -> None:
-        """Take the stanza at `position` out of the range, as `take` does; `done` is called once the spool can be read."""
+        """Take the stanza at `position` out of the range, as `take` does. `done` is called when the spool can be read."""
         def answered(rows: list[Spooled] | SpoolError) -> None:
             if isinstance(rows, SpoolError):
                 self._clock.callLater(READ_AGAIN, ask)
@@ -228,7 +228,7 @@ class SpooledRange:
         ask()
 
     def take(self, spooled: Sequence[Spooled]) -> list[QueuedStanza]:
-        """Return the rows that only the spool holds. They leave the queue."""
+        """Take these positions out of the range. Return the rows that only the spool has: they leave the queue."""
         spooled_range = self._pair_queue.spooled_range
         within = range(spooled_range[0] + 1, spooled_range[1] + 1) if spooled_range is not None else ()
         alone = [row for row in spooled if row.position in within and not self._has_ended(row.position)]
@@ -240,7 +240,7 @@ class SpooledRange:
 
     @property
     def leaving(self) -> bool:
-        """Some stanzas have left the queue, and must still be removed from the spool."""
+        """Whether stanzas have left the queue, and must still be removed from the spool."""
         return bool(self._leaving)
 
     def leave(self, positions: Iterable[int]) -> None:
@@ -248,7 +248,7 @@ class SpooledRange:
         self._leaving.update(positions)
 
     def struck_off(self, positions: Iterable[int]) -> None:
-        """Note that these were removed. An answer that is under way may still name them."""
+        """Note that these were removed. An answer under way may still name them."""
         self._leaving.difference_update(positions)
         self._ended.update(positions)
         self.forget()
@@ -264,10 +264,10 @@ def _held(row: Spooled) -> QueuedStanza:
 
 
 class MarkingQueue(Protocol):
-    """The delivery queue whose requests are marked, as far as it is needed here."""
+    """The interface of the delivery queue whose requests are marked."""
 
     def next_hop_ready(self) -> None:
-        """More may be written."""
+        """Go on writing."""
 
     def not_marked(self, gone: list[QueuedStanza]) -> None:
         """Give up requests that cannot be marked. They leave the queue."""
@@ -276,7 +276,7 @@ class MarkingQueue(Protocol):
 class RequestMarks:
     """Marks requests in the spool before they are written: an IQ is never sent twice, even after a crash (R33).
 
-    If the mark reached the disk after the request was written, a `kill -9` in between would cause a second copy.
+    Without the mark on disk before the write, a `kill -9` in between would cause a second copy.
     """
 
     __slots__ = ("_marking", "_pair_queue", "_queue", "_spool")
@@ -288,7 +288,7 @@ class RequestMarks:
         self._marking = False
 
     def make(self, parked: Collection[int]) -> None:
-        """Mark the request in front of the queue, and those soon behind it."""
+        """Mark the request in front of the queue, and those soon after it."""
         if self._marking:
             return
         near = islice(self._pair_queue.waiting, MARK_AHEAD)
@@ -310,7 +310,7 @@ class RequestMarks:
 
 
 class WayOut(Protocol):
-    """The next hop of a queue that the spool has no room for, as far as it is needed here."""
+    """The interface of the next hop of a queue that the spool has no room for."""
 
     @property
     def ready(self) -> bool: ...
@@ -319,7 +319,7 @@ class WayOut(Protocol):
 
 
 class OverflowingQueue(Protocol):
-    """The delivery queue that the spool has no room for, as far as it is needed here."""
+    """The interface of the delivery queue that the spool has no room for."""
 
     pair_queue: PairQueue
     held: bool
@@ -330,17 +330,17 @@ class OverflowingQueue(Protocol):
     def next_hop_ready(self) -> None: ...
 
     def spool_again(self) -> None:
-        """Give the spool again what is due."""
+        """Give the spool again the stanzas that are due."""
 
     def relieve(self) -> None:
         """Resume the paused sources, unless there is still a reason to wait."""
 
     def reject(self, gone: list[QueuedStanza], told: Callable[[], None]) -> None:
-        """Bounce stanzas for which there is no room. `told` is called once their receipts are settled."""
+        """Bounce stanzas for which there is no room. `told` is called when their receipts are settled."""
 
     @property
     def errors_pass(self) -> bool:
-        """An error to the sender is written at once."""
+        """Return whether an error to the sender is written at once."""
 
     def soon(self, call: Callable[[], None]) -> None:
         """Make `call` in one of the next turns of the reactor."""
@@ -360,9 +360,9 @@ class SpoolOverflow:
 
     def __init__(self, queue: OverflowingQueue) -> None:
         self._queue = queue
-        #: the queue still holds stanzas that the spool rejected
+        #: whether the queue still holds stanzas that the spool rejected
         self.active = False
-        #: the bound that the spool named last: "spool", "share", "disk", or "" for an error
+        #: the bound in the spool's last answer: "spool", "share", "disk", or "" for an error
         self.bound = ""
         #: bounces whose upstream acknowledgement is outstanding. While there are any, nothing else of the queue is written: a
         #: stanza that its sender resends after a crash must not be overtaken (R35)
@@ -383,18 +383,18 @@ class SpoolOverflow:
 
     @property
     def without_disk(self) -> bool:
-        """The disk is full or fails. A limit of the configuration is no such reason: a stop passes it."""
+        """Whether the disk is full or fails. A limit of the configuration does not count: a stop exceeds it."""
         return self.active and self.bound in ("disk", "")
 
     @property
     def blocked(self) -> bool:
-        """Neither the next server, nor the disk, nor the sender's server takes what comes."""
+        """Whether neither the next server, nor the disk, nor the sender's server takes new stanzas."""
         if self.unacked_bounces or not self.active or self._queue.next_hop.ready:
             return self.unacked_bounces > 0
         return self._queue.pair_queue.crowded or not self._queue.errors_pass
 
     def begin(self, batch: Sequence[QueueItem], error: SpoolError) -> None:
-        """Handle a batch that the spool rejected. What is in flight may still arrive. What waits is passed on, or bounced."""
+        """Handle a batch that the spool rejected. Stanzas in flight may still arrive. Waiting ones are passed on, or bounced."""
         queue = self._queue
         self.bound = getattr(error, "bound", "")
         if queue.next_hop.ready and not queue.held:
@@ -441,11 +441,11 @@ class SpoolOverflow:
         self._queue.spool_again()
 
     def end(self) -> None:
-        """Note that the queue no longer holds anything that the spool rejected."""
+        """Note that the queue holds no rejected stanzas any more."""
         if self.active:
             self.active, self.bound = False, ""
             self._queue.relieve()
 
 
 def _nothing() -> None:
-    """No caller waits for this."""
+    """Do nothing: no caller waits for this."""

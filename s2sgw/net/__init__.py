@@ -1,1 +1,1 @@
-"""Floor 3: sockets, TLS and DNS on Twisted; knows no policy."""
+"""Sockets, TLS and DNS on Twisted. This package has no policy."""

@@ -1,7 +1,7 @@
-"""Which addresses are public, and which are this machine's own.
+"""Public addresses, and this machine's own addresses.
 
-Public means globally reachable by the special-purpose registries of IANA (RFC 6890), written out here so that the
-answer does not vary with the version of Python. NAT64, 6to4 and mapped addresses, which may lead anywhere, are not.
+Public means globally reachable by the special-purpose registries of IANA (RFC 6890). They are written out here, so that the
+answer does not depend on the version of Python. NAT64, 6to4 and mapped addresses may lead anywhere, so they are not public.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ _IPV6_SPECIAL = tuple(map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", 
 
 
 def spelled(address: object) -> str:
-    """One end of a transport, as Twisted gives it: host and port; what is of another kind in its own words."""
+    """Return one end of a transport, as Twisted gives it: host and port.
+
+    An address of another kind is returned in Twisted's words.
+    """
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     return str(address) if host is None else str(HostPort(host, port or 0))
 
 
 @lru_cache(_CACHED)
 def is_public(address: str) -> bool:
-    """Whether a stranger's DNS may send us to `address`; what is no address is not public."""
+    """Return whether a stranger's DNS may lead us to `address`. A text that is no address is not public."""
     parsed = ip_address(address)
     if isinstance(parsed, ipaddress.IPv4Address):
         return not any(parsed in network for network in _IPV4_SPECIAL)
@@ -44,7 +47,7 @@ def is_public(address: str) -> bool:
 
 
 def is_this_machine(address: str) -> bool:
-    """Whether an address is one of this machine's own: a socket can be bound to it."""
+    """Return whether an address is one of this machine's own: a socket can be bound to it."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:

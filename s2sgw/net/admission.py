@@ -1,4 +1,4 @@
-"""The admission of connections: how many may be open at once, and which gives way to a new one.
+"""The admission of connections: how many may be open at once, and which connection gives way to a new one.
 
 A connection is *unproven* until its stream has proven a pair of domains. Unproven connections are bounded in all, for each
 site (`net.sites`) and for each name that they claim, and have a limited time. Beyond a bound the oldest one of the most
@@ -20,12 +20,12 @@ from s2sgw.stream.events import Refusal
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 
-#: How many times the bound of the narrowest site each wider one may have: an IPv4 /24; an IPv6 /56 and /48.
+#: The bound of a wider site, as a multiple of the narrowest site's: an IPv4 /24; an IPv6 /56 and /48.
 WIDER = 2
 #: Seconds that a negotiation has at least, even if many are under way.
 LEAST_NEGOTIATION = 5.0
-#: Seconds between two looks for connections whose time is over, and how many of them are ended in one turn of the reactor, within
-#: how many seconds.
+#: Seconds between two looks for connections whose time is over; the most that are ended in one turn of the reactor, and the
+#: seconds that this may take.
 LOOK = 0.5
 ENDED_PER_TURN = 50
 ENDING_SECONDS = 0.002
@@ -49,7 +49,7 @@ class ConnectionLimits:
 
 
 class Dismissible(Protocol):
-    """What an admitted connection is to its protocol."""
+    """The protocol of an admitted connection."""
 
     def dismiss(self, refusal: Refusal) -> None:
         """End the connection at once, if it is still open."""
@@ -81,36 +81,39 @@ class Admission:
         self._by_address: dict[str, int] = {}
         self._unproven = _Sites()
         self._by_name: dict[str, _Sites] = {}
-        #: descriptor -> unproven connection; one that has just come or advanced is the last (`net.fair_poll`)
+        #: descriptor -> unproven connection; the one that came or advanced last is at the end (`net.fair_poll`)
         self.strangers: dict[int, AdmittedConnection] = {}
-        #: the unproven ones, the oldest first
+        #: the unproven connections, oldest first
         self._by_age: dict[AdmittedConnection, None] = {}
         self._timer: IDelayedCall | None = None
 
     @property
     def total(self) -> int:
-        """Connections that are open, including those that are being closed."""
+        """Return the number of open connections, including those that are being closed."""
         return self._total
 
     @property
     def proven(self) -> int:
-        """Connections whose stream has proven a pair."""
+        """Return the number of connections whose stream has proven a pair."""
         return self._proven
 
     @property
     def unproven(self) -> int:
-        """Connections that have proven nothing yet."""
+        """Return the number of connections that have proven nothing yet."""
         return self._unproven.count
 
     @property
     def negotiation_seconds(self) -> float:
-        """The seconds that a negotiation may take now: the more unproven connections, the fewer."""
+        """The seconds that a negotiation may take now: fewer if there are many unproven connections."""
         limits = self.limits
         pressure = 2 * self._unproven.count / limits.unproven - 1 if limits.unproven else 0.0
         return limits.negotiation - max(0.0, min(pressure, 1.0)) * max(0.0, limits.negotiation - LEAST_NEGOTIATION)
 
     def admit(self, address: str) -> AdmittedConnection | NotAdmitted:
-        """Count a new connection from `address`, for which another may give way. Or return why it is not admitted."""
+        """Count a new connection from `address`; another may give way for it.
+
+        Return why it is not admitted, or the connection.
+        """
         path = site_path(address)
         reached = self._make_room(path)
         if reached is not None:
@@ -126,7 +129,7 @@ class Admission:
         return connection
 
     def claim(self, connection: AdmittedConnection, name: str) -> None:
-        """Note that an unproven connection claims `name`. Of too many that claim one name, one gives way."""
+        """Note that an unproven connection claims `name`. If too many claim the same name, one of them gives way."""
         self._forget_claim(connection)
         claimants = self._by_name.get(name)
         most = self.limits.unproven_per_name
@@ -138,7 +141,7 @@ class Admission:
         self._by_name.setdefault(name, _Sites()).add(connection)
 
     def prove(self, connection: AdmittedConnection) -> None:
-        """Note that the stream of `connection` has proven a pair: it never gives way from now on."""
+        """Note that the stream of `connection` has proven a pair. The connection never gives way from now on."""
         self._proven += 1
         self._forget_stranger(connection)
         self._leave_unproven(connection)
@@ -159,7 +162,7 @@ class Admission:
             del self._by_address[site]
 
     def close(self) -> None:
-        """End the connections that have proven nothing: the gateway stops."""
+        """End the connections that have proven nothing, because the gateway stops."""
         ending = Ending(Cause.SHUTDOWN)
         for connection in list(self._by_age):
             self._leave_unproven(connection)
@@ -186,7 +189,7 @@ class Admission:
         return None
 
     def _make_room_at_sites(self, path: Site) -> None:
-        """Bound the narrowest site first, so that the wider ones around it may need nothing."""
+        """Bound the narrowest site first, so that the wider ones around it may not have to be touched."""
         bound = most = self.limits.unproven_per_site
         for depth in range(len(path), 0, -1) if most else ():
             here = self._unproven.at(path[:depth])
@@ -210,7 +213,7 @@ class Admission:
     # --- time ---
 
     def _look(self) -> None:
-        """End some of those whose time is over."""
+        """End some of the connections whose time is over."""
         self._timer = None
         before = self._clock.seconds() - self.negotiation_seconds
         end = self._budget.end_of(ENDING_SECONDS)
@@ -258,7 +261,7 @@ class Admission:
 
 
 class AdmittedConnection:
-    """One connection as its admission counts it. `holder` is its protocol, which may change until the transport is gone."""
+    """One connection in its admission's count. `holder` is its protocol, which may change until the transport is gone."""
 
     __slots__ = ("_admission", "_open", "claimed", "descriptor", "holder", "path", "proven", "since")
 
@@ -273,7 +276,7 @@ class AdmittedConnection:
         self._open = True
 
     def opened(self, descriptor: int) -> None:
-        """The connection has its transport."""
+        """Note that the connection has its transport."""
         self.descriptor = descriptor
         self._admission.strangers[descriptor] = self
 
@@ -283,23 +286,23 @@ class AdmittedConnection:
             self._admission.claim(self, name)
 
     def advance(self) -> None:
-        """Note a step of the negotiation. Its next input is read before that of connections that were silent for longer."""
+        """Note a step of the negotiation. Its next input is read before that of connections without a recent step."""
         strangers = self._admission.strangers
         if strangers.get(self.descriptor) is self:
             del strangers[self.descriptor]
             strangers[self.descriptor] = self
 
     def prove(self) -> None:
-        """The stream has proven a pair."""
+        """Note that the stream has proven a pair."""
         if self._open and not self.proven:
             self.proven = True
             self._admission.prove(self)
 
     def release(self) -> None:
-        """The transport is gone."""
+        """Leave the count: the transport is gone."""
         if self._open:
             self._open = False
-            self.holder = None  # which leads back here
+            self.holder = None  # it refers back to this object
             self._admission.release(self)
 
     def dismiss(self, refusal: Refusal) -> None:
@@ -309,35 +312,35 @@ class AdmittedConnection:
 
 
 class _Sites:
-    """The connections of one network by the narrower ones within it, and which of those has most."""
+    """The connections of one network by the narrower ones within it, with the fullest of these at hand."""
 
     __slots__ = ("_connections", "_inner", "_most", "_ranks", "count")
 
     def __init__(self) -> None:
         self.count = 0
-        #: those of a narrowest site, the oldest first
+        #: the connections of a narrowest site, oldest first
         self._connections: dict[AdmittedConnection, None] = {}
         self._inner: dict[str, _Sites] = {}
-        #: the inner sites by the number of their connections; among equals, the one that has had it longest is first
+        #: the inner sites by the number of their connections; among equals, the one that reached the number first is first
         self._ranks: dict[int, dict[str, _Sites]] = {}
         self._most = 0
 
     def at(self, path: Site) -> _Sites | None:
-        """Return the network at the end of `path`. None: it has no connection."""
+        """Return the network at the end of `path`; None: it has no connection."""
         here: _Sites | None = self
         for site in path:
             here = here._inner.get(site) if here is not None else None
         return here
 
     def oldest_of_most_crowded(self) -> AdmittedConnection:
-        """Return the oldest connection of the narrowest site with most, within the wider ones with most."""
+        """Return the oldest connection of the fullest narrowest site, within the fullest wider ones."""
         here = self
         while here._inner:
             here = next(iter(here._ranks[here._most].values()))
         return next(iter(here._connections))
 
     def add(self, connection: AdmittedConnection, depth: int = 0) -> None:
-        """Count one more."""
+        """Count one connection more."""
         self.count += 1
         if depth == len(connection.path):
             self._connections[connection] = None
@@ -352,7 +355,7 @@ class _Sites:
         self._rank(site, inner)
 
     def remove(self, connection: AdmittedConnection, depth: int = 0) -> None:
-        """Count one less."""
+        """Count one connection less."""
         self.count -= 1
         if depth == len(connection.path):
             del self._connections[connection]
@@ -366,7 +369,7 @@ class _Sites:
         else:
             del self._inner[site]
         while self._most and self._most not in self._ranks:
-            self._most -= 1  # by one: the site that had most has one less now
+            self._most -= 1  # by one: the fullest site has one less now
 
     def _rank(self, site: str, inner: _Sites) -> None:
         self._ranks.setdefault(inner.count, {})[site] = inner

@@ -1,7 +1,7 @@
-"""The two directions of a transport: `InputBuffer` holds unread input, `OutputGate` knows whether the transport takes more.
+"""The two directions of a transport: `InputBuffer` holds unread input, `OutputGate` shows whether the transport takes more.
 
-Under TLS `dataReceived` comes once per record; 60,000 one-byte records cost ten times less when what one turn brought
-is read at once (docs/decisions.md#batching).
+Under TLS `dataReceived` is called for each record. 60,000 one-byte records cost ten times less if the input of one turn is read
+at once (docs/decisions.md#batching).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from s2sgw.net.turns import Reader, Turns
 
 #: Unread bytes of one stream beyond which the transport is read no further.
 INPUT_BYTES = 65536
-#: Streams that are still negotiated may leave this part of the memory unread, at most.
+#: The largest part of the memory that streams under negotiation may leave unread.
 UNPROVEN_SHARE = 16
 
 
@@ -25,48 +25,48 @@ _FULL = object()
 
 
 class Memory(Protocol):
-    """Bytes of memory that are counted (`queue.entries.MemoryBudget`)."""
+    """Counted bytes of memory (`queue.entries.MemoryBudget`)."""
 
     limit: int
     used: int
 
 
 def _nothing(*_: object) -> None:
-    """Stand in for a callback of an object that is gone."""
+    """Replace a callback of an object that is gone."""
 
 
 class InputReader(Reader, Protocol):
     """The reader of one transport's input."""
 
     def held_too_long(self) -> None:
-        """Handle a hold that has lasted for too long."""
+        """React to a hold that has lasted too long."""
 
 
 class InputBuffer:
     """Joins input and holds it back.
 
-    `reader` has a turn in the reactor turn after input came. It clears `turn_is_due`, takes what it wants, and asks by
-    `want_turn` for another if something is left. The transport is paused while there are holders, and then sees neither
-    FIN nor RST. After `timeout` seconds of one hold, `held_too_long` of the reader is called.
+    `reader` has a turn in the reactor turn after input came. It clears `turn_is_due`, takes as much as it wants, and calls
+    `want_turn` if something is left. The transport is paused while there are holders, and then sees neither FIN nor RST. When one
+    hold has lasted `timeout` seconds, `held_too_long` of the reader is called.
     """
 
     def __init__(self, clock: IReactorTime, turns: Turns, reader: InputReader, timeout: float) -> None:
-        #: what is paused and resumed; None: it is gone
+        #: the transport that is paused and resumed; None: it is gone
         self.transport: Any = None
-        #: the reader has something left to do, even if nothing more comes
+        #: whether the reader has something left to do, even without more input
         self.unfinished = False
         self._clock = clock
         self._turns = turns
         self._reader: InputReader | None = reader
         self._timeout = timeout
         self._pieces: list[bytes] = []
-        #: bytes that wait to be read
+        #: bytes that are not read yet
         self.size = 0
-        #: the reader has a turn in the next reactor turn
+        #: whether the reader has a turn in the next reactor turn
         self.turn_is_due = False
-        #: something besides the buffer itself, which may be full, keeps the stream from reading
+        #: whether a holder other than the buffer itself (which may be full) stops the stream from reading
         self.held = False
-        #: nothing has ended the reading
+        #: whether the reading has not been ended
         self.open = True
         self._holders: set[object] = set()
         self._held_since = 0.0
@@ -83,13 +83,13 @@ class InputBuffer:
                 self.pause(_FULL)
 
     def want_turn(self) -> None:
-        """See that the reader has a turn in the next reactor turn."""
+        """Give the reader a turn in the next reactor turn."""
         if not self.turn_is_due and self._reader is not None:
             self.turn_is_due = True
             self._turns.add(self._reader)
 
     def take(self, at_most: int | None = None) -> bytes:
-        """Take what came, joined: up to `at_most` bytes of it."""
+        """Return the input, joined: up to `at_most` bytes of it."""
         data = b"".join(self._pieces)
         if at_most is None or len(data) <= at_most:
             self._pieces, self.size = [], 0
@@ -101,7 +101,7 @@ class InputBuffer:
         return data
 
     def pause(self, holder: object) -> None:
-        """Read no more while `holder`, or another, holds the stream. Input that was read already waits too."""
+        """Stop reading while `holder`, or another, holds the stream. Input that was read already waits too."""
         if self.open and not self._holders and self.transport is not None:
             self._held_since = self._clock.seconds()
             self.transport.pauseProducing()
@@ -122,10 +122,10 @@ class InputBuffer:
             self.want_turn()
 
     def close(self, *, read_on: bool) -> None:
-        """Take nothing more. With `read_on` the transport reads again, so that it sees the other side close."""
+        """Take no more input. With `read_on` the transport reads again, so that it notices when the other side closes."""
         self.open = False
         self._pieces, self.size = [], 0
-        self._reader = None  # which leads back here
+        self._reader = None  # it refers back to this object
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -133,7 +133,7 @@ class InputBuffer:
             self.transport.resumeProducing()
 
     def _look(self) -> None:
-        """The timer is due, which serves many holds: look how long the present one lasts."""
+        """Check how long the present hold lasts. One timer serves many holds."""
         self._watch = None
         if not self._holders:
             return
@@ -145,18 +145,18 @@ class InputBuffer:
 
 
 class UnsentBytes:
-    """Counts what waits in full transports, of all streams, in `memory` (`[queue] memory`, which the stanzas share).
+    """Counts the bytes that wait in full transports, of all streams, in `memory` (`[queue] memory`, shared with the stanzas).
 
-    What streams that are still negotiated leave unread is bounded: `add` says when it is too much. Others are slowed and
-    closed after a while (`net.connection`), but what they are owed is counted, whether it fits or not.
+    Unread bytes of streams under negotiation are bounded: `add` returns whether they may wait. Other streams are slowed and
+    closed after a while (`net.connection`), and their waiting bytes are always counted.
     """
 
     def __init__(self, memory: Memory | None = None, on_limit: Callable[[], None] = _nothing) -> None:
-        """`on_limit` is called each time that a stranger has too much."""
+        """Take the memory. `on_limit` is called each time that a stranger has too much."""
         self._memory = memory
         self._on_limit = on_limit
         self._of: dict[object, tuple[int, bool]] = {}
-        #: bytes, and bytes of streams that are negotiated
+        #: bytes of all streams, and bytes of streams that are negotiated
         self.total = self.unproven = 0
 
     def counts(self) -> dict[str, int]:
@@ -174,7 +174,7 @@ class UnsentBytes:
         return True
 
     def remove(self, stream: object) -> None:
-        """Nothing of `stream` waits any more."""
+        """Remove all waiting bytes of `stream`."""
         counted, established = self._of.pop(stream, (0, True))
         if counted:
             self._count(-counted, established)
@@ -188,9 +188,9 @@ class UnsentBytes:
 
 @implementer(IPushProducer)
 class OutputGate:
-    """The producer of a transport, which closes and opens it as its buffer fills (64 kB) and empties.
+    """The producer of a transport. The transport closes and opens it as its buffer fills (64 kB) and empties.
 
-    `changed(open)` is called at each change. (The transport may say the same twice.)
+    `changed(open)` is called at each change. (The transport may report the same state twice.)
     """
 
     def __init__(self, changed: Callable[[bool], None]) -> None:
@@ -208,7 +208,7 @@ class OutputGate:
         self._changed = _nothing
 
     def stopProducing(self) -> None:
-        """The transport is lost and takes nothing more; `connectionLost` of its protocol follows, which says so."""
+        """Close for good: the transport is lost. `connectionLost` of its protocol follows and reports it."""
         self.open = False
 
     def _set(self, state: bool) -> None:

@@ -31,9 +31,9 @@ T = TypeVar("T")
 
 PrivateKey = EllipticCurvePrivateKey | RSAPrivateKey | Ed25519PrivateKey | Ed448PrivateKey
 
-#: Answers of `CertificateDirectory.for_domain` that are remembered. Strangers choose the names.
+#: Answers of `CertificateDirectory.for_domain` that are kept. Strangers choose the names.
 ANSWERS_KEPT = 1024
-#: The least bits of an RSA key and of an elliptic curve: OpenSSL rejects smaller ones.
+#: The fewest bits of an RSA key and of an elliptic curve: OpenSSL rejects smaller ones.
 RSA_BITS, CURVE_BITS = 2048, 224
 
 _PAIRS = ("fullchain.pem", "privkey.pem")
@@ -53,7 +53,7 @@ class Credential:
 
     @property
     def has_xmpp_addr(self) -> bool:
-        """Whether its subjectAltName has an id-on-xmppAddr (RFC 6120 §13.7.1.4)."""
+        """Whether the subjectAltName has an id-on-xmppAddr (RFC 6120 §13.7.1.4)."""
         return any(each.kind == "xmppAddr" for each in self.names.presented)
 
     def __post_init__(self) -> None:
@@ -70,11 +70,11 @@ class Loaded:
 
 
 class UnusableCertificate(Exception):
-    """Why one certificate cannot be used, in words."""
+    """A certificate cannot be used. The text says why."""
 
 
 class CertificateDirectory:
-    """The certificates of one folder. `now` tells the time that their dates are held against."""
+    """The certificates of one folder. `now` returns the time with which their dates are compared."""
 
     def __init__(self, path: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.path = path
@@ -84,7 +84,7 @@ class CertificateDirectory:
 
     @property
     def credentials(self) -> tuple[Credential, ...]:
-        """Every certificate in use, in the order of their names."""
+        """Return every certificate in use, in the order of their names."""
         return self._loaded.credentials
 
     @property
@@ -96,7 +96,7 @@ class CertificateDirectory:
         return self._loaded.warnings
 
     def adopt(self, other: CertificateDirectory) -> None:
-        """Hold what `other` has read, and read its folder from now on."""
+        """Take over what `other` has read, and read its folder from now on."""
         self.path, self._loaded = other.path, other._loaded
         self._answers.clear()
 
@@ -104,7 +104,7 @@ class CertificateDirectory:
         """Return the certificate that serves `domain`.
 
         The order of preference: a certificate within its dates; one without an id-on-xmppAddr, which ejabberd cannot read;
-        one with the exact name before one with a wildcard; the one that ends last. `domain` None: no name is known, so the
+        one with the exact name before one with a wildcard; the one that expires last. `domain` None: no name is known, so the
         first of the folder is returned.
         """
         if domain is None:

@@ -1,10 +1,10 @@
 """The protocol between a transport and a sans-I/O engine: receive, flush, perform events, flush (docs/decisions.md#engines).
 
-Input is joined for each turn of the reactor, because under TLS `dataReceived` comes once for each record. The input of one turn
-is fed at once (docs/decisions.md#batching), as far as the turn has time for one stream. STARTTLS and direct TLS share one path.
+Under TLS `dataReceived` is called for each record, so the input of one turn of the reactor is joined, and fed at once
+(docs/decisions.md#batching), as far as the turn has time for one stream. STARTTLS and direct TLS share one path.
 
-If the other side sends and does not read, it is read no further once answers wait. On a stream that carries stanzas out as well,
-more than a few answers must wait: else two sides that both send would wait for each other.
+If the other side sends and does not read, the gateway stops reading from it once answers wait. On a stream that also carries
+stanzas out, more than a few answers must wait first. Otherwise two sides that both send would wait for each other.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ P = ParamSpec("P")
 STREAM_SECONDS = 0.005
 NEGOTIATION_BYTES = 16384
 ANSWER_BYTES = 16384
-#: Bytes that are read at once of an established stream: at first, the least and the most. Many small stanzas take long.
+#: Bytes of an established stream that are read at once: at first, the least and the most. Many small stanzas take long.
 FIRST_PORTION_BYTES, LEAST_PORTION_BYTES, PORTION_BYTES = 16_384, 4_096, 65_536
-#: Bytes that a full transport has buffered, at least (Twisted's `FileDescriptor.bufferSize`).
+#: The least number of bytes that a full transport has buffered (Twisted's `FileDescriptor.bufferSize`).
 FULL_BYTES = 65536
 
 
 class Engine(typing.Protocol):
-    """An engine of either role, as far as it is needed here.
+    """The interface of an engine of either role.
 
-    `parting`: the ending, if the other side has closed the stream. `unheard`: the transport is gone, so nothing that is sent
+    `parting`: the ending, if the other side has closed the stream. `unheard`: the transport is gone, so our output cannot arrive.
     arrives. Input that came before is still read.
     """
 
@@ -59,19 +59,19 @@ class Engine(typing.Protocol):
 
     @property
     def backlogged(self) -> bool:
-        """The engine has unread input. `proceed` reads on."""
+        """Whether the engine has unread input. `proceed` reads on."""
     @property
     def unsent(self) -> int:
-        """Bytes that `data_to_send` returns."""
+        """The number of bytes that `data_to_send` returns."""
     @property
     def lasting(self) -> bool:
-        """The stream exists to be reached by: it is not closed for being idle."""
+        """Whether the stream stays open to be reached by: it is not closed for being idle."""
     @property
     def one_way(self) -> bool:
-        """Only we send stanzas. We close the stream first, so that no stanza is lost on its way."""
+        """Whether only we send stanzas. Then we close the stream first, so that no stanza is lost on its way."""
     @property
     def silence_limit(self) -> int | None:
-        """Seconds of silence after which the other side closes the stream (XEP-0478). None: it announced none."""
+        """The seconds of silence after which the other side closes the stream (XEP-0478). None: it announced none."""
     @property
     def probe(self) -> bytes:
         """Return a request that a live other side answers; empty if there is none."""
@@ -89,22 +89,22 @@ class Engine(typing.Protocol):
 
 
 class ConnectionOwner(typing.Protocol):
-    """The owner of a stream, which decides what it is for. `ended` is called once for each connection made, as the last call."""
+    """The owner of a stream. `ended` is called once for each connection made, as the last call."""
 
     def connected(self, connection: StreamConnection) -> None:
-        """The transport is open, and direct TLS has begun. The initiating side calls `begin` now."""
+        """Begin: the transport is open, and direct TLS has begun. The initiating side calls `begin` now."""
 
     def event(self, connection: StreamConnection, event: Event) -> None:
-        """An event of the engine, except `StartTLS` and `Ended`, which the adapter performs itself."""
+        """Handle an event of the engine. `StartTLS` and `Ended` do not come here: the adapter handles them."""
 
     def paused(self, connection: StreamConnection) -> None:
-        """The other side takes no more at present: write nothing until `resumed`."""
+        """Write nothing until `resumed`: the other side takes no more at present."""
 
     def resumed(self, connection: StreamConnection) -> None:
-        """The other side takes more again."""
+        """Go on writing: the other side takes more again."""
 
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
-        """The stream is over. The transport is gone after `ConnectionOptions.close_timeout` at most."""
+        """Take the end of the stream. The transport is gone after `ConnectionOptions.close_timeout` at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,8 @@ class ConnectionOptions:
 
     `negotiation_timeout`: from the connection to the first `PairProven` or `VerifyReady`, or to `negotiated()`. None: the
     admission ends the connection in time (`net.admission`).
-    `close_timeout`: from the close in order to the abort. `hold_timeout`: how long reading may be held. Meanwhile neither FIN
-    nor RST is seen. `blocked_timeout`: how long it may be held because the other side reads no answers.
+    `close_timeout`: from the graceful close to the abort. `hold_timeout`: how long reading may be held. Meanwhile neither FIN
+    nor RST is noticed. `blocked_timeout`: how long it may be held because the other side reads no answers.
     """
 
     negotiation_timeout: float | None = 30.0
@@ -126,8 +126,8 @@ class ConnectionOptions:
 class StreamConnection(Protocol):
     """One transport with one engine.
 
-    `tls(event)` returns what opens TLS in the engine's role (`ServerTLS.for_domain`, `ClientTLS.for_peer`). `event` is the
-    engine's order. None: direct TLS, which begins with the connection.
+    `tls(event)` returns the function that opens TLS in the engine's role (`ServerTLS.for_domain`, `ClientTLS.for_peer`). `event`
+    is the engine's order. None: direct TLS, which begins with the connection.
     """
 
     _log = Logger()
@@ -142,18 +142,18 @@ class StreamConnection(Protocol):
         self.role: Role = role
         self.ending: Ending | None = None
         self.secured: TLSFacts | None = None
-        #: when input came last, when stanzas were written last, and since when the other side has taken nothing
+        #: the times of the last input, of the last stanzas written, and since when the other side has read nothing
         self.last_received = self.last_sent = clock.seconds()
         self.blocked_since: float | None = None
-        #: since when the stream is read without a hold; infinity while it is held
+        #: the time since which the stream is read without a hold; infinity while it is held
         self.read_since = self.last_received
-        #: the negotiation is over: the stream's turns come before those of streams that are still negotiated
+        #: whether the negotiation is over: the stream's turns come before those of streams under negotiation
         self.established = False
-        #: the last turn was a long one (`net.turns`)
+        #: whether the last turn was a long one (`net.turns`)
         self.busy = False
-        #: no more stanzas are written: the stream is closed as soon as what is in flight was acknowledged
+        #: whether no more stanzas are written: the stream is closed as soon as everything in flight is acknowledged
         self.retiring = False
-        #: it carries the stanzas of many pairs: one slow lane must not hold up the others
+        #: whether it carries the stanzas of many pairs: one slow queue must not delay the others
         self.shared = shared
         self._clock = clock
         self._tls = tls
@@ -166,14 +166,14 @@ class StreamConnection(Protocol):
         self._turns = turns or Turns(clock)
         self._intake = InputBuffer(clock, self._turns, self, options.hold_timeout)
         self._outlet = OutputGate(self._outlet_changed)
-        #: stanzas were written
+        #: whether stanzas were written
         self._sends = False
-        #: bytes of answers: in this turn, and since the transport is full
+        #: bytes of answers: in this turn, and since the transport became full
         self._answered = self._owed = 0
         self._unsent = unsent or UnsentBytes()
         self._deadline: IDelayedCall | None = None
         self._blocked_timer: IDelayedCall | None = None
-        self._out: Any = None  # where bytes of the stream are written: the transport, later the TLS on it
+        self._out: Any = None  # the target of writes: the transport, later the TLS on it
         self._link: Any = None  # the TLS on it
         self._socket: SocketTransport | None = None  # the transport in place of Twisted's, TLS and all
         self._handshaking = False
@@ -181,10 +181,10 @@ class StreamConnection(Protocol):
         self._gone = False
         self._closed: list[Deferred[None]] = []
 
-    # --- what the owner uses ---------------------------------------------------------------------------------------
+    # --- for the owner ---------------------------------------------------------------------------------------------
 
     def step(self, method: Callable[P, list[Event]], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Run a method of the engine, and perform the events that follow. After the end do nothing. It may be called anywhere."""
+        """Run a method of the engine, and handle the events that follow. After the end, do nothing. Any caller may use it."""
         if self.ending is not None:
             return
         try:
@@ -210,7 +210,7 @@ class StreamConnection(Protocol):
             self._out.write(data)
 
     def close(self, ending: Ending) -> None:
-        """End the stream in order, with a closing tag."""
+        """Close the stream gracefully, with a closing tag."""
         if self._handshaking:
             self._finish(ending, abort=True)
         else:
@@ -224,7 +224,7 @@ class StreamConnection(Protocol):
             self.step(self.engine.wind_down, ending)
 
     def fail(self, refusal: Refusal) -> None:
-        """End the stream with an error; during a TLS handshake without one (R7)."""
+        """End the stream with an error; during a TLS handshake, without one (R7)."""
         if self._handshaking:
             self._finish(refusal.ending, abort=True)
         else:
@@ -237,7 +237,7 @@ class StreamConnection(Protocol):
     def dismiss(self, refusal: Refusal) -> None:
         """End the stream with an error, and close the transport as soon as the error is sent. Do not wait for the other side.
 
-        A connection that is already being closed in order is closed at once too.
+        A connection that is already being closed gracefully is closed at once too.
         """
         self.fail(refusal)
         if self._socket is not None:
@@ -246,18 +246,18 @@ class StreamConnection(Protocol):
             self._transport.loseConnection()
 
     def negotiated(self) -> None:
-        """Note that the negotiation is over in time."""
+        """Note that the negotiation has ended in time."""
         if self.ending is None:
             self.established = True
             self._stop_deadline()
 
     def pause(self, holder: object) -> None:
-        """Read no more while `holder`, or another, holds the stream. Input that was read already waits too."""
+        """Stop reading while `holder`, or another, holds the stream. Input that was read already waits too."""
         self.read_since = inf
         self._intake.pause(holder)
 
     def resume(self, holder: object) -> None:
-        """`holder` no longer keeps the stream from reading."""
+        """Release the hold of `holder`."""
         self._intake.resume(holder)
         if self.read_since == inf and not self._intake.held:
             self.read_since = self._clock.seconds()
@@ -273,12 +273,12 @@ class StreamConnection(Protocol):
 
     @property
     def writable(self) -> bool:
-        """Whether the other side takes more at present."""
+        """Return whether the other side takes more at present."""
         return self._outlet.open and self.engine.parting is None and not self.retiring
 
     @property
     def chain(self) -> tuple[bytes, ...]:
-        """The other side's certificates, DER, leaf first; () without any, and before TLS."""
+        """Return the other side's certificates, DER, leaf first; (): there are none, or TLS is not up yet."""
         return self.secured.chain if self.secured else ()
 
     @property
@@ -291,19 +291,22 @@ class StreamConnection(Protocol):
 
     @property
     def peer_address(self) -> str:
-        """The other side's address and port, as text."""
+        """Return the other side's address and port, as text."""
         return spelled(self._transport.getPeer())
 
     @property
     def unacknowledged_bytes(self) -> int:
-        """Bytes that were sent and that the other machine has not acknowledged (TCP). 0 if the system does not know."""
+        """Return the bytes that were sent and that the other machine has not acknowledged (TCP).
+
+        0 if the system does not know.
+        """
         return 0 if self._gone else unacknowledged_bytes(self._transport)
 
     @property
     def local_address(self) -> str:
         return spelled(self._transport.getHost())
 
-    # --- what Twisted calls ----------------------------------------------------------------------------------------
+    # --- for Twisted -----------------------------------------------------------------------------------------------
 
     @property
     def _transport(self) -> Any:
@@ -314,7 +317,7 @@ class StreamConnection(Protocol):
         self._transport.setTcpKeepAlive(True)
         set_user_timeout(self._transport)
         set_quick_ack(self._transport)
-        if not (self._direct_tls and self.role == "receiving"):  # whose first bytes of TLS have been read
+        if not (self._direct_tls and self.role == "receiving"):  # its first bytes of TLS have been read already
             self._socket = take_over(self.transport, self, self._turns)
         self._out = self._intake.transport = self._transport
         self._out.registerProducer(self._outlet, True)
@@ -342,7 +345,7 @@ class StreamConnection(Protocol):
     # --- input -----------------------------------------------------------------------------------------------------
 
     def take_turn(self) -> None:
-        """Read a part of what came (`net.turns`)."""
+        """Read a part of the input (`net.turns`)."""
         self._intake.turn_is_due = False
         if not self._intake.open:
             return
@@ -357,7 +360,7 @@ class StreamConnection(Protocol):
         self._want_turn()
 
     def _tell_of_tls(self) -> None:
-        """Tell the engine that the handshake is over, before it reads what came behind it."""
+        """Tell the engine that the handshake is over, before it reads the input after it."""
         if self._tls_is_news:
             self._tls_is_news = False
             self.step(self.engine.tls_established)
@@ -443,14 +446,14 @@ class StreamConnection(Protocol):
             self._guarded(self.owner.resumed if is_open else self.owner.paused, self)
 
     def _owe(self, number: int) -> None:
-        """Count bytes of answers that wait behind a full transport."""
+        """Count bytes of answers that wait in a full transport."""
         self._owed += number
         self._count_unsent(number)
         if self._owed > ANSWER_BYTES:
             self._hold_answers()
 
     def _hold_answers(self) -> None:
-        """Read no further until the other side has taken the answers that wait."""
+        """Stop reading until the other side has taken the waiting answers."""
         self.pause(self._outlet)
         if self._blocked_timer is None:
             self._blocked_timer = self._clock.callLater(self._options.blocked_timeout, self._blocked_too_long)
@@ -477,7 +480,7 @@ class StreamConnection(Protocol):
         text = f"it has read nothing for {self._options.blocked_timeout:g} s"
         self.abort(Ending(Cause.UNRESPONSIVE, text, "them"))
 
-    # --- mistakes ----------------------------------------------------------------------------------------------------
+    # --- errors ------------------------------------------------------------------------------------------------------
 
     def _guarded(self, method: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
@@ -486,9 +489,9 @@ class StreamConnection(Protocol):
             self._broken()
 
     def _broken(self) -> None:
-        """End the stream after a mistake of ours or of the owner, with a stream error if one can be sent."""
+        """End the stream after an error of ours or of the owner, with a stream error if one can be sent."""
         failure = Failure()
-        self._log.failure("a stream broke", failure)
+        self._log.failure("a stream failed", failure)
         ending = Ending(Cause.INTERNAL, failure.getErrorMessage())
         if self.ending is None and not self._handshaking:
             try:
@@ -501,13 +504,13 @@ class StreamConnection(Protocol):
     # --- TLS -------------------------------------------------------------------------------------------------------
 
     def _begin_direct_tls(self) -> None:
-        self._handshaking = True  # a failure says nothing in the clear
+        self._handshaking = True  # after a failure nothing is sent in the clear
         self._open_tls(self._tls(None))
 
     def _start_tls(self, order: StartTLS) -> None:
         """Begin TLS if it can begin: the receiving side sends `<proceed/>` only then (R7).
 
-        R6: bytes that follow `<starttls/>` or `<proceed/>` in the clear are an injection, and are never interpreted.
+        R6: bytes in the clear after `<starttls/>` or `<proceed/>` are an injection, and are never parsed.
         """
         if self._gone:
             return
@@ -540,14 +543,14 @@ class StreamConnection(Protocol):
         link.registerProducer(self._outlet, True)
 
     def tls_secured(self, secured: TLSFacts) -> None:
-        """The handshake is over."""
+        """Note that the handshake is over."""
         self.secured = secured
         self._handshaking = False
         self._tls_is_news = True
         self._intake.want_turn()
 
     def tls_renegotiated(self) -> None:
-        """End the stream in the next turn (R10). OpenSSL is the caller, so not now. Nothing is read until then."""
+        """End the stream in the next turn (R10). OpenSSL is the caller, so it cannot end now. Nothing is read until then."""
         self._intake.close(read_on=False)
         self._clock.callLater(0, self.abort, Ending(Cause.TLS_RENEGOTIATION, "", "them"))
 
@@ -577,7 +580,7 @@ class StreamConnection(Protocol):
             waiter.callback(None)
 
     def _finish(self, ending: Ending, *, abort: bool = False) -> None:
-        """End the stream, once: note the ending, shut the transport, call the owner."""
+        """End the stream, once: store the ending, close the transport, call the owner."""
         if self.ending is not None:
             return
         self.ending = ending
@@ -593,12 +596,12 @@ class StreamConnection(Protocol):
         try:
             self.owner.ended(self, ending)
         except Exception:
-            self._log.failure("the owner of a stream broke at its end")
+            self._log.failure("the owner of a stream failed at its end")
         self.engine.release()
-        del self.owner, self._tls  # which lead back here: what is in no circle leaves memory at once
+        del self.owner, self._tls  # they refer back here: objects in no circle leave memory at once
 
     def _shut(self, abort: bool) -> None:
-        """Bound the time of `loseConnection`, which waits for the peer without end, and while a producer is registered."""
+        """Bound the time of `loseConnection`. It would wait for the peer without end, also while a producer is registered."""
         self._out.unregisterProducer()
         if abort:
             self._transport.abortConnection()

@@ -1,7 +1,7 @@
-"""Connecting to one place: a connection, or the ending that says why not.
+"""Connects to one place: the result is a connection, or the ending with the reason.
 
-A place is connected by a *dialler*, which asks `build` for the protocol at the very moment that the way is open, and closes
-again where `build` answers None: of several attempts that race only one then ever speaks.
+A *dialler* connects to a place. It calls `build` for the protocol when the connection is ready, and closes the connection if
+`build` returns None. So only one of several racing attempts becomes a stream.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from s2sgw.xmpp.host_port import HostPort
 CONNECT_TIMEOUT = 15.0
 
 Build = Callable[[], IProtocol | None]
-#: (address or host, port, build) -> fires once what was built has its transport; fails with `DialFailed`.
+#: (address or host, port, build) -> fires once the built protocol has its transport; fails with `DialFailed`.
 Dialler = Callable[[str, int, Build], Deferred[None]]
 
 
 class DialFailed(Exception):
-    """No connection: `ending` says why, `address` where to."""
+    """No connection. `ending` has the reason, `address` the place."""
 
     def __init__(self, ending: Ending, address: str = "") -> None:
         super().__init__(f"{ending.cause}: {ending.detail}")
@@ -37,7 +37,7 @@ class DialFailed(Exception):
 
 
 class ClosedAtOnce(Protocol):
-    """A connection that is made to see whether it can be, and closed again."""
+    """A connection that only tests whether it can be made. It is closed at once."""
 
     def connectionMade(self) -> None:
         assert self.transport is not None
@@ -45,9 +45,9 @@ class ClosedAtOnce(Protocol):
 
 
 class DirectDialler:
-    """Dials IP addresses. It resolves no names.
+    """Connects to IP addresses. It resolves no names.
 
-    `sources` are addresses of ours to connect from. The first one of the right family is used.
+    `sources` are the local addresses to connect from. The first one of the right family is used.
     """
 
     def __init__(self, reactor: Any, *, timeout: float = CONNECT_TIMEOUT, sources: Sequence[str] = ()) -> None:
@@ -61,7 +61,7 @@ class DirectDialler:
 
 
 def _spent() -> None:
-    """An attempt builds once; what it could build with leads to all that it was made for."""
+    """Replace `build`: an attempt builds once, and must not keep references afterwards."""
 
 
 class ConnectionAttempt(ClientFactory[Any]):
@@ -78,20 +78,20 @@ class ConnectionAttempt(ClientFactory[Any]):
         self._over = False
 
     def start(self, timeout: float, source: str | None = None) -> Deferred[None]:
-        """Begin. To be called once."""
+        """Begin. Call this once."""
         bind = (source, 0) if source is not None else None
         self._connector = self._reactor.connectTCP(self._place.host, self._place.port, self, timeout, bind)
         return self._result
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Twisted connects the protocol as soon as this returns (None: closes), so the result is left to the next turn."""
+        """Report success in the next turn: Twisted connects the protocol only when this returns (None: closes the connection)."""
         protocol = None if self._over else self._build()
         self._build = _spent
         self._reactor.callLater(0, self._connected if protocol is not None else self._unwanted)
         return protocol
 
     def clientConnectionLost(self, connector: IConnector, reason: Failure) -> None:
-        """Twisted leaves a connector and its transport referring to each other, so that both would stay in memory."""
+        """Cut the references between Twisted's connector and its transport, so that both leave memory."""
         connector.transport = None  # type: ignore[attr-defined]
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
@@ -100,7 +100,7 @@ class ConnectionAttempt(ClientFactory[Any]):
             self._result.errback(DialFailed(why(reason, self._place), self._place.host))
 
     def _end(self) -> None:
-        """There is nothing left to cancel; the connector refers back to this attempt."""
+        """Drop the timer and the connector, which refers back to this attempt."""
         self._over = True
         self._connector = None
 
@@ -122,7 +122,7 @@ class ConnectionAttempt(ClientFactory[Any]):
 
 
 def why(reason: Failure, place: HostPort) -> Ending:
-    """The ending that a failed attempt amounts to."""
+    """Return the ending for a failed attempt."""
     problem = reason.value
     if isinstance(problem, error.ConnectionRefusedError):
         return Ending(Cause.CONNECTION_REFUSED, str(place), "them")

@@ -1,9 +1,9 @@
 """The discovery of a domain: its SRV records, then the addresses of their targets (RFC 6120 §3.2, XEP-0368).
 
 A domain counts as resolved as soon as one target has an address. The addresses of the other targets are looked up shortly before
-a connection (`Discovery.locate`): a stranger that claims a name chooses the targets, and each costs two DNS questions.
+a connection (`Discovery.locate`). A stranger that claims a name chooses the targets, and each costs two DNS questions.
 
-No look-up here fails. A missing result is an `Ending`, which tells "does not exist" (final) from "could not be asked".
+No look-up here fails. A missing result is an `Ending`. It distinguishes "does not exist" (final) from "could not be asked".
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from s2sgw.xmpp.jid import Domain
 
 #: Seconds for a whole resolution.
 TIMEOUT = 10.0
-#: Seconds to wait for the other address family once one was found: some name servers never answer for AAAA.
+#: Seconds to wait for the other address family once one was found. Some name servers never answer for AAAA.
 GRACE = 1.0
 #: Seconds to wait for the other targets of a priority once one has an address, and for the other service once one has targets.
 TARGET_GRACE = 3.0
 #: Seconds after which the next target is looked up too, while the last one is outstanding.
 STAGGER = 2.0
-#: The most targets of a domain, those of them that are looked up for a stranger, and addresses of one target.
+#: The most targets of a domain, the most of them that are looked up for a stranger, and the most addresses of one target.
 TARGETS = 16
 STRANGER_TARGETS = 3
 ADDRESSES = 16
-#: Answers that the detail of an ending quotes.
+#: Answers that are quoted in the detail of an ending.
 _QUOTED = 4
 
 #: Returns whether one of our listeners is at a canonical address and a port.
@@ -57,7 +57,7 @@ OwnAddresses = Callable[[str, int], bool]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A host to connect to. `addresses` has the families in turns, IPv6 first.
+    """A host to connect to. `addresses` alternates between the families, IPv6 first.
 
     `located`: its addresses were looked up. `secure`: DNSSEC secured the name of the host (or that the domain has no SRV
     record and is the host itself). `addresses_secure`: the addresses too. `direct_tls`: TLS from the first byte (XEP-0368).
@@ -83,7 +83,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The targets in the order in which they are to be tried. `ending` None: resolved, at least one target has an address."""
+    """The targets in the order in which they are tried. `ending` None: resolved, at least one target has an address."""
 
     domain: Domain
     targets: tuple[Target, ...] = ()
@@ -103,7 +103,7 @@ class Candidate:
 
     @classmethod
     def of(cls, target: Target) -> Candidate:
-        """Return the candidate that `target` was before its addresses were looked up."""
+        """Return the candidate of `target`, as before its addresses were looked up."""
         name = dns.name.from_text(target.host)
         return cls(name, target.port, target.priority, target.weight, target.direct_tls, target.secure)
 
@@ -112,9 +112,9 @@ class Discovery:
     """Finds the targets of domains.
 
     `static`: "host:port" by domain, instead of the DNS. `private_addresses`: "allow" lets a peer's DNS name addresses that
-    are not public. `own_addresses` knows our listeners, to which no peer's DNS may lead. Neither applies to `static` and routes.
-    `relayed`: domains that a proxy reaches by name. Nothing is looked up for them.
-    Raises `ValueError` for a static answer that is not a host and port.
+    are not public. `own_addresses` returns whether an address is ours; no peer's DNS may lead there. Neither applies to `static`
+    and routes. `relayed`: domains that a proxy reaches by name. Nothing is looked up for them. Raises `ValueError` for a static
+    answer that is not a host and port.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Discovery:
         self._joined: JoinedCalls[tuple[Owner, str, str | None], Resolution] = JoinedCalls()
 
     def configure(self, static: Mapping[str, str], private_addresses: Literal["refuse", "allow"]) -> None:
-        """Use these from now on. Raises `ValueError`."""
+        """Use these settings from now on. Raises `ValueError`."""
         self._static = {Domain.parse(name).ascii: HostPort.parse(text, S2S_PORT) for name, text in static.items()}
         self._allow_private = private_addresses == "allow"
 
@@ -158,7 +158,7 @@ class Discovery:
         return self._joined.join(key, self._begin, domain, route, asker).addCallback(_remembered, asker, route)
 
     def is_fixed(self, domain: Domain) -> bool:
-        """Return whether the configuration says where `domain` is, or a proxy reaches it by name."""
+        """Return whether the configuration names the place of `domain`, or a proxy reaches it by name."""
         return domain.ascii in self._static or self._relayed(domain)
 
     def _begin(self, domain: Domain, route: str | None, requester: Requester) -> Deferred[Resolution]:
@@ -174,8 +174,8 @@ class Discovery:
     def tlsa(self, target: Target, requester: Requester | None = None) -> Deferred[TLSALookup]:
         """Return the TLSA records of a target that was found (RFC 7673 §3). Never fails.
 
-        If DNSSEC does not secure the target itself, nothing is asked: the records could not count, and the name servers of
-        unsigned zones often fail on such questions (RFC 7672 §2.2).
+        If DNSSEC does not secure the target itself, no query is made: the records could not count, and the name servers of
+        unsigned zones often fail on such queries (RFC 7672 §2.2).
         """
         found = TLSALookup(target.host, addresses_secure=target.addresses_secure)
         if not target.secure:
@@ -215,7 +215,7 @@ class Discovery:
         return await self._first_located(domain, candidates, deadline, requester)
 
     async def _fixed(self, domain: Domain, place: HostPort, deadline: float) -> Resolution:
-        """Return the place that the operator configured. It may have any address, and costs a stranger no questions."""
+        """Return the place in the configuration. It may have any address, and costs a stranger no questions."""
         if place.is_address:
             return Resolution(domain, (Target(place.host, place.port, (place.host,)),))
         candidate = Candidate(dns.name.from_text(place.host), place.port)
@@ -242,7 +242,7 @@ class Discovery:
     async def _first_located(
         self, domain: Domain, candidates: Sequence[Candidate], deadline: float, requester: Requester,
     ) -> Resolution:
-        """Ask for the addresses of one candidate after another until one has an address to which we may connect."""
+        """Look up one candidate after another until one has an address that we may connect to."""
         asked = candidates[:STRANGER_TARGETS] if requester.is_stranger else candidates
         calls = [partial(self._look_up, candidate, deadline, requester) for candidate in asked]
         found = await try_in_turn(
@@ -279,15 +279,15 @@ class Discovery:
         self, questions: Sequence[tuple[str | dns.name.Name, str]], deadline: float, requester: Requester | None,
         grace: float = GRACE,
     ) -> list[Answer]:
-        """Return an answer to each question; one that does not come in time is a failure."""
+        """Return an answer to each question. An answer that does not come in time is a failure."""
         lookups = [self._resolver.query(name, kind, requester) for name, kind in questions]
         answers = await gather_until(self._reactor, lookups, deadline=deadline, grace=grace, enough=attrgetter("found"))
         return [answer or _late(*question) for question, answer in zip(questions, answers, strict=True)]
 
-    # --- where a stranger's DNS may lead us ---
+    # --- limits for a stranger's DNS ---
 
     def _permitted(self, target: Target | None) -> Target | None:
-        """Return the target without the addresses to which a stranger's DNS may not lead us. None: no address is left."""
+        """Return the target without the addresses that a stranger's DNS may not lead us to. None: no address is left."""
         if target is None:
             return None
         permitted = _only(target, self._may_be_reached)
@@ -330,7 +330,7 @@ class _Host:
 
 
 def _remembered(resolution: Resolution, requester: Requester, route: str | None) -> Resolution:
-    """Remember a success for the transaction of `requester`. A failure is not kept: the next attempt may succeed."""
+    """Remember a success for the transaction of `requester`. A failure is not kept, because the next attempt may succeed."""
     if resolution.ending is None:
         requester.resolutions[resolution.domain.ascii, route] = resolution
     return resolution
@@ -344,7 +344,7 @@ def in_order(candidates: Iterable[Candidate], random: Random) -> list[Candidate]
     ordered: dict[tuple[dns.name.Name, int, bool], Candidate] = {}
     for _, group in groupby(sorted(candidates, key=_priority), key=_priority):
         left = list(group)
-        random.shuffle(left)  # or those of weight 0 would keep the order of the answer
+        random.shuffle(left)  # otherwise records of weight 0 would keep the order of the answer
         left.sort(key=_has_weight)
         while left:
             drawn = left.pop(_drawn([one.weight for one in left], random))
@@ -404,12 +404,12 @@ def _only(target: Target, accept: Callable[[str, int], bool]) -> Target:
 
 
 def _nowhere(address: str, port: int) -> bool:
-    """Say that none of our listeners is there."""
+    """Return False: none of our listeners is there."""
     return False
 
 
 def _unlocated(candidate: Candidate) -> Target:
-    """Return the target before its addresses are known."""
+    """Return the target without addresses."""
     return Target(
         candidate.name.to_text(omit_final_dot=True), candidate.port, (), candidate.priority, candidate.weight,
         candidate.direct_tls, candidate.secure, located=False,
@@ -417,7 +417,7 @@ def _unlocated(candidate: Candidate) -> Target:
 
 
 def _no_address(answers: Sequence[Answer], unasked: int = 0) -> Ending:
-    """Return why nothing was found: it does not exist, could not be asked, or our own resolver is busy."""
+    """Return why no address was found: the name does not exist, could not be asked, or our own resolver is busy."""
     failed = [answer for answer in answers if answer.failed]
     said = "; ".join(map(_said, (failed or answers)[:_QUOTED]))
     if any(answer.busy for answer in failed):

@@ -1,6 +1,6 @@
 """The questions to the DNS, and the results of look-ups.
 
-A result tells "does not exist" (NXDOMAIN), "has no such data", "could not be asked" and "our resolver is busy" apart (R2).
+A result distinguishes "does not exist" (NXDOMAIN), "has no such data", "could not be asked" and "our resolver is busy" (R2).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Question:
     def __init__(self, name: dns.name.Name, rdtype: RdataType) -> None:
         self.name = name
         self.rdtype = rdtype
-        self._text = name.to_text().lower()  # compares and hashes much faster than the name
+        self._text = name.to_text().lower()  # faster to compare and hash than the name
         self._hash = hash((self._text, rdtype))
 
     def __eq__(self, other: object) -> bool:
@@ -45,8 +45,8 @@ class Status(StrEnum):
 class Answer:
     """`records` of the type asked for, behind CNAMEs too (`canonical` is the name at their end).
 
-    `secure`: DNSSEC secured the whole answer, the absence of records included, as told by a resolver that may be believed.
-    `ttl`: seconds for which it may be kept, from when it came. `reason`: why it failed, in words.
+    `secure`: DNSSEC secured the whole answer, also the absence of records, according to a trusted resolver.
+    `ttl`: seconds for which it may be kept, from its arrival. `reason`: why it failed, in words.
     """
 
     name: dns.name.Name
@@ -65,7 +65,7 @@ class Answer:
 
     @property
     def failed(self) -> bool:
-        """Return whether nothing is known: neither records nor that there are none."""
+        """Return whether nothing is known, neither records nor their absence."""
         return self.status in (Status.FAILED, Status.BUSY)
 
     @property

@@ -1,4 +1,4 @@
-"""DNS answers, kept until their TTL is over."""
+"""A cache of DNS answers, which are kept until their TTL is over."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RECORD_BYTES = 256
 
 
 class Cache:
-    """Answers until their TTL is over; beyond `limit` records the least recently used go first."""
+    """Answers until their TTL is over. Beyond `limit` records the least recently used ones are removed first."""
 
     def __init__(self, clock: IReactorTime, limit: int = RECORDS) -> None:
         self._clock = clock
@@ -28,7 +28,7 @@ class Cache:
         return len(self._answers)
 
     def get(self, question: Question) -> Answer | None:
-        """Return the answer with what is left of its TTL."""
+        """Return the answer with the rest of its TTL."""
         if question not in self._answers:
             return None
         until, answer = self._answers[question]
@@ -40,7 +40,7 @@ class Cache:
         return replace(answer, ttl=left)
 
     def put(self, question: Question, answer: Answer) -> None:
-        """Keep `answer`; one with a TTL of 0 is not kept."""
+        """Keep `answer`. An answer with a TTL of 0 is not kept."""
         self._drop(question)
         if answer.ttl <= 0:
             return
@@ -50,7 +50,7 @@ class Cache:
             self._drop(next(iter(self._answers)))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         self._answers.clear()
         self.weight = 0
 

@@ -1,4 +1,4 @@
-"""Sockets for dnspython on a Twisted reactor: its asynchronous queries take a backend, and `TwistedBackend` is one.
+"""Sockets for dnspython on a Twisted reactor: `TwistedBackend` is a backend for its asynchronous queries.
 
 It works with any reactor, including a test's. The sockets have no time-outs: the caller cancels.
 """
@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 #: IReactorTime, IReactorUDP and IReactorTCP at once, which no annotation can express.
 Reactor = Any
 
-#: Datagrams kept for a query that has not read them yet; further ones are dropped.
+#: Datagrams that are kept for a query until it reads them. Further ones are dropped.
 _DATAGRAMS = 16
 
 
@@ -33,7 +33,7 @@ class TwistedBackend(Backend):
         return "twisted"
 
     def datagram_connection_required(self) -> bool:
-        """Return True: on a connected socket the kernel passes the server's datagrams alone, and reports a refusal."""
+        """Return True: on a connected socket the kernel passes only the server's datagrams, and reports a refusal."""
         return True
 
     async def make_socket(
@@ -86,7 +86,7 @@ class _Inbox:
             waiting.callback(item)
 
     def fail(self, failure: Failure) -> None:
-        """Note that no more data comes; the first reason is kept."""
+        """Note that no more data comes. The first reason is kept."""
         self._failure = self._failure or failure
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
@@ -164,7 +164,7 @@ class _Stream(Protocol):
         self.received = _Inbox()
 
     def dataReceived(self, data: bytes) -> None:
-        """Keep `data`; the reader closes the connection after one message of at most 65,535 bytes."""
+        """Keep `data`. The reader closes the connection after one message of at most 65,535 bytes."""
         self.received.put(data)
 
     def connectionLost(self, reason: Failure | None = None) -> None:

@@ -1,6 +1,6 @@
-"""One DNS question put to a list of servers, with failover.
+"""Asks a list of servers one DNS question, with failover.
 
-Each attempt uses a fresh socket (a random port) and a fresh random id. It uses UDP, then TCP if the answer is truncated.
+Each attempt uses a new socket (a random port) and a new random id. It uses UDP, then TCP if the answer is truncated.
 dnspython checks the id and the question of each answer, and ignores anything else.
 """
 
@@ -30,7 +30,7 @@ from s2sgw.xmpp.host_port import DNS_PORT, HostPort, is_address
 
 #: RFC 9715 §3.1: bytes of an answer that passes without fragments.
 EDNS_PAYLOAD = 1232
-#: Seconds that a server has to answer, in the first round over all servers and in the second.
+#: Seconds in which a server must answer, in the first round over all servers and in the second.
 ATTEMPT_TIMEOUTS = (2.0, 4.0)
 #: Seconds for which a server that did not answer is asked last.
 DOWN_FOR = 30.0
@@ -42,14 +42,14 @@ _OPT = pack("!BHHIH", 0, RdataType.OPT, EDNS_PAYLOAD, 0, 0)
 
 
 class NoAnswer(Exception):
-    """No server gave an answer; the message says what each did instead.
+    """No server gave an answer. The message has the failure of each.
 
-    It names each server by its place in the configuration, not by its address: the text may be sent to a peer.
+    It names each server by its place in the configuration, not by its address, because the text may be sent to a peer.
     """
 
 
 class ResolverUnreachable(NoAnswer):
-    """No server could even be asked: no socket, or each refused the packets. This says nothing of the name."""
+    """No server could be asked: no socket, or each refused the packets. The name itself may be good."""
 
 
 class ServerFailed(Exception):
@@ -60,7 +60,7 @@ class ServerFailed(Exception):
 
 
 def system_servers(path: str = "/etc/resolv.conf") -> list[str]:
-    """Return the addresses of this machine's resolvers; 127.0.0.1 where none is named (resolv.conf(5))."""
+    """Return the addresses of this machine's resolvers; 127.0.0.1 if none is configured (resolv.conf(5))."""
     try:
         lines = Path(path).read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -70,7 +70,7 @@ def system_servers(path: str = "/etc/resolv.conf") -> list[str]:
 
 
 def parse_servers(texts: Sequence[str]) -> tuple[HostPort, ...]:
-    """Return the name servers that `texts` give as `address` or `address:port`; raises `ValueError` for anything else."""
+    """Return the name servers in `texts`, each `address` or `address:port`. Raises `ValueError` for anything else."""
     servers = tuple(HostPort.parse(text, DNS_PORT) for text in texts)
     for server in servers:
         if not server.is_address:
@@ -79,9 +79,9 @@ def parse_servers(texts: Sequence[str]) -> tuple[HostPort, ...]:
 
 
 class Query(QueryMessage):
-    """A query for recursion, with EDNS, that asks for the answer's DNSSEC status without the signatures (RFC 6840 §5.7).
+    """A query for recursion, with EDNS. It asks for the answer's DNSSEC status without the signatures (RFC 6840 §5.7).
 
-    It is put together here: dnspython takes ten times as long, and strangers have us ask.
+    The message is built here: dnspython takes ten times as long, and strangers cause many queries.
     """
 
     def __init__(self, question: Question) -> None:
@@ -91,12 +91,12 @@ class Query(QueryMessage):
         self._rest = (question.name.to_wire() or b"") + pack("!HH", question.rdtype, RdataClass.IN) + _OPT
 
     def to_wire(self, *_arguments: Any, **_options: Any) -> bytes:
-        """Return the message as it is sent. It fits every transport."""
+        """Return the message in wire format, for every transport."""
         return pack("!HHHHHH", self.id, self.flags, 1, 0, 0, 1) + self._rest
 
 
 class Upstream:
-    """The servers that are asked. Those that lately did not answer are asked last."""
+    """The servers. A server that did not answer lately is asked last."""
 
     def __init__(self, reactor: Reactor, servers: Sequence[HostPort], timeouts: Sequence[float] = ATTEMPT_TIMEOUTS) -> None:
         self.servers = tuple(dict.fromkeys(servers))
@@ -104,11 +104,11 @@ class Upstream:
         self._backend = TwistedBackend(reactor)
         self._timeouts = timeouts
         self._down: dict[HostPort, float] = {}
-        #: when a server last answered anything
+        #: the time of a server's last answer of any kind
         self.answered_at = float("-inf")
 
     async def ask(self, query: Message) -> tuple[Message, HostPort]:
-        """Return the first answer (NOERROR or NXDOMAIN) and the server that gave it; raises `NoAnswer`.
+        """Return the first answer (NOERROR or NXDOMAIN) and the server that gave it. Raises `NoAnswer`.
 
         `query` gets a new id for each attempt.
         """
@@ -157,7 +157,7 @@ class Upstream:
 
 
 def _failure_text(message: Message) -> str:
-    """Return the response code with the extended errors (RFC 8914), which tell a bogus signature from a dead server."""
+    """Return the response code with the extended errors (RFC 8914), which distinguish a bogus signature from a dead server."""
     extended = [f"{_code(error)} {error.text or ''}".strip() for error in message.extended_errors()]
     return ", ".join([dns.rcode.to_text(message.rcode()), *extended])[:_REASON_LENGTH]
 

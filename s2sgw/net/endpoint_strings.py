@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-#: Parameters of each kind; the first is the one that may be given without its name.
+#: Parameters of each kind. The first may be given without its name.
 KINDS = MappingProxyType({
     "tcp": ("port", "interface", "backlog"),
     "tcp4": ("port", "interface", "backlog"),
@@ -30,14 +30,14 @@ _EXAMPLE = 'write "tcp:5269", "tcp:5269:interface=127.0.0.1", "tcp6:5269", "unix
 
 @dataclass(frozen=True, slots=True)
 class EndpointString:
-    """One endpoint string, taken apart. `arguments` has the parameters by name, unescaped."""
+    """One endpoint string in parts. `arguments` has the parameters by name, unescaped."""
 
     kind: str
     arguments: MappingProxyType[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def parse(cls, text: str) -> EndpointString:
-        """Take `text` apart; raises `ValueError` with what to write instead."""
+        """Parse `text`. Raises `ValueError`, which says what to write instead."""
         kind, *parts = _split(text)
         if kind in ("ssl", "tls"):
             port = next((part for part in parts if part.isdecimal()), "5270")
@@ -64,17 +64,17 @@ class EndpointString:
 
     @property
     def port(self) -> int | None:
-        """The TCP port, None for another kind."""
+        """Return the TCP port; None: another kind."""
         return int(self.arguments["port"]) if self.kind.startswith("tcp") and "port" in self.arguments else None
 
     @property
     def interface(self) -> str:
-        """Return the address to listen on; "" means all."""
+        """Return the address to listen on; "": all."""
         return self.arguments.get("interface", "")
 
     @property
     def families(self) -> frozenset[int]:
-        """The IP versions that it listens on; none for another kind than TCP."""
+        """Return the IP versions that it listens on; only TCP has any."""
         if self.port is None:
             return frozenset()
         if self.every_family:
@@ -83,17 +83,17 @@ class EndpointString:
 
     @property
     def backlog(self) -> int:
-        """How many connections may wait to be accepted."""
+        """Return how many connections may wait to be accepted."""
         return int(self.arguments.get("backlog", BACKLOG))
 
     @property
     def socket_name(self) -> str | None:
-        """Return the `FileDescriptorName=` of sockets that systemd hands over, of any family. None: another kind of endpoint."""
+        """Return the `FileDescriptorName=` of sockets from systemd, of any family. None: another kind of endpoint."""
         return self.arguments.get("name") if self.kind == "systemd" and "domain" not in self.arguments else None
 
     @property
     def every_family(self) -> bool:
-        """Whether it listens on IPv4 and IPv6: a TCP port without an interface."""
+        """Return whether it listens on IPv4 and IPv6: a TCP port without an interface."""
         return self.kind == "tcp" and "interface" not in self.arguments
 
 
@@ -102,7 +102,7 @@ def _split(text: str) -> list[str]:
 
 
 def _arguments(text: str, kind: str, parts: list[str]) -> list[tuple[str, str]]:
-    """Return (name, value) for each part; parts without a name take the parameters in order."""
+    """Return (name, value) for each part. Parts without a name take the parameters in order."""
     free = list(KINDS[kind])
     found: list[tuple[str, str]] = []
     for part in parts:

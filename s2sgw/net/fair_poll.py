@@ -1,13 +1,13 @@
-"""Shares a turn of the reactor among the sockets that are ready: those of strangers come last, and none takes all of it.
+"""Shares a turn of the reactor among the sockets that are ready: those of strangers come last, and none uses the whole turn.
 
-Twisted's epoll reactor serves in one turn whatever is ready, however much that is: ten thousand connections that close together
-are closed in one go, while nothing else runs. epoll tells again of what was not served, so it can wait for the next turn.
+Twisted's epoll reactor serves everything that is ready in one turn. Ten thousand connections that close together are closed in
+one go, while nothing else runs. epoll reports again what was not served, so the rest can wait for the next turn.
 
 Streams and listeners come first, then datagrams (answers to our DNS questions, most of which strangers cause), then strangers.
 Each has a share of the turn (`net.turn_budget`), and the first of each is served in any case.
 
-epoll also tells which connections the other side has closed (EPOLLRDHUP). They wait for nothing, so they come after those that
-do; and where a crowd of strangers has gone, what it said is not read.
+epoll also reports which connections the other side has closed (EPOLLRDHUP). These come after the open connections, which wait for
+us. If many strangers have closed their connections, their input is not read.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from twisted.internet.udp import Port
 
 from s2sgw.net.turn_budget import TurnBudget
 
-#: So many events without strangers among them are served as they come: sorting them is not worth it.
+#: Up to this many events without strangers among them are served as they come: sorting them would cost more than it gains.
 FEW = 16
 #: Seconds of one turn for peers, our own streams and listeners, for datagrams, and for strangers. A message needs a few turns.
 PEERS_SECONDS = 0.004
 DATAGRAM_SECONDS = 0.003
 STRANGERS_SECONDS = 0.003
-#: And for strangers who have closed their side.
+#: The same for strangers that have closed their side.
 GONE_SECONDS = 0.001
-#: Once so many strangers have been read and not served, no more are read in this turn than one, the newest: who comes last need
-#: not wait for all that came before.
+#: When this many strangers have been read and not served, only one more is read in this turn: the newest. So a newcomer does not
+#: wait for all that came before.
 STRANGERS_WAITING = 20
-#: From so many strangers who have closed their side on, what they said is not read.
+#: If this many strangers have closed their side, their input is not read.
 CROWD = 200
-#: Of the newest strangers, so many are looked at for those that are ready.
+#: How many of the newest strangers are checked for being ready.
 NEWEST = 500
 
 ReadyEvent = tuple[int, int]
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class TurnObserver(Protocol):
-    """Is told when a turn of the reactor begins and ends."""
+    """The receiver of the beginning and the end of each turn of the reactor."""
 
     def began(self) -> None: ...
 
@@ -59,21 +59,20 @@ class StreamTurns(Protocol):
 
     @property
     def negotiating(self) -> int:
-        """How many that have proven nothing were read and not served yet."""
+        """The number of unproven streams that were read and not served yet."""
 
     def begin_round(self) -> None:
-        """Sockets are read now."""
+        """Note that sockets are read now."""
 
     def end_round(self) -> None:
-        """Serve those that were read."""
+        """Serve the streams that were read."""
 
 
 class FairPoller:
-    """Stands in for the epoll object of the reactor.
+    """Replaces the epoll object of the reactor.
 
-    `strangers` are the connections that have proven nothing by their descriptors, those that have just come or gone a step
-    further last. `turns` serves the streams that were read, at the end of each round. `is_datagram` returns whether a
-    descriptor is a datagram socket.
+    `strangers` are the unproven connections by their descriptors; the one that came or advanced last is at the end. `turns`
+    serves the streams that were read, at the end of each round. `is_datagram` returns whether a descriptor is a datagram socket.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class FairPoller:
         return getattr(self.poller, name)
 
     def register(self, descriptor: int, events: int) -> None:
-        """Watch a descriptor for these events, and for its other side's end where it is read."""
+        """Watch a descriptor for these events, and if it is read, also for the close by the other side."""
         self.poller.register(descriptor, _with_its_end(events))
 
     def modify(self, descriptor: int, events: int) -> None:
@@ -101,7 +100,7 @@ class FairPoller:
         self.poller.modify(descriptor, _with_its_end(events))
 
     def poll(self, timeout: float, most: int) -> Iterable[ReadyEvent]:
-        """Wait until something is ready, and return what is to be served in this turn."""
+        """Wait until something is ready. Return the events to serve in this turn."""
         self._observer.ended()
         events: Sequence[ReadyEvent] = self.poller.poll(timeout, most)
         self._observer.began()
@@ -109,7 +108,7 @@ class FairPoller:
         return self._round(events if len(events) < 2 else self._few(events) if self._are_few(events) else self._shared(events))
 
     def _round(self, events: Iterable[ReadyEvent]) -> Iterator[ReadyEvent]:
-        """Give the events, then have the streams served that were read: no further turn of the reactor is needed for it."""
+        """Yield the events, then serve the streams that were read. This needs no further turn of the reactor."""
         self._turns.begin_round()
         try:
             yield from events
@@ -120,11 +119,11 @@ class FairPoller:
         return len(events) <= FEW and not any(descriptor in self._strangers for descriptor, _ in events)
 
     def _few(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
-        """Give all that there is time for, from another one on each time."""
+        """Yield as many events as there is time for. Each turn begins at another one."""
         return self._timed(self._rotated(events), inf)
 
     def _shared(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
-        """Give what there is time for: streams and listeners first, then datagrams, then strangers, those who have gone last."""
+        """Yield events while there is time: streams and listeners, then datagrams, then strangers, the closed ones last."""
         ready = dict(events)
         others = {descriptor: ready.pop(descriptor) for descriptor in ready.keys() - self._strangers.keys()}
         who = {descriptor: self._strangers[descriptor] for descriptor in ready}  # before anything changes
@@ -142,7 +141,7 @@ class FairPoller:
         yield from self._timed(((each, EPOLLHUP if unread else masks[each]) for each in still), GONE_SECONDS)
 
     def _timed(self, events: Iterable[ReadyEvent], seconds: float) -> Iterator[ReadyEvent]:
-        """Give one event after another until so many seconds, or the turn, are over; the first in any case."""
+        """Yield one event after another until the given seconds, or the turn, are over. The first is always yielded."""
         end, stopwatch = self._budget.end_of(seconds), self._budget.stopwatch
         for event in events:
             yield event
@@ -150,13 +149,13 @@ class FairPoller:
                 return
 
     def _rotated(self, ready: Iterable[T]) -> Iterator[T]:
-        """Begin at another place each time, so that none is better than another."""
+        """Rotate the order each time, so that none has an advantage."""
         listed = list(ready)
         at = self._start(len(listed)) if listed else 0
         return chain(islice(listed, at, None), islice(listed, at))
 
     def _newest_and_all(self, ready: dict[int, int]) -> Iterator[ReadyEvent]:
-        """Alternate between the connections that came or advanced last and all: a crowd keeps out nobody who comes later."""
+        """Alternate between the newest connections and all: a crowd cannot keep out a newcomer."""
         newest = [descriptor for descriptor in islice(reversed(self._strangers), NEWEST) if descriptor in ready]
         everybody = self._rotated(ready)
         for pair in zip_longest(newest, everybody):
@@ -173,7 +172,10 @@ def _with_its_end(events: int) -> int:
 def share_turns(
     reactor: Any, strangers: Mapping[int, object], turns: StreamTurns, observer: TurnObserver,
 ) -> Callable[[], None]:
-    """Have `reactor` share its turns, and return what ends that. Nothing happens to another than Twisted's epoll reactor."""
+    """Make `reactor` share its turns; return a function that ends this.
+
+    Reactors other than Twisted's epoll reactor stay as they are.
+    """
     poller = getattr(reactor, "_poller", None)
     if not isinstance(reactor, EPollReactor) or poller is None:
         return lambda: None

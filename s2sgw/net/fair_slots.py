@@ -1,9 +1,9 @@
-"""Slots for calls that take long, shared fairly among those who ask for them.
+"""Slots for calls that take long, shared fairly among their owners.
 
 A call has an owner: a path of names from the widest group to the narrowest, such as the networks of an address. A free
 slot goes to the group that holds the fewest, and within it to the next narrower group that holds the fewest. When all slots
-are taken, a newcomer does not wait behind a crowd: the group that holds the most gives up its oldest call. So a flood from
-few owners delays those owners alone.
+are taken, a newcomer does not wait for a crowd: the group that holds the most gives up its oldest call. So a flood from
+a few owners delays only these owners.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from twisted.python.failure import Failure
 
 #: Seconds after which a call of a group that holds more than its share can lose its slot (unbound's jostle time-out).
 JOSTLE_SECONDS = 0.2
-#: Seconds after which any call can lose its slot: most calls that are answered at all are answered sooner.
+#: Seconds after which any call can lose its slot. Most calls that get an answer get it sooner.
 SLOW_SECONDS = 2.0
 #: Seconds between two looks for a slot, while calls wait.
 LOOK_SECONDS = 0.05
-#: Calls that are begun in one turn of the reactor at most: each takes a part of a millisecond.
+#: The most calls that are begun in one turn of the reactor: each takes a part of a millisecond.
 BEGUN_AT_ONCE = 16
 
 T = TypeVar("T")
 Owner = tuple[str, ...]
-#: Why a call came to nothing: another took its slot, too many were in line, or too many were asked for in a short time.
+#: Why a call failed: another took its slot, too many were in line, or too many were requested in a short time.
 Reason = Literal["displaced", "line-full", "rate"]
 
 
@@ -53,7 +53,7 @@ class _Call:
 
 
 class _Share:
-    """What one owner, or one group of owners, holds of the slots and of the line."""
+    """The slots and the places in line of one owner, or of one group of owners."""
 
     __slots__ = ("calls", "children", "line", "name", "parent", "running", "served", "waiting")
 
@@ -63,14 +63,14 @@ class _Share:
         self.children: dict[str, _Share] = {}
         #: slots held and calls in line, here and below
         self.running = self.waiting = 0
-        #: when it was given a slot last, as a serial number
+        #: the serial number of the last slot that it was given
         self.served = 0
-        #: of the narrowest share: its calls that run and those in line, the oldest first
+        #: of the narrowest share: its running calls and those in line, oldest first
         self.calls: dict[_Call, None] = {}
         self.line: dict[_Call, None] = {}
 
     def add(self, running: int, waiting: int) -> None:
-        """Count here and in every wider group; a share that holds nothing is forgotten."""
+        """Count here and in every wider group. A share that holds nothing is removed."""
         share: _Share | None = self
         while share is not None:
             share.running += running
@@ -83,7 +83,7 @@ class _Share:
 class FairSlots(Generic[T]):
     """`limit` slots. One owner (the narrowest group) holds at most `per_owner` of them, and has at most `per_line` calls in line.
 
-    At most `waiting` calls are in line in all. `given_up` counts the calls that came to nothing since the start, by reason.
+    At most `waiting` calls are in line in all. `given_up` counts the failed calls since the start, by reason.
     """
 
     def __init__(self, clock: IReactorTime, limit: int, *, per_owner: int, per_line: int, waiting: int) -> None:
@@ -110,7 +110,7 @@ class FairSlots(Generic[T]):
         return self._root.waiting
 
     def run(self, owner: Owner, begin: Callable[[], Deferred[T]]) -> Deferred[T]:
-        """Call `begin` as soon as `owner` gets a slot and return its result; fails with `SlotLost`.
+        """Call `begin` as soon as `owner` gets a slot, and return its result. Fails with `SlotLost`.
 
         Cancelling the result takes the call out of the line, or cancels what `begin` returned.
         """
@@ -135,7 +135,7 @@ class FairSlots(Generic[T]):
         return share
 
     def _trim(self, share: _Share) -> None:
-        """Keep the lines within their bounds: the call that has waited longest in the longest line goes."""
+        """Keep the lines within their bounds: remove the call that has waited longest in the longest line."""
         if len(share.line) > self._per_line:
             self._drop(share)
         elif self._root.waiting > self._waiting:
@@ -154,7 +154,7 @@ class FairSlots(Generic[T]):
         call.share.add(0, -1)
 
     def _fill(self) -> None:
-        """Give slots to calls in line while there are slots, or calls that must give way; a few now, the others soon."""
+        """Give slots to calls in line while there are slots, or calls that must give way. Begin a few now, the others soon."""
         if self._filling:
             return
         self._filling = True
@@ -177,7 +177,7 @@ class FairSlots(Generic[T]):
             self._look = self._clock.callLater(0, self._looked)
 
     def _next(self, share: _Share) -> _Call | None:
-        """Return the call that is due: of the group with the fewest slots, the one served longest ago first."""
+        """Return the call that is next: of the group with the fewest slots; among equals, of the one served longest ago."""
         if share.line:
             return next(iter(share.line)) if share.running < self._per_owner else None
         waiting = [each for each in share.children.values() if each.waiting]
@@ -186,11 +186,11 @@ class FairSlots(Generic[T]):
             call = self._next(child)
             if call is not None:
                 return call
-            waiting.remove(child)  # its owners hold all that they may
+            waiting.remove(child)  # its owners hold all slots that they may have
         return None
 
     def _look_again(self) -> None:
-        """While calls wait for the slots of others, look again soon: those get older."""
+        """While calls wait for the slots of others, check again soon: the others get older."""
         if self._look is None and self._root.waiting and len(self._running) >= self.limit:
             self._look = self._clock.callLater(LOOK_SECONDS, self._looked)
 
@@ -201,7 +201,7 @@ class FairSlots(Generic[T]):
     # --- slots ---
 
     def _make_room(self, call: _Call) -> bool:
-        """Return whether there is a slot for `call`; where all are taken, the call that must give way loses its slot."""
+        """Return whether there is a slot for `call`. If all are taken, the call that must give way loses its slot."""
         if len(self._running) < self.limit:
             return True
         loser = self._crowding(call.share) or self._slow()
@@ -212,7 +212,7 @@ class FairSlots(Generic[T]):
         return True
 
     def _crowding(self, newcomer: _Share) -> _Call | None:
-        """Return the oldest call of the group that would still hold more than the newcomer's if it gave up one."""
+        """Return the oldest call of a group that would hold more slots than the newcomer's group even without it."""
         path = [newcomer]
         while path[-1].parent is not None:
             path.append(path[-1].parent)
@@ -225,7 +225,7 @@ class FairSlots(Generic[T]):
         return None
 
     def _slow(self) -> _Call | None:
-        """Return the oldest call of all, if it is slow."""
+        """Return the oldest of all calls, if it is slow."""
         return self._older(next(iter(self._running), None), SLOW_SECONDS)
 
     def _older(self, call: _Call | None, seconds: float) -> _Call | None:
@@ -269,7 +269,7 @@ class FairSlots(Generic[T]):
             call.running.cancel()
 
     def _abandon(self, call: _Call) -> None:
-        """Forget a call whose caller has left."""
+        """Forget a call whose caller has cancelled."""
         if call in self._running:
             self._release(call)
             if call.running is not None:

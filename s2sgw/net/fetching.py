@@ -1,4 +1,4 @@
-"""What fetches of POSH documents and deny lists have in common: the addresses that may be asked, and the trust anchors."""
+"""The common part of fetching POSH documents and deny lists: the permitted addresses, and the trust anchors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from s2sgw.xmpp.host_port import is_address
 async def permitted_addresses(
     resolver: Resolver, private: bool, host: str, requester: Requester | None = None,
 ) -> list[str]:
-    """Return the addresses of a web server, the families in turns, IPv4 first; raises `Unfetched` where none may be asked.
+    """Return the addresses of a web server, the families in turns, IPv4 first. Raises `Unfetched` if none is permitted.
 
-    `private`: addresses that are not public may be asked too. `requester` asks for the look-ups; None: we do.
+    `private`: addresses that are not public are permitted too. `requester` is charged for the look-ups; None: the gateway itself.
     """
     if is_address(host):
         found = [host]
@@ -43,7 +43,7 @@ async def permitted_addresses(
 
 
 class AnchorSource(Protocol):
-    """What has the trust anchors of the gateway, which may change while it runs."""
+    """A holder of the gateway's trust anchors, which may change while it runs."""
 
     def anchors(self) -> Anchors:
         """Return the anchors."""

@@ -1,4 +1,4 @@
-"""Several calls, at once or one after another: the results that came in time."""
+"""Several calls, at once or one after another, and the results that came in time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def gather_until(
     """Return the results in their order, None for each that is missing at the end.
 
     The end is when all have come, at `deadline` (on `clock`), or `grace` seconds after a first result that is `enough`.
-    What has not come then is cancelled. A failure counts as missing.
+    Calls without a result are cancelled then. A failure counts as missing.
     """
     return _Gathering(clock, awaited, deadline, grace, enough).done
 
@@ -27,7 +27,7 @@ def gather_until(
 def try_in_turn(
     clock: Any, calls: Sequence[Callable[[], Deferred[T]]], *, deadline: float, stagger: float, enough: Callable[[T], bool]
 ) -> Deferred[list[T | None]]:
-    """Make the calls one after another until a result is `enough`; return the results, None for what is missing at the end.
+    """Make the calls one after another until a result is `enough`. Return the results, None for each that is missing at the end.
 
     The next call begins when the last one has failed, or `stagger` seconds after it began. The end is the first result that is
     `enough`, or the last of all results, or `deadline` (on `clock`). Calls without a result are cancelled then. A failure
@@ -106,7 +106,7 @@ class _InTurn(Generic[T]):
         return self._done
 
     def _go_on(self) -> None:
-        """Begin the next call; finish where none is left."""
+        """Begin the next call, or finish if none is left."""
         if self._over:
             return
         if len(self._results) == len(self._calls):

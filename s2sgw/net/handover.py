@@ -1,4 +1,4 @@
-"""Transports on which something else is said first: the PROXY protocol, a SOCKS proxy. Then another protocol gets them."""
+"""Transports with a preface: the PROXY protocol, a SOCKS proxy. After the preface another protocol gets the transport."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from zope.interface import implementer
 @implementer(IAddress)
 @dataclass(frozen=True, slots=True)
 class RelayedAddress:
-    """An address, or a name that only a proxy resolves, and a port."""
+    """An address, or a name that only a proxy resolves, with a port."""
 
     host: str
     port: int
 
 
 class RelayedTransport:
-    """A transport whose ends are other than those of its socket."""
+    """A transport with other ends than those of its socket."""
 
     def __init__(self, transport: Any, peer: IAddress, host: IAddress) -> None:
         self.relays = transport
         self._peer = peer
         self._host = host
-        self.write = transport.write  # looked up once: it is called most
+        self.write = transport.write  # looked up once: it is called most often
         self.writeSequence = transport.writeSequence
 
     def getPeer(self) -> IAddress:
@@ -48,21 +48,21 @@ def innermost(transport: Any) -> Any:
 
 
 class HandoverProtocol(Protocol):
-    """Hears the preface by `prefaceReceived`, then hands the transport over."""
+    """Gets the preface by `prefaceReceived`, then hands the transport over."""
 
     _inner: IProtocol | None = None
     transport: Any
 
     def prefaceReceived(self, data: bytes) -> None:
-        """Input before the hand-over."""
+        """Take input before the hand-over."""
 
     def prefaceLost(self, reason: Failure) -> None:
-        """The transport went before the hand-over."""
+        """React to the loss of the transport before the hand-over."""
 
     def hand_over(self, inner: IProtocol, transport: Any, leftover: bytes = b"") -> None:
-        """From now on everything is `inner`'s, `leftover` first."""
+        """Hand the transport over to `inner`, with `leftover` as its first input."""
         self._inner = inner
-        self.dataReceived = inner.dataReceived  # type: ignore[method-assign]  # one call less for each read
+        self.dataReceived = inner.dataReceived  # type: ignore[method-assign]  # saves one call for each read
         inner.makeConnection(transport)
         if leftover:
             inner.dataReceived(leftover)

@@ -1,7 +1,6 @@
-"""Happy eyeballs (RFC 8305, XEP-0495): several places are tried, a little after one another, and the first that answers wins.
+"""Happy eyeballs (RFC 8305, XEP-0495): several places are tried, each a little after the last, and the first that answers wins.
 
-The caller passes places of one priority alone (R36), in the order in which they are to be tried, with the address families
-in turns.
+The caller passes places of one priority only (R36), in the order of the attempts, with the address families in turns.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ RACE_TIMEOUT = 30.0
 
 
 class RacePlace(Protocol):
-    """Where to connect to."""
+    """The place to connect to."""
 
     @property
     def address(self) -> str: ...
@@ -55,12 +54,12 @@ class Endpoint:
 
 
 def priority_groups(targets: Sequence[Target]) -> list[tuple[Target, ...]]:
-    """Return `targets`, which come in the order to be tried, in one tuple for each priority."""
+    """Return `targets` in one tuple for each priority. They come in the order of the attempts."""
     return [tuple(group) for _priority, group in groupby(targets, key=attrgetter("priority"))]
 
 
 def endpoints(targets: Sequence[Target], limit: int) -> tuple[Endpoint, ...]:
-    """Return the first `limit` addresses of `targets`, each with its port once: many names may lead to one server."""
+    """Return the first `limit` addresses of `targets`, each address and port once: many names may lead to one server."""
     found: dict[tuple[str, int, bool], Endpoint] = {}
     for target in targets:
         for address in target.addresses:
@@ -70,14 +69,14 @@ def endpoints(targets: Sequence[Target], limit: int) -> tuple[Endpoint, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Winner(Generic[P]):
-    """The place that answered, and the places that have not failed: they are worth a try if the stream there fails."""
+    """The place that answered, and the places that have not failed. These are worth a try if the stream there fails."""
 
     place: P
     others: tuple[P, ...]
 
 
 class RaceLost(Exception):
-    """No place answered. `failures` says for each why not; `ending` is the one that says most."""
+    """No place answered. `failures` has the reason of each. `ending` is the most telling one."""
 
     def __init__(self, failures: Sequence[tuple[Any, Ending]]) -> None:
         self.failures = tuple(failures)
@@ -89,16 +88,16 @@ def race(
     clock: Any, places: Sequence[P], build: Callable[[P], IProtocol], dialler: Callable[[P], Dialler], *,
     delay: float = ATTEMPT_DELAY, concurrent: int = CONCURRENT, timeout: float = RACE_TIMEOUT,
 ) -> Deferred[Winner[P]]:
-    """Connect to one of `places`: `build(place)` makes the protocol for the winner alone, `dialler(place)` is how to dial it.
+    """Connect to one of `places`. `build(place)` makes the protocol for the winner only, `dialler(place)` connects to it.
 
     The next attempt begins when one has failed, or `delay` seconds after the last, with at most `concurrent` under way.
-    Fails with `RaceLost` as soon as the last has failed, or after `timeout` seconds. Cancelling it ends all attempts.
+    Fails with `RaceLost` as soon as the last has failed, or after `timeout` seconds. Cancelling the result ends all attempts.
     """
     return _Race(clock, places, build, dialler, delay, concurrent).start(timeout)
 
 
 class _Race(Generic[P]):
-    """One race. An attempt is known by its number, the index of its place."""
+    """One race. The number of an attempt is the index of its place."""
 
     def __init__(
         self, clock: Any, places: Sequence[P], build: Callable[[P], IProtocol], dialler: Callable[[P], Dialler], delay: float,
@@ -124,7 +123,7 @@ class _Race(Generic[P]):
         return self._result
 
     def _go_on(self) -> None:
-        """Begin the next attempt if there is one and room for it; give up where none is left at all."""
+        """Begin the next attempt if there is one and room for it. Give up if none is left at all."""
         cancel(self._next)
         if self._winner is None:
             if self._begun < len(self._places) and len(self._running) < self._concurrent:
@@ -155,7 +154,7 @@ class _Race(Generic[P]):
 
     def _failed(self, failure: Failure, number: int) -> None:
         if self._running.pop(number, None) is None or self._winner not in (None, number):
-            return  # given up by ourselves
+            return  # we gave it up
         self._winner = None
         self._failures[number] = _ending(failure)
         self._go_on()
@@ -172,7 +171,7 @@ class _Race(Generic[P]):
         self._stop()
 
     def _stop(self) -> None:
-        """End what is under way."""
+        """End the attempts under way."""
         cancel(self._deadline)
         cancel(self._next)
         running, self._running = self._running, {}
@@ -186,7 +185,7 @@ def _ending(failure: Failure) -> Ending:
     return Ending(Cause.INTERNAL, failure.getErrorMessage())
 
 
-#: Which cause says most of why a domain could not be reached: one that answers, even by refusing, before silence.
+#: The most telling causes why a domain could not be reached come first: an answer, even a refusal, before silence.
 _TELLING = (Cause.CONNECTION_REFUSED, Cause.CONNECTION_TIMEOUT, Cause.UNREACHABLE)
 
 

@@ -14,7 +14,7 @@ from s2sgw.net.proxy_negotiation import ProxyNegotiation
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.host_port import HostPort
 
-#: Seconds for the proxy to connect us.
+#: Seconds in which the proxy must connect us.
 CONNECT_TIMEOUT = 30.0
 #: Bytes of the proxy's answer, up to the blank line.
 HEAD_BYTES = 8192
@@ -24,7 +24,7 @@ _END = re.compile(rb"\r?\n\r?\n")
 
 
 class HTTPConnectDialler:
-    """Dials names and addresses through the HTTP proxy at `proxy`, an IP address.
+    """Connects to names and addresses through the HTTP proxy at `proxy`, an IP address.
 
     With `user` and `password` the request carries Basic authentication. Raises `ValueError` for a colon in the user
     (RFC 7617 §2) and for control characters.
@@ -53,7 +53,7 @@ def credentials(user: str, password: str) -> bytes:
 
 
 def request(place: HostPort, authorization: bytes) -> bytes:
-    """Return the CONNECT request for `place`; a name goes to the proxy as it is, an IPv6 address in brackets."""
+    """Return the CONNECT request for `place`. A name goes to the proxy unchanged, an IPv6 address in brackets."""
     host = place.host.removesuffix(".")
     authority = (f"[{host}]" if ":" in host else host).encode("ascii") + b":%d" % place.port
     lines = [b"CONNECT %b HTTP/1.1" % authority, b"Host: " + authority]
@@ -75,7 +75,7 @@ class _Negotiation(ProxyNegotiation):
         self.transport.write(self._request)
 
     def answered(self) -> None:
-        """Read up to the blank line. What follows belongs to the stream."""
+        """Read up to the blank line. The rest belongs to the stream."""
         end = _END.search(self.data, 0, HEAD_BYTES + 4)
         if end is None:
             if len(self.data) >= HEAD_BYTES:
@@ -91,7 +91,7 @@ class _Negotiation(ProxyNegotiation):
 
 
 def _refusal(status: int) -> tuple[Cause, str]:
-    """Return the cause and the words for a status that is not a success (RFC 9110 §15)."""
+    """Return the cause and the text for a status that is not a success (RFC 9110 §15)."""
     if status == 407:
         return Cause.UNREACHABLE, "it rejects the user and password, or requires them (status 407)"
     if status == 504:

@@ -1,8 +1,8 @@
-"""An HTTP server with bounds: bytes and fields of a request, time for it and its answer, connections in all and of one site.
+"""An HTTP server with bounds: bytes and fields of a request, time for it and for its answer, connections in all and of one site.
 
-Twisted's own server (twisted.web) bounds the head of a request and idle connections. It writes large bodies to temporary files.
-It parses forms of any kind with any number of fields, which holds the reactor for long. A client may take any time to send a
-request, as long as a byte comes now and then.
+Twisted's own server (twisted.web) bounds the head of a request and idle connections. But it writes large bodies to temporary
+files, and parses forms of any kind with any number of fields, which holds the reactor for long. A client may take any time to
+send a request, as long as a byte comes now and then.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class BoundedRequest(Request):
     """
 
     def gotLength(self, length: int | None) -> None:
-        """Keep the body in memory. Refuse one that is announced too large, and one in chunks: it may be a byte in each."""
+        """Keep the body in memory.
+
+        Refuse a body that is announced too large, and one in chunks, since each chunk may be one byte.
+        """
         self.content = BytesIO()
         if length is None:
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "the body must have a Content-Length")
@@ -63,7 +66,7 @@ class BoundedRequest(Request):
             super().requestReceived(command, path, version)
 
     def _fault(self, path: bytes) -> tuple[HTTPStatus, str] | None:
-        """Return the status and the reason with which a request is refused that cannot be parsed cheaply; None for all others."""
+        """Return status and reason for the refusal of a request that cannot be parsed cheaply; None: it can be parsed."""
         kinds = self.requestHeaders.getRawHeaders(b"content-type", [])
         if any(b"multipart" in kind.lower() for kind in kinds):
             return HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "multipart forms are not accepted"
@@ -90,12 +93,12 @@ class BoundedRequest(Request):
         cast(BoundedChannel, self.channel).refuse(status, text)
 
     def setResponseCode(self, code: int, message: bytes | None = None) -> None:
-        """Set the status. Its words are those of the standard, also where Twisted does not know them (421, 429)."""
+        """Set the status, with the standard's words for it, also for those that Twisted does not have (421, 429)."""
         super().setResponseCode(code, HTTPStatus(code).phrase.encode("ascii") if message is None else message)
 
     @property
     def host_name(self) -> str:
-        """The name in the Host header, in lower case without a port and brackets; "" if there is not exactly one."""
+        """Return the name in the Host header, in lower case, without port and brackets; "" if there is not exactly one."""
         values = self.requestHeaders.getRawHeaders("host", [])
         if len(values) != 1:
             return ""
@@ -114,13 +117,13 @@ class BoundedChannel(HTTPChannel):
     def __init__(self) -> None:
         super().__init__()
         self._deadline: Any = None
-        #: whether a request was refused, after which nothing more is read
+        #: whether a request was refused; after that nothing more is read
         self.refused = False
-        #: goes on with the next request, in a later turn of the reactor
+        #: the timed call that goes on with the next request, in a later turn of the reactor
         self._next: Any = None
-        #: the request whose answer is made, and is read before the next one is looked at
+        #: the request whose answer is under way, and is read before the next request is handled
         self._unread: Any = None
-        #: where the connection comes from; whether a user has logged in on it
+        #: the site of the connection, and whether a user has logged in on it
         self.client_site = ""
         self.trusted = False
 
@@ -148,7 +151,7 @@ class BoundedChannel(HTTPChannel):
         super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
-        """Go on with the next request in a later turn, and only once the client has read enough of this answer.
+        """Go on with the next request in a later turn, and only when the client has read enough of this answer.
 
         Otherwise requests that come together would all be answered in one turn, and their answers kept in memory.
         """
@@ -176,13 +179,13 @@ class BoundedChannel(HTTPChannel):
             self.requestDone(request)
 
     def answer_without_end(self) -> None:
-        """Wait any time for the answer under way: it is a stream of events."""
+        """Set no time limit for the answer under way: it is a stream of events."""
         self._stop_waiting()
 
     def refuse(self, status: HTTPStatus, text: str, with_body: bool = True) -> None:
-        """Answer the request that is being read with `status` and a JSON object that says why, and close the connection.
+        """Answer the request that is being read with `status` and a JSON object with the reason, and close the connection.
 
-        The answer to HEAD is one without a body.
+        An answer to HEAD has no body.
         """
         self.refused = True
         body = json.dumps({"error": text, "kind": "usage"}).encode("ascii") + b"\n"
@@ -194,7 +197,7 @@ class BoundedChannel(HTTPChannel):
         self.loseConnection()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        """Refuse a head that Twisted cannot read, or that is beyond its limits."""
+        """Refuse a head that Twisted cannot parse, or that exceeds its limits."""
         if self.refused:
             return
         text = "the request is not valid HTTP"
@@ -217,7 +220,7 @@ class BoundedChannel(HTTPChannel):
         super().connectionLost(reason)
 
     def abort(self) -> None:
-        """Cut the connection."""
+        """Abort the connection."""
         cast(Any, self.transport).abortConnection()
 
     def _wait(self, seconds: float) -> None:
@@ -234,10 +237,10 @@ class BoundedChannel(HTTPChannel):
 
 
 class BoundedSite(Site):
-    """Serves `root`. Its connections are shared fairly.
+    """Serves `root`, with a fair share of connections for each site.
 
-    Connections on which a user has logged in keep their place. Of the others, the oldest of the site that has most gives way
-    to a new one.
+    Connections on which a user has logged in keep their place. Of the others, the oldest of the site with most gives way to a new
+    one.
     """
 
     protocol: Any = BoundedChannel
@@ -246,7 +249,7 @@ class BoundedSite(Site):
 
     def __init__(self, root: IResource, reactor: IReactorTime, request_factory: type[BoundedRequest] = BoundedRequest) -> None:
         super().__init__(root, requestFactory=request_factory, timeout=IDLE_SECONDS, reactor=reactor)
-        #: in the order in which they came
+        #: in the order of arrival
         self._channels: dict[BoundedChannel, None] = {}
 
     def __len__(self) -> int:
@@ -256,7 +259,7 @@ class BoundedSite(Site):
         return True
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Return the protocol of a new connection; None if there is no room, which has Twisted close it."""
+        """Return the protocol of a new connection; None: there is no room, and Twisted closes it."""
         site = narrowest_site(str(getattr(addr, "host", "")))
         if not self._make_room(site):
             return None
@@ -287,7 +290,7 @@ class BoundedSite(Site):
         self._channels.pop(channel, None)
 
     def close(self) -> None:
-        """Cut every connection."""
+        """Abort every connection."""
         for channel in list(self._channels):
             channel.abort()
 

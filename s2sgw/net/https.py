@@ -1,7 +1,7 @@
-"""One HTTPS GET, bounded in time and size, to addresses that may be asked.
+"""One HTTPS GET, bounded in time and size, to permitted addresses.
 
-Twisted's Agent speaks HTTP; finding the host, choosing among its addresses and trusting its certificate are ours. No redirect
-is followed and no connection kept.
+Twisted's Agent implements HTTP. Finding the host, choosing an address and checking the certificate are done here. No redirect is
+followed, and no connection is kept.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-#: Seconds for the whole of it, and for one connection.
+#: Seconds for the whole fetch, and for one connection.
 TIMEOUT = 5.0
 CONNECT_TIMEOUT = 3.0
-#: Bytes of an answer's body, and of all that a server may send around it.
+#: Bytes of an answer's body, and of everything else that the server may send.
 BODY_BYTES = 65536
 AROUND_BYTES = 65536
-#: Addresses of a host that are tried, of both families in turns.
+#: Addresses of a host that are tried, the families in turns.
 ADDRESSES = 2
 _AGENT = b"s2sgw"
 
 
 class Unfetched(Exception):
-    """Nothing could be fetched; says why."""
+    """Nothing was fetched. The text says why."""
 
 
 class Busy(Unfetched):
-    """Nothing was fetched, because our own resources were short. Another try may succeed."""
+    """Nothing was fetched because our own resources were short. Another try may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a server answered; `location` is where a redirect leads."""
+    """The answer of a server. `location` is the target of a redirect."""
 
     status: int
     location: str | None
@@ -56,14 +56,14 @@ class TrustRoots(typing.Protocol):
     """The trust anchors of web servers."""
 
     def current(self) -> Any:
-        """Return the anchors as of now, in the form that Twisted's TLS takes (`twisted.internet.ssl`)."""
+        """Return the present anchors, in the form that Twisted's TLS takes (`twisted.internet.ssl`)."""
 
 
 class HTTPS:
-    """Fetches from web servers that strangers name.
+    """Fetches from web servers, whose names may come from strangers.
 
-    `resolve(host)` returns the addresses of a host that may be asked, or raises `Unfetched`. `trust` has the anchors of the
-    servers' certificates.
+    `resolve(host)` returns the permitted addresses of a host, or raises `Unfetched`. `trust` has the anchors for the servers'
+    certificates.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class HTTPS:
         self._agent = Agent.usingEndpointFactory(reactor, _Endpoints(reactor, resolve, trust, limit + AROUND_BYTES))
 
     def get(self, url: str) -> Deferred[Fetched]:
-        """GET `url`; fails with `Unfetched`."""
+        """Return the answer to a GET of `url`. Fails with `Unfetched`."""
         fetching = Deferred.fromCoroutine(self._get(url))
         fetching.addTimeout(self._timeout, self._reactor, _too_slow)
         return fetching.addErrback(_unfetched, url)
@@ -93,7 +93,7 @@ class HTTPS:
 
 
 class _Body(Protocol):
-    """Collects a body up to `limit` bytes, and gives up on a longer one."""
+    """Collects a body of up to `limit` bytes, and gives up on a longer one."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -137,7 +137,7 @@ class _Endpoints:
 
 @implementer(IStreamClientEndpoint)
 class _Endpoint:
-    """A web server: its addresses in turn, until one can be connected to."""
+    """A web server: its addresses are tried in turn until one connects."""
 
     def __init__(self, endpoints: _Endpoints, host: str, port: int) -> None:
         self._endpoints = endpoints
@@ -155,7 +155,7 @@ class _Endpoint:
             plain = kind(self._endpoints.reactor, address, self._port, timeout=CONNECT_TIMEOUT)
             try:
                 wrapper: Any = await wrapClientTLS(options, plain).connect(_Bounding(factory, self._endpoints.total))
-            except ConnectError:  # why not is no stranger's business: he may have named any host and port
+            except ConnectError:  # the reason is hidden: a stranger may have named any host and port
                 why = f"{self._host}:{self._port} cannot be connected to"
             else:
                 return wrapper.wrappedProtocol
@@ -163,7 +163,7 @@ class _Endpoint:
 
 
 class _Bounded(ProtocolWrapper):
-    """Ends a connection on which too much came."""
+    """Ends a connection that sends too much."""
 
     factory: _Bounding
     heard = 0
@@ -190,7 +190,7 @@ def _too_slow(_result: object, seconds: float) -> Any:
 
 
 def _unfetched(failure: Failure, url: str) -> Any:
-    """Every failure as `Unfetched`, in the words of its first cause."""
+    """Return any failure as `Unfetched`, with the text of its first cause."""
     if failure.check(Unfetched):
         return failure
     error = failure.value
@@ -201,6 +201,6 @@ def _unfetched(failure: Failure, url: str) -> Any:
 
 def _words(error: BaseException | None) -> str:
     queue = error.args[0] if error is not None and error.args and isinstance(error.args[0], list) else None
-    if queue:  # OpenSSL's
+    if queue:  # an OpenSSL error
         return "; ".join(str(entry[-1]) for entry in queue)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

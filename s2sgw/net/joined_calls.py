@@ -1,4 +1,4 @@
-"""Calls that several callers make at the same time: made once, and every caller gets the result."""
+"""Joins calls that several callers make at the same time: the call is made once, and every caller gets the result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ P = ParamSpec("P")
 
 @dataclass(eq=False, slots=True)
 class _Call(Generic[T]):
-    """One call under way. `waiters` keeps the order in which they came."""
+    """One call under way. `waiters` are in the order of arrival."""
 
     running: Deferred[T] | None = None
     waiters: dict[Deferred[T], None] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class JoinedCalls(Generic[K, T]):
     def _leave(self, key: K, call: _Call[T], waiter: Deferred[T]) -> None:
         call.waiters.pop(waiter, None)
         if not call.waiters and self._calls.get(key) is call:
-            del self._calls[key]  # a caller that comes now begins anew
+            del self._calls[key]  # a caller that comes now begins a new call
             if call.running is not None:
                 call.running.cancel()
 
@@ -72,7 +72,7 @@ class JoinedCalls(Generic[K, T]):
             waiter.errback(failure)
 
     def _end(self, key: K, call: _Call[T]) -> list[Deferred[T]]:
-        """Forget the call; return those that wait for it."""
+        """Forget the call. Return the Deferreds that wait for it."""
         if self._calls.get(key) is call:
             del self._calls[key]
         waiters, call.waiters = call.waiters, {}

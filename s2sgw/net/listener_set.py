@@ -1,4 +1,4 @@
-"""A set of listeners that a reload may change: what is new is opened first, and only then is the rest closed.
+"""A set of listeners that a reload may change: new ones are opened first, and only then are old ones closed.
 
 So a configuration whose listener cannot be opened changes nothing.
 """
@@ -17,11 +17,11 @@ from s2sgw.net.listening import trouble
 
 
 class ListenerRow(Protocol):
-    """How a listener is configured: rows are equal where nothing of a listener differs."""
+    """The configuration of a listener. Equal rows need no change of the listener."""
 
     @property
     def endpoint(self) -> str:
-        """Return where it listens (`net.endpoint_strings`)."""
+        """Return its endpoint (`net.endpoint_strings`)."""
 
 
 R = TypeVar("R", bound=ListenerRow)
@@ -38,12 +38,12 @@ class ListenerSet(Generic[R]):
         self._opened = opened
         self._rows: dict[str, R] = {}
         self._ports: dict[str, list[IListeningPort]] = {}
-        #: what `prepare` has opened, and the rows that `commit` is to bring about
+        #: the ports that `prepare` has opened, and the rows that `commit` will put in force
         self._new: dict[str, list[IListeningPort]] = {}
         self._wanted: Sequence[R] | None = None
 
     def prepare(self, rows: Sequence[R]) -> list[tuple[str, str]]:
-        """Open what is new in `rows`. Return each endpoint that cannot be opened, and why; nothing is left open then."""
+        """Open what is new in `rows`. Return each endpoint that cannot be opened, with the reason; then nothing is left open."""
         self.abandon()
         complaints: list[tuple[str, str]] = []
         for row in rows:
@@ -67,14 +67,14 @@ class ListenerSet(Generic[R]):
         return complaints
 
     def abandon(self) -> None:
-        """Close what `prepare` has opened: its rows are not wanted after all."""
+        """Close the ports that `prepare` has opened: its rows are not wanted any more."""
         for ports in self._new.values():
             for port in ports:
                 port.stopListening()
         self._new, self._wanted = {}, None
 
     def commit(self) -> None:
-        """Listen as `prepare` was asked to: close what is no longer wanted. Connections that were accepted stay."""
+        """Put the rows of `prepare` in force: close listeners that are not wanted any more. Accepted connections stay."""
         rows, self._wanted = self._wanted, None
         if rows is None:
             return
@@ -100,6 +100,6 @@ class ListenerSet(Generic[R]):
 
 
 def _replace_factory(ports: Sequence[Any], factory: ServerFactory) -> None:
-    """Have connections that come from now on served by another factory."""
+    """Make another factory serve the connections that come from now on."""
     for port in ports:
         port.factory = factory

@@ -1,4 +1,4 @@
-"""Accepting connections: endpoints as Twisted spells them, and a protocol for each connection that is admitted."""
+"""Accepts connections: endpoints in Twisted's spelling, and a protocol for each admitted connection."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from s2sgw.net.handover import HandoverProtocol
 from s2sgw.stream.events import Refusal
 from s2sgw.xmpp.ending import Ending
 
-#: The first file descriptor that systemd hands over (sd_listen_fds(3)).
+#: The first file descriptor that systemd passes (sd_listen_fds(3)).
 _FIRST_HANDED_OVER = 3
 
-#: Connections that one listener accepts in one turn of the reactor. Twisted has no such bound under a flood.
+#: Connections that one listener accepts in one turn of the reactor. Twisted has no such bound.
 ACCEPTS = 128
 
 BuildStream = Callable[[AdmittedConnection], StreamConnection]
@@ -36,7 +36,7 @@ OnRefused = Callable[[str, Ending], None]
 class SilentConnection(HandoverProtocol):
     """An accepted connection until its first byte: then its stream is built.
 
-    A connection that the other side closes before that is a health check or a port scan. It costs little, and is no refusal.
+    The other side may close the connection before that: a health check or a port scan. This costs little, and is no refusal.
     """
 
     def __init__(self, admitted: AdmittedConnection, address: str, build: BuildStream, refused: OnRefused) -> None:
@@ -47,18 +47,18 @@ class SilentConnection(HandoverProtocol):
         admitted.holder = self
 
     def connectionMade(self) -> None:
-        """The transport is there."""
+        """Note that the transport is there."""
         self._admitted.opened(self.transport.fileno())
 
     def prefaceReceived(self, data: bytes) -> None:
-        """Build the stream, which reads `data` first."""
+        """Build the stream, which gets `data` first."""
         connection = self._build(self._admitted)
         self._admitted.holder = connection
         connection.when_closed().addCallback(self._closed)
         self.hand_over(connection, self.transport, data)
 
     def prefaceLost(self, reason: Failure) -> None:
-        """Forget the connection, which is gone without a byte."""
+        """Forget the connection, which closed without a byte."""
         self._admitted.release()
 
     def dismiss(self, refusal: Refusal) -> None:
@@ -72,7 +72,7 @@ class SilentConnection(HandoverProtocol):
 
 
 class StreamFactory(ServerFactory):
-    """Admits connections. `build` makes the stream of one; `refused` is called for those that never had one."""
+    """Admits connections. `build` makes the stream of a connection; `refused` is called for connections that never had one."""
 
     noisy = False
 
@@ -94,7 +94,7 @@ class StreamFactory(ServerFactory):
 
 
 def bound_accepts(port: Any) -> Any:
-    """Return a listening port of Twisted, which accepts at most `ACCEPTS` connections in one turn from now on."""
+    """Return Twisted's listening port, limited to `ACCEPTS` accepted connections in one turn."""
     if hasattr(port, "numberAccepts"):
         accept = port.doRead
 
@@ -109,7 +109,7 @@ def bound_accepts(port: Any) -> Any:
 def listen(reactor: Any, endpoint: str, factory: ServerFactory) -> list[Deferred[IListeningPort]]:
     """Listen at an endpoint string (`net.endpoint_strings`): one port, or two for a TCP port of both families.
 
-    Each fails with Twisted's `CannotListenError`, or with `ValueError` if systemd has handed over no such socket. A host
+    Each fails with Twisted's `CannotListenError`, or with `ValueError` if systemd has passed no such socket. A host
     without IPv6 listens on IPv4 alone.
     """
     return [listening.addCallback(bound_accepts) for listening in _listen(reactor, endpoint, factory)]
@@ -130,7 +130,7 @@ def _listen(reactor: Any, endpoint: str, factory: ServerFactory) -> list[Deferre
 
 
 def _listen_systemd(reactor: Any, endpoint: str, name: str, factory: ServerFactory) -> list[Deferred[IListeningPort]]:
-    """Listen on every socket that systemd has handed over by `name` (sd_listen_fds(3)), of any family."""
+    """Listen on every socket that systemd has passed under `name` (sd_listen_fds(3)), of any family."""
     found = handed_over(name)
     if not found:
         return [fail(ValueError(f"{endpoint}: systemd has handed over no such socket"))]
@@ -138,7 +138,7 @@ def _listen_systemd(reactor: Any, endpoint: str, name: str, factory: ServerFacto
 
 
 def handed_over(name: str, environ: Mapping[str, str] = os.environ, first: int = _FIRST_HANDED_OVER) -> list[int]:
-    """Return the file descriptors that systemd handed to this process under `name`, from `first` on.
+    """Return the file descriptors that systemd passed to this process under `name`, from `first` on.
 
     When Twisted's endpoints are imported, they remove LISTEN_PID and LISTEN_FDS from the environment, if these are for this
     process, and leave LISTEN_FDNAMES. So a LISTEN_PID that is still there must be ours, and each descriptor must listen.
@@ -165,7 +165,7 @@ def _adopt(reactor: Any, descriptor: int, factory: ServerFactory) -> IListeningP
 
 
 def trouble(failure: Failure) -> str:
-    """Return in words why a listener could not be opened, with what an operator can do."""
+    """Return why a listener could not be opened, and what an operator can do."""
     error = failure.value
     number = error.socketError.errno if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError) else None
     if number == errno.EADDRINUSE:
@@ -190,7 +190,7 @@ def _listen_tcp4(reactor: Any, place: EndpointString, factory: ServerFactory) ->
 
 
 def _listen_tcp6(reactor: Any, place: EndpointString, factory: ServerFactory) -> Deferred[IListeningPort]:
-    """Listen on IPv6 alone (IPV6_V6ONLY), so that IPv4 addresses are never mapped. The system's default does not matter."""
+    """Listen on IPv6 alone (IPV6_V6ONLY), so that IPv4 addresses are never mapped. The system's default is not used."""
     return maybeDeferred(_adopt_tcp6, reactor, place, factory)
 
 

@@ -1,4 +1,4 @@
-"""What SOCKS and HTTP CONNECT have in common: ask a proxy for a connection, then hand the transport over."""
+"""The common part of SOCKS and HTTP CONNECT: ask a proxy for a connection, then hand the transport over."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ProxyNegotiation(HandoverProtocol):
         self.over = False
 
     def begin(self, attempt: Deferred[None], proxy: HostPort, timeout: float) -> Deferred[None]:
-        """Return what fires once the transport is handed over. `attempt` connects to `proxy`; `timeout` is in seconds.
+        """Return a Deferred that fires when the transport is handed over. `attempt` connects to `proxy`; `timeout` is in seconds.
 
         It fails with `DialFailed`. Cancelling it closes the connection.
         """
@@ -45,7 +45,7 @@ class ProxyNegotiation(HandoverProtocol):
         return self._result
 
     def answered(self) -> None:
-        """Read `data`; called again when more has come."""
+        """Read `data`. Called again when more has come."""
         raise TypeError(f"{type(self).__name__} reads no answer")
 
     def prefaceReceived(self, data: bytes) -> None:
@@ -62,7 +62,7 @@ class ProxyNegotiation(HandoverProtocol):
         return taken
 
     def established(self) -> None:
-        """The proxy has connected us: hand the transport over, with what is left of `data`."""
+        """Hand the transport over, with the rest of `data`: the proxy has connected us."""
         inner = self._build()
         if inner is None:
             self.fail(Cause.CLOSED, "no longer wanted")

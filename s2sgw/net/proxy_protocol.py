@@ -1,4 +1,4 @@
-"""The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt): the true address behind a load balancer.
+"""The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt): the true address of a client behind a load balancer.
 
 A listener either expects the header or does not; nothing is guessed. Only listed proxies may connect, because any other client
 could choose its own address. (Twisted's `haproxy:` endpoints have no such list, and close on a header that comes in pieces.)
@@ -26,24 +26,24 @@ from s2sgw.xmpp.timer import cancel
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = IPv4Address | IPv6Address
 
-#: Seconds for the header to come. A proxy sends it first.
+#: Seconds in which the header must come. A proxy sends it first.
 HEADER_TIMEOUT = 5.0
-#: Bytes of a header's variable part that we read; the addresses take 36, the rest are extensions.
+#: The most bytes of a header's variable part. The addresses take 36, the rest are extensions.
 EXTENSION_BYTES = 2048
 
 _V1, _V1_BYTES = b"PROXY ", 107
 _V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 _V2_FIXED = 16
-#: A header of version 2 without an address: the connection is our own.
+#: A header of version 2 without addresses: for a connection of the proxy itself.
 LOCAL = _V2 + struct.pack("!BBH", 0x20, 0, 0)
 
 
 class MalformedHeader(ValueError):
-    """What came first is no PROXY header, and why not."""
+    """The input does not begin with a PROXY header. The text says why."""
 
 
 class ProxyHeader(NamedTuple):
-    """A header of `size` bytes. Without ends the connection is the proxy's own, as for a health check."""
+    """A header of `size` bytes. Without ends, the connection is the proxy's own, such as a health check."""
 
     size: int
     source: Address | None = None
@@ -51,7 +51,7 @@ class ProxyHeader(NamedTuple):
 
 
 def parse(data: bytes) -> ProxyHeader | None:
-    """The header at the beginning of `data`; None: there must come more. Raises `MalformedHeader`."""
+    """Return the header at the beginning of `data`; None: more input is needed. Raises `MalformedHeader`."""
     if data.startswith(_V2):
         return _parse_v2(data)
     if data.startswith(_V1):
@@ -62,7 +62,7 @@ def parse(data: bytes) -> ProxyHeader | None:
 
 
 def _parse_v1(data: bytes) -> ProxyHeader | None:
-    """One line: PROXY TCP4|TCP6|UNKNOWN source destination port port."""
+    """Parse one line: PROXY TCP4|TCP6|UNKNOWN source destination port port."""
     line, end, _ = data[:_V1_BYTES].partition(b"\r\n")
     if not end:
         if len(data) >= _V1_BYTES:
@@ -90,7 +90,7 @@ def _end(host: str, port: str, version: int) -> Address:
 
 
 def _parse_v2(data: bytes) -> ProxyHeader | None:
-    """16 bytes, then as many as they say: addresses, and extensions that are passed over."""
+    """Parse 16 bytes, then as many as they announce: addresses, and extensions that are ignored."""
     if len(data) < _V2_FIXED:
         return None
     command, family, length = struct.unpack_from("!BBH", data, len(_V2))
@@ -103,7 +103,7 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
     size = _V2_FIXED + length
     if len(data) < size:
         return None
-    if command == 0x20 or family not in (0x11, 0x21):  # LOCAL, or nothing that came by TCP
+    if command == 0x20 or family not in (0x11, 0x21):  # LOCAL, or not TCP
         return ProxyHeader(size)
     width = 4 if family == 0x11 else 16
     if length < 2 * width + 4:
@@ -119,7 +119,7 @@ def _address(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) 
 
 
 def write(source: HostPort, destination: HostPort) -> bytes:
-    """A header of version 2 for a connection between two IP addresses; with different families, that of our own connection."""
+    """Return a header of version 2 for a connection between two IP addresses. For different families it has no addresses."""
     ends = [ipaddress.ip_address(end.host) for end in (source, destination)]
     if ends[0].version != ends[1].version:
         return LOCAL
@@ -128,7 +128,7 @@ def write(source: HostPort, destination: HostPort) -> bytes:
 
 
 class ProxyFactory(ServerFactory):
-    """Builds the connections of `factory` for the clients that listed proxies name. `refused` is called for all others."""
+    """Builds connections of `factory` for clients of the listed proxies. `refused` is called for all other connections."""
 
     noisy = False
 
@@ -142,7 +142,7 @@ class ProxyFactory(ServerFactory):
         self._trusted = tuple(trusted)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """None has Twisted close the transport."""
+        """Return the protocol; None: Twisted closes the transport."""
         host = str(getattr(addr, "host", ""))
         if self._is_trusted(host):
             return _Receiver(self, host)
@@ -160,7 +160,7 @@ class ProxyFactory(ServerFactory):
 
 
 class _Receiver(HandoverProtocol):
-    """Reads the header, then has the connection built."""
+    """Reads the header, then builds the connection."""
 
     def __init__(self, factory: ProxyFactory, proxy: str) -> None:
         self._factory = factory
@@ -207,7 +207,7 @@ class _Receiver(HandoverProtocol):
 
 
 def announcing(dialler: Dialler, header: bytes) -> Dialler:
-    """A dialler that sends `header` before anything else."""
+    """Return a dialler that sends `header` before anything else."""
 
     def dial(address: str, port: int, build: Build) -> Deferred[None]:
         def announcer() -> IProtocol | None:

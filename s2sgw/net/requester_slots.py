@@ -1,4 +1,4 @@
-"""Slots for what is done at the request of peers: half of them for strangers, half for ourselves (`net.requester`)."""
+"""Slots for work at the request of peers: half of them for strangers, half for ourselves (`net.requester`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2sgw.net.fair_slots import FairSlots, SlotLost
 from s2sgw.net.requester import Requester
 from s2sgw.net.site_rates import SiteRates
 
-#: The largest part of its half that one owner holds, and the number of its calls that may wait.
+#: The largest part of its half that one owner may hold, and the number of its calls that may wait.
 OWNER_PART = 8
 OWNER_LINE = 64
 #: Calls that wait in all, as a multiple of the slots.
@@ -55,9 +55,9 @@ class RequesterSlots(Generic[T]):
     def run(
         self, requester: Requester, ask: Callable[P, Coroutine[Deferred[Any], Any, T]], *args: P.args, **named: P.kwargs,
     ) -> Deferred[T]:
-        """Await `ask(…)` as soon as `requester` gets a slot and return its result; fails with `SlotLost`.
+        """Await `ask(…)` as soon as `requester` gets a slot, and return its result. Fails with `SlotLost`.
 
-        Cancelling the result takes the call out of the line, or cancels what it waits for.
+        Cancelling the result takes the call out of the line, or cancels the call.
         """
 
         def begin() -> Deferred[T]:

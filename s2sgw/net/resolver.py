@@ -45,8 +45,8 @@ NEGATIVE_TTL = 600
 FAILURE_TTL = 5
 #: Seconds without an answer after which a name counts as silent, however the look-up ended.
 SILENT_SECONDS = 2.0
-#: Seconds without an answer after which a look-up that nobody waits for any more is kept as a failure. Strangers may ask for
-#: any name: a shorter time would let them have slow but honest servers taken for silent.
+#: Seconds without an answer after which an abandoned look-up is kept as a failure. Strangers may ask for any name: with a
+#: shorter time they could have slow but honest servers taken for silent.
 HOPELESS_SECONDS = 4.0
 
 #: Questions that are kept, parsed: names as callers spell them.
@@ -61,14 +61,14 @@ _WHY_BUSY: dict[Reason, str] = {
     "line-full": "too many look-ups at once",
     "rate": "too many look-ups for this address",
 }
-#: The owner of look-ups that all may join.
+#: The owner of look-ups that every caller may join.
 _OURS: Owner = ()
 
 
 class Resolver:
     """Look-ups through recursive resolvers.
 
-    `servers`: "address" or "address:port"; none: the system's. `trust_ad`: believe the AD flag of servers that are not on
+    `servers`: "address" or "address:port"; none: the system's. `trust_ad`: trust the AD flag of servers that are not on
     this machine too (their network must be trusted). `lookups`: how many are under way at once.
     Raises `ValueError` for a server that is not an address.
     """
@@ -95,7 +95,7 @@ class Resolver:
         self.cache = Cache(reactor, cached)
 
     def configure(self, servers: Sequence[str], trust_ad: bool) -> None:
-        """Ask other servers from now on, and forget the answers of the old ones. Raises `ValueError`."""
+        """Use other servers from now on, and forget the answers of the old ones. Raises `ValueError`."""
         found = parse_servers(servers or system_servers())
         if (found, trust_ad) != (self._upstream.servers, self._trust_ad):
             self._upstream, self._trust_ad = Upstream(self._reactor, found), trust_ad
@@ -141,7 +141,7 @@ class Resolver:
         return self._look_up(question, asker).addCallback(asker.note, question)
 
     async def addresses(self, host: str) -> tuple[str, ...]:
-        """Return every address of `host`, IPv4 first; `host` itself if it is an address."""
+        """Return every address of `host`, IPv4 first; if `host` is an address, only that."""
         if is_address(host):
             return (host,)
         answers = [await self.query(host, family) for family in ("A", "AAAA")]
@@ -150,7 +150,7 @@ class Resolver:
     # --- admission ---
 
     def _look_up(self, question: Question, requester: Requester) -> Deferred[Answer]:
-        """Let strangers join a look-up of the gateway. The gateway never joins theirs, which may wait or be given up."""
+        """Let strangers join a look-up of the gateway. The gateway never joins a stranger's, which may wait or be dropped."""
         if not requester.is_stranger or (_OURS, question) in self._joined:
             return self._joined.join((_OURS, question), self._begin, question, requester)
         place = (requester.owner, question)
@@ -161,7 +161,7 @@ class Resolver:
         return self._joined.join(place, self._begin, question, requester)
 
     def _charge(self, question: Question, stranger: Requester) -> Answer | None:
-        """Charge `stranger` for one question, or return why it is not asked."""
+        """Charge `stranger` for one question, or return why the question is refused."""
         if self._silent_zones.is_silent(question.name, stranger.owner[0]):
             self._given_up["silent-zone"] += 1
             return _failure(question, "the name servers of the zone did not answer lately", ttl=0)
@@ -229,7 +229,7 @@ class Resolver:
         return _failure(look_up.question, str(error) or type(error).__name__)
 
     def _keep_silence(self, look_up: _LookUp) -> None:
-        """Keep a look-up as a failure if it was silent until its last caller left: the next one need not wait as long."""
+        """Keep a look-up as a failure if it was silent until its last caller left. So the next caller need not wait as long."""
         silence = 0.0 if look_up.asked_at is None else self._reactor.seconds() - look_up.asked_at
         if silence >= HOPELESS_SECONDS:
             self._keep(_failure(look_up.question, f"no answer in {silence:.0f} s"), look_up.question)
@@ -240,7 +240,7 @@ class Resolver:
 
 
 class _LookUp:
-    """One look-up: what is asked, for which network (or zone, for ourselves), and since when (None: not yet)."""
+    """One look-up: the question, its network (or zone, for ourselves), and the time of its start (None: it has not started)."""
 
     __slots__ = ("asked_at", "question", "site")
 
@@ -251,7 +251,7 @@ class _LookUp:
 
 
 def _question(name: str | dns.name.Name, rdtype: str | RdataType) -> Question:
-    """Return the question about a name, which is absolute. Texts are A-labels: IDNA is never applied here."""
+    """Return the question about a name, which is absolute. Texts are A-labels: IDNA is not applied here."""
     return _parsed(name, rdtype) if isinstance(name, str) else Question(name, RdataType.make(rdtype))
 
 

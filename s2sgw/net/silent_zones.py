@@ -1,8 +1,8 @@
 """Zones whose name servers do not answer.
 
 A look-up below such a zone takes a slot for seconds, and fails. When a few names below one domain were silent, further names
-below it fail at once for a minute, for the networks that asked for them. For others they are still asked: the owner of some
-names below a domain, or a stranger that claims them, shuts out no other name. One answer for any name below it ends the minute.
+below it fail at once for a minute, for the networks that asked for them. Other networks can still look them up. So the owner of
+some names below a domain, or a stranger that claims them, blocks no other name. One answer for any name below it ends the minute.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from twisted.internet.interfaces import IReactorTime
 from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.registered_domain import registered_domain
 
-#: Different silent names directly below a domain after which it is held for silent, and for how many seconds.
+#: Different silent names directly below a domain after which it counts as silent, and for how many seconds.
 SILENT_NAMES = 4
 SILENT_SECONDS = 60.0
-#: Domains that are remembered; those least recently noted go first.
+#: Domains that are remembered. Those least recently noted are forgotten first.
 REMEMBERED = 4096
-#: Levels of names looked at, from the registered domain downwards.
+#: Levels of names that are checked, from the registered domain downwards.
 LEVELS = 4
 
 #: Networks that are remembered of one domain.
@@ -30,7 +30,7 @@ Labels = tuple[bytes, ...]
 
 
 class _Zone:
-    """A domain with silent names below it: the labels directly below it, the sites that asked, and until when it counts."""
+    """A domain with silent names below it: the labels directly below it, the sites that asked, and the end of its time."""
 
     __slots__ = ("names", "sites", "until")
 
@@ -48,7 +48,7 @@ class SilentZones:
         self._zones: BoundedDict[Labels, _Zone] = BoundedDict(REMEMBERED)
 
     def is_silent(self, name: dns.name.Name, site: str) -> bool:
-        """Return whether `name`, which the network `site` asks for, is below a zone that was silent to it."""
+        """Return whether `name`, looked up by the network `site`, is below a zone that was silent to this network."""
         if not self._zones:
             return False
         now = self._clock.seconds()
@@ -59,7 +59,7 @@ class SilentZones:
         return False
 
     def silent(self, name: dns.name.Name, site: str) -> None:
-        """Note that the name servers of `name`, which the network `site` asked for, did not answer."""
+        """Note that the name servers of `name`, looked up by the network `site`, did not answer."""
         now = self._clock.seconds()
         for zone, below in _above(name):
             known = self._zones.get(zone)

@@ -1,6 +1,7 @@
-"""Rates by site: how often a second strangers at one address may have us do something.
+"""Rates by site: how many actions a second the strangers at one address may cause.
 
-Of IPv6 the /56 and the /48 around it are rated too, which are often one customer's. An IPv4 /24 has many owners: it is not.
+For IPv6, the /56 and the /48 around the /64 are rated too, because they often belong to one customer. An IPv4 /24 has many owners
+and is not rated.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from s2sgw.net.sites import IPV4_SITES, Site
 from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.token_bucket import TokenBucket
 
-#: How much more than the /64 the /56 may ask for, and than that the /48.
+#: The rate of the /56 as a multiple of the /64's, and of the /48 as a multiple of the /56's.
 WIDER = 4
-#: Sites that are remembered. The sites that asked longest ago are forgotten first.
+#: Sites that are remembered. The least recently used are forgotten first.
 REMEMBERED = 8192
 
 
@@ -27,7 +28,7 @@ class SiteRates:
         self._buckets: BoundedDict[str, TokenBucket] = BoundedDict(REMEMBERED)
 
     def take(self, site: Site) -> bool:
-        """Take a token of `site` (of IPv6, of each network around it too); return whether there was one everywhere."""
+        """Take a token of `site` (for IPv6, of each network around it too). Return whether there was one in each."""
         now = self._clock.seconds()
         rated = site[-1:] if len(site) == len(IPV4_SITES) else site
         buckets = [self._bucket(name, WIDER**steps, now) for steps, name in enumerate(reversed(rated))]

@@ -1,8 +1,8 @@
 """Sites: the networks that an address belongs to, from the widest to the narrowest.
 
-Before a peer has proven itself its address is all that is known of it, and one party often has many addresses: an IPv4 /24, or an
-IPv6 /48 with 65,536 networks of 2^64 addresses. The resources of strangers are therefore divided among the widest sites first,
-and within a site among the next narrower ones.
+Before a peer has proven itself, only its address is known. One party often has many addresses: an IPv4 /24, or an IPv6 /48 with
+65,536 networks of 2^64 addresses. So the resources of strangers are divided among the widest sites first, and within a site among
+the next narrower ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MAPPED = bytes(10) + b"\xff\xff"
 
 
 def site_path(address: str) -> Site:
-    """Return the networks of `address`, the widest first; a text that is no address is a site of its own.
+    """Return the networks of `address`, the widest first. A text that is no address is a site of its own.
 
     An IPv4-mapped IPv6 address counts as the IPv4 address.
     """
@@ -35,7 +35,7 @@ def site_path(address: str) -> Site:
 
 
 def narrowest_site(address: str) -> str:
-    """Return the narrowest site of `address`: itself as a /32 of IPv4, or an IPv6 /64."""
+    """Return the narrowest site of `address`: the address itself for IPv4, a /64 for IPv6."""
     return site_path(address)[-1]
 
 

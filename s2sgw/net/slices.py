@@ -1,6 +1,6 @@
 """Long work in slices of a few milliseconds, with a turn of the reactor after each (docs/decisions.md#long-work).
 
-Work is a generator: it yields None where it may be interrupted, or a Deferred whose result it waits for, and returns its own.
+The work is a generator. It yields None where it may be interrupted, or a Deferred that it waits for, and returns its result.
 A step from one yield to the next should take well under a millisecond.
 """
 
@@ -22,7 +22,7 @@ from s2sgw.net.turn_budget import TurnBudget
 
 #: Seconds of one turn of the reactor for all such work together.
 SLICE_SECONDS = 0.005
-#: Seconds of CPU that it has in any case: an answer of many steps must come while strangers use up every turn.
+#: Seconds of CPU that the work always has, so that an answer of many steps comes even while strangers use up every turn.
 LEAST_SECONDS = 0.002
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class _Job(Generic[T]):
     def __init__(self, work: SlicedWork[T]) -> None:
         self.work = work
         self.waits_for: Deferred[Any] | None = None
-        self.answer: Any = None  # what it waited for
+        self.answer: Any = None  # the result of the Deferred it waited for
         self.over = False
         self.result: Deferred[T] = Deferred(self._cancel)
 
@@ -66,9 +66,9 @@ class Slices:
         self._is_due = False
 
     def run(self, work: SlicedWork[T]) -> Deferred[T]:
-        """Do `work`, beginning in the next turn of the reactor. The Deferred fires with its result, or fails as it did.
+        """Do `work`, from the next turn of the reactor on. The Deferred fires with its result or failure.
 
-        Cancelling the Deferred stops the work, and cancels what it waits for.
+        Cancelling the Deferred stops the work, and cancels the Deferred that it waits for.
         """
         job = _Job(work)
         self._jobs.append(job)
@@ -125,7 +125,7 @@ class Slices:
         return waits_for
 
     def _go_on(self, answer: object, job: _Job[Any]) -> None:
-        """What the work waited for is there, or failed."""
+        """Go on with the result, or the failure, that the work waited for."""
         job.waits_for = None
         if not job.over:
             job.answer = answer
@@ -134,7 +134,7 @@ class Slices:
 
 
 def each(items: Iterable[T], act: Callable[[T], object], at_once: int = 1) -> SlicedWork[None]:
-    """Return the work of calling `act` for each of `items`, `at_once` of them in a step."""
+    """Return work that calls `act` for each of `items`, `at_once` of them in a step."""
     for number, item in enumerate(items, 1):
         act(item)
         if number % at_once == 0:
@@ -142,7 +142,7 @@ def each(items: Iterable[T], act: Callable[[T], object], at_once: int = 1) -> Sl
 
 
 def emptied(tables: Iterable[dict[Any, Any]], at_once: int = 100) -> SlicedWork[None]:
-    """Return the work of emptying `tables`: to free a large one at once would be one long step."""
+    """Return work that empties `tables`. Freeing a large table at once would be one long step."""
     for table in tables:
         while table:
             for _ in range(min(at_once, len(table))):
@@ -151,9 +151,9 @@ def emptied(tables: Iterable[dict[Any, Any]], at_once: int = 100) -> SlicedWork[
 
 
 def few_at_once(calls: Iterable[Callable[[], Deferred[T]]], most: int) -> SlicedWork[list[T]]:
-    """Return the work of making `calls`, each a step, with at most `most` of them unanswered; its result is the answers.
+    """Return work that makes `calls`, each in a step, with at most `most` of them unanswered. Its result: the answers.
 
-    An answer that fails is left out: each call sees to its own failures.
+    An answer that fails is left out: each call handles its own failures.
     """
     answers: list[T] = []
     waiting: set[Deferred[None]] = set()
@@ -183,7 +183,7 @@ def few_at_once(calls: Iterable[Callable[[], Deferred[T]]], most: int) -> Sliced
 
 
 def in_order(items: Iterable[T], key: Callable[[T], Any], at_once: int = 1000) -> Generator[None, None, Iterator[T]]:
-    """Return the work of sorting `items`, whose result is an iterator over them: a long sort would be one long step."""
+    """Return work that sorts `items`. Its result is an iterator over them. One long sort would be one long step."""
     parts: list[list[T]] = []
     part: list[T] = []
     for item in items:

@@ -1,8 +1,8 @@
-"""A connection straight on its socket, in the clear or under TLS: what `StreamConnection` reads from and writes to.
+"""A connection directly on its socket, in the clear or under TLS. `StreamConnection` reads from it and writes to it.
 
-Twisted accepts and connects. Then this takes its place at the reactor. Twisted's transport sends what is written in a later turn
-and lays TLS on TCP through buffers in memory; here a turn's output is sent when the turn ends, by OpenSSL itself, and the reactor
-is asked to wait for the socket only where it takes no more (docs/decisions.md#transport).
+Twisted accepts and connects. Then this transport takes the place of Twisted's at the reactor. Twisted's transport sends in a
+later turn, and runs TLS through buffers in memory. This one sends the output of a turn at its end, through OpenSSL on the socket.
+It waits for the socket only if the socket takes no more (docs/decisions.md#transport).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ RECORD_BYTES = 16384
 RECORDS = 64
 #: Bytes that wait to be sent before the producer is paused.
 FULL_BYTES = 65536
-#: Bytes that are handed to OpenSSL, or to the system, in one call.
+#: Bytes that are passed to OpenSSL, or to the system, in one call.
 SEND_BYTES = 131072
 
 
 class Outputs(Protocol):
-    """Sends what was written, once a turn, and closes what was lost (`net.turns`)."""
+    """Sends written data once a turn, and closes lost connections (`net.turns`)."""
 
     def send_soon(self, send: Callable[[], None]) -> None:
         """Call `send` once, at the end of this turn."""
 
     def close_soon(self, close: Callable[[], None]) -> None:
-        """Call `close` once, behind what is sent; never from within this call."""
+        """Call `close` once, after everything is sent, never from within this call."""
 
 
 class Input(Protocol):
@@ -49,17 +49,17 @@ class Input(Protocol):
 
 
 class TLSUser(Protocol):
-    """The protocol that is called about TLS."""
+    """The protocol that gets the calls about TLS."""
 
     def tls_secured(self, facts: TLSFacts) -> None:
-        """The handshake is over."""
+        """Note that the handshake is over."""
 
     def tls_renegotiated(self) -> None:
-        """The other side asked for a renegotiation. Called from within OpenSSL: nothing may be closed here."""
+        """Note that the other side asked for a renegotiation. Called from within OpenSSL: nothing may be closed here."""
 
 
 class _Renegotiation:
-    """What `net.tls` finds behind a connection."""
+    """The object that `net.tls` finds behind a connection."""
 
     class _Told:
         def __init__(self, user: TLSUser) -> None:
@@ -70,15 +70,16 @@ class _Renegotiation:
 
 
 def take_over(transport: Any, user: Input, outputs: Outputs) -> SocketTransport | None:
-    """Return a transport in place of Twisted's, or None where Twisted's has no plain TCP socket of its own.
+    """Return a transport in place of Twisted's; None: Twisted's has no plain TCP socket of its own.
 
-    `transport` may be relayed (`net.handover`): its ends are kept. At the end Twisted's closes the socket and tells its protocol.
+    `transport` may be relayed (`net.handover`): its ends are kept. At the end Twisted's transport closes the socket and calls its
+    protocol.
     """
     below = innermost(transport)
     if type(below) not in (tcp.Server, tcp.Client) or not IReactorFDSet.providedBy(below.reactor):
         return None
     if below.dataBuffer or getattr(below, "_tempDataBuffer", None):
-        below.doWrite()  # a preface that has just been written
+        below.doWrite()  # sends a preface that was just written
         if below.dataBuffer:
             return None
     return SocketTransport(transport, below, user, outputs)
@@ -86,7 +87,7 @@ def take_over(transport: Any, user: Input, outputs: Outputs) -> SocketTransport 
 
 @implementer(IReadWriteDescriptor, IPushProducer)
 class SocketTransport:
-    """One connected TCP socket at the reactor. After the loss nothing happens any more."""
+    """One connected TCP socket at the reactor. After the loss it does nothing more."""
 
     def __init__(self, transport: Any, below: Any, user: Input, outputs: Outputs) -> None:
         self.socket = below.socket
@@ -106,9 +107,9 @@ class SocketTransport:
         self._tls_user: TLSUser | None = None
         self._tls_begin: Callable[[], None] | None = None
         self._handshaking = False
-        #: close_notify is sent
+        #: whether close_notify is sent
         self._notified = False
-        #: it is being closed; what is written then is dropped. `_hangs_up`: without waiting for the other side
+        #: whether it is being closed (data written then is dropped), and whether without waiting for the other side
         self._closing = self._hangs_up = False
         self._lost = False
         below.stopReading()
@@ -143,7 +144,7 @@ class SocketTransport:
         self._send()
 
     def _send(self) -> None:
-        """Send what waits, as far as the socket takes it."""
+        """Send the waiting data, as far as the socket takes it."""
         if self._writing or self._handshaking or not self._pending or self._lost:
             self._look_if_full()
             return
@@ -182,7 +183,7 @@ class SocketTransport:
     # --- TLS -----------------------------------------------------------------------------------------------------------
 
     def start_tls(self, creator: Any, is_client: bool, user: TLSUser) -> None:
-        """Begin TLS behind what was written before. `creator` makes the connection (`net.tls`)."""
+        """Begin TLS after the data that was written before. `creator` makes the connection (`net.tls`)."""
         make = creator.clientConnectionForTLS if is_client else creator.serverConnectionForTLS
         tls = make(_Renegotiation(user), self.socket)
         (tls.set_connect_state if is_client else tls.set_accept_state)()
@@ -203,7 +204,7 @@ class SocketTransport:
             self._end(problem)
 
     def _handshake(self) -> BaseException | None:
-        """Take the handshake as far as it goes; return why it failed."""
+        """Advance the handshake as far as possible. Return why it failed."""
         try:
             self._tls.do_handshake()
         except SSL.WantReadError:
@@ -222,7 +223,7 @@ class SocketTransport:
         return self._read_records() if self._reading else None
 
     def _read_records(self) -> BaseException | None:
-        """Read some records; return why there will be no more."""
+        """Read some records. Return why there will be no more."""
         records: list[bytes] = []
         size = 0
         problem: BaseException | None = None
@@ -247,7 +248,7 @@ class SocketTransport:
         return problem
 
     def _shut_tls(self) -> bool:
-        """Send close_notify, once, as soon as there is room for it; return whether the other side has sent its own."""
+        """Send close_notify, once, when there is room for it. Return whether the other side has sent its own."""
         if self._notified:
             return False
         try:
@@ -260,7 +261,7 @@ class SocketTransport:
         self._notified = True
         return is_over
 
-    # --- what the reactor calls ------------------------------------------------------------------------------------------
+    # --- calls of the reactor ----------------------------------------------------------------------------------------
 
     def fileno(self) -> int:
         """Return the descriptor; -1 after the loss."""
@@ -271,7 +272,7 @@ class SocketTransport:
         return "SocketTransport"
 
     def doRead(self) -> Any:
-        """Read; return why the connection is lost, an exception."""
+        """Read. Return why the connection is lost, an exception."""
         if self._tls is not None:
             problem = self._handshake() if self._handshaking else self._read_records()
             if problem is None and self._pending:
@@ -290,9 +291,9 @@ class SocketTransport:
         return None
 
     def doWrite(self) -> Any:
-        """Send on, since the socket takes more; return why the connection is lost."""
+        """Send on: the socket takes more. Return why the connection is lost."""
         if not self._writing:
-            return None  # what was read has just ended it
+            return None  # the input just read has ended it
         if self._handshaking:
             return self._handshake()
         self._want_write(False)
@@ -304,7 +305,7 @@ class SocketTransport:
         return None
 
     def connectionLost(self, reason: Failure) -> None:
-        """Close the socket; Twisted's transport tells the protocol."""
+        """Close the socket. Twisted's transport tells the protocol."""
         if not self._lost:
             below = self._below
             self.release()
@@ -324,13 +325,13 @@ class SocketTransport:
     # --- holding and closing -----------------------------------------------------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self._reading:
             self._reading = False
             self._reactor.removeReader(self)
 
     def resumeProducing(self) -> None:
-        """Read on."""
+        """Go on reading."""
         if not self._reading and not self._lost:
             self._reading = True
             self._reactor.addReader(self)
@@ -340,7 +341,7 @@ class SocketTransport:
         self.loseConnection()
 
     def loseConnection(self) -> None:
-        """Close in order when what waits was sent: under TLS as soon as the other side has closed as well."""
+        """Close gracefully when the waiting data is sent; under TLS, when the other side has closed as well."""
         if self._closing or self._lost:
             return
         self._closing = True
@@ -352,7 +353,7 @@ class SocketTransport:
             self._close()
 
     def hang_up(self) -> None:
-        """Close in order, without waiting for the other side."""
+        """Close gracefully, without waiting for the other side."""
         self._hangs_up = True
         if not self._closing:
             self.loseConnection()
@@ -360,7 +361,7 @@ class SocketTransport:
             self._close()
 
     def abortConnection(self) -> None:
-        """Close at once, with a reset; what waits is dropped."""
+        """Close at once, with a reset. Waiting data is dropped."""
         self._closing = True
         self._end(ConnectionAborted())
 
@@ -370,12 +371,12 @@ class SocketTransport:
             self._end(CONNECTION_DONE)
 
     def _end(self, reason: BaseException) -> None:
-        """Report the lost connection when this turn ends: the caller may be in the midst of a write."""
+        """Report the lost connection at the end of this turn: the caller may be in the middle of a write."""
         if not self._lost:
             self._stop()
             self._pending, self._size = [], 0
             if self._gate is not None:
-                self._gate.stopProducing()  # what is written from now on would count as sent
+                self._gate.stopProducing()  # otherwise later writes would count as sent
             self._outputs.close_soon(partial(self.connectionLost, Failure(reason)))
 
     def _stop(self) -> None:

@@ -1,6 +1,6 @@
 """Outbound connections through a SOCKS5 proxy (RFC 1928, RFC 1929).
 
-Names go to the proxy as they are. Nothing is resolved here, so no DNS query reveals an .onion domain or a peer.
+Names go to the proxy unchanged. They are not resolved here, so no DNS query reveals an .onion domain or a peer.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from s2sgw.net.proxy_negotiation import ProxyNegotiation
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.host_port import HostPort
 
-#: Seconds for the proxy to connect us: a circuit may have to be built.
+#: Seconds in which the proxy must connect us. It may have to build a circuit.
 SOCKS_TIMEOUT = 30.0
 
 _VERSION = 5
 _NO_AUTHENTICATION, _PASSWORD = 0, 2
 _IPV4, _NAME, _IPV6 = 1, 3, 4
 
-#: RFC 1928 §6: what the proxy's refusals mean.
+#: RFC 1928 §6: the meaning of the proxy's refusals.
 _REPLIES = {
     1: (Cause.UNREACHABLE, "general failure"), 2: (Cause.UNREACHABLE, "not allowed by its rules"),
     3: (Cause.UNREACHABLE, "network unreachable"), 4: (Cause.UNREACHABLE, "host unreachable"),
@@ -34,9 +34,9 @@ _REPLIES = {
 
 
 class SocksDialler:
-    """Dials names and addresses through the proxy at `proxy`, an IP address.
+    """Connects to names and addresses through the proxy at `proxy`, an IP address.
 
-    With `user` and `password` the proxy is logged in to; Tor keeps streams of different users on different circuits.
+    With `user` and `password` it logs in to the proxy. Tor keeps streams of different users on different circuits.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SocksDialler:
 
 
 def login(user: str, password: str) -> bytes:
-    """RFC 1929 §2; raises `ValueError` for what is longer than it can carry."""
+    """Return the login of RFC 1929 §2. Raises `ValueError` for a user or password that is too long."""
     fields = [field.encode("utf-8") for field in (user, password)]
     if any(not 1 <= len(field) <= 255 for field in fields):
         raise ValueError("the user and the password of a SOCKS proxy have 1 to 255 bytes each")
@@ -63,7 +63,7 @@ def login(user: str, password: str) -> bytes:
 
 
 def request(place: HostPort) -> bytes:
-    """CONNECT to `place` (RFC 1928 §4): an address as its bytes, a name as itself."""
+    """Return the CONNECT request for `place` (RFC 1928 §4): an address as its bytes, a name unchanged."""
     try:
         address = ipaddress.ip_address(place.host)
     except ValueError:
@@ -93,7 +93,7 @@ class _Negotiation(ProxyNegotiation):
     def answered(self) -> None:
         self._expect()
 
-    # --- the conversation, each step called again when more has come -------------------------------------------------
+    # --- the conversation; each step is called again when more input has come ----------------------------------------
 
     def _greeted(self) -> None:
         if len(self.data) < 2:
@@ -116,7 +116,7 @@ class _Negotiation(ProxyNegotiation):
             self._say(self._request, self._replied)
 
     def _replied(self) -> None:
-        """VER REP RSV ATYP BND.ADDR BND.PORT; the bound address is not used."""
+        """Read VER REP RSV ATYP BND.ADDR BND.PORT. The bound address is not used."""
         if len(self.data) < 5:
             return
         version, reply, _reserved, kind, first = self.data[:5]

@@ -1,5 +1,4 @@
-"""Options of TCP, on systems that have them (Linux): how long TCP waits for the other machine, and how long the other machine
-waits for an acknowledgement.
+"""Options of TCP, on systems that have them (Linux): time limits for the other machine's answer, and for its acknowledgement.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ import struct
 import termios
 from typing import Any
 
-#: Seconds that sent data may go unacknowledged by the other machine before TCP gives up; its own bound is some 15 minutes.
+#: Seconds that sent data may stay unacknowledged before TCP gives up. TCP's own bound is some 15 minutes.
 UNACKNOWLEDGED = 60
 
 
 def set_quick_ack(transport: Any) -> None:
-    """Have the next input acknowledged without delay; holds for a while only, so it is said again with each input.
+    """Have the next input acknowledged without delay. The option lasts only for a while, so it is set again with each input.
 
-    Servers that leave Nagle's algorithm on send the second of two small writes when the first is acknowledged: 40 ms later,
+    Servers that leave Nagle's algorithm on send the second of two small writes only when the first is acknowledged: 40 ms later,
     several times in one negotiation.
     """
     handle = getattr(transport, "socket", None)
@@ -39,7 +38,7 @@ def unacknowledged_bytes(transport: Any) -> int:
 
 
 def set_user_timeout(transport: Any) -> None:
-    """Have TCP end the connection of `transport` once data has gone unacknowledged for so long (RFC 5482, R37)."""
+    """Have TCP end the connection of `transport` when data has been unacknowledged for the given time (RFC 5482, R37)."""
     handle = getattr(transport, "socket", None)
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
     if handle is not None and option is not None:

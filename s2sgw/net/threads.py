@@ -1,4 +1,4 @@
-"""Calls that take long, in another thread of the reactor's pool."""
+"""Makes calls that take long in another thread of the reactor's pool."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class Threads(Protocol):
-    """Where calls that take long are made."""
+    """The place where calls that take long are made."""
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Make a call, and return its result in the reactor's thread. What the call uses must be its own."""
+        """Make a call, and return its result in the reactor's thread. The call must not share data with the reactor's thread."""
 
 
 class ReactorThreads:
@@ -32,8 +32,8 @@ class ReactorThreads:
 
 
 class AtOnce:
-    """No other thread: for a start, when nothing waits, and for tests."""
+    """Makes calls in the caller's thread: for a start, when nothing else waits, and for tests."""
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Make a call here and now."""
+        """Make a call at once."""
         return maybeDeferred(call, *args, **kwargs)

@@ -3,8 +3,8 @@
 See docs/decisions.md#evidence.
 
 The chain is evidence. Pure code judges it after the handshake; nothing is verified here. OpenSSL would still check the signatures
-of the whole chain, and accept any result: a verify depth of 0 prevents that. One context is kept per certificate
-(it costs 133 µs, a connection on it 13 µs), in a bounded cache.
+of the whole chain, and accept any result: a verify depth of 0 prevents that. One context is kept for each certificate
+(making one costs 133 µs, a connection on it 13 µs), in a bounded cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CredentialFor = Callable[[Domain | None], Credential | None]
 #: XEP-0368 §4: the application protocol of direct TLS between servers.
 ALPN = b"xmpp-server"
 
-#: Contexts kept by one `ServerTLS` or `ClientTLS`; the least recently used goes first.
+#: Contexts kept by one `ServerTLS` or `ClientTLS`. The least recently used is removed first.
 CONTEXTS_KEPT = 256
 
 #: TLS 1.2 suites: forward secrecy and authenticated encryption only, so no static RSA, no 3DES and no CBC (R38, RFC 9325 §4.2).
@@ -40,15 +40,15 @@ _NO_RENEGOTIATION = 100  # RFC 5246 §7.2: the warning with which OpenSSL answer
 
 
 class NoCertificate(Exception):
-    """There is no certificate at all to open TLS with as its server."""
+    """There is no certificate for the server side of TLS."""
 
 
 class ServerTLS:
     """Makes TLS connections of the receiving role.
 
-    `credential_for(domain)` answers with the credential for a domain, `credential_for(None)` with the one to show
-    where no name is known. `direct`: direct TLS, where SNI picks the certificate and ALPN must be `xmpp-server`
-    if there is any; otherwise the domain in the header's `to` has picked it and SNI is not heard (R11).
+    `credential_for(domain)` returns the credential for a domain, `credential_for(None)` the one for an unknown name. `direct`:
+    direct TLS, where SNI selects the certificate, and ALPN, if offered, must be `xmpp-server`. Otherwise the domain in the
+    header's `to` has selected the certificate, and SNI is ignored (R11).
     """
 
     def __init__(self, credential_for: CredentialFor, minimum: Minimum = "1.2", *, direct: bool = False) -> None:
@@ -58,14 +58,14 @@ class ServerTLS:
         self._contexts = _Contexts(self._prepare)
 
     def for_domain(self, domain: Domain | None) -> ServerCreator:
-        """Return what opens TLS as `domain`; None: as the domain that SNI names. Raises `NoCertificate`."""
+        """Return the function that opens TLS as `domain`; None: as the domain in SNI. Raises `NoCertificate`."""
         credential = self._credential_for(domain) or self._credential_for(None)
         if credential is None:
             raise NoCertificate(f"no certificate serves {domain}" if domain else "there is no certificate")
         return self.for_credential(credential)
 
     def for_credential(self, credential: Credential) -> ServerCreator:
-        """Return what opens TLS with this certificate alone."""
+        """Return the function that opens TLS with this certificate alone."""
         return ServerCreator(self._contexts.get(credential, self._minimum))
 
     def _prepare(self, context: SSL.Context) -> None:
@@ -74,7 +74,7 @@ class ServerTLS:
             context.set_tlsext_servername_callback(self._server_named)
 
     def _server_named(self, connection: SSL.Connection) -> None:
-        """SNI (RFC 6066 §3): an unknown name keeps the certificate at hand, the stream will answer host-unknown."""
+        """Select the certificate by SNI (RFC 6066 §3). An unknown name keeps the present one: the stream answers host-unknown."""
         domain = _domain(connection.get_servername())
         credential = self._credential_for(domain) if domain is not None else None
         if credential is not None:
@@ -91,7 +91,10 @@ class ClientTLS:
     def for_peer(
         self, peer: Domain, credential: Credential | None, *, minimum: Minimum = "1.2", direct: bool = False,
     ) -> ClientCreator:
-        """What opens TLS towards `peer` (named by SNI, RFC 7590 §3.7), presenting `credential` if there is one."""
+        """Return the function that opens TLS to `peer` (named by SNI, RFC 7590 §3.7).
+
+        It presents `credential` if there is one.
+        """
         contexts = self._direct if direct else self._plain
         server_name = None if peer.is_address else peer.ascii.encode("ascii")
         return ClientCreator(contexts.get(credential, minimum), server_name)
@@ -99,7 +102,7 @@ class ClientTLS:
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerCreator:
-    """One receiving connection, made when Twisted asks for it."""
+    """One receiving connection, made when Twisted calls for it."""
 
     def __init__(self, context: SSL.Context) -> None:
         self._context = context
@@ -113,7 +116,7 @@ class ServerCreator:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class ClientCreator:
-    """One initiating connection, made when Twisted asks for it."""
+    """One initiating connection, made when Twisted calls for it."""
 
     def __init__(self, context: SSL.Context, server_name: bytes | None) -> None:
         self._context = context
@@ -129,7 +132,7 @@ class ClientCreator:
 
 
 class _Contexts:
-    """Contexts by credential and minimum version, the least recently used forgotten beyond `CONTEXTS_KEPT`."""
+    """Contexts by credential and minimum version. Beyond `CONTEXTS_KEPT` the least recently used is removed."""
 
     def __init__(self, prepare: Callable[[SSL.Context], None] | None = None) -> None:
         self._prepare = prepare
@@ -146,17 +149,17 @@ class _Contexts:
 
 
 def _announce_protocol(context: SSL.Context) -> None:
-    """Name our protocol to the other side (ALPN, XEP-0368)."""
+    """Announce our protocol to the other side (ALPN, XEP-0368)."""
     context.set_alpn_protos([ALPN])
 
 
 def new_context(credential: Credential | None, minimum: Minimum) -> SSL.Context:
-    """A context of either role; raises `SSL.Error` where OpenSSL will not have the credential.
+    """Return a context for either role. Raises `SSL.Error` if OpenSSL refuses the credential.
 
-    No tickets and no session cache, since a resumed session has no chain (R11). Under TLS 1.3 OpenSSL sends two tickets
-    even so, since pyOpenSSL knows no SSL_CTX_set_num_tickets; without a cache they lead to a full handshake. No trust
-    store: the verify callback accepts every chain. MODE_RELEASE_BUFFERS gives an idle stream's
-    buffers back (docs/decisions.md#idle-streams).
+    There are no tickets and no session cache, since a resumed session has no chain (R11). Under TLS 1.3 OpenSSL still sends two
+    tickets, because pyOpenSSL has no SSL_CTX_set_num_tickets. Without a cache they lead to a full handshake. There is no trust
+    store: the verify callback accepts every chain. MODE_RELEASE_BUFFERS returns an idle stream's buffers
+    (docs/decisions.md#idle-streams).
     """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(_VERSIONS[minimum])
@@ -186,7 +189,7 @@ def _accept_any(connection: SSL.Connection, certificate: object, error: int, dep
 
 
 def _watch(connection: SSL.Connection, where: int, code: int) -> None:
-    """R10: OpenSSL answers renegotiation with a warning and goes on; the owner of the connection must close it."""
+    """Watch for renegotiation (R10). OpenSSL answers with a warning and goes on; the owner of the connection must close it."""
     if where & _ALERT_WRITTEN == _ALERT_WRITTEN and code & 0xFF == _NO_RENEGOTIATION:
         inside: Any = getattr(connection.get_app_data(), "wrappedProtocol", None)
         if inside is not None:
@@ -194,7 +197,7 @@ def _watch(connection: SSL.Connection, where: int, code: int) -> None:
 
 
 def _select_protocol(connection: SSL.Connection, offered: list[bytes]) -> bytes:
-    """RFC 7301 §3.2: another protocol than ours is fatal, against cross-protocol tricks. The error is one Twisted catches."""
+    """Select our protocol (RFC 7301 §3.2). Any other is fatal, against cross-protocol attacks. Twisted catches this error."""
     if ALPN in offered:
         return ALPN
     raise SSL.Error([("SSL routines", "", "no application protocol in common")])

@@ -1,4 +1,4 @@
-"""TLS laid on a transport: what it shows once its handshake is over, and what its failures mean."""
+"""TLS on a transport: the facts after its handshake, and the meaning of its failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from s2sgw.xmpp.ending import Cause, Ending
 
-#: OpenSSL's words for a version that one side will not have.
+#: OpenSSL's words for a version that one side refuses.
 _TOO_OLD = ("unsupported protocol", "protocol version", "no protocols available", "inappropriate fallback")
 
 
@@ -33,7 +33,7 @@ class TLSFacts:
 
 @implementer(IHandshakeListener)
 class TLSListener(Protocol):
-    """What the TLS layer talks to, in four calls."""
+    """The user of the TLS layer, in four calls."""
 
     def __init__(
         self, heard: Callable[[bytes], None], secured: Callable[[TLSFacts], None], lost: Callable[[Failure], None],
@@ -52,18 +52,18 @@ class TLSListener(Protocol):
         self._lost(reason)
 
     def renegotiationAttempted(self) -> None:
-        """From within OpenSSL (`net.tls`): nothing may be closed here."""
+        """Called from within OpenSSL (`net.tls`): nothing may be closed here."""
         self._renegotiated()
 
 
 class _TLSTransport(BufferingTLSTransport):
-    """Twisted's TLS layer, which leaves no circle behind when the connection fails."""
+    """Twisted's TLS layer, without a circle of references after a failure."""
 
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         """Note why TLS is over, without the traceback.
 
-        The frames of the traceback hold this transport and the failure itself, and so would keep all of a connection in
-        memory until Python looks for circles.
+        The frames of the traceback refer to this transport and to the failure itself. So they would keep all of a connection in
+        memory until the cyclic collector runs.
         """
         if reason is not None:
             reason.cleanFailure()
@@ -71,16 +71,16 @@ class _TLSTransport(BufferingTLSTransport):
 
 
 def tls_on(inside: TLSListener, creator: Any, is_client: bool, clock: IReactorTime) -> Any:
-    """A TLS layer around `inside`, to be connected to a transport that feeds it.
+    """Return a TLS layer around `inside`. It is to be connected to a transport that feeds it.
 
-    `transport.startTLS` does the same on the global reactor's clock; this is one path for STARTTLS and direct TLS, and
-    for tests in memory.
+    `transport.startTLS` does the same on the global reactor's clock. This is one path for STARTTLS and direct TLS, and for tests
+    in memory.
     """
     return _TLSTransport(TLSMemoryBIOFactory(creator, is_client, Factory(), clock=clock), inside)
 
 
 def observe(connection: SSL.Connection) -> TLSFacts:
-    """The facts of `connection`, whose handshake is over."""
+    """Return the facts of `connection`, whose handshake is over."""
     return TLSFacts(
         chain=presented_chain(connection),
         version=connection.get_protocol_version_name(),
@@ -90,14 +90,14 @@ def observe(connection: SSL.Connection) -> TLSFacts:
 
 
 def exporter(connection: SSL.Connection) -> bytes | None:
-    """The tls-exporter value. Under TLS 1.2 it holds only with the extended master secret, which cannot be seen from here."""
+    """Return the tls-exporter value. Under TLS 1.2 it is safe only with the extended master secret, which is not visible here."""
     if connection.get_protocol_version_name() != "TLSv1.3":
         return None
     return connection.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
 
 
 def presented_chain(connection: SSL.Connection) -> tuple[bytes, ...]:
-    """The other side's certificates. On the server side OpenSSL leaves the leaf out of its list, on the client's not."""
+    """Return the other side's certificates. OpenSSL leaves the leaf out of its list on the server side only."""
     leaf = connection.get_peer_certificate()
     if leaf is None:
         return ()
@@ -107,7 +107,7 @@ def presented_chain(connection: SSL.Connection) -> tuple[bytes, ...]:
 
 
 def lost(reason: Failure, *, handshaking: bool) -> Ending:
-    """The ending that the loss of a transport amounts to."""
+    """Return the ending for the loss of a transport."""
     error = reason.value
     if isinstance(error, SSL.Error):
         words = _words(error)
@@ -123,6 +123,6 @@ def lost(reason: Failure, *, handshaking: bool) -> Ending:
 
 
 def _words(error: SSL.Error) -> str:
-    """OpenSSL's reasons in its own words, the first cause first."""
+    """Return OpenSSL's reasons in its own words, the first cause first."""
     queue = error.args[0] if error.args and isinstance(error.args[0], list) else []
     return "; ".join(reason for _library, _function, reason in queue) or type(error).__name__

@@ -11,15 +11,15 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.net.turn_budget import TurnBudget, TurnPart
 
-#: Seconds of one turn of the reactor for all established streams together, and then for all that is sent; what is left waits for
-#: the next.
+#: Seconds of one turn of the reactor for all established streams together, and then for all sending. The rest waits for
+#: the next turn.
 STREAMS_SECONDS = 0.01
-#: Seconds for all streams that are still negotiated: a message of a peer needs a few turns.
+#: Seconds for all streams under negotiation: a message of a peer needs a few turns.
 NEGOTIATING_SECONDS = 0.008
-#: Seconds for established streams that are not busy, for sending what was written, and for closing what was lost, however long
-#: the turn has taken: none of this takes long for one stream.
+#: Seconds for established streams that are not busy, for sending, and for closing lost connections, however long the turn
+#: has taken: none of this takes long for one stream.
 ESTABLISHED_SECONDS, SENDING_SECONDS, CLOSING_SECONDS = 0.002, 0.002, 0.001
-#: A stream that took more seconds than this the last time is busy: others come before it.
+#: A stream that took more seconds than this at its last turn is busy: others come before it.
 BUSY_SECONDS = 0.002
 
 
@@ -36,8 +36,8 @@ class Reader(Protocol):
 class Turns:
     """Gives each stream that was added a part of the next turn of the reactor: established ones first, busy ones behind them.
 
-    When the turn is over (`net.turn_budget`) the rest waits for the next, so that sockets, timers and newcomers are served
-    between. Behind the streams come judgements, sending and closing.
+    When the turn is over (`net.turn_budget`) the rest waits for the next, so that sockets, timers and newcomers are served in
+    between. After the streams come judgements, sending and closing.
     """
 
     def __init__(self, clock: IReactorTime, budget: TurnBudget | None = None) -> None:
@@ -53,7 +53,7 @@ class Turns:
         self._timer: IDelayedCall | None = None
         self._is_running = self._in_round = False
 
-    # --- what waits ---
+    # --- waiting ---
 
     def add(self, reader: Reader) -> None:
         """Give `reader` one turn, soon. It may add itself again."""
@@ -61,19 +61,19 @@ class Turns:
         self._schedule()
 
     def send_soon(self, send: Callable[[], None]) -> None:
-        """Call `send` once, at the end of this turn, or of the next one where none is under way."""
+        """Call `send` once, at the end of this turn, or of the next turn if none is under way."""
         self._outputs.append(send)
         self._schedule()
 
     def close_soon(self, close: Callable[[], None]) -> None:
-        """Call `close` once, behind what is sent; never from within this call."""
+        """Call `close` once, after the sending, never from within this call."""
         self._closings.append(close)
         self._schedule()
 
     def time_to_judge(self) -> Deferred[None]:
-        """Return what fires when there is time for the judgement of a certificate, which is made at once then.
+        """Return a Deferred that fires when there is time for judging a certificate. The judgement follows at once.
 
-        Of those that wait, the newest and the oldest have it in turns: a crowd keeps out nobody who comes later.
+        The newest and the oldest waiting judgement take turns: a crowd cannot keep out a newcomer.
         """
         waiter: Deferred[None] = Deferred(self._forget_judgement)
         self._judgements[waiter] = None
@@ -93,20 +93,23 @@ class Turns:
         readers = self._established or self._busy or self._negotiating
         return bool(readers or self._judgements or self._outputs or self._closings)
 
-    # --- when it is called ---
+    # --- rounds ---
 
     def begin_round(self) -> None:
-        """The reactor reads its sockets: what is added now is called when the round ends (`net.fair_poll`)."""
+        """Note that the reactor reads its sockets.
+
+        Streams that are added now are called when the round ends (`net.fair_poll`).
+        """
         self._in_round = True
 
     def end_round(self) -> None:
-        """Call what waits."""
+        """Call the waiting streams."""
         self._in_round = False
         if self._waits:
             self._run()
 
     def _schedule(self) -> None:
-        """Schedule a turn of the reactor soon, by one timer: each further timer would call again what waits, in one turn."""
+        """Schedule a turn of the reactor soon, by one timer. A second timer would call the waiting streams twice in one turn."""
         if self._timer is None and not self._in_round and not self._is_running:
             self._timer = self._clock.callLater(0, self._timer_is_due)
 
@@ -118,7 +121,7 @@ class Turns:
             self._run()
 
     def _run(self) -> None:
-        """Call those that wait now, and send what they write. What they add waits for the next turn."""
+        """Call the streams that wait now, and send their output. Those that they add wait for the next turn."""
         self._is_running = True
         try:
             if self._established or self._busy or self._negotiating:
@@ -144,7 +147,7 @@ class Turns:
     # --- the parts of a turn ---
 
     def _call_streams(self) -> None:
-        for _ in range(len(self._established)):  # whether a stream is busy is known when its last turn is over
+        for _ in range(len(self._established)):  # a stream's last turn decides whether it is busy
             reader = self._established.popleft()
             (self._busy if reader.busy else self._established).append(reader)
         established, busy, negotiating = map(len, (self._established, self._busy, self._negotiating))
@@ -172,7 +175,7 @@ class Turns:
             began = now
 
     def _negotiate(self, number: int, end: float) -> None:
-        """Call so many that are negotiated, but only one after the time `end`: the oldest and the newest in turns."""
+        """Call `number` streams under negotiation, but only one after the time `end`: the oldest and the newest in turns."""
         readers, stopwatch = self._negotiating, self.budget.stopwatch
         for _ in range(min(number, len(readers))):
             (readers.pop if self._newest_negotiates else readers.popleft)().take_turn()
@@ -192,7 +195,7 @@ class Turns:
                 return
 
     def _call_all(self, calls: deque[Callable[[], None]], seconds: float) -> None:
-        """Make the calls that wait, as far as there is time. The rest, and what is behind one that breaks, is called next."""
+        """Make the waiting calls, as far as there is time. The rest, also after a call that fails, is made next time."""
         stopwatch = self.budget.stopwatch
         now = stopwatch()
         end = max(min(now + STREAMS_SECONDS, self.budget.end), now + seconds)

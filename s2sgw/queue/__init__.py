@@ -1,1 +1,1 @@
-"""Floor 2: lanes, schedules, bounces and the spool."""
+"""The pure content of delivery queues: stanzas in custody, back-off, bounces, delay stamps."""

@@ -1,4 +1,4 @@
-"""When to try again: exponential back-off with jitter, in seconds."""
+"""The time of the next attempt: exponential back-off with jitter, in seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bounce: the stanza error that ends a custody which could not be passed on (R33, R34)."""
+"""The bounce: the stanza error that ends the custody of a stanza which could not be passed on (R33, R34)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ BOUNCED_AT_ONCE = 40
 
 
 def bounce(stanza: Stanza, cause: Cause, said: str = "") -> bytes | None:
-    """The error that goes back to the sender of `stanza`, or None where none may.
+    """Return the error for the sender of `stanza`; None: no error may answer it.
 
-    The id is kept and the addresses are swapped. The text is from the table of endings and names layer and cause, and `said`,
-    a word from a fixed list too; no domain, no address, nothing that a peer made up and nothing of the payload goes into it.
+    The id is kept and the addresses are swapped. The text is from the table of endings. It has the layer and the cause, and
+    `said`, a word from a fixed list. It has no domain, no address, no text of a peer and nothing of the payload.
     """
     if not may_bounce(stanza):
         return None
@@ -28,7 +28,7 @@ def bounce(stanza: Stanza, cause: Cause, said: str = "") -> bytes | None:
 
 
 def may_bounce(stanza: Stanza) -> bool:
-    """Whether an error may answer `stanza` (RFC 6120 §8.3.1, R33): an error never, nor what waits for no answer."""
+    """Return whether an error may answer `stanza` (RFC 6120 §8.3.1, R33): never an error, nor a stanza that expects no answer."""
     if not stanza.from_:
         return False
     if stanza.kind == "iq":

@@ -1,4 +1,4 @@
-"""Delay stamps: a stanza that had to wait says since when (XEP-0203, R39)."""
+"""Delay stamps: the time since when a stanza has waited (XEP-0203, R39)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.namespaces import DELAY
 from s2sgw.xmpp.stanza import Stanza
 
-#: Stamps that are kept: what was accepted in one turn has the same.
+#: Stamps that are kept. All stanzas of one turn have the same.
 STAMPS = 256
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _PAYLOAD = f"{DELAY}}}delay"
 
 
 def stamped(stanza: Stanza, sender: Domain, accepted_at: float) -> bytes:
-    """The stanza's bytes with a stamp of `accepted_at` (seconds since the epoch) by `sender`; as they are where none is due."""
+    """Return the stanza's bytes with a stamp of `accepted_at` (seconds since the epoch) by `sender`; unchanged if none is due."""
     if stanza.kind == "iq" or stanza.type == "error" or _PAYLOAD in stanza.payloads:
         return stanza.data
     data, delay = stanza.data, _delay(sender.text, round(accepted_at * 1000))
@@ -29,6 +29,6 @@ def stamped(stanza: Stanza, sender: Domain, accepted_at: float) -> bytes:
 
 @lru_cache(maxsize=STAMPS)
 def _delay(sender: str, at: int) -> bytes:
-    """The stamp; `at` is milliseconds since the epoch."""
+    """Return the stamp. `at` is in milliseconds since the epoch."""
     stamp = (_EPOCH + timedelta(milliseconds=at)).isoformat(timespec="milliseconds").removesuffix("+00:00")
     return Element("delay", DELAY, {"from": sender, "stamp": f"{stamp}Z"}).to_xml()

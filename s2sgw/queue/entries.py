@@ -1,4 +1,4 @@
-"""What a delivery queue holds: stanzas in custody, alone or by the batch, and the receipts that their sources wait for."""
+"""The entries of a delivery queue: stanzas in custody, alone or by the batch, and the receipts for their sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2sgw.xmpp.stanza import Stanza
 
 #: The position of an item in its queue, as a key to sort by.
 by_position = attrgetter("position")
-#: Bytes of memory that a held stanza costs beside its own.
+#: Bytes of memory for a held stanza, beside its own.
 OVERHEAD = 600
 
 
@@ -38,7 +38,7 @@ class UpstreamAck:
     __slots__ = ("_followers", "_tally", "evidence", "left", "total")
 
     def __init__(self, total: int, tally: Counter[str] | None = None) -> None:
-        """`tally` counts the stanzas by the label of the evidence."""
+        """Begin with nothing settled. `tally` counts the stanzas by the label of the evidence."""
         self.total = self.left = total
         self._tally = tally
         self.evidence: ReceiptEvidence | None = None
@@ -50,16 +50,16 @@ class UpstreamAck:
         return True
 
     def settle(self, evidence: ReceiptEvidence, number: int = 1) -> None:
-        """`number` more of the stanzas have another owner, as `evidence` shows.
+        """Settle `number` more of the stanzas: `evidence` shows their next owner.
 
-        Repeats are settled too, and repeats of these, however often a stanza was sent again.
+        Repeats are settled too, and repeats of these, for any number of repetitions.
         """
         settled = [(self, number)]
         for receipt, count in settled:  # grows meanwhile
             settled += receipt._settle(evidence, count)
 
     def _settle(self, evidence: ReceiptEvidence, number: int) -> list[tuple[UpstreamAck, int]]:
-        """Settle `number` of the stanzas; return which repeats are settled with them."""
+        """Settle `number` of the stanzas. Return the repeats that are settled with them."""
         assert number <= self.left, f"{number} settled, where {self.left} were left"
         self.left -= number
         if self._tally is not None:
@@ -73,13 +73,13 @@ class UpstreamAck:
         return followers or []
 
     def some_settled(self, evidence: ReceiptEvidence, number: int) -> None:
-        """`number` more stanzas are settled by `evidence`. For those that derive from this class."""
+        """React to `number` more stanzas that are settled by `evidence`. Derived classes override this."""
 
     def all_settled(self, evidence: ReceiptEvidence) -> None:
-        """All stanzas are settled, the last by `evidence`. For those that derive from this class."""
+        """React when all stanzas are settled, the last by `evidence`. Derived classes override this."""
 
     def settle_with(self, first: UpstreamAck, number: int = 1) -> None:
-        """Settle `number` of these stanzas, which are repeats, as soon as all of `first` are, by the same evidence."""
+        """Settle `number` of these stanzas, which are repeats, as soon as all of `first` are settled, by the same evidence."""
         if first.evidence is not None:
             self.settle(first.evidence, number)
         elif first._followers is None:
@@ -91,8 +91,8 @@ class UpstreamAck:
 class QueuedStanza:
     """A stanza in custody.
 
-    `spooled`: the spool was given it, so that it must be struck off there. `durable`: the spool has it. `written`: it was on the
-    wire once, so that it may have arrived. `gone`: it has left its queue.
+    `spooled`: the spool has it or will get it, so it must be removed there. `durable`: the spool has it. `written`: it was on the
+    wire once, so it may have arrived. `gone`: it has left its queue.
     """
 
     __slots__ = ("accepted_at", "deadline", "durable", "gone", "position", "spooled", "stanza", "upstream_ack", "written")
@@ -113,7 +113,7 @@ class QueuedStanza:
 
     @property
     def cost(self) -> int:
-        """Bytes of memory."""
+        """Return its bytes of memory."""
         return len(self.stanza.data) + OVERHEAD
 
     @property
@@ -123,7 +123,7 @@ class QueuedStanza:
 
     @property
     def unmarked(self) -> bool:
-        """It is a request that the spool holds as not written: the spool must know before the wire does (R33)."""
+        """Whether it is a request that the spool has as not written. The spool must be told before it is written (R33)."""
         return self.spooled and not self.written and self.stanza.is_request
 
     @property
@@ -133,7 +133,7 @@ class QueuedStanza:
 
     @property
     def last(self) -> int:
-        """The position of the last stanza of this item."""
+        """Return the position of the last stanza of this item."""
         return self.position
 
     def settle(self, evidence: ReceiptEvidence) -> None:
@@ -149,12 +149,12 @@ class QueuedStanza:
     take_apart = each
 
     def parts_now(self) -> list[QueueItem]:
-        """Return what stands in the place of this item by now."""
+        """Return the items that now stand in the place of this one."""
         return [self]
 
 
 class Batch:
-    """Stanzas that were written as they came. Their cost is counted once, until one of them matters."""
+    """Stanzas that were written together, as they came. Their cost is counted once. They are taken apart only if need be."""
 
     __slots__ = ("accepted_at", "cost", "durable", "gone", "parts", "position", "spooled", "stanzas", "upstream_ack")
 
@@ -174,17 +174,17 @@ class Batch:
 
     @property
     def written(self) -> bool:
-        """They were on the wire."""
+        """Whether they were on the wire."""
         return True
 
     @property
     def kept_upstream(self) -> bool:
-        """The sender's server keeps them, because their receipt is not settled."""
+        """Whether the sender's server keeps them, because their receipt is not settled."""
         return self.upstream_ack is not None and self.upstream_ack.kept_upstream
 
     @property
     def last(self) -> int:
-        """The position of the last stanza."""
+        """Return the position of the last stanza."""
         return self.position + len(self.stanzas) - 1
 
     def settle(self, evidence: ReceiptEvidence) -> None:
@@ -219,7 +219,7 @@ class Batch:
         return first, rest
 
     def parts_now(self) -> list[QueueItem]:
-        """Return what stands in the place of the batch by now: itself, or its parts."""
+        """Return the items that now stand in the place of the batch: itself, or its parts."""
         return [item for part in self.parts for item in part.parts_now()] if self.parts else [self]
 
 
@@ -228,6 +228,6 @@ AnyItem = TypeVar("AnyItem", QueuedStanza, Batch, QueueItem)
 
 
 def settle(items: Iterable[QueueItem], evidence: ReceiptEvidence) -> None:
-    """Settle the receipts of all these."""
+    """Settle the receipts of all."""
     for item in items:
         item.settle(evidence)

@@ -1,8 +1,8 @@
-"""The evidence by which the receipt of a stanza is settled. A receipt that is settled lets the previous hop forget the stanza.
+"""The evidence that settles the receipt of a stanza. A settled receipt lets the previous hop forget the stanza.
 
-A stanza that was accepted has exactly one owner at any time. Its receipt is settled when the next owner is known, and the type of
-the evidence says who that is: the next hop, the disk, its sender (by an error stanza that is safe itself), or nobody, by a rule
-that docs/custody.md names.
+An accepted stanza has exactly one owner at any time. Its receipt is settled when the next owner is known. The type of the
+evidence tells the owner: the next hop, the disk, the sender (by an error stanza that is safe itself), or none, by a rule in
+docs/custody.md.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import ClassVar
 
 
 class Rule(StrEnum):
-    """The rules by which a stanza is dropped on purpose (docs/custody.md, "What is dropped")."""
+    """The rules for dropping a stanza on purpose (docs/custody.md, "What is dropped")."""
 
-    #: it answered a ping of the gateway's own (R41)
+    #: it answered one of the gateway's own pings (R41)
     PING_REPLY = "ping-reply"
-    #: it answered a request that was already answered by an error of ours (R33)
+    #: it answered a request that we had already answered by an error (R33)
     LATE_REPLY = "late-reply"
     #: a newer presence took its place while it waited (R40)
     SUPERSEDED_PRESENCE = "superseded-presence"
-    #: it could not be delivered, and no error may answer it (R33): an error, a result, a presence that asks for nothing
+    #: it could not be delivered, and no error may answer it (R33): an error, a result, a presence that expects no answer
     UNANSWERABLE = "unanswerable"
     #: a filter or a rate limit of the policy refused it, and the policy says that such stanzas are dropped
     FILTERED = "filtered"
     #: an operator dropped it quietly
     OPERATOR_DROP = "operator-drop"
-    #: its addresses were altered on the disk, so that nobody can be told
+    #: its addresses were altered on the disk, so no error can be sent
     DAMAGED = "damaged"
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiptEvidence:
-    """One of the classes below. `label` is the name under which settled receipts are counted."""
+    """One of the classes below. `label` is the name by which settled receipts are counted."""
 
     label: ClassVar[str]
 
@@ -55,14 +55,14 @@ class Written(ReceiptEvidence):
 
 @dataclass(frozen=True, slots=True)
 class OnDisk(ReceiptEvidence):
-    """The commit that holds the stanza is done."""
+    """The commit with the stanza is done."""
 
     label: ClassVar[str] = "on_disk"
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorInCustody(ReceiptEvidence):
-    """An error stanza answers it, and that is safe by `error`."""
+    """An error stanza answers it, and the error is safe by `error`."""
 
     error: ReceiptEvidence
     label: ClassVar[str] = "answered"
@@ -70,7 +70,7 @@ class ErrorInCustody(ReceiptEvidence):
 
 @dataclass(frozen=True, slots=True)
 class DroppedByRule(ReceiptEvidence):
-    """`rule` says that it is dropped."""
+    """The stanza was dropped by `rule`."""
 
     rule: Rule
     label: ClassVar[str] = "dropped_by_rule"

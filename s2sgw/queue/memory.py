@@ -1,9 +1,9 @@
 """The memory of all delivery queues, shared fairly among peers.
 
-A peer may hold its share, and no more than is free for the others (Choudhury and Hahne, "Dynamic queue length thresholds for
-shared-memory packet switches", 1998). So however many peers hold what they may, another still finds room. Nothing is refused for
-lack of memory: what was read has to be somewhere. A peer that is over its allowance gives way: what the disk has leaves memory,
-and its streams wait.
+A peer may hold its share, and at most as much as is free for the others (Choudhury and Hahne, "Dynamic queue length thresholds
+for shared-memory packet switches", 1998). So there is always room for one more peer. Nothing is refused for lack of memory,
+because stanzas that were read must be kept. A peer above its allowance gives way: stanzas that are on disk leave memory, and its
+streams wait.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ SHARE = 0.25
 
 
 class SharedMemory:
-    """`limit` bytes, of which one peer may hold the part `share`. `used` may pass the limit by what was read already."""
+    """`limit` bytes, of which one peer may hold the part `share`.
+
+    `used` may exceed the limit by stanzas that were read already.
+    """
 
     __slots__ = ("half", "limit", "share", "used")
 
@@ -25,17 +28,17 @@ class SharedMemory:
 
     @property
     def short(self) -> bool:
-        """More than half is used."""
+        """Whether more than half is used."""
         return self.used > self.half
 
     @property
     def full(self) -> bool:
-        """All is used."""
+        """Whether all is used."""
         return self.used >= self.limit
 
 
 class PeerMemory:
-    """The bytes that the queues from and to one peer hold, as part of the `shared` memory. Each queue counts its own in both."""
+    """The bytes in the queues from and to one peer, as part of the `shared` memory. Each queue counts its own bytes in both."""
 
     __slots__ = ("__weakref__", "shared", "used")
 
@@ -45,7 +48,7 @@ class PeerMemory:
 
     @property
     def allowance(self) -> int:
-        """How many bytes the peer may hold as things are; below 0 where more than all is used."""
+        """Return how many bytes the peer may hold at present; below 0 if more than all is used."""
         memory = self.shared
         free = memory.limit - memory.used
         if memory.share >= memory.limit:
@@ -54,10 +57,13 @@ class PeerMemory:
 
     @property
     def crowded(self) -> bool:
-        """The peer holds more than half of its allowance: who brings more should wait where nothing else makes room."""
+        """Whether the peer holds more than half of its allowance.
+
+        Its sources should then wait, unless something else makes room.
+        """
         return self.used * 2 > self.allowance
 
     @property
     def full(self) -> bool:
-        """The peer holds more than its allowance."""
+        """Whether the peer holds more than its allowance."""
         return self.used > self.allowance

@@ -1,11 +1,11 @@
-"""The content of one delivery queue: the stanzas of one pair, in order, from custody taken to custody passed on
-(docs/decisions.md#custody, #poison).
+"""The content of one delivery queue: the stanzas of one pair in custody, in order (docs/decisions.md#custody, #poison).
 
-Pure: the time comes in as seconds, and every bound is an argument. Positions count the stanzas of a queue. The stanzas stand in
-three parts, each in order and each after the one before: those in flight (written to the next hop, not acknowledged), those that
-wait in memory, and the rest: a range of positions that only the spool holds, then what arrived since that range began.
+This is pure code: the time comes in as seconds, and every bound is an argument. Positions count the stanzas of a queue. There are
+three parts, each in order and each after the one before: stanzas in flight (written to the next hop, not acknowledged), stanzas
+that wait in memory, and the rest: a range of positions that only the spool has, then the stanzas that arrived since that range
+began.
 
-`DeliveryQueue` is the only writer. Nothing leaves the queue but by `acknowledge`, `expire`, `remove` or `remove_up_to`.
+`DeliveryQueue` is the only writer. Stanzas leave the queue only by `acknowledge`, `expire`, `remove` or `remove_up_to`.
 """
 
 from __future__ import annotations
@@ -19,87 +19,87 @@ from s2sgw.queue.memory import PeerMemory
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: What is in flight stays in memory until it is acknowledged. One queue may have this part of its peer's allowance in flight.
+#: Stanzas in flight stay in memory until they are acknowledged. One queue may have this part of its peer's allowance in flight.
 IN_FLIGHT_PART = 4
 
 
 class PairQueue:
-    """The stanzas of `pair` in custody. They count against `memory`. `hold_times` says how long each may wait."""
+    """The stanzas of `pair` in custody. They count against `memory`. `hold_times` gives how long each may wait."""
 
     def __init__(self, pair: Pair, memory: PeerMemory, hold_times: HoldTimes, next_position: int = 1) -> None:
         self.pair = pair
         self.memory = memory
         self.bytes = 0
-        #: bytes of what is in memory and not on the disk
+        #: bytes of the stanzas in memory that are not on the disk
         self.unsaved = 0
         self.next_position = next_position
         self.in_flight: deque[QueueItem] = deque()
         self._in_flight_count = self._in_flight_bytes = 0
         self.waiting: deque[QueuedStanza] = deque()
-        #: positions that only the spool holds: after the first number, up to the second; how many; when the first was accepted
+        #: positions that only the spool has: after the first number, up to the second; their number; the acceptance of the first
         self.spooled_range: tuple[int, int] | None = None
         self.only_spooled = 0
         self._range_oldest: float | None = None
-        #: what was accepted since there is a spooled range
+        #: the stanzas accepted since there is a spooled range
         self.arrived_since: deque[QueuedStanza] = deque()
-        #: what the spool has not been given yet, oldest first
+        #: the stanzas that the spool has not been given yet, oldest first
         self.unspooled: deque[QueueItem] = deque()
         self._hold_times = hold_times
         self._earliest: float | None = None
 
     def __len__(self) -> int:
-        """The number of stanzas in custody, in memory or not."""
+        """Return the number of stanzas in custody, in memory or not."""
         return self._in_flight_count + len(self.waiting) + self.only_spooled + len(self.arrived_since)
 
     def __iter__(self) -> Iterator[QueuedStanza]:
-        """The stanzas in memory, in order."""
+        """Return the stanzas in memory, in order."""
         in_flight = (held for item in self.in_flight for held in item.each(self._hold_times))
         return chain(in_flight, self.waiting, self.arrived_since)
 
     @property
     def in_flight_count(self) -> int:
-        """How many stanzas were written to the next hop and are not acknowledged."""
+        """Return how many stanzas were written to the next hop and are not acknowledged."""
         return self._in_flight_count
 
     @property
     def in_flight_positions(self) -> range:
-        """The positions in flight, from the first to the last."""
+        """Return the positions in flight, from the first to the last."""
         return range(self.in_flight[0].position, self.in_flight[-1].last + 1) if self.in_flight else range(0)
 
     @property
     def in_flight_deadline(self) -> float | None:
-        """When the first of the stanzas in flight has waited for its hold time."""
+        """Return when the first of the stanzas in flight has waited for its hold time."""
         return min((held.deadline for item in self.in_flight for held in item.each(self._hold_times)), default=None)
 
     @property
     def largest_in_flight(self) -> int:
-        """Bytes of the largest stanza in flight."""
+        """Return the bytes of the largest stanza in flight."""
         return max((len(stanza.data) for item in self.in_flight for stanza in item.stanzas), default=0)
 
     @property
     def pending(self) -> bool:
-        """Something has yet to be written. (What arrives since there is a spooled range, or is only spooled, is part of one.)"""
+        """Whether something must still be written. (The spooled range counts, and what arrives after it.)"""
         return bool(self.waiting) or self.spooled_range is not None
 
     @property
     def oldest(self) -> float | None:
-        """When the stanza that waits longest was accepted, in memory or on the disk."""
+        """Return when the stanza that waits longest was accepted, in memory or on the disk."""
         first = next((item.accepted_at for item in chain(self.in_flight, self.waiting)), self._range_oldest)
         return first if first is not None else next((held.accepted_at for held in self.arrived_since), None)
 
     @property
     def crowded(self) -> bool:
-        """The queue holds something, and its peer more than half of its allowance of memory."""
+        """Whether the queue holds something, and its peer more than half of its allowance of memory."""
         return self.bytes > 0 and self.memory.crowded
 
     @property
     def enough_in_flight(self) -> bool:
-        """So much is in flight that what follows waits until some of it is acknowledged."""
+        """Whether so much is in flight that the next stanzas wait for an acknowledgement."""
         in_flight = self._in_flight_bytes
         return in_flight > 0 and in_flight * IN_FLIGHT_PART > self.memory.allowance
 
     def only_in_memory(self) -> Iterator[QueueItem]:
-        """Yield what the disk does not have."""
+        """Yield the stanzas that are not on the disk."""
         if self.unsaved:
             yield from (item for item in chain(self.in_flight, self.not_in_flight()) if not item.durable)
 
@@ -107,10 +107,10 @@ class PairQueue:
         """Return each stanza of these items."""
         return [held for item in items for held in item.each(self._hold_times)]
 
-    # --- custody taken ---
+    # --- taking custody ---
 
     def accept(self, stanzas: Sequence[Stanza], now: float, upstream_ack: UpstreamAck | None = None) -> list[QueuedStanza]:
-        """Take custody of `stanzas`, which wait."""
+        """Take custody of `stanzas`, which then wait."""
         accepted: list[QueuedStanza] = []
         waiting = self.waiting if self.spooled_range is None else self.arrived_since
         for stanza in stanzas:
@@ -138,18 +138,18 @@ class PairQueue:
         self.unspooled.append(item)
 
     def _count(self, number: int) -> None:
-        """Count so many more bytes of memory: of this queue, of its peer, and of all."""
+        """Count these bytes of memory: for this queue, for its peer, and for all."""
         memory = self.memory
         self.bytes += number
         memory.used += number
         memory.shared.used += number
 
-    # --- custody passed on ---
+    # --- passing custody on ---
 
     def write(self, at_most: int, parked: Collection[int] = ()) -> list[QueuedStanza]:
-        """Move the next stanzas that wait in flight, about `at_most` bytes of them, at least one; return them.
+        """Move the next waiting stanzas in flight, about `at_most` bytes of them, at least one. Return them.
 
-        Those at the positions `parked` are passed over. A request that the spool must mark first ends it.
+        Those at the positions `parked` are skipped. A request that the spool must mark first ends it.
         """
         written: list[QueuedStanza] = []
         passed_over: list[QueuedStanza] = []
@@ -172,7 +172,7 @@ class PairQueue:
         return written
 
     def acknowledge(self, number: int) -> list[QueueItem]:
-        """End the custody of the first `number` stanzas in flight, which the next hop has; return them."""
+        """End the custody of the first `number` stanzas in flight, which the next hop has. Return them."""
         taken: list[QueueItem] = []
         while number > 0 and self.in_flight:
             item = self.in_flight.popleft()
@@ -197,12 +197,12 @@ class PairQueue:
         return first
 
     def _forget_gone(self) -> None:
-        """Let go of what has left the queue: it would stay in memory until it is due for the spool."""
+        """Drop references to stanzas that have left the queue. Otherwise they stay in memory until they are due for the spool."""
         while self.unspooled and self.unspooled[0].gone:
             self.unspooled.popleft()
 
     def take_back(self) -> list[QueuedStanza]:
-        """The next hop is gone: what was in flight waits again, in front. Return it."""
+        """Put the stanzas in flight back in front, because the next hop is gone. Return them."""
         in_doubt: list[QueuedStanza] = []
         apart: list[QueueItem] = []
         for item in self.in_flight:
@@ -223,12 +223,12 @@ class PairQueue:
     # --- the spool ---
 
     def has_unspooled(self, before: float) -> bool:
-        """Return whether anything accepted up to `before` is still to be given to the spool."""
+        """Return whether anything accepted up to `before` must still be given to the spool."""
         self._forget_gone()
         return bool(self.unspooled) and self.unspooled[0].accepted_at <= before
 
     def take_unspooled(self, before: float) -> list[QueueItem]:
-        """Return what was accepted up to `before`, is still here, and is to be given to the spool now, in order."""
+        """Return the stanzas accepted up to `before` that are still here and must be given to the spool now, in order."""
         due: list[QueueItem] = []
         while self.unspooled and (self.unspooled[0].gone or self.unspooled[0].accepted_at <= before):
             item = self.unspooled.popleft()
@@ -238,20 +238,20 @@ class PairQueue:
         return due
 
     def give_back_unspooled(self, batch: Sequence[QueueItem]) -> None:
-        """The spool did not take `batch`: what is left of it is to be given again."""
+        """Note that the spool did not take `batch`. The stanzas of it that are left must be given again."""
         for item in batch:
             item.spooled = False
         self.unspooled.extendleft(item for item in reversed(batch) if not item.gone)
 
     def mark_durable(self, batch: Iterable[QueueItem]) -> None:
-        """The commit that holds `batch` is done."""
+        """Note that the commit with `batch` is done."""
         for item in batch:
             item.durable = True
             if not item.gone:
                 self.unsaved -= item.cost
 
     def evict(self, at_most: int) -> list[QueuedStanza]:
-        """Let only the spool hold what it has, from the end on, until memory holds about `at_most` bytes; return what left."""
+        """Remove from memory what the spool has, from the end on, until memory has about `at_most` bytes. Return what left."""
         left: list[QueuedStanza] = []
         may_leave = self._set_apart(at_most)
         while self.spooled_range is not None and self.arrived_since and self.arrived_since[0].durable:
@@ -267,9 +267,10 @@ class PairQueue:
         return left
 
     def _set_apart(self, at_most: int) -> bool:
-        """Move the tail that the spool does not have yet behind the range to be: it would block everything in front of it.
+        """Move the tail that the spool does not have yet behind the future range: it would block everything in front of it.
 
-        Return whether `waiting` may be evicted: not when it was just read back in front of `arrived_since`, unless all must go.
+        Return whether `waiting` may be evicted. It may not if it was just read back in front of `arrived_since`, unless all must
+        go.
         """
         if self.spooled_range is not None or self.bytes <= at_most:
             return at_most == 0 or not self.arrived_since
@@ -279,13 +280,13 @@ class PairQueue:
         return True
 
     def restore(self, first: int, last: int, count: int, oldest: float) -> None:
-        """The spool holds `count` stanzas of this queue at the positions `first` to `last`, from before it was made."""
+        """Add what the spool has of this queue from an earlier run: `count` stanzas at the positions `first` to `last`."""
         assert not len(self), "a queue that holds stanzas is not restored"
         self.spooled_range, self.only_spooled, self._range_oldest = (first - 1, last), count, oldest
         self.next_position = max(self.next_position, last + 1)
 
     def fill(self, spooled: Iterable[QueuedStanza], complete: bool) -> None:
-        """What was read of the spooled range waits in memory again. `complete`: there is no more of it."""
+        """Put stanzas that were read from the spooled range back in memory. `complete`: the range has no more."""
         assert self.spooled_range is not None
         last = self.spooled_range[1]
         for held in spooled:
@@ -300,11 +301,11 @@ class PairQueue:
             self.arrived_since.clear()
 
     def skip_to(self, position: int) -> None:
-        """Nothing of the spooled range up to `position` is in custody any more."""
+        """Note that no stanza of the spooled range up to `position` is in custody any more."""
         assert self.spooled_range is not None
         self.spooled_range = (position, self.spooled_range[1])
 
-    # --- custody ended ---
+    # --- ending custody ---
 
     def has_expired(self, now: float) -> bool:
         """Return whether a stanza in memory may have waited for its hold time."""
@@ -322,7 +323,7 @@ class PairQueue:
         return gone
 
     def remove(self, positions: Collection[int]) -> list[QueuedStanza]:
-        """Give up those at `positions` that wait in memory; the rest keeps its order. Return them."""
+        """Remove and return the waiting stanzas in memory at `positions`. The order of the others stays."""
         return self._remove([held for held in self.not_in_flight() if held.position in positions])
 
     def remove_up_to(self, position: int, at_most: int | None = None) -> list[QueuedStanza]:
@@ -330,7 +331,7 @@ class PairQueue:
         return self._remove(list(islice((held for held in self.not_in_flight() if held.position <= position), at_most)))
 
     def not_in_flight(self) -> Iterator[QueuedStanza]:
-        """The stanzas in memory that are not in flight, in order."""
+        """Return the stanzas in memory that are not in flight, in order."""
         return chain(self.waiting, self.arrived_since)
 
     def _remove(self, gone: list[QueuedStanza]) -> list[QueuedStanza]:
@@ -340,7 +341,7 @@ class PairQueue:
             self.arrived_since = deque(held for held in self.arrived_since if held.position not in positions)
         return [self._release(held) for held in gone]
 
-    # --- within ---
+    # --- internal ---
 
     def _note_deadline(self, held: QueuedStanza) -> None:
         if self._earliest is None or held.deadline < self._earliest:

@@ -1,4 +1,4 @@
-"""Presence that waits is worth only its newest value, where nobody can tell the difference (R40)."""
+"""Coalescing of waiting presence: only the newest is kept, if no receiver can notice the difference (R40)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _ROOMS = (f"{MUC}}}", f"{MUC_USER}}}")
 
 
 def replaceable(stanza: Stanza) -> bool:
-    """Available or unavailable, of one resource, and no business of a chat room, where joins and leaves count each."""
+    """Return whether a presence may be replaced: available or unavailable, of one resource, and not of a chat room."""
     if stanza.kind != "presence" or stanza.type not in (None, "unavailable") or "/" not in stanza.from_:
         return False
     return not any(payload.startswith(_ROOMS) for payload in stanza.payloads)
 
 
 class LatestPresence:
-    """The waiting presence of each pair of addresses that the next one may take the place of."""
+    """The waiting presence of each pair of addresses that the next one may replace."""
 
     def __init__(self) -> None:
         self._waiting: dict[Addresses, QueuedStanza] = {}
@@ -27,7 +27,10 @@ class LatestPresence:
         return bool(self._waiting)
 
     def note(self, held: QueuedStanza) -> QueuedStanza | None:
-        """`held` begins to wait; the presence that it makes worthless, if there is one. Anything else between two keeps both."""
+        """Note that `held` begins to wait.
+
+        Return the presence that it replaces, if any. Any other stanza between two keeps both.
+        """
         addresses = (held.stanza.from_, held.stanza.to)
         older = self._waiting.pop(addresses, None)
         if not replaceable(held.stanza):
@@ -36,7 +39,7 @@ class LatestPresence:
         return None if older is None or older.gone or older.written else older
 
     def forget(self, held: QueuedStanza) -> None:
-        """`held` waits no longer."""
+        """Note that `held` does not wait any more."""
         addresses = (held.stanza.from_, held.stanza.to)
         if self._waiting.get(addresses) is held:
             del self._waiting[addresses]

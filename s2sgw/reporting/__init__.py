@@ -1,1 +1,1 @@
-"""What the gateway says of itself: the record of refusals and changes, log, metrics, audit log, escaping."""
+"""What the gateway reports about itself: the record of refusals and changes, log, metrics, audit log, escaping."""

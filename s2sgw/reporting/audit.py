@@ -1,8 +1,8 @@
-"""The audit log: one JSON line for each change that an operator, a reload or a refreshed list made. Lines are only added.
+"""The audit log: one JSON line for each change by an operator, a reload or a refreshed list. Lines are only added.
 
     {"time": "2026-11-20T13:04:44.123Z", "action": "reload", "by": "SIGHUP", "changes": […]}
 
-The file is opened anew for each line, so that it may be moved aside (logrotate) while the gateway runs.
+The file is opened anew for each line, so that it can be moved aside (logrotate) while the gateway runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from s2sgw.storage.atomic_file import is_disk_full, sync_directory
 from s2sgw.xmpp.wall_clock import WallClock, date_of
 
 FILE = "audit.log"
-#: Bounds of one line: items of a list or a table, characters of a text. What is beyond is left out, and the line says so.
+#: Bounds of one line: items of a list or a table, characters of a text. The rest is left out, and the line says so.
 ITEMS = 1000
 CHARACTERS = 2000
 
@@ -36,7 +36,7 @@ class AuditLog:
         self._clock = clock
 
     def note(self, action: str, **facts: object) -> None:
-        """Add one line, and sync it to the disk. Raises `OSError`: a change that cannot be noted should not be made."""
+        """Add one line, and sync it to the disk. Raises `OSError`: a change that cannot be recorded should not be made."""
         noted = {key: plain(value) for key, value in facts.items()}
         line = json.dumps({"time": _time(date_of(self._clock)), "action": action, **noted})
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -50,7 +50,10 @@ class AuditLog:
             sync_directory(self.path.parent)
 
     def note_or_log(self, action: str, **facts: object) -> None:
-        """Do as `note`. If the disk is full, the facts go to the log: for what must be possible then. Raises other `OSError`."""
+        """Do as `note`.
+
+        If the disk is full, write the facts to the log: for changes that must be possible then. Raises other `OSError`.
+        """
         try:
             self.note(action, **facts)
         except OSError as error:
@@ -61,7 +64,7 @@ class AuditLog:
 
 
 def plain(value: object) -> object:
-    """Return `value` as JSON can hold it, within the bounds. What JSON does not know becomes text."""
+    """Return `value` as JSON can express it, within the bounds. Other values become text."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
@@ -80,7 +83,7 @@ def _time(at: datetime) -> str:
 
 
 def _write(descriptor: int, line: bytes) -> None:
-    """Write the whole line or none of it: a line that the disk has no room for is cut off again."""
+    """Write the whole line or none of it: a line that does not fit on the disk is cut off again."""
     size = os.fstat(descriptor).st_size
     try:
         if os.write(descriptor, line) != len(line):

@@ -1,4 +1,4 @@
-"""A file that is written in a thread of its own, so that a full pipe or a slow disk stops nobody who logs."""
+"""A file that is written in its own thread, so that a full pipe or a slow disk blocks no code that logs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-#: Characters that may wait to be written. What comes beyond is refused.
+#: Characters that may wait to be written. Beyond that, text is refused.
 WAITING = 4 * 1024 * 1024
-#: Seconds given to what waits when the file is closed.
+#: Seconds for writing the waiting text when the file is closed.
 CLOSE_SECONDS = 3.0
 
 
@@ -23,9 +23,9 @@ class Writable(Protocol):
 
 
 class BackgroundFile:
-    """Writes to `file`: at once before `start` and after `close`, in a thread between.
+    """Writes to `file`: at once before `start` and after `close`, in a thread in between.
 
-    twistd forks after the log is opened, and no thread outlives that: so the thread begins when the services start.
+    twistd forks after the log is opened, and no thread survives a fork. So the thread begins when the services start.
     """
 
     def __init__(self, file: Writable) -> None:
@@ -40,7 +40,7 @@ class BackgroundFile:
         self._reopening = False
 
     def write(self, text: str) -> bool:
-        """Write `text` whole, or have it written; return False where it is dropped, since too much waits. Never blocks."""
+        """Write `text` whole, or queue it. Return False if it is dropped, since too much waits. Never blocks."""
         if self._stuck:
             return False
         if self._thread is None:
@@ -54,7 +54,7 @@ class BackgroundFile:
         return True
 
     def reopen(self) -> None:
-        """Have the file opened again before the next text: another program has moved it away. A pipe stays as it is."""
+        """Open the file again before the next text: another program has moved it away. A pipe stays as it is."""
         with self._changed:
             self._reopening = self._reopen is not None
             self._changed.notify()
@@ -67,7 +67,7 @@ class BackgroundFile:
         atexit.register(self.close)
 
     def close(self) -> None:
-        """Write what waits, within `CLOSE_SECONDS`, and at once from then on; where even that is stuck, nothing any more."""
+        """Write the waiting text within `CLOSE_SECONDS`, and later text at once. If that is stuck too, drop everything."""
         thread = self._thread
         if thread is None:
             return
@@ -100,6 +100,6 @@ class BackgroundFile:
                 self._reopen()
             self._file.write(text)
             self._file.flush()
-        except (OSError, ValueError):  # there is nowhere left to tell it
+        except (OSError, ValueError):  # the error cannot be logged anywhere
             return False
         return True

@@ -1,9 +1,9 @@
-"""The daily report: for each peer, how many streams succeeded and failed, and why, what was carried, and what waited longest.
+"""The daily report for each peer: streams that succeeded and failed, and why, stanzas passed on, and the longest wait.
 
-It is made in the manner of TLSRPT (RFC 8460): successes and failures of sessions are counted by peer and day, failures by result.
-A day is one of UTC. Each is one file in `<state>/reports`, and `DAYS` of them are kept. The report is bounded: names that a
-stranger can make up are counted together, and so are many names under one registered domain. Each peer is bounded by the fixed
-lists of causes, methods and versions of TLS.
+It follows TLSRPT (RFC 8460): successes and failures of sessions are counted by peer and day, failures by result. A day is one of
+UTC. Each is one file in `<state>/reports`, and `DAYS` of them are kept. The report is bounded: names that a stranger can make up
+are counted together, and so are many names under one registered domain. The rows of each peer are bounded by the fixed lists of
+causes, methods and versions of TLS.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from s2sgw.xmpp.wall_clock import WallClock, date_of
 VERSION = 1
 #: The directory of the files, in the state directory.
 FOLDER = "reports"
-#: Days that are kept; peers of one day that are named, and those under one registered domain (who owns it proves any number).
+#: Days that are kept; peers of one day that are named; names under one registered domain (its owner can prove any number).
 DAYS, PEERS, PEERS_OF_DOMAIN = 31, 2000, 50
 #: Seconds between two times that the present day is written.
 WRITE_SECONDS = 300.0
-#: Peers beyond `PEERS`, and names that nobody has proven.
+#: Peers beyond `PEERS`, and names that were never proven.
 OTHERS, STRANGERS = "(others)", "(strangers)"
 
 P = ParamSpec("P")
@@ -45,7 +45,7 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 @dataclass(slots=True)
 class PeerDay:
-    """What happened with one peer on one day. `oldest` is the seconds that its oldest stanza has waited, at most."""
+    """The counts of one peer on one day. `oldest`: the longest wait of a stanza, in seconds."""
 
     #: (direction, method, TLS) -> streams that were authenticated
     sessions: Counter[tuple[str, ...]] = field(default_factory=Counter)
@@ -69,7 +69,7 @@ class PeerDay:
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> PeerDay:
-        """Return what a row was made of. Raises `KeyError`, `TypeError` or `ValueError` for what is no row."""
+        """Return the counts in a row. Raises `KeyError`, `TypeError` or `ValueError` for an invalid row."""
         sessions = _counter(row["successes"]["details"], ("direction", "method", "tls"))
         failures = _counter(row["failures"]["details"], ("direction", "layer", "cause", "by"))
         return cls(sessions, failures, Counter(row["stanzas"]), Counter(row["bytes"]), float(row["oldest"]))
@@ -84,29 +84,29 @@ def _counter(details: Iterable[dict[str, Any]], names: Sequence[str]) -> Counter
 
 
 class FileThreads(Protocol):
-    """Where files are read and written (`net.threads`)."""
+    """Threads for reading and writing files (`net.threads`)."""
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Make a call in another thread, and return its result in the reactor's."""
 
 
 class ServedDomains(Protocol):
-    """What knows the local domains."""
+    """The holder of the local domains."""
 
     @property
     def domains(self) -> Sequence[Domain]:
-        """The local domains, in the order of the configuration."""
+        """Return the local domains, in the order of the configuration."""
 
 
 class DailyReport:
-    """Counts the present day, and keeps those before it. Files are read and written in `threads`."""
+    """Counts the present day, and keeps earlier days. Files are read and written in `threads`."""
 
     log = Logger("s2sgw")
 
     def __init__(
         self, state: Path, wall: WallClock, threads: FileThreads, served: ServedDomains,
     ) -> None:
-        """Go on with the present day if its file is there. The head of a report names the domains that are `served`."""
+        """Continue the present day if its file is there. The head of a report names the domains that are `served`."""
         self.folder = state / FOLDER
         self._wall = wall
         self._threads = threads
@@ -140,32 +140,35 @@ class DailyReport:
             known = self._peers[name] = PeerDay()
         return known
 
-    # --- what happens ---
+    # --- counting ---
 
     def authenticated(self, direction: str, peer: str, method: str, tls: str) -> None:
-        """A stream with `peer` was authenticated."""
+        """Count a stream with `peer` that was authenticated."""
         self._peer(peer).sessions[direction, method, tls] += 1
 
     def refused(self, direction: str, peer: str, known: bool, ending: Ending) -> None:
-        """A stream or a delivery failed. `known`: the peer was proven before, or we want to reach it: its name is not made up."""
+        """Count a failed stream or delivery.
+
+        `known`: the peer was proven before, or we want to reach it, so its name is not made up.
+        """
         key = direction, ending.layer.value, ending.cause.value, ending.by
         self._peer(peer if known and peer else STRANGERS).failures[key] += 1
 
     def passed(self, direction: str, peer: str, stanzas: int, size: int) -> None:
-        """So many stanzas from or to `peer`, of `size` bytes together, were passed on."""
+        """Count stanzas from or to `peer` that were passed on, of `size` bytes together."""
         row = self._peer(peer)
         row.stanzas[direction] += stanzas
         row.bytes[direction] += size
 
     def waited(self, peer: str, seconds: float) -> None:
-        """The oldest stanza from or to `peer` has waited so long."""
+        """Note how long the oldest stanza from or to `peer` has waited."""
         row = self._peer(peer)
         row.oldest = max(row.oldest, seconds)
 
     # --- the files ---
 
     def turn(self) -> Deferred[None]:
-        """Write the present day if it has changed; begin another when it is over. Fires when that is on the disk."""
+        """Write the present day if it has changed; begin another when it is over. Fires when the file is on the disk."""
         today = self._today()
         if today == self.day:
             return self._write(self.day) if self._changed else succeed(None)
@@ -174,7 +177,7 @@ class DailyReport:
         return written
 
     def close(self) -> Deferred[None]:
-        """Write what was counted."""
+        """Write the counts."""
         return self.turn()
 
     def _write(self, day: str) -> Deferred[None]:
@@ -192,7 +195,7 @@ class DailyReport:
         return {"version": VERSION, "day": day, "domains": domains, "written": round(self._wall.seconds()), "peers": rows}
 
     async def report(self, day: str | None = None) -> dict[str, Any]:
-        """Return the report of a day, the present one if none is named. Raises `ValueError` for one that is not there."""
+        """Return the report of a day, by default the present one. Raises `ValueError` if there is none."""
         if day is None or day == self._today() == self.day:
             return self._report(self.day)
         if not _DAY.fullmatch(day):

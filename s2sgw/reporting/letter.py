@@ -29,7 +29,7 @@ def letter(
 
 
 def no_letter(peer: str, remedy: str) -> str:
-    """Return why there is no letter where our own server, or what it sent, was refused."""
+    """Return why there is no letter: our own server, or a stanza of it, was refused."""
     elsewhere = f"not at {peer}" if peer else "not at a peer"
     return f"There is no letter to write: this happened between the gateway and your own server, {elsewhere}. {remedy}"
 

@@ -1,7 +1,7 @@
-"""The events of the gateway as they happen, for those who watch one peer or all (`s2sgw watch`, `/events`).
+"""The events of the gateway as they happen, for watchers of one peer or all (`s2sgw watch`, `/events`).
 
 They are the events of the log, also those below its level, and each of those that the log only counts. A watcher that reads
-slowly loses its oldest events and is told how many. Nothing is observed while nobody watches.
+slowly loses its oldest events and gets their number. Without watchers nothing is observed.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from s2sgw.reporting.log import event_row
 WATCHERS = 16
 WATCHERS_PER_USER = 4
 WAITING = 200
-#: The key of a log event whose parts the watchers were told one by one.
+#: The key of a log event that sums up events which the watchers got one by one.
 TOLD = "log_told"
 
 
 class TooManyWatchers(Exception):
-    """There are as many watchers as there may be."""
+    """The largest number of watchers is reached."""
 
 
 class Watcher:
-    """One who watches. `wake` is called when the first event waits, `end` when the watcher had to give way."""
+    """One watcher. `wake` is called when the first event waits, `end` when the watcher has to give way."""
 
     def __init__(self, user: str, peers: frozenset[str], wake: Callable[[], None], end: Callable[[], None]) -> None:
         self.user = user
@@ -40,7 +40,7 @@ class Watcher:
         self._missed = 0
 
     def wants(self, peer: str) -> bool:
-        """Return whether events of a peer are watched."""
+        """Return whether the watcher gets events of a peer."""
         return not self._peers or peer.lower() in self._peers
 
     def put(self, event: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ class Watcher:
             self._wake()
 
     def take(self) -> tuple[list[dict[str, Any]], int]:
-        """Return the events that wait, and how many were lost before them."""
+        """Return the waiting events, and how many were lost before them."""
         events, missed = list(self._waiting), self._missed
         self._waiting.clear()
         self._missed = 0
@@ -64,9 +64,9 @@ def _at_once(call: Callable[..., object], *arguments: object) -> None:
 
 @implementer(ILogObserver)
 class LiveEvents:
-    """Passes each event on to those who watch its peer.
+    """Passes each event on to the watchers of its peer.
 
-    `in_reactor` calls a function on the reactor's thread: it is used for what another thread logs.
+    `in_reactor` calls a function on the reactor's thread. It is used for log events of other threads.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class LiveEvents:
         self._in_reactor = in_reactor
         self._publisher = publisher
         self._thread = get_ident()
-        #: in the order in which they came
+        #: in the order of arrival
         self._watchers: dict[Watcher, None] = {}
 
     def __len__(self) -> int:
@@ -86,8 +86,8 @@ class LiveEvents:
     ) -> Watcher:
         """Return a new watcher of some peers (names in lower case), or of all.
 
-        The oldest watcher of a user who has too many gives way; so does that of the user who has most, where there are too many
-        in all and the newcomer has fewer. Raises `TooManyWatchers`.
+        The oldest watcher of a user who has too many gives way. If there are too many in all and the newcomer's user has fewer,
+        the oldest watcher of the user who has most gives way. Raises `TooManyWatchers`.
         """
         numbers = Counter(each.user for each in self._watchers)
         if numbers[user] >= WATCHERS_PER_USER:
@@ -109,14 +109,14 @@ class LiveEvents:
         oldest.end()
 
     def stop(self, watcher: Watcher) -> None:
-        """Pass nothing more on to a watcher."""
+        """Remove a watcher."""
         if watcher in self._watchers:
             del self._watchers[watcher]
             if not self._watchers:
                 self._publisher.removeObserver(self)
 
     def __call__(self, event: LogEvent) -> None:
-        """Pass on an event of the log; notes in free text are none."""
+        """Pass on an event of the log. Notes in free text are not passed on."""
         if "event" not in event or event.get(TOLD):
             return
         if get_ident() == self._thread:
@@ -125,7 +125,7 @@ class LiveEvents:
             self._in_reactor(self._pass_on, event)
 
     def tell(self, at: float, level: LogLevel, peer: str, event: Mapping[str, Any]) -> None:
-        """Pass on an event of a peer that the log has not. `at`: seconds since the epoch."""
+        """Pass on an event of a peer that is not in the log. `at`: seconds since the epoch."""
         if any(watcher.wants(peer) for watcher in self._watchers):
             self._pass_on({"log_time": at, "log_level": level, **event})
 

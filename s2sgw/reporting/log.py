@@ -1,8 +1,8 @@
-"""The log: one line for each change of standing, as text or as JSON, over twisted.logger.
+"""The log: one line for each change of state, as text or as JSON, through twisted.logger.
 
-A line of ours is an event with the key `event` (what happened: "refused", "stream proven", …) and its facts as further
-keys: `log.info(event="stream proven", peer="friend.example", local="example.org", method="EXTERNAL")`. The facts that say
-which pair it is about come first. What has no `event` is a note (Twisted's own messages, tracebacks of our mistakes).
+A line of ours is an event with the key `event` (what happened: "refused", "stream proven", …) and its facts as further keys:
+`log.info(event="stream proven", peer="friend.example", local="example.org", method="EXTERNAL")`. The facts that identify the
+pair come first. An entry without `event` is a note (Twisted's own messages, tracebacks of our errors).
 
     2026-11-20T13:04:44.123Z warn  refused direction=inbound peer=evil.example local=example.org layer=pkix cause=self-signed …
     {"time": "2026-11-20T13:04:44.123Z", "level": "warn", "event": "refused", "direction": "inbound", "peer": …}
@@ -29,30 +29,30 @@ from zope.interface import implementer
 from s2sgw.reporting.background_file import BackgroundFile, Writable
 from s2sgw.reporting.printable import printable, quoted
 
-#: Bytes of a log file before it is put aside, and how many of those are kept (twistd's --logfile).
+#: Bytes of a log file before it is rotated, and number of old files that are kept (twistd's --logfile).
 ROTATE_BYTES = 32 * 1024 * 1024
 ROTATE_KEPT = 8
-#: The names of all peers are in the log.
+#: The mode of the file: it has the names of all peers.
 FILE_MODE = 0o640
 #: Characters of one fact in text, and of one in JSON.
 FACT = 1000
 #: Seconds between two lines that say how many were suppressed.
 SUPPRESSED_SECONDS = 1.0
-#: Where twistd writes when it is a daemon and nobody said where.
+#: The file of a daemonised twistd without --logfile.
 DEFAULT_FILE = "twistd.log"
 
 #: Priorities of syslog(3) by our levels.
 _PRIORITIES = {"critical": 2, "error": 3, "warn": 4, "info": 6, "debug": 7}
 _FIRST = ("direction", "leg", "pair", "peer", "local")
 _OURS = ("s2sgw", "twisted.scripts", "twisted.application.app")
-#: Keys that twisted.logger (and its old sibling) put into every event.
+#: Keys that twisted.logger (and the old twisted.python.log) put into every event.
 _MACHINERY = frozenset({"event", "format", "message", "time", "system", "isError", "failure", "why", "printed"})
 
 
 class LineBudget:
-    """How many lines may be written in each second; 0 is no limit.
+    """The number of lines that may be written in each second; 0: no limit.
 
-    The last tenth of them is for errors, so that they are seen whatever else goes on.
+    The last tenth is for errors, so that they are written whatever else happens.
     """
 
     def __init__(self, per_second: int) -> None:
@@ -74,9 +74,9 @@ class LineBudget:
 
 @implementer(ILogObserver)
 class LineObserver:
-    """Writes the events at or above `level` to `file`, one line each, within `budget`. It never blocks once it is started.
+    """Writes the events at or above `level` to `file`, one line each, within `budget`. After the start it never blocks.
 
-    A line says how many others were suppressed, once a second at most.
+    A line has the number of suppressed lines, once a second at most.
     """
 
     def __init__(self, file: Writable, line: Callable[[LogEvent], str], level: LogLevel, budget: LineBudget) -> None:
@@ -86,7 +86,7 @@ class LineObserver:
         self._level = level
         self._budget = budget
         self._suppressed = 0
-        self._told_at = 0.0  # or when the first of those that are untold was suppressed
+        self._told_at = 0.0  # or the time of the first suppressed line that was not reported yet
 
     def __call__(self, event: LogEvent) -> None:
         if not wanted(event, self._level):
@@ -100,14 +100,14 @@ class LineObserver:
             self._suppressed += 1
 
     def _tell(self, now: float) -> None:
-        """Say how many lines are missing. This line has a place of its own."""
+        """Write how many lines are missing. This line does not count for the budget."""
         event = {"log_time": now, "log_level": LogLevel.warn, "event": "suppressed", "lines": self._suppressed}
         self._told_at = now
         if self._file.write(self._line(event) + "\n"):
             self._suppressed = 0
 
     def configure(self, format: Literal["text", "json"], level: str, lines_per_second: int) -> None:
-        """Write in another way from now on: the values of `[log]`, and `limits.log_lines_per_second`."""
+        """Use these values of `[log]`, and `limits.log_lines_per_second`, from now on."""
         self._line = line_format(format, self._target)
         self._level = LogLevel.levelWithName(level)
         self._budget = LineBudget(lines_per_second)
@@ -126,11 +126,11 @@ class LineObserver:
         self._file.reopen()
 
     def start(self) -> None:
-        """Write in a thread of its own from now on."""
+        """Write in a separate thread from now on."""
         self._file.start()
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write the waiting lines."""
         if self._suppressed:
             self._tell(time.time())
         self._file.close()
@@ -139,12 +139,12 @@ class LineObserver:
 def observer(
     file: Writable, format: Literal["text", "json"] = "text", level: str = "info", lines_per_second: int = 0,
 ) -> LineObserver:
-    """Return the observer that `[log]` asks for; `level` is "debug", "info", "warn", "error" or "critical"."""
+    """Return the observer for `[log]`. `level` is "debug", "info", "warn", "error" or "critical"."""
     return LineObserver(file, line_format(format, file), LogLevel.levelWithName(level), LineBudget(lines_per_second))
 
 
 def line_format(format: Literal["text", "json"], file: Writable) -> Callable[[LogEvent], str]:
-    """Return what makes the line of an event, for `[log] format` and where it is written to."""
+    """Return the function that makes the line of an event, for `[log] format` and the target of the log."""
     if format == "json":
         return json_line
     return journal_line if is_journal(file) else text_line
@@ -161,7 +161,7 @@ def is_journal(file: Writable, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def wanted(event: LogEvent, level: LogLevel) -> bool:
-    """At or above `level`; what libraries say about themselves counts only from warn on, or at level debug."""
+    """Return whether an event is at or above `level`. Messages of libraries are written only from warn on, or at level debug."""
     own = event.get("log_level", LogLevel.info)
     if "event" not in event and level > LogLevel.debug and not str(event.get("log_namespace", "")).startswith(_OURS):
         level = max(level, LogLevel.warn)
@@ -174,7 +174,7 @@ def text_line(event: LogEvent) -> str:
 
 
 def journal_line(event: LogEvent) -> str:
-    """Return the line for the journal, which notes the time itself: its priority (sd-daemon(3)), EVENT key=value …"""
+    """Return the line for the journal, which adds the time itself: its priority (sd-daemon(3)), EVENT key=value …"""
     priority = f"<{_PRIORITIES[_level(event)]}>"
     return "\n".join(priority + row for row in _with_traceback(_words(event), event))
 
@@ -197,7 +197,7 @@ def json_line(event: LogEvent) -> str:
 
 
 def event_row(event: LogEvent) -> dict[str, Any]:
-    """Return an event as JSON has it: time, level, event, then the facts."""
+    """Return an event for JSON: time, level, event, then the facts."""
     row: dict[str, Any] = {"time": _time(event), "level": _level(event), "event": _what(event)}
     for key, value in _facts(event):
         row.setdefault(key, _plain(value))
@@ -259,9 +259,9 @@ def _plain(value: object) -> object:
 
 
 def destination(options: Mapping[str, Any]) -> Writable | None:
-    """Where twistd's own options (the parent of a plugin's) send the log; None where syslog takes it.
+    """Return the file that twistd's own options (of the plugin's parent) name for the log; None: syslog takes it.
 
-    As twistd does: standard output in the foreground, else `--logfile` (twistd.log), which is rotated.
+    This follows twistd: standard output in the foreground, otherwise `--logfile` (twistd.log), which is rotated.
     """
     if options.get("syslog"):
         return None
@@ -273,7 +273,7 @@ def destination(options: Mapping[str, Any]) -> Writable | None:
 
 
 class LoggedService(MultiService):
-    """The root service of the plugin: brings its observer to the application that twistd makes (`--logger` still wins)."""
+    """The root service of the plugin. It adds its observer to twistd's application (`--logger` still takes precedence)."""
 
     def __init__(self, observer: LineObserver | None) -> None:
         super().__init__()
@@ -286,7 +286,7 @@ class LoggedService(MultiService):
         super().setServiceParent(parent)
 
     def startService(self) -> None:
-        """Write the log in a thread: twistd forks no more."""
+        """Write the log in a thread from now on: twistd does not fork any more."""
         if self._observer is not None:
             self._observer.start()
         super().startService()

@@ -1,7 +1,7 @@
 """Metrics for Prometheus, under the contract's names, and the page /metrics.
 
-Nothing is counted twice: what the gateway keeps anyway is read when it is scraped. Every label comes from a list of our
-own (directions, kinds, causes) or from the configuration (local domains), never from a stranger.
+No number is kept twice: the gateway's own counts are read at a scrape. Every label comes from a list of our own (directions,
+kinds, causes) or from the configuration (local domains), never from a stranger.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from twisted.web.server import NOT_DONE_YET
 from s2sgw.xmpp.ending import ACCOUNTS, By
 from s2sgw.xmpp.wall_clock import WallClock
 
-#: Buckets of `s2sgw_handshake_seconds`: a look-up on loopback up to the bound of a whole negotiation.
+#: Buckets of `s2sgw_handshake_seconds`: from a look-up on loopback up to the time limit of a negotiation.
 HANDSHAKE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-#: What becomes of a stanza.
+#: The outcomes of a stanza.
 OUTCOMES = ("passed", "bounced", "dropped", "refused", "resent", "duplicate")
-#: Every series of the counters, there from the start: an alert on a rate sees the first event too.
+#: Every series of the counters, from the start: an alert on a rate also sees the first event.
 _STANZA_SERIES = tuple(product(("inbound", "outbound"), ("message", "presence", "iq"), OUTCOMES))
 _REFUSAL_SERIES = tuple((account.layer.value, cause.value, by) for cause, account in ACCOUNTS.items() for by in get_args(By))
 #: The last line of OpenMetrics.
 _LAST_LINE = b"# EOF\n"
-#: What the handshake's time is told apart by.
+#: The steps of a handshake.
 STEPS = ("dns", "tcp", "tls", "auth", "total")
 
 T = TypeVar("T")
@@ -43,19 +43,19 @@ Encoder = Callable[[CollectorRegistry], bytes]
 
 @dataclass(frozen=True, slots=True)
 class MetricNumbers:
-    """What the gateway keeps anyway, at the moment of one scrape."""
+    """The gateway's own counts, at the moment of one scrape."""
 
     #: (leg, direction) -> open streams
     streams: Mapping[tuple[str, str], int]
     #: (direction, kind, outcome) -> stanzas since the start
     stanzas: Mapping[tuple[str, str, str], int]
-    #: (layer, cause, by) -> refusals since the start; `by` is who ended it: "us", "them" or "network"
+    #: (layer, cause, by) -> refusals since the start; `by` ended it: "us", "them" or "network"
     refusals: Mapping[tuple[str, str, str], int]
-    #: stanzas that wait, and the age of the oldest in seconds (0 where none waits)
+    #: waiting stanzas, and the age of the oldest in seconds (0: none waits)
     queue: tuple[int, float]
-    #: lanes of the last start that have not had their turn
+    #: queues of the last start that have not had their turn
     restoring: int
-    #: lanes that wait until there is room for another stream of ours
+    #: queues that wait for room for another stream of ours
     waiting: int
     #: local domain -> seconds until its certificate expires
     expiries: Mapping[str, float]
@@ -69,9 +69,9 @@ class MetricNumbers:
     limit_hits: Mapping[str, int] = field(default_factory=dict)
     #: file descriptors that are open, and how many may be
     descriptors: tuple[int, int] = (0, 0)
-    #: local domain -> when its certificate expires, in seconds since the epoch
+    #: local domain -> the expiry of its certificate, in seconds since the epoch
     expirations: Mapping[str, float] = field(default_factory=dict)
-    #: evidence -> receipts that were settled by it, since the start
+    #: evidence -> receipts that it settled, since the start
     receipts: Mapping[str, int] = field(default_factory=dict)
     #: (direction, method, version of TLS) -> streams with peers that were authenticated, since the start
     authenticated: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
@@ -80,16 +80,16 @@ class MetricNumbers:
 
 
 class MetricSource(Protocol):
-    """Where the numbers are read at a scrape."""
+    """The source of the numbers at a scrape."""
 
     def numbers(self) -> MetricNumbers:
-        """Return the numbers; what takes long to count is as it was when `count` had fired last."""
+        """Return the numbers. Those that take long to count are from the last `count`."""
 
     def count(self) -> Deferred[Any]:
-        """Count what takes long to count; fires when that is done."""
+        """Count the numbers that take long. Fires when that is done."""
 
     def run(self, work: Generator[None, None, T]) -> Deferred[T]:
-        """Do `work` step by step, with other things between; fires with its result. It can be cancelled."""
+        """Do `work` step by step, with other work in between. Fires with its result. It can be cancelled."""
 
 
 class _Reader(Collector):
@@ -99,20 +99,20 @@ class _Reader(Collector):
         self._source = source
 
     def describe(self) -> list[Metric]:
-        """Ask nothing of the source when the reader is registered."""
+        """Return nothing: the source is read at each scrape only."""
         return []
 
     def collect(self) -> Iterator[Metric]:
         numbers = self._source.numbers()
         yield _gauge("s2sgw_streams", "Open streams.", ("leg", "direction"), numbers.streams)
         stanzas = {**dict.fromkeys(_STANZA_SERIES, 0), **numbers.stanzas}
-        yield _counter("s2sgw_stanzas", "Stanzas by what became of them.", ("direction", "kind", "outcome"), stanzas)
+        yield _counter("s2sgw_stanzas", "Stanzas by their outcome.", ("direction", "kind", "outcome"), stanzas)
         refusals = {**dict.fromkeys(_REFUSAL_SERIES, 0), **numbers.refusals}
-        text = "Refused handshakes and deliveries, and who ended them."
+        text = "Refused handshakes and deliveries, by the side that ended them."
         yield _counter("s2sgw_refusals", text, ("layer", "cause", "by"), refusals)
         text = "Streams with peers that were authenticated, by how, and by their TLS."
         yield _counter("s2sgw_authenticated_streams", text, ("direction", "method", "tls"), numbers.authenticated)
-        text = "Streams that broke off and could be resumed (XEP-0198), by what became of them."
+        text = "Streams that broke off and could be resumed (XEP-0198), by their outcome."
         yield _counter("s2sgw_resumptions", text, ("role", "outcome"), numbers.resumptions)
         text = "Streams towards us that broke off and may be resumed."
         yield GaugeMetricFamily("s2sgw_broken_streams", text, value=numbers.broken)
@@ -164,7 +164,7 @@ def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any,
 
 
 class HandshakeTimes:
-    """How long each step of opening a stream took (`s2sgw_handshake_seconds`)."""
+    """The duration of each step of opening a stream (`s2sgw_handshake_seconds`)."""
 
     def __init__(self) -> None:
         text = "Time that a step of opening a stream took."
@@ -173,20 +173,20 @@ class HandshakeTimes:
             self.histogram.labels(step)
 
     def took(self, step: str, seconds: float) -> None:
-        """Count that a step of `STEPS` took `seconds`; raises `ValueError` for any other."""
+        """Count a step of `STEPS` that took `seconds`. Raises `ValueError` for any other step."""
         if step not in STEPS:
             raise ValueError(f"{step!r} is no step of a handshake: {', '.join(STEPS)}")
         self.histogram.labels(step).observe(seconds)
 
 
 class BuildInfo(Collector):
-    """Which release runs on what (`s2sgw_build_info`)."""
+    """The release and the versions that it runs on (`s2sgw_build_info`)."""
 
     def __init__(self, **facts: str) -> None:
         self._facts = facts
 
     def describe(self) -> list[Metric]:
-        """Ask nothing when the collector is registered."""
+        """Return nothing: the metrics are named by `collect`."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -197,7 +197,7 @@ class BuildInfo(Collector):
 
 
 class ReloadOutcomes(Collector):
-    """How the last reload went, and when the configuration in use was loaded."""
+    """The outcome of the last reload, and the time when the configuration in use was loaded."""
 
     def __init__(self, wall: WallClock) -> None:
         self._wall = wall
@@ -205,13 +205,13 @@ class ReloadOutcomes(Collector):
         self._loaded_at = wall.seconds()
 
     def reloaded(self, ok: bool) -> None:
-        """A reload has changed the configuration in use, or was refused."""
+        """Note a reload: it has changed the configuration in use, or was refused."""
         self._good = ok
         if ok:
             self._loaded_at = self._wall.seconds()
 
     def describe(self) -> list[Metric]:
-        """Ask nothing when the collector is registered."""
+        """Return nothing: the metrics are named by `collect`."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -237,16 +237,16 @@ class Metrics:
             self.registry.register(collector)
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
-        """Return everything as it was counted last, and its content type: OpenMetrics, if the header `Accept` asks for it."""
+        """Return the page with the last count, and its content type: OpenMetrics, if the header `Accept` asks for it."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
     def count(self) -> Deferred[Any]:
-        """Count anew. Many streams and lanes are counted in slices, so the Deferred may fire later."""
+        """Count again. Many streams and queues are counted in slices, so the Deferred may fire later."""
         return self._source.count()
 
     def written(self, encode: Encoder) -> Deferred[bytes]:
-        """Return what `text` returns in the format of `encode`, written one metric after another with other things between."""
+        """Return the result of `text` in the format of `encode`, written one metric after another with other work in between."""
         return self._source.run(self._lines(encode))
 
     def _lines(self, encode: Encoder) -> Generator[None, None, bytes]:
@@ -258,7 +258,7 @@ class Metrics:
 
 
 class _One(CollectorRegistry):
-    """A registry that has one metric."""
+    """A registry with one metric."""
 
     def __init__(self, metric: Metric) -> None:
         super().__init__()
@@ -269,7 +269,7 @@ class _One(CollectorRegistry):
 
 
 def _encoder(request: Request) -> tuple[Encoder, str]:
-    """Return what writes the format that a request asks for, and its content type."""
+    """Return the encoder for the format of a request, and its content type."""
     return choose_encoder(request.getHeader("accept") or "")
 
 
@@ -287,7 +287,7 @@ class MetricsPage(Resource):
         self._counting: Deferred[Any] | None = None
 
     def render_GET(self, request: Request) -> int:
-        """Answer with the numbers as they are now (HEAD gives the same without its body).
+        """Answer with the present numbers (HEAD gives the same without its body).
 
         Requests that come while numbers are counted share that count.
         """
@@ -302,19 +302,19 @@ class MetricsPage(Resource):
         counting.addCallback(self._answer).addErrback(self._failed)
 
     async def _texts(self) -> dict[str, bytes]:
-        """Return the numbers as they are now by content type, in the formats that the requests ask for."""
+        """Return the present page for each content type, in the formats of the requests."""
         await self._metrics.count()
         formats = {content_type: encode for encode, content_type in map(_encoder, self._waiting)}
         return {content_type: await self._metrics.written(encode) for content_type, encode in formats.items()}
 
     def _leave(self, request: Request) -> None:
-        """Forget the request of a client that is gone; end the count if no other waits."""
+        """Forget the request of a client that is gone. End the count if no other request waits."""
         self._waiting.pop(request, None)
         if not self._waiting and self._counting is not None:
             self._counting.cancel()
 
     def _answer(self, texts: dict[str, bytes]) -> None:
-        """Answer the requests. One that came late and asks for another format has the next count."""
+        """Answer the requests. A late request for another format gets the next count."""
         for request in self._counted():
             content_type = _encoder(request)[1]
             text = texts.get(content_type)
@@ -330,7 +330,7 @@ class MetricsPage(Resource):
             self._count()
 
     def _failed(self, failure: Failure) -> None:
-        """Answer that counting broke; if it was cancelled, no request waits."""
+        """Answer that the count failed. If it was cancelled, no request waits."""
         waiting = self._counted()
         if not failure.check(CancelledError):
             self.log.failure("the metrics could not be read", failure)

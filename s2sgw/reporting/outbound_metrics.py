@@ -1,4 +1,4 @@
-"""Metrics of what the gateway has under way towards others: handshakes that it began, and answers that are not taken."""
+"""Metrics of the gateway's own actions: handshakes that it began, and answers that the other side does not read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class HandshakeCounts(Protocol):
 
 
 class UnsentCounts(Protocol):
-    """What waits in full transports."""
+    """The bytes in full transports."""
 
     def counts(self) -> Mapping[str, int]:
-        """Return the bytes that wait, by the state of their stream."""
+        """Return the waiting bytes, by the state of their stream."""
 
 
 class OutboundMetrics(Collector):
-    """The numbers of what the gateway begins and sends."""
+    """The numbers of handshakes and of unsent bytes."""
 
     def __init__(self, handshakes: HandshakeCounts, unsent: UnsentCounts) -> None:
         self._handshakes = handshakes

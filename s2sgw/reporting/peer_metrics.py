@@ -19,17 +19,17 @@ class PeerRecordNumbers:
 
 
 class PeerRecordMetrics(Collector):
-    """What `source` gives at each scrape."""
+    """The numbers of `source` at each scrape."""
 
     def __init__(self, source: Callable[[], PeerRecordNumbers]) -> None:
         self._source = source
 
     def describe(self) -> list[Metric]:
-        """Ask nothing of the source when the collector is registered."""
+        """Return nothing: the source is read at each scrape only."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Return the size of the file, its limit, and what could not be written."""
+        """Return the size of the file, its limit, and the number of failed writes."""
         numbers = self._source()
         yield GaugeMetricFamily("s2sgw_peer_records_bytes", "Bytes of the peer database.", value=numbers.bytes)
         yield GaugeMetricFamily("s2sgw_peer_records_limit_bytes", "Bytes that the peer database may have.", value=numbers.limit)

@@ -1,14 +1,14 @@
-"""What a stranger said, made fit to be shown: in the log, on a terminal, on a page (docs/decisions.md#endings)."""
+"""A stranger's text made safe for display: in the log, on a terminal, on a page (docs/decisions.md#endings)."""
 
 from __future__ import annotations
 
 import re
 from itertools import repeat
 
-#: Characters of a stranger's text that are shown; the rest is cut and marked.
+#: Characters of a stranger's text that are shown. The rest is cut, with a mark.
 SHOWN = 400
 _CUT = "…"
-#: What stands behind the backslash of an escape of ours.
+#: The character behind the backslash of an escape of ours.
 _BEGINS = "\\xuU"
 _NEEDS_QUOTES = re.compile('[ "=]')
 
@@ -16,17 +16,17 @@ _NEEDS_QUOTES = re.compile('[ "=]')
 def printable(text: str, limit: int = SHOWN) -> str:
     """Return `text` in one line without control, format (bidi), private and unassigned characters, at most `limit` long.
 
-    What is not printable is written as `\\xNN`, `\\uNNNN` or `\\UNNNNNNNN`. A backslash is written as two where it could be
-    taken for the beginning of an escape of ours, so that two texts that differ are shown differently. Any other backslash is
-    written as it is: `CN=Example\\, Inc.` (RFC 4514).
+    Other characters are written as `\\xNN`, `\\uNNNN` or `\\UNNNNNNNN`. A backslash is doubled if it could be taken for the
+    beginning of such an escape, so that two different texts are shown differently. Any other backslash is written unchanged:
+    `CN=Example\\, Inc.` (RFC 4514).
     """
     return _shown(text, limit, shown_next=None)
 
 
 def quoted(text: str, limit: int = SHOWN) -> str:
-    """Return the text in printable characters, in quotes where a reader of `key=value` pairs needs them.
+    """Return the text in printable characters, in quotes if a reader of `key=value` pairs needs them.
 
-    Every backslash is written as two: one before a quote would end the quoted text.
+    Every backslash is doubled: one before a quote would end the quoted text.
     """
     shown = _shown(text, limit, shown_next="\\")
     if shown and _NEEDS_QUOTES.search(shown) is None:
@@ -35,7 +35,7 @@ def quoted(text: str, limit: int = SHOWN) -> str:
 
 
 def _shown(text: str, limit: int, shown_next: str | None) -> str:
-    """Return the text. `shown_next` is taken for the character behind each one; None: the one that is there."""
+    """Return the text. `shown_next` replaces the character behind each one; None: the real next character counts."""
     shown = text if len(text) <= limit else text[:limit]
     if not shown.isprintable() or "\\" in shown:
         shown = "".join(map(_escaped, shown, repeat(shown_next) if shown_next else shown[1:] + "\\"))
@@ -43,7 +43,7 @@ def _shown(text: str, limit: int, shown_next: str | None) -> str:
 
 
 def _escaped(character: str, follows: str) -> str:
-    """Return a character as it is shown before the one that `follows`."""
+    """Return a character in its display form, given the one that `follows`."""
     if character == "\\":
         return "\\" if follows.isprintable() and follows not in _BEGINS else "\\\\"
     if character.isprintable():

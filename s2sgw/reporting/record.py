@@ -1,4 +1,4 @@
-"""The record of endings: every refusal and every change of a stream passes through it.
+"""The record of endings: every refusal and every change of a stream is recorded here.
 
 The log line, the rows of `s2sgw refusals` and the metrics are three views of it.
 """
@@ -26,25 +26,26 @@ from s2sgw.xmpp.wall_clock import WallClock
 Direction = Literal["inbound", "outbound"]
 Leg = Literal["federation", "backend"]
 
-#: Strangers choose the names under which refusals are kept: so many names, so many refusals for each.
+#: Strangers choose the names under which refusals are kept, so these are bounded: names, and refusals of each name.
 NAMES = 2000
 PER_NAME = 20
-#: The part of these names that may be made up.
+#: The largest part of these names that may be made up.
 STRANGERS = 0.2
-#: Bytes of all of them in memory, about, and of one of them without its texts.
+#: Bytes of all refusals in memory, approximately, and of one without its texts.
 REFUSAL_BYTES = 16 * 1024 * 1024
 OVERHEAD = 700
-#: Changes of one kind, of one peer, that are logged one by one in a minute.
+#: Changes of one kind, of one peer, that are logged individually in a minute.
 CHANGES_TOLD = 10
-#: Of one refusal: characters of a name, of the detail and of all reasons together, and reasons. A refusal has at most 2 kB.
+#: Bounds of one refusal: characters of a name, of the detail and of all reasons together, and number of reasons. It has at most 2
+#: kB.
 NAME_CHARACTERS = 253
 DETAIL_CHARACTERS = 250
 REASONS_CHARACTERS = 600
 REASONS = 6
-#: What is no larger need not be clipped.
+#: A text of at most this length is never clipped.
 MOST_BYTES = 2000
 
-#: The kind of a stanza, as counters of stanzas take it.
+#: The key of a stanza's kind in the counters.
 kind_of = attrgetter("kind")
 _direction_and_cause = attrgetter("direction", "ending.cause")
 
@@ -58,7 +59,7 @@ def direction_of(leg: Leg) -> Direction:
 class RefusalRecord:
     """One refused handshake or delivery; `at` is seconds since the epoch, `reasons` what each proof came to.
 
-    It happened `times` times in a row, `first` being when it began (0: at `at`).
+    It happened `times` times in a row, the first time at `first` (0: at `at`).
     """
 
     at: float
@@ -74,34 +75,34 @@ class RefusalRecord:
 
     @property
     def sameness(self) -> tuple[str, ...]:
-        """What two refusals have in common that are told as one."""
+        """Return the facts that two refusals must share to be counted as one."""
         host, ending = self.address.rpartition(":")[0], self.ending
         return self.peer, self.local, self.direction, self.leg, host, ending.cause.value, ending.detail, ending.by
 
     def after(self, before: RefusalRecord) -> RefusalRecord:
-        """Return both as one."""
+        """Return both refusals as one."""
         return replace(self, times=before.times + self.times, first=before.first or before.at)
 
     def clipped(self) -> RefusalRecord:
-        """Return the same within its bounds: much of it is what strangers said."""
+        """Return the refusal within its bounds: strangers chose much of it."""
         peer, local, address = (clipped(name, NAME_CHARACTERS) for name in (self.peer, self.local, self.address))
         ending = replace(self.ending, detail=clipped(self.ending.detail, DETAIL_CHARACTERS))
         return replace(self, peer=peer, local=local, address=address, ending=ending, reasons=clipped_reasons(self.reasons))
 
     @property
     def remedy(self) -> str:
-        """What to do: for the other administrator, or for our own where it happened between the gateway and our own server."""
+        """Return what to do: for the other administrator, or for our own if our own server is concerned."""
         ours = self.leg == "backend" and self.ending.layer in (Layer.TCP, Layer.TLS, Layer.PKIX, Layer.AUTH, Layer.STREAM)
         return f"This concerns your own server, not the peer. {self.ending.remedy}" if ours else self.ending.remedy
 
     @property
     def size(self) -> int:
-        """Bytes of memory, about."""
+        """Return its bytes of memory, approximately."""
         texts = (self.peer, self.local, self.address, self.ending.detail, *self.reasons)
         return OVERHEAD + sum(map(len, texts))
 
     def row(self, with_letter: bool = False) -> dict[str, object]:
-        """Return the JSON row that operators see. `with_letter`: with the text to the other administrator."""
+        """Return the JSON row for operators. `with_letter`: with the text to the other administrator."""
         ending = self.ending
         row: dict[str, object] = {
             "at": self.at, "direction": self.direction, "leg": self.leg, "peer": self.peer, "local": self.local,
@@ -119,7 +120,7 @@ class RefusalRecord:
 
 
 def _take_commonest(rows: deque[RefusalRecord]) -> RefusalRecord:
-    """Take out the oldest refusal of the cause that most have: whoever claims a name many times pushes out nothing else."""
+    """Take out the oldest refusal of the most common cause: repeated claims of a name remove nothing else."""
     ((commonest, _),) = Counter(map(_direction_and_cause, rows)).most_common(1)
     taken = next(row for row in rows if _direction_and_cause(row) == commonest)
     rows.remove(taken)
@@ -145,7 +146,7 @@ def _width(text: str) -> int:
 
 
 def clipped_reasons(reasons: tuple[str, ...]) -> tuple[str, ...]:
-    """Return as many of the reasons as have room; the last one says how many are missing."""
+    """Return as many of the reasons as fit. The last one has the number of missing ones."""
     kept: list[str] = []
     room = REASONS_CHARACTERS
     for reason in reasons[:REASONS]:
@@ -160,27 +161,27 @@ def clipped_reasons(reasons: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class RefusalStore(Protocol):
-    """Keeps refusals beyond the life of the process (`peerdb.refusals`)."""
+    """Keeps refusals after the end of the process (`peerdb.refusals`)."""
 
     def keep(self, refused: RefusalRecord) -> None:
-        """Write one refusal down, or its repetition. May not raise."""
+        """Store one refusal, or its repetition. May not raise."""
 
     def past(self) -> list[RefusalRecord]:
-        """Return those of earlier runs, oldest first."""
+        """Return the refusals of earlier runs, oldest first."""
 
     def forget(self, peer: str) -> None:
         """Forget the refusals of a peer. May not raise."""
 
     def is_known(self, refused: RefusalRecord) -> bool:
-        """Return whether a refusal is of a peer that was proven, is configured, or that we want to reach: of no made-up name."""
+        """Return whether a refusal's peer was proven, is configured, or is one that we want to reach: its name is not made up."""
 
 
-#: Marks a log line that sums up what those who watch were told one by one.
+#: Marks a log line that sums up events which the watchers got one by one.
 _SUM: dict[str, Any] = {TOLD: True}
 
 
 def _facts(refused: RefusalRecord) -> dict[str, Any]:
-    """Return a refusal as its log line has it."""
+    """Return the facts of a refusal for its log line."""
     ending = refused.ending
     return {
         "event": "refused", "direction": refused.direction, "leg": refused.leg, "peer": refused.peer, "local": refused.local,
@@ -190,31 +191,31 @@ def _facts(refused: RefusalRecord) -> dict[str, Any]:
 
 
 class EventRecord:
-    """Remembers refusals by the peer's claimed name, counts them, and writes the log line of each change of standing."""
+    """Keeps refusals by the peer's claimed name, counts them, and logs each change of a stream or a queue."""
 
     def __init__(
         self, clock: WallClock, log: Logger, store: RefusalStore | None = None, site: Callable[[str], str] = str,
         live: LiveEvents | None = None, unrecorded: Collection[str] = (),
     ) -> None:
-        """Begin with what `store` holds of earlier runs. `site` returns the network that an address counts with in the log.
+        """Begin with the refusals of earlier runs in `store`. `site` returns the network of an address for the log.
 
-        `live` are those who watch events as they happen. Refusals of the names in `unrecorded` are no refusals of peers: they are
-        neither kept nor logged.
+        `live` are the watchers of events. Refusals of the names in `unrecorded` are not refusals of peers: they are neither kept
+        nor logged.
         """
         self._unrecorded = frozenset(unrecorded)
         self._clock = clock
         self._log = log
         self._site = site
-        #: the daily report, where there is one
+        #: the daily report, if there is one
         self.report: DailyReport | None = None
         self._refusals_told = RepeatedEvents(clock)
         self._changes_told = RepeatedEvents(clock, CHANGES_TOLD)
         self._store = store
         self.live = LiveEvents() if live is None else live
         self._by_peer: OrderedDict[str, deque[RefusalRecord]] = OrderedDict()
-        #: those of the names that may be made up, the one longest not met first
+        #: the names that may be made up, the least recently seen first
         self._strangers: OrderedDict[str, None] = OrderedDict()
-        #: bytes of memory that the refusals take, about
+        #: bytes of memory of the refusals, approximately
         self.bytes = 0
         for each in () if store is None else store.past():
             self._add(each if each.size <= MOST_BYTES else each.clipped())
@@ -232,11 +233,11 @@ class EventRecord:
         self, direction: Direction, leg: Leg, pair: tuple[str, str], address: str, ending: Ending,
         reasons: tuple[str, ...] = (),
     ) -> None:
-        """A handshake or a delivery was refused; `pair` is (peer, local), as claimed.
+        """Record a refused handshake or delivery. `pair` is (peer, local), as claimed.
 
-        Of each site and cause one is logged, and then how many more there were in a minute. One that names no peer is kept
-        only when it is logged: whoever connects and says nothing costs little more than a number. A failure of our own server
-        is kept, but not logged for each peer: `backend.health` logs it once for all.
+        For each site and cause one is logged, then the number of others in a minute. A refusal without a peer's name is kept only
+        when it is logged, so that a silent connection costs little more than a number. A failure of our own server is kept, but
+        not logged for each peer: `backend.health` logs it once for all.
         """
         peer, local = pair
         if peer in self._unrecorded:
@@ -259,7 +260,7 @@ class EventRecord:
             self._tell_refusal(refused)
 
     def _tell_refusal(self, refused: RefusalRecord) -> None:
-        """Tell those who watch of a refusal that the log only counts."""
+        """Tell the watchers of a refusal that the log only counts."""
         if self.live:
             self.live.tell(refused.at, LogLevel.warn, refused.peer, _facts(refused.clipped()))
 
@@ -273,7 +274,7 @@ class EventRecord:
         self._log.warn(**_facts(refused), **more)
 
     def tell_repeated(self, at_once: bool = False) -> None:
-        """Log what was only counted for a minute; to be called every few seconds. `at_once`: all of it, at the end."""
+        """Log the events that were only counted for a minute. Call this every few seconds. `at_once`: log all, at the end."""
         for refused, number in self._refusals_told.due(at_once):
             if not refused.peer:
                 self._keep(replace(refused, times=number))
@@ -282,7 +283,7 @@ class EventRecord:
             self._log.info(**facts, times=number, **_SUM)
 
     def _add(self, refused: RefusalRecord) -> RefusalRecord:
-        """Keep a refusal, and return it as it is kept: counted with the one before, if that was the same."""
+        """Keep a refusal. Return it as it is kept: if it repeats the one before, both are counted as one."""
         rows = self._by_peer.setdefault(refused.peer, deque())
         self._by_peer.move_to_end(refused.peer)
         if rows and rows[-1].sameness == refused.sameness:
@@ -306,7 +307,7 @@ class EventRecord:
         return len(self._by_peer) > NAMES or self.bytes > REFUSAL_BYTES or too_many_strangers
 
     def _least_wanted(self) -> str:
-        """Return the name that gives way: one that may be made up before that of a known peer."""
+        """Return the name that gives way: a name that may be made up before that of a known peer."""
         return self._strangers.popitem(last=False)[0] if self._strangers else next(iter(self._by_peer))
 
     def _drop(self, refused: RefusalRecord) -> RefusalRecord:
@@ -316,9 +317,9 @@ class EventRecord:
     def standing(
         self, event: str, direction: Direction, leg: Leg, pair: Pair | tuple[str, str], owner: object = None, **facts: Any,
     ) -> None:
-        """A stream or a lane changed its standing.
+        """Log a change of a stream or a queue.
 
-        Of what happens to one `owner` the first `CHANGES_TOLD` in a minute are logged, and then how many more there were.
+        For one `owner` the first `CHANGES_TOLD` in a minute are logged, then the number of the others.
         """
         sender, recipient = pair
         peer, local = (recipient, sender) if direction == "outbound" else (sender, recipient)
@@ -329,35 +330,35 @@ class EventRecord:
             self.live.tell(self._clock.seconds(), LogLevel.info, row["peer"], row)
 
     def resumption(self, role: Literal["initiating", "receiving"], outcome: Literal["resumed", "refused", "expired"]) -> None:
-        """What became of a stream that broke off and could be resumed."""
+        """Count the outcome of a stream that broke off and could be resumed."""
         self.resumptions[role, outcome] += 1
 
     def limit_hit(self, limit: str) -> None:
-        """Count that a limit of `[limits]` kept something out, or ended it."""
+        """Count that a limit of `[limits]` refused or ended something."""
         self.limit_hits[limit] += 1
 
     def counted(self, direction: Direction, outcome: str, stanzas: Iterable[Stanza]) -> None:
-        """So many stanzas met `outcome`: "passed", "bounced", "dropped" or "refused"."""
+        """Count stanzas with this `outcome`: "passed", "bounced", "dropped" or "refused"."""
         self.stanza_counter(direction, outcome).update(map(kind_of, stanzas))
 
     def stanza_counter(self, direction: Direction, outcome: str) -> Counter[str]:
-        """Return the counter of the stanzas that met `outcome`, by their kind (`kind_of`)."""
+        """Return the counter of the stanzas with this `outcome`, by their kind (`kind_of`)."""
         return self._stanzas.setdefault((direction, outcome), Counter())
 
     @property
     def stanzas(self) -> Counter[tuple[str, str, str]]:
-        """(direction, kind, outcome) -> number of stanzas."""
+        """The number of stanzas by (direction, kind, outcome)."""
         return Counter({
             (direction, kind, outcome): number
             for (direction, outcome), kinds in self._stanzas.items() for kind, number in kinds.items()
         })
 
     def summaries(self) -> list[tuple[str, int, RefusalRecord]]:
-        """Return for each name how many refusals are remembered of it, and the last one."""
+        """Return for each name the number of remembered refusals, and the last one."""
         return [(name, len(rows), rows[-1]) for name, rows in self._by_peer.items()]
 
     def forget(self, names: Iterable[str]) -> int:
-        """Forget the refusals of the peer with these names, also on disk; return how many."""
+        """Forget the refusals of the peer with these names, also on disk. Return how many."""
         number = 0
         for name in names:
             for each in self._by_peer.pop(name, ()):
@@ -369,15 +370,15 @@ class EventRecord:
         return number
 
     def list(self, peer: str | None = None) -> list[RefusalRecord]:
-        """Return what is remembered, the oldest first; of one peer if it is named."""
+        """Return the remembered refusals, oldest first; if a peer is named, only its own."""
         if peer is not None:
             return list(self._by_peer.get(peer, ()))
         return list(self.newest())[::-1]
 
     def newest(self, peers: Iterable[str] | None = None) -> Iterator[RefusalRecord]:
-        """Return an iterator over what is remembered now, the newest first; of some peers if they are named.
+        """Return an iterator over the remembered refusals, newest first; if peers are named, only theirs.
 
-        It makes nothing before it is asked: what is not wanted costs nothing.
+        Rows are made only on request: unread rows cost nothing.
         """
         names = self._by_peer if peers is None else [name for name in dict.fromkeys(peers) if name in self._by_peer]
         rows = [tuple(self._by_peer[name]) for name in names]

@@ -1,4 +1,4 @@
-"""What happens again and again: the first few are told, then once a minute how many more there were."""
+"""Repeated events: the first few are reported, then once a minute the number of the others."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-#: Seconds for which repetitions are counted before they are told.
+#: Seconds for which repetitions are counted before they are reported.
 EVERY = 60.0
-#: Kinds of events that are told apart at a time; what is beyond is counted together.
+#: Kinds of events that are counted separately. Beyond that, they are counted together.
 KINDS = 2000
 
 #: The key of all kinds beyond `KINDS`.
@@ -17,14 +17,14 @@ _OTHERS = ("others",)
 
 
 class Clock(Protocol):
-    """Tells seconds."""
+    """Returns seconds."""
 
     def seconds(self) -> float: ...
 
 
 @dataclass(slots=True)
 class Repetition:
-    """One kind of event: how many were told since `began`, how many more there were, and the last one of those."""
+    """One kind of event: how many were reported since `began`, how many more there were, and the last of those."""
 
     began: float
     told: int = 0
@@ -33,7 +33,7 @@ class Repetition:
 
 
 class RepeatedEvents:
-    """Which events are told at once: the first `first` of a kind, and then those after a minute without any."""
+    """Decides which events are reported at once: the first `first` of a kind, and again after a minute without any."""
 
     def __init__(self, clock: Clock, first: int = 1) -> None:
         self._clock = clock
@@ -41,7 +41,7 @@ class RepeatedEvents:
         self._kinds: OrderedDict[Hashable, Repetition] = OrderedDict()
 
     def is_news(self, kind: Hashable, event: Any) -> bool:
-        """Return whether `event` is to be told; else it is counted, and the last one kept."""
+        """Return whether `event` is to be reported. Otherwise count it, and keep the last one."""
         known = self._kinds.get(kind)
         if known is None:
             kind = kind if len(self._kinds) < KINDS else _OTHERS
@@ -56,7 +56,7 @@ class RepeatedEvents:
         return False
 
     def due(self, at_once: bool = False) -> list[tuple[Any, int]]:
-        """Return (the last event, how many there were) of each kind whose minute is over; `at_once`: of every kind."""
+        """Return (the last event, how many there were) of each kind whose minute is over. `at_once`: of every kind."""
         now = self._clock.seconds()
         found: list[tuple[Any, int]] = []
         while self._kinds:

@@ -1,4 +1,4 @@
-"""Metrics of what shares a bounded number of slots: DNS look-ups, dialback verifications, POSH fetches."""
+"""Metrics of bounded slots: DNS look-ups, dialback verifications, POSH fetches."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-#: Reasons for which a call comes to nothing that a higher bound would avoid.
+#: Reasons of failed calls that a higher bound would avoid.
 WANTING = ("displaced", "line-full", "not-asked")
 
 
 class Slots(Protocol):
-    """Calls that share slots: how many hold one, how many wait, and how many came to nothing since the start, by reason."""
+    """Calls that share slots: how many hold one, how many wait, and how many failed since the start, by reason."""
 
     @property
     def in_flight(self) -> int: ...

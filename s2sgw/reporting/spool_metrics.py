@@ -1,4 +1,4 @@
-"""The numbers of the queue's space for Prometheus: what memory and disk hold of it, their limits, and the time of commits."""
+"""The numbers of the queue's space for Prometheus: used memory and disk, their limits, and the time of commits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMIT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 
 
 class CommitTimes:
-    """How long each commit of the spool took (`s2sgw_spool_commit_seconds`). May be told from any thread."""
+    """The duration of each commit of the spool (`s2sgw_spool_commit_seconds`). May be called from any thread."""
 
     def __init__(self) -> None:
         text = "Time that a commit of the spool took, up to its sync to the disk."
@@ -30,25 +30,25 @@ class Space(Protocol):
 
     @property
     def used(self) -> int:
-        """Bytes that are used."""
+        """Return the bytes in use."""
 
     @property
     def limit(self) -> int:
-        """Bytes that may be used."""
+        """Return the bytes that may be used."""
 
 
 class QueueSpace(Collector):
-    """Bytes of the queue, by where they are."""
+    """The bytes of the queue, in memory and on disk."""
 
     def __init__(self, memory: Space, disk: Space) -> None:
         self._sources = {"memory": memory, "disk": disk}
 
     def describe(self) -> list[Metric]:
-        """Ask nothing of the sources when the collector is registered."""
+        """Return nothing: the sources are read at each scrape only."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Return what is used of memory and disk, and how much may be."""
+        """Return the bytes in use in memory and on disk, and their limits."""
         used = GaugeMetricFamily("s2sgw_queue_bytes", "Bytes that the delivery queues take.", labels=("where",))
         limits = GaugeMetricFamily("s2sgw_queue_limit_bytes", "Bytes that the delivery queues may take.", labels=("where",))
         for where, source in self._sources.items():

@@ -50,7 +50,7 @@ def tell_lost(user: StreamUser, ending: Ending) -> None:
     try:
         user.stream_lost(ending)
     except Exception:
-        log.failure("a user of a stream broke at its end")
+        log.failure("a user of a stream failed at its end")
 
 
 class PairStream:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, for their owner alone, and are on the disk when the call returns."""
+"""Files that are written whole or not at all, readable for their owner only, and synced to the disk."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Return whether a file could not be written for want of room."""
+    """Return whether a file could not be written because the disk is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def sync_directory(path: Path) -> None:
-    """Have the names in a directory survive the loss of power."""
+    """Make the names in a directory durable, so that they survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""An SQLite file read page by page, without SQLite, so that one page that cannot be read takes no other along.
+"""An SQLite file read page by page, without SQLite, so that one unreadable page does not make others unreadable.
 
-The format is that of https://www.sqlite.org/fileformat2.html; section numbers below are of that document. The write-ahead log
-beside the file is laid over it, as SQLite would.
+The format is that of https://www.sqlite.org/fileformat2.html. Section numbers below are of that document. The write-ahead log
+beside the file is applied, as SQLite would.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-#: A value of a row: NULL, an integer, a real, a text or a blob. Bytes of a text that are no UTF-8 are surrogates (PEP 383).
+#: A value of a row: NULL, an integer, a real, a text or a blob. Bytes of a text that is not UTF-8 are surrogates (PEP 383).
 Value = int | float | str | bytes | None
 
-#: The page size of a file whose first page cannot be read: SQLite's default, which our files have.
+#: The page size used if the first page cannot be read: SQLite's default, which our files have.
 PAGE_SIZE = 4096
 _MAGIC = b"SQLite format 3\0"
 _WAL_MAGIC = {0x377F0682: "<", 0x377F0683: ">"}
@@ -28,7 +28,7 @@ _CHAIN = 1 << 18
 
 
 class PageUnreadable(Exception):
-    """The page cannot be read from the disk, or does not hold what it must."""
+    """The page cannot be read from the disk, or has invalid content."""
 
 
 class TableRow(NamedTuple):
@@ -43,23 +43,23 @@ class TableRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WriteAheadLog:
-    """What a write-ahead log holds. Pages are given with the offset of their newest content in the log."""
+    """The content of a write-ahead log. Pages are given with the offset of their newest content in the log."""
 
     page_size: int
-    #: of the commits that SQLite would recover
+    #: the pages of the commits that SQLite would recover
     committed: dict[int, int] = field(default_factory=dict)
-    #: pages of the database after the last of these commits, or 0 where there is none
+    #: the number of pages of the database after the last of these commits; 0: there is none
     pages: int = 0
-    #: of the commit with a damaged frame, and of those behind it, which SQLite would drop without a word: sound by themselves
+    #: the pages of the commit with a damaged frame and of later ones. SQLite would silently drop these commits
     behind: dict[int, int] = field(default_factory=dict)
-    #: how many commits these are
+    #: the number of these commits
     commits_behind: int = 0
 
 
 def read_log(path: Path) -> WriteAheadLog | None:
-    """Read the log at `path`. Return None where there is none. Raises `OSError`.
+    """Read the log at `path`. Return None if there is none. Raises `OSError`.
 
-    SQLite ignores a log whose first bytes are damaged: all of its commits are then `behind`.
+    SQLite ignores a log whose first bytes are damaged. All of its commits are then `behind`.
     """
     if not path.exists():
         return None
@@ -79,17 +79,17 @@ def read_log(path: Path) -> WriteAheadLog | None:
 
 
 class _Frames:
-    """Goes through the frames of a log."""
+    """Reads the frames of a log."""
 
     def __init__(self, page_size: int, order: str, salts: tuple[int, int], sums: tuple[int, int] | None) -> None:
-        """`sums`: the checksum before the first frame, or None where the header of the log is damaged."""
+        """Begin. `sums`: the checksum before the first frame; None: the header of the log is damaged."""
         self._page_size = page_size
         self._order = order
         self._salts = salts
         self._sums = sums
 
     def read(self, descriptor: int) -> WriteAheadLog:
-        """Read up to the first damaged frame, then on behind it: each frame is checked by the checksum of the one before."""
+        """Read up to the first damaged frame, then beyond it. Each frame is checked by the checksum of the one before."""
         log = WriteAheadLog(self._page_size)
         offset, pages, commits, sound = _WAL_HEADER.size, 0, 0, self._sums is not None
         target: dict[int, int] = {}
@@ -127,7 +127,7 @@ def _checksum(order: str, sums: tuple[int, int], data: bytes) -> tuple[int, int]
 
 
 def _pread(descriptor: int, size: int, offset: int) -> bytes | None:
-    """Read exactly `size` bytes. Return None at the end of the file, and zeros for what the disk cannot read."""
+    """Read exactly `size` bytes. Return None at the end of the file, and zeros for bytes that the disk cannot read."""
     try:
         data = os.pread(descriptor, size, offset)
     except OSError:
@@ -139,9 +139,9 @@ def _pread(descriptor: int, size: int, offset: int) -> bytes | None:
 
 
 class DatabasePages:
-    """The pages of the database at `path`, with its log laid over it. Raises `OSError` where the file cannot be opened.
+    """The pages of the database at `path`, with its log applied. Raises `OSError` if the file cannot be opened.
 
-    With `behind`, the commits of the log that SQLite would drop are laid over it too.
+    With `behind`, the commits of the log that SQLite would drop are applied too.
     """
 
     def __init__(self, path: Path, behind: bool = False) -> None:
@@ -160,7 +160,7 @@ class DatabasePages:
         self._measure()
 
     def _measure(self) -> None:
-        """Take the size of pages from the first one, where it can be read, and their number from the size of the file."""
+        """Find the size of pages from the first one, if it can be read, and their number from the size of the file."""
         try:
             head = self.page(1)
             if head.startswith(_MAGIC):
@@ -195,7 +195,7 @@ class DatabasePages:
         return data
 
     def unreadable_pages(self) -> set[int]:
-        """Try to read every page, and return those that cannot be read."""
+        """Try to read every page. Return those that cannot be read."""
         for number in range(1, len(self) + 1):
             try:
                 self.page(number)
@@ -206,7 +206,7 @@ class DatabasePages:
     # --- trees ---
 
     def roots(self) -> dict[str, int]:
-        """Return the first page of each table and index by its name: none where page 1, or what is under it, is damaged."""
+        """Return the first page of each table and index by its name; none if page 1, or a page below it, is damaged."""
         roots = {}
         for row in self._rows_of(self.leaves(1)[0]):
             if len(row.values) >= 4 and isinstance(row.values[1], str) and isinstance(row.values[3], int):
@@ -214,22 +214,22 @@ class DatabasePages:
         return roots
 
     def tree(self, root: int) -> dict[int, list[int]]:
-        """Return the pages of the tree at page `root` that can be read, each with those under it; a leaf has none."""
+        """Return the readable pages of the tree at page `root`, each with the pages below it; a leaf has none."""
         leaves, inner, _ = self._walk(root)
         return {number: list[int]() for number in leaves} | {number: self._children(number) or [] for number in inner}
 
     def leaves(self, root: int) -> tuple[list[int], bool]:
-        """Return the leaves of the tree at page `root`, in order, and whether no page of it is damaged."""
+        """Return the leaves of the tree at page `root`, in order, and whether all of its pages are sound."""
         found, _, whole = self._walk(root)
         return found, whole
 
     def entries(self, root: int) -> tuple[list[list[Value]], bool]:
-        """Return the entries of the index at page `root` that can be read, and whether no page of it is damaged."""
+        """Return the readable entries of the index at page `root`, and whether all of its pages are sound."""
         leaves, inner, whole = self._walk(root)
         return [row.values for row in self._rows_of([*leaves, *inner])], whole
 
     def _rows_of(self, numbers: list[int]) -> Iterator[TableRow]:
-        """Return the rows of these pages that can be read."""
+        """Return the readable rows of these pages."""
         for number in numbers:
             try:
                 yield from (row for row in self.rows(number) if row is not None)
@@ -237,7 +237,7 @@ class DatabasePages:
                 continue
 
     def _walk(self, root: int) -> tuple[list[int], list[int], bool]:
-        """Return the leaves of a tree in order, its other pages, and whether no page of it is damaged."""
+        """Return the leaves of a tree in order, its other pages, and whether all of its pages are sound."""
         found: list[int] = []
         inner: list[int] = []
         seen: set[int] = set()
@@ -262,7 +262,7 @@ class DatabasePages:
         return found, inner, whole
 
     def _children(self, number: int) -> list[int] | None:
-        """Return the pages under an interior page, or None for a leaf. Raises `PageUnreadable`."""
+        """Return the pages below an interior page; None: it is a leaf. Raises `PageUnreadable`."""
         page = self.page(number)
         at = 100 if number == 1 else 0
         kind = page[at]
@@ -278,7 +278,7 @@ class DatabasePages:
         return [*children, int.from_bytes(page[at + 8 : at + 12], "big")]
 
     def free_pages(self) -> tuple[set[int], bool]:
-        """Return the pages that are in no use (§1.5), and whether the list of them is whole."""
+        """Return the unused pages (§1.5), and whether the list of them is complete."""
         free: set[int] = set()
         try:
             head = self.page(1)
@@ -298,7 +298,7 @@ class DatabasePages:
         return free, not trunk
 
     def is_table_leaf(self, number: int) -> bool:
-        """Return whether a page can be read and is the leaf of a table."""
+        """Return whether a page is a readable leaf of a table."""
         try:
             return self.page(number)[100 if number == 1 else 0] == _LEAF_TABLE
         except PageUnreadable:
@@ -307,9 +307,9 @@ class DatabasePages:
     # --- rows ---
 
     def rows(self, number: int) -> Iterator[TableRow | None]:
-        """Return the rows of a page that holds some; None for one that is damaged. Raises `PageUnreadable`.
+        """Return the rows of a page; None: it is damaged. Raises `PageUnreadable`.
 
-        The row of an index has rowid 0. It may stand on an inner page too.
+        The row of an index has rowid 0. It may also be on an interior page.
         """
         page = self.page(number)
         at = 100 if number == 1 else 0
@@ -348,7 +348,7 @@ class DatabasePages:
         return TableRow(rowid, record(payload))
 
     def _overflow(self, number: int, left: int) -> bytes:
-        """Return what of a row is in its chain of overflow pages (§1.6)."""
+        """Return the part of a row in its chain of overflow pages (§1.6)."""
         parts = []
         for _ in range(_CHAIN):
             if left <= 0 or not number:
@@ -366,7 +366,7 @@ _INTEGER_BYTES = (0, 1, 2, 3, 4, 6, 8)
 
 
 def record(payload: bytes) -> list[Value]:
-    """Return the values of a record. Raises `ValueError` or `IndexError` where it is none."""
+    """Return the values of a record. Raises `ValueError` or `IndexError` for an invalid one."""
     header, at = _varint(payload, 0)
     types = []
     while at < header:
@@ -403,7 +403,7 @@ def _value(payload: bytes, at: int, type_: int) -> tuple[Value, int]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number at `at`, and where it ends. Raises `IndexError`."""
+    """Return the number at `at`, and its end. Raises `IndexError`."""
     value = 0
     for length in range(8):
         byte = data[at + length]
