@@ -11,32 +11,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import bulk, entries, growth, handshakes, idle, outbound, single, spooled, watching
 from benchmarks.relays import RELAYS, RelayPool
-from benchmarks.results import Results
+from benchmarks.results import Results, printed_table
+from benchmarks.rows import ROWS
 from benchmarks.run import Run
+from benchmarks.targets import judged, missed
 from benchmarks.testbed import testbed_in
 from tests.lab.lab import Lab
 from tests.lab.servers import packages
-
-#: The rows in their order: name -> what is measured, and how.
-ROWS: dict[str, tuple[str, Callable[[Run], None]]] = {
-    "bulk-1": ("bulk, 1 stream", bulk.one_stream),
-    "bulk-20": ("bulk, 20 streams", bulk.many_streams),
-    "single-2000": ("single stanzas, 2,000 a second over 20 streams", single.moderate),
-    "single-20000": ("single stanzas, 20,000 a second over 20 streams", single.high),
-    "handshake": ("inbound handshake: TCP, STARTTLS, TLS 1.3, EXTERNAL", handshakes.inbound),
-    "outbound": ("outbound stream: SRV to the first stanza", outbound.streams),
-    "idle": ("idle inbound TLS streams", idle.streams),
-    "start": ("start with many peer entries, then a reload of them", entries.start_and_reload),
-    "command": ("s2sgw VERB, from the shell to the answer", entries.commands),
-    "spooled": ("spooled stanzas, all due at once", spooled.million),
-    "growth": ("what a stanza and a handshake cost a gateway that holds much", growth.costs),
-    "turn-watch": ("what the turn watch costs", watching.cost),
-}
 
 
 def main() -> int:
@@ -46,6 +30,7 @@ def main() -> int:
     parser.add_argument("--relays", nargs="+", metavar="NAME", choices=RELAYS, help=f"only these: {', '.join(RELAYS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results there, as they come")
     parser.add_argument("--quick", action="store_true", help="small loads, one round: for a try, not for figures")
+    parser.add_argument("--strict", action="store_true", help="exit with status 1 if a target is missed, or not measured")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the folder and the processes end with the run
@@ -65,10 +50,11 @@ def main() -> int:
             with run.attempt(name, "the row"):
                 measure(run)
         run.pool.close()
+    print(f"\ntargets\n{printed_table(judged(results))}")
     minutes = (time.monotonic() - began) / 60
     results.head(load_after=round(os.getloadavg()[0], 2), minutes=round(minutes, 1))
     print(f"\n{minutes:.1f} minutes; load average {os.getloadavg()[0]:.1f} after")
-    return 0
+    return 1 if arguments.strict and missed(results, arguments.rows or ROWS) else 0
 
 
 if __name__ == "__main__":

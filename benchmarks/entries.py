@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from benchmarks.idle import resident
@@ -40,25 +42,29 @@ def gateway_with(testbed: Testbed, changes: Mapping[str, Any]) -> Iterator[tuple
         yield gateway_relay("s2sgw-auto", door, jobs, console), time.monotonic() - began
 
 
-def start_and_reload(run: Run) -> None:
-    """Start with each number of entries, change one in two of them, and reload."""
+def starts(run: Run) -> None:
+    """Start with each number of entries, ten first; what an entry takes is counted from there."""
     for _ in range(run.rounds):
         few = 0.0
-        for number, label in zip(run.size_of(ENTRIES, QUICK_ENTRIES), ENTRIES, strict=True):
-            relay = f"{number:,} entries"
-            with run.attempt("start", relay), gateway_with(run.testbed, {"peers": policy(number)}) as (ours, seconds):
+        for number in run.size_of(ENTRIES, QUICK_ENTRIES):
+            name = f"{number:,} entries"
+            with run.attempt("start", name), gateway_with(run.testbed, {"peers": policy(number)}) as (ours, seconds):
+                assert ours.cpu is not None
                 time.sleep(1.0)
                 memory = resident(list(ours.processes))
+                values = {"seconds": seconds, "cpu_s": ours.cpu(), "memory_mb": memory / 1e3}
+                run.add("start", name, {**values, **({"entry_kb": (memory - few) / number} if few else {})})
                 few = few or memory
-                values = {"seconds": seconds, "memory_mb": memory / 1e3}
-                if label != ENTRIES[0]:
-                    values["entry_kb"] = (memory - few) / number
-                run.add("start", relay, values)
-                with run.attempt("reload", relay):
-                    run.add("reload", relay, _reload(ours))
-                time.sleep(0.5)
     run.show("start")
-    print("reload, every second entry changed  [reload]", flush=True)
+
+
+def reloads(run: Run) -> None:
+    """Change every second entry and reload, again and again."""
+    for number in run.size_of(ENTRIES, QUICK_ENTRIES):
+        name = f"{number:,} entries"
+        with run.attempt("reload", name), gateway_with(run.testbed, {"peers": policy(number)}) as (ours, _):
+            for _ in range(run.rounds):
+                run.add("reload", name, _reload(ours))
     run.show("reload")
 
 
@@ -66,11 +72,16 @@ def _reload(relay: Relay) -> Mapping[str, float]:
     """Change every second entry and reload; return what it took, and the longest turn of the reactor meanwhile."""
     door = relay.gateway
     assert door is not None
-    head, *entries = door.config.read_text("utf-8").split('"5m"')
-    door.config.write_text(head + "".join(f'"{5 + number % 2}m"{text}' for number, text in enumerate(entries)), "utf-8")
-    turns = TurnReader(relay.console)
+    assert relay.cpu is not None
+    numbers = count()
+
+    def changed(found: re.Match[str]) -> str:
+        return found[0] if next(numbers) % 2 else {'"5m"': '"6m"', '"6m"': '"5m"'}[found[0]]
+
+    door.config.write_text(re.sub('"[56]m"', changed, door.config.read_text("utf-8")), "utf-8")
+    turns, before = TurnReader(relay.console), relay.cpu()
     seconds = timed_command(door, "reload")
-    return {"seconds": seconds, "turn_ms": turns.longest()}
+    return {"seconds": seconds, "cpu_s": relay.cpu() - before, "turn_ms": turns.longest()}
 
 
 def commands(run: Run) -> None:

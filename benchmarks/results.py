@@ -22,7 +22,7 @@ VALUES = {
     "p50_ms": ("p50 ms", 2), "p99_ms": ("p99 ms", 2), "delivered": ("delivered %", 1), "offered": ("sent/s", 0),
     "cpu_ms": ("CPU ms each", 2), "wall_ms": ("ms each", 1),
     "kb": ("kB each", 1), "held": ("held", 0),
-    "seconds": ("s", 2), "memory_mb": ("MB", 0), "entry_kb": ("kB an entry", 2),
+    "seconds": ("s", 2), "cpu_s": ("CPU s", 2), "memory_mb": ("MB", 0), "entry_kb": ("kB an entry", 2),
     "handshake_ms": ("handshake, CPU ms", 2), "stanza_us": ("stanza, CPU µs", 0),
     "status_s": ("s2sgw status, s", 2), "queue_s": ("s2sgw queue list, s", 2), "lanes_s": ("s2sgw lanes, s", 2),
     "microseconds": ("µs a turn", 2), "turn_ms": ("longest turn, ms ≤", 0),
@@ -125,10 +125,15 @@ def table(relays: Mapping[str, Any], titles: Mapping[str, str]) -> tuple[list[st
 def printed(relays: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """Return the table of one row for a terminal, with its notes."""
     heading, lines = table(relays, titles)
-    widths = [max(len(line[column]) for line in [heading, *lines]) for column in range(len(heading))]
+    notes = [f"  {titles.get(relay, relay)}: {note}" for relay, entry in relays.items() for note in entry["notes"]]
+    return "\n".join([printed_table([heading, *lines]), *notes])
+
+
+def printed_table(lines: list[list[str]]) -> str:
+    """Return lines as columns; the first column is text."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
-    for first, *others in [heading, *lines]:
+    for first, *others in lines:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         text.append("  ".join(["", first.ljust(widths[0]), *cells]))
-    text += [f"  {titles.get(relay, relay)}: {note}" for relay, entry in relays.items() for note in entry["notes"]]
     return "\n".join(text)
