@@ -23,6 +23,11 @@ START_SECONDS = 120.0
 COMMANDS = 7
 
 
+def name_of(number: int) -> str:
+    """Return what the rows call a gateway with so many."""
+    return f"{number:,} entries"
+
+
 def policy(number: int) -> dict[str, Any]:
     """Return the peers of a configuration with so many entries."""
     return {f"p{each}.many.example": {"hold": "5m", "limits": {"streams": 3}} for each in range(number)}
@@ -47,7 +52,7 @@ def starts(run: Run) -> None:
     for _ in range(run.rounds):
         few = 0.0
         for number in run.size_of(ENTRIES, QUICK_ENTRIES):
-            name = f"{number:,} entries"
+            name = name_of(number)
             with run.attempt("start", name), gateway_with(run.testbed, {"peers": policy(number)}) as (ours, seconds):
                 assert ours.cpu is not None
                 time.sleep(1.0)
@@ -61,7 +66,7 @@ def starts(run: Run) -> None:
 def reloads(run: Run) -> None:
     """Change every second entry and reload, again and again."""
     for number in run.size_of(ENTRIES, QUICK_ENTRIES):
-        name = f"{number:,} entries"
+        name = name_of(number)
         with run.attempt("reload", name), gateway_with(run.testbed, {"peers": policy(number)}) as (ours, _):
             for _ in range(run.rounds):
                 run.add("reload", name, _reload(ours))

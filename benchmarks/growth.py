@@ -17,7 +17,7 @@ from benchmarks.run import Run
 from benchmarks.spooled import LANES, QUICK_LANES, QUICK_STANZAS, STANZAS, gateway_with_spool
 from benchmarks.testbed import Testbed, TurnReader, workers
 
-FEW = "ten of each"
+FEW = "ten peer entries"
 #: How many of each, and in a quick run.
 ENTRIES, QUICK_ENTRIES = 100_000, 1_000
 STREAMS, QUICK_STREAMS = 2_000, 100
@@ -63,18 +63,26 @@ def measure(run: Run, relay: Relay) -> Mapping[str, float]:
     return {"stanza_us": traffic["cpu_us"], "handshake_ms": opened["cpu_ms"], "turn_ms": turns.longest()}
 
 
-def costs(run: Run) -> None:
-    """Measure each gateway that holds much in turns with one that holds ten of each."""
-    entries, streams = run.size(ENTRIES, QUICK_ENTRIES), run.size(STREAMS, QUICK_STREAMS)
-    stanzas, lanes = run.size(STANZAS, QUICK_STANZAS), run.size(LANES, QUICK_LANES)
-    gateways: dict[str, Callable[[Testbed], AbstractContextManager[Relay]]] = {
+#: Starts a gateway.
+Start = Callable[[Testbed], AbstractContextManager[Relay]]
+
+
+def gateways(entries: int, streams: int, stanzas: int, lanes: int) -> dict[str, Start]:
+    """Return what starts each gateway that holds much, by what it holds."""
+    return {
         f"{entries:,} peer entries": partial(_entries, number=entries),
         f"{entries:,} domains on a deny list": partial(_denied, number=entries),
         f"{streams:,} idle streams": partial(_streams, number=streams),
         f"{stanzas:,} spooled stanzas in {lanes:,} lanes": partial(gateway_with_spool, stanzas=stanzas, lanes=lanes),
     }
+
+
+def costs(run: Run) -> None:
+    """Measure each gateway that holds much in turns with one that holds ten of each."""
+    entries, streams = run.size(ENTRIES, QUICK_ENTRIES), run.size(STREAMS, QUICK_STREAMS)
+    stanzas, lanes = run.size(STANZAS, QUICK_STANZAS), run.size(LANES, QUICK_LANES)
     with _entries(run.testbed, 10) as few:
-        for name, start in gateways.items():
+        for name, start in gateways(entries, streams, stanzas, lanes).items():
             with run.attempt("growth", name), start(run.testbed) as many:
                 time.sleep(SETTLE)
                 for _ in range(run.rounds):

@@ -69,6 +69,7 @@ class Tally:
         if self.count < 0:
             self.count += found
             if self.count == 0:
+                self.last = time.monotonic()
                 print("warm", flush=True)
             return
         if not self.first:

@@ -18,6 +18,7 @@ from tests.lab.gateway import Gateway
 
 STANZAS, QUICK_STANZAS = 1_000_000, 20_000
 LANES, QUICK_LANES = 2_000, 100
+EMPTY = "empty spool"
 #: Seconds between the start and the first look: lanes are restored then.
 SETTLE = 3.0
 #: The commands that an operator gives, and what each is called in the table.
@@ -51,15 +52,20 @@ def _measure(run: Run, relay: Relay) -> Mapping[str, float]:
     return {**values, "p50_ms": traffic["p50_ms"], "p99_ms": traffic["p99_ms"], "turn_ms": turns.longest()}
 
 
+def name_of(stanzas: int, lanes: int) -> str:
+    """Return what the row calls a gateway with so many."""
+    return f"{stanzas:,} stanzas in {lanes:,} lanes"
+
+
 def million(run: Run) -> None:
     """Measure a gateway with an empty spool and one with a full one, one after the other in each round."""
     stanzas, lanes = run.size(STANZAS, QUICK_STANZAS), run.size(LANES, QUICK_LANES)
-    name = f"{stanzas:,} stanzas in {lanes:,} lanes"
+    name = name_of(stanzas, lanes)
     with run.attempt("spooled", name), gateway_with_spool(run.testbed, stanzas, lanes) as full:
         time.sleep(SETTLE)
         for _ in range(run.rounds):
-            with run.attempt("spooled", "empty spool"):
-                run.add("spooled", "empty spool", _measure(run, run.pool.get("s2sgw-auto")))
+            with run.attempt("spooled", EMPTY):
+                run.add("spooled", EMPTY, _measure(run, run.pool.get("s2sgw-auto")))
             with run.attempt("spooled", name):
                 run.add("spooled", name, _measure(run, full))
     run.show("spooled")
