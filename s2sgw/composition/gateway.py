@@ -184,7 +184,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     queues = custody.queues
     filters = StanzaFilters(running.policies, reactor)
     ingress_services = IngressServices(
-        queues, custody.services.bounces, reactor, record, filters, SingleNode(), running.local_domains,
+        queues, custody.services.bounces, reactor, record, filters, SingleNode(), running.local_domains, slices.call,
     )
 
     # 4. resolver and discovery

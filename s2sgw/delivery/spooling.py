@@ -441,7 +441,8 @@ class SpoolOverflow:
         self._queue.spool_again()
 
     def end(self) -> None:
-        """Note that the queue holds no rejected stanzas any more."""
+        """Note that the queue holds no rejected stanzas any more. No more of them are bounced."""
+        self._bouncing = set()
         if self.active:
             self.active, self.bound = False, ""
             self._queue.relieve()

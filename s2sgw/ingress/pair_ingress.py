@@ -6,7 +6,9 @@ waiting stanzas were read before the stream was told to pause, so they are at mo
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Container
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Container
+from functools import partial
 from itertools import groupby
 from typing import Protocol
 
@@ -24,6 +26,7 @@ from s2sgw.ingress.filtering import StanzaFilter, StanzaFilters
 from s2sgw.ingress.homes import Homes, SingleNode, home_of
 from s2sgw.ingress.pair_lines import PairLines
 from s2sgw.policy.filters import Refused
+from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.queue.entries import OVERHEAD, UpstreamAck
 from s2sgw.queue.evidence import DROPPED, Rule
 from s2sgw.reporting.record import EventRecord, Leg, direction_of
@@ -36,6 +39,8 @@ from s2sgw.xmpp.timer import cancel
 #: that, the stream waits too.
 HELD_BYTES = 262144
 HELD_BYTES_OF_STREAM = 8388608
+#: The number of stanzas that are passed on in one step, of those that waited: a few milliseconds of work.
+PASSED_AT_ONCE = 200
 
 
 class PairAdmission(Protocol):
@@ -65,8 +70,12 @@ class IngressServices:
     def __init__(
         self, queues: DeliveryQueues, bounces: Bounces, clock: IReactorTime, record: EventRecord, stanza_filters: StanzaFilters,
         homes: Homes | None = None, local_domains: Container[Domain] = (),
+        soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
-        """Take the services. `homes` are asked before stanzas of a pair enter a queue here; None: this node is alone."""
+        """Take the services. `homes` are asked before stanzas of a pair enter a queue here; None: this node is alone.
+
+        `soon` makes a call in one of the next turns of the reactor, when there is time for it; None: in the next.
+        """
         self.queues = queues
         self.bounces = bounces
         self.clock = clock
@@ -74,6 +83,7 @@ class IngressServices:
         self.stanza_filters = stanza_filters
         self._homes = homes or SingleNode()
         self._local_domains = local_domains
+        self.soon = soon or partial(clock.callLater, 0)
         self.duplicates = Duplicates(clock)
         self.lines = PairLines()
         #: pairs whose first stanzas wait for their admission
@@ -115,10 +125,13 @@ class PairIngress:
         #: the queues that may have paused the connection: this pair's, and the one back to the sender
         self._entered: set[Pair] = set()
         self._stanza_filter: StanzaFilter | None = None
-        self._held: list[tuple[list[Stanza], UpstreamAck | None]] = []
+        self._held: deque[HeldRun] = deque()
         self._held_bytes = 0
         self._held_on_connection = held
         self._timer: IDelayedCall | None = None
+        self._step_is_due = False
+        #: why the pair is not admitted, and how many of the runs that wait are still to be refused for it
+        self._refusal: tuple[Cause, int] | None = None
         self._recorded: set[Cause] = set()
         self._over = False
         self._used_at = 0.0
@@ -194,8 +207,7 @@ class PairIngress:
             self._stanza_filter = self._services.stanza_filters.of(self._leg, self.pair)
         else:
             self._record(ending)
-            for stanzas, upstream_ack in self._take():
-                self._refuse(stanzas, ending.cause, upstream_ack)
+            self._refusal = (ending.cause, len(self._held)) if self._held else None
         self.go_on()
 
     # --- the filter ---
@@ -264,23 +276,66 @@ class PairIngress:
         if alone or self._held_bytes > HELD_BYTES or self._held_on_connection.bytes > HELD_BYTES_OF_STREAM:
             self._connection.pause(self)
 
-    def _take(self) -> list[tuple[list[Stanza], UpstreamAck | None]]:
+    def _take(self) -> deque[HeldRun]:
         """Return all waiting stanzas, and clear the line."""
-        held, self._held, self._held_bytes = self._held, [], 0
+        held, self._held, self._held_bytes = self._held, deque(), 0
         self._held_on_connection.bytes -= sum(_memory(stanzas) for stanzas, _ in held)
         return held
 
     def go_on(self) -> None:
-        """Pass on the waiting stanzas until there is a reason to wait again."""
+        """Pass on the waiting stanzas, or refuse them, in steps, until there is a reason to wait again."""
         cancel(self._timer)
         self._timer = None
-        for stanzas, upstream_ack in self._take():
-            self.accept(stanzas, upstream_ack)
+        if self._step_is_due:
+            return
+        held = self._take()
+        try:
+            if self._refusal is not None:
+                self._refuse_some(held, *self._refusal)
+            else:
+                self._pass_some(held)
+        finally:
+            for stanzas, upstream_ack in held:
+                self._hold(stanzas, upstream_ack)
+            if held:
+                self._step_soon()
         if self._held:
             return
         if not self._over:
             self._connection.resume(self)
         self._services.lines.leave(self)
+
+    def _refuse_some(self, held: deque[HeldRun], cause: Cause, runs: int) -> None:
+        """Refuse the first of the stanzas that waited when it was known that the pair is not admitted, in `runs`."""
+        left = BOUNCED_AT_ONCE
+        while runs and left:
+            stanzas, upstream_ack = held.popleft()
+            first, rest = stanzas[:left], stanzas[left:]
+            left -= len(first)
+            if rest:
+                held.appendleft((rest, upstream_ack))
+            else:
+                runs -= 1
+            self._refusal = (cause, runs) if runs else None
+            self._refuse(first, cause, upstream_ack)
+
+    def _pass_some(self, held: deque[HeldRun]) -> None:
+        """Pass on some of what waited. Once one must wait again, all behind it do."""
+        passed = 0
+        while held and (self._held or passed < PASSED_AT_ONCE):
+            stanzas, upstream_ack = held.popleft()
+            passed += len(stanzas)
+            self.accept(stanzas, upstream_ack)
+
+    def _step_soon(self) -> None:
+        self._step_is_due = True
+        self._services.admissions += 1
+        self._services.soon(self._step)
+
+    def _step(self) -> None:
+        self._step_is_due = False
+        self._services.admissions -= 1
+        self.go_on()
 
     # --- the record ---
 
@@ -288,6 +343,10 @@ class PairIngress:
         peer, local = self.pair if self._leg == "federation" else self.pair.inverse
         address = self._connection.peer_address
         self._services.record.refused(direction_of(self._leg), self._leg, (str(peer), str(local)), address, ending)
+
+
+#: Stanzas that came together and wait, and their receipt.
+HeldRun = tuple[list[Stanza], UpstreamAck | None]
 
 
 def _memory(stanzas: list[Stanza]) -> int:

@@ -39,7 +39,7 @@ def custody_of(
 def ingress_services(custody: Custody, peers: PeerPolicies) -> IngressServices:
     services = custody.services
     filters = StanzaFilters(peers, services.clock)
-    return IngressServices(custody.queues, services.bounces, services.clock, services.record, filters)
+    return IngressServices(custody.queues, services.bounces, services.clock, services.record, filters, soon=services.soon)
 
 
 def stop(custody: Custody) -> Deferred[None]:

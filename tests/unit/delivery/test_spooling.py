@@ -158,12 +158,13 @@ class OverflowTests(SynchronousTestCase):
         self.assertEqual(len(self.bounced()), BOUNCED_AT_ONCE)
 
     def test_stop_meanwhile(self) -> None:
-        """A stop gives the disk what is still to be bounced."""
+        """A stop gives the disk what is still to be bounced; then it is not bounced any more."""
         self.accept(BOUNCED_AT_ONCE + 5)
         self.world.spool.raise_limit(10_000)
-        self.world.back.ready = False
         self.successResultOf(stop(self.world.custody))
-        self.assertEqual(len(self.world.settled), BOUNCED_AT_ONCE + 5)
+        self.step()
+        self.assertEqual((len(self.world.settled), len(self.world.spooled())), (BOUNCED_AT_ONCE + 5, 5))
+        self.assertEqual(len(self.bounced()), BOUNCED_AT_ONCE)
         self.assertEqual(self.world.custody.lost(), [])
 
 

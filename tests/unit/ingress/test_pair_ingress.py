@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -12,9 +13,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.ingress import pair_ingress as entry_module
-from s2sgw.ingress.pair_ingress import HeldBytes, PairIngress
+from s2sgw.ingress.pair_ingress import PASSED_AT_ONCE, HeldBytes, PairIngress
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
+from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.queue.entries import OVERHEAD
 from s2sgw.reporting.record import EventRecord, Leg
 from s2sgw.xmpp.ending import Cause, Ending
@@ -71,7 +73,8 @@ class EntryTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.kept: dict[Pair, list[str]] = {}
         self.record = EventRecord(self.clock, Logger())
-        self.custody = custody_of(self.clock, self.record, lambda domain: domain == HERE, self.next_hop)
+        self.steps: list[Callable[[], None]] = []
+        self.custody = custody_of(self.clock, self.record, lambda domain: domain == HERE, self.next_hop, soon=self.steps.append)
         self.queues = self.custody.queues
         self.peers = PeerPolicies({"default": PeerObject(**policy)})
         self.connection = Connection()
@@ -80,6 +83,12 @@ class EntryTestCase(SynchronousTestCase):
         self.senders = {IN.sender}
         self.ingress_services = ingress_services(self.custody, self.peers)
         return PairIngress(self.ingress_services, self.connection, leg, pair, self, self.senders, self.waiting)  # type: ignore[arg-type]
+
+    def step(self) -> None:
+        """A turn of the reactor has time for what is due."""
+        steps, self.steps[:] = list(self.steps), []
+        for each in steps:
+            each()
 
     def next_hop(self, queue: DeliveryQueue) -> Any:
         return Keeping(self.kept.setdefault(queue.pair, []))
@@ -411,3 +420,72 @@ class RateTests(EntryTestCase):
         self.assertEqual(30, len(self.kept[IN]))
         self.clock.advance(1.1)
         self.assertEqual(31, len(self.kept[IN]))
+
+
+class StepTests(EntryTestCase):
+    """Many stanzas that waited for the same answer go in steps."""
+
+    def waiting_runs(self, *sizes: int) -> list[str]:
+        """Let runs of so many stanzas each wait for admission, each run with a receipt. Return all ids."""
+        self.entry, self.settled = self.made(), 0
+        numbers = iter(range(sum(sizes)))
+        names = [[str(number) for number in islice(numbers, size)] for size in sizes]
+        for run in names:
+            self.entry.accept([stanza(name) for name in run], Receipt(len(run), self.count))
+        return [name for run in names for name in run]
+
+    def count(self) -> None:
+        self.settled += 1
+
+    def test_refused(self) -> None:
+        """Each step bounces some, in order. A stop waits for the last; what came meanwhile is asked about."""
+        names = self.waiting_runs(BOUNCED_AT_ONCE + 1, 2)
+        self.admissions.pop().callback(Ending(Cause.NOT_ALLOWED, "no"))
+        self.entry.accept([stanza("late")])
+        for number, settled in ((BOUNCED_AT_ONCE, 0), (BOUNCED_AT_ONCE + 3, 2)):
+            bounced = [each.split("id='")[1].split("'")[0] for each in self.kept[OUT]]
+            self.assertEqual((bounced, self.settled), (names[:number], settled))
+            self.assertTrue(self.ingress_services.admitting)
+            self.assertEqual(self.connection.holders, {self.entry})
+            self.assertEqual(self.admissions, [])
+            self.step()
+        self.admissions.pop().callback(None)
+        self.assertEqual((self.passed(), self.connection.holders, self.ingress_services.admitting), ("late", set(), False))
+
+    def test_passed_on(self) -> None:
+        """Each step passes some on, in order, and what comes meanwhile goes behind them."""
+        names = self.waiting_runs(PASSED_AT_ONCE, 1, PASSED_AT_ONCE)
+        self.admissions.pop().callback(None)
+        self.assertEqual(self.passed(), " ".join(names[:PASSED_AT_ONCE]))
+        self.entry.accept([stanza("late")])
+        self.assertEqual(self.connection.holders, {self.entry})
+        self.step()
+        self.assertEqual(self.passed(), " ".join(names))
+        self.step()
+        self.assertEqual((self.passed(), self.connection.holders), (" ".join([*names, "late"]), set()))
+        self.assertFalse(self.ingress_services.admitting)
+
+    def test_after_the_end(self) -> None:
+        """The steps go on when the stream is gone, and ask nothing of it."""
+        names = self.waiting_runs(PASSED_AT_ONCE, 1)
+        self.admissions.pop().callback(None)
+        self.entry.close()
+        self.step()
+        self.assertEqual(self.passed(), " ".join(names))
+
+    def test_queue_that_fails(self) -> None:
+        """A run that its queue does not take is not settled. The others are passed on, and the stream goes on."""
+        names = self.waiting_runs(1, 1, 1)
+        accept, runs = DeliveryQueue.accept, iter([False, True, False])
+
+        def failing(queue: DeliveryQueue, *given: Any) -> None:
+            if next(runs):
+                raise OSError("no memory")
+            accept(queue, *given)
+
+        self.patch(DeliveryQueue, "accept", failing)
+        self.admissions.pop().callback(None)
+        self.step()
+        self.assertEqual((self.passed(), self.settled), (f"{names[0]} {names[2]}", 2))
+        self.assertEqual(self.connection.holders, set())
+        self.assertEqual(1, len(self.flushLoggedErrors(OSError)))
