@@ -29,6 +29,7 @@ from s2sgw.admin.http_api import APIServices, Folder, add_resources, everybody
 from s2sgw.admin.log_verbs import LogVerbs
 from s2sgw.admin.server import AdminInUse, AdminService, Arguments, VerbError, asked_by
 from s2sgw.admin.spool_summaries import number_without_disk
+from s2sgw.admin.verb_table import is_read_only
 from s2sgw.admin.views import Numbers
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition.console_listener import ConsoleListener
@@ -302,6 +303,7 @@ class RunningGateway:
         self._closers.append(http.close)
         admin = AdminService(
             components.reactor, self.config.admin_socket, api.verbs, components.slices, http, self.config.admin.group,
+            is_read_only,
         )
         admin.startService()
         self._closers.append(admin.stopService)

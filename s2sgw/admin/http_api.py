@@ -171,6 +171,8 @@ class VerbResource(Resource):
             raise VerbError(f"there is no argument {unknown[0]!r}", "usage")
         if not user.local and any(each.kind == "path" and each.name in arguments for each in row.parameters):
             raise NotAuthorised(403, "files of this machine are read on the admin socket only")
+        if not user.operator and not row.is_read_only(arguments):
+            raise NotAuthorised(403, "your role does not allow this")
         return called(self._verb, {**arguments, BY: user.name})
 
     def _answer(self, result: object, writer: AnswerWriter, request: BoundedRequest) -> Deferred[None] | None:

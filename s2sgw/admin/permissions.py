@@ -1,7 +1,8 @@
-"""The permissions on the admin socket.
+"""The process at the other end of the admin socket.
 
-Root and the gateway's own user may use all verbs. Members of the group `[admin].group` may use those that change nothing and show
-no text of a stanza. The kernel identifies the other end (SO_PEERCRED, unix(7)). Only members of that group can connect at all.
+Root and the gateway's own user may use all verbs. Members of the group `[admin].group` may use the same as a read-only user of
+the console: `admin.verb_table.is_read_only` decides for both. The kernel identifies the other end (SO_PEERCRED, unix(7)). Only
+members of that group can connect at all.
 """
 
 from __future__ import annotations
@@ -9,27 +10,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-#: Verbs that a member of the group may use -> their permitted arguments.
-READ_ONLY: Mapping[str, frozenset[str]] = {
-    "status": frozenset(),
-    "streams": frozenset({"peer", "limit"}),
-    "lanes": frozenset({"peer", "limit"}),
-    "peers": frozenset({"peer", "limit"}),
-    "names": frozenset({"prefix", "limit"}),
-    "refusals": frozenset({"peer", "limit", "letter"}),
-    "certs": frozenset(),
-    "pending": frozenset({"peer", "limit"}),
-    "pins list": frozenset({"peer"}),
-    "explain": frozenset({"peer", "local", "look_up"}),  # "with" reads a file
-    "queue list": frozenset({"peer", "limit"}),
-    "queue show": frozenset({"target", "limit"}),
-    "queue ages": frozenset({"peer", "limit"}),
-    "deny list": frozenset(),
-    "watch": frozenset({"peer"}),
-}
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -44,15 +26,6 @@ class Caller(NamedTuple):
     def is_operator(self) -> bool:
         """Return whether the caller is root or the gateway's own user."""
         return self.user in (0, os.geteuid())
-
-    def may_ask(self, verb: str, arguments: Mapping[str, Any]) -> bool:
-        """Return whether the caller may make this request."""
-        if self.is_operator:
-            return True
-        allowed = READ_ONLY.get(verb)
-        target = arguments.get("target")
-        shows_text = isinstance(target, list) and len(target) > 2  # one stanza is shown with its text
-        return allowed is not None and set(arguments) <= allowed and not shows_text
 
 
 def caller_of(connection: socket.socket) -> Caller:

@@ -44,6 +44,8 @@ from s2sgw.xmpp.timer import cancel
 Arguments = Mapping[str, Any]
 Verb = Callable[[Arguments], Any]
 Verbs = Mapping[str, Verb]
+#: Whether a user who may change nothing may use a verb with these arguments.
+IsReadOnly = Callable[[str, Arguments], bool]
 
 #: Connections at once, those of them that are not an operator's, and requests that may wait on one connection.
 CONNECTIONS = 32
@@ -147,6 +149,11 @@ class AnswerWriter:
 
 
 @implementer(IHalfCloseableProtocol)
+def nothing(verb: str, arguments: Arguments) -> bool:
+    """Return that a read-only user may not use this."""
+    return False
+
+
 class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
     """One connection of the line protocol. Requests are answered one at a time, in order; up to `PIPELINED` may wait."""
 
@@ -154,9 +161,12 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
     MAX_LENGTH = REQUEST_BYTES
     log = Logger()
 
-    def __init__(self, verbs: Verbs, clock: IReactorTime, slices: Slices, caller: Caller | None) -> None:
-        """Take the services. `caller` is the process at the other end; None: unknown."""
+    def __init__(
+        self, verbs: Verbs, clock: IReactorTime, slices: Slices, caller: Caller | None, is_read_only: IsReadOnly,
+    ) -> None:
+        """Take the services. `caller` is the process at the other end; None: unknown. `is_read_only`: see `AdminFactory`."""
         self._verbs = verbs
+        self._is_read_only = is_read_only
         self._clock = clock
         self._slices = slices
         self._caller = caller
@@ -257,7 +267,7 @@ class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
         if answer is None:
             raise VerbError(f"there is no verb {verb!r}; there are {', '.join(sorted(self._verbs))}", "usage")
         arguments.pop(BY, None)
-        if self._caller is None or not self._caller.may_ask(verb, arguments):
+        if self._caller is None or not (self._caller.is_operator or self._is_read_only(verb, arguments)):
             raise VerbError("not permitted: members of the group may only look; ask as root or as the gateway's user", "denied")
         return called(answer, arguments)
 
@@ -413,9 +423,9 @@ class FirstByte(Protocol):
         self._protocol.dataReceived(data)
 
     def readConnectionLost(self) -> None:
-        """Answer the requests of the line protocol, if the client can still read. Otherwise cut the connection."""
+        """Answer the requests that came, if the client can still read. Otherwise cut the connection."""
         transport: Any = self.transport
-        if IHalfCloseableProtocol.providedBy(self._protocol) and not hung_up(transport):
+        if self._protocol is not None and not hung_up(transport):
             self._protocol.readConnectionLost()
         else:
             transport.abortConnection()
@@ -441,15 +451,17 @@ class AdminFactory(Factory):
     """Makes the connections, at most `CONNECTIONS` at once. Members of the group leave some of them to operators.
 
     `http` builds HTTP connections, if there is such a server. `identify` returns the process at the other end of a transport.
+    `is_read_only` returns whether members of the group may use a verb.
     """
 
     noisy = False
 
     def __init__(
         self, verbs: Verbs, clock: IReactorTime, slices: Slices | None = None, http: ServerFactory[Any] | None = None,
-        identify: Callable[[Any], Caller | None] = peer_process,
+        identify: Callable[[Any], Caller | None] = peer_process, is_read_only: IsReadOnly = nothing,
     ) -> None:
         self.identify = identify
+        self._is_read_only = is_read_only
         self._verbs = verbs
         self._clock = clock
         self._slices = slices or Slices(clock)
@@ -482,7 +494,7 @@ class AdminFactory(Factory):
         caller = self.identify(transport)
         if self._http is not None and first.isalpha() and caller is not None and caller.is_operator:
             return self._http.buildProtocol(UNIXAddress(None))
-        return AdminProtocol(self._verbs, self._clock, self._slices, caller)
+        return AdminProtocol(self._verbs, self._clock, self._slices, caller, self._is_read_only)
 
     def close(self) -> None:
         """Cut every connection."""
@@ -506,17 +518,17 @@ def _group_of(path: Path) -> int | None:
 class AdminService(Service):
     """Listens on a UNIX socket while it runs.
 
-    Only root, the gateway's user, and the members of `group` can connect.
+    Only root, the gateway's user, and the members of `group` can connect. The members may use what `is_read_only` allows.
     """
 
     def __init__(
         self, reactor: Any, path: Path, verbs: Verbs, slices: Slices | None = None, http: ServerFactory[Any] | None = None,
-        group: str | None = None,
+        group: str | None = None, is_read_only: IsReadOnly = nothing,
     ) -> None:
         self._reactor = reactor
         self._path = path
         self._group = group
-        self._factory = AdminFactory(verbs, reactor, slices, http)
+        self._factory = AdminFactory(verbs, reactor, slices, http, is_read_only=is_read_only)
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:

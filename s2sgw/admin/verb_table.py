@@ -1,6 +1,7 @@
 """The table of verbs: the effect of each, its arguments, its answer, and the role that it needs.
 
-The HTTP interface (`admin.http_api`) and its OpenAPI document (`admin.openapi`) are made from it.
+The HTTP interface (`admin.http_api`) and its OpenAPI document (`admin.openapi`) are made from it. `is_read_only` decides for the
+members of the group on the admin socket, and for the read-only users of the console.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class VerbRow:
     """One verb. `answer` is the type of its result.
 
     `changes`: it changes something, and needs the role of an operator. `private`: it also needs this role, because its answer may
-    have text of users. `local`: it reads files of this machine, and is answered on the admin socket only.
+    have text of users. `local`: so too, because it reads files of this machine; it is answered on the admin socket only.
     """
 
     name: str
@@ -52,8 +53,19 @@ class VerbRow:
 
     @property
     def for_operators(self) -> bool:
-        """Whether it needs the role of an operator."""
-        return self.changes or self.private
+        """Whether it needs the role of an operator, with any arguments."""
+        return self.changes or self.private or self.local
+
+    def is_read_only(self, arguments: Mapping[str, Any]) -> bool:
+        """Return whether a read-only user may use it with these arguments.
+
+        No file is read for such a user. One stanza is shown with its text, so it needs an operator.
+        """
+        kinds = {each.name: each.kind for each in self.parameters}
+        if self.for_operators or not set(arguments) <= set(kinds):
+            return False
+        targets = [value for name, value in arguments.items() if kinds[name] == "target" and isinstance(value, list)]
+        return all(len(target) < 3 for target in targets) and not any(kinds[name] == "path" for name in arguments)
 
 
 _PEER = VerbParameter("peer", "text", "Only this peer.")
@@ -116,7 +128,7 @@ ROWS = (
     VerbRow("queue list", "Waiting stanzas by peer.", list[WaitingRow], (_PEER, _LIMIT)),
     VerbRow("queue ages", "How long stanzas have waited, by peer.", answers.AgesAnswer, (_PEER, _LIMIT)),
     VerbRow(
-        "queue show", "The stanzas of a peer or lane, or one with its text.", list[StanzaRow], (_TARGET, _LIMIT), private=True,
+        "queue show", "The stanzas of a peer or lane, or (for operators) one with its text.", list[StanzaRow], (_TARGET, _LIMIT),
     ),
     VerbRow("queue poison", "Stanzas on which a server closed its stream.", list[PoisonRow], (_PEER, _LIMIT), private=True),
     VerbRow("queue hold", "Send nothing of the target until it is released.", answers.Changed, (_TARGET,), changes=True),
@@ -148,6 +160,18 @@ ROWS = (
     VerbRow("drain", "Stop the gateway as SIGTERM does.", answers.Drained, changes=True),
 )
 TABLE: Mapping[str, VerbRow] = MappingProxyType({row.name: row for row in ROWS})
+
+
+#: The verb that is not in the table: over HTTP it is `/events`, which read-only users may ask too.
+WATCH, WATCH_ARGUMENTS = "watch", frozenset({"peer"})
+
+
+def is_read_only(verb: str, arguments: Mapping[str, Any]) -> bool:
+    """Return whether a user who may change nothing may use this: a member of the group, or a read-only user of the console."""
+    if verb == WATCH:
+        return set(arguments) <= WATCH_ARGUMENTS
+    row = TABLE.get(verb)
+    return row is not None and row.is_read_only(arguments)
 
 
 def from_query(row: VerbRow, query: Mapping[str, list[str]]) -> dict[str, Any]:

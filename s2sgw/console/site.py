@@ -353,7 +353,7 @@ def console_site(services: APIServices, access: Access, pages: Pages) -> Bounded
         for form, act in changes.items():
             page.putChild(form.encode("ascii"), PageResource(frame, None, act))
         root.putChild(name.encode("ascii"), page)
-    cast(Resource, root.children[b"queue"]).putChild(b"stanzas", PageResource(frame, pages.stanzas, for_operators=True))
+    cast(Resource, root.children[b"queue"]).putChild(b"stanzas", PageResource(frame, pages.stanzas))
     return ConsoleSite(root, services.clock, access.is_own_host)
 
 

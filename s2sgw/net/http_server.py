@@ -123,6 +123,11 @@ class BoundedChannel(HTTPChannel):
         self._next: Any = None
         #: the request whose answer is under way, and is read before the next request is handled
         self._unread: Any = None
+        #: whether the client may send more; whether the answer under way is a stream of events
+        self._sends_more = True
+        self._endless = False
+        #: the connection is being closed, because the client sends nothing more
+        self._parting = False
         #: the site of the connection, and whether a user has logged in on it
         self.client_site = ""
         self.trusted = False
@@ -155,13 +160,13 @@ class BoundedChannel(HTTPChannel):
 
         Otherwise requests that come together would all be answered in one turn, and their answers kept in memory.
         """
+        self._endless = False
         if not self.persistent:
             if self._deadline is None:
                 self._wait(ANSWER_SECONDS)
             super().requestDone(request)
         elif not (self._buffer or any(self._dataBuffer)):
-            self._stop_waiting()
-            super().requestDone(request)
+            self._go_on(request)
         elif self._waitingForTransport:
             self._unread = request
         else:
@@ -171,6 +176,21 @@ class BoundedChannel(HTTPChannel):
         self._next = None
         self._stop_waiting()
         super().requestDone(request)
+        self._close_if_answered()
+
+    def readConnectionLost(self) -> None:
+        """Close the connection once the requests that came are answered: the client sends nothing more. Events end at once.
+
+        Called for a connection that can be closed in one direction, as the admin socket's is.
+        """
+        self._sends_more = False
+        self._close_if_answered()
+
+    def _close_if_answered(self) -> None:
+        answering = self._handlingRequest or self._next is not None or self._unread is not None
+        if not (self._sends_more or self._parting or self.refused) and (self._endless or not answering):
+            self._parting = True
+            self.loseConnection()
 
     def resumeProducing(self) -> None:
         super().resumeProducing()
@@ -180,6 +200,7 @@ class BoundedChannel(HTTPChannel):
 
     def answer_without_end(self) -> None:
         """Set no time limit for the answer under way: it is a stream of events."""
+        self._endless = True
         self._stop_waiting()
 
     def refuse(self, status: HTTPStatus, text: str, with_body: bool = True) -> None:

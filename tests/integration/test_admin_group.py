@@ -18,6 +18,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, TestCase
 
 from s2sgw.admin.server import AdminService
+from s2sgw.admin.verb_table import is_read_only
 
 #: Asks as another user, who is in the group of the socket.
 _SCRIPT = """
@@ -46,7 +47,8 @@ class GroupTests(TestCase):
         self.addCleanup(directory.cleanup)
         os.chmod(directory.name, 0o755)
         self.path = Path(directory.name) / "admin.sock"
-        service = AdminService(reactor, self.path, {"status": lambda _: "fine", "drain": lambda _: "stopped"}, group="users")
+        verbs = {"status": lambda _: "fine", "drain": lambda _: "stopped"}
+        service = AdminService(reactor, self.path, verbs, group="users", is_read_only=is_read_only)
         service.startService()
         self.addCleanup(service.stopService)
 

@@ -58,6 +58,22 @@ class HTTPSocketTests(LoopbackCase):
         self.assertIn(b"s2sgw_streams", (await self.in_thread(lambda: self.ask("GET", "/metrics")))[1])
         self.assertEqual("peer.example", json.loads((await self.in_thread(lambda: self.asked("queue", "list"))).stdout)[0]["peer"])
 
+    async def test_half_closed(self) -> None:
+        """A client that sends nothing more, as `nc -N`, gets its whole answer, and the end of the connection."""
+        await self.running()
+
+        def asked() -> bytes:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(20)
+                connection.connect(str(self.folder / "state" / "admin.sock"))
+                connection.sendall(b"GET /api/v1/report HTTP/1.1\r\nHost: s2sgw\r\n\r\nGET /openapi.json HTTP/1.1\r\nHost: s2sgw\r\n\r\n")
+                connection.shutdown(socket.SHUT_WR)
+                return b"".join(iter(lambda: connection.recv(65536), b""))
+
+        answers = await self.in_thread(asked)
+        self.assertEqual(2, answers.count(b"HTTP/1.1 200"))
+        self.assertTrue(answers.endswith(b"}\n"), answers[-100:])
+
     async def test_watch(self) -> None:
         """A watcher sees the streams of a conversation as they come."""
         await self.running()

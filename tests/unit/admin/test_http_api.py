@@ -206,10 +206,11 @@ class RoleTests(APITestCase):
             self.assertEqual((401, "log in"), (self.client.get(path).status, self.client.get(path).json["error"]))
 
     def test_read_only(self) -> None:
-        """A read-only user changes nothing, and reads no stanza of users."""
+        """A read-only user changes nothing, and reads no text of a stanza."""
         self.user = APIUser("bob", operator=False, local=False)
         self.assertEqual(200, self.client.get("/api/v1/streams").status)
-        self.assertEqual(403, self.client.get("/api/v1/queue/show?target=a.example").status)
+        self.assertEqual(200, self.client.get("/api/v1/queue/show?target=a.example").status)
+        self.assertEqual(403, self.client.get("/api/v1/queue/show?target=a.example&target=b.example&target=7").status)
         self.assertEqual(403, self.client.post("/api/v1/queue/hold", {"target": ["a.example"]}).status)
 
     def test_files(self) -> None:
@@ -341,6 +342,26 @@ class SocketTests(APITestCase):
         for _ in range(5):
             self.clock.advance(0)
         self.assertEqual({"ok": True, "result": {}}, json.loads(transport.value()))
+
+    def test_half_closed(self) -> None:
+        """A client that sends nothing more, as `nc -N`, gets its whole answer. Then the connection closes."""
+        protocol, transport = self.connect()
+        protocol.dataReceived(b"GET /api/v1/status HTTP/1.1\r\nHost: s2sgw\r\n\r\n")
+        protocol.readConnectionLost()
+        self.clock.advance(0)
+        self.assertFalse(transport.disconnecting)
+        self.later.callback({"text": "late"})
+        for _ in range(5):
+            self.clock.advance(0)
+        self.assertEqual(({"text": "late"}, True), (parse(transport.value()).json, transport.disconnecting))
+
+    def test_half_closed_events(self) -> None:
+        """Events end when their client sends nothing more: whether it is still there could not be seen."""
+        protocol, transport = self.connect()
+        protocol.dataReceived(b"GET /events HTTP/1.1\r\nHost: s2sgw\r\n\r\n")
+        self.assertFalse(transport.disconnecting)
+        protocol.readConnectionLost()
+        self.assertTrue(transport.disconnecting)
 
     def test_silent(self) -> None:
         """A connection that says nothing is closed after a while."""

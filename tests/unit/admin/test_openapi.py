@@ -132,8 +132,8 @@ class DocumentTests(FolderCase):
         read_only = {name for name, role in roles.items() if role == "read-only"}
         self.assertEqual(
             {
-                "status", "streams", "lanes", "peers", "names", "refusals", "certs", "pending", "pins_list", "explain", "replay", "deny_list", "queue_list",
-                "queue_ages", "watch", "report", "reload_plan",
+                "status", "streams", "lanes", "peers", "names", "refusals", "certs", "pending", "pins_list", "explain", "deny_list", "queue_list",
+                "queue_show", "queue_ages", "watch", "report",
             },
             read_only,
         )

@@ -1,41 +1,135 @@
-"""Who may ask what on the admin socket."""
+"""Who may ask what: on the admin socket, and over HTTP."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
 
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.admin.permissions import READ_ONLY, Caller, caller_of
+from s2sgw.admin.http_api import APIServices, APIUser, Folder, add_resources
+from s2sgw.admin.permissions import Caller, caller_of
+from s2sgw.admin.server import AdminFactory
+from s2sgw.admin.verb_table import TABLE, VerbRow, is_read_only
+from s2sgw.net.http_server import BoundedSite
+from s2sgw.net.slices import Slices
+from s2sgw.reporting.live_events import LiveEvents
+from s2sgw.reporting.metrics import MetricsPage
 from tests.support.admin import member, operator
+from tests.support.http import Client
 
-CHANGES = (
-    "pins add", "pins approve", "pins revoke", "reload", "drain", "queue hold", "queue release", "queue drop", "queue flush", "replay", "close", "deny", "allow",
-    "forget", "log level", "queue poison",
-)
+#: What a read-only user may ask.
+LOOKS = {
+    "status", "streams", "lanes", "peers", "names", "refusals", "certs", "pending", "pins list", "explain", "queue list", "queue show", "queue ages",
+    "deny list", "report",
+}
+_VALUES: dict[str, Any] = {"text": "a.example", "flag": True, "count": 5, "seconds": 7.0, "target": ["a.example", "b.example"], "path": "/etc/shadow"}
 
 
-class PermissionTests(SynchronousTestCase):
-    def test_operators(self) -> None:
-        """Root and the gateway's own user may ask everything."""
-        for caller in (operator(None), Caller(1, 0, 0)):
-            for verb in (*CHANGES, *READ_ONLY):
-                self.assertTrue(caller.may_ask(verb, {"with": "/etc/shadow"}), verb)
+def questions(row: VerbRow) -> Iterator[dict[str, Any]]:
+    """Yield arguments for a verb: the required ones, each of the others beside them, and one stanza as a target."""
+    required = {each.name: _VALUES[each.kind] for each in row.parameters if each.required}
+    yield required
+    for each in row.parameters:
+        yield {**required, each.name: _VALUES[each.kind]}
+        if each.kind == "target":
+            yield {**required, each.name: ["a.example", "b.example", "7"]}
 
-    def test_members(self) -> None:
-        """A member of the group may ask what changes nothing; never what changes something, an unknown verb, or a file to be read."""
-        for verb in READ_ONLY:
-            self.assertTrue(member(None).may_ask(verb, {}), verb)
-        for verb in (*CHANGES, "frobnicate", ""):
-            self.assertFalse(member(None).may_ask(verb, {}), verb)
-        self.assertFalse(member(None).may_ask("explain", {"peer": "a.example", "with": "/etc/shadow"}))
-        self.assertFalse(member(None).may_ask("status", {"anything": 1}))
+
+class TableTests(SynchronousTestCase):
+    """One table for members of the group on the socket, and for read-only users over HTTP."""
+
+    def test_verbs(self) -> None:
+        """What changes nothing may be asked; what changes something, an unknown verb, or a file that the user names may not."""
+        self.assertEqual(LOOKS, {name for name, row in TABLE.items() if all(map(row.is_read_only, [next(questions(row))]))})
+        self.assertTrue(is_read_only("watch", {"peer": "a.example"}))
+        for verb, arguments in (("frobnicate", {}), ("", {}), ("drain", {}), ("status", {"anything": 1}), ("watch", {"anything": 1})):
+            self.assertFalse(is_read_only(verb, arguments), verb)
+        self.assertFalse(is_read_only("explain", {"peer": "a.example", "with": "/etc/shadow"}))
+        self.assertFalse(is_read_only("reload plan", {}))
 
     def test_text_of_stanzas(self) -> None:
-        """A member of the group sees no text of a stanza."""
-        self.assertTrue(member(None).may_ask("queue show", {"target": ["a.example", "b.example"]}))
-        self.assertFalse(member(None).may_ask("queue show", {"target": ["a.example", "b.example", 7]}))
+        """The stanzas of a lane are listed; the text of one is for operators."""
+        self.assertTrue(is_read_only("queue show", {"target": ["a.example", "b.example"]}))
+        self.assertFalse(is_read_only("queue show", {"target": ["a.example", "b.example", 7]}))
+        self.assertFalse(is_read_only("queue poison", {}))
+
+
+class DoorsTests(SynchronousTestCase):
+    """Both doors, with every verb of the table."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.asked: list[str] = []
+        self.verbs: dict[str, Any] = {name: lambda arguments, name=name: self.asked.append(name) for name in TABLE}
+
+    def on_the_socket(self, identify: Any, verb: str, arguments: dict[str, Any]) -> bool:
+        self.asked.clear()
+        factory = AdminFactory(self.verbs, self.clock, identify=identify, is_read_only=is_read_only)
+        protocol = factory.buildProtocol(None)
+        assert protocol is not None
+        protocol.makeConnection(StringTransport())
+        protocol.dataReceived(json.dumps({"verb": verb, "args": arguments}).encode() + b"\n")
+        self.clock.advance(0)
+        protocol.connectionLost()
+        return bool(self.asked)
+
+    def over_http(self, user: APIUser, row: VerbRow, arguments: dict[str, Any]) -> bool:
+        self.asked.clear()
+        services = APIServices(
+            self.clock, Slices(self.clock), self.verbs, LiveEvents(), MetricsPage(None), list,  # type: ignore[arg-type]
+        )
+
+        def authenticate(request: object, *, changes: bool) -> Deferred[APIUser]:
+            return succeed(user)
+
+        root = Folder()
+        add_resources(root, services, authenticate)
+        client = Client(BoundedSite(root, self.clock), self.clock)
+        if row.changes:
+            client.ask("POST", f"/api/v1/{row.path}", json.dumps(arguments).encode(), **{"Content-Type": "application/json"})
+        else:
+            given = {name: str(value).lower() if isinstance(value, bool) else value for name, value in arguments.items()}
+            client.get(f"/api/v1/{row.path}?{urlencode(given, doseq=True)}")
+        return bool(self.asked)
+
+    def test_the_same(self) -> None:
+        """A member of the group and a read-only user may ask exactly the same, with any arguments; an operator may ask all."""
+        number = 0
+        for name, row in TABLE.items():
+            for arguments in questions(row):
+                expected = is_read_only(name, arguments)
+                self.assertEqual(expected, self.on_the_socket(member, name, arguments), (name, arguments))
+                self.assertEqual(expected, self.over_http(APIUser("bob", operator=False, local=False), row, arguments), (name, arguments))
+                self.assertTrue(self.on_the_socket(operator, name, arguments), (name, arguments))
+                self.assertTrue(self.over_http(APIUser(), row, arguments), (name, arguments))
+                number += 1
+        self.assertGreater(number, len(TABLE) + 20)
+
+    def test_members_without_a_table(self) -> None:
+        """Members of a group may ask nothing where nobody says what they may."""
+        protocol = AdminFactory(self.verbs, self.clock, identify=member).buildProtocol(None)
+        assert protocol is not None
+        protocol.makeConnection(StringTransport())
+        protocol.dataReceived(b'{"verb": "status"}\n')
+        self.assertEqual([], self.asked)
+        protocol.connectionLost()
+
+
+class CallerTests(SynchronousTestCase):
+    """Who is at the other end."""
+
+    def test_operators(self) -> None:
+        """Root and the gateway's own user are operators."""
+        self.assertTrue(operator(None).is_operator and Caller(1, 0, 0).is_operator)
+        self.assertFalse(member(None).is_operator)
 
     def test_kernel(self) -> None:
         """The kernel says who is at the other end."""

@@ -21,6 +21,7 @@ from s2sgw.admin import protocol, server
 from s2sgw.admin.event_flow import FLUSH_SECONDS
 from s2sgw.admin.event_watch import EventWatch
 from s2sgw.admin.server import AdminFactory, AdminInUse, AdminService, FirstByte, Rows, VerbError, claim
+from s2sgw.admin.verb_table import is_read_only
 from s2sgw.net.slices import Slices
 from s2sgw.reporting.live_events import WAITING, WATCHERS_PER_USER, LiveEvents
 from tests.support.admin import member, operator
@@ -206,6 +207,7 @@ class FeedTests(Conversation):
         self.assertTrue(first.disconnecting)
         self.assertIsNone(first.producer)
         self.factory.identify = member
+        self.factory._is_read_only = is_read_only
         self.verbs["watch"] = self.verbs["follow"]
         self.transport, self.protocol = self.connect()
         self.ask("watch")

@@ -324,7 +324,8 @@ class HTTPInterfaceTests(ConsoleCase):
         self.assertEqual(200, self.client.get("/api/v1/peers", **bob).status)
         for path in ("queue/hold", "reload", "pins/approve"):
             self.assertEqual(403, self.client.post(f"/api/v1/{path}", {"target": ["peer.example"]} if "hold" in path else None, **bob).status, path)
-        self.assertEqual(403, self.client.get("/api/v1/queue/show?target=peer.example", **bob).status)
+        self.assertEqual(200, self.client.get("/api/v1/queue/show?target=peer.example", **bob).status)
+        self.assertEqual(403, self.client.get("/api/v1/queue/show?target=peer.example&target=example.org&target=1", **bob).status)
         self.assertEqual(200, self.client.get("/api/v1/queue/show?target=peer.example", **alice).status)
         for path in ("replay?with=/etc/passwd", "explain?peer=peer.example&with=/etc/passwd"):
             self.assertEqual(403, self.client.get(f"/api/v1/{path}", **alice).status)

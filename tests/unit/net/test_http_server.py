@@ -40,6 +40,46 @@ class SiteTestCase(SynchronousTestCase):
         self.client = Client(self.site, self.clock)
 
 
+class HalfClosedTests(SiteTestCase):
+    """A client that sends nothing more, on a connection that can be closed in one direction."""
+
+    def test_pipelined(self) -> None:
+        """All requests that came are answered, in their turns; then the connection closes."""
+        clock = self.clock = TurnClock()
+        self.site = BoundedSite(self.echo, clock)
+        protocol, transport = Client(self.site, clock).connect()
+        protocol.dataReceived(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: b\r\n\r\nGET /3 HTTP/1.1\r\nHost: c\r\n\r\n")
+        protocol.readConnectionLost()
+        self.assertFalse(transport.disconnecting)
+        for _ in range(5):
+            clock.advance(0)
+        self.assertEqual((3, True), (transport.value().count(b"HTTP/1.1 200"), transport.disconnecting))
+        self.assertIn(b"c|", transport.value())
+
+    def test_not_whole(self) -> None:
+        """Half a request can never become whole, and no request at all has no answer: the connection closes at once."""
+        for sent in (b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf"):
+            protocol, transport = self.client.connect()
+            protocol.dataReceived(sent)
+            protocol.readConnectionLost()
+            self.assertEqual((b"", True), (transport.value(), transport.disconnecting), sent)
+        protocol, transport = self.client.connect()
+        protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.assertFalse(transport.disconnecting)
+        protocol.readConnectionLost()
+        self.assertEqual((1, True), (transport.value().count(b"200"), transport.disconnecting))
+
+    def test_last_answer_is_late(self) -> None:
+        """An answer that takes its time is waited for, within its bound; told twice that nothing more comes, nothing else happens."""
+        protocol, transport = self.client.connect()
+        protocol.dataReceived(b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n")
+        protocol.readConnectionLost()
+        protocol.readConnectionLost()
+        self.assertFalse(transport.disconnecting)
+        self.clock.advance(http_server.ANSWER_SECONDS)
+        self.assertTrue(transport.disconnecting)
+
+
 class BodyTests(SiteTestCase):
     """Bytes of a body."""
 
