@@ -9,7 +9,7 @@ An accepted stanza has exactly one owner until its receipt is settled. A receipt
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from math import inf
@@ -89,6 +89,8 @@ class DeliveryQueue:
         self._due = -inf  # stanzas accepted by then are for the spool, with the next call if one is under way
         self._out_of_order = False
         self._ending: tuple[int, Callable[[list[QueuedStanza]], None]] | None = None
+        #: the positions that are to be bounced, and why
+        self._causes: dict[int, Cause] = {}
         self._step_is_due = False
         #: without a spool: what came beyond the peer's share of memory
         self._beyond_memory: list[QueuedStanza] = []
@@ -102,6 +104,8 @@ class DeliveryQueue:
         Others may still refer to the queue (a stop, a view, a restore), and find it empty.
         """
         self.forgotten = True
+        self._causes.clear()
+        self._ending = None
         self.report_passed()
         self.next_hop.dispose()
         self.next_hop = NoNextHop()
@@ -133,7 +137,7 @@ class DeliveryQueue:
             return "stopping"
         if self.overflow.unacked_bounces:
             return "bounce-pending"
-        if self._ending is not None:
+        if self._causes or self._ending is not None:
             return "being-dropped"
         if self.pair_queue.in_flight:
             if self.suspects or self.one_chunk:
@@ -261,12 +265,10 @@ class DeliveryQueue:
         self.limits, self._limited = limits, bool(limits)
         if not self._limited:
             return
-        violations = {
+        self._bounce({
             held.position: cause for held in self.pair_queue.not_in_flight()
             if (cause := limits.violation(held.stanza.data)) is not None
-        }
-        for held in self.pair_queue.remove(violations):
-            self.give_up_on([held], violations[held.position])
+        })
 
     def _within_limits(
         self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None, source: StanzaSource | None,
@@ -413,9 +415,8 @@ class DeliveryQueue:
             self._end_poison(in_doubt, poison)
             return
         self.suspects = len(in_doubt) if poison else self.suspects
-        asked = {held.position for held in in_doubt if held.stanza.is_request}
-        self.give_up_on(self.pair_queue.remove(asked), Cause.IN_DOUBT)
-        self._services.record.counted(self.direction, "resent", [held.stanza for held in in_doubt if held.position not in asked])
+        self._bounce({held.position: Cause.IN_DOUBT for held in in_doubt if held.stanza.is_request})
+        self._services.record.counted(self.direction, "resent", [each.stanza for each in in_doubt if not each.stanza.is_request])
         self._services.relief.keeps(self)
 
     def _end_poison(self, culprits: list[QueuedStanza], said: str) -> None:
@@ -512,9 +513,7 @@ class DeliveryQueue:
 
     def back_in_memory(self, held: list[QueuedStanza], damaged: list[Spooled]) -> None:
         self.limits_changed(self.limits)
-        in_doubt = {each.position for each in held if each.written and each.stanza.is_request}
-        if in_doubt:
-            self.give_up_on(self.pair_queue.remove(in_doubt), Cause.IN_DOUBT)
+        self._bounce({each.position: Cause.IN_DOUBT for each in held if each.written and each.stanza.is_request})
         if damaged:
             self._end_damaged(damaged, self.pair_queue.remove({row.position for row in damaged}))
 
@@ -546,22 +545,46 @@ class DeliveryQueue:
 
     def _go_on_ending(self, up_to: int, end: Callable[[list[QueuedStanza]], None]) -> None:
         self._ending = (up_to, end)
-        end(self.pair_queue.remove_up_to(up_to, BOUNCED_AT_ONCE))
-        spooled_range = self.pair_queue.spooled_range
-        if any(held.position <= up_to for held in self.pair_queue.not_in_flight()):
-            if not self._step_is_due:
-                self._step_is_due = True
-                self._services.soon(self._ending_step)
-        elif spooled_range is not None and spooled_range[0] < up_to:
-            self.spooled_range.read_on(CHUNK)
-        else:
-            self._ending = None
+        try:
+            end(self.pair_queue.remove_up_to(up_to, BOUNCED_AT_ONCE))
+        finally:
+            spooled_range = self.pair_queue.spooled_range
+            if any(held.position <= up_to for held in self.pair_queue.not_in_flight()):
+                self._step_soon()
+            elif spooled_range is not None and spooled_range[0] < up_to:
+                self.spooled_range.read_on(CHUNK)
+            else:
+                self._ending = None
 
-    def _ending_step(self) -> None:
-        """End some more, and go on if that was all."""
+    def _bounce(self, causes: Mapping[int, Cause]) -> None:
+        """Bounce the stanzas at these positions, in steps. None of them is written meanwhile."""
+        if causes:
+            self._causes.update(causes)
+            self._bounce_some()
+
+    def _bounce_some(self) -> None:
+        causes = dict(islice(self._causes.items(), BOUNCED_AT_ONCE))
+        for position in causes:
+            del self._causes[position]
+        if self._causes:
+            self._step_soon()
+        gone = self.pair_queue.remove(causes)
+        for cause in dict.fromkeys(causes.values()):
+            self.give_up_on([held for held in gone if causes[held.position] is cause], cause)
+
+    def _step_soon(self) -> None:
+        if not self._step_is_due:
+            self._step_is_due = True
+            self._services.soon(self._step)
+
+    def _step(self) -> None:
+        """Bounce or drop some more, and go on if that was all."""
         self._step_is_due = False
-        if self._ending is not None:
+        if self._causes:
+            self._bounce_some()
+        elif self._ending is not None:
             self._go_on_ending(*self._ending)
+        if not self.forgotten:
             self.next_hop_ready()
 
     def give_up_on(self, gone: Iterable[QueuedStanza], cause: Cause, said: str = "") -> None:

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery import queue as flows
-from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.next_hop import NextHop, NextHopLimits
 from s2sgw.delivery.queue import CHUNK, DeliveryQueue
 from s2sgw.delivery.spooling import ACK_TURNS
 from s2sgw.net.threads import AtOnce
@@ -1088,3 +1088,46 @@ class StepTests(SynchronousTestCase):
         world.queue.accept([stanza(str(number)) for number in range(BOUNCED_AT_ONCE + 5)])
         self.successResultOf(stop(world.custody))
         self.assertEqual(len(world.back.sent), BOUNCED_AT_ONCE + 5)
+
+    def test_requests_in_doubt(self) -> None:
+        """Requests in flight on a lost stream are bounced in steps. None is written again, though the next hop is ready."""
+        world = World(soon=self.steps.append)
+        names = [str(number) for number in range(BOUNCED_AT_ONCE + 5)]
+        world.accept(*[stanza(name, "iq", "get") for name in names], stanza("m"))
+        world.next_hop.sent.clear()
+        world.queue.stream_lost()
+        self.assertEqual((len(world.back.sent), world.queue.blocked_by()), (BOUNCED_AT_ONCE, "being-dropped"))
+        world.queue.next_hop_ready()
+        world.accept(stanza("new"))
+        self.assertEqual(world.next_hop.sent, [])
+        self.step()
+        self.assertEqual(len(world.back.sent), BOUNCED_AT_ONCE + 5)
+        self.assertEqual(ids(world.next_hop.sent), "mnew")
+
+    def test_limits(self) -> None:
+        """Stanzas beyond new limits of the next hop are bounced in steps; the others are written."""
+        self.world.queue.limits_changed(NextHopLimits(1))
+        self.assertEqual((len(self.world.back.sent), self.world.queue.blocked_by()), (BOUNCED_AT_ONCE, "next-hop"))
+        self.world.next_hop.ready = True
+        self.step()
+        self.assertEqual((len(self.world.back.sent), self.world.next_hop.sent), (BOUNCED_AT_ONCE + 5, []))
+
+    def test_forgotten(self) -> None:
+        """A queue that is emptied and forgotten has no further step."""
+        self.world.queue.limits_changed(NextHopLimits(1))
+        queue = self.world.queue
+        queue.drop(True)
+        self.world.queues.forget(OUT)
+        self.step()
+        self.assertEqual((len(self.world.back.sent), queue.forgotten), (BOUNCED_AT_ONCE, True))
+
+    def test_error_that_cannot_be_made(self) -> None:
+        """A step that fails does not block the queue for good."""
+        self.patch(type(self.world.custody.services.bounces), "give_up", raises)
+        self.assertRaises(OSError, self.world.queue.give_up, Cause.NOT_ALLOWED)
+        self.assertRaises(OSError, self.step)
+        self.assertEqual(self.world.queue.blocked_by(), "next-hop")
+
+
+def raises(*_: object, **__: object) -> None:
+    raise OSError("no memory")
