@@ -110,6 +110,34 @@ def _attribute(number: int, name: str, value: str) -> str:
     return f" xmlns:n{number}='{escape_attribute(namespace)}' n{number}:{local}='{quoted}'"
 
 
+def child_names(data: bytes) -> tuple[str, ...]:
+    """Return the names of the children of the element that `data` is, inside `CONTEXT`, as `namespace}name`.
+
+    Raises `RemoteFault` where it is not well-formed.
+    """
+    names: list[str] = []
+    depth = 0
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth == 2:
+            names.append(name)
+
+    def end(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser = restricted_parser()
+    parser.Parse(CONTEXT, False)
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    try:
+        parser.Parse(data, False)
+    except expat.ExpatError as error:
+        raise malformed(error) from None
+    return tuple(names)
+
+
 class _Tree:
     """Builds the tree of one slice; the context's own element is the root above it."""
 

@@ -2,8 +2,9 @@
 
 See docs/decisions.md#framing.
 
-expat parses the stream only to find where a stanza begins and ends, its own attributes and the names of its children. The stanza
-is passed on as the bytes that were received.
+expat parses the stream only to find where a stanza begins and ends, its own attributes and the names of its children. A plain
+stanza is found by its bytes, and expat only proves it (docs/decisions.md#plain-stanzas). The stanza is passed on as the bytes
+that were received.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from s2sgw.xmpp.header import LANG, START_TAG, Declarations, Header, read_header
 from s2sgw.xmpp.limits import FramingLimits as FramingLimits
 from s2sgw.xmpp.limits import too_long, violation
 from s2sgw.xmpp.namespaces import SERVER, XML
+from s2sgw.xmpp.plain_stanzas import PlainBounds, plain_bounds, plain_stanzas
 from s2sgw.xmpp.restricted_xml import document_type, malformed, restricted_parser
 from s2sgw.xmpp.stanza import Kind, Stanza
 
@@ -24,6 +26,8 @@ from s2sgw.xmpp.stanza import Kind, Stanza
 PIECE = 8192
 #: After so many bytes the parser is replaced at the next opportunity: it keeps every name that it has read.
 RECYCLE = 262144
+#: After so many elements in a row that are no plain stanzas, none is looked for before the end of a piece.
+MISSES = 3
 
 #: expanded name -> kind, how the start tag begins, and the length of that
 _SHAPES: dict[str, tuple[Kind, bytes, int]] = {
@@ -58,6 +62,10 @@ class _Done(Exception):
     """Raised out of expat where the stream ends in order."""
 
 
+class _NotPlain(Exception):
+    """Raised out of expat where what looked like a plain stanza is none."""
+
+
 class Framer:
     """Reads one stream, from its header to its closing tag, or to the end of an element in `stop_at`.
 
@@ -68,13 +76,16 @@ class Framer:
     """
 
     __slots__ = (
-        "_attributes", "_base", "_begin", "_buffer", "_declarations", "_depth", "_elements", "_events", "_fed", "_head",
-        "_lang", "_last", "_length", "_name", "_over", "_parser", "_payloads", "_prefixes", "_received", "_since", "_stanza",
-        "_stop_at", "interrupted", "leftover", "limits", "stopped",
+        "_attributes", "_base", "_begin", "_bounds", "_buffer", "_declarations", "_depth", "_elements", "_events", "_fed",
+        "_has_handlers", "_head", "_lang", "_last", "_length", "_limits", "_name", "_namespaces", "_over", "_parser", "_payloads",
+        "_prefixes", "_received", "_since", "_stanza", "_stop_at", "interrupted", "leftover", "stopped",
     )
 
     def __init__(self, limits: FramingLimits | None = None, stop_at: frozenset[str] = frozenset()) -> None:
-        self.limits = limits or FramingLimits()
+        self._limits = limits or FramingLimits()
+        self._namespaces: list[str] | None = None  # that the header declares
+        self._bounds: PlainBounds | None = None  # of plain stanzas; None where there are none
+        self._has_handlers = True  # expat has its element handlers
         self.stopped = False
         self.interrupted = False
         self.leftover = b""
@@ -94,6 +105,16 @@ class Framer:
         self._declarations = Declarations({}, None)
         self._depth = 0
         self._clear_slice()
+
+    @property
+    def limits(self) -> FramingLimits:
+        """What the stream may hold."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: FramingLimits) -> None:
+        self._limits = limits
+        self._allow_plain_stanzas()
 
     def feed(self, data: bytes) -> list[FramingEvent]:
         """Return what `data` completes, in order. Never raises: an error is a `Fault`, which is the last event."""
@@ -135,15 +156,62 @@ class Framer:
     def _read(self, data: bytes) -> None:
         if not self._head:
             data = self._prolog(data)
-        parser = self._parser or self._new_parser()
-        room = len(data) if self.limits.stream_bytes is None else max(0, self.limits.stream_bytes - self._received)
+        if self._parser is None:
+            self._parser = self._new_parser()
+        most = self._limits.stream_bytes
+        room = len(data) if most is None else min(len(data), max(0, most - self._received))
         self._received += len(data)
+        end = len(self._buffer) + room
         self._buffer += data
-        for at in range(0, min(room, len(data)), PIECE):
-            self._parse(parser, data[at : min(at + PIECE, room)])
-        if self.limits.stream_bytes is not None and self._received > self.limits.stream_bytes:
-            raise violation(f"more than {self.limits.stream_bytes} bytes before authentication")
+        self._read_to(end)
+        if most is not None and self._received > most:
+            raise violation(f"more than {most} bytes before authentication")
         self._trim()
+
+    def _read_to(self, end: int) -> None:
+        """Read the buffer up to `end`: plain stanzas by their bytes, all else by the handlers of expat."""
+        misses = 0  # elements in a row that are no plain stanzas
+        while self._fed < end:
+            if self._bounds is not None and self._depth == 1:
+                misses = 0 if self._take_plain_stanzas() else misses + 1
+            if self._fed < end:
+                is_open = self._depth > 1
+                self._parse(self._element_end(end) if self._bounds is not None and misses < MISSES else end)
+                misses = MISSES if is_open and self._depth > 1 else misses
+
+    def _take_plain_stanzas(self) -> bool:
+        """Read the plain stanzas that come next, once expat has proven them; return whether there were any."""
+        assert self._parser is not None
+        assert self._bounds is not None
+        stanzas, end = plain_stanzas(self._buffer, self._last, self._bounds, self._declarations)
+        if not stanzas:
+            return False
+        self._set_handlers(False)
+        try:
+            self._parser.Parse(self._buffer[self._fed : end], False)
+            is_proven = self._parser.CurrentByteIndex - self._base == end
+        except (expat.ExpatError, RemoteFault, _NotPlain):
+            is_proven = False
+        if not is_proven:
+            self._bounds = None
+            self._parser = self._new_parser()
+            return False
+        self._since += end - self._fed
+        self._fed = self._last = end
+        self._events += stanzas
+        return True
+
+    def _element_end(self, end: int) -> int:
+        """Return where the open stanza seems to end, or else the next tag: plain stanzas may come behind it."""
+        if self._depth == 1:
+            at = self._buffer.find(b">", self._fed, end) + 1
+        elif self._stanza is not None:
+            closing = b"</%b>" % self._stanza.kind.encode()
+            at = self._buffer.find(closing, max(self._begin, self._fed - len(closing)), end)
+            at = at + len(closing) if at >= 0 else 0
+        else:
+            at = 0
+        return at if at > self._fed else end
 
     def _prolog(self, data: bytes) -> bytes:
         """Check the bytes before the header (R31): drop white space, and refuse UTF-16, which expat would accept."""
@@ -158,10 +226,14 @@ class Framer:
             raise RemoteFault(StreamCondition.NOT_WELL_FORMED, "the stream does not begin with a tag")
         return data
 
-    def _parse(self, parser: expat.XMLParserType, piece: bytes) -> None:
+    def _parse(self, end: int) -> None:
+        """Have expat read to `end`, one piece at most, and call its handlers."""
+        assert self._parser is not None
+        self._set_handlers(True)
+        piece = self._buffer[self._fed : min(end, self._fed + PIECE)]
         self._fed += len(piece)
         self._since += len(piece)
-        parser.Parse(piece, False)
+        self._parser.Parse(piece, False)
         self._check_unfinished(self._fed - self._position())
 
     def _check_unfinished(self, unread: int) -> None:
@@ -169,18 +241,18 @@ class Framer:
         if not self._head:
             self._check_header(self._fed)
             return
-        if unread > self.limits.tag_bytes:
-            raise too_long("tag", self.limits.tag_bytes)
+        if unread > self._limits.tag_bytes:
+            raise too_long("tag", self._limits.tag_bytes)
         if self._depth > 1:
             self._check_slice(self._fed - self._begin)
 
     def _check_header(self, length: int) -> None:
-        if length > self.limits.header_bytes:
-            raise too_long("stream header", self.limits.header_bytes)
+        if length > self._limits.header_bytes:
+            raise too_long("stream header", self._limits.header_bytes)
 
     def _check_slice(self, length: int) -> None:
         """Check the length of a top-level element, or of the part of it that was received."""
-        limits = self.limits
+        limits = self._limits
         if self._stanza is None:
             if length > limits.element_bytes:
                 raise too_long("element", limits.element_bytes)
@@ -191,7 +263,7 @@ class Framer:
 
     def _trim(self) -> None:
         """Drop what was passed on, and white space between elements; other text there is a fault (R30)."""
-        if self._depth == 1 and self._parser is not None:
+        if self._depth == 1 and self._fed != self._last:
             self._check_gap(self._position())
         del self._buffer[: self._last]
         self._base += self._last
@@ -235,24 +307,39 @@ class Framer:
 
     def _new_parser(self) -> expat.XMLParserType:
         """Return a parser in the state of the one before: behind the header, before what was not passed on yet."""
-        parser = self._parser = restricted_parser()
+        parser = restricted_parser()
+        self._fed = self._last
+        self._since = 0
+        self._has_handlers = False
         if self._head:
             parser.Parse(self._head, False)
-            self._base = len(self._head)
-            parser.StartElementHandler = self._start_tag
+            self._base = len(self._head) - self._last
+            parser.StartCdataSectionHandler = self._cdata_section
         else:
             parser.StartNamespaceDeclHandler = self._declaration
             parser.StartElementHandler = self._header
-        parser.EndElementHandler = self._end_tag
-        if self._buffer:
-            self._parse(parser, bytes(self._buffer))
+            parser.EndElementHandler = self._end_tag
+            self._has_handlers = True
         return parser
+
+    def _set_handlers(self, on: bool) -> None:
+        """Give expat its element handlers, or take them away."""
+        if on is self._has_handlers:
+            return
+        assert self._parser is not None
+        self._parser.StartElementHandler = self._start_tag if on else None
+        self._parser.EndElementHandler = self._end_tag if on else None
+        self._has_handlers = on
+
+    def _allow_plain_stanzas(self) -> None:
+        self._bounds = plain_bounds(self._limits, self._namespaces) if self._namespaces is not None else None
 
     def _drop_parser(self) -> None:
         self._parser = None
         self._depth = 1
         self._fed = self._since = 0
         self._clear_slice()
+        self._allow_plain_stanzas()
 
     def _clear_slice(self) -> None:
         self._begin = 0
@@ -281,28 +368,36 @@ class Framer:
         self._head = bytes(self._buffer[begin:end])
         header = read_header(self._head, name, attributes, self._prefixes)
         self._declarations = Declarations(self._prefixes, attributes.get(LANG))
-        if self._declarations.size > self.limits.declared_bytes:
-            raise violation(f"the stream header declares more than {self.limits.declared_bytes} bytes for each stanza")
+        if self._declarations.size > self._limits.declared_bytes:
+            raise violation(f"the stream header declares more than {self._limits.declared_bytes} bytes for each stanza")
         self._events.append(header)
+        self._namespaces = list(self._prefixes.values())
         self._prefixes = {}
+        self._allow_plain_stanzas()
         self._depth = 1
         self._parser.StartNamespaceDeclHandler = None
         self._parser.StartElementHandler = self._start_tag
+        self._parser.StartCdataSectionHandler = self._cdata_section
 
     # --- what is on the stream -----------------------------------------------------------------------------------
 
     def _start_tag(self, name: str, attributes: dict[str, str]) -> None:
         depth = self._depth = self._depth + 1
-        if attributes and len(attributes) > self.limits.attributes:
-            raise violation(f"more than {self.limits.attributes} attributes")
+        if attributes and len(attributes) > self._limits.attributes:
+            raise violation(f"more than {self._limits.attributes} attributes")
         if depth == 3:
             if len(name) > NAME_LENGTH:
                 raise _name_too_long()
             self._payloads.append(name)
         elif depth == 2:
             self._begin_slice(name, attributes)
-        elif depth > self.limits.depth:
-            raise violation(f"elements nested more than {self.limits.depth} deep")
+        elif depth > self._limits.depth:
+            raise violation(f"elements nested more than {self._limits.depth} deep")
+
+    def _cdata_section(self) -> None:
+        """Find that a stanza is not plain: in a CDATA section, what looks like a tag is none."""
+        if not self._has_handlers:
+            raise _NotPlain
 
     def _begin_slice(self, name: str, attributes: dict[str, str]) -> None:
         assert self._parser is not None
@@ -362,7 +457,7 @@ class Framer:
     def _end_element(self, element: Element) -> None:
         self._events.append(element)
         self._elements += 1
-        self.interrupted = self._name not in self._stop_at and self._elements >= self.limits.elements
+        self.interrupted = self._name not in self._stop_at and self._elements >= self._limits.elements
         if self.interrupted or self._name in self._stop_at:
             self.stopped = True
             raise _Done

@@ -35,6 +35,7 @@ from s2sgw.xmpp.limits import FramingLimits
 from s2sgw.xmpp.stanza import Stanza
 from tests.fuzz.source import Source
 from tests.fuzz.words import ELEMENTS, FRAGMENTS, HEADERS, MANAGEMENT
+from tests.support.framing import CarefulFramer, values
 from tests.support.transcripts import (
     ERRORS_FEATURE,
     EXTERNAL_FEATURE,
@@ -56,6 +57,8 @@ from tests.support.transcripts import (
 
 #: Small, so that limits are met: bytes of a stanza, of an element and of a stream.
 LIMITS = FramingLimits(stanza_bytes=4096, depth=32, stream_bytes=65536)
+#: Those of a stream that is authenticated: its stanzas may be plain (docs/decisions.md#plain-stanzas).
+AFTER = FramingLimits()
 #: What an engine may write for each byte that came, and besides.
 ANSWER_FACTOR, ANSWER_BYTES = 16, 4096
 
@@ -88,6 +91,20 @@ def framer(data: bytes) -> None:
         events += framing.feed(source.choose(FRAGMENTS) if source.flag() else words(source))
         assert len(framing._buffer) <= LIMITS.stanza_bytes + LIMITS.tag_bytes + 2 * PIECE, "the framer keeps more than its limits allow"
     check_framed(events)
+
+
+def plain(data: bytes) -> None:
+    """A framer that finds plain stanzas by their bytes gives what one does that has expat tell every element, for the same pieces."""
+    source = Source(data)
+    framers = [kind(AFTER) for kind in (Framer, CarefulFramer)]
+    stream = source.choose(HEADERS[:4])
+    while source.more:
+        stream += source.choose(FRAGMENTS) if source.byte() % 4 == 3 else words(source)
+        if source.byte() % 4:
+            continue
+        one, other = ((values(framing.feed(stream)), framing.stopped, framing.leftover) for framing in framers)
+        assert one == other, "a plain stanza is not what it seems to be"
+        stream = b""
 
 
 def check_framed(events: list[Any]) -> None:

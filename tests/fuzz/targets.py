@@ -25,6 +25,7 @@ def _numbers() -> list[bytes]:
 
 TARGETS = {
     "framer": Target(streams.framer, _numbers),
+    "plain": Target(streams.plain, _numbers),
     "differential": Target(differential.differential, _numbers),
     "receiving": Target(streams.receiving, streams.receiving_seeds),
     "initiating": Target(streams.initiating, streams.initiating_seeds),

@@ -11,6 +11,7 @@ from s2sgw.xmpp.element import (
     ERROR_TYPES,
     NODES,
     Element,
+    child_names,
     escape,
     escape_attribute,
     stanza_error,
@@ -139,6 +140,24 @@ class ReadingTests(SynchronousTestCase):
     def test_long_text(self) -> None:
         """Text of any length and shape is joined."""
         self.assertEqual("a\n&" * 9000, Element.parse(b"<a>" + b"a\n&amp;" * 9000 + b"</a>").text)
+
+
+class ChildNamesTests(SynchronousTestCase):
+    """`child_names`."""
+
+    def test_names(self) -> None:
+        """The children of an element are named in order, and nothing inside them."""
+        for data, names in (
+            (b"<iq/>", ()), (b"<iq>text</iq>", ()),
+            (b"<iq><a/><b xmlns='urn:b'><c/></b><db:a/><stream:x/><d xmlns=''/></iq>", (f"{SERVER}}}a", "urn:b}b", f"{DIALBACK}}}a", f"{STREAM}}}x", "d")),
+            (b"<message xmlns:p='urn:p'><p:a/><p:a/></message>", ("urn:p}a", "urn:p}a")),
+        ):
+            self.assertEqual(names, child_names(data), data)
+
+    def test_refused(self) -> None:
+        """What is not well-formed or restricted is a fault."""
+        for data, condition in ((b"<iq></a>", StreamCondition.NOT_WELL_FORMED), (b"<iq><!----></iq>", StreamCondition.RESTRICTED_XML)):
+            self.assertEqual(condition, self.assertRaises(RemoteFault, child_names, data).condition)
 
 
 class HeaderTests(SynchronousTestCase):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import weakref
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 from xml.parsers import expat
@@ -18,10 +17,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.xmpp import framing, restricted_xml
 from s2sgw.xmpp.element import NAME_LENGTH, Element
 from s2sgw.xmpp.errors import StreamCondition as C
-from s2sgw.xmpp.framing import PIECE, Close, Fault, Framer, FramingEvent, FramingLimits
+from s2sgw.xmpp.framing import PIECE, Close, Fault, Framer, FramingLimits
 from s2sgw.xmpp.header import Header, stream_header
 from s2sgw.xmpp.namespaces import DIALBACK, SASL, SERVER, STREAM, TLS, XML
-from s2sgw.xmpp.stanza import Stanza
+from tests.support.framing import Framed, values
 
 HEADER = stream_header(to="montague.example", from_="capulet.example", id="s1")
 OPENED = Header("montague.example", "capulet.example", "s1", "1.0", dialback=True)
@@ -29,27 +28,8 @@ MESSAGE = b"<message to='r@montague.example' from='j@capulet.example/b' type='ch
 END = b"</stream:stream>"
 
 
-@dataclass(frozen=True)
-class Framed:
-    """A `Stanza` as a value."""
-
-    kind: str
-    data: bytes
-    to: str = ""
-    from_: str = ""
-    type: str | None = None
-    id: str | None = None
-    payloads: tuple[str, ...] = ()
-
-
 BODY = f"{SERVER}}}body"
 FRAMED = Framed("message", MESSAGE, "r@montague.example", "j@capulet.example/b", "chat", "m1", (BODY,))
-
-
-def values(events: Iterable[FramingEvent]) -> list[object]:
-    return [
-        Framed(e.kind, e.data, e.to, e.from_, e.type, e.id, e.payloads) if isinstance(e, Stanza) else e for e in events
-    ]
 
 
 def frame(*chunks: bytes, **arguments: Any) -> list[object]:

@@ -1,0 +1,35 @@
+"""A stanza as the relay sees it."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.xmpp import stanza as module
+from s2sgw.xmpp.element import child_names
+from s2sgw.xmpp.stanza import Stanza
+
+
+class StanzaTests(SynchronousTestCase):
+    """`Stanza`."""
+
+    def test_payloads(self) -> None:
+        """The children's names are those that are given, or else they are read, once, when they are asked for."""
+        data = b"<iq><query xmlns='urn:q'/></iq>"
+        self.assertEqual((), Stanza("iq", data, "", "").payloads)
+        self.assertEqual(("a",), Stanza("iq", data, "", "", payloads=("a",)).payloads)
+        read = mock.Mock(side_effect=child_names)
+        self.patch(module, "child_names", read)
+        unread = Stanza("iq", data, "", "", payloads=None)
+        read.assert_not_called()
+        self.assertEqual([("urn:q}query",)] * 2, [unread.payloads, unread.payloads])
+        read.assert_called_once_with(data)
+        unread.payloads = ("b",)
+        self.assertEqual(("b",), unread.payloads)
+
+    def test_request(self) -> None:
+        """An IQ of type get or set is a request; nothing else is."""
+        self.assertTrue(all(Stanza("iq", b"", "", "", type).is_request for type in ("get", "set")))
+        for stanza in (Stanza("iq", b"", "", "", "result"), Stanza("iq", b"", "", ""), Stanza("message", b"", "", "", "get")):
+            self.assertFalse(stanza.is_request, stanza)
