@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Container
 from functools import partial
 from itertools import groupby
 from typing import Protocol
+from weakref import ref
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -124,6 +125,8 @@ class PairIngress:
         self._outdated = False
         #: the queues that may have paused the connection: this pair's, and the one back to the sender
         self._entered: set[Pair] = set()
+        #: the queue that was last found for this pair: a weak reference, because a queue that is forgotten leaves memory
+        self._found: ref[DeliveryQueue] | None = None
         self._stanza_filter: StanzaFilter | None = None
         self._held: deque[HeldRun] = deque()
         self._held_bytes = 0
@@ -144,7 +147,7 @@ class PairIngress:
         """Take the stanzas of one turn. `upstream_ack` is settled when they have another owner."""
         self._used_at = self._services.clock.seconds()
         if self._admitted and not self._held and self._stanza_filter is None:
-            self._pass(self._queue, stanzas, upstream_ack)
+            self._queue().accept(stanzas, self._source, upstream_ack)
         elif stanzas := self._without_ping_replies(stanzas, upstream_ack):
             if self._held or (not self._admitted and self._services.lines.must_wait(self)):
                 self._hold(stanzas, upstream_ack)
@@ -166,9 +169,14 @@ class PairIngress:
         if self._timer is not None:
             self.go_on()
 
-    @property
     def _queue(self) -> DeliveryQueue:
-        return self._services.queues.queue(self.pair)
+        """Return the queue of the pair, which may have been forgotten since the last time."""
+        queue = None if self._found is None else self._found()
+        if queue is None or queue.forgotten:
+            queue = self._services.queues.queue(self.pair)
+            self._found = ref(queue)
+            self._entered.add(self.pair)
+        return queue
 
     @property
     def _source(self) -> StanzaSource | None:
@@ -212,10 +220,6 @@ class PairIngress:
 
     # --- the filter ---
 
-    def _pass(self, queue: DeliveryQueue, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
-        self._entered.add(self.pair)
-        queue.accept(stanzas, self._source, upstream_ack)
-
     def _filter(self, stanza_filter: StanzaFilter, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
         wait = 0.0 if self._over else stanza_filter.seconds_to_wait()
         if wait:
@@ -226,7 +230,7 @@ class PairIngress:
         if refused:
             self._refuse_filtered(stanza_filter, refused, upstream_ack)
         if passed:
-            self._pass(self._queue, passed, upstream_ack)
+            self._queue().accept(passed, self._source, upstream_ack)
 
     def _without_ping_replies(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> list[Stanza]:
         """Pass replies to the gateway's own pings on at once (R41). Return the others.
@@ -239,7 +243,7 @@ class PairIngress:
         replies = [stanza for stanza in stanzas if queue.replies.awaits(stanza)]
         if not replies:
             return stanzas
-        self._pass(queue, replies, upstream_ack)
+        self._queue().accept(replies, self._source, upstream_ack)
         return [stanza for stanza in stanzas if stanza not in replies]
 
     def _refuse_filtered(

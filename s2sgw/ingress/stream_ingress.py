@@ -64,17 +64,16 @@ class StreamIngress:
         self._admission_of = admission
         self._senders = senders
         self._pairs: dict[Pair, PairIngress] = {}
+        self._latest: PairIngress | None = None  # of these, the one whose stanzas came last
         self._held = HeldBytes()
         self._receipts: StreamReceipts | None = None
         self._late: IDelayedCall | None = None
 
     def stanzas(self, pair: Pair, stanzas: list[Stanza]) -> None:
         """Take a run of stanzas of a proven pair."""
-        ingress = self._pairs.get(pair)
-        if ingress is None:
-            ingress = self._pairs[pair] = PairIngress(
-                self._services, self._connection, self._leg, pair, self._admission_of, self._senders, self._held,
-            )
+        ingress = self._latest
+        if ingress is None or ingress.pair is not pair:
+            ingress = self._latest = self._ingress(pair)
         receipt = None if self._receipts is None else self._receipts.receipt(pair, stanzas)
         duplicates = self._services.duplicates
         if duplicates.expected:
@@ -85,6 +84,15 @@ class StreamIngress:
                 return
             stanzas = new
         ingress.accept(stanzas, receipt)
+
+    def _ingress(self, pair: Pair) -> PairIngress:
+        """Return where the stanzas of `pair` come in on this stream."""
+        ingress = self._pairs.get(pair)
+        if ingress is None:
+            ingress = self._pairs[pair] = PairIngress(
+                self._services, self._connection, self._leg, pair, self._admission_of, self._senders, self._held,
+            )
+        return ingress
 
     def _repeated(self, repeats: list[tuple[Stanza, UpstreamAck]], receipt: UpstreamAck | None) -> None:
         """Drop repeated stanzas. Each of them is as safe as its first copy."""
@@ -108,6 +116,7 @@ class StreamIngress:
 
     def forget_resting(self, before: float) -> None:
         """On a stream that lasts, drop pairs without stanzas since `before`. They are admitted anew when they come again."""
+        self._latest = None
         for pair in [pair for pair, ingress in self._pairs.items() if ingress.rests(before)]:
             self._pairs.pop(pair).close()
 

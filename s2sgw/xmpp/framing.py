@@ -18,7 +18,7 @@ from s2sgw.xmpp.header import LANG, START_TAG, Declarations, Header, read_header
 from s2sgw.xmpp.limits import FramingLimits as FramingLimits
 from s2sgw.xmpp.limits import too_long, violation
 from s2sgw.xmpp.namespaces import SERVER, XML
-from s2sgw.xmpp.plain_stanzas import PlainBounds, plain_bounds, plain_stanzas
+from s2sgw.xmpp.plain_stanzas import OPENINGS, PlainBounds, plain_bounds, plain_stanzas
 from s2sgw.xmpp.restricted_xml import document_type, malformed, restricted_parser
 from s2sgw.xmpp.stanza import Kind, Stanza
 
@@ -183,6 +183,8 @@ class Framer:
         """Read the plain stanzas that come next, once expat has proven them; return whether there were any."""
         assert self._parser is not None
         assert self._bounds is not None
+        if not self._buffer.startswith(OPENINGS, self._last):
+            return False
         stanzas, end = plain_stanzas(self._buffer, self._last, self._bounds, self._declarations)
         if not stanzas:
             return False

@@ -31,6 +31,8 @@ _ATTRIBUTES = 5
 _SHAPES: dict[bytes, tuple[Kind, bytes, int, bytes]] = {
     kind.encode(): (kind, f"<{kind}".encode(), len(kind) + 1, f"</{kind}>".encode()) for kind in get_args(Kind)
 }
+#: What a run of plain stanzas begins with: anything else need not be looked at.
+OPENINGS = tuple(opening for _, opening, _, _ in _SHAPES.values())
 
 
 class PlainBounds(NamedTuple):

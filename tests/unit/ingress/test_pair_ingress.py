@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
+from weakref import ref
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
@@ -14,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.ingress import pair_ingress as entry_module
 from s2sgw.ingress.pair_ingress import PASSED_AT_ONCE, HeldBytes, PairIngress
+from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE
@@ -60,6 +63,8 @@ class Keeping:
     def retry_now(self, urged: bool = False) -> None: ...
 
     def stop(self, cause: Cause) -> None: ...
+
+    def dispose(self) -> None: ...
 
 
 def stanza(id: str, kind: Kind = "message", type: str | None = None, payloads: tuple[str, ...] = ()) -> Stanza:
@@ -180,6 +185,44 @@ class AdmissionTests(EntryTestCase):
         self.assertEqual("", self.passed())
         self.admissions.pop().callback(None)
         self.assertEqual("a", self.passed())
+
+
+class FoundQueueTests(EntryTestCase):
+    """The queue is looked up once, as long as it is there."""
+
+    def test_forgotten(self) -> None:
+        """A queue that was forgotten meanwhile gets nothing more: the stanzas go to the new one."""
+        entry = self.admitted()
+        former = self.queues.queue(IN)
+        entry.accept([stanza("a")])
+        self.queues.forget(IN)
+        self.assertTrue(former.forgotten)
+        entry.accept([stanza("b")])
+        self.assertEqual("a b", self.passed())
+        self.assertIs(self.queues.find(IN), entry._queue())
+        self.assertIsNot(former, entry._queue())
+
+    def test_leaves_memory(self) -> None:
+        """A queue that was forgotten is not kept by the stream."""
+        entry = self.admitted()
+        entry.accept([stanza("a")])
+        former = ref(self.queues.queue(IN))
+        self.queues.forget(IN)
+        gc.collect()
+        self.assertIsNone(former())
+
+    def test_rest(self) -> None:
+        """On a stream that lasts, a pair that rested is admitted anew, also where no other pair has sent since."""
+        self.made()
+        ingress = StreamIngress(self.ingress_services, self.connection, None, "federation", self, self.senders)  # type: ignore[arg-type]
+        ingress.stanzas(IN, [stanza("a")])
+        self.admissions.pop().callback(None)
+        ingress.forget_resting(self.clock.seconds() + 1)
+        ingress.stanzas(IN, [stanza("b")])
+        self.assertEqual(("a", 1), (self.passed(), len(self.admissions)))
+        self.admissions.pop().callback(None)
+        ingress.stanzas(IN, [stanza("c")])
+        self.assertEqual("a b c", self.passed())
 
 
 class FilterTests(EntryTestCase):
