@@ -29,8 +29,11 @@ def name_of(number: int) -> str:
 
 
 def policy(number: int) -> dict[str, Any]:
-    """Return the peers of a configuration with so many entries."""
-    return {f"p{each}.many.example": {"hold": "5m", "limits": {"streams": 3}} for each in range(number)}
+    """Return the peers of a configuration with so many entries: most are alike, each tenth has a pin of its own."""
+    alike: dict[str, Any] = {"hold": "5m", "limits": {"streams": 3}}
+    return {
+        f"p{each}.many.example": alike | ({} if each % 10 else {"pins": [f"sha256:{each:064x}"]}) for each in range(number)
+    }
 
 
 @contextmanager

@@ -139,12 +139,14 @@ def started_gateway(
     for domain, _ in testbed.peers:
         names.serve(domain, 1)
     names.start()
-    backend = {"acks": acks, **(changes or {}).get("backend", {})}
-    door.configure(
-        backend=f"127.0.0.1:{port}", dns=names, anchors=testbed.authority.file,
-        certificates=[testbed.authority.for_domain(DOMAIN)], changes={**(changes or {}), "backend": backend},
-    )
-    door.command("setup", "prosody")
+    certificates = [testbed.authority.for_domain(DOMAIN)]
+    few = {"backend": {"acks": acks, **(changes or {}).get("backend", {})}}
+    for configured in (few, {**(changes or {}), **few}):  # `setup` makes the private CA, and need not read many entries for that
+        door.configure(
+            backend=f"127.0.0.1:{port}", dns=names, anchors=testbed.authority.file, certificates=certificates, changes=configured,
+        )
+        if configured is few:
+            door.command("setup", "prosody")
     if before is not None:
         before(door)
     anchors = door.folder / "state" / "backend-ca.pem"

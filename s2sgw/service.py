@@ -98,7 +98,8 @@ class UnusableConfiguration(SystemExit, usage.UsageError):
 def makeService(options: Options) -> Service:
     """Return the service for twistd. Raises a `UsageError` with all errors of the configuration."""
     try:
-        checked = check_configuration(Path(options["config"] or find_configuration()))
+        with collector_paused():
+            checked = check_configuration(Path(options["config"] or find_configuration()))
     except (ConfigError, NoConfiguration) as error:
         raise UnusableConfiguration(str(error)) from None
     where = destination(options.parent or {})
@@ -115,6 +116,18 @@ def _user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep the cyclic collector from walking again and again over all that a long configuration makes, which stays."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

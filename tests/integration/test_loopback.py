@@ -27,10 +27,12 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from s2sgw import service
 from s2sgw.admin.client import RequestFailed, ask, socket_path
 from s2sgw.admin.responses import RESPONSES
 from s2sgw.cli import main as command
 from s2sgw.composition.gateway import build_gateway
+from s2sgw.config import ConfigError
 from s2sgw.net.socket_transport import SocketTransport
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.service import (
@@ -295,6 +297,25 @@ class PluginTests(LoopbackCase):
         self.addCleanup(gc.set_threshold, *gc.get_threshold())
         freeze_startup_objects()
         self.assertEqual((gc.get_freeze_count() > 0, gc.get_threshold()), (True, COLLECTOR_THRESHOLDS))
+
+    def test_collector_during_the_reading(self) -> None:
+        """The collector rests while the configuration is read, whether it is good or not, and is then as it was."""
+        during: list[bool] = []
+
+        def check(path: Path) -> None:
+            during.append(gc.isenabled())
+            raise ConfigError(path, ["no"])
+
+        self.patch(service, "check_configuration", check)
+        self.addCleanup(gc.enable)
+        for before in (gc.enable, gc.disable):
+            before()
+            after = gc.isenabled()
+            options = Options()
+            options.parseOptions(["--config", str(self.config)])
+            self.assertRaises(UnusableConfiguration, makeService, options)
+            self.assertEqual(after, gc.isenabled())
+        self.assertEqual([False, False], during)
 
     def test_bad_configuration(self) -> None:
         """Every complaint is told, with status 1."""
