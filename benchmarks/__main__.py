@@ -19,7 +19,7 @@ from benchmarks.rows import ROWS
 from benchmarks.run import Run
 from benchmarks.targets import judged, missed
 from benchmarks.testbed import testbed_in
-from tests.lab.lab import Lab
+from tests.lab.lab import Lab, LabError
 from tests.lab.servers import packages
 
 
@@ -34,7 +34,10 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the folder and the processes end with the run
-    packages.install()
+    try:
+        packages.install()
+    except LabError as problem:
+        print(f"{problem}\nWhat needs these is not measured.", file=sys.stderr)
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
     results = Results(arguments.json, quick=arguments.quick)

@@ -52,7 +52,7 @@ def gateway_with(testbed: Testbed, changes: Mapping[str, Any]) -> Iterator[tuple
 
 def starts(run: Run) -> None:
     """Start with each number of entries, ten first; what an entry takes is counted from there."""
-    for _ in range(run.rounds):
+    for _ in run.rounds():
         few = 0.0
         for number in run.size_of(ENTRIES, QUICK_ENTRIES):
             name = name_of(number)
@@ -71,7 +71,7 @@ def reloads(run: Run) -> None:
     for number in run.size_of(ENTRIES, QUICK_ENTRIES):
         name = name_of(number)
         with run.attempt("reload", name), gateway_with(run.testbed, {"peers": policy(number)}) as (ours, _):
-            for _ in range(run.rounds):
+            for _ in run.rounds():
                 run.add("reload", name, _reload(ours))
     run.show("reload")
 

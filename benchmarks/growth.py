@@ -22,8 +22,8 @@ FEW = "ten peer entries"
 ENTRIES, QUICK_ENTRIES = 100_000, 1_000
 STREAMS, QUICK_STREAMS = 2_000, 100
 #: Seconds of stanzas, and handshakes, of one measurement.
-SECONDS, QUICK_SECONDS = 3, 1
-HANDSHAKES, QUICK_HANDSHAKES = 100, 20
+SECONDS, QUICK_SECONDS = 2, 1
+HANDSHAKES, QUICK_HANDSHAKES = 60, 20
 #: Seconds between a start and the first measurement.
 SETTLE = 3.0
 
@@ -85,7 +85,7 @@ def costs(run: Run) -> None:
         for name, start in gateways(entries, streams, stanzas, lanes).items():
             with run.attempt("growth", name), start(run.testbed) as many:
                 time.sleep(SETTLE)
-                for _ in range(run.rounds):
+                for _ in run.rounds():
                     with run.attempt("growth", FEW):
                         run.add("growth", FEW, measure(run, few))
                     with run.attempt("growth", name):

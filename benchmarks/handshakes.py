@@ -15,7 +15,7 @@ from tests.lab.peer import authenticated
 
 RELAYS = ("s2sgw-auto", "ejabberd", "prosody", "xmpp-proxy")
 #: Handshakes of one measurement.
-COUNT, QUICK_COUNT = 200, 40
+COUNT, QUICK_COUNT = 120, 40
 
 
 def handshake(port: int, to: str, peer: tuple[str, Certificate]) -> float:

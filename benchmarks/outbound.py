@@ -21,8 +21,8 @@ from tests.lab.servers.server import PASSWORD, Server
 
 RELAYS = ("s2sgw-auto", "ejabberd", "prosody")
 #: Cold peers of one measurement, and seconds between two of them.
-PEERS, QUICK_PEERS = 40, 8
-EVERY = 0.12
+PEERS, QUICK_PEERS = 30, 8
+EVERY = 0.1
 ZONE = "cold.example"
 
 #: Sends one stanza to a domain by its stream there.
@@ -99,7 +99,7 @@ def measure(testbed: Testbed, name: str, count: int) -> Mapping[str, float]:
 def streams(run: Run) -> None:
     """Measure one stream of each server; a reverse proxy opens none."""
     count = run.size(PEERS, QUICK_PEERS)
-    for _ in range(run.rounds):
+    for _ in run.rounds():
         for name in run.wanted(RELAYS):
             with run.attempt("outbound", name):
                 run.add("outbound", name, measure(run.testbed, name, count))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.relays import TITLES, Relay, RelayPool
 from benchmarks.results import Results, printed
@@ -14,6 +14,8 @@ from tests.lab.lab import Lab
 
 #: Rounds of a row in a whole run, and in a quick one.
 ROUNDS, QUICK_ROUNDS = 3, 1
+#: Seconds after which a run has one round of each row that is left, so that it ends within twenty minutes.
+BUDGET = 960.0
 #: Seconds between two measurements.
 PAUSE = 0.5
 #: A turn of the gateway's reactor of more milliseconds of CPU is too long.
@@ -30,11 +32,13 @@ class Run:
     results: Results
     quick: bool = False
     only: Sequence[str] = ()
+    began: float = field(default_factory=time.monotonic)
 
-    @property
-    def rounds(self) -> int:
-        """Return how often each relay is measured."""
-        return QUICK_ROUNDS if self.quick else ROUNDS
+    def rounds(self) -> Iterator[int]:
+        """Yield the number of each round of a row. Where the run takes long already, the first is the last."""
+        for number in range(QUICK_ROUNDS if self.quick else ROUNDS):
+            if not number or time.monotonic() - self.began < BUDGET:
+                yield number
 
     def size(self, whole: int, quick: int) -> int:
         """Return the size of a load."""
@@ -76,7 +80,7 @@ class Run:
         A relay that fails is noted and left out of the further rounds of the row.
         """
         left = self.wanted(relays)
-        for _ in range(self.rounds):
+        for _ in self.rounds():
             for name in list(left):
                 if fresh:
                     self.pool.drop(name)

@@ -14,7 +14,7 @@ from benchmarks.testbed import MANY_STREAMS, workers
 
 RATE, HIGH_RATE = 2_000, 20_000
 #: Seconds of load, in a whole run and in a quick one.
-SECONDS, HIGH_SECONDS, QUICK_SECONDS = 5, 3, 1
+SECONDS, HIGH_SECONDS, QUICK_SECONDS = 4, 3, 1
 RELAYS = (*OURS, "ejabberd", "prosody", "xmpp-proxy")
 #: A sink to which nothing came for so many seconds has all that will come.
 PATIENCE = 4.0

@@ -63,7 +63,7 @@ def million(run: Run) -> None:
     name = name_of(stanzas, lanes)
     with run.attempt("spooled", name), gateway_with_spool(run.testbed, stanzas, lanes) as full:
         time.sleep(SETTLE)
-        for _ in range(run.rounds):
+        for _ in run.rounds():
             with run.attempt("spooled", EMPTY):
                 run.add("spooled", EMPTY, _measure(run, run.pool.get("s2sgw-auto")))
             with run.attempt("spooled", name):

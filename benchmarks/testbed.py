@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 from urllib.request import urlopen
 
 from s2sgw.runtime.turn_watch import BUCKETS
@@ -34,6 +35,8 @@ ERRORS = LabError, PeerError, OSError, ValueError, subprocess.SubprocessError
 WORKER_SECONDS = 120.0
 #: Seconds that a command of the gateway may take, and a scrape of its metrics.
 _COMMAND_SECONDS, _SCRAPE_SECONDS = 150.0, 60.0
+#: Seconds until a gateway that accepts connections must answer there.
+_CONSOLE_SECONDS = 10.0
 _TURNS = "s2sgw_reactor_turn_cpu_seconds"
 
 
@@ -165,9 +168,20 @@ def started_gateway(
 
 
 def metrics(port: int) -> dict[str, float]:
-    """Return what /metrics says at `port`, by name and labels as they are written there."""
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_SCRAPE_SECONDS) as page:
-        lines = page.read().decode().splitlines()
+    """Return what /metrics says at `port`, by name and labels as they are written there.
+
+    A gateway that has just started may open this port after the others: it is waited for.
+    """
+    deadline = time.monotonic() + _CONSOLE_SECONDS
+    while True:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_SCRAPE_SECONDS) as page:
+                lines = page.read().decode().splitlines()
+            break
+        except URLError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
 
 

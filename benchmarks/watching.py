@@ -14,7 +14,7 @@ TURNS = 200_000
 def cost(run: Run) -> None:
     """Measure turns in which nothing is done."""
     watch = TurnWatch()
-    for _ in range(run.rounds):
+    for _ in run.rounds():
         began = process_time()
         for _ in range(TURNS):
             watch.began()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,7 +16,7 @@ from benchmarks.chart import svg
 from benchmarks.relays import RELAYS, TITLES
 from benchmarks.results import VALUES, Results, spread
 from benchmarks.rows import ROWS
-from benchmarks.run import Run
+from benchmarks.run import BUDGET, Run
 from benchmarks.sink import Tally
 from benchmarks.targets import Target, judged, missed, targets
 from benchmarks.testbed import TurnReader
@@ -83,6 +84,7 @@ class ResultsTests(SynchronousTestCase):
         with mock.patch("benchmarks.run.time.sleep"), mock.patch("builtins.print"):
             run.interleaved("bulk-1", ("s2sgw-sm", "ejabberd", "prosody"), once)
         self.assertEqual(["ejabberd", "prosody", "ejabberd", "ejabberd"], order)
+        self.assertEqual(1, len(list(replace(run, began=run.began - BUDGET).rounds())))  # one that takes too long already
         self.assertEqual([mock.call("prosody")], pool.drop.call_args_list)
 
 
