@@ -135,7 +135,7 @@ class PastProofs:
     def remembered(self, domain: Domain, at: float, within: float, methods: Iterable[str]) -> ProofMethod | None:
         wanted = set(methods)
         found = (each.method for each in self.of(domain) if each.method in wanted and at - each.last < within)
-        return cast(ProofMethod | None, next(found, None))
+        return cast("ProofMethod | None", next(found, None))
 
 
 def _expiry(certificate: bytes) -> float | None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import s2sgw.trust.der as der
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.evidence import TLSA, Attempt, Evidence, TLSALookup
-from s2sgw.trust.identity import Constraints, Match, matches, matches_host, names
+from s2sgw.trust.identity import Constraints, Match, matches, matches_host
 from s2sgw.trust.parsed import ParsedCertificate
 from s2sgw.trust.path import CHAIN_CERTIFICATES, PathResult, PresentedChain, validate
 from s2sgw.trust.revocation import RevocationLists
@@ -152,7 +152,7 @@ class _Proof:
         self._anchors = anchors
         self._revocations = revocations
         self._presented = presented
-        self._names = names(evidence.chain[0])
+        self._names = presented.names
         self._leaf, *self._others = map(_Associated, evidence.chain[:CHAIN_CERTIFICATES])
         self._named: dict[str, Match] = {}
         self._declared = Anchors()
@@ -227,7 +227,7 @@ class _Proof:
 
     def _with_name(self, told: str, found: PathResult, lookup: TLSALookup) -> _Outcome:
         """Return whether the leaf still has its name under the constraints of the authorities on the path."""
-        bound = self._names.within([Constraints.of(each.encoded) for each in found.path[1:]])
+        bound = self._names.within([Constraints.of(each) for each in found.path[1:]])
         match = matches(bound, self._evidence.domain)
         name = match.name or matches_host(bound, lookup.target).name
         if name is None:

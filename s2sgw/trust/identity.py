@@ -10,13 +10,15 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 from service_identity import CertificateError
 from service_identity.hazmat import DNS_ID, SRV_ID, DNSPattern, SRVPattern
 
 import s2sgw.trust.der as der
 from s2sgw.trust.name_bounds import TooManyNames, alternative_names, subtrees
+from s2sgw.trust.parsed import ParsedCertificate
 from s2sgw.xmpp.jid import PART_BYTES, Domain, InvalidJID, u_labels
 
 NameKind = Literal["xmppAddr", "SRV-ID", "dNSName"]
@@ -28,6 +30,8 @@ CHARACTERS_TOLD = 80
 #: An xmppAddr with its two frames is at most this long; a longer one is no domain.
 XMPP_ADDR_BYTES = PART_BYTES + 16
 
+#: Reference identifiers that are kept.
+_IDENTIFIERS = 256
 _SERVICE = "_xmpp-server"
 #: id-on-xmppAddr and id-on-dnsSRV as they are encoded at the start of an otherName.
 _OTHER_NAMES: dict[bytes, NameKind] = {
@@ -91,11 +95,11 @@ class Constraints:
     excluded: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, certificate: bytes) -> Constraints:
-        """Return those of an authority's certificate in DER; unreadable ones, and too many, permit nothing."""
+    def of(cls, certificate: bytes | ParsedCertificate) -> Constraints:
+        """Return those of an authority's certificate (DER, or parsed); unreadable ones, and too many, permit nothing."""
         trees: dict[bool, list[str]] = {False: [], True: []}
         try:
-            value = der.extension(certificate, der.NAME_CONSTRAINTS)
+            value = _extension(certificate, der.NAME_CONSTRAINTS)
             for excluded, found in subtrees(value) if value is not None else ():
                 base = der.span(value or b"", found.content, found.end)
                 if base.tag == _DNS_NAME:
@@ -222,11 +226,11 @@ class Match(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def names(leaf: bytes) -> Names:
-    """Return what the subjectAltName of a certificate in DER presents. A common name is nothing. Never fails."""
+def names(leaf: bytes | ParsedCertificate) -> Names:
+    """Return what the subjectAltName of a certificate (DER, or parsed) presents. A common name is nothing. Never fails."""
     found: list[RawName] = []
     try:
-        value = der.extension(leaf, der.SUBJECT_ALT_NAME)
+        value = _extension(leaf, der.SUBJECT_ALT_NAME)
         for span in alternative_names(value) if value is not None else ():
             raw = _raw(span.tag, (value or b"")[span.content : span.end])
             if raw is not None:
@@ -236,6 +240,11 @@ def names(leaf: bytes) -> Names:
     except ValueError as error:
         return Names(tuple(found), (f"the subjectAltName is malformed: {error}",))
     return Names(tuple(found))
+
+
+def _extension(certificate: bytes | ParsedCertificate, oid: bytes) -> bytes | None:
+    """Return the value of an extension, or None. Raises `ValueError` where it is there twice, or one cannot be read."""
+    return der.extension(certificate, oid) if isinstance(certificate, bytes) else certificate.extension(oid)
 
 
 def _raw(tag: int, content: bytes) -> RawName | None:
@@ -290,18 +299,21 @@ def matches(presented: Names, domain: Domain, *, insist_on_xmpp_addr: bool = Fal
         if bound and identifier.kind != "dNSName":  # path validation binds those
             continue
         for raw in presented.raw:
-            if raw.kind == identifier.kind and identifier.may_be(raw.value) and _is(raw, identifier):
-                return Match(str(raw.read()), ())
+            if raw.kind == identifier.kind and identifier.may_be(raw.value):
+                name = _verified(raw, identifier)
+                if name is not None:
+                    return Match(str(name), ())
     told, dropped = presented.read(NAMES_TOLD)
     return Match(None, (_account(told, len(presented.raw), domain), *dropped, *presented.faults))
 
 
-def _is(raw: RawName, identifier: _Identifier) -> bool:
-    """Return whether a name whose bytes look like the domain is well formed, and of it."""
+def _verified(raw: RawName, identifier: _Identifier) -> Name | None:
+    """Return a name whose bytes look like the domain, or None where it is malformed, or of another domain."""
     try:
-        return identifier.verify(raw.read().pattern)
+        name = raw.read()
+        return name if identifier.verify(name.pattern) else None
     except (CertificateError, ValueError):
-        return False
+        return None
 
 
 def matches_host(presented: Names, host: str) -> Match:
@@ -314,11 +326,14 @@ def matches_host(presented: Names, host: str) -> Match:
 
 
 class _Identifier(NamedTuple):
-    """The domain asked for as one kind of name: a cheap test of the bytes, and then `service_identity`'s word on the pattern."""
+    """The domain asked for as one kind of name: a cheap test of the bytes, and the check of the pattern by `service_identity`.
+
+    `verify` raises `ValueError` where the domain is an address, which has no name of that kind.
+    """
 
     kind: NameKind
     may_be: Callable[[bytes], bool]
-    verify: Callable[[object], bool]
+    verify: Callable[[Any], bool]
 
 
 def _identifiers(domain: Domain) -> Iterator[_Identifier]:
@@ -327,12 +342,21 @@ def _identifiers(domain: Domain) -> Iterator[_Identifier]:
     yield _Identifier("xmppAddr", lambda value: _xmpp_addr(value) in spelled, XmppAddr_ID(domain).verify)
     host = domain.ascii.encode()
     service, hosts = f"{_SERVICE}.{domain.ascii}".encode(), {host, b"*." + host.partition(b".")[2]}
-    try:
-        srv_id, dns_id = SRV_ID(service.decode()), DNS_ID(domain.ascii)
-    except ValueError:  # an address: no DNS name
-        return
-    yield _Identifier("SRV-ID", lambda value: value[-len(service) :].lower() == service, srv_id.verify)  # type: ignore[arg-type]
-    yield _Identifier("dNSName", lambda value: value.lower() in hosts, dns_id.verify)  # type: ignore[arg-type]
+    yield _Identifier(
+        "SRV-ID", lambda value: value[-len(service) :].lower() == service,
+        lambda pattern: _srv_id(service.decode()).verify(pattern),
+    )
+    yield _Identifier("dNSName", lambda value: value.lower() in hosts, lambda pattern: _dns_id(domain.ascii).verify(pattern))
+
+
+@lru_cache(_IDENTIFIERS)
+def _srv_id(name: str) -> SRV_ID:
+    return SRV_ID(name)
+
+
+@lru_cache(_IDENTIFIERS)
+def _dns_id(name: str) -> DNS_ID:
+    return DNS_ID(name)
 
 
 def _xmpp_addr(value: bytes) -> str | None:

@@ -25,6 +25,7 @@ from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy,
 import s2sgw.trust.der as der
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.evidence import Failure
+from s2sgw.trust.identity import Names, names
 from s2sgw.trust.keys import RSA_BITS
 from s2sgw.trust.name_bounds import TooManyNames
 from s2sgw.trust.parsed import ParsedCertificate, encoded
@@ -115,6 +116,11 @@ class PresentedChain:
             return ParsedCertificate(self.encoded[0])
         except ValueError as error:
             return str(error)
+
+    @property
+    def names(self) -> Names:
+        """What the leaf names."""
+        return names(self.encoded[0] if isinstance(self.leaf, str) else self.leaf)
 
     @cached_property
     def authorities(self) -> tuple[ParsedCertificate, ...]:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.evidence import Attempt, Evidence, Failure, Role
-from s2sgw.trust.identity import Constraints, matches, matches_host, names
+from s2sgw.trust.identity import Constraints, matches, matches_host
 from s2sgw.trust.path import PresentedChain, validate
 from s2sgw.trust.pem import unarmoured
 from s2sgw.trust.pins import Fingerprint
@@ -32,10 +32,11 @@ def prove_pkix(
     by it alone. `secure_delegation`: the target of an SRV record that DNSSEC secured counts as the domain too, where we
     connected to it. `presented` is `evidence.chain` where it was looked at before: what was searched is not searched again.
     """
-    found = validate(presented or evidence.chain, anchors, evidence.at, revocations)
+    chain = presented or PresentedChain(evidence.chain)
+    found = validate(chain, anchors, evidence.at, revocations)
     if not evidence.chain:
         return _failed(found.failures)
-    named = names(evidence.chain[0]).within([Constraints.of(each.encoded) for each in found.path[1:]])
+    named = chain.names.within([Constraints.of(each) for each in found.path[1:]])
     match = matches(named, evidence.domain, insist_on_xmpp_addr=insist_on_xmpp_addr)
     if match.name is None and secure_delegation and evidence.target_secure and evidence.role == "receiving":
         match = match._replace(name=matches_host(named, evidence.target or "").name)

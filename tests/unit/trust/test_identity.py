@@ -6,6 +6,8 @@ from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.trust.identity import NAMES_TOLD, Constraints, Match, Names, RawName, matches, names
+from s2sgw.trust.parsed import ParsedCertificate
+from s2sgw.trust.path import PresentedChain
 from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import Authority, der, dns_constraints, self_signed, srv_id, xmpp_addr
 
@@ -213,14 +215,18 @@ class BoundTests(SynchronousTestCase):
     def test_only_what_may_match_is_read(self):
         """R17: of a thousand names the one that is the domain is read; where none is, a few are, to be told."""
         others = [der(_DNS, b"n%d.example" % number) for number in range(999)]
-        self.assertEqual((True, 2), self.count(*others, der(_DNS, b"A.example")))
+        self.assertEqual((True, 1), self.count(*others, der(_DNS, b"A.example")))
         self.assertEqual((False, NAMES_TOLD), self.count(*others))
 
     def test_other_names(self):
         """R17: xmppAddrs are compared by their bytes too; none is parsed as a domain before."""
         others = [xmpp_other(f"ü{number}.example") for number in range(500)]
-        self.assertEqual((True, 2), self.count(*others, xmpp_other("Ü.EXAMPLE"), domain="ü.example"))
+        self.assertEqual((True, 1), self.count(*others, xmpp_other("Ü.EXAMPLE"), domain="ü.example"))
         self.assertEqual((False, NAMES_TOLD), self.count(*others, domain="ü.example"))
+
+    def test_many_that_may_be_an_address(self):
+        """R17: an address has no dNSName, and one that spells it is none: each drops out, and nothing fails."""
+        self.assertEqual((False, 5 + NAMES_TOLD), self.count(*[der(_DNS, b"192.0.2.1")] * 5, *[der(_DNS, b"x")] * 4, domain="192.0.2.1"))
 
     def test_too_many(self):
         """R17: a certificate with more names than are looked at names nobody, and says so."""
@@ -232,6 +238,28 @@ class BoundTests(SynchronousTestCase):
         """R17: what is longer than a domain is not even normalised."""
         self.assertIn("longer than a domain", of(xmpp_other("x" * 1024)).dropped[0])
         self.assertIsNone(match(of(xmpp_other("a.example" + "\u0301\u0323" * 1000)), "a.example"))
+
+
+class ParsedTests(SynchronousTestCase):
+    """A certificate that was parsed before says what its DER says."""
+
+    def test_names(self):
+        """R17: the same names, and the same fault where they cannot be read."""
+        for general_names in ([der(_DNS, b"a.example"), xmpp_other("b.example")], [b"\x82\x05a"], [b"\x88\x00"] * 1001):
+            certificate = self_signed(san_der=der(0x30, b"".join(general_names))).der
+            self.assertEqual(names(certificate), names(ParsedCertificate(certificate)))
+            self.assertEqual(names(certificate), PresentedChain([certificate]).names)
+
+    def test_names_of_what_cannot_be_read(self):
+        """R17: a leaf that is no certificate names nobody."""
+        self.assertEqual((names(b"junk"), ()), (PresentedChain([b"junk"]).names, names(b"junk").raw))
+
+    def test_constraints(self):
+        """R17: the same constraints."""
+        for permitted, excluded in ((["a.example"], []), ([], ["b.example"])):
+            certificate = Authority.root(constraints=dns_constraints(permitted, excluded)).der
+            self.assertEqual(Constraints.of(certificate), Constraints.of(ParsedCertificate(certificate)))
+            self.assertNotEqual(Constraints(), Constraints.of(certificate))
 
 
 def xmpp_other(text: str) -> bytes:
