@@ -46,6 +46,7 @@ class RunningConfiguration:
     def _serve(self, config: Config) -> None:
         self.local_domains.clear()
         self.local_domains.update(config.gateway.domains)
+        self._names = {domain.ascii for domain in self.local_domains}
         self._spellings = {spelling(text) for domain in self.local_domains for text in (domain.ascii, domain.text)}
 
     def adopt(self, ready: CheckedConfiguration) -> list[dict[str, Any]]:
@@ -72,7 +73,7 @@ class RunningConfiguration:
 
     def is_local(self, domain: Domain) -> bool:
         """Return whether the gateway serves `domain`."""
-        return domain in self.local_domains
+        return domain.ascii in self._names
 
     def anchors(self) -> Anchors:
         """Return the trust anchors of `[tls] trust_anchors`."""

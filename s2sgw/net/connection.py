@@ -175,7 +175,8 @@ class StreamConnection(Protocol):
         self._blocked_timer: IDelayedCall | None = None
         self._out: Any = None  # the target of writes: the transport, later the TLS on it
         self._link: Any = None  # the TLS on it
-        self._socket: SocketTransport | None = None  # the transport in place of Twisted's, TLS and all
+        self._transport: Any = None  # the transport: our own in place of Twisted's where there is one
+        self._socket: SocketTransport | None = None  # our own, TLS and all
         self._handshaking = False
         self._tls_is_news = False
         self._gone = False
@@ -308,17 +309,15 @@ class StreamConnection(Protocol):
 
     # --- for Twisted -----------------------------------------------------------------------------------------------
 
-    @property
-    def _transport(self) -> Any:
-        return self._socket or self.transport
-
     def connectionMade(self) -> None:
+        self._transport = self.transport
         self._transport.setTcpNoDelay(True)
         self._transport.setTcpKeepAlive(True)
         set_user_timeout(self._transport)
         set_quick_ack(self._transport)
         if not (self._direct_tls and self.role == "receiving"):  # its first bytes of TLS have been read already
             self._socket = take_over(self.transport, self, self._turns)
+            self._transport = self._socket or self.transport
         self._out = self._intake.transport = self._transport
         self._out.registerProducer(self._outlet, True)
         if self._options.negotiation_timeout is not None:
@@ -349,7 +348,8 @@ class StreamConnection(Protocol):
         self._intake.turn_is_due = False
         if not self._intake.open:
             return
-        self._tell_of_tls()
+        if self._tls_is_news:
+            self._tell_of_tls()
         self._turning, self._answered = True, 0
         try:
             self._read(self._turns.budget)
@@ -361,15 +361,15 @@ class StreamConnection(Protocol):
 
     def _tell_of_tls(self) -> None:
         """Tell the engine that the handshake is over, before it reads the input after it."""
-        if self._tls_is_news:
-            self._tls_is_news = False
-            self.step(self.engine.tls_established)
+        self._tls_is_news = False
+        self.step(self.engine.tls_established)
 
     def _read(self, budget: TurnBudget) -> None:
         """Read input as far as this turn of the reactor has time and room, and at least one portion."""
         began = budget.stopwatch()
         at_most = self._portion if self.established else NEGOTIATION_BYTES
-        while self._readable and not self._intake.held:
+        intake = self._intake
+        while self.ending is None and (intake.size or self.engine.backlogged) and not intake.held:
             taken = self._feed(at_most)
             now = budget.stopwatch()
             seconds = now - began
@@ -386,7 +386,8 @@ class StreamConnection(Protocol):
 
     def _feed(self, at_most: int | None = None) -> int:
         """Let the engine read on, or feed it input. Return how many bytes of input it took."""
-        self._tell_of_tls()
+        if self._tls_is_news:
+            self._tell_of_tls()
         if self.engine.backlogged:
             self.step(self.engine.proceed)
             return 0
@@ -563,6 +564,7 @@ class StreamConnection(Protocol):
         if self._socket is not None:
             self._socket.release()
             self._socket = self._intake.transport = None
+            self._transport = self.transport
         try:
             while self._readable:
                 self._feed()

@@ -180,8 +180,7 @@ def journal_line(event: LogEvent) -> str:
 
 
 def _words(event: LogEvent) -> str:
-    facts = " ".join(f"{key}={_text(value)}" for key, value in _facts(event))
-    return _what(event) + (f" {facts}" if facts else "")
+    return " ".join([_what(event), *[f"{key}={_text(value)}" for key, value in _facts(event)]])
 
 
 def _with_traceback(line: str, event: LogEvent) -> list[str]:
@@ -217,15 +216,15 @@ def _what(event: LogEvent) -> str:
     return printable(str(event.get("event", "note")))
 
 
-def _facts(event: LogEvent) -> Iterator[tuple[str, Any]]:
+def _facts(event: LogEvent) -> list[tuple[str, Any]]:
     if "event" not in event:
-        yield "text", formatEvent(event)
-        yield "by", event.get("log_namespace", "")
-        return
-    keys = [*(key for key in _FIRST if key in event), *(key for key in event if key not in _FIRST)]
-    for key in keys:
-        if key not in _MACHINERY and not key.startswith("log_") and event[key] not in (None, "", [], ()):
-            yield key, event[key]
+        return [("text", formatEvent(event)), ("by", event.get("log_namespace", ""))]
+    facts = []
+    for key in dict.fromkeys([*_FIRST, *event]):
+        value = event.get(key)
+        if value not in (None, "", [], ()) and key not in _MACHINERY and not key.startswith("log_"):
+            facts.append((key, value))
+    return facts
 
 
 def _traceback(event: LogEvent) -> Iterator[str]:
@@ -235,6 +234,8 @@ def _traceback(event: LogEvent) -> Iterator[str]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, str):
+        return quoted(value, FACT)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

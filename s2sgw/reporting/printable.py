@@ -11,6 +11,8 @@ _CUT = "…"
 #: The character behind the backslash of an escape of ours.
 _BEGINS = "\\xuU"
 _NEEDS_QUOTES = re.compile('[ "=]')
+#: Texts of printable ASCII characters that need neither quotes nor escapes.
+_PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")
 
 
 def printable(text: str, limit: int = SHOWN) -> str:
@@ -28,6 +30,8 @@ def quoted(text: str, limit: int = SHOWN) -> str:
 
     Every backslash is doubled: one before a quote would end the quoted text.
     """
+    if len(text) <= limit and _PLAIN.match(text) is not None:
+        return text
     shown = _shown(text, limit, shown_next="\\")
     if shown and _NEEDS_QUOTES.search(shown) is None:
         return shown

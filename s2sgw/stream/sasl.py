@@ -5,7 +5,7 @@ A mechanism is an exchange. The receiving side takes messages and returns the an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -193,10 +193,7 @@ def _secret_server(variant: Variant) -> ServerMechanism:
         assert permission.secret is not None  # or it is not offered
         return SecretServer(variant, pair.sender, permission.secret)
 
-    def usable(permission: Permission) -> bool:
-        return _usable(variant, permission.secret)
-
-    return ServerMechanism(variant.name, usable, exchange)
+    return ServerMechanism(variant.name, _bound_offered if variant.bound else _secret_offered, exchange)
 
 
 def _external_offered(permission: Permission) -> bool:
@@ -207,8 +204,12 @@ def _external_server(pair: Pair, permission: Permission) -> ServerExchange:
     return ExternalServer(pair.sender)
 
 
-def _legacy_offered(permission: Permission) -> bool:
+def _secret_offered(permission: Permission) -> bool:
     return permission.secret is not None
+
+
+def _bound_offered(permission: Permission) -> bool:
+    return permission.secret is not None and permission.secret.binding is not None
 
 
 def _legacy_server(pair: Pair, permission: Permission) -> ServerExchange:
@@ -220,18 +221,18 @@ SERVER_MECHANISMS = {
     row.name: row for row in (
         ServerMechanism("EXTERNAL", _external_offered, _external_server),
         *map(_secret_server, VARIANTS),
-        ServerMechanism(LEGACY, _legacy_offered, _legacy_server),
+        ServerMechanism(LEGACY, _secret_offered, _legacy_server),
     )
 }
 
 
 def offered(permission: Permission) -> list[ServerMechanism]:
     """Return the mechanisms that are offered, in the order of the policy, and the legacy one last."""
-    rows = [SERVER_MECHANISMS[name] for name in _legacy_last(permission.mechanisms)]
-    return [row for row in rows if row.offered(permission)]
+    names = [name for name in permission.mechanisms if SERVER_MECHANISMS[name].offered(permission)]
+    return [SERVER_MECHANISMS[name] for name in _legacy_last(names)]
 
 
-def _legacy_last(names: tuple[Mechanism, ...]) -> list[Mechanism]:
+def _legacy_last(names: Sequence[Mechanism]) -> list[Mechanism]:
     return sorted(names, key=LEGACY.__eq__)
 
 

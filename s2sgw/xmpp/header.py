@@ -17,6 +17,7 @@ CLOSING_TAG = b"</stream:stream>"
 START_TAG = re.compile(rb"""<[^"'>]*(?:"[^"]*"[^"'>]*|'[^']*'[^"'>]*)*>""")
 _DECLARATION = re.compile(rb"""\sxmlns:([^\s=]+)\s*=\s*(?:"[^"]*"|'[^']*')|"[^"]*"|'[^']*'""")
 LANG = f"{XML}}}lang"
+_BEGINNING = f"<?xml version='1.0'?><stream:stream xmlns='{SERVER}' xmlns:stream='{STREAM}' xmlns:db='{DIALBACK}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,11 @@ def stream_header(
     lang: str | None = None,
 ) -> bytes:
     """Return the header that we send. `lang` is for answers to a person; between servers it is left out."""
-    attributes = {"from": from_, "to": to, "id": id, "version": version, "xml:lang": lang}
-    written = "".join(f" {name}='{escape_attribute(value)}'" for name, value in attributes.items() if value is not None)
-    return (
-        f"<?xml version='1.0'?><stream:stream xmlns='{SERVER}' xmlns:stream='{STREAM}' xmlns:db='{DIALBACK}'{written}>"
-    ).encode()
+    written = [_BEGINNING]
+    for name, value in (("from", from_), ("to", to), ("id", id), ("version", version), ("xml:lang", lang)):
+        if value is not None:
+            written.append(f" {name}='{escape_attribute(value)}'")
+    return f"{''.join(written)}>".encode()
 
 
 class Declarations:
