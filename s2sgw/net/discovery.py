@@ -51,6 +51,8 @@ ADDRESSES = 16
 #: Answers that are quoted in the detail of an ending.
 _QUOTED = 4
 
+#: A name and a record type.
+_Asked = tuple[str | dns.name.Name, str]
 #: Returns whether one of our listeners is at a canonical address and a port.
 OwnAddresses = Callable[[str, int], bool]
 
@@ -244,17 +246,28 @@ class Discovery:
     ) -> Resolution:
         """Look up one candidate after another until one has an address that we may connect to."""
         asked = candidates[:STRANGER_TARGETS] if requester.is_stranger else candidates
-        calls = [partial(self._look_up, candidate, deadline, requester) for candidate in asked]
-        found = await try_in_turn(
-            self._reactor, calls, deadline=deadline, stagger=STAGGER, enough=self._is_permitted,
-        )
+        found: list[_Host | None] = [self._known_host(candidates[0], requester)]
+        if found[0] is None or not self._is_permitted(found[0]):
+            calls = [partial(self._look_up, candidate, deadline, requester) for candidate in asked]
+            found = await try_in_turn(
+                self._reactor, calls, deadline=deadline, stagger=STAGGER, enough=self._is_permitted,
+            )
         rest = [_unlocated(candidate) for candidate in candidates[len(found) :]]
         begun = list(zip(candidates, found, strict=False))
-        if not any(host is not None and self._permitted(host.target) for host in found):
+        permitted = [None if host is None else self._permitted(host.target) for host in found]
+        if not any(permitted):
             hosts = [host or _Host(candidate, [_late(candidate.name, "A")]) for candidate, host in begun]
             return Resolution(domain, (), self._ending(hosts, len(rest)))
-        targets = [_unlocated(candidate) if host is None else self._permitted(host.target) for candidate, host in begun]
-        return Resolution(domain, (*(target for target in targets if target is not None), *rest))
+        targets = [
+            _unlocated(candidate) if host is None else target
+            for (candidate, host), target in zip(begun, permitted, strict=True)
+        ]
+        return Resolution(domain, (*[target for target in targets if target is not None], *rest))
+
+    def _known_host(self, candidate: Candidate, requester: Requester) -> _Host | None:
+        """Return the candidate with its addresses, if no server has to be asked for them."""
+        answers = self._known(_address_questions(candidate), requester)
+        return None if answers is None else _Host(candidate, answers)
 
     async def _locate(self, targets: Sequence[Target], requester: Requester | None) -> tuple[Target, ...]:
         deadline = self._reactor.seconds() + self._timeout
@@ -273,13 +286,25 @@ class Discovery:
         return Deferred.fromCoroutine(self._addresses(candidate, deadline, requester))
 
     async def _addresses(self, candidate: Candidate, deadline: float, requester: Requester | None) -> _Host:
-        return _Host(candidate, await self._ask([(candidate.name, "AAAA"), (candidate.name, "A")], deadline, requester))
+        return _Host(candidate, await self._ask(_address_questions(candidate), deadline, requester))
+
+    def _known(self, questions: Sequence[_Asked], requester: Requester | None) -> list[Answer] | None:
+        """Return an answer to each question, if no server has to be asked for any of them."""
+        answers: list[Answer] = []
+        for name, kind in questions:
+            answer = self._resolver.known(name, kind, requester)
+            if answer is None:
+                return None
+            answers.append(answer)
+        return answers
 
     async def _ask(
-        self, questions: Sequence[tuple[str | dns.name.Name, str]], deadline: float, requester: Requester | None,
-        grace: float = GRACE,
+        self, questions: Sequence[_Asked], deadline: float, requester: Requester | None, grace: float = GRACE,
     ) -> list[Answer]:
         """Return an answer to each question. An answer that does not come in time is a failure."""
+        known = self._known(questions, requester)
+        if known is not None:
+            return known
         lookups = [self._resolver.query(name, kind, requester) for name, kind in questions]
         answers = await gather_until(self._reactor, lookups, deadline=deadline, grace=grace, enough=attrgetter("found"))
         return [answer or _late(*question) for question, answer in zip(questions, answers, strict=True)]
@@ -399,8 +424,13 @@ def _keys(answer: Answer) -> tuple[TLSA, ...]:
     return tuple(TLSA(record.usage, record.selector, record.mtype, record.cert) for record in records)
 
 
+def _address_questions(candidate: Candidate) -> list[_Asked]:
+    return [(candidate.name, "AAAA"), (candidate.name, "A")]
+
+
 def _only(target: Target, accept: Callable[[str, int], bool]) -> Target:
-    return replace(target, addresses=tuple(address for address in target.addresses if accept(address, target.port)))
+    accepted = tuple([address for address in target.addresses if accept(address, target.port)])
+    return target if accepted == target.addresses else replace(target, addresses=accepted)
 
 
 def _nowhere(address: str, port: int) -> bool:

@@ -29,9 +29,10 @@ class Cache:
 
     def get(self, question: Question) -> Answer | None:
         """Return the answer with the rest of its TTL."""
-        if question not in self._answers:
+        kept = self._answers.get(question)
+        if kept is None:
             return None
-        until, answer = self._answers[question]
+        until, answer = kept
         left = until - self._clock.seconds()
         if left <= 0:
             self._drop(question)

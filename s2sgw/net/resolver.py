@@ -126,19 +126,27 @@ class Resolver:
 
         It can be cancelled. The look-up ends when all callers have cancelled.
         """
+        known = self.known(name, rdtype, requester)
+        if known is not None:
+            return succeed(known)
+        question = _question(name, rdtype)
+        asker = requester or Requester.ourselves(question.name.to_text())
+        return self._look_up(question, asker).addCallback(asker.note, question)
+
+    def known(self, name: str | dns.name.Name, rdtype: str | RdataType, requester: Requester | None = None) -> Answer | None:
+        """Return the answer if no server has to be asked for it, else None."""
         try:
             question = _question(name, rdtype)
         except (dns.exception.DNSException, UnicodeError) as error:
             kind = RdataType.make(rdtype)
-            return succeed(Answer(dns.name.root, kind, Status.NO_SUCH_NAME, reason=f"not a DNS name: {error}"))
+            return Answer(dns.name.root, kind, Status.NO_SUCH_NAME, reason=f"not a DNS name: {error}")
         absolute, kind = question.name, question.rdtype
         if kind in _LOOPBACK and absolute == _LOCALHOST:
-            return succeed(Answer(absolute, kind, Status.FOUND, (_LOOPBACK[kind],), canonical=absolute))
-        asker = requester or Requester.ourselves(absolute.to_text())
-        known = asker.recall(question) or self.cache.get(question)
-        if known is not None:
-            return succeed(asker.note(known, question))
-        return self._look_up(question, asker).addCallback(asker.note, question)
+            return Answer(absolute, kind, Status.FOUND, (_LOOPBACK[kind],), canonical=absolute)
+        if requester is None:
+            return self.cache.get(question)
+        known = requester.recall(question) or self.cache.get(question)
+        return None if known is None else requester.note(known, question)
 
     async def addresses(self, host: str) -> tuple[str, ...]:
         """Return every address of `host`, IPv4 first; if `host` is an address, only that."""
