@@ -21,7 +21,9 @@ from typing import Any, Protocol, TypeVar
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.udp import Port
+from twisted.logger import Logger
 
+from s2sgw.net.socket_transport import SocketTransport
 from s2sgw.net.turn_budget import TurnBudget
 
 #: Up to this many events without strangers among them are served as they come: sorting them would cost more than it gains.
@@ -39,6 +41,8 @@ STRANGERS_WAITING = 20
 CROWD = 200
 #: How many of the newest strangers are checked for being ready.
 NEWEST = 500
+
+_log = Logger()
 
 ReadyEvent = tuple[int, int]
 T = TypeVar("T")
@@ -73,11 +77,13 @@ class FairPoller:
 
     `strangers` are the unproven connections by their descriptors; the one that came or advanced last is at the end. `turns`
     serves the streams that were read, at the end of each round. `is_datagram` returns whether a descriptor is a datagram socket.
+    `serve` serves an event and returns True, or returns False: then the reactor serves it.
     """
 
     def __init__(
         self, poller: Any, strangers: Mapping[int, object], turns: StreamTurns, observer: TurnObserver, *,
         is_datagram: Callable[[int], bool] = lambda descriptor: False, start: Callable[[int], int] = randrange,
+        serve: Callable[[int, int], bool] = lambda descriptor, mask: False,
     ) -> None:
         self.poller = poller
         self.unregister = poller.unregister
@@ -87,6 +93,7 @@ class FairPoller:
         self._is_datagram = is_datagram
         self._budget = turns.budget
         self._start = start
+        self._serve = serve
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.poller, name)
@@ -110,8 +117,11 @@ class FairPoller:
     def _round(self, events: Iterable[ReadyEvent]) -> Iterator[ReadyEvent]:
         """Yield the events, then serve the streams that were read. This needs no further turn of the reactor."""
         self._turns.begin_round()
+        serve = self._serve
         try:
-            yield from events
+            for event in events:
+                if not serve(*event):
+                    yield event
         finally:
             self._turns.end_round()
 
@@ -184,7 +194,18 @@ def share_turns(
     def is_datagram(descriptor: int) -> bool:
         return isinstance(selectables.get(descriptor), Port)
 
-    reactor._poller = FairPoller(poller, strangers, turns, observer, is_datagram=is_datagram)
+    def serve(descriptor: int, mask: int) -> bool:
+        """Serve a connection of our own as the reactor would, but without the log context that it makes for each event."""
+        selectable = selectables.get(descriptor)
+        if type(selectable) is not SocketTransport:
+            return False
+        try:
+            reactor._doReadOrWrite(selectable, descriptor, mask)
+        except Exception:
+            _log.failure("a connection broke")
+        return True
+
+    reactor._poller = FairPoller(poller, strangers, turns, observer, is_datagram=is_datagram, serve=serve)
 
     def end() -> None:
         reactor._poller = poller

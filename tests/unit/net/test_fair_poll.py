@@ -12,6 +12,7 @@ from unittest.mock import Mock
 from twisted.internet import reactor
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.task import Clock, deferLater
+from twisted.python import log
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from s2sgw.net.fair_poll import (
@@ -25,6 +26,7 @@ from s2sgw.net.fair_poll import (
     FairPoller,
     share_turns,
 )
+from s2sgw.net.socket_transport import SocketTransport
 from s2sgw.net.turn_budget import TURN_SECONDS, TurnBudget
 
 GONE = EPOLLIN | EPOLLRDHUP
@@ -274,3 +276,26 @@ class InstallTests(TestCase):
         self.assertEqual(([b"a"], before), (read, reactor._poller))
         self.assertGreater(observer.told.count("began"), 1)
         self.assertEqual(turns.told[:4], ["begin", "end", "begin", "end"])
+
+    async def test_connections_of_our_own(self) -> None:
+        """They are read and lost as under the reactor itself, without its log context; one that breaks is logged."""
+        if not isinstance(reactor, EPollReactor):
+            raise SkipTest("another reactor runs")
+        end = share_turns(reactor, STRANGERS, Turns(), Observer())
+        called = Mock(side_effect=lambda *_: self.fail("the reactor served it"))
+        self.patch(log, "callWithLogger", called)
+        near, far = socket.socketpair()
+        far.setblocking(False)
+        read, lost = Mock(), Mock(side_effect=ValueError("broken"))
+        below: Any = Mock(socket=far, reactor=reactor, fileno=far.fileno, connectionLost=lost)
+        SocketTransport(below, below, read, Mock(close_soon=lambda close: close()))
+        near.send(b"a")
+        await deferLater(reactor, 0.05)
+        near.close()
+        await deferLater(reactor, 0.05)
+        end()
+        far.close()
+        read.dataReceived.assert_called_once_with(b"a")
+        lost.assert_called_once()
+        called.assert_not_called()
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
