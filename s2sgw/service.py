@@ -395,7 +395,7 @@ class RunningGateway:
 
     def _stream_factory(self, leg: Leg, side: ReceivingLeg, admission: Admission, direct_tls: bool) -> ServerFactory:
         accept = partial(self.components.accepted.accept, side, direct_tls)
-        return StreamFactory(accept, admission, partial(self._refused, leg))
+        return StreamFactory(accept, admission, partial(self._refused, leg), direct_tls=direct_tls)
 
     def _refused(self, leg: Leg, address: str, ending: Ending) -> None:
         """A connection that named no peer was refused, or ended."""

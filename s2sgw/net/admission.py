@@ -24,6 +24,8 @@ from s2sgw.xmpp.errors import StreamCondition
 WIDER = 2
 #: Seconds that a negotiation has at least, even if many are under way.
 LEAST_NEGOTIATION = 5.0
+#: Beyond so many unproven connections a new one is not read in the turn in which it is accepted.
+CROWD = 4
 #: Seconds between two looks for connections whose time is over; the most that are ended in one turn of the reactor, and the
 #: seconds that this may take.
 LOOK = 0.5
@@ -274,6 +276,11 @@ class AdmittedConnection:
         self.holder: Dismissible | None = None
         self._admission = admission
         self._open = True
+
+    @property
+    def in_a_crowd(self) -> bool:
+        """Whether there are so many unproven connections that a new one is read when its turn has come."""
+        return self._admission.unproven > CROWD
 
     def opened(self, descriptor: int) -> None:
         """Note that the connection has its transport."""

@@ -153,6 +153,8 @@ class StreamConnection(Protocol):
         self.busy = False
         #: whether no more stanzas are written: the stream is closed as soon as everything in flight is acknowledged
         self.retiring = False
+        #: the first bytes of direct TLS were read from the socket before, so that OpenSSL cannot read them there
+        self.has_preface = False
         #: whether it carries the stanzas of many pairs: one slow queue must not delay the others
         self.shared = shared
         self._clock = clock
@@ -315,7 +317,7 @@ class StreamConnection(Protocol):
         self._transport.setTcpKeepAlive(True)
         set_user_timeout(self._transport)
         set_quick_ack(self._transport)
-        if not (self._direct_tls and self.role == "receiving"):  # its first bytes of TLS have been read already
+        if not (self._direct_tls and self.has_preface):
             self._socket = take_over(self.transport, self, self._turns)
             self._transport = self._socket or self.transport
         self._out = self._intake.transport = self._transport

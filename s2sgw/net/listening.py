@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from twisted.internet import tcp
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
@@ -37,29 +38,58 @@ class SilentConnection(HandoverProtocol):
     """An accepted connection until its first byte: then its stream is built.
 
     The other side may close the connection before that: a health check or a port scan. This costs little, and is no refusal.
+
+    `direct_tls`: the first byte stays in a TCP socket, from which OpenSSL reads it (`net.socket_transport`).
     """
 
-    def __init__(self, admitted: AdmittedConnection, address: str, build: BuildStream, refused: OnRefused) -> None:
+    def __init__(
+        self, admitted: AdmittedConnection, address: str, build: BuildStream, refused: OnRefused, direct_tls: bool = False,
+    ) -> None:
         self._admitted = admitted
         self._address = address
         self._build = build
         self._refused = refused
+        self._direct_tls = direct_tls
         admitted.holder = self
 
     def connectionMade(self) -> None:
-        """Note that the transport is there."""
+        """Note that the transport is there, and read what has come: the first bytes often follow the TCP handshake at once."""
         self._admitted.opened(self.transport.fileno())
+        if type(self.transport) is tcp.Server:
+            if self._direct_tls:
+                self.transport.doRead = self._look  # type: ignore[method-assign]
+            if not self._admitted.in_a_crowd:
+                self.transport.doRead()  # the reactor meets an end or an error again
 
     def prefaceReceived(self, data: bytes) -> None:
         """Build the stream, which gets `data` first."""
         connection = self._build(self._admitted)
+        connection.has_preface = bool(data)
         self._admitted.holder = connection
         connection.when_closed().addCallback(self._closed)
         self.hand_over(connection, self.transport, data)
 
     def prefaceLost(self, reason: Failure) -> None:
         """Forget the connection, which closed without a byte."""
+        self._look_no_more()
         self._admitted.release()
+
+    def _look(self) -> Any:
+        """Build the stream if there is a byte, without reading it. Stands in for `doRead` of the transport until then."""
+        try:
+            first = self.transport.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            first = b""
+        self._look_no_more()
+        if not first:
+            return self.transport.doRead()  # which returns why the connection is lost
+        self.prefaceReceived(b"")
+        return None
+
+    def _look_no_more(self) -> None:
+        vars(self.transport).pop("doRead", None)  # it leads back here
 
     def dismiss(self, refusal: Refusal) -> None:
         """End the connection without an error, because nothing was received."""
@@ -72,16 +102,21 @@ class SilentConnection(HandoverProtocol):
 
 
 class StreamFactory(ServerFactory):
-    """Admits connections. `build` makes the stream of a connection; `refused` is called for connections that never had one."""
+    """Admits connections. `build` makes the stream of a connection; `refused` is called for connections that never had one.
+
+    `direct_tls`: the streams begin with TLS.
+    """
 
     noisy = False
 
     def __init__(
-        self, build: BuildStream, admission: Admission, refused: OnRefused = lambda address, ending: None,
+        self, build: BuildStream, admission: Admission, refused: OnRefused = lambda address, ending: None, *,
+        direct_tls: bool = False,
     ) -> None:
         self._build = build
         self._admission = admission
         self._refused = refused
+        self._direct_tls = direct_tls
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Return the protocol of a new connection. None: Twisted closes it."""
@@ -90,7 +125,7 @@ class StreamFactory(ServerFactory):
         if isinstance(admitted, NotAdmitted):
             self._refused(address, admitted.ending)
             return None
-        return SilentConnection(admitted, address, self._build, self._refused)
+        return SilentConnection(admitted, address, self._build, self._refused, self._direct_tls)
 
 
 def bound_accepts(port: Any) -> Any:

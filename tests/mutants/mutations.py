@@ -98,7 +98,7 @@ MUTATIONS = (
     ),
     Mutation(
         "M17", "R1: our header has no version", "s2sgw/xmpp/header.py",
-        '"version": version,', '"version": None,', ("tests.unit.xmpp.test_element.HeaderTests.test_header",),
+        '("version", version)', '("version", None)', ("tests.unit.xmpp.test_element.HeaderTests.test_header",),
     ),
     Mutation(
         "M18", "R24: dialback goes before SASL", "s2sgw/stream/initiating_phases.py",
@@ -121,7 +121,7 @@ MUTATIONS = (
     ),
     Mutation(
         "M23", "R17: a wildcard covers several labels", "s2sgw/trust/identity.py",
-        'yield _Identifier("dNSName", lambda value: value.lower() in hosts, dns_id.verify)',
+        'yield _Identifier("dNSName", lambda value: value.lower() in hosts, lambda pattern: _dns_id(domain.ascii).verify(pattern))',
         'yield _Identifier("dNSName", lambda value: value in hosts or (value[:2] == b"*." and host.endswith(value[1:])), lambda pattern: True)',
         ("tests.unit.trust.test_identity.MatchTests.test_wildcards",),
     ),

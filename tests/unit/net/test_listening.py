@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
+import struct
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest import SkipTest
 
+from OpenSSL import SSL
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.interfaces import IAddress
@@ -21,11 +25,15 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net import listening
-from s2sgw.net.admission import Admission, AdmittedConnection, ConnectionLimits
-from s2sgw.net.connection import StreamConnection
+from s2sgw.net.admission import CROWD, Admission, AdmittedConnection, ConnectionLimits
+from s2sgw.net.connection import ConnectionOptions, StreamConnection
 from s2sgw.net.listening import ACCEPTS, StreamFactory, bound_accepts, handed_over, has_ipv6, listen, trouble
+from s2sgw.net.socket_transport import SocketTransport
+from s2sgw.net.turns import Turns
 from s2sgw.xmpp.ending import Cause, Ending
-from tests.support.wires import CountingTransport, Recorder, ToyEngine
+from tests.support.certificates import leaf_for
+from tests.support.socket_reactor import SocketReactor, connected, serve
+from tests.support.wires import LOCAL, CountingTransport, Recorder, ToyEngine, raw_context, server_context_of
 
 
 def peer(host: str) -> IAddress:
@@ -215,6 +223,168 @@ class AcceptanceTests(SynchronousTestCase):
             endpoint = f"tcp6:{other.getsockname()[1]}:interface=\\:\\:1"
             (found,) = listen(SimpleNamespace(), endpoint, self.factory())
             self.failureResultOf(found, CannotListenError)
+
+
+class FirstByteTests(SynchronousTestCase):
+    """An accepted connection on a real socket, until its stream is built."""
+
+    def setUp(self) -> None:
+        self.reactor = SocketReactor()
+        self.addCleanup(self.reactor.close)
+        self.turns = Turns(self.reactor)
+        self.admission = Admission(ConnectionLimits(), self.reactor)
+        self.refused: list[Ending] = []
+        self.built: list[StreamConnection] = []
+
+    def accept(self, *, direct_tls: bool = False, first: bytes = b"", crowd: int = 0) -> tuple[socket.socket, Any]:
+        """Return the other end of a connection that has sent `first` before it was accepted, and the protocol of this one."""
+        for number in range(crowd):
+            self.admission.admit(f"198.51.100.{number}")
+
+        def build(admitted: AdmittedConnection) -> StreamConnection:
+            tls: Any = lambda order: server_context_of().for_domain(LOCAL)  # noqa: E731
+            stream = StreamConnection(
+                ToyEngine(), Recorder(), clock=self.reactor, role="receiving", tls=tls, direct_tls=direct_tls, turns=self.turns,
+                options=ConnectionOptions(negotiation_timeout=None),
+            )
+            self.built.append(stream)
+            return stream
+
+        factory = StreamFactory(build, self.admission, lambda address, ending: self.refused.append(ending), direct_tls=direct_tls)
+        near, far = connected()
+        self.addCleanup(near.close)
+        near.sendall(first)
+        near.setblocking(False)
+        protocol = factory.buildProtocol(peer("192.0.2.1"))
+        serve(self.reactor, far, protocol)
+        return near, protocol
+
+    def shake(self, near: socket.socket) -> SSL.Connection:
+        """Do the client's part of a TLS handshake."""
+        tls = SSL.Connection(raw_context(leaf_for("peer.example")), near)
+        tls.set_connect_state()
+        for _ in range(6):
+            try:
+                tls.do_handshake()
+            except SSL.WantReadError:
+                self.reactor.settle()
+        return tls
+
+    def test_read_as_it_is_accepted(self) -> None:
+        """What has come already is read at once, and the reactor is not waited for; in a crowd it waits for its turn."""
+        self.accept(first=b"a\n")
+        self.assertEqual(1, len(self.built))
+        self.accept(first=b"a\n", crowd=CROWD)
+        self.assertEqual(1, len(self.built))
+        self.reactor.settle()
+        self.assertEqual([[b"a\n"], [b"a\n"]], [cast(ToyEngine, each.engine).fed for each in self.built])
+
+    def test_direct_tls(self) -> None:
+        """XEP-0368: OpenSSL reads the socket from the first byte of TLS on, whether it comes before the connection is accepted or later."""
+        for crowd in (0, CROWD):
+            near, _ = self.accept(direct_tls=True, crowd=crowd)
+            self.reactor.settle()
+            self.assertEqual([], self.built)
+            tls = self.shake(near)
+            tls.send(b"inside\n")
+            self.reactor.settle()
+            (stream,) = self.built
+            engine = cast(ToyEngine, stream.engine)
+            self.assertEqual((engine.log, engine.fed), (["tls"], [b"inside\n"]))
+            self.assertIsInstance(stream._transport, SocketTransport)
+            stream.write(b"answer\n")
+            self.reactor.settle()
+            self.assertEqual(b"answer\n", tls.recv(99))
+            self.built.clear()
+
+    def test_direct_tls_in_pieces(self) -> None:
+        """The handshake goes on however few bytes come at once."""
+        client = SSL.Connection(raw_context(leaf_for("peer.example")), None)
+        client.set_connect_state()
+        self.assertRaises(SSL.WantReadError, client.do_handshake)
+        hello = client.bio_read(65536)
+        near, _ = self.accept(direct_tls=True, first=hello[:1])
+        self.assertEqual(1, len(self.built))
+        for at in range(1, len(hello)):
+            near.sendall(hello[at : at + 1])
+            self.reactor.settle()
+        client.bio_write(near.recv(65536))
+        client.do_handshake()
+        near.sendall(client.bio_read(65536))
+        self.reactor.settle()
+        self.assertEqual(["tls"], cast(ToyEngine, self.built[0].engine).log)
+
+    def test_no_tls(self) -> None:
+        """R7: what is no TLS ends in OpenSSL's words, without a stream error."""
+        near, _ = self.accept(direct_tls=True, first=b"<stream:stream>")
+        self.reactor.settle()
+        ending = self.built[0].ending
+        assert ending is not None
+        self.assertEqual((Cause.TLS_FAILED, 0), (ending.cause, self.admission.total))
+        self.assertNotIn(b"<", near.recv(99))
+
+    def test_gone_without_a_byte(self) -> None:
+        """R37: one that is closed or reset before its first byte is no refusal, makes room, and leaves memory at once."""
+        for direct_tls in (False, True):
+            for reset in (False, True):
+                for early in (False, True):
+                    near, protocol = self.accept(direct_tls=direct_tls)
+                    if not early:
+                        self.reactor.settle()
+                    if reset:
+                        near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    near.close()
+                    left = weakref.ref(protocol)
+                    gc.disable()
+                    try:
+                        del protocol
+                        self.reactor.settle()
+                        self.assertEqual((None, 0, [], []), (left(), self.admission.total, self.refused, self.built))
+                    finally:
+                        gc.enable()
+
+    def test_gone_unread(self) -> None:
+        """R37: where a crowd has gone, nobody looks whether a byte came (`net.fair_poll`): that leaves memory at once too."""
+        _, protocol = self.accept(direct_tls=True)
+        transport, left = protocol.transport, weakref.ref(protocol)
+        gc.disable()
+        try:
+            del protocol
+            self.reactor.removeReader(transport)
+            transport.connectionLost(Failure(ConnectionDone()))
+            del transport
+            self.assertEqual((None, 0), (left(), self.admission.total))
+        finally:
+            gc.enable()
+
+    def test_silent_for_too_long(self) -> None:
+        """R37: one that is silent under direct TLS is ended after the time of a negotiation, and leaves memory at once."""
+        near, protocol = self.accept(direct_tls=True)
+        left = weakref.ref(protocol)
+        gc.disable()
+        try:
+            del protocol
+            self.reactor.advance(31)
+            self.reactor.settle()
+            self.assertIsNone(left())
+        finally:
+            gc.enable()
+        self.assertEqual(([Cause.NEGOTIATION_TIMEOUT], 0), ([ending.cause for ending in self.refused], self.admission.total))
+        self.assertRaises(ConnectionResetError, near.recv, 1)
+
+    def test_leaves_memory(self) -> None:
+        """A stream of direct TLS that is over is in no circle."""
+        near, protocol = self.accept(direct_tls=True)
+        self.shake(near)
+        left = [weakref.ref(protocol), weakref.ref(self.built.pop())]
+        near.close()
+        gc.disable()
+        try:
+            del protocol
+            self.reactor.settle()
+            self.assertEqual([None, None], [reference() for reference in left])
+        finally:
+            gc.enable()
 
 
 class SystemdTests(SynchronousTestCase):

@@ -445,6 +445,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
 
         class Waiting(HandoverProtocol):
             def prefaceReceived(self, data: bytes) -> None:
+                stream.has_preface = True
                 self.hand_over(stream, self.transport, data)
 
         serve(reactor, far, Waiting())
