@@ -243,7 +243,8 @@ class PingAcks:
     ) -> None:
         """Take the stream.
 
-        `token` makes ids that cannot be guessed. `always`: ping again after the next batch, even without a reply before.
+        `token` makes ids that cannot be guessed, of letters, digits and hyphens. `always`: ping again after the next batch, even
+        without a reply before.
         """
         self.acknowledges = True
         self._stream = stream
@@ -256,9 +257,10 @@ class PingAcks:
         self._covered = 0  # stanzas before the unanswered ping
         self._uncovered = 0  # stanzas written since
         self._id: str | None = None
-        self._asked_at = 0.0
+        self._asked_at = self._due_at = 0.0
         self._unread = False  # at the last look, the reply may have been unread
-        self._timer: IDelayedCall | None = None
+        self._timer: IDelayedCall | None = None  # it outlasts replies: one timer serves the pings of `PING_SECONDS`
+        self._request: tuple[bytes, bytes] | None = None  # a ping before and behind its id
 
     def batch(self, stanzas: Sequence[bytes]) -> Sequence[bytes]:
         requests = self._before_batch(stanzas), self.after_batch(len(stanzas))
@@ -296,35 +298,57 @@ class PingAcks:
             self._replies.give_up(self._id)
             self._id = None
         cancel(self._timer)
+        self._timer = None
 
     def _ping(self) -> bytes:
         self._id = self._token()
         self._stream.count_sent(1)
         self._covered, self._uncovered = self._uncovered, 0
         self._asked_at, self._unread = self._clock.seconds(), False
+        self._due_at = self._asked_at + PING_SECONDS
         self._replies.expect(self._id, self._answered)
-        self._timer = self._clock.callLater(PING_SECONDS, self._unanswered)
-        pair = self._queue.pair
-        addresses = {"type": "get", "id": self._id, "from": pair.sender.text, "to": pair.recipient.text}
-        return Element("iq", SERVER, addresses, [Element("ping", PING)]).to_xml()
+        if self._timer is None:
+            self._timer = self._clock.callLater(PING_SECONDS, self._look)
+        if self._request is None:
+            self._request = _ping_around(self._queue.pair)
+        before, behind = self._request
+        return b"%b%b%b" % (before, self._id.encode(), behind)
 
     def _answered(self) -> None:
         self._id = None  # the reply is caught
-        self.stop()
         self._policy.ping_answered(self._stream)
         covered, self._covered = self._covered, 0
         if self._uncovered:
             self._stream.write([self._ping()])
         self._queue.acknowledged(covered, PASSED_ON)
 
+    def _look(self) -> None:
+        """The timer is due. Start it again for a ping that came later than the one for which it was started."""
+        self._timer = None
+        if self._id is None:
+            return
+        left = self._due_at - self._clock.seconds()
+        if left > 0:
+            self._timer = self._clock.callLater(left, self._look)
+        else:
+            self._unanswered()
+
     def _unanswered(self) -> None:
         """End a ping without a reply. A reply that may lie unread gets its time again when the stream is read."""
         was_unread, self._unread = self._unread, self._replies.unread
         if (was_unread or self._unread) and self._clock.seconds() < self._asked_at + UNREAD_SECONDS:
-            self._timer = self._clock.callLater(PING_SECONDS, self._unanswered)
+            self._due_at = self._clock.seconds() + PING_SECONDS
+            self._timer = self._clock.callLater(PING_SECONDS, self._look)
             return
         self.stop()
         if self._policy.ping_unanswered(self._stream):
             return
         self.acknowledges = self._always
         self._believe()
+
+
+def _ping_around(pair: Pair) -> tuple[bytes, bytes]:
+    """Return what stands before the id of a ping of `pair`, and behind it. A ping is written often, and only its id differs."""
+    addresses = {"type": "get", "from": pair.sender.text, "to": pair.recipient.text, "id": ""}
+    before, empty, behind = Element("iq", SERVER, addresses, [Element("ping", PING)]).to_xml().partition(b" id='")
+    return before + empty, behind

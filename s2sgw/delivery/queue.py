@@ -229,7 +229,10 @@ class DeliveryQueue:
         return slow
 
     def _count_passed(self, stanzas: list[Stanza]) -> None:
-        self._passed.update(map(kind_of, stanzas))
+        if len(stanzas) == 1:
+            self._passed[stanzas[0].kind] += 1
+        else:
+            self._passed.update(map(kind_of, stanzas))
         self._unreported += len(stanzas)
         self._unreported_bytes += sum([len(stanza.data) for stanza in stanzas])
 

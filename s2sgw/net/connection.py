@@ -408,10 +408,12 @@ class StreamConnection(Protocol):
     def _perform(self) -> None:
         self._stepping = True
         try:
-            self._flush()
+            if self.engine.unsent:
+                self._flush()
             while self._events:
                 self._perform_one(self._events.popleft())
-                self._flush()
+                if self.engine.unsent:
+                    self._flush()
         finally:
             self._stepping = False
 

@@ -58,12 +58,14 @@ class Turns:
     def add(self, reader: Reader) -> None:
         """Give `reader` one turn, soon. It may add itself again."""
         (self._established if reader.established else self._negotiating).append(reader)
-        self._schedule()
+        if not self._in_round:
+            self._schedule()
 
     def send_soon(self, send: Callable[[], None]) -> None:
         """Call `send` once, at the end of this turn, or of the next turn if none is under way."""
         self._outputs.append(send)
-        self._schedule()
+        if not self._in_round:
+            self._schedule()
 
     def close_soon(self, close: Callable[[], None]) -> None:
         """Call `close` once, after the sending, never from within this call."""

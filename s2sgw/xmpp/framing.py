@@ -188,7 +188,8 @@ class Framer:
         stanzas, end = plain_stanzas(self._buffer, self._last, self._bounds, self._declarations)
         if not stanzas:
             return False
-        self._set_handlers(False)
+        if self._has_handlers:
+            self._set_handlers(False)
         try:
             self._parser.Parse(self._buffer[self._fed : end], False)
             is_proven = self._parser.CurrentByteIndex - self._base == end
@@ -231,7 +232,8 @@ class Framer:
     def _parse(self, end: int) -> None:
         """Have expat read to `end`, one piece at most, and call its handlers."""
         assert self._parser is not None
-        self._set_handlers(True)
+        if not self._has_handlers:
+            self._set_handlers(True)
         piece = self._buffer[self._fed : min(end, self._fed + PIECE)]
         self._fed += len(piece)
         self._since += len(piece)
@@ -326,8 +328,6 @@ class Framer:
 
     def _set_handlers(self, on: bool) -> None:
         """Give expat its element handlers, or take them away."""
-        if on is self._has_handlers:
-            return
         assert self._parser is not None
         self._parser.StartElementHandler = self._start_tag if on else None
         self._parser.EndElementHandler = self._end_tag if on else None

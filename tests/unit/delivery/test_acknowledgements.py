@@ -131,7 +131,36 @@ class PingTests(SynchronousTestCase):
         self.assertEqual((self.queue.acknowledgements, list(self.replies.pings), len(self.stream.written)), ([(3, "passed_on")], ["id2"], 1))
         self.answer("id2")
         self.assertEqual((self.queue.acknowledgements[1:], self.replies.pings, len(self.stream.written)), ([(6, "passed_on")], {}, 1))
+        self.clock.advance(PING_SECONDS)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_one_timer(self) -> None:
+        """One timer serves the pings of a busy stream, and each ping has its whole time."""
+        self.acks.after_batch(1)
+        (timer,) = self.clock.getDelayedCalls()
+        self.clock.advance(PING_SECONDS - 5)
+        self.answer("id1")
+        self.acks.after_batch(2)
+        self.assertEqual([timer], self.clock.getDelayedCalls())
+        self.clock.advance(PING_SECONDS - 1)
+        self.assertEqual(([], 1), (self.policy.told, len(self.clock.getDelayedCalls())))
+        self.clock.advance(1)
+        self.assertEqual((["unanswered"], [(2, "written")], []), (self.policy.told, self.queue.acknowledgements[1:], self.clock.getDelayedCalls()))
+
+    def test_asked_again_while_the_timer_runs(self) -> None:
+        """A ping that begins when another is answered, unread or not, is due by its own time; after the stop none is."""
+        self.acks.after_batch(1)
+        self.clock.advance(PING_SECONDS - 1)
+        self.acks.after_batch(1)
+        self.answer("id1")
+        self.back.held = True
+        self.clock.advance(PING_SECONDS)  # id2 may lie unread
+        self.back.held = False
+        self.clock.advance(PING_SECONDS - 1)
+        self.assertEqual([], self.policy.told)
+        self.acks.stop()
+        self.clock.advance(10 * PING_SECONDS)
+        self.assertEqual(([], []), (self.policy.told, self.clock.getDelayedCalls()))
 
     def test_silence(self) -> None:
         """R41: a server that has never answered is believed to have what was written, now and from now on."""
