@@ -1,4 +1,4 @@
-"""`twistd s2sgw`: the options, and the life of the gateway: what is opened, and closed in order."""
+"""`twistd s2sgw`: the options, and the life of the gateway: it is opened, and closed gracefully."""
 
 from __future__ import annotations
 
@@ -64,25 +64,25 @@ from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds between two status lines for systemd.
 STATUS_SECONDS = 10
-#: Seconds between two looks whether a backend is to be checked (`backend.health`).
+#: Seconds between two looks for a backend whose check is due (`backend.health`).
 BACKEND_LOOK_SECONDS = 5.0
-#: Seconds between two looks for events that were only counted, and are to be logged.
+#: Seconds between two looks for events that were only counted, and must be logged.
 REPEATED_SECONDS = 5.0
-#: Seconds after which the stop begins that `drain` requested: its answer has left by then.
+#: Seconds until the stop that `drain` requested begins. By then its answer is sent.
 ANSWERED = 0.2
-#: What a stop under way answers to a request to stop, and to `/readyz`.
+#: The answer to a request to stop, and to `/readyz`, while a stop is under way.
 STOPPING = "it is stopping"
-#: Thresholds of the cyclic collector (`gc.set_threshold`). It looks at the youngest objects once there are 700 more than went,
-#: and at what survived that twice: a microsecond for each, so a few milliseconds at most, also while thousands of streams begin.
-#: It never walks all objects: that would stop a gateway with 10,000 streams for a large part of a second.
+#: Thresholds of the cyclic collector (`gc.set_threshold`). It examines the youngest objects when there are 700 more than before,
+#: and objects that survived this twice. That takes a microsecond for each, so a few milliseconds at most, also while thousands of
+#: streams begin. It never examines all objects: that would stop a gateway with 10,000 streams for a large part of a second.
 COLLECTOR_THRESHOLDS = (700, 2, 1_000_000)
-#: Seconds for which a thread that computes (it reads a long configuration) may hold up the reactor's at a time, where the reactor
-#: is ready to go on: the least that costs neither of them much. Python's own 5 ms would be 5 ms at every read from a socket.
+#: Seconds for which a computing thread (it reads a long configuration) may delay the reactor's thread at a time: the least that
+#: costs neither of them much. Python's own 5 ms would be a delay of 5 ms at every read from a socket.
 SWITCH_SECONDS = 0.001
 
 
 class Options(usage.Options):
-    """What `twistd s2sgw` takes."""
+    """The options of `twistd s2sgw`."""
 
     synopsis = "[--config s2sgw.toml]"
     longdesc = "A server-to-server XMPP federation gateway in front of an existing server."
@@ -92,7 +92,7 @@ class Options(usage.Options):
 
 
 class UnusableConfiguration(SystemExit, usage.UsageError):
-    """A `UsageError` that twistd, which expects none from `makeService`, shows without a traceback: status 1."""
+    """A `UsageError` that twistd shows without a traceback (it expects none from `makeService`): status 1."""
 
 
 def makeService(options: Options) -> Service:
@@ -132,7 +132,7 @@ def collector_paused() -> Iterator[None]:
 
 @contextmanager
 def exit_if_unable_to_start() -> Iterator[None]:
-    """Log what keeps the gateway from starting in one line, and exit with status 1."""
+    """Log in one line why the gateway cannot start, and exit with status 1."""
     try:
         yield
     except (AdminInUse, PrivateCAError, CannotListenError, DatabaseUnusable, SpoolBroken, OSError, ValueError) as error:
@@ -141,12 +141,12 @@ def exit_if_unable_to_start() -> Iterator[None]:
 
 
 class GatewayService(Service):
-    """Builds and opens the gateway when the reactor starts, and closes it in order when the reactor stops."""
+    """Builds and opens the gateway when the reactor starts, and closes it gracefully when the reactor stops."""
 
     log = Logger("s2sgw")
 
     def __init__(self, config: Config, warnings: Sequence[str] = (), lines: LineObserver | None = None) -> None:
-        """`lines` writes the log; None: another program does."""
+        """Take the configuration. `lines` writes the log; None: another program does."""
         self.config = config
         self._warnings = warnings
         self._lines = lines
@@ -176,7 +176,7 @@ class GatewayService(Service):
             self._lines.reopen()
 
     def _configure_log(self, config: Config) -> None:
-        """Write the log as a reloaded configuration says."""
+        """Write the log by a reloaded configuration."""
         if self._lines is not None:
             self._lines.configure(config.log.format, config.log.level, config.limits.log_lines_per_second)
 
@@ -190,7 +190,7 @@ class GatewayService(Service):
         reactor.addSystemEventTrigger("after", "shutdown", components.turn_watch.stop)
 
     def _log_start(self) -> None:
-        """Log what is started: an operator who reports a fault finds it here."""
+        """Log the facts about the start, for bug reports."""
         config = self.config
         self.log.info(
             event="starting", version=__version__, python=platform.python_version(), config=str(config.path),
@@ -218,7 +218,7 @@ def _heed_signals(reactor: Any, stop: Callable[[], None], reload: Callable[[], N
 
 
 def _in_reactor(reactor: Any, call: Callable[[], object]) -> Callable[..., None]:
-    """Return a signal handler that has the reactor's thread make `call`."""
+    """Return a signal handler that makes `call` on the reactor's thread."""
     def handler(*_: object) -> None:
         reactor.callFromThread(call)
 
@@ -226,9 +226,9 @@ def _in_reactor(reactor: Any, call: Callable[[], object]) -> Callable[..., None]
 
 
 def freeze_startup_objects() -> None:
-    """Have the cyclic collector leave alone what the start has made, some 80,000 objects, and whatever is old.
+    """Exempt the objects of the start, some 80,000, and all old ones from the cyclic collector.
 
-    What belongs to a closed connection leaves memory by its reference counts alone (tests/integration/test_memory.py), so
+    Objects of a closed connection leave memory by their reference counts alone (tests/integration/test_memory.py), so
     the collector has little to find.
     """
     gc.collect()
@@ -237,7 +237,7 @@ def freeze_startup_objects() -> None:
 
 
 class RunningGateway:
-    """Opens the components of one gateway, and closes them in order."""
+    """Opens the components of one gateway, and closes them gracefully."""
 
     log = Logger("s2sgw")
 
@@ -247,7 +247,7 @@ class RunningGateway:
         self.components = components
         self._lines = lines
         self._systemd = notifications or ServiceNotifications()
-        #: what a signal or `drain` stops the process with
+        #: stops the process for a signal or `drain`
         self.stop = StopRequest(components.reactor)
         self.config = components.running.config
         self._closers: list[Callable[[], Any]] = []
@@ -261,8 +261,8 @@ class RunningGateway:
         self._restored = self._closing = self._samples = False
 
     def open(self) -> None:
-        """Open the admin socket, the DNS view and every listener; raises what keeps one of them from opening."""
-        self._closers.append(self.components.peer_records.database.close)  # what others write as they close comes before
+        """Open the admin socket, the DNS view and every listener. Raises the error if one of them cannot be opened."""
+        self._closers.append(self.components.peer_records.database.close)  # closed last: others write while they close
         self._start_jobs()
         self._start_reconfiguration()
         self._open_admin()
@@ -331,13 +331,13 @@ class RunningGateway:
         )
 
     def unready(self) -> list[str]:
-        """Return why the gateway takes no connections now, a sentence each."""
+        """Return why the gateway takes no connections now, a sentence for each reason."""
         if self._closing:
             return [STOPPING]
         return [] if self._restored else ["it is starting"]
 
     async def _drain(self, arguments: Arguments) -> dict[str, object]:
-        """Stop as SIGTERM does, once this answer is out. Raises `VerbError` if the gateway is stopping."""
+        """Stop as SIGTERM does, after this answer is sent. Raises `VerbError` if the gateway is stopping."""
         if self.stop.made:
             raise VerbError(STOPPING)
         try:
@@ -377,7 +377,7 @@ class RunningGateway:
             Deferred.fromCoroutine(closing).addErrback(self._not_in_order)
 
     def _federation_factory(self, listener: Listener) -> ServerFactory:
-        """Return what accepts connections on a listener; the PROXY protocol is read first where that is asked for."""
+        """Return the factory for connections of a listener. If the listener has the PROXY protocol, it is read first."""
         side = self.components.federation.receiving
         if listener.zero_handshake:
             side = replace(side, zero_handshake=True)
@@ -388,7 +388,7 @@ class RunningGateway:
         return ProxyFactory(factory, listener.trusted_proxies, self.components.reactor, refused)
 
     def _inner_factory(self, endpoint: str) -> ServerFactory:
-        """Return what accepts connections of the server that has this inner listener."""
+        """Return the factory for connections of the server with this inner listener."""
         admission = backend_admission(self.config, self.components.reactor, self.components.record)
         leg = self.components.backends.leg_at(endpoint)
         return self._stream_factory("backend", leg.receiving, admission, direct_tls=False)
@@ -398,7 +398,7 @@ class RunningGateway:
         return StreamFactory(accept, admission, partial(self._refused, leg), direct_tls=direct_tls)
 
     def _refused(self, leg: Leg, address: str, ending: Ending) -> None:
-        """A connection that named no peer was refused, or ended."""
+        """Record a connection that named no peer, and was refused or ended."""
         direction = direction_of(leg)
         self.components.record.refused(direction, leg, ("", ""), address, ending)
 
@@ -409,7 +409,7 @@ class RunningGateway:
             port.stopReading()  # type: ignore[attr-defined]
 
     def _all_accept(self, queues: int) -> None:
-        """The lanes of the spool are known: what comes now goes behind what they hold. Until now, callers have waited."""
+        """Begin to accept: the queues in the spool are known, so new stanzas go after those. Until now, callers have waited."""
         self._restored = True
         for port in self._listening:
             if port.connected:  # type: ignore[attr-defined]  # a reload may have closed it
@@ -425,7 +425,7 @@ class RunningGateway:
         self._systemd.status(status_line(await self.components.views.count()))
 
     def close(self) -> Deferred[Any]:
-        """Close in order: no new streams, then those that are open, each within its bound; then the rest."""
+        """Close gracefully: no new streams, then the open ones, each within its time limit; then the rest."""
         self._systemd.stopping()
         self._closing = True
         ports, self._listening = self._listening, []

@@ -25,12 +25,12 @@ _OF_S2S = {"listen", "dns_view", "forward", "target", "tls", "proxy_protocol", "
 def disagreements(
     sections: Mapping[str, Any], tree: Mapping[str, Any], system_nameservers: Sequence[str]
 ) -> list[Complaint]:
-    """Return the complaints that need more than one key. A check is made only if all of its sections are valid."""
+    """Return the errors that need more than one key. A check is made only if all of its sections are valid."""
     return _complaints(CHECKS, {**sections, "system": system_nameservers, "tree": tree})
 
 
 def unusable_files(sections: Mapping[str, Any]) -> list[Complaint]:
-    """Return the complaints about files and directories that the sections name."""
+    """Return the errors in files and directories that the sections name."""
     return _complaints(FILES, sections)
 
 

@@ -32,7 +32,7 @@ class _Leaf(NamedTuple):
 
     @property
     def written(self) -> object:
-        """Return the value as the file writes it."""
+        """Return the value in the file's form."""
         return None if self.value is None else as_written(self.value, self.parser)
 
 
@@ -40,7 +40,7 @@ _NOTHING = _Leaf(None, None)
 
 
 class Change(NamedTuple):
-    """One key: its value before and after, as the file writes it ("10m", "1GiB"). None: the key was not there."""
+    """One key: its value before and after, in the file's form ("10m", "1GiB"). None: the key was not there."""
 
     path: KeyPath
     old: object
@@ -48,12 +48,12 @@ class Change(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Return the key as TOML spells it."""
+        """Return the key in TOML's spelling."""
         return key_text(self.path)
 
     @property
     def why_restart(self) -> str:
-        """Return why the change needs a restart, or "" if it does not."""
+        """Return why the change needs a restart; "": it does not."""
         if any(self.path[: len(prefix)] == prefix for prefix in RELOADED):
             return ""
         if self.path == ("gateway", "domains"):

@@ -1,4 +1,4 @@
-"""The values of all keys as they are in force, written as the file writes them: what `s2sgw config` shows."""
+"""The values of all keys in force, in the file's form, for `s2sgw config`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from s2sgw.config.loading import REPEATED, SECTIONS
 from s2sgw.config.sections import Config, parse_negotiation
 from s2sgw.policy.values import format_duration, format_size, parse_duration, parse_resume, parse_share, parse_size
 
-#: What parses a duration.
+#: The functions that parse a duration.
 DURATIONS = (parse_duration, parse_resume, parse_negotiation)
-#: What a section must contain, for the defaults of the other keys.
+#: The keys that a section needs before the defaults of its other keys are known.
 _SMALLEST: dict[str, Any] = {"gateway": {"domains": ["example.org"]}, **{name: [{}] for name in REPEATED}}
 
 
@@ -31,7 +31,10 @@ class Setting(NamedTuple):
 
 
 def effective_settings(config: Config, text: str) -> Iterator[Setting]:
-    """Yield every key of `config`, which was read from `text`. Keys without a value are left out; of peers, what is written."""
+    """Yield every key of `config`, which was read from `text`.
+
+    Keys without a value are left out. Of peers, only written keys are shown.
+    """
     source = TOMLSource(text)
     sections = {name: getattr(config, "backends" if name == "backend" else name) for name in SECTIONS}
     defaults = dict(_settings(_default_sections(config.path.parent)))
@@ -41,7 +44,7 @@ def effective_settings(config: Config, text: str) -> Iterator[Setting]:
 
 
 def _written_path(path: KeyPath, source: TOMLSource) -> KeyPath:
-    """Return the path of a key as the file has it: a single [backend] or [listen] table has no index."""
+    """Return the path of a key in the file's form: a single [backend] or [listen] table has no index."""
     if len(path) > 1 and path[1] == 0 and source.exact_line(path) is None:
         return (path[0], *path[2:])
     return path
@@ -92,7 +95,7 @@ def _metadata(annotation: Any) -> Iterator[Any]:
 
 
 def as_written(value: Any, parser: object) -> Any:
-    """Return a value as the file writes it. `parser` is the function that parses the key."""
+    """Return a value in the file's form. `parser` is the function that parses the key."""
     if parser in DURATIONS and isinstance(value, int | float):
         return format_duration(value)
     if parser is parse_size and isinstance(value, int):

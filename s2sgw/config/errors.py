@@ -1,4 +1,4 @@
-"""Errors of a configuration: the key, its line, what is wrong, and what was probably meant."""
+"""Errors of a configuration: the key, its line, the fault, and a suggestion."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _ASSIGNMENT = re.compile(rf"\s*({_KEY})\s*=")
 
 
 class Complaint(NamedTuple):
-    """What is wrong with the key at `path`, or with the file if `path` is ()."""
+    """The fault of the key at `path`, or of the file if `path` is ()."""
 
     path: KeyPath
     text: str
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used. `complaints` lists all errors, one line of text each.
+    """The configuration cannot be used. `complaints` lists all errors, one line of text each.
 
-    `certificates` and `domains`: the folder and the domains that it names nevertheless, so that certificates can be checked too.
+    `certificates` and `domains`: the folder and the domains that it still names, so that certificates can be checked too.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class TOMLSource:
         return self._lines.get(path)
 
     def tell(self, complaint: Complaint) -> str:
-        """Return the complaint as one line for the operator."""
+        """Return the error as one line for the operator."""
         line = self.line(complaint.path)
         where = f"line {line}: " if line is not None else ""
         key = f"{key_text(complaint.path)}: " if complaint.path else ""
         return where + key + complaint.text
 
     def order(self, complaint: Complaint) -> tuple[int, str]:
-        """Return the key that sorts complaints by line; those without a line come last."""
+        """Return the key that sorts errors by line. Those without a line come last."""
         return self.line(complaint.path) or _NO_LINE, key_text(complaint.path)
 
     def _read(self, line: str, number: int) -> None:
@@ -102,7 +102,7 @@ class TOMLSource:
 
 
 def key_text(path: KeyPath) -> str:
-    """Return a key as TOML writes it: peers."friend.example".tls, listen[0].endpoint."""
+    """Return a key in TOML's spelling: peers."friend.example".tls, listen[0].endpoint."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -120,7 +120,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def translate(error: Mapping[str, Any], known: Iterable[str]) -> str:
-    """Return a finding of pydantic in words for the operator. `known` are the keys that are possible in this place."""
+    """Return a finding of pydantic in words for the operator. `known`: the possible keys in this place."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return f"there is no such key; {suggest(str(error['loc'][-1]), known)}"
@@ -146,7 +146,7 @@ _WORDS = {
 
 
 def value_text(value: object) -> str:
-    """Return a value as TOML writes it, at most 60 characters."""
+    """Return a value in TOML's spelling, at most 60 characters."""
     text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
 

@@ -55,8 +55,8 @@ _INNER: dict[object, type[BaseModel]] = {
 def load(path: str | Path, *, system_nameservers: Sequence[str] = ()) -> Config:
     """Return the configuration in the file at `path`. Raises `ConfigError` with all errors.
 
-    `system_nameservers` are the addresses in /etc/resolv.conf. The files that the configuration names are not read; it is only
-    checked that they can be.
+    `system_nameservers` are the addresses in /etc/resolv.conf. The files that the configuration names are not read. Only their
+    existence and rights are checked.
     """
     path = Path(path).absolute()
     try:
@@ -87,7 +87,7 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
             with suppress(ValueError):
                 sections[name] = _peer_objects(tree, path.parent)
                 continue
-            tree[name] = tomllib.loads(text)[name]  # what is wrong there is found out table by table
+            tree[name] = tomllib.loads(text)[name]  # errors there are found table by table
         complaints += _validate(name, tree, path.parent, sections, curtailed)
     nameservers = _system(system_nameservers)
     complaints += disagreements(sections, tree, nameservers)
@@ -114,7 +114,7 @@ def _unknown_sections(tree: dict[str, Any]) -> list[Complaint]:
 def _validate(
     name: str, tree: dict[str, Any], folder: Path, sections: dict[str, Any], curtailed: dict[str, Any]
 ) -> list[Complaint]:
-    """Put the section into `sections` if it is valid; otherwise put what remains without the errors into `curtailed`."""
+    """Put the section into `sections` if it is valid. Otherwise put its part without errors into `curtailed`."""
     written: Any = tree.get(name, [{}] if name in REPEATED else {})
     validate = partial(TypeAdapter(SECTIONS[name]).validate_python, context={"folder": folder})
     try:
@@ -128,7 +128,7 @@ def _validate(
 
 
 def _complaint(name: str, error: Mapping[str, Any]) -> Complaint:
-    """Return a finding of pydantic in a section as a complaint."""
+    """Return a finding of pydantic in a section as an error."""
     path = _path(name, error["loc"])
     if name == "peers" and error["type"] == "extra_forbidden" and len(path) == 3 and isinstance(error["input"], dict):
         labels = _unquoted_labels(str(path[1]), str(path[2]), error["input"])
@@ -138,7 +138,7 @@ def _complaint(name: str, error: Mapping[str, Any]) -> Complaint:
 
 
 def _unquoted_labels(first: str, second: str, table: dict[str, Any]) -> list[str]:
-    """Return the labels of the domain that [peers.first.second. …] is meant to name, or nothing if it is no domain."""
+    """Return the labels of the domain that [peers.first.second. …] seems to name; nothing if it is no domain."""
     labels = [first, second]
     while len(table) == 1 and isinstance(inner := next(iter(table.values())), dict) and next(iter(table)) not in _INNER:
         labels.append(next(iter(table)))
@@ -178,7 +178,7 @@ def _without(written: Any, locations: Sequence[tuple[int | str, ...]]) -> Any:
 
 
 def _drop(tree: Any, location: tuple[int | str, ...]) -> bool:
-    """Remove what stands at `location`, or the nearest table around it. Return whether there was anything."""
+    """Remove the value at `location`, or the nearest table around it. Return whether there was anything."""
     if not location or not isinstance(tree, dict | list):
         return False
     try:
@@ -191,7 +191,7 @@ def _drop(tree: Any, location: tuple[int | str, ...]) -> bool:
 
 
 def _untold(more: Iterable[Complaint], told: Sequence[Complaint]) -> list[Complaint]:
-    """Return the complaints about keys that no other complaint is about."""
+    """Return the errors about keys that have no other error."""
     keys = {complaint.path for complaint in told}
     return [each for each in more if not any(each.path[:length] in keys for length in range(1, len(each.path) + 1))]
 
@@ -206,7 +206,7 @@ def _known(name: str, location: tuple[int | str, ...]) -> list[str]:
 
 
 def _unwrap(complaint: Complaint, single: set[str]) -> Complaint:
-    """Return the complaint without the index of a section that was written as one table."""
+    """Return the error without the index of a section that was written as one table."""
     path, text = complaint
     for name in single:
         text = text.replace(f"{name}[0]", name)

@@ -1,4 +1,4 @@
-"""Passwords of the console's users as the configuration has them (RFC 7914): `scrypt:N:r:p:SALT:HASH`, the last two in base64."""
+"""Hashes of the console users' passwords in the configuration (RFC 7914): `scrypt:N:r:p:SALT:HASH`, the last two in base64."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import os
 import re
 from dataclasses import dataclass, field
 
-#: What new hashes cost: some 60 ms and 32 MiB.
+#: The cost of new hashes: some 60 ms and 32 MiB.
 COST, BLOCK, PARALLEL = 1 << 15, 8, 1
-#: The costs that a hash may ask for. Each attempt to log in pays them.
+#: The possible costs of a hash. Each attempt to log in takes that cost.
 LEAST_COST, MOST_COST = 1 << 14, 1 << 17
 MOST_BLOCK, MOST_PARALLEL = 16, 4
 MOST_MEMORY = 128 * 1024 * 1024
@@ -30,7 +30,7 @@ class PasswordUnusable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PasswordHash:
-    """What is kept of one password."""
+    """The hash of one password."""
 
     cost: int
     block: int
@@ -49,7 +49,7 @@ class PasswordHash:
 
     @classmethod
     def parse(cls, text: object) -> PasswordHash:
-        """Return the hash that a text holds. Raises `ValueError` with what to write."""
+        """Return the hash in a text. Raises `ValueError`, which says what to write."""
         parts = text.split(":") if isinstance(text, str) else []
         if len(parts) != 6 or parts[0] != "scrypt" or not all(map(_NUMBER.fullmatch, parts[1:4])):
             raise ValueError('must be a hash that "s2sgw console password" prints')
@@ -67,17 +67,17 @@ class PasswordHash:
         return cls(cost, block, parallel, salt, digest)
 
     def matches(self, password: str) -> bool:
-        """Return whether this is the hash of `password`. Takes long: to be called in another thread."""
+        """Return whether this is the hash of `password`. This takes long, so call it in another thread."""
         data = password.encode("utf-8", "surrogatepass")[:MOST_PASSWORD]
         return hmac.compare_digest(self.digest, _scrypt(data, self.salt, self.cost, self.block, self.parallel))
 
     def text(self) -> str:
-        """Return the hash as the configuration has it."""
+        """Return the hash in the configuration's form."""
         salt, digest = (base64.b64encode(each).decode("ascii") for each in (self.salt, self.digest))
         return f"scrypt:{self.cost}:{self.block}:{self.parallel}:{salt}:{digest}"
 
     def __str__(self) -> str:
-        """Return a word for the audit log, which tells two hashes apart and helps to guess no password."""
+        """Return a short text for the audit log. It distinguishes two hashes, and does not help to guess a password."""
         return f"a scrypt hash ({hashlib.sha256(self.salt + self.digest).hexdigest()[:8]})"
 
 

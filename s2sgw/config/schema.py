@@ -19,7 +19,7 @@ from s2sgw.policy import values
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DURATION = {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ms|s|m|h|d)$"}
 _SIZE = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(B|kB|KiB|MB|MiB|GB|GiB)$"}]}
-#: The schema of what a function parses. Everything else that a function parses is text.
+#: The schema of the result of a parsing function. Any other result is text.
 _PARSED: dict[object, JsonSchemaValue] = {
     **dict.fromkeys(DURATIONS, _DURATION), values.parse_size: _SIZE,
     values.parse_share: {"type": "string", "pattern": r"^\d{1,3}(\.\d{1,3})?\s*%$"},
@@ -27,7 +27,7 @@ _PARSED: dict[object, JsonSchemaValue] = {
 
 
 class ConfigurationSchema(GenerateJsonSchema):
-    """Knows how the file writes what the models hold as numbers and objects."""
+    """Knows the file's form of values that the models hold as numbers and objects."""
 
     def function_plain_schema(self, schema: Any) -> JsonSchemaValue:
         return dict(_PARSED.get(schema["function"]["function"], {"type": "string"}))
@@ -42,7 +42,7 @@ class ConfigurationSchema(GenerateJsonSchema):
         return {**super().tuple_schema(schema), "type": "array"}
 
     def nullable_schema(self, schema: Any) -> JsonSchemaValue:
-        """A key that may be absent cannot be null in TOML."""
+        """Return the schema of a key that may be absent: it cannot be null in TOML."""
         return self.generate_inner(schema["schema"])
 
 
@@ -73,7 +73,7 @@ def configuration_schema(descriptions: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _plain(schema: Any) -> Any:
-    """Return a schema without what pydantic adds: titles, the docstrings of classes, constraints in its own words."""
+    """Return a schema without pydantic's additions: titles, the docstrings of classes, constraints in its own words."""
     if isinstance(schema, list):
         return [_plain(each) for each in schema]
     if not isinstance(schema, dict):

@@ -44,13 +44,13 @@ from s2sgw.spool.spool_file import Durability
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain
 
-#: Name of the admin socket in the state directory.
+#: The name of the admin socket in the state directory.
 ADMIN_SOCKET = "admin.sock"
 #: Bytes of the peer database.
 LEAST_PEER_RECORDS = 4 * 1024 * 1024
-#: Seconds between two looks at a deny list.
+#: Seconds between two refreshes of a deny list.
 LEAST_REFRESH = 60.0
-#: Seconds that a negotiation may be given.
+#: The shortest and the longest time for a negotiation, in seconds.
 LEAST_NEGOTIATION, MOST_NEGOTIATION = 5.0, 300.0
 
 
@@ -131,7 +131,7 @@ class Backend(Section):
     target: Hostname = "localhost."
     tls: Literal["required", "optional", "never"] = "required"
     acks: Literal["auto", "sm", "ping", "tcp"] = "auto"
-    #: the largest stanza that the server accepts; 0: as it announces
+    #: the largest stanza that the server accepts; 0: as announced
     stanza_bytes: Annotated[Size, Field(ge=0)] = 0
     #: seconds for which a lost stream can be resumed
     resume: Resume = 120.0
@@ -179,7 +179,7 @@ NegotiationTime = Annotated[float, PlainValidator(parse_negotiation)]
 
 
 class GatewayLimits(Section):
-    """`[limits]`: limits of what peers share, in particular for peers that have not authenticated."""
+    """`[limits]`: limits that all peers share, in particular peers that have not authenticated."""
 
     #: accepted connections, in total and from one address; `unproven` is a share of them. 0: no limit
     connections: Annotated[Count, Field(ge=1)] = 20_000
@@ -203,7 +203,7 @@ class GatewayLimits(Section):
     posh_fetches: Annotated[Count, Field(ge=16)] = 32
     #: bytes of `peers.sqlite`
     peer_records: Annotated[Size, Field(ge=LEAST_PEER_RECORDS)] = 64 * 1024 * 1024
-    #: 0 is no limit
+    #: 0: no limit
     log_lines_per_second: Annotated[Count, Field(ge=0)] = 100
 
 
@@ -224,9 +224,9 @@ ConsoleRole = Literal["read-only", "operator"]
 
 
 class Console(Section):
-    """`[console]`: where the pages, the HTTP interface and /metrics are served; nowhere if `listen` is left out.
+    """`[console]`: the endpoint of the pages, the HTTP interface and /metrics. Without `listen` they are not served.
 
-    `certificate`: NAME of NAME.crt and NAME.key, or of a folder; without it only loopback may be listened on. `hosts`: further
+    `certificate`: NAME of NAME.crt and NAME.key, or of a folder. Without it only loopback is allowed. `hosts`: further
     names under which browsers reach it. A user without a role is read-only.
     """
 
@@ -252,12 +252,12 @@ class Admin(Section):
 
     #: None: `admin.sock` in the state directory
     socket: FilePath | None = None
-    #: the users that may look, and change nothing
+    #: the group of users that may read, and change nothing
     group: GroupName | None = None
 
 
 class Policy(Section):
-    """`[policy]`: which peers are allowed at all, in addition to the sections of peers."""
+    """`[policy]`: the peers that are allowed at all, in addition to the sections of peers."""
 
     deny_lists: tuple[ListSource, ...] = ()
     refresh: Annotated[Duration, Field(ge=LEAST_REFRESH)] = 3600.0
@@ -293,17 +293,17 @@ class Config(Section):
 
     @property
     def admin_socket(self) -> Path:
-        """The path of the admin socket."""
+        """Return the path of the admin socket."""
         return self.admin.socket or self.gateway.state / ADMIN_SOCKET
 
     @property
     def nameservers(self) -> tuple[str, ...]:
-        """The name servers that the gateway queries."""
+        """Return the name servers that the gateway queries."""
         return self.dns.servers or self.system_nameservers
 
     @cached_property
     def policies(self) -> PeerPolicies:
-        """The policies of all peers. `[peers.default]` inherits from `[tls]` and `[queue]`."""
+        """Return the policies of all peers. `[peers.default]` inherits from `[tls]` and `[queue]`."""
         base = PeerPolicy(minimum=self.tls.minimum, trust_anchors=self.tls.trust_anchors, hold=self.queue.hold)
         return PeerPolicies(self.peers, base, self.policy.allow_only_listed)
 
@@ -312,5 +312,5 @@ class Config(Section):
         return backend.domains or self.gateway.domains
 
     def backend_for(self, local: Domain) -> Backend | None:
-        """Return the backend that serves `local`, or None if that is not a local domain."""
+        """Return the backend that serves `local`; None: it is not a local domain."""
         return next((each for each in self.backends if local in self.domains_of(each)), None)

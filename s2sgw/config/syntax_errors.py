@@ -1,4 +1,4 @@
-"""What to do about a file that is not valid TOML, in words for the operator. The parser stops at the first such error."""
+"""Help for a file that is not valid TOML, in words for the operator. The parser stops at the first such error."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 _PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)\Z")
 _HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?\Z")
 _ASSIGNMENT = re.compile(r"""\s*([A-Za-z0-9_."'-]+)\s*=\s*(.*?)\s*(?:#.*)?\Z""")
-#: A value that was meant to be text: a word, a duration, a size, a path, an address.
+#: A value without quotes that seems to be text: a word, a duration, a size, a path, an address.
 _BARE_TEXT = re.compile(r"[A-Za-z0-9._/:%*@+-]+\Z")
 
 
 def syntax_complaint(text: str, error: str) -> str:
-    """Return what is wrong with `text`, beginning with its line. `error` is the parser's message."""
+    """Return the error in `text`, beginning with its line. `error` is the parser's message."""
     found = _PLACE.search(error)
     message = error[: found.start()] if found else error
     lines = text.splitlines() or [""]

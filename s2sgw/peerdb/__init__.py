@@ -1,1 +1,1 @@
-"""What is remembered of peers on disk: keys, pending certificates, past proofs, handshakes, refusals."""
+"""Records of peers on disk: keys, pending certificates, past proofs, handshakes, refusals."""

@@ -1,9 +1,9 @@
-"""What the gateway remembers of its peers, on disk: one SQLite file in the state directory.
+"""The gateway's records of its peers on disk: one SQLite file in the state directory.
 
-Each part that remembers something defines its own tables. What is asked at each handshake is held in memory by these parts, so
-that neither a slow disk nor a damaged page refuses a peer. Writes go to a thread, which makes one transaction of all that came
-meanwhile. They are in the log of the file when it commits: a killed gateway loses what came since the last commit, a few
-milliseconds, and a power cut at most the last moments. What an operator decided is synced to the disk before it is answered.
+Each kind of record defines its own tables. Facts for handshakes are also held in memory by these parts, so that neither a slow
+disk nor a damaged page refuses a peer. Writes go to a thread, which makes one transaction of all waiting jobs. They are in the
+file's log when it commits: a killed gateway loses the jobs since the last commit, a few milliseconds, and a power cut at most the
+last moments. An operator's decision is synced to the disk before it is answered.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ FILE = "peers.sqlite"
 MEMORY = ":memory:"
 #: Bytes that all records may take: `limits.peer_records`.
 DEFAULT_LIMIT = 64 * 1024 * 1024
-#: Jobs of one transaction at most, and that may wait for the disk; when there are more, the records are written anew from memory.
+#: Jobs of one transaction at most, and jobs that may wait for the disk. Beyond that, the records are written anew from memory.
 GROUP = 500
 WAITING = 20_000
 
 Row = tuple[Any, ...]
 Statement = tuple[str, Sequence[Any]]
-#: Has a call made soon, on the thread of the caller.
+#: Makes a call soon, on the thread of the caller.
 Deliver = Callable[[Callable[[], None]], None]
 
 
 class DatabaseUnusable(Exception):
-    """The file is there and cannot be used."""
+    """The file exists and cannot be used."""
 
 
 @dataclass(slots=True)
 class _Job:
-    """Statements to be run in one transaction, or a query. `done` takes the rows touched or found, or the error.
+    """Statements to run in one transaction, or a query. `done` takes the rows touched or found, or the error.
 
-    `durable`: to be synced to the disk. `last`: the file is closed behind it.
+    `durable`: to be synced to the disk. `last`: the file is closed after it.
     """
 
     statements: Iterable[Statement]
@@ -58,7 +58,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Everything that is in memory of a table, to be written anew: `rows`, each by the statement that `put` makes of it."""
+    """The content of a table in memory, for writing it anew: `rows`, each by the statement that `put` returns."""
 
     table: str
     rows: Sequence[Any]
@@ -70,21 +70,21 @@ class Content:
 
 
 class PeerDatabase:
-    """The file at `path`. `complain` is told what an operator should know, once for each kind of trouble.
+    """The file at `path`. `complain` is called with a text for the operator, once for each kind of trouble.
 
-    `deliver`: the answers come by it, and a thread does the work; without it everything is done at once, for tests. `limit`: the
-    bytes that its users should keep to. Raises `DatabaseUnusable`, unless the disk has no room for a file that is not there yet.
+    `deliver`: makes calls on the thread of the caller, while a thread does the work; None: everything is done at once, for tests.
+    `limit`: the bytes for the records. Raises `DatabaseUnusable`, except if the disk has no room for a new file.
     """
 
     def __init__(
         self, path: Path | str, complain: Callable[[str], None], deliver: Deliver | None = None, limit: int = DEFAULT_LIMIT,
     ) -> None:
         self.limit = limit
-        #: bytes that rows may take, by the estimates of their tables: the rest is for indexes, and for what pages leave unused
+        #: bytes that rows may take, by the estimates of their tables. The rest is for indexes, and for unused parts of pages
         self.room = limit * 6 // 10
         #: bytes of the file, as of the last transaction
         self.bytes = 0
-        #: records that were given up because the disk took nothing for long
+        #: records that were dropped because the disk took nothing for long
         self.given_up = 0
         self._path = path
         self._complain = complain
@@ -92,7 +92,7 @@ class PeerDatabase:
         self._scripts: list[str] = []
         self._contents: list[Callable[[], Content]] = []
         self._trouble = ""
-        #: what is in memory is not all in the file: it is to be written anew
+        #: whether the file lacks records that are in memory, so that it must be written anew
         self._stale = False
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._waiting = 0
@@ -103,7 +103,7 @@ class PeerDatabase:
     # --- at the start ---
 
     def _open_first(self) -> sqlite3.Connection | None:
-        """Open the file, or return None where it is absent and the disk has no room for it."""
+        """Open the file, or return None if it does not exist and the disk has no room for it."""
         absent = self._path != MEMORY and not Path(self._path).exists()
         try:
             return self._open()
@@ -116,7 +116,7 @@ class PeerDatabase:
             raise DatabaseUnusable(f"{self._path}: {error}{in_use or remedy}") from None
 
     def _open(self) -> sqlite3.Connection:
-        """Open the file as it is. Nothing is written to one that has its tables. Raises `OSError` or `sqlite3.Error`."""
+        """Open the file as it is. A file with its tables is not written to. Raises `OSError` or `sqlite3.Error`."""
         if self._path != MEMORY:  # SQLite gives the files beside it the mode of the first one
             os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
@@ -134,9 +134,9 @@ class PeerDatabase:
         return connection
 
     def define(self, script: str, content: Callable[[], Content] | None = None) -> None:
-        """Make tables that are not there yet. `content` gives what is in memory of them. Raises `DatabaseUnusable`.
+        """Make tables that do not exist yet. `content` returns the part of them that is in memory. Raises `DatabaseUnusable`.
 
-        To be called before `begin`.
+        Call this before `begin`.
         """
         self._scripts.append(script)
         if content is not None:
@@ -153,7 +153,7 @@ class PeerDatabase:
             self._connection = None
 
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Return what a SELECT finds, at once. To be called before `begin`. Raises `DatabaseUnusable`."""
+        """Return the rows of a SELECT, at once. Call this before `begin`. Raises `DatabaseUnusable`."""
         if self._connection is None:
             return []
         try:
@@ -162,7 +162,7 @@ class PeerDatabase:
             raise DatabaseUnusable(f"{self._path}: {error}; restore it from a backup, or move it away") from None
 
     def begin(self) -> None:
-        """Let the thread begin to write. What was to be written before has waited."""
+        """Start the thread that writes. Earlier writes have waited."""
         if self._deliver is not None and self._thread is None:
             self._thread = Thread(target=self._work, name="peers", daemon=True)
             self._thread.start()
@@ -174,15 +174,15 @@ class PeerDatabase:
         self._put(_Job(statements))
 
     def write_durably(self, *statements: Statement) -> Deferred[int]:
-        """Write, and see it to the disk. Fires with the rows that the last statement touched, or fails with `OSError`."""
+        """Write, and sync to the disk. Fires with the rows that the last statement touched, or fails with `OSError`."""
         return self._answer(_Job(statements, durable=True))
 
     def ask(self, query: str, parameters: Sequence[Any] = ()) -> Deferred[list[Row]]:
-        """Find what is written by now. Fires with the rows, or fails with `OSError`."""
+        """Query the records written so far. Fires with the rows, or fails with `OSError`."""
         return self._answer(_Job([(query, parameters)], query=True))
 
     def close(self) -> Deferred[None]:
-        """Write what waits, and close the file."""
+        """Write all waiting jobs, and close the file."""
         if self._closed:
             return succeed(None)
         if self._stale:
@@ -192,7 +192,7 @@ class PeerDatabase:
         return closed
 
     def alerts(self) -> list[str]:
-        """Return what an operator should look into, a sentence each."""
+        """Return a sentence for each problem that an operator should look into."""
         return [self._trouble] if self._trouble else []
 
     def _answer(self, job: _Job) -> Deferred[Any]:
@@ -218,7 +218,7 @@ class PeerDatabase:
             self._jobs.put(job)
 
     def _now(self, job: _Job) -> None:
-        """Do a job at once, in a test."""
+        """Do a job at once, for a test."""
         for call in self._perform([job]):
             call()
 
@@ -238,10 +238,10 @@ class PeerDatabase:
             answers = self._perform(jobs)
             assert self._deliver is not None
             self._deliver(partial(self._finished, len(jobs), answers))
-            del jobs, answers  # what is done stays in memory no longer than its connection
+            del jobs, answers  # finished jobs do not stay in memory longer than their connection
 
     def _next_jobs(self) -> list[_Job]:
-        """Return the jobs that are there; wait for the first."""
+        """Return the waiting jobs, after waiting for the first."""
         jobs = [self._jobs.get()]
         while len(jobs) < GROUP and not jobs[-1].last:
             try:
@@ -268,7 +268,7 @@ class PeerDatabase:
         return [partial(job.done, result) for job, result in zip(jobs, results, strict=True) if job.done is not None]
 
     def _together(self, jobs: list[_Job]) -> list[Any]:
-        """Return the result of each, once they are committed."""
+        """Return the result of each job when all are committed."""
         connection = self._connected()
         durable = any(job.durable for job in jobs)
         if durable:
@@ -298,14 +298,14 @@ class PeerDatabase:
         return touched
 
     def _connected(self) -> sqlite3.Connection:
-        """Return the connection; open the file that could not be opened before."""
+        """Return the connection. Open the file if it could not be opened before."""
         if self._connection is None:
             self._connection = self._open()
             self._stale = True
         return self._connection
 
     def _alone(self, job: _Job) -> Any:
-        """Return the result of a job, or the error that it failed with. What nobody waits for is written anew later."""
+        """Return the result of a job, or its error. A failed job without a caller is written anew later."""
         try:
             return self._together([job])[0]
         except (sqlite3.Error, OSError) as error:
@@ -321,7 +321,7 @@ class PeerDatabase:
             return OSError(f"it could not be written down or read: {error}")
 
     def _replace(self, error: Exception) -> None:
-        """Set a damaged file aside; a new one is opened with the next job, and written from memory."""
+        """Set a damaged file aside. The next job opens a new one, which is written from memory."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -336,7 +336,7 @@ class PeerDatabase:
         )
 
     def _say(self, text: str) -> None:
-        """Tell a trouble, unless it lasts since it was told."""
+        """Report a problem, unless it was reported already and still lasts."""
         if text == self._trouble:
             return
         self._trouble = text

@@ -1,4 +1,4 @@
-"""Evidence as JSON: whole, as the database keeps it, and in short, as operators see it."""
+"""Evidence as JSON: complete for the database, and short for operators."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class LocatedTarget(Protocol):
     def secure(self) -> bool: ...
 
 
-# --- whole -----------------------------------------------------------------------------------------------------------
+# --- complete --------------------------------------------------------------------------------------------------------
 
 
 def evidence_json(evidence: Evidence) -> dict[str, Any]:
-    """Return evidence as JSON; of a chain longer than `CHAIN_BYTES` the first certificates."""
+    """Return evidence as JSON. Of a chain longer than `CHAIN_BYTES` it has the first certificates."""
     return {
         "domain": evidence.domain.ascii, "role": evidence.role, "at": evidence.at.timestamp(), "chain": _chain(evidence.chain),
         "tls_version": evidence.tls_version, "cipher": evidence.cipher, "address": evidence.address, "target": evidence.target,
@@ -86,16 +86,16 @@ def _posh_of(written: Mapping[str, Any]) -> POSHLookup:
     return POSHLookup(digests, expires, written["failure"])
 
 
-# --- in short --------------------------------------------------------------------------------------------------------
+# --- short -----------------------------------------------------------------------------------------------------------
 
 
 def target_json(target: LocatedTarget) -> dict[str, object]:
-    """Return one target as operators see it."""
+    """Return one target for operators."""
     return {"host": target.host, "port": target.port, "addresses": list(target.addresses), "secure": target.secure}
 
 
 def lookups_json(evidence: Evidence, targets: Sequence[LocatedTarget]) -> dict[str, object]:
-    """Return what the DNS and the web said of the peer."""
+    """Return the results of DNS and web look-ups for the peer."""
     return {
         "targets": [target_json(each) for each in targets],
         "tlsa": [

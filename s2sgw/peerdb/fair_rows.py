@@ -1,28 +1,28 @@
-"""Rows of a table that strangers can fill: which of them are kept.
+"""The rows that are kept in a table that strangers can fill.
 
-Names that were never proven have a fifth of the rows and of the bytes, so that however many are made up, what is known of real
-peers stays. Within both kinds, each registered domain has its turn: first the newest row of every domain is kept, then the second
-newest of every domain, and so on.
+Names that were never proven get a fifth of the rows and of the bytes, so that made-up names never remove the rows of real peers.
+Within both kinds, registered domains take turns: first the newest row of every domain is kept, then the second newest of every
+domain, and so on.
 
-Anybody may claim the name of a real peer. So the rows of one name have their turns by what happened: whoever makes one thing
-happen many times pushes out nothing else of that name.
+Anyone may claim the name of a real peer. So the rows of one name take turns by the kind of event: many events of one kind remove
+no rows of another kind.
 """
 
 from __future__ import annotations
 
 from s2sgw.peerdb.database import Statement
 
-#: The part of the rows and of the bytes that names have which were never proven.
+#: The part of the rows and of the bytes for names that were never proven.
 STRANGERS = 0.2
 
 
 def trim(
     table: str, rows: int, size: int, sizes: str = "size", source: str = "", order: str = "last DESC",
 ) -> Statement:
-    """Return the statement that deletes what is beyond `rows` rows and `size` bytes of `table`.
+    """Return the statement that deletes rows of `table` beyond `rows` rows and `size` bytes.
 
-    The table has the columns `id`, `known` (0 or 1), `site` and `last`. `sizes` gives the bytes of a row, from the table and the
-    join `source`; `order` the order of the rows of one domain.
+    The table has the columns `id`, `known` (0 or 1), `site` and `last`. `sizes` is the SQL for the bytes of a row, from the table
+    and the join `source`; `order` the order of the rows of one domain.
     """
     return (
         f"""
@@ -43,10 +43,10 @@ def trim(
 
 
 def trim_name(table: str, column: str, name: str, rows: int, kinds: str, order: str) -> Statement:
-    """Return the statement that deletes what is beyond `rows` rows of one `name`, which is in `column`.
+    """Return the statement that deletes rows beyond `rows` of one `name`, which is in `column`.
 
-    The newest row of each of the `kinds` is kept first, then the second newest of each, and so on. Within a turn, `order` says
-    which goes before others.
+    The newest row of each of the `kinds` is kept first, then the second newest of each, and so on. Within a turn, `order`
+    decides.
     """
     return (
         f"""

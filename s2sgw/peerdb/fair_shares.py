@@ -1,7 +1,6 @@
-"""Which names give way where too many are remembered: the oldest of the registered domain that has the most.
+"""Decides which names give way if too many are remembered: the oldest of the registered domain that has the most.
 
-Strangers choose the names. So however many sub-domains of one domain are remembered, they push out each other and not the names
-of other domains.
+Strangers choose the names. Sub-domains of one domain therefore remove each other, and not the names of other domains.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ class FairShares:
         self._number = self.size = 0
         self._sites: dict[str, OrderedDict[str, int]] = {}
         self._sizes: dict[str, int] = {}
-        #: (less the size of a site, the site); what is out of date is passed over
+        #: (less the size of a site, the site); outdated entries are skipped
         self._heap: list[tuple[int, str]] = []
 
     def __len__(self) -> int:
         return self._number
 
     def fill(self, sizes: Mapping[str, int]) -> list[str]:
-        """Note all of these names, which were met in this order, at once. Return those that give way."""
+        """Add all of these names at once, in the order of their last use. Return those that give way."""
         for name, size in sizes.items():
             site = registered_domain(name)
             names = self._sites.get(site)
@@ -43,9 +42,9 @@ class FairShares:
         return self._give_way()
 
     def put(self, name: str, size: int) -> list[str]:
-        """Note that `name` was met, and has `size` now. Return the names that give way, which are forgotten.
+        """Note that `name` was used, and has `size` now. Return the names that give way, which are forgotten.
 
-        That is `name` itself where nothing else of its domain is there, and no domain has more.
+        If `name` is the only one of its domain, and no domain has more, `name` itself gives way.
         """
         site = registered_domain(name)
         self._drop(site, name)

@@ -1,7 +1,7 @@
-"""The handshakes that were judged in the last days: the evidence of each and the verdict, for `explain` and `replay`.
+"""The handshakes of the last days: the evidence of each and the verdict, for `explain` and `replay`.
 
-One that says nothing new (the same peer with the same evidence and verdict) is counted, not kept again. A chain of certificates
-is kept once, however many handshakes showed it.
+A repeated handshake (the same peer with the same evidence and verdict) is counted, not stored again. A chain of certificates is
+stored once for all handshakes that showed it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from s2sgw.xmpp.registered_domain import registered_domain
 KEPT = 5000
 PER_PEER = 16
 SECONDS = 7 * 86400.0
-#: Handshakes that may be judged beyond the bounds of all until they are looked to.
+#: Handshakes that may be added beyond the bounds before the table is trimmed.
 TRIM_EVERY = 64
-#: Handshakes of one page of all.
+#: Handshakes of one page when all are read.
 PAGE = 20
-#: Handshakes of a file of the first version that are moved.
+#: Handshakes that are moved from a file of the first version.
 MOVED = 1000
-#: Bytes that a row takes beside its texts, about.
+#: Bytes of a row beside its texts, approximately.
 OVERHEAD = 300
 
 _TABLES = """
@@ -52,7 +52,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (digest) DO UPDATE SET last = excluded.last, times = times + 1, evidence = excluded.evidence,
     known = max(known, excluded.known)
 """
-#: What proved a peer goes first: no one can claim that.
+#: Rows that proved a peer go first: strangers cannot make these.
 _ORDER = "instr(verdict, '\"proven_by\": null') > 0, last DESC"
 _SELECT = """
 SELECT handshake.id, first, last, times, local, evidence, verdict, certificates FROM handshake
@@ -62,7 +62,7 @@ LEFT JOIN chain ON chain.digest = handshake.chain
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """One judged handshake; `outcome` is the verdict in a word each (`outcome_of`). Times are seconds since the epoch."""
+    """One judged handshake. `outcome` is the verdict in short (`outcome_of`). Times are seconds since the epoch."""
 
     first: float
     last: float
@@ -73,7 +73,7 @@ class Handshake:
 
 
 def outcome_of(verdict: Verdict) -> dict[str, Any]:
-    """Return what a verdict comes to: whether the stream goes on, by what, or the cause why not."""
+    """Return a verdict in short: the method by which the stream goes on, or the cause of the refusal."""
     return {
         "accepted": verdict.ending is None, "proven_by": verdict.proven_by, "external": verdict.external,
         "dialback": verdict.dialback, "cause": verdict.ending.cause.value if verdict.ending else None,
@@ -81,7 +81,7 @@ def outcome_of(verdict: Verdict) -> dict[str, Any]:
 
 
 class Handshakes:
-    """Judged handshakes, in a `PeerDatabase`. `is_known`: whether a name is that of a peer that was proven, or is configured."""
+    """Judged handshakes, in a `PeerDatabase`. `is_known` returns whether a name is that of a proven or configured peer."""
 
     def __init__(self, database: PeerDatabase, is_known: Callable[[str], bool] = lambda name: False) -> None:
         self._database = database
@@ -91,7 +91,7 @@ class Handshakes:
         self._move_first_version()
 
     def _move_first_version(self) -> None:
-        """Write what a file of the first version holds to the new tables."""
+        """Move the rows of a file of the first version to the new tables."""
         if not self._database.rows("SELECT 1 FROM sqlite_master WHERE name = 'handshakes'"):
             return
         known = "role = 'receiving' OR instr(verdict, '\"proven_by\": null') = 0"
@@ -104,7 +104,7 @@ class Handshakes:
         self._database.write(*statements, ("DROP TABLE handshakes", ()))
 
     def judged(self, evidence: Evidence, local: Domain, verdict: Verdict, wanted: bool = False) -> None:
-        """Write down that a handshake was judged. `wanted`: the peer is one that we have stanzas for."""
+        """Record a judged handshake. `wanted`: we have stanzas for the peer."""
         written, outcome = evidence_json(evidence), json.dumps(outcome_of(verdict))
         passing = {"at": 0, "address": "", "cipher": "", "posh": written["posh"] and {**written["posh"], "expires": 0}}
         same = [evidence.domain.ascii, evidence.role, local.ascii, written | passing, outcome]
@@ -120,9 +120,10 @@ class Handshakes:
         self, digest: bytes, times: tuple[float, float, int], whose: tuple[str, str, str], written: dict[str, Any], outcome: str,
         known: bool,
     ) -> list[Statement]:
-        """Return what writes one handshake. `times`: its first and last time, and how often; `whose`: (domain, role, local).
+        """Return the statements that write one handshake.
 
-        `known`: it is the peer's own. Whoever claims the name of a peer and cannot prove it is a stranger.
+        `times`: its first and last time, and how often; `whose`: (domain, role, local).
+        `known`: it is the peer's own. A claimant that cannot prove the name is a stranger.
         """
         domain, role, local = whose
         certificates = json.dumps(written.pop("chain"))
@@ -144,12 +145,12 @@ class Handshakes:
         self._database.write(("DELETE FROM handshake WHERE domain = ?", (domain.ascii,)))
 
     def of(self, domain: Domain) -> Deferred[list[Handshake]]:
-        """Find the handshakes of a peer, the latest last. Fails with `OSError`."""
+        """Return the handshakes of a peer, the latest last. Fails with `OSError`."""
         found = self._database.ask(f"{_SELECT} WHERE domain = ? ORDER BY last", (domain.ascii,))
         return found.addCallback(_handshakes)
 
     async def all_since(self, at: float) -> AsyncIterator[Sequence[Handshake]]:
-        """Find all handshakes since `at`, a page at a time, in the order in which they were first met. Raises `OSError`."""
+        """Return all handshakes since `at`, a page at a time, in the order of their first occurrence. Raises `OSError`."""
         after = 0
         query = f"{_SELECT} WHERE handshake.id > ? AND last >= ? ORDER BY handshake.id LIMIT ?"
         while True:
@@ -161,7 +162,7 @@ class Handshakes:
 
 
 def _trim(at: float, size: int) -> list[Statement]:
-    """Return what keeps all handshakes within their bounds. A chain is shared by those that showed it."""
+    """Return the statements that keep the table within its bounds. Handshakes with the same chain share it."""
     sizes = "handshake.size + coalesce(chain.size, 0) / count(*) OVER (PARTITION BY handshake.chain)"
     return [
         ("DELETE FROM handshake WHERE last < ?", (at - SECONDS,)),

@@ -15,10 +15,10 @@ from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.jid import Domain
 
 Origin = Literal["operator", "first-use"]
-#: Keys remembered for one peer, and peers remembered by their first use: of these, those of the domain with the most go first.
+#: Keys remembered for one peer, and peers remembered by their first use. Beyond that, those of the domain with the most go first.
 PER_PEER = 16
 FIRST_USES = 20_000
-#: Bytes that a key takes beside its certificate, about, and of a certificate that is kept with it.
+#: Bytes of a key beside its certificate, approximately, and of a certificate that is kept with it.
 OVERHEAD = 300
 CERTIFICATE_BYTES = 16_384
 
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS keys (
 
 @dataclass(frozen=True, slots=True)
 class RememberedKey:
-    """One key of a peer. `certificate` is the one it came in (DER; b"": never seen). Times are seconds since the epoch."""
+    """One key of a peer. `certificate` is the one that showed it (DER; b"": never seen). Times are seconds since the epoch."""
 
     domain: str
     key: Fingerprint
@@ -44,12 +44,12 @@ class RememberedKey:
     certificate: bytes = b""
 
     def counts(self, at: float) -> bool:
-        """Return whether it is neither revoked nor expired."""
+        """Return whether the key is neither revoked nor expired."""
         return self.revoked is None and (self.expires is None or at < self.expires)
 
     @property
     def is_first_use(self) -> bool:
-        """Whether it was remembered by its first use, and not revoked since."""
+        """Whether the key was remembered by its first use, and not revoked since."""
         return self.origin == "first-use" and self.revoked is None
 
     @property
@@ -57,7 +57,7 @@ class RememberedKey:
         return summarise(self.certificate) if self.certificate else None
 
     def row(self) -> dict[str, object]:
-        """Return the JSON row that operators see."""
+        """Return the JSON row for operators."""
         summary = self.summary
         return {
             "peer": self.domain, "key": str(self.key), "origin": self.origin, "at": self.at, "expires": self.expires,
@@ -67,21 +67,21 @@ class RememberedKey:
 
 @dataclass(frozen=True, slots=True)
 class KnownKeys:
-    """The keys of one peer that count at one moment."""
+    """The keys of one peer that are valid at one moment."""
 
     approved: frozenset[Fingerprint] = field(default_factory=frozenset)
     first_use: frozenset[Fingerprint] = field(default_factory=frozenset)
     revoked: frozenset[Fingerprint] = field(default_factory=frozenset)
 
     def under(self, policy: PeerPolicy) -> KnownKeys:
-        """Return the keys that count under a policy: approved ones where pins count, first uses where strangers may come."""
+        """Return the keys that count under a policy: approved ones if it accepts pins, first uses if it accepts strangers."""
         asks = policy.unknown_issuer != "reject"
         heard = asks or "pin" in policy.proofs
         none: frozenset[Fingerprint] = frozenset()
         return KnownKeys(self.approved if heard else none, self.first_use if asks else none, self.revoked if heard else none)
 
     def standing(self, chain: Sequence[bytes]) -> KeyStanding:
-        """Return what is known of the key of the certificate that was presented."""
+        """Return the standing of the key in the presented certificate."""
         remembered = self.approved | self.first_use
         key = key_of(chain)
         if key is None:
@@ -92,7 +92,7 @@ class KnownKeys:
 
 
 def key_of(chain: Sequence[bytes]) -> Fingerprint | None:
-    """Return the key of the leaf, or None where there is none that can be read."""
+    """Return the key of the leaf; None: there is none, or it cannot be parsed."""
     try:
         return Fingerprint.of(chain[0]) if chain else None
     except ValueError:
@@ -115,7 +115,7 @@ class PeerKeys:
         database.write(*(_delete(domain, key) for domain in gone for key in self._drop_first_uses(domain)))
 
     def _take(self, key: RememberedKey) -> list[str]:
-        """Hold a key in memory, and return the domains whose first uses give way."""
+        """Keep a key in memory. Return the domains whose first uses give way."""
         self._keys.setdefault(key.domain, {})[key.key] = key
         return self._first_uses.put(key.domain, _size(key)) if key.is_first_use else []
 
@@ -175,7 +175,7 @@ class PeerKeys:
         return True
 
     def _drop_first_uses(self, domain: str) -> list[Fingerprint]:
-        """Forget the first uses of a domain that were not revoked, and return their keys."""
+        """Forget the first uses of a domain that were not revoked. Return their keys."""
         keys = self._keys.get(domain, {})
         gone = [key for key, each in keys.items() if each.is_first_use]
         for key in gone:

@@ -1,4 +1,4 @@
-"""Past proofs: by what each peer was proven, and when last. A peer that once proved itself well is not accepted on less."""
+"""Past proofs: the methods that proved each peer, with times. A peer that proved itself well before is not accepted on less."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from s2sgw.trust.evidence import ProofMethod
 from s2sgw.trust.parsed import ParsedCertificate
 from s2sgw.xmpp.jid import Domain
 
-#: The proofs that are strong enough to be missed when they are no longer given.
+#: The proofs that are strong enough to be required again.
 REMEMBERED: tuple[ProofMethod, ...] = ("pkix", "dane", "posh")
-#: Peers whose proofs are kept. Of the registered domain that has the most, those not renewed for longest go first.
+#: Peers whose proofs are kept. Of the registered domain with the most, those not renewed for longest go first.
 NAMES = 50_000
-#: Bytes that a proof takes, about.
+#: Bytes of a proof, approximately.
 OVERHEAD = 300
-#: Seconds in which the same proof is not written again.
+#: Seconds for which the same proof is not written again.
 FRESH = 300.0
 
 _COLUMNS = "domain, method, first, last, times, key"
@@ -31,12 +31,15 @@ CREATE TABLE IF NOT EXISTS proofs (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS proofs_by_last ON proofs (last);
 """
-#: When the certificate expires that a peer presented last.
+#: The expiry of the last certificate that a peer presented.
 _EXPIRY_TABLE = "CREATE TABLE IF NOT EXISTS expiry (domain TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;"
 
 
 class PastProof(NamedTuple):
-    """By `method`, `times` at least, from `first` until `last` (seconds since the epoch); `key` was the last one presented."""
+    """A proof by `method`, at least `times` times, from `first` until `last` (seconds since the epoch).
+
+    `key` was the last one presented.
+    """
 
     domain: str
     method: str
@@ -46,12 +49,12 @@ class PastProof(NamedTuple):
     key: str
 
     def row(self) -> dict[str, object]:
-        """Return the JSON row that operators see."""
+        """Return the JSON row for operators."""
         return {"method": self.method, "first": self.first, "last": self.last, "times": self.times, "key": self.key}
 
 
 class LastProof(NamedTuple):
-    """How a peer was proven last, and when. `expires`: when its certificate does. Times are seconds since the epoch."""
+    """The last proof of a peer, and its time. `expires`: the expiry of its certificate. Times are seconds since the epoch."""
 
     domain: str
     method: str
@@ -79,13 +82,13 @@ class PastProofs:
         return Content("expiry", list(self._expiries.items()), _put_expiry)
 
     def _take(self, proof: PastProof) -> list[str]:
-        """Hold a proof in memory, and return the domains that give way."""
+        """Keep a proof in memory. Return the domains that give way."""
         proofs = self._proofs.setdefault(proof.domain, {})
         proofs[proof.method] = proof
         return self._shares.put(proof.domain, OVERHEAD * len(proofs))
 
     def _drop(self, domain: str) -> list[Statement]:
-        """Forget the proofs of a domain, and return what deletes them."""
+        """Forget the proofs of a domain. Return the statements that delete them."""
         del self._proofs[domain]
         self._expiries.pop(domain, None)
         return [("DELETE FROM proofs WHERE domain = ?", (domain,)), ("DELETE FROM expiry WHERE domain = ?", (domain,))]
@@ -139,7 +142,7 @@ class PastProofs:
 
 
 def _expiry(certificate: bytes) -> float | None:
-    """Return when a certificate expires, or None if there is none that can be read."""
+    """Return when a certificate expires; None: there is none, or it cannot be parsed."""
     with suppress(ValueError):
         return ParsedCertificate(certificate).certificate.not_valid_after_utc.timestamp()
     return None

@@ -1,7 +1,7 @@
-"""What is remembered of each peer: its keys, the certificates that wait, past proofs, and the handshakes judged.
+"""The records of each peer: its keys, pending certificates, past proofs, and judged handshakes.
 
-The judge reads these facts before a verdict. The verdict is recorded here: a first use is remembered, a certificate that the
-operator is to see is held, and what should alarm somebody is logged.
+The judge reads these facts before a verdict. The verdict is recorded here: a first use is remembered, a certificate for the
+operator's approval is stored, and alarming changes are logged.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain
 
-#: Internationalised names of proven peers that are known in this life.
+#: Internationalised names of proven peers that are kept in memory.
 KNOWN_TEXTS = 10_000
-#: Characters of the reasons that are kept with a certificate.
+#: Characters of the reasons that are stored with a certificate.
 _REASON = 500
 
 
 @dataclass(frozen=True, slots=True)
 class KnownFacts:
-    """What is remembered of a peer at one moment: its keys, and by what it was proven within the policy's `remember_proof`."""
+    """The facts about a peer at one moment: its keys, and the method that proved it within the policy's `remember_proof`."""
 
     keys: KnownKeys
     remembered: ProofMethod | None = None
 
 
 class PeerRecords:
-    """Everything that one state directory remembers of peers. `is_listed`: whether the configuration names a peer."""
+    """All records of one state directory. `is_listed` returns whether the configuration names a peer."""
 
     log = Logger("s2sgw")
 
     def __init__(self, database: PeerDatabase, is_listed: Callable[[Domain], bool] = lambda domain: False) -> None:
         self.database = database
         self._is_listed = is_listed
-        #: internationalised names of proven peers as they are shown
+        #: internationalised names of proven peers in their display form
         self._known_texts: set[str] = set()
         self.keys: KeyStore = PeerKeys(database)
         self.pending_certificates: PendingStore = PendingCertificates(database)
@@ -63,7 +63,7 @@ class PeerRecords:
 
     @classmethod
     def at(cls, state: Path, deliver: Deliver, limit: int, is_listed: Callable[[Domain], bool]) -> PeerRecords:
-        """Open what a state directory remembers. `limit`: its bytes. Raises `DatabaseUnusable`."""
+        """Open the records of a state directory. `limit`: their bytes. Raises `DatabaseUnusable`."""
         database = PeerDatabase(state / FILE, cls._complain, deliver, limit)
         return cls(database, is_listed)
 
@@ -72,19 +72,19 @@ class PeerRecords:
         cls.log.error(event="peer database", detail=text)
 
     def is_known(self, name: str) -> bool:
-        """Return whether a name is that of a peer which was ever proven, or which the configuration names.
+        """Return whether a name is that of a peer that was ever proven, or that the configuration names.
 
-        What is recorded of other names has a small part of the room, for strangers make them up.
+        Records of other names get a small part of the room, because strangers can make these names up.
         """
         lower = name.lower()
         return self.past_proofs.is_proven(lower) or lower in self._known_texts or self._is_listed(Domain(lower, lower))
 
     def standing(self, domain: Domain, policy: PeerPolicy, at: float) -> KnownFacts:
-        """Return what is remembered of a peer now."""
+        """Return the present facts about a peer."""
         return KnownFacts(self.keys.known(domain, at), self.remembered(domain, policy, at))
 
     def remembered(self, domain: Domain, policy: PeerPolicy, at: float) -> ProofMethod | None:
-        """Return by what a peer was proven last, within the policy's `remember_proof`."""
+        """Return the method that proved a peer last, within the policy's `remember_proof`."""
         within = policy.remember_proof
         return self.past_proofs.remembered(domain, at, within, REMEMBERED) if within > 0 else None
 
@@ -92,7 +92,7 @@ class PeerRecords:
         self, evidence: Evidence, local: Domain, verdict: Verdict, targets: Sequence[LocatedTarget], *, handshake: bool = True,
         verifying: bool = False,
     ) -> None:
-        """Record that a verdict was reached. `handshake`: with its evidence, for `explain` and `replay`.
+        """Record a verdict. `handshake`: with its evidence, for `explain` and `replay`.
 
         `verifying`: the stream is to verify a dialback key. A stranger caused it, and chose the name.
         """
@@ -114,7 +114,7 @@ class PeerRecords:
             )
 
     def proven(self, domain: Domain, method: ProvenBy | Literal["dialback"], chain: Sequence[bytes], at: float) -> None:
-        """Remember that `method` proved a peer, which is a known one from now on. `chain`: the certificates that it presented."""
+        """Remember that `method` proved a peer, which is known from now on. `chain`: the certificates that it presented."""
         if domain.text != domain.ascii and len(self._known_texts) < KNOWN_TEXTS:
             self._known_texts.add(domain.text)
         if self.past_proofs.proven(domain, method, str(key_of(chain) or ""), at, chain[0] if chain else b""):
@@ -123,7 +123,7 @@ class PeerRecords:
                 self.refusals.now_known(name)
 
     async def forget(self, domain: Domain) -> bool:
-        """Forget the proofs and handshakes of a peer; return whether it was ever proven. Raises `OSError`."""
+        """Forget the proofs and handshakes of a peer. Return whether it was ever proven. Raises `OSError`."""
         self._known_texts.discard(domain.text)
         self.handshakes.forget(domain)
         return await self.past_proofs.forget(domain)
@@ -157,7 +157,7 @@ class PeerRecords:
         return new
 
     def _alarm(self, evidence: Evidence, new: bool) -> None:
-        """Log a changed key: as critical when it is first seen, as a warning each time after."""
+        """Log a changed key: as critical the first time, then as a warning."""
         first = new or self.pending_certificates.find(evidence.domain, _key(evidence)) is None
         emit = self.log.critical if first else self.log.warn
         old = [str(each.key) for each in self.keys.of(evidence.domain) if each.counts(evidence.at.timestamp())]
@@ -172,5 +172,5 @@ def _key(evidence: Evidence) -> Fingerprint:
 
 
 def direction_seen(evidence: Evidence) -> Direction:
-    """Return the direction of the stanzas on a stream on which `evidence` was collected."""
+    """Return the direction of the stanzas on the stream of `evidence`."""
     return "inbound" if evidence.role == "initiating" else "outbound"

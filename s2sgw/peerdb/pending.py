@@ -1,4 +1,4 @@
-"""Certificates that wait for the operator: refused ones of unknown issuers, and keys that have changed (R20)."""
+"""Certificates that wait for the operator's approval: refused ones of unknown issuers, and changed keys (R20)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from s2sgw.trust.certificate import summarise
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.jid import Domain
 
-#: Certificates of one peer that wait, and peers whose certificates do: as many again where we met them on a stream of our own. Of
-#: the registered domain that has the most, those not seen for longest go first.
+#: Certificates of one peer that wait, and peers with such certificates. Peers that we opened a stream to have the same number
+#: again. Of the registered domain with the most, those not seen for longest go first.
 PER_PEER = 8
 PEERS = 1000
-#: Of a chain: certificates, and bytes of them.
+#: The bounds of a chain: certificates, and bytes of them.
 CHAIN_CERTIFICATES = 8
 CHAIN_BYTES = 16384
-#: Bytes that one takes beside its chain and its reasons, about.
+#: Bytes of one beside its chain and its reasons, approximately.
 OVERHEAD = 1000
 
 _TABLES = """
@@ -39,8 +39,8 @@ CREATE TABLE IF NOT EXISTS pending (
 class PendingCertificate:
     """A certificate that waits. Times are seconds since the epoch.
 
-    `direction` is "outbound" if we ever met it where we had stanzas for the peer. `cause`: why it was refused, "" if it was not
-    (dialback went on in its stead). `dns`: what was looked up of the peer.
+    `direction` is "outbound" if we ever saw it while we had stanzas for the peer. `cause`: why it was refused; "": it was not,
+    because dialback was used instead. `dns`: the results of look-ups for the peer.
     """
 
     domain: str
@@ -57,7 +57,7 @@ class PendingCertificate:
     chain: tuple[bytes, ...] = ()
 
     def row(self) -> dict[str, object]:
-        """Return the JSON row that operators see."""
+        """Return the JSON row for operators."""
         return {
             "peer": self.domain, "key": str(self.key), "first": self.first, "last": self.last, "times": self.times,
             "direction": self.direction, "local": self.local, "address": self.address, "cause": self.cause,
@@ -71,7 +71,7 @@ class PendingCertificates:
     def __init__(self, database: PeerDatabase) -> None:
         self._database = database
         self._pending: dict[str, dict[Fingerprint, PendingCertificate]] = {}
-        #: peers that we never had stanzas for, and the others; each kind gives way to its own
+        #: peers that we never had stanzas for, and the others. Each kind gives way only to its own
         self._inbound, self._outbound = (FairShares(PEERS, database.room // 16) for _ in range(2))
         database.define(_TABLES, self._content)
         for row in database.rows("SELECT * FROM pending ORDER BY last"):
@@ -81,7 +81,7 @@ class PendingCertificates:
         return Content("pending", self.list(), _put)
 
     def _take(self, pending: PendingCertificate) -> list[tuple[str, Fingerprint]]:
-        """Hold one in memory, and return those that give way: the domain and the key of each."""
+        """Keep one in memory. Return the domain and the key of those that give way."""
         rows = self._pending.setdefault(pending.domain, {})
         rows.pop(pending.key, None)
         rows[pending.key] = pending
@@ -148,7 +148,7 @@ def _delete(domain: str, key: Fingerprint) -> Statement:
 
 
 def _kept(chain: Sequence[bytes]) -> tuple[bytes, ...]:
-    """Return what of a chain is kept: the leaf, and others as far as there is room."""
+    """Return the part of a chain that is kept: the leaf, and others as far as there is room."""
     kept: list[bytes] = []
     for each in chain[:CHAIN_CERTIFICATES]:
         if len(each) <= CHAIN_BYTES - sum(map(len, kept)):

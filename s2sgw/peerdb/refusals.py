@@ -1,4 +1,4 @@
-"""The record of refusals on disk: bounded, and there again after a restart. The same refusal again is counted, not kept twice."""
+"""Refusals on disk, within bounds, so that they survive a restart. A repeated refusal is counted, not stored again."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from s2sgw.reporting.record import PER_NAME, RefusalRecord
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.registered_domain import registered_domain
 
-#: Refusals that are kept in all, and that may be written until that is looked to.
+#: Refusals that are kept in all, and that may be added before the table is trimmed.
 KEPT = 20_000
 TRIM_EVERY = 64
 #: Refusals that a start reads: those of known peers first, then the newest.
 READ = 4000
-#: Bytes that a row takes beside its text, about.
+#: Bytes of a row beside its text, approximately.
 OVERHEAD = 250
 
 _TABLES = """
@@ -35,13 +35,13 @@ INSERT INTO refusal (digest, peer, site, known, last, size, content) VALUES (?, 
 ON CONFLICT (digest) DO UPDATE SET known = max(known, excluded.known), last = excluded.last, size = excluded.size,
     content = excluded.content
 """
-#: What we met on our way to a peer goes first: strangers cause the rest.
+#: Refusals of our own attempts go first: strangers cause the others.
 _ORDER = "instr(content, '\"direction\": \"outbound\"') = 0, last DESC"
 _KINDS = "json_extract(content, '$.direction'), json_extract(content, '$.cause')"
 
 
 class StoredRefusals:
-    """Refusals, in a `PeerDatabase`. `is_known` returns whether a name is that of a peer which was proven, or is configured."""
+    """Refusals, in a `PeerDatabase`. `is_known` returns whether a name is that of a proven or configured peer."""
 
     def __init__(self, database: PeerDatabase, is_known: Callable[[str], bool] = lambda name: False) -> None:
         self._database = database
@@ -51,7 +51,7 @@ class StoredRefusals:
         self._past = self._of_the_first_version() or self._read_past()
 
     def _of_the_first_version(self) -> list[RefusalRecord]:
-        """Return the newest refusals of a file of the first version; they are written to the new table."""
+        """Return the newest refusals of a file of the first version. They are written to the new table."""
         if not self._database.rows("SELECT 1 FROM sqlite_master WHERE name = 'refusals'"):
             return []
         rows = self._database.rows("SELECT refusal FROM refusals ORDER BY last DESC LIMIT ?", (READ,))
@@ -60,7 +60,7 @@ class StoredRefusals:
         return refusals
 
     def keep(self, refused: RefusalRecord) -> None:
-        """Write down a refusal; one that was kept already and has happened again takes its own place."""
+        """Store a refusal. A repeated refusal replaces the stored one."""
         over = (trim("refusal", KEPT, self._database.room // 4, order=_ORDER),) if self._writes % TRIM_EVERY == 0 else ()
         self._writes += 1
         own = trim_name("refusal", "peer", refused.peer, PER_NAME, _KINDS, _ORDER)
@@ -79,12 +79,12 @@ class StoredRefusals:
         self._database.write(("UPDATE refusal SET known = 1 WHERE peer = ?", (name,)))
 
     def past(self) -> list[RefusalRecord]:
-        """Return what was kept of earlier runs when the file was opened, oldest first. It is returned once."""
+        """Return the refusals of earlier runs, as of the opening of the file, oldest first. They are returned once."""
         past, self._past = self._past, []
         return past
 
     def _read_past(self) -> list[RefusalRecord]:
-        """Read as much as a start may: of known peers first, then of others."""
+        """Read the refusals for a start: those of known peers first, then others."""
         rows = self._database.rows("SELECT content FROM refusal ORDER BY known DESC, last DESC LIMIT ?", (READ,))
         return sorted((_read(json.loads(text)) for (text,) in rows), key=attrgetter("at"))
 

@@ -1,7 +1,7 @@
-"""What is remembered of peers, by kind: the protocols that `PeerRecords` asks.
+"""The stores of records about peers, by kind: the protocols that `PeerRecords` uses.
 
-On one machine each is a table of the peer database (`peerdb.keys`, `.pending`, `.past_proofs`). Nodes that share their memory can
-put another store behind each (docs/decisions.md#nodes).
+On one machine each is a table of the peer database (`peerdb.keys`, `.pending`, `.past_proofs`). Nodes that share their records
+can use another store for each (docs/decisions.md#nodes).
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ class KeyStore(Protocol):
     """Keys of peers: approved, remembered at first use, revoked (R20)."""
 
     def known(self, domain: Domain, at: float) -> KnownKeys:
-        """Return the keys that count at `at`."""
+        """Return the keys that are valid at `at`."""
 
     def of(self, domain: Domain | None = None) -> list[RememberedKey]:
-        """Return all that are remembered (of one domain), also those that no longer count."""
+        """Return all remembered keys (of one domain), also those that are no longer valid."""
 
     async def approve(self, key: RememberedKey) -> None:
         """Remember a key that the operator approved. Raises `OSError`."""
 
     async def revoke(self, domain: Domain, key: Fingerprint, at: float) -> bool:
-        """Revoke a key; return whether there was such a key. Raises `OSError`."""
+        """Revoke a key. Return whether there was such a key. Raises `OSError`."""
 
     async def forget(self, domain: Domain, key: Fingerprint) -> bool:
-        """Forget a key, as if it had never been seen; return whether there was such a key. Raises `OSError`."""
+        """Forget a key, as if it had never been seen. Return whether there was such a key. Raises `OSError`."""
 
     def learn(self, key: RememberedKey) -> bool:
-        """Remember the key of a first use, in the place of earlier ones; return whether it could be remembered."""
+        """Remember the key of a first use, in place of earlier ones. Return whether it could be remembered."""
 
 
 class PendingStore(Protocol):
     """Certificates that wait for an operator's approval."""
 
     def hold(self, pending: PendingCertificate) -> bool:
-        """Keep one; return whether it is new."""
+        """Store one. Return whether it is new."""
 
     def list(self, domain: Domain | None = None) -> list[PendingCertificate]:
-        """Return what waits (of one domain), the newest last."""
+        """Return the pending certificates (of one domain), the newest last."""
 
     def find(self, domain: Domain, key: Fingerprint) -> PendingCertificate | None:
-        """Return the certificate with this key, if it waits."""
+        """Return the certificate with this key; None: it is not pending."""
 
     async def take(self, domain: Domain, key: Fingerprint) -> PendingCertificate | None:
         """Remove the certificate with this key, and return it. Raises `OSError`."""
 
 
 class ProofStore(Protocol):
-    """By what each peer was proven, and when last."""
+    """The methods that proved each peer, with times."""
 
     def proven(
         self, domain: Domain, method: ProvenBy | Literal["dialback"], key: str, at: float, certificate: bytes = b"",
@@ -74,7 +74,7 @@ class ProofStore(Protocol):
         """Return the last proof of a peer."""
 
     async def forget(self, domain: Domain) -> bool:
-        """Forget the proofs of a peer; return whether there were any. Raises `OSError`."""
+        """Forget the proofs of a peer. Return whether there were any. Raises `OSError`."""
 
     def is_proven(self, name: str) -> bool:
         """Return whether the peer with these A-labels was ever proven."""

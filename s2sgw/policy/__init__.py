@@ -1,1 +1,1 @@
-"""Floor 3: one policy object per peer, and the verdict. Pure, knows no network."""
+"""One policy object for each peer, and the verdict. Pure: no network, no files."""

@@ -1,4 +1,4 @@
-"""Deny lists: texts of one domain on each line, from wherever they come."""
+"""Deny lists: texts with one domain on each line, from files or the web."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
-#: A name that is canonical already, as nearly all of a long list are: no more need be asked of it.
+#: A canonical name. Nearly all names of a long list are canonical, and need no further check.
 _PLAIN = re.compile(r"(?:\*\.)?(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}\Z", re.ASCII)
 _LINE = re.compile(r"[^\r\n]+")
 #: Characters of a name in the DNS.
@@ -17,9 +17,9 @@ _NAME_CHARACTERS = 253
 
 @dataclass(frozen=True, slots=True)
 class DenyList:
-    """The names of one list, in A-labels; "*." and a domain stands for all that is under it. `source` is how it is called.
+    """The names of one list, in A-labels; "*." and a domain stands for all subdomains. `source` is the name of the list.
 
-    `unread` counts the lines that name nothing. `binding`: the list holds also for a peer whose own section says `allow = true`.
+    `unread` counts the lines without a valid name. `binding`: the list also binds a peer whose own section has `allow = true`.
     """
 
     source: str
@@ -29,7 +29,7 @@ class DenyList:
 
     @classmethod
     def parse(cls, source: str, text: str) -> DenyList:
-        """Return a list from its text; `#` begins a comment. Raises `ValueError` where most of it is something else (a page)."""
+        """Return a list from its text; `#` begins a comment. Raises `ValueError` if most of it is something else (a web page)."""
         names: set[str] = set()
         lines = unread = 0
         for line in _lines(text):
@@ -44,7 +44,7 @@ class DenyList:
         return cls(source, frozenset(names), unread)
 
     def names_peer(self, peer: Domain) -> bool:
-        """Return whether the list holds `peer`, or something that it is under."""
+        """Return whether the list has `peer`, or a domain above it."""
         name = peer.ascii
         if name in self.names:
             return True
@@ -55,7 +55,7 @@ class DenyList:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Yield what the lines say, one by one: to split a long text at once would hold up every other thread."""
+    """Yield the lines one by one: splitting a long text at once would block all other threads."""
     for line in _LINE.finditer(text.removeprefix("\ufeff")):
         entry = line[0].partition("#")[0].strip()
         if entry:

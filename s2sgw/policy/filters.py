@@ -1,4 +1,4 @@
-"""Filters: which stanzas do not pass between us and a peer. They look at what the framer saw, and build no tree."""
+"""Filters: the stanzas that may not pass between us and a peer. They use the framer's facts, and build no tree."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Refused = tuple[Stanza, Ending]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Refuses stanzas of some kinds, with a payload in some namespaces, or of more than `size` bytes (0: of none).
+    """Refuses stanzas of some kinds, with a payload in some namespaces, or of more than `size` bytes (0: no limit).
 
-    A payload is a child of the stanza; what is inside of it is not looked at.
+    A payload is a child of the stanza. Its content is not examined.
     """
 
     kinds: frozenset[Kind] = frozenset()
@@ -24,12 +24,12 @@ class Filter:
 
     @classmethod
     def of(cls, policy: PeerPolicy) -> Filter | None:
-        """What `policy` asks for, or None: then no stanza need be looked at."""
+        """Return the filter of `policy`; None: no stanza need be examined."""
         found = cls(frozenset(ALL_KINDS) - frozenset(policy.kinds), frozenset(policy.deny_namespaces), policy.deny_larger_than)
         return None if found == cls() else found
 
     def sift(self, stanzas: list[Stanza]) -> tuple[list[Stanza], list[Refused]]:
-        """Those that pass, and those that do not, each with the reason; both in their order."""
+        """Return the stanzas that pass, and the others with the reason, both in their order."""
         refused = [(stanza, ending) for stanza in stanzas if (ending := self.refusal(stanza)) is not None]
         if not refused:
             return stanzas, refused
@@ -37,7 +37,7 @@ class Filter:
         return [stanza for stanza in stanzas if id(stanza) not in gone], refused
 
     def refusal(self, stanza: Stanza) -> Ending | None:
-        """Why `stanza` does not pass."""
+        """Return why `stanza` does not pass; None: it does."""
         if stanza.kind in self.kinds:
             return Ending(Cause.FILTERED, f"{stanza.kind} is not among the kinds that the policy for this peer lets pass")
         if self.size and len(stanza.data) > self.size:

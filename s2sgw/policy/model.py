@@ -1,6 +1,6 @@
-"""What may be said of a peer: `PeerObject` as the configuration writes it, `PeerPolicy` with every key resolved.
+"""The settings of a peer: `PeerObject` as the configuration writes it, `PeerPolicy` with every key resolved.
 
-The defaults of `PeerPolicy` are the contract's first values: what holds where nothing is configured.
+The defaults of `PeerPolicy` are the documented defaults: they are in force without a configuration.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ LEAST_STANZA_BYTES = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StanzaRates:
-    """Stanzas a second, 0 for no limit: of all kinds together (`total`), and of each."""
+    """Stanzas a second: of all kinds together (`total`), and of each. 0: no limit."""
 
     total: int = 0
     message: int = 0
@@ -61,11 +61,11 @@ class StanzaRates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a peer may use: bytes of one stanza, streams at a time, and on all of them together what a second may bring.
+    """The limits of a peer: bytes of one stanza, streams at a time, and the traffic of a second on all of them together.
 
-    `domains`: that one of its streams may send from, if that is more than `[limits] domains_per_stream`.
+    `domains`: how many domains one of its streams may send from, if that is more than `[limits] domains_per_stream`.
 
-    Beyond a rate (0: there is none) the peer is slowed, or the stanzas that are too many are refused, by `excess`.
+    Beyond a rate (0: no limit), `excess` decides: the peer is slowed, or the excess stanzas are refused.
     """
 
     stanza_bytes: int = 524_288
@@ -83,7 +83,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """What is offered to a peer and used with it, where it can: XEP-0198, XEP-0288, XEP-0478, and XEP-0220 §2.6."""
+    """The extensions that are offered to a peer and used with it: XEP-0198, XEP-0288, XEP-0478, and XEP-0220 §2.6."""
 
     sm: bool = True
     bidi: bool = True
@@ -93,7 +93,7 @@ class Features:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerPolicy:
-    """The policy for one peer, complete. Durations are seconds, sizes bytes, paths absolute."""
+    """The complete policy for one peer. Durations are seconds, sizes bytes, paths absolute."""
 
     allow: bool = True
     tls: Encryption = "required"
@@ -101,12 +101,12 @@ class PeerPolicy:
     proofs: tuple[Proof, ...] = ALL_PROOFS
     dialback: Dialback = "never"
     unknown_issuer: UnknownIssuer = "reject"
-    #: seconds for which a proof by PKIX, DANE or POSH is remembered, and what it means when dialback alone is left after one
+    #: seconds for which a proof by PKIX, DANE or POSH is remembered, and the consequence if only dialback is left afterwards
     remember_proof: float = 30 * 86400.0
     lost_proof: LostProof = "report"
     #: whether a certificate may name the target of an SRV record that DNSSEC secured (R13)
     secure_delegation: bool = False
-    #: whether a certificate that has an id-on-xmppAddr is judged by its xmppAddrs alone (RFC 3920 §14.2)
+    #: whether a certificate with an id-on-xmppAddr is judged by its xmppAddrs alone (RFC 3920 §14.2)
     insist_on_xmpp_addr: bool = False
     resolve: Resolve = "required"
     trust_anchors: Path | Literal["system"] = "system"
@@ -118,9 +118,9 @@ class PeerPolicy:
     sasl: tuple[Mechanism, ...] = MECHANISMS
     route: str | None = None
     proxy: Proxy | Literal["none"] = "none"
-    #: no header and no negotiation are exchanged with the peer, by agreement (XEP-0361)
+    #: whether, by agreement, no header and no negotiation are exchanged with the peer (XEP-0361)
     zero_handshake: bool = False
-    #: who looks up what the DNS knows of a peer that is reached through a proxy: the proxy, or we
+    #: the resolver for a peer that is reached through a proxy: the proxy, or the gateway
     proxy_lookup: ProxyLookup = "remote"
     features: Features = Features()
     limits: Limits = Limits()
@@ -129,18 +129,18 @@ class PeerPolicy:
     kinds: tuple[Kind, ...] = ALL_KINDS
     denied: Denied = "error"
     hold: float = 600.0
-    #: seconds for which a stream that broke off can be resumed (XEP-0198 §5), whoever opened it; 0: never
+    #: seconds for which a lost stream of either side can be resumed (XEP-0198 §5); 0: never
     resume: float = 120.0
     #: the names of the peer objects that made this policy, the most specific first
     objects: tuple[str, ...] = ()
-    #: the deny list that names the peer
+    #: the deny list with the peer's name
     deny_list: str | None = None
-    #: an object names it, or none need do so
+    #: whether an object names the peer, or none needs to
     listed: bool = True
 
     @property
     def bar(self) -> Ending | None:
-        """Why nothing at all may pass between us and the peer, whatever it proves."""
+        """Return why no stream with the peer is allowed, with any proof; None: it is allowed."""
         if self.deny_list is not None:
             return Ending(Cause.DENY_LISTED, f"named by {self.deny_list}")
         if not self.listed:
@@ -149,7 +149,7 @@ class PeerPolicy:
 
     @property
     def encryption(self) -> Encryption:
-        """What TLS comes to: without it a peer can be proven by dialback alone, so `tls = "optional"` needs "always"."""
+        """Return the effective TLS setting. Without TLS only dialback can prove a peer, so `tls = "optional"` needs "always"."""
         return "optional" if self.tls == "optional" and self.dialback == "always" else "required"
 
 
@@ -157,7 +157,7 @@ Rate = Annotated[Count, Field(ge=0)]
 
 
 class RatesObject(Section):
-    """`limits.stanzas_per_second`: a number stands for `total`. What a table leaves out has no limit."""
+    """`limits.stanzas_per_second`: a number sets `total`. Kinds that a table leaves out have no limit."""
 
     total: Rate = 0
     message: Rate = 0
@@ -170,9 +170,9 @@ def _as_table(value: object) -> object:
 
 
 class InheritingSection(Section):
-    """A table whose keys are inherited where it leaves them out: there they are None.
+    """A table whose missing keys are inherited. Here they are None.
 
-    There may be a hundred thousand such tables. `compact` makes one as small as what it says.
+    There may be a hundred thousand such tables. `compact` reduces one to its written keys.
     """
 
     if not TYPE_CHECKING:
@@ -184,7 +184,7 @@ class InheritingSection(Section):
             return super().__getattr__(name)
 
     def compact(self) -> Self:
-        """Keep only what was written (pydantic keeps each key, and a set of those that were written), and return self."""
+        """Keep only the written keys (pydantic keeps each key, and a set of the written ones), and return self."""
         written = {key: self.__dict__[key] for key in self.__dict__ if key in self.model_fields_set}
         for value in written.values():
             if isinstance(value, InheritingSection):
@@ -194,7 +194,7 @@ class InheritingSection(Section):
         return self
 
     def written(self) -> dict[str, Any]:
-        """Return what the table says."""
+        """Return the written keys with their values."""
         return {key: getattr(self, key) for key in self.model_fields_set}
 
 
@@ -206,12 +206,12 @@ def _keys_of(table: type[InheritingSection]) -> frozenset[str]:
 
 @cache
 def _same_keys(keys: frozenset[str]) -> set[str]:
-    """Return one set for all tables that have the same keys."""
+    """Return one set for all tables with the same keys."""
     return set(keys)
 
 
 class LimitsObject(InheritingSection):
-    """`limits` of a peer object; what it leaves out is inherited key by key."""
+    """`limits` of a peer object. Missing keys are inherited one by one."""
 
     stanza_bytes: Annotated[Size, Field(ge=LEAST_STANZA_BYTES)] | None = None
     streams: Annotated[Count, Field(ge=1)] | None = None
@@ -222,7 +222,7 @@ class LimitsObject(InheritingSection):
 
 
 class FeaturesObject(InheritingSection):
-    """`features` of a peer object; what it leaves out is inherited key by key."""
+    """`features` of a peer object. Missing keys are inherited one by one."""
 
     sm: Flag | None = None
     bidi: Flag | None = None
@@ -231,7 +231,7 @@ class FeaturesObject(InheritingSection):
 
 
 def _check_mechanisms(names: tuple[Mechanism, ...]) -> tuple[Mechanism, ...]:
-    """Refuse a mechanism that is named twice, and the legacy one where it is not the last."""
+    """Refuse a mechanism that is named twice, and a legacy one that is not last."""
     if len(set(names)) < len(names):
         raise ValueError("names a mechanism twice")
     if LEGACY in names[:-1]:
@@ -240,7 +240,7 @@ def _check_mechanisms(names: tuple[Mechanism, ...]) -> tuple[Mechanism, ...]:
 
 
 class PeerObject(InheritingSection):
-    """One `[peers.…]` table: what it leaves out is inherited from the next less specific one."""
+    """One `[peers.…]` table. Missing keys are inherited from the next less specific one."""
 
     allow: Flag | None = None
     tls: Encryption | None = None
@@ -273,7 +273,7 @@ class PeerObject(InheritingSection):
     resume: Resume | None = None
 
     def refine(self, inherited: PeerPolicy, name: str) -> PeerPolicy:
-        """Return `inherited` with everything that this object says, which goes by `name`."""
+        """Return `inherited` with all keys of this object, whose name is `name`."""
         written = self.written()
         if self.limits is not None:
             written["limits"] = _refined_limits(inherited.limits, self.limits)

@@ -1,6 +1,6 @@
-"""One policy object per peer: the most specific name wins, each inheriting from the next (docs/decisions.md#policy).
+"""One policy object for each peer: the most specific name applies, and each inherits from the next (docs/decisions.md#policy).
 
-There may be very many objects: what one comes to is resolved when it is asked for first, and then kept.
+There may be very many objects, so a policy is resolved at its first use, and then kept.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from s2sgw.policy.model import PeerObject, PeerPolicy
 from s2sgw.xmpp.jid import Domain
 
 DEFAULT = "default"
-#: Peers whose policy is kept by name: a handshake asks for it some twenty times.
+#: Peers whose policy is kept by name: a handshake uses it some twenty times.
 RECENT = 256
 
 
 class PeerPolicies:
     """The policies of all peers.
 
-    `objects` go by "default", by a domain or by "*." and a domain, in A-labels. `base` is what the object "default" itself
-    inherits; its TLS minimum is the gateway's own, which no peer goes below. `listed_only`: a peer that no other object
-    than the default names is not allowed. The order of objects never matters, and there is one policy per object (and deny
-    list), so that names chosen by strangers take no more than the room of `RECENT`.
+    The keys of `objects` are "default", a domain or "*." and a domain, in A-labels. The object "default" itself inherits from
+    `base`, whose TLS minimum is the gateway's own: no peer goes below it. `listed_only`: a peer is allowed only if an object
+    other than the default names it. The order of objects does not matter. There is one policy for each object (and deny list), so
+    names chosen by strangers take only the room of `RECENT`.
 
-    What holds may change while the gateway runs: `adopt` and `deny`.
+    The policies may change while the gateway runs: `adopt` and `deny`.
     """
 
     def __init__(
@@ -35,17 +35,17 @@ class PeerPolicies:
         self._objects = {} if objects is None else objects
         self._base = base or PeerPolicy()
         self._listed_only = listed_only
-        #: those that were asked for
+        #: the policies that were resolved
         self._policies: dict[str, PeerPolicy] = {}
-        #: what was answered for peers lately, by their names; emptied where it is full, and by each change
+        #: recent answers by the names of peers; cleared when it is full, and by each change
         self._recent: dict[str, PeerPolicy] = {}
-        #: the peers with whom a zero handshake is agreed; None: not looked for yet
+        #: the peers with whom a zero handshake is agreed; None: not searched yet
         self._agreed: tuple[Domain, ...] | None = None
         self._deny_lists: tuple[DenyList, ...] = ()
         self._denied: dict[tuple[str, str], PeerPolicy] = {}
 
     def policy(self, peer: Domain) -> PeerPolicy:
-        """The policy for `peer`: by its own name, else by its longest suffix, else the default one."""
+        """Return the policy for `peer`: by its own name, else by its longest suffix, else the default."""
         found = self._recent.get(peer.ascii)
         if found is None:
             name = self._name_of(peer)
@@ -57,7 +57,7 @@ class PeerPolicies:
         return found
 
     def _name_of(self, peer: Domain) -> str:
-        """Return the name of the object that holds for `peer`."""
+        """Return the name of the object that applies to `peer`."""
         objects, name = self._objects, peer.ascii
         if name in objects:
             return name
@@ -77,7 +77,7 @@ class PeerPolicies:
     # --- change ---
 
     def adopt(self, other: PeerPolicies) -> dict[str, PeerPolicy]:
-        """Hold what `other` holds, at once and in whole; the deny lists stay. Returns the policies that held before."""
+        """Take over the objects of `other`, at once. The deny lists stay. Return the policies that were replaced."""
         old = self._policies
         self._objects, self._base, self._policies = other._objects, other._base, other._policies
         self._listed_only, self._agreed = other._listed_only, None
@@ -86,9 +86,9 @@ class PeerPolicies:
         return old
 
     def deny(self, lists: Iterable[DenyList]) -> None:
-        """Deny what `lists` name, instead of those before. A peer whose own section says `allow = true` is spared.
+        """Replace the deny lists by `lists`. A peer whose own section has `allow = true` is exempt.
 
-        A list that is `binding` spares nobody.
+        A list that is `binding` exempts no peer.
         """
         self._deny_lists = tuple(lists)
         self._denied.clear()
@@ -96,7 +96,7 @@ class PeerPolicies:
 
     @property
     def deny_lists(self) -> tuple[DenyList, ...]:
-        """The deny lists that hold."""
+        """Return the deny lists in force."""
         return self._deny_lists
 
     def _denier(self, peer: Domain) -> str | None:
@@ -114,24 +114,27 @@ class PeerPolicies:
 
     @property
     def written(self) -> Mapping[str, PeerObject]:
-        """The objects as they were written, by name."""
+        """Return the objects as written, by name."""
         return self._objects
 
     def named(self, name: str) -> PeerPolicy:
-        """Return the policy that the object called `name` comes to with all that it inherits; raises `KeyError`."""
+        """Return the policy of the object called `name`, with everything that it inherits. Raises `KeyError`."""
         if name != DEFAULT and name not in self._objects:
             raise KeyError(name)
         return self._resolved(name)
 
     def value(self, name: str, key: str) -> Any:
-        """Return what the object called `name` says or inherits for a key that is no table. Nothing is resolved for it."""
+        """Return the own or inherited value of the object called `name` for a key that is no table.
+
+        Nothing is resolved for it.
+        """
         for each in _names(name):
             if each in self._objects and key in self._objects[each].model_fields_set:
                 return getattr(self._objects[each], key)
         return getattr(self._base, key)
 
     def lists(self, peer: Domain) -> bool:
-        """Whether an object goes by exactly this name: what R14 asks of an address or a single label."""
+        """Return whether an object has exactly this name (R14 requires it for an address or a single label)."""
         return peer.ascii != DEFAULT and peer.ascii in self._objects
 
     def _resolved(self, name: str) -> PeerPolicy:
@@ -150,7 +153,7 @@ class PeerPolicies:
 
 
 def _names(name: str) -> Iterator[str]:
-    """What an object for `name` may be called, the most specific first."""
+    """Return the possible names of an object for `name`, the most specific first."""
     yield name
     parent = name.partition(".")[2]
     while parent:

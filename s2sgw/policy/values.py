@@ -1,7 +1,7 @@
-"""Values that a configuration spells as text: durations, sizes, addresses, names, paths, pins.
+"""Values that a configuration has as text: durations, sizes, addresses, names, paths, pins.
 
-Each is parsed once, at the door. What cannot be parsed raises `ValueError` in words for the operator.
-A relative path starts at the folder that the validation context gives as `folder`.
+Each is parsed once, when the file is read. Invalid text raises `ValueError` in words for the operator. A relative path starts at
+the folder that the validation context gives as `folder`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\Z", re.ASCII)
 
 
 class Section(BaseModel):
-    """A table of the configuration: frozen, and any key that it does not know is an error."""
+    """A table of the configuration. It is frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def parse_duration(text: object) -> float:
-    """Seconds: a number with one of the units ms, s, m, h, d, as in "90s"."""
+    """Return the seconds of a duration: a number with one of the units ms, s, m, h, d, such as "90s"."""
     return _quantity(text, _DURATION_UNITS, 'a duration such as "10m"')
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration as the configuration writes it, in the largest unit that divides it: "10m", "30d", "20ms"."""
+    """Return a duration in the configuration's form, in the largest unit that divides it: "10m", "30d", "20ms"."""
     milliseconds = round(seconds * 1000, 6)
     for unit, length in reversed(_DURATION_UNITS.items()):
         number = milliseconds / (length * 1000)
@@ -51,19 +51,19 @@ def format_duration(seconds: float) -> str:
 
 
 def format_size(number: float) -> str | int:
-    """Return a size as the configuration writes it: in the largest binary unit that divides it, or in bytes."""
+    """Return a size in the configuration's form: in the largest binary unit that divides it, or in bytes."""
     for unit in ("GiB", "MiB", "KiB"):
         if number and not number % _SIZE_UNITS[unit]:
             return f"{number / _SIZE_UNITS[unit]:.0f}{unit}"
     return int(number)
 
 
-#: Seconds for which a broken stream is kept, at most.
+#: The most seconds for which a lost stream is kept.
 LONGEST_RESUME = 3600.0
 
 
 def parse_resume(text: object) -> float:
-    """Seconds for which a broken stream is kept: a duration of up to an hour."""
+    """Return the seconds for which a lost stream is kept: a duration of up to an hour."""
     seconds = parse_duration(text)
     if seconds > LONGEST_RESUME:
         raise ValueError('must be a duration of up to "1h"')
@@ -71,7 +71,7 @@ def parse_resume(text: object) -> float:
 
 
 def parse_size(value: object) -> int:
-    """Bytes: a whole number, or a number with a unit, as in "64MiB"."""
+    """Return the bytes of a size: a whole number, or a number with a unit, such as "64MiB"."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     return int(_quantity(value, _SIZE_UNITS, 'a size such as "64MiB"'))
@@ -104,17 +104,17 @@ def parse_domain(value: object) -> Domain:
 
 
 def parse_domain_key(value: object) -> str:
-    """The A-label form of a domain that is the key of a table."""
+    """Return the A-label form of a domain that is the key of a table."""
     return parse_domain(value).ascii
 
 
 def parse_hostname(value: object) -> str:
-    """A host name for a DNS record: absolute, in A-labels."""
+    """Return a host name for a DNS record: absolute, in A-labels."""
     return parse_domain(value).ascii + "."
 
 
 def parse_peer_name(value: object) -> str:
-    """The name of a peer object: "default", a domain, or "*." and a domain; in A-labels."""
+    """Return the name of a peer object: "default", a domain, or "*." and a domain, in A-labels."""
     if value == "default":
         return "default"
     if isinstance(value, str) and value.startswith("*."):
@@ -123,7 +123,7 @@ def parse_peer_name(value: object) -> str:
 
 
 def parse_host_port(value: object, default_port: int | None = None) -> HostPort:
-    """"host:port", "address:port" or "[IPv6]:port"; the port may be left out where there is a default."""
+    """Parse "host:port", "address:port" or "[IPv6]:port". The port may be left out if there is a default."""
     if not isinstance(value, str):
         raise ValueError('must be a string "host:port"')
     host, port = _split_port(value)
@@ -148,17 +148,17 @@ def _checked_host(host: str) -> str:
 
 
 def parse_route(value: object) -> str:
-    """Where a peer is reached, port 5269 unless it says otherwise; comes back as "host:port"."""
+    """Return the route to a peer as "host:port". The default port is 5269."""
     return str(parse_host_port(value, S2S_PORT))
 
 
 def parse_nameserver(value: object) -> str:
-    """A DNS server, port 53 unless it says otherwise; comes back as "address:port"."""
+    """Return a DNS server as "address:port". The default port is 53."""
     return str(_address_port(value))
 
 
 def parse_loopback(value: object) -> HostPort:
-    """A loopback address for the DNS view, which answers nobody else."""
+    """Return a loopback address for the DNS view, which answers only this machine."""
     found = _address_port(value)
     if not is_loopback(found.host):
         raise ValueError(f'must be a loopback address such as "127.53.0.1:53", not "{value}"')
@@ -173,7 +173,7 @@ def _address_port(value: object) -> HostPort:
 
 
 class Proxy(NamedTuple):
-    """A SOCKS5 or HTTP proxy at an IP address; without `user` there is no log-in."""
+    """A SOCKS5 or HTTP proxy at an IP address. Without `user` there is no log-in."""
 
     host: str
     port: int
@@ -204,7 +204,7 @@ def parse_proxy(value: object) -> Proxy | Literal["none"]:
 
 
 def _check_basic(user: str, password: str) -> None:
-    """Refuse what Basic authentication cannot carry (RFC 7617 §2)."""
+    """Refuse a user or password that Basic authentication cannot carry (RFC 7617 §2)."""
     if ":" in user or any(ord(character) < 32 or ord(character) == 127 for character in user + password):
         raise ValueError("the user of an HTTP proxy has no colon, and neither it nor the password has control characters")
 
@@ -218,14 +218,14 @@ def parse_network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Networ
 
 
 def parse_address(value: object) -> str:
-    """An IP address in its canonical spelling."""
+    """Return an IP address in its canonical spelling."""
     if not isinstance(value, str) or not is_address(value):
         raise ValueError("must be an IP address")
     return str(ipaddress.ip_address(value))
 
 
 def parse_path(value: object, info: ValidationInfo) -> Path:
-    """A path; a relative one starts at the configuration's folder."""
+    """Return a path. A relative one starts at the configuration's folder."""
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError("must be a path as a string")
     folder: Path = (info.context or {}).get("folder", Path())
@@ -233,19 +233,19 @@ def parse_path(value: object, info: ValidationInfo) -> Path:
 
 
 def parse_anchors(value: object, info: ValidationInfo) -> Path | Literal["system"]:
-    """Trust anchors: the system's, a PEM file, or a directory of them (a file of that name is "./system")."""
+    """Return trust anchors: the system's, a PEM file, or a directory of them (a file of that name is "./system")."""
     return "system" if value == "system" else parse_path(value, info)
 
 
 def parse_namespace(value: object) -> str:
-    """The namespace of a payload, as XML has it: compared letter by letter."""
+    """Return the namespace of a payload, which is compared letter by letter, as in XML."""
     if not isinstance(value, str) or not value or "}" in value or len(value) > NAME_LENGTH:
         raise ValueError('must be an XML namespace such as "urn:xmpp:jingle:1"')
     return value
 
 
 def parse_list_source(value: object, info: ValidationInfo) -> Path | str:
-    """Where a list is kept: a file, or an https URL (which comes back as text)."""
+    """Return the source of a list: a file, or an https URL (as text)."""
     if not isinstance(value, str) or "://" not in value:
         return parse_path(value, info)
     try:
@@ -259,7 +259,7 @@ def parse_list_source(value: object, info: ValidationInfo) -> Path | str:
 
 
 def parse_pin(value: object) -> str:
-    """A fingerprint of a key, in its canonical spelling."""
+    """Return the fingerprint of a key in its canonical spelling."""
     if not isinstance(value, str):
         raise ValueError('must be a string "sha256:…"')
     return str(Fingerprint.parse(value))

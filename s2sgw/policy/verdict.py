@@ -1,6 +1,6 @@
-"""The verdict: what a peer's policy makes of the proofs. One pure function, tested over the full product of its inputs.
+"""The verdict of a peer's policy on the proofs: one pure function, tested over the full product of its inputs.
 
-docs/policy.md has the whole of it as a table.
+docs/policy.md has all of it as a table.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from s2sgw.policy.model import PeerPolicy
 from s2sgw.trust.evidence import Attempt, ProofMethod, Role
 from s2sgw.xmpp.ending import Cause, Ending
 
-#: "dns": an outbound stream went to where the DNS led, and nothing else proves the peer. "secret": nothing else has to, for it
-#: goes on by nothing but SCRAM with channel binding, in which the peer proves itself.
+#: "dns": an outbound stream went to the place in the DNS, and nothing else proves the peer. "secret": no other proof is needed,
+#: because the stream goes on only by SCRAM with channel binding, in which the peer proves itself.
 ProvenBy = ProofMethod | Literal["dns", "secret"]
-#: What the presented key is to us: never remembered for this peer; remembered, by approval or first use; another than those
+#: The standing of the presented key: never remembered for this peer; remembered, by approval or first use; different from those
 #: remembered; revoked by the operator; or "absent": none was presented, though one is remembered (R20).
 KeyStanding = Literal["unknown", "known", "changed", "revoked", "absent"]
 #: Whether this is the first use that is remembered: at once, or if dialback proves the same domain on this stream (R20).
 Learn = Literal["no", "now", "with-dialback"]
 
-#: Cases 2 and 3 of RFC 6120 §13.7.2, where nothing worse is wrong with the certificate.
+#: Cases 2 and 3 of RFC 6120 §13.7.2, if nothing worse is wrong with the certificate.
 UNKNOWN = (Cause.SELF_SIGNED, Cause.UNKNOWN_ISSUER)
 
 _BARRED_KEYS = {
@@ -34,16 +34,16 @@ _BARRED_KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the stream goes on, and how.
+    """The decision whether and how the stream goes on.
 
-    `external` and `dialback` are the ways in which the initiating side may authenticate. `proven_by` is what proves the
-    peer so far; an inbound peer that has yet to do dialback is proven by nothing (None). `ending` is the refusal, and
-    `reasons` says in words what was tried and why it failed, whatever the outcome.
+    `external` and `dialback` are the ways in which the initiating side may authenticate. `proven_by` is the proof of the peer so
+    far; an inbound peer that must still do dialback has none (None). `ending` is the refusal, and `reasons` has the attempts and
+    their failures in words, for every outcome.
 
-    `hold`: the certificate is one for the operator's inbox. `learn`: its key is to be remembered as a first use. `report`: with
-    `lost_proof = "refuse"` this would have been the ending. `secret`: a shared secret is a way to authenticate too (R26).
-    `contradicted`: an inbound peer goes on although secured TLSA records speak of another key, which outbound would be a veto
-    (R22): so nothing of ours is to be sent on its stream.
+    `hold`: the certificate is to be stored for the operator's approval. `learn`: its key is to be remembered as a first use.
+    `report`: with `lost_proof = "refuse"` this would have been the ending. `secret`: a shared secret is a way to authenticate too
+    (R26). `contradicted`: an inbound peer goes on although secured TLSA records name another key, which outbound would be a veto
+    (R22). So nothing of ours may be sent on its stream.
     """
 
     external: bool = False
@@ -69,11 +69,11 @@ def decide(
     key: KeyStanding = "unknown",
     remembered: ProofMethod | None = None,
 ) -> Verdict:
-    """The verdict on a peer that plays `role` on the stream, `attempts` being every proof that was tried.
+    """Return the verdict on a peer that has `role` on the stream. `attempts`: every proof that was tried.
 
-    `secured`: TLS is on, of `tls_version` ("TLSv1.2", …) where known. `unresolved` is how resolving the peer's hostname
-    ended, if it failed (R2). Without TLS there is no certificate, so no attempt counts. `remembered` is what proved the peer
-    within the policy's `remember_proof`, if anything did.
+    `secured`: TLS is on, of `tls_version` ("TLSv1.2", …) if known. `unresolved` is the failure of resolving the peer's hostname,
+    if it failed (R2). Without TLS there is no certificate, so no attempt counts. `remembered` is the proof of the peer within the
+    policy's `remember_proof`, if any.
     """
     refusal = unresolved or _barred(policy, role, secured, tls_version)
     if refusal is not None:
@@ -82,7 +82,7 @@ def decide(
 
 
 def _barred(policy: PeerPolicy, role: Role, secured: bool, tls_version: str | None) -> Ending | None:
-    """What no proof can make good."""
+    """Return the ending for a fault that no proof can heal; None: there is none."""
     if policy.bar is not None:
         return policy.bar
     if not secured and policy.tls == "required":
@@ -97,7 +97,7 @@ def _unencrypted(role: Role) -> Cause:
 
 
 def accepts(policy: PeerPolicy) -> tuple[ProofMethod, ...]:
-    """The methods that may prove the peer, in their order: an approval counts where it can be asked for."""
+    """Return the methods that may prove the peer, in their order. An approval counts if it can be requested."""
     methods: list[ProofMethod] = list(policy.proofs)
     if policy.unknown_issuer != "reject" and "pin" not in methods:
         methods.append("pin")
@@ -108,7 +108,7 @@ def accepts(policy: PeerPolicy) -> tuple[ProofMethod, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """One peer at the moment of its verdict, nothing being in the way of proving it."""
+    """One peer at the moment of its verdict, without a bar."""
 
     policy: PeerPolicy
     attempts: tuple[Attempt, ...]
@@ -128,7 +128,7 @@ class _Case:
         return self.unproven()
 
     def unproven(self) -> Verdict:
-        """Nothing proves the peer: the first use of its key may, or dialback, unless it has proven itself better before."""
+        """Decide without a proof: a first use or dialback may prove the peer, unless it has proven itself better before."""
         first_use = self.first_use and self.role == "receiving"
         if not first_use and not self.fallback:
             return self.sharing(self.refused(self.cause()))
@@ -140,7 +140,7 @@ class _Case:
         return self.going(None, learn="with-dialback" if self.first_use else "no", report=lost)
 
     def sharing(self, refusal: Verdict) -> Verdict:
-        """Instead of `refusal`, for want of proof, the stream goes on by the shared secret alone, where there is one."""
+        """Go on by the shared secret alone instead of `refusal`, which is for lack of proof, if there is a secret."""
         if not self.secret or any(Cause.REVOKED in each.causes for each in self.attempts):
             return refusal
         return Verdict(proven_by="secret" if self.role == "receiving" else None, reasons=refusal.reasons, secret=True)
@@ -154,14 +154,14 @@ class _Case:
         if self.role == "initiating":
             contradicted = any(Cause.DANE_MISMATCH in each.causes for each in self.accepted)
             return Verdict(proof is not None, self.fallback, proof, None, reasons, hold, learn, report, self.secret, contradicted)
-        # We initiate: dialback proves us to the peer and nothing of the peer, so it is ours to use whenever the stream goes on.
+        # We initiate: dialback proves us to the peer, not the peer to us, so we may use it whenever the stream goes on.
         return Verdict(self.secured, True, proof or "dns", None, reasons, hold, learn, report, self.secret)
 
-    # --- what is so ---
+    # --- facts ---
 
     @property
     def accepted(self) -> list[Attempt]:
-        """The attempts that count, in the policy's order."""
+        """Return the attempts that count, in the policy's order."""
         if not self.secured:
             return []
         return [each for method in accepts(self.policy) for each in self.attempts if each.method == method]
@@ -183,35 +183,35 @@ class _Case:
 
     @property
     def stranger(self) -> Attempt | None:
-        """PKIX, where all that it has against the chain is that nobody we trust issued it; a name may differ besides."""
+        """Return the PKIX attempt if its only fault is an unknown issuer; the name may be wrong too."""
         return next((a for a in self.attempts if self.secured and a.method == "pkix" and a.cause in UNKNOWN), None)
 
     @property
     def hold(self) -> bool:
-        """Whether the certificate is one that the operator may want to approve."""
+        """Whether the operator may want to approve the certificate."""
         asking = self.policy.unknown_issuer != "reject" and self.key in ("changed", "revoked")
         return asking or (self.policy.unknown_issuer == "ask" and self.stranger is not None)
 
     @property
     def first_use(self) -> bool:
-        """Whether this key could be the first: a stranger's with the right name, no other being remembered."""
+        """Whether this key could be a first use: a stranger's with the right name, and no other is remembered."""
         clean = self.stranger is not None and not set(self.stranger.causes).difference(UNKNOWN)
         return clean and self.policy.unknown_issuer == "trust-first-use" and self.key == "unknown"
 
     def learns_by(self, proof: ProofMethod) -> bool:
-        """A stranger's key that the DNS or the web vouches for is remembered, and takes the place of the one before."""
+        """Return how a stranger's key is remembered that the DNS or the web vouches for. It replaces the one before."""
         learns = self.policy.unknown_issuer == "trust-first-use" and self.key in ("unknown", "changed")
         return learns and proof in ("dane", "posh") and self.stranger is not None
 
     @property
     def lost(self) -> Ending | None:
-        """How dialback, or a first use, ends for a peer that has proven itself better, by what still counts."""
+        """Return the ending of dialback, or of a first use, for a peer that has proven itself better before."""
         if self.remembered is None or self.remembered not in self.policy.proofs:
             return None
         return Ending(Cause.PROOF_LOST, f"this peer was proven by {self.remembered} before, and now by nothing of the kind")
 
     def cause(self) -> Cause:
-        """The one cause of a refusal: a pin that differs says most, then the first method that failed for a cause of its own."""
+        """Return the cause of a refusal: a different pin first, then the first method that failed for a cause of its own."""
         if not self.secured:
             return _unencrypted(self.role)
         causes = [each.cause for each in self.accepted if each.cause not in (None, Cause.NOT_PROVEN)]

@@ -1,1 +1,1 @@
-"""Floor 2: what the SASL mechanisms compute: SCRAM and DIGEST-MD5. Pure."""
+"""The computations of the SASL mechanisms SCRAM and DIGEST-MD5. Pure."""

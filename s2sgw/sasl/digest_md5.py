@@ -1,8 +1,8 @@
 """DIGEST-MD5 (RFC 2831) with qop=auth, both sides of one exchange: messages in, messages out.
 
-It is historic (RFC 6331). jabberd2's router asks it of those who connect to it; between servers it is used only where the
-policy for a peer names it, under TLS, and after every other mechanism (R26, R38). Subsequent authentication (RFC 2831 §2.2)
-is not supported: each nonce serves one exchange.
+The mechanism is historic (RFC 6331). jabberd2's router requires it from its clients. Between servers it is used only if the
+policy for a peer names it, under TLS, and after every other mechanism (R26, R38). Subsequent authentication (RFC 2831 §2.2) is
+not supported: each nonce is for one exchange.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Literal
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 MECHANISM = "DIGEST-MD5"
-#: Conditions of `<failure/>` (RFC 6120 §6.5) that an exchange may come to.
+#: The conditions of `<failure/>` (RFC 6120 §6.5) for a failed exchange.
 DigestCondition = Literal["invalid-authzid", "malformed-request", "not-authorized"]
 
-#: Bytes of a message that is read (RFC 2831 §2.1.1 and §2.1.2 have 2048 and 4096 as the most).
+#: The most bytes of a message (RFC 2831 §2.1.1 and §2.1.2 allow 2048 and 4096).
 MESSAGE_BYTES = 4096
 _DIRECTIVE = re.compile(r'\s*([a-z-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^",\s]+))\s*(?:,|\Z)', re.IGNORECASE | re.ASCII)
 _ESCAPED = re.compile(r"\\(.)")
@@ -31,7 +31,7 @@ _OF_RESPONSE = (*_REQUIRED, "qop", "charset", "authzid")
 
 
 class DigestRefused(Exception):
-    """The exchange makes no sense, or the other side does not know the secret."""
+    """The exchange is invalid, or the other side does not have the secret."""
 
     def __init__(self, text: str, condition: DigestCondition = "not-authorized") -> None:
         super().__init__(text)
@@ -40,7 +40,7 @@ class DigestRefused(Exception):
 
 
 class DigestClient:
-    """One exchange. `nonce` is fresh and not to be guessed; `uri` is "service/host"."""
+    """One exchange. `nonce` is new and unguessable; `uri` is "service/host"."""
 
     def __init__(self, user: str, secret: str, realm: str, uri: str, nonce: str) -> None:
         self._user = user
@@ -52,11 +52,14 @@ class DigestClient:
         self._proven = False
 
     def start(self) -> bytes | None:
-        """Return None: the other side speaks first (RFC 2831 §2.1)."""
+        """Return None: the other side begins (RFC 2831 §2.1)."""
         return None
 
     def respond(self, message: bytes | None) -> bytes:
-        """The response to a challenge; the second one only tells that they know the secret. Raises `DigestRefused`."""
+        """Return the response to a challenge.
+
+        The second challenge only proves that they have the secret. Raises `DigestRefused`.
+        """
         if self._expected is not None:
             self._check(message or b"")
             return b""
@@ -70,7 +73,7 @@ class DigestClient:
         return self._response(nonces[0], "utf-8" in given.get("charset", []))
 
     def finish(self, message: bytes | None) -> None:
-        """`<success/>` came, with this additional data; raises `DigestRefused` unless they have proven themselves."""
+        """Take `<success/>` with this additional data. Raises `DigestRefused` unless they have proven themselves."""
         if message is not None or not self._proven:
             self._check(message or b"")
 
@@ -91,9 +94,9 @@ class DigestClient:
 
 
 class DigestServer:
-    """The receiving side of one exchange: whether the other end, which says that it is `peer`, has the secret.
+    """The receiving side of one exchange: it checks whether the other end, which claims to be `peer`, has the secret.
 
-    `realm` is the domain that the stream is for; `nonce` is fresh and not to be guessed, and serves this exchange alone.
+    `realm` is the domain of the stream. `nonce` is new, unguessable, and for this exchange only.
     """
 
     def __init__(self, peer: Domain, secret: str, realm: Domain, nonce: str, service: str = "xmpp") -> None:
@@ -104,11 +107,11 @@ class DigestServer:
         self._service = service
         self._asked = False
         self._answered = False
-        #: what `<success/>` says: nothing, since the proof goes with the last challenge (RFC 3920 §6.5)
+        #: the content of `<success/>`: nothing, since the last challenge has the proof (RFC 3920 §6.5)
         self.conclusion: bytes | None = None
 
     def step(self, message: bytes | None) -> bytes | None:
-        """The challenge that answers `message`, or None: authenticated. Raises `DigestRefused`."""
+        """Return the challenge in answer to `message`; None: authenticated. Raises `DigestRefused`."""
         if not self._asked:
             return self._challenge(message)
         if not self._answered:
@@ -124,7 +127,7 @@ class DigestServer:
         return f'realm="{self._realm.ascii}",nonce="{self._nonce}",qop="auth",charset=utf-8,algorithm=md5-sess'.encode()
 
     def _proof(self, message: bytes) -> bytes:
-        """Return the proof that we know the secret too, where `message` proves that the other side does."""
+        """Return the proof that we have the secret too, if `message` proves that the other side does."""
         given = _response_directives(message)
         self._check(given)
         secret = _hashed_secret(given["username"], given["realm"], self._secret)
@@ -167,7 +170,7 @@ def _names(name: str, domain: Domain) -> bool:
 
 
 def _response_directives(message: bytes) -> dict[str, str]:
-    """The directives of a client's response; raises `DigestRefused` where one comes twice.
+    """Return the directives of a client's response. Raises `DigestRefused` if one occurs twice.
 
     Without a charset the text is ISO 8859-1 (RFC 2831 §2.1.2).
     """
@@ -185,7 +188,7 @@ def _response_directives(message: bytes) -> dict[str, str]:
 
 
 def _directives(message: bytes, charset: Literal["utf-8", "iso-8859-1"] = "utf-8") -> dict[str, list[str]]:
-    """RFC 2831 §2.1.1; raises `DigestRefused` where it is none."""
+    """Parse directives (RFC 2831 §2.1.1). Raises `DigestRefused` for an invalid message."""
     if len(message) > MESSAGE_BYTES:
         raise DigestRefused(f"the message has more than {MESSAGE_BYTES} bytes", "malformed-request")
     try:
@@ -209,7 +212,7 @@ def _quoted(text: str) -> str:
 
 
 def _hashed_secret(user: str, realm: str, secret: str) -> bytes:
-    """H({username:realm:passwd}); RFC 2831 §2.1.2.1: a name or a secret that ISO 8859-1 can hold is hashed in it."""
+    """Return H({username:realm:passwd}). A name or secret that fits ISO 8859-1 is hashed in it (RFC 2831 §2.1.2.1)."""
     return hashlib.md5(b":".join((_narrowed(user), realm.encode(), _narrowed(secret)))).digest()
 
 
@@ -221,7 +224,7 @@ def _narrowed(text: str) -> bytes:
 
 
 def _digest(secret: bytes, nonce: str, client_nonce: str, uri: str, method: str, authzid: str | None = None) -> str:
-    """The response-value (RFC 2831 §2.1.2.1); `method` is "" for that of the server (§2.1.3)."""
+    """Return the response-value (RFC 2831 §2.1.2.1). `method` is "" for the server's (§2.1.3)."""
     identity = "" if authzid is None else f":{authzid}"
     first = hashlib.md5(secret + f":{nonce}:{client_nonce}{identity}".encode()).hexdigest()
     second = hashlib.md5(f"{method}:{uri}".encode()).hexdigest()

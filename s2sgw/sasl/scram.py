@@ -21,9 +21,9 @@ ScramName = Literal["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "
 Condition = Literal["incorrect-encoding", "invalid-authzid", "malformed-request", "not-authorized"]
 
 BINDING = "tls-exporter"
-#: Rounds that a server may ask of us: fewer make the secret easy to guess (RFC 7677 §4), more keep us from other work.
+#: Rounds that a server may ask for: fewer make the secret easy to guess (RFC 7677 §4), more take too much time.
 LEAST_ITERATIONS, MOST_ITERATIONS = 4096, 100_000
-#: Characters of a nonce that we take: both parts together.
+#: The most characters of a nonce, both parts together.
 NONCE_CHARACTERS = 512
 
 _FIRST = re.compile(r"(n|y|p=([A-Za-z0-9.-]+)),(?:a=([^,]+))?,(n=([^,]+),r=([^,]+)(?:,[A-Za-z]=[^,]+)*)\Z")

@@ -1,4 +1,4 @@
-"""What two servers both know (R26): prepared once, and the keys of RFC 5802 §3 derived once for each salt and count."""
+"""The secret of two servers (R26): prepared once, and the keys of RFC 5802 §3 derived once for each salt and count."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from s2sgw.xmpp.bounded_dict import BoundedDict
 
 Hash = Literal["sha256", "sha1"]
 
-#: Rounds of PBKDF2 that we ask for (RFC 7677 §4 has 4096 as the least).
+#: Rounds of PBKDF2 that we ask for (RFC 7677 §4 requires at least 4096).
 ITERATIONS = 10_000
-#: Derivations that are kept of one secret: one of ours for each hash, and one for each hash of each server that has it.
+#: Derivations that are kept of one secret: one of ours for each hash, and one for each hash of each server with the secret.
 KEPT = 16
 
 _PROHIBITED = (
@@ -27,7 +27,7 @@ _PROHIBITED = (
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ScramKeys:
-    """What an exchange works with: ClientKey, StoredKey, ServerKey."""
+    """The keys of an exchange: ClientKey, StoredKey, ServerKey."""
 
     client: bytes
     stored: bytes
@@ -35,10 +35,10 @@ class ScramKeys:
 
 
 class SharedSecret:
-    """The secret of one peer. `salt` (random, the same while the secret lives) and `iterations` are what we ask for as server."""
+    """The secret of one peer. `salt` (random, constant for the life of the secret) and `iterations` are our choice as server."""
 
     def __init__(self, secret: str, salt: bytes, iterations: int = ITERATIONS) -> None:
-        #: the secret as SASLprep has it, for a mechanism that derives nothing from it beforehand
+        #: the secret after SASLprep, for a mechanism that derives nothing from it in advance
         self.text = prepare(secret)
         self._secret = self.text.encode()
         self.salt = salt
@@ -46,7 +46,7 @@ class SharedSecret:
         self._keys: BoundedDict[tuple[Hash, bytes, int], ScramKeys] = BoundedDict(KEPT)
 
     def keys(self, hash: Hash, salt: bytes, iterations: int) -> ScramKeys:
-        """The keys for these parameters; they cost `iterations` rounds of PBKDF2 the first time."""
+        """Return the keys for these parameters. The first time this takes `iterations` rounds of PBKDF2."""
         asked = hash, salt, iterations
         keys = self._keys.use(asked)
         if keys is None:
@@ -61,9 +61,9 @@ class SharedSecret:
 
 @dataclass(frozen=True, slots=True)
 class StreamSecret:
-    """A secret for use on one stream. `nonce` gives a fresh one for each exchange: printable ASCII without a comma.
+    """A secret for one stream. `nonce` returns a new nonce for each exchange: printable ASCII without a comma.
 
-    `binding` is the tls-exporter value of the stream's TLS (RFC 9266); None where it has none.
+    `binding` is the tls-exporter value of the stream's TLS (RFC 9266); None: there is none.
     """
 
     secret: SharedSecret = field(repr=False)
@@ -72,7 +72,7 @@ class StreamSecret:
 
 
 def prepare(text: str) -> str:
-    """SASLprep (RFC 4013), as of a query; raises `ValueError` for what it prohibits, and for nothing at all."""
+    """Return the secret after SASLprep (RFC 4013), as a query. Raises `ValueError` for a prohibited or an empty text."""
     mapped = "".join(" " if stringprep.in_table_c12(each) else each for each in text if not stringprep.in_table_b1(each))
     prepared = unicodedata.normalize("NFKC", mapped)
     if not prepared:
@@ -83,7 +83,7 @@ def prepare(text: str) -> str:
 
 
 def _one_way(text: str) -> bool:
-    """RFC 3454 §6: no text from right to left with some from left to right in it."""
+    """Return whether no text from right to left is mixed with text from left to right (RFC 3454 §6)."""
     if not any(stringprep.in_table_d1(each) for each in text):
         return True
     ends = stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1])

@@ -26,7 +26,7 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 
 class MemorySpool(Spool):
-    """Holds at most `limit` bytes. `deliver(call)` has `call` made later, on the thread of the caller."""
+    """Holds at most `limit` bytes. `deliver(call)` makes `call` later, on the thread of the caller."""
 
     def __init__(self, limit: int, deliver: Callable[[Callable[[], None]], None]) -> None:
         self._limit = limit

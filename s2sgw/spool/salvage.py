@@ -1,7 +1,7 @@
-"""Saves what can be read of a damaged spool into a new one, and names what cannot.
+"""Copies the readable part of a damaged spool into a new one, and reports what is lost.
 
-The damaged file is read page by page (`storage.sqlite_pages`), so that a page that cannot be read takes along no more than its
-own rows. Every row keeps its number and its checksums: a stanza that was altered shows when it is read, as in a sound file.
+The damaged file is read page by page (`storage.sqlite_pages`), so that an unreadable page loses only its own rows. Every row
+keeps its number and its checksums: an altered stanza is detected when it is read, as in a sound file.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from s2sgw.xmpp.jid import JID, Domain, Pair
 
 #: Rows of one transaction.
 ROWS = 5000
-#: Lanes, and positions of each, that are named.
+#: Lanes, and positions of each, that a report names.
 NAMED_LANES, NAMED_POSITIONS = 20, 20
-#: How many values a row has in each version of the schema. A row from before a column was added is shorter.
+#: The number of values of a row in each version of the schema. A row from before a new column is shorter.
 _LANE, _STANZA, _QUARANTINE, _NOTE = (5, 6), (11, 13), (16, 18), (2,)
 _FIELDS = {
     "kind": "TEXT", "data": "BLOB", "addressee": "TEXT", "author": "TEXT", "type": "TEXT", "ident": "TEXT", "payloads": "TEXT",
     "accepted": "INTEGER", "deadline": "INTEGER", "written": "INTEGER",
 }
 _SUMS = {"content_sum": "INTEGER", "envelope_sum": "INTEGER"}
-#: The columns of a table in the order in which a row has them, with their types.
+#: The columns of a table in the order of a row's values, with their types.
 _STANZA_COLUMNS = {"id": "INTEGER", **_FIELDS, **_SUMS}
 _QUARANTINE_COLUMNS = {
     "number": "INTEGER", "sender": "TEXT", "recipient": "TEXT", "position": "INTEGER", **_FIELDS, "cause": "TEXT",
     "at": "INTEGER", **_SUMS,
 }
-#: Where `written` is in a row of `stanza`.
+#: The index of `written` in a row of `stanza`.
 _WRITTEN = 10
-#: What asks SQLite for the row of a table by its rowid, or of the index by its entry.
+#: The query for the row of a table by its rowid, or of the index by its entry.
 _PROBES = {
     "stanza": "SELECT data FROM stanza WHERE id = ?", "lane": "SELECT * FROM lane WHERE id = ?",
     "quarantine": "SELECT data FROM quarantine WHERE number = ?",
     "stanza_deadline": "SELECT 1 FROM stanza INDEXED BY stanza_deadline WHERE deadline = ? AND id = ?",
 }
-#: Pages behind this one are used, whatever they do: to leave some unused, everything before them is written. Bytes of a blob.
+#: To leave some pages unused, all pages before them are written, and this many beyond. Bytes of a blob.
 UNUSED_UP_TO = 1 << 18
 BLOB_BYTES = 16 * 4092
-#: Positions that are left free where it is not known how far they were used.
+#: Positions that are left free if it is unknown which were used.
 UNKNOWN_RESERVE = 10_000_000
 
 
 @dataclass(slots=True)
 class Salvage:
-    """What became of a damaged spool. `lost`: the positions that are gone, as far as they are known, and how many, by lane."""
+    """The result of a salvage. `lost`: the lost positions by lane, as far as they are known, and their number."""
 
     stanzas: int = 0
     lost: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Salvage:
         return sum(number for number, _ in self.lost.values())
 
     def words(self) -> str:
-        """Return a sentence for the operator, which names what is lost."""
+        """Return a sentence for the operator about what is lost."""
         text = f"{self.stanzas} stanzas were saved and are delivered"
         if not self.lost:
             return text
@@ -78,9 +78,9 @@ def _lost_words(lane: str, number: int, positions: list[int]) -> str:
 
 
 def salvage(pages: DatabasePages, connection: sqlite3.Connection, unused: Collection[int] = ()) -> Salvage:
-    """Copy what can be read of a damaged spool into the empty tables behind `connection`. Raises `sqlite3.Error`.
+    """Copy the readable part of a damaged spool into the empty tables behind `connection`. Raises `sqlite3.Error`.
 
-    The pages `unused` hold nothing in the new file, for where the same place in a file fails again and again.
+    The pages `unused` get no content in the new file, because the same place in a file fails again and again.
     """
     if unused:
         _leave_unused(connection, unused)
@@ -88,7 +88,7 @@ def salvage(pages: DatabasePages, connection: sqlite3.Connection, unused: Collec
 
 
 def failing_pages(pages: DatabasePages, connection: sqlite3.Connection) -> set[int]:
-    """Return the pages that SQLite cannot read at the moment, by asking it for a row on each."""
+    """Return the pages that SQLite cannot read at the moment. It is asked for a row on each page."""
     roots = pages.roots()
     failing: set[int] = set()
     for name, statement in _PROBES.items():
@@ -110,7 +110,7 @@ class _Probe:
         self.failing: set[int] = set()
 
     def fails(self, number: int) -> bool:
-        """Return whether nothing at and under page `number` can be read."""
+        """Return whether no page at and below `number` can be read."""
         children = self._tree.get(number)
         if children is None:
             return False
@@ -137,9 +137,9 @@ class _Probe:
 
 
 def _leave_unused(connection: sqlite3.Connection, numbers: Collection[int]) -> None:
-    """Have these pages of an empty file belong to a table that nobody reads.
+    """Give these pages of an empty file to a table that is never read.
 
-    The file grows by blobs until it has them. Blobs that hold none of them are deleted again, so that their pages are free.
+    The file grows by blobs until it has the pages. Blobs without any of them are deleted again, so that their pages are free.
     """
     wanted = {number for number in numbers if number <= UNUSED_UP_TO}
     with _transaction(connection):
@@ -165,7 +165,7 @@ class _Copy:
         self._connection = connection
         self._pairs: dict[int, Pair] = {}
         self._counts: dict[int, int] = {}
-        #: rows of which it is not sure that they were not removed before
+        #: rows that may have been removed before
         self._doubtful: set[int] = set()
 
     def copy(self) -> Salvage:
@@ -182,7 +182,7 @@ class _Copy:
         return Salvage(stanzas, lost, len(self._pages.unreadable))
 
     def _rows(self, leaves: TableLeaves, table: str, lengths: tuple[int, ...]) -> Iterator[tuple[TableRow, bool]]:
-        """Return the rows of a table that can be read, and whether each is in doubt."""
+        """Return the readable rows of a table, and whether each is in doubt."""
         for number, sure in leaves.of(table):
             try:
                 for row in self._pages.rows(number):
@@ -209,7 +209,7 @@ class _Copy:
             _insert(self._connection, table, columns, rows)
 
     def _read_lanes(self, leaves: TableLeaves) -> None:
-        """Learn which pair each lane is, from the table of lanes or else from the addresses of its stanzas."""
+        """Find the pair of each lane, from the table of lanes, or else from the addresses of its stanzas."""
         for row, doubtful in self._rows(leaves, "lane", _LANE):
             pair = _lane_pair(row)
             if pair is not None and not (doubtful and row.rowid in self._pairs):
@@ -230,10 +230,10 @@ class _Copy:
             self._connection.execute(f"DELETE {within}")
 
     def _settle_doubt(self) -> None:
-        """Decide on rows of which it is not sure that they were not removed before.
+        """Decide on rows that may have been removed before.
 
-        Where a lane has as many rows as it held, all of them are its own. Where it has more, the first are dropped, since a lane
-        is removed from its beginning. What is in doubt then is not sent as new (R33).
+        If a lane has as many rows as it held, all of them are its own. If it has more, the first are dropped, since a lane is
+        removed from its beginning. Stanzas that are still in doubt are not sent as new (R33).
         """
         by_lane: defaultdict[int, list[int]] = defaultdict(list)
         for rowid in sorted(self._doubtful):
@@ -255,7 +255,7 @@ class _Copy:
         return int(count)
 
     def _lost(self, roots: dict[str, int]) -> dict[str, tuple[int, list[int]]]:
-        """Return what of each lane is gone, by its name: how many stanzas, and their positions where the index has them."""
+        """Return the losses of each lane, by its name: the number of stanzas, and their positions if the index has them."""
         if self._counts == {number: self._count(number) for number in self._pairs}:
             return {}
         missing = _missing(self._connection, _indexed(self._pages, roots))
@@ -280,7 +280,7 @@ class _Copy:
         self._insert("quarantine", _QUARANTINE_COLUMNS, rows)
 
     def _copy_notes(self, leaves: TableLeaves) -> None:
-        """Keep the notes, and a next position that is behind every stanza."""
+        """Copy the notes, and store a next position after every stanza."""
         notes = {row.values[0]: row.values[1] for row, _ in self._rows(leaves, "note", _NOTE)}
         ((highest,),) = self._connection.execute(f"SELECT coalesce(max(id % {POSITIONS}), 0) FROM stanza").fetchall()
         noted = notes.get("next position")
@@ -291,7 +291,7 @@ class _Copy:
 
 
 def _missing(connection: sqlite3.Connection, indexed: set[int]) -> dict[int, list[int]]:
-    """Return the positions by lane of the stanzas that an index had, and the table has not."""
+    """Return the positions by lane of the stanzas that are in an index, and not in the table."""
     held = {rowid for (rowid,) in connection.execute("SELECT id FROM stanza")}
     missing: defaultdict[int, list[int]] = defaultdict(list)
     for rowid in sorted(indexed - held):
@@ -316,13 +316,13 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _insert(connection: sqlite3.Connection, table: str, columns: dict[str, str], rows: list[tuple[Value, ...]]) -> None:
-    """Insert rows of raw values. A row whose number is there already stays away."""
+    """Insert rows of raw values. A row whose number exists already is left out."""
     values = ", ".join(f"CAST(? AS {type_})" for type_ in columns.values())
     connection.executemany(f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({values})", rows)
 
 
 def _raw(row: TableRow, lengths: tuple[int, ...], written: bool = False) -> tuple[Value, ...]:
-    """Return a row as it is inserted: a text as its bytes, which may be no UTF-8. `written`: note that it may have been sent."""
+    """Return a row for insertion: texts as bytes, which may not be UTF-8. `written`: mark it as possibly sent."""
     values = [row.rowid, *row.values[1:], *[None] * (lengths[-1] - len(row.values))]
     if written:
         values[_WRITTEN] = 1
@@ -330,7 +330,7 @@ def _raw(row: TableRow, lengths: tuple[int, ...], written: bool = False) -> tupl
 
 
 def _write_lanes(connection: sqlite3.Connection, pairs: dict[int, Pair]) -> None:
-    """Write the table of lanes anew, with what the table of stanzas holds of each."""
+    """Write the table of lanes anew, from the table of stanzas."""
     totals = connection.execute(f"SELECT id / {POSITIONS}, count(*), total(length(data)) FROM stanza GROUP BY 1").fetchall()
     rows = [
         (number, pairs[number].sender.ascii, pairs[number].recipient.ascii, count, int(size), lane_sum(number, pairs[number]))
@@ -341,7 +341,7 @@ def _write_lanes(connection: sqlite3.Connection, pairs: dict[int, Pair]) -> None
 
 
 class TableLeaves:
-    """The leaves of each table, and whether it is sure that each is in use."""
+    """The leaves of each table, and whether each is certain to be in use."""
 
     def __init__(self) -> None:
         self._tables: dict[str, list[tuple[int, bool]]] = {}
@@ -350,14 +350,14 @@ class TableLeaves:
         self._tables.setdefault(table, []).append((number, sure))
 
     def of(self, table: str) -> list[tuple[int, bool]]:
-        """Return the leaves of a table, the sure ones first."""
+        """Return the leaves of a table, the certain ones first."""
         return sorted(self._tables.get(table, []), key=lambda leaf: not leaf[1])
 
 
 def _leaves(pages: DatabasePages, roots: dict[str, int]) -> TableLeaves:
-    """Find the leaves of each table: by its tree, and where a tree is damaged by looking at every page that is in no tree.
+    """Find the leaves of each table: by its tree, and for a damaged tree by searching the pages that are in no tree.
 
-    A page that is in no tree is in use for sure where the list of free pages is whole.
+    A page in no tree is certain to be in use if the list of free pages is complete.
     """
     leaves = TableLeaves()
     reached: set[int] = set()
@@ -379,7 +379,7 @@ def _leaves(pages: DatabasePages, roots: dict[str, int]) -> TableLeaves:
 
 
 def _table_of(pages: DatabasePages, number: int) -> str:
-    """Return to which table a leaf belongs, by the rows on it, or ""."""
+    """Return the table of a leaf, by its rows, or ""."""
     try:
         for row in pages.rows(number):
             if row is None:
@@ -428,24 +428,24 @@ def _addressed_pair(addresses: tuple[bytes, bytes]) -> Pair | None:
     return Pair(sender, recipient)
 
 
-# --- a log that SQLite would drop in part ---
+# --- a log that SQLite would silently drop in part ---
 
 
 @dataclass(frozen=True, slots=True)
 class DroppedCommits:
-    """The stanzas, and the names of lanes, in commits of the log that SQLite would drop without a word."""
+    """The stanzas, and the names of lanes, in commits of the log that SQLite would silently drop."""
 
     rows: list[tuple[Value, ...]]
     pairs: dict[int, Pair]
     commits: int
-    #: the numbers of all stanzas that the index of deadlines has with these commits
+    #: the numbers of all stanzas in the index of deadlines after these commits
     indexed: set[int]
 
 
 def dropped_commits(pages: DatabasePages) -> DroppedCommits:
-    """Read what is in the commits behind a damaged frame of the log. `pages` has them laid over the file.
+    """Read the commits after a damaged frame of the log. `pages` has them applied to the file.
 
-    It is not known whether the stanzas were passed on in a later commit: a request among them is not sent again (R33).
+    A later commit may have passed the stanzas on, so a request among them is not sent again (R33).
     """
     assert pages.log is not None
     rows: list[tuple[Value, ...]] = []
@@ -464,15 +464,15 @@ def dropped_commits(pages: DatabasePages) -> DroppedCommits:
 
 
 def _indexed(pages: DatabasePages, roots: dict[str, int]) -> set[int]:
-    """Return the numbers of the stanzas that the index of deadlines has."""
+    """Return the numbers of the stanzas in the index of deadlines."""
     entries, _ = pages.entries(roots.get("stanza_deadline", 0))
     return {entry[-1] for entry in entries if len(entry) == 2 and isinstance(entry[-1], int) and entry[-1] >= POSITIONS}
 
 
 def add_dropped(connection: sqlite3.Connection, dropped: DroppedCommits) -> Salvage:
-    """Add the stanzas of dropped commits that the file does not hold. Return how many, and what is lost. Raises `sqlite3.Error`.
+    """Add the stanzas of dropped commits that the file lacks. Return their number, and the losses. Raises `sqlite3.Error`.
 
-    What the file holds may have been passed on in those commits: a request in it is not sent again.
+    The dropped commits may have passed on stanzas that are in the file, so a request in it is not sent again.
     """
     with _transaction(connection):
         ((before,),) = connection.execute("SELECT count(*) FROM stanza").fetchall()

@@ -1,6 +1,6 @@
-"""The spool's file: opened, brought to the newest schema, and set aside where it cannot be used.
+"""The spool's file: opened, migrated to the newest schema, and set aside if it cannot be used.
 
-A file of the newest schema is opened without a write, so that a start succeeds on a full disk.
+A file of the newest schema is opened without a write, so a start succeeds on a full disk.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Literal
 from s2sgw.spool.interface import SpoolBroken
 from s2sgw.storage import atomic_file, sqlite_errors
 
-#: What a commit survives: the loss of power (each commit is synced to the disk), or the crash of the gateway alone.
+#: What a commit survives: a loss of power (each commit is synced to the disk), or only a crash of the gateway.
 Durability = Literal["power-loss", "crash"]
 SYNCHRONOUS: dict[Durability, str] = {"power-loss": "FULL", "crash": "NORMAL"}
 
 #: "S2SG": this file is a spool of s2sgw.
 APPLICATION = 0x53325347
-#: Kibibytes of pages in memory; pages of the log that are copied to the file at once; bytes that the log's file may keep.
+#: Kibibytes of pages in memory; pages of the log that are copied to the file at once; bytes that the log file may keep.
 CACHE = 8192
 CHECKPOINT = 4000
 LOG = 64 * 1024 * 1024
@@ -30,13 +30,13 @@ _STANZA = (
     "payloads TEXT NOT NULL, accepted INTEGER NOT NULL, deadline INTEGER NOT NULL, written INTEGER NOT NULL"
 )
 _LAST = "(SELECT max(id) FROM stanza WHERE id > lane.id * 4398046511104 AND id < (lane.id + 1) * 4398046511104)"
-#: The n-th brings a file of version n to version n + 1. A new one is added at the end. None is ever changed.
+#: Migration n brings a file of version n to version n + 1. New ones are added at the end. None is ever changed.
 #:
-#: Version 1: `stanza.id` is the number of the lane and the position in it (`tables.POSITIONS`), so that a lane stands together in
+#: Version 1: `stanza.id` is the number of the lane and the position in it (`tables.POSITIONS`), so that a lane is contiguous in
 #: the file and needs no index. Times are microseconds since the epoch. `payloads` are joined by U+001F, which XML cannot hold.
 #:
-#: Version 2: checksums of each row, NULL in the rows of version 1. `note`: a position behind all that were ever held
-#: ("next position"), and how times were stored last ("clock", see `stored_time`).
+#: Version 2: checksums of each row, NULL in the rows of version 1. `note`: a position after all that were ever used
+#: ("next position"), and the clock of the stored times ("clock", see `stored_time`).
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE lane (id INTEGER PRIMARY KEY, sender TEXT NOT NULL, recipient TEXT NOT NULL, "
@@ -58,35 +58,35 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 
-#: Endings of SQLite's files beside the database.
+#: Suffixes of SQLite's files beside the database.
 COMPANIONS = ("-wal", "-shm")
-#: Endings of a file that is being built to take the place of a damaged one, and of one that is ready to.
+#: Suffixes of a file that is being built as a replacement for a damaged one, and of a finished replacement.
 NEW, BUILT = ".new", ".built"
 TABLES = {"lane", "stanza", "quarantine", "note"}
 
 
 class NoRoom(Exception):
-    """The file does not exist or is empty, and the disk does not take a new one."""
+    """The file does not exist or is empty, and there is no room for a new one on the disk."""
 
 
 class NotASpool(Exception):
-    """The file is another program's, or its tables are gone."""
+    """The file belongs to another program, or its tables are gone."""
 
 
 class NewerVersion(Exception):
-    """The file is sound, and was written by a version of s2sgw that this one does not know."""
+    """The file is sound, and was written by a newer version of s2sgw."""
 
 
 def is_damage(error: Exception) -> bool:
-    """Return whether `error` says that the content of the file is damaged."""
+    """Return whether `error` means that the content of the file is damaged."""
     return isinstance(error, NotASpool) or sqlite_errors.is_damage(error)
 
 
 def open_database(path: Path, durability: Durability, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> sqlite3.Connection:
-    """Open the spool at `path`. It is made (0600) where it is absent.
+    """Open the spool at `path`. It is created (0600) if it does not exist.
 
-    Raises `NewerVersion`; `NoRoom`; the errors of `is_damage`; or `SpoolBroken` where the file may be sound and cannot be opened
-    now, with its cause.
+    Raises `NewerVersion`; `NoRoom`; the errors of `is_damage`; or `SpoolBroken`, with its cause, if the file may be sound and
+    cannot be opened now.
     """
     existed = path.exists()
     try:
@@ -120,7 +120,7 @@ def _opened(path: Path, durability: Durability, migrations: Sequence[Sequence[st
 
 
 def _make(path: Path) -> None:
-    """Make the file. SQLite gives the files beside it the same mode."""
+    """Create the file. SQLite gives the files beside it the same mode."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     atomic_file.sync_directory(path.parent)
 
@@ -141,7 +141,7 @@ def _is_newest(connection: sqlite3.Connection, migrations: Sequence[Sequence[str
 
 
 def _migrate_or_say_why(connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]]) -> None:
-    """Bring the file to the newest schema. Raises `NoRoom` where it holds nothing yet, and the disk does not take the tables."""
+    """Migrate the file to the newest schema. Raises `NoRoom` if it is still empty, and the disk has no room for the tables."""
     new = not _tables(connection)
     try:
         _migrate(connection, migrations)
@@ -152,7 +152,7 @@ def _migrate_or_say_why(connection: sqlite3.Connection, path: Path, migrations: 
 
 
 def _migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> None:
-    """Bring the file to the newest schema in one transaction. Raises `NotASpool`."""
+    """Migrate the file to the newest schema in one transaction. Raises `NotASpool`."""
     connection.execute("BEGIN IMMEDIATE")
     ((version,),) = connection.execute("PRAGMA user_version").fetchall()
     for step in migrations[version:]:
@@ -170,7 +170,7 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
 
 
 def begin_replacement(path: Path) -> Path:
-    """Return where the file is to be built that takes the place of the one at `path`. What an earlier try left is removed."""
+    """Return the path for building a replacement of the file at `path`. The rest of an earlier try is removed."""
     new = path.with_name(path.name + NEW)
     for ending in ("", *COMPANIONS):
         new.with_name(new.name + ending).unlink(missing_ok=True)
@@ -178,9 +178,9 @@ def begin_replacement(path: Path) -> Path:
 
 
 def commit_replacement(path: Path) -> Path:
-    """Put the file that was built in the place of the one at `path`, and return where that was set aside. Raises `OSError`.
+    """Put the finished replacement in the place of the file at `path`. Return the new path of the old file. Raises `OSError`.
 
-    The first step decides. After a crash, `finish_replacement` does the others.
+    The first step decides. After a crash, `finish_replacement` does the remaining steps.
     """
     new = path.with_name(path.name + NEW)
     with new.open("rb") as file:
@@ -193,7 +193,7 @@ def commit_replacement(path: Path) -> Path:
 
 
 def finish_replacement(path: Path) -> Path | None:
-    """Finish a replacement that was decided on. Return where the old file was set aside, or None where there is none."""
+    """Finish a replacement that was decided. Return the new path of the old file; None: there is nothing to finish."""
     built = path.with_name(path.name + BUILT)
     if not built.exists():
         return None
@@ -206,7 +206,7 @@ def finish_replacement(path: Path) -> Path | None:
 
 
 def keep_for_newer(path: Path, why: str, report: Callable[[str], None]) -> None:
-    """Rename a sound file that a newer version wrote (after a downgrade), and tell `report`."""
+    """Rename a sound file that a newer version wrote (after a downgrade), and call `report`."""
     aside = atomic_file.set_aside(path, "newer", COMPANIONS)
     report(
         f"{path} was written by a newer version of s2sgw ({why}). It was set aside as {aside}, sound and whole, and an empty one "

@@ -1,7 +1,7 @@
-"""The spool in an SQLite file. One thread writes, and everything that came meanwhile shares one commit.
+"""The spool in an SQLite file. One thread writes, and all waiting jobs share one commit.
 
-The thread of the caller only puts jobs on a queue. The writer takes what is there, does it in one transaction, and has all the
-answers called by one call of `deliver`. A transaction that fails is done again job by job, so that only the job at fault fails.
+The caller's thread only puts jobs on a queue. The writer takes the waiting jobs, does them in one transaction, and gives all
+answers by one call of `deliver`. A failed transaction is done again job by job, so that only the job at fault fails.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from s2sgw.storage.sqlite_errors import may_pass, result_code
 from s2sgw.storage.sqlite_pages import DatabasePages, read_log
 from s2sgw.xmpp.jid import Domain, Pair
 
-#: Jobs of one transaction at most.
+#: The most jobs of one transaction.
 GROUP = 500
 #: Removals that could not be written (a full disk), kept for another try.
 RETRIES = 100_000
@@ -59,29 +59,30 @@ RETRIES = 100_000
 STALLED_SECONDS = 2.0
 #: Seconds of CPU for the answers that are given in one call of `deliver`.
 ANSWER_SECONDS = 0.005
-#: Seconds until it is tried once more to save a damaged file, which could not be saved.
+#: Seconds until the salvage of a damaged file is tried again, after it failed.
 SAVE_AGAIN_SECONDS = 30.0
-#: SQLite's codes for a page that the disk did not read. A call that meets one so often, for so many seconds, will go on to.
+#: SQLite's codes for a page that the disk did not read. After `READ_TRIES` over `READ_SECONDS` a call counts as failing for good.
 READ_ERRORS = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS})
 READ_TRIES, READ_SECONDS = 3, 2.5
 JOBS_WITH_ERRORS = 10_000
-#: Damaged files that may be replaced in one life of the process, each kept beside the spool.
+#: Damaged files that may be replaced in one run of the process. Each is kept beside the spool.
 REPLACEMENTS = 8
-#: Pages that may be unreadable in a file of any size, before the whole disk is taken to be away.
+#: Pages that may be unreadable in a file of any size, before the whole disk counts as gone.
 FEW_PAGES = 16
 #: Seconds between two tries to open a file that could not be opened, and between two reports of the same trouble.
 REOPEN_SECONDS = 1.0
 REPORT_SECONDS = 60.0
-#: Seconds since the last commit that was refused for want of room, after which the disk has room again. One small commit that
-#: succeeds says little: there may be room for it in the file.
+#: Seconds without a commit that was refused for lack of room, after which the disk has room again. One small commit that
+#: succeeds is no proof: there may be room for it in the file.
 ROOM_SECONDS = 60.0
 
 
 @dataclass(slots=True)
 class _Job:
-    """`work` is done at the tables, and `answer` is called with its result or its error. Without an `answer`, it is tried again.
+    """`work` is done at the tables, and `answer` is called with its result or its error.
 
-    `name` is the same for calls that read the same. `again`: what is done where a row of `work` is held already.
+    A job without an `answer` is tried again.
+    `name` is the same for calls that read the same. `again`: the work if a row of `work` may be stored already.
     """
 
     name: str
@@ -94,10 +95,10 @@ class _Job:
 class SQLiteSpool(Spool):
     """The file at `path`, at most `limit` bytes in all and `share` bytes for each peer.
 
-    `deliver(call)` has `call` made soon, on the thread of the caller. `report` is told, on either thread, what an operator should
-    know. `committed` is told, on the writer's thread, the seconds that each commit took. `clock` is the clock of all times;
-    `wall` and `boot` tell how to store them. Raises `SpoolBroken` or `OSError` where the file is in use or may not be opened. A
-    disk that is full, fails, or holds a damaged file is no reason to fail.
+    `deliver(call)` makes `call` soon, on the thread of the caller. `report` is called, on either thread, with texts for the
+    operator. `committed` is called, on the writer's thread, with the seconds of each commit. `clock` is the clock of all times;
+    `wall` and `boot` are used for storing them. Raises `SpoolBroken` or `OSError` if the file is in use or may not be opened. A
+    disk that is full, fails, or has a damaged file is no reason to fail.
     """
 
     def __init__(
@@ -120,19 +121,19 @@ class SQLiteSpool(Spool):
         self._boot = boot
         #: None while the file cannot be opened
         self._tables: SpoolTables | None = None
-        #: what the file could not be used for lately, or ""
+        #: why the file could not be used lately, or ""
         self._trouble = ""
-        #: there is no file yet, for want of room: the tables are empty ones in memory that take nothing
+        #: whether there is no file yet, because there is no room: the tables are empty ones in memory that take nothing
         self._absent = False
         self._next_try = 0.0
-        #: when a commit was last refused for want of room; None once there is room again
+        #: when a commit was last refused for lack of room; None: there is room again
         self._refused_at: float | None = None
-        #: how often a new file took the place of a damaged one
+        #: how often a new file replaced a damaged one
         self._replaced = 0
-        #: what damage did, for the operator
+        #: the consequences of damage, for the operator
         self._warnings: list[str] = []
         self._log_aside = Path()
-        #: since when a call could not be read, and how often, by its name
+        #: since when, and how often, a call could not be read, by its name
         self._read_errors: dict[str, tuple[float, int]] = {}
         self._reported: dict[str, float] = {}
         self._open_first()
@@ -145,7 +146,7 @@ class SQLiteSpool(Spool):
         self.thread = Thread(target=self._work, name="spool", daemon=True)
         self.thread.start()
 
-    # --- what the spool holds ---
+    # --- the contents ---
 
     @property
     def count(self) -> int:
@@ -256,7 +257,7 @@ class SQLiteSpool(Spool):
         return f"{self._path}: the disk is full"
 
     def _open_first(self) -> None:
-        """Open the file at the start. Raises `SpoolBroken` where another try would not help."""
+        """Open the file at the start. Raises `SpoolBroken` if another try would not help."""
         self._next_try = self._clock() + REOPEN_SECONDS
         try:
             self._tables = self._open()
@@ -267,7 +268,7 @@ class SQLiteSpool(Spool):
             self._say(self._trouble)
 
     def _open(self) -> SpoolTables:
-        """Return the tables of the file. What can be read of a damaged one is saved first. Raises `SpoolBroken` or `OSError`."""
+        """Return the tables of the file. The readable part of a damaged one is saved first. Raises `SpoolBroken` or `OSError`."""
         self._absent = False
         finish_replacement(self._path)
         try:
@@ -308,7 +309,7 @@ class SQLiteSpool(Spool):
         return tables
 
     def _dropped_commits(self) -> DroppedCommits | None:
-        """Return the commits of the log that SQLite would drop, once the log is kept aside. Raises `SpoolBroken`."""
+        """Return the commits of the log that SQLite would drop, after a copy of the log is kept. Raises `SpoolBroken`."""
         log_path = self._path.with_name(self._path.name + "-wal")
         if not self._path.exists() or not log_path.exists():
             return None
@@ -334,9 +335,9 @@ class SQLiteSpool(Spool):
         )
 
     def _replace_damaged(self, why: str, failing: Collection[int] = ()) -> None:
-        """Save what can be read of the file into a new one, which takes its place. `failing`: pages that the disk did not read.
+        """Save the readable part of the file into a new one, which replaces it. `failing`: pages that the disk did not read.
 
-        Raises `SpoolBroken`, with the file as it was; another try comes later.
+        Raises `SpoolBroken`, with the file as it was. Another try comes later.
         """
         self._next_try = self._clock() + SAVE_AGAIN_SECONDS
         if self._replaced >= REPLACEMENTS:
@@ -367,7 +368,7 @@ class SQLiteSpool(Spool):
             pages.close()
 
     def _failing_pages(self) -> set[int]:
-        """Return the pages of the file that cannot be read. SQLite must not have it open: to close it here ends its lock."""
+        """Return the pages of the file that cannot be read. SQLite must not have it open: closing it here ends SQLite's lock."""
         pages = DatabasePages(self._path)
         try:
             failing = set(pages.unreadable_pages())
@@ -383,7 +384,7 @@ class SQLiteSpool(Spool):
             pages.close()
 
     def _warn(self, text: str) -> None:
-        """Report `text`, and show it as an alert for the rest of this life."""
+        """Report `text`, and show it as an alert for the rest of this run."""
         self._warnings.append(text)
         self._report(text)
 
@@ -412,7 +413,7 @@ class SQLiteSpool(Spool):
                 self._deliver(self._call)
 
     def _waiting(self) -> list[_Job]:
-        """Return the jobs that are there; wait for the first."""
+        """Return the waiting jobs, after waiting for the first."""
         jobs = [self._first_job()]
         while len(jobs) < GROUP and not jobs[-1].last:
             try:
@@ -422,7 +423,7 @@ class SQLiteSpool(Spool):
         return jobs
 
     def _first_job(self) -> _Job:
-        """Return the first job that is there. While the disk is full, look meanwhile whether it has room again."""
+        """Return the first waiting job. While the disk is full, check meanwhile whether it has room again."""
         while True:
             self._note_room()
             with suppress(Empty):
@@ -447,7 +448,7 @@ class SQLiteSpool(Spool):
         return [partial(job.answer, result) for job, result in zip(jobs, results, strict=True) if job.answer is not None]
 
     def _try_again(self) -> None:
-        """Open the file that could not be opened, now and then."""
+        """Try to open the file that could not be opened, now and then."""
         if (self._tables is not None and not self._absent) or self._clock() < self._next_try:
             return
         was_absent = self._absent
@@ -468,7 +469,7 @@ class SQLiteSpool(Spool):
             self._report(f"{self._path}: the disk has room again")
 
     def _together(self, jobs: list[_Job]) -> list[Any]:
-        """Return the result of each, once all of it is durable."""
+        """Return the result of each job when all are durable."""
         tables = self._tables
         if tables is None:
             raise SpoolBroken(self._trouble)
@@ -505,7 +506,7 @@ class SQLiteSpool(Spool):
         return result
 
     def _persists(self, name: str, error: BaseException | None) -> bool:
-        """Note an error of the disk, and return whether the same call has failed to read for a while."""
+        """Note an error of the disk. Return whether the same call has failed to read for a while."""
         if not isinstance(error, sqlite3.Error) or error.sqlite_errorcode not in READ_ERRORS:
             return False
         if len(self._read_errors) >= JOBS_WITH_ERRORS:
@@ -515,7 +516,7 @@ class SQLiteSpool(Spool):
         return number + 1 >= READ_TRIES and self._clock() - first >= READ_SECONDS
 
     def _repair(self, error: Exception, tries: int) -> bool:
-        """Open the file once more. Where that did not help, or some of it cannot be read, save the rest into a new file."""
+        """Open the file once more. If that did not help, or a part cannot be read, save the rest into a new file."""
         if self._tables is not None:
             self._tables.close()
             self._tables = None

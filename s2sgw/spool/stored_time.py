@@ -1,13 +1,14 @@
-"""How times are stored so that they stay meaningful over restarts and steps of the wall clock.
+"""The form of stored times. They stay valid over restarts and changes of the wall clock.
 
-In memory, times are seconds of the monotonic clock, which no step of the wall clock touches. It starts at zero with the machine,
-so that a number of it means nothing after a reboot. On the disk, times are microseconds since the epoch, made from the monotonic
+In memory, times are seconds of the monotonic clock, which changes of the wall clock do not affect. It starts at zero with the
+machine, so its numbers are not valid after a reboot. On the disk, times are microseconds since the epoch, made from the monotonic
 clock by one offset for each start of the gateway.
 
-- Restarted on the same boot of the machine: the monotonic clock went on, so the stored offset is used again, whatever the wall
-  clock says by now.
-- Restarted after a reboot: the wall clock says how long the machine was off. Where it is behind the newest stored time, it was
-  set back, and no time is counted at all: nothing is older than it was.
+- Restarted on the same boot of the machine: the monotonic clock went on, so the stored offset is used again. The wall clock does
+not
+  matter.
+- Restarted after a reboot: the wall clock shows how long the machine was off. If it is behind the newest stored time, it was set
+  back, and no time is counted: nothing is older than it was.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Where Linux says which boot of the machine this is.
+#: The file with the id of this boot (Linux).
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredClock:
-    """What was stored of the clock: the machine's boot, and the microseconds from its monotonic clock to the epoch."""
+    """The stored facts about the clock: the machine's boot, and the microseconds from its monotonic clock to the epoch."""
 
     boot: str
     offset: int
@@ -32,7 +33,7 @@ class StoredClock:
 
     @classmethod
     def from_json(cls, text: str) -> StoredClock:
-        """The reverse of `to_json`. Raises `ValueError`."""
+        """Parse the result of `to_json`. Raises `ValueError`."""
         try:
             row = json.loads(text)
             return cls(str(row["boot"]), int(row["offset"]))
@@ -41,7 +42,7 @@ class StoredClock:
 
 
 def boot_id(path: Path = BOOT_ID) -> str:
-    """Return the name of this boot of the machine, or "" where it is not known."""
+    """Return the name of this boot of the machine; "": unknown."""
     try:
         return path.read_text("ascii").strip()
     except (OSError, ValueError):
@@ -49,9 +50,9 @@ def boot_id(path: Path = BOOT_ID) -> str:
 
 
 def clock_now(stored: StoredClock | None, boot: str, monotonic: float, wall: float, newest: int) -> StoredClock:
-    """Return the clock to store times by from now on.
+    """Return the clock for storing times from now on.
 
-    `monotonic` and `wall` are the seconds of the two clocks now. `newest` is the newest time that is stored, in microseconds.
+    `monotonic` and `wall` are the present seconds of the two clocks. `newest` is the newest stored time, in microseconds.
     """
     if stored is not None and boot and stored.boot == boot:
         return stored

@@ -1,9 +1,9 @@
 """The tables of the spool's file: the stanzas of each pair, the quarantine, and totals that are always exact.
 
-Each statement does its work in a single step. sqlite3 gives the interpreter lock away at each step, and gets it back only when
-the reactor's thread pauses. So many rows are written by one INSERT, and many are read as one JSON text.
+Each statement works in a single step. sqlite3 releases the interpreter lock at each step, and gets it back only when the
+reactor's thread pauses. So many rows are written by one INSERT, and many are read as one JSON text.
 
-Every row carries checksums of its content and of its envelope. A row that does not match is returned with its `damage`.
+Every row has checksums of its content and of its envelope. A row that does not match is returned with its `damage`.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from s2sgw.xmpp.stanza import Stanza
 #: The number of a row is the number of its lane times this, plus its position: room for two million lanes of 4 * 10¹² stanzas.
 POSITIONS = 1 << 42
 LANES = 1 << 21
-#: Positions that are reserved at a time, so that they need not be noted at each commit.
+#: Positions that are reserved at a time, so that they need not be stored at each commit.
 RESERVED = 10_000
-#: Bytes in the file that a stanza takes beside its own.
+#: Bytes of a stanza in the file, beside its own.
 OVERHEAD = 160
-#: Rows of one INSERT, the most first, and of one read.
+#: Rows of one INSERT, the most first, and rows of one read.
 CHUNKS = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 ROWS = 1000
 
 _ENVELOPE = "kind, addressee, author, type, ident, payloads, accepted, deadline"
-#: The columns of a stanza, as they are written and as they are read.
+#: The columns of a stanza, for writing and for reading.
 COLUMNS = f"data, {_ENVELOPE}, written, content_sum, envelope_sum"
 _OUT = f"CAST(data AS TEXT), {_ENVELOPE}, written, content_sum, envelope_sum"
 _FIELDS = 1 + COLUMNS.count(",") + 1
@@ -55,12 +55,15 @@ _SEPARATOR = "\x1f"
 
 
 class RowsDamaged(Exception):
-    """The tables do not hold what was written to them, which SQLite does not notice."""
+    """The tables do not have what was written to them. SQLite does not detect this."""
 
 
 @dataclass(slots=True)
 class QueueTotals:
-    """What is held of one pair. `base`: the number of its first row, less one. `peer`: whose share it counts against."""
+    """The totals of one pair.
+
+    `base`: the number of its first row, less one. `peer`: the owner of the share that it counts against.
+    """
 
     base: int
     peer: Domain
@@ -69,11 +72,10 @@ class QueueTotals:
 
 
 class SpoolTables:
-    """The tables behind `connection`. Every change stands between `begin` and `commit`.
+    """The tables behind `connection`. Every change is between `begin` and `commit`.
 
-    They hold at most `limit` bytes, and for each peer at most `share` bytes and no more than is free for the others. So however
-    many peers fill their shares, another still has half of what is left. `peer_of` names the peer of a pair. Raises
-    `sqlite3.Error`, or `RowsDamaged`.
+    They hold at most `limit` bytes, and for each peer at most `share` bytes and at most as much as is free for the others. So one
+    more peer always has half of the rest. `peer_of` returns the peer of a pair. Raises `sqlite3.Error`, or `RowsDamaged`.
     """
 
     def __init__(
@@ -92,12 +94,12 @@ class SpoolTables:
         self._unwritten: list[object] = []
         self._used_by: Counter[Domain] = Counter()
         self.bytes = self.count = 0
-        #: a position behind all that were ever held, as far as it is noted in the file
+        #: a position after all that were ever used, as far as it is stored in the file
         self.reserved = 1
         self._reserve = 0
         self.clock: StoredClock | None = None
         self._clock_is_new = False
-        #: microseconds from the clock of the caller to the epoch
+        #: microseconds from the caller's clock to the epoch
         self._offset = 0
         self._load()
 
@@ -138,13 +140,13 @@ class SpoolTables:
     # --- the clock ---
 
     def newest(self) -> int:
-        """Return the newest time of acceptance that is stored, in microseconds since the epoch, or 0."""
+        """Return the newest stored time of acceptance, in microseconds since the epoch, or 0."""
         last = f"(SELECT max(id) FROM stanza WHERE id > lane.id * {POSITIONS} AND id < (lane.id + 1) * {POSITIONS})"
         ((newest,),) = self._rows(f"SELECT max((SELECT accepted FROM stanza WHERE stanza.id = {last})) FROM lane")
         return newest if isinstance(newest, int) else 0
 
     def use_clock(self, clock: StoredClock) -> None:
-        """Store times by this clock from now on. It is noted in the file with the first stanza."""
+        """Store times by this clock from now on. It is stored in the file with the first stanza."""
         self._clock_is_new = clock != self.clock
         self.clock = clock
         self._offset = clock.offset
@@ -158,11 +160,11 @@ class SpoolTables:
     # --- transactions ---
 
     def begin(self) -> None:
-        """Begin a transaction. What is not written to needs no room on the disk."""
+        """Begin a transaction. It needs no room on the disk until something is written."""
         self._connection.execute("BEGIN")
 
     def commit(self) -> bool:
-        """Write the totals that changed, then make everything durable. Return whether anything was written."""
+        """Write the changed totals, then make everything durable. Return whether anything was written."""
         touched = [(pair, self._totals[pair]) for pair in self._before if pair in self._totals]
         held = [_lane(totals.base // POSITIONS, pair, totals) for pair, totals in touched if totals.count]
         empty = [totals.base // POSITIONS for _, totals in touched if not totals.count]
@@ -217,7 +219,7 @@ class SpoolTables:
 
     @property
     def used(self) -> int:
-        """The part of `limit` that is used."""
+        """Return the used part of `limit`."""
         return self.bytes + self.count * OVERHEAD
 
     def used_by(self, peer: Domain) -> int:
@@ -256,7 +258,7 @@ class SpoolTables:
     # --- stanzas ---
 
     def append(self, batch: Sequence[Spooled], replaces: Sequence[Replaced] = ()) -> None:
-        """Hold all of `batch`, or none of it, and forget what it replaces. Raises `SpoolFull`. A position that is taken shows at
+        """Store all of `batch`, or none of it, and remove what it replaces. Raises `SpoolFull`. A taken position is detected at
         the next read or commit, by `sqlite3.IntegrityError`.
         """
         self._require_room(batch, self._sizes(replaces))
@@ -275,7 +277,7 @@ class SpoolTables:
             self.remove_each(old, positions)
 
     def _sizes(self, replaces: Sequence[Replaced]) -> Counter[Domain]:
-        """Return the bytes that are used by what is replaced, by peer."""
+        """Return the bytes of the replaced stanzas, by peer."""
         sizes: Counter[Domain] = Counter()
         for pair, positions in replaces:
             if pair in self._totals:
@@ -305,7 +307,7 @@ class SpoolTables:
         return more
 
     def append_missing(self, batch: Sequence[Spooled], replaces: Sequence[Replaced] = ()) -> None:
-        """Do as `append`, for a batch of which something may be held already. Raises `PositionTaken`."""
+        """Do as `append`, for a batch that may be partly stored already. Raises `PositionTaken`."""
         missing = []
         for row in batch:
             totals = self._totals.get(row.pair)
@@ -318,7 +320,7 @@ class SpoolTables:
         self.append(missing, replaces)
 
     def _insert(self) -> None:
-        """Write what was appended in this transaction, together: before anything is read, and before the commit."""
+        """Write everything appended in this transaction together, before a read and before the commit."""
         values, self._unwritten = self._unwritten, []
         remaining = iter(values)
         left = len(values) // _FIELDS
@@ -344,17 +346,17 @@ class SpoolTables:
         return self._stanzas(f"SELECT * {within}", *bounds, max(number, 1))
 
     def _require_all(self, pair: Pair, totals: QueueTotals) -> None:
-        """Check at the end of a lane that it is all there: what a damaged page hides would be taken for delivered."""
+        """Check at the end of a lane that it is complete: stanzas on a damaged page would count as delivered."""
         bounds = totals.base, totals.base + POSITIONS
         ((found,),) = self._rows("SELECT count(*) FROM stanza WHERE id > ? AND id < ?", *bounds)
         if found != totals.count:
             raise RowsDamaged(f"{totals.count} stanzas of {pair} were written, and {found} are found")
 
     def _stanzas(self, source: str, *values: object) -> list[Spooled]:
-        """Return the rows of the table `stanza` that `source` selects, where they belong to a pair."""
+        """Return the rows of the table `stanza` that `source` selects, if they belong to a pair."""
         try:
             rows = self._json(f"id, {_OUT}", source, *values)
-        except ValueError:  # an altered row may be no text at all: without JSON, each is itself
+        except ValueError:  # an altered row may not be valid text, so the rows are read without JSON
             rows = [list(map(_text, row)) for row in self._rows(f"SELECT id, {COLUMNS} FROM ({source})", *values)]
         placed = [(row[0] - row[0] % POSITIONS, row) for row in rows]
         return [self._spooled(self._pairs[base], row[0] - base, row[0], row[1:]) for base, row in placed if base in self._pairs]
@@ -447,7 +449,7 @@ class SpoolTables:
         return stanza.data, *envelope, row.written, crc32(stanza.data), envelope_sum(number, envelope)
 
     def _spooled(self, pair: Pair, position: int, number: int, row: list[Any]) -> Spooled:
-        """Return the stanza that `row` holds. `number` is that of the row, which its checksum covers."""
+        """Return the stanza of `row`. `number` is the number of the row, which its checksum covers."""
         text, kind, to, from_, type_, ident, payloads, accepted, deadline, written, content, envelope = row
         data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else b""
         damage = _damage(number, data, row[1:9], content, envelope)
@@ -465,7 +467,7 @@ def envelope_sum(number: int, envelope: Sequence[object]) -> int:
 
 
 def _clock(text: object) -> StoredClock | None:
-    """Return the clock that is noted; None, as after a reboot, where it cannot be read."""
+    """Return the stored clock; None, as after a reboot, if it cannot be read."""
     try:
         return StoredClock.from_json(text.decode()) if isinstance(text, bytes) else None
     except ValueError:
@@ -473,7 +475,7 @@ def _clock(text: object) -> StoredClock | None:
 
 
 def _damage(number: int, data: bytes, envelope: list[Any], content_sum: int | None, envelope_sum_: int | None) -> Damage:
-    """Return what of a row is not as it was written. Rows of the first version have no checksums."""
+    """Return the altered part of a row. Rows of the first version have no checksums."""
     if content_sum is None and envelope_sum_ is None:
         return ""
     if envelope_sum(number, envelope) != envelope_sum_:
@@ -502,14 +504,14 @@ def _pair(number: int, sender: bytes, recipient: bytes, check: int | None) -> Pa
 
 
 def _text(value: object) -> object:
-    """Return a value as JSON would have given it."""
+    """Return a value in the form that JSON gives it."""
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
 def _written_out(row: Sequence[object]) -> list[object]:
-    """Return a row of `COLUMNS` as it compares: as text, and without `written`."""
+    """Return a row of `COLUMNS` for comparison: as text, and without `written`."""
     return [_text(value) for value in (*row[:9], *row[10:])]
 
 
-#: What a job asks of the tables.
+#: The work of a job at the tables.
 Work = Callable[[SpoolTables], Any]

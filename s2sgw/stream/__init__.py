@@ -1,1 +1,1 @@
-"""Floor 2: the negotiation of a jabber:server stream, both roles, without I/O. Pure."""
+"""The negotiation of a jabber:server stream, both roles, without I/O. Pure."""

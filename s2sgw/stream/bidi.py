@@ -10,10 +10,10 @@ FEATURE = f"{BIDI_FEATURE}}}bidi"
 
 
 def feature() -> Element:
-    """Return the feature that announces it after TLS. For the receiving side."""
+    """Return the feature for use after TLS. For the receiving side."""
     return Element("bidi", BIDI_FEATURE)
 
 
 def request() -> Element:
-    """Return `<bidi/>`, which is sent before SASL or dialback and has no answer. For the initiating side."""
+    """Return `<bidi/>`, which is sent before SASL or dialback and is not answered. For the initiating side."""
     return Element("bidi", BIDI)

@@ -13,7 +13,7 @@ from s2sgw.xmpp.errors import RemoteFault, StanzaCondition, StreamCondition
 from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
 from s2sgw.xmpp.namespaces import DIALBACK, SERVER, STANZA_ERRORS
 
-#: Characters of an `id` that is echoed in an answer.
+#: Characters of an `id` that is repeated in an answer.
 ID_CHARACTERS = 1024
 
 _CONDITIONS = {Cause.HOST_UNKNOWN: StanzaCondition.ITEM_NOT_FOUND, Cause.DIALBACK_INVALID: StanzaCondition.FORBIDDEN}
@@ -136,7 +136,7 @@ def _key(element: Element) -> str:
 
 
 def outcome(element: Element) -> DialbackOutcome:
-    """Return what an answer says: valid, invalid, or an error."""
+    """Return the result in an answer: valid, invalid, or an error."""
     match element.attributes.get("type"):
         case "valid":
             return DialbackOutcome("valid")

@@ -1,6 +1,6 @@
 """The receiving and the authoritative role of dialback on one stream: the requests, and their results.
 
-A peer that has proven nothing can send requests without end. So each costs the same however many came before it, only a few are
+A peer that has proven nothing can send any number of requests. So each costs the same after any number of others, only a few are
 judged or verified at once, and their rate is limited.
 """
 
@@ -22,20 +22,20 @@ from s2sgw.xmpp.token_bucket import TokenBucket
 
 #: Pairs that may be proven on one stream.
 PAIRS = 4096
-#: Seconds of their rate that may come at once.
+#: The burst of requests, in seconds of their rate.
 BURST_SECONDS = 5
 #: Peers that are judged at once, and keys that are verified at once.
 JUDGED_AT_ONCE = 4
 VERIFIED_AT_ONCE = 8
-#: Requests beyond a bound, and requests for domains that are not served, that are answered on a stream: so many at once, and one
-#: more for each minute. The next one ends the stream.
+#: Answers on a stream to requests beyond a bound, and to requests for domains that are not served: this many at once, and one
+#: more each minute. The next one ends the stream.
 ANSWERED = 3
 ANSWERED_AGAIN = 1 / 60
-#: Peers that were refused, and are not judged anew when they ask again; those refused longest ago are forgotten first.
+#: Refused peers that are remembered and not judged again when they ask again. Those refused longest ago are forgotten first.
 REFUSED = 64
-#: How often on one stream a peer that was refused for the time being is judged anew.
+#: How often on one stream a temporarily refused peer is judged again.
 JUDGED_ANEW = 1000
-#: Refusals for the time being.
+#: Temporary refusals.
 TEMPORARY = frozenset({StanzaCondition.REMOTE_SERVER_TIMEOUT, StanzaCondition.RESOURCE_CONSTRAINT})
 
 
@@ -57,10 +57,10 @@ class DialbackAuthorization:
             self._permit(asserted.peer, permission)
         #: the pairs of all requests that are not answered yet
         self._asked: set[Pair] = set()
-        #: requests by the peer that has to be judged first, in the order in which the peers came
+        #: requests by their peer, which must be judged first, in the order of arrival of the peers
         self._unjudged: dict[Domain, list[Request]] = {}
         self._judging: set[Domain] = set()
-        #: requests whose keys are being verified, and those whose turn has not come
+        #: requests whose keys are being verified, and those that wait
         self._verifying: dict[Pair, Request] = {}
         self._unverified: deque[Request] = deque()
         self._judged_anew = 0
@@ -160,7 +160,7 @@ class DialbackAuthorization:
     def _refuse(self, request: Request, condition: StanzaCondition, text: str) -> None:
         self._stream.send(request.error(condition, text))
 
-    # --- answers of the shell ---
+    # --- answers to the engine's questions ---
 
     def judged(self, permission: Permission, peer: Domain | None = None) -> None:
         """Handle the judgement of `peer`. None: of the only peer that is being judged."""

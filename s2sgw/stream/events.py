@@ -1,6 +1,6 @@
 """The events of an engine for its shell: questions, orders and facts (docs/decisions.md#engines).
 
-A question is answered by one method of the engine. Until then the engine keeps its input, within a bound, and does not read it.
+A question is answered by one method of the engine. Until then the engine keeps its input unread, within a bound.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ class Permission:
     """The policy's answer to `JudgementNeeded`.
 
     Receiving: the ways to authenticate that are offered. If there is none, `refusal` says why (R8). `limits` hold from the
-    first proven pair on. None stands for those of the stream's options. If several peers share a stream, the largest limits
+    first proven pair on. None: those of the stream's options. If several peers share a stream, the largest limits
     of them hold. The limits are announced (XEP-0478) unless `announced` is False. `management`: acknowledgements are offered
     (XEP-0198), and the stream can be resumed for `resume` seconds after it is lost (0: never). `bidi`: stanzas in the other
     direction are offered too (XEP-0288). `secret`: SCRAM is offered too (R26). `mechanisms`: the SASL mechanisms that may be
-    used, the preferred ones first. `domains`: how many domains may send on the stream, if more than the stream's options say.
+    used, the preferred ones first. `domains`: how many domains may send on the stream, if more than the stream's options allow.
     Initiating: `refusal` ends the stream. Without it the stream goes on. `proven`: something better than the DNS has proven
     that the other end is the domain asked for. `pinned`: a pinned key has proven it. `bidi`: the peer has proven itself as a
     sender must, so it may send stanzas on this stream, within `limits`. `secret`: we can authenticate by SCRAM. `mutual`:
@@ -122,7 +122,7 @@ class DialbackNeeded:
 @dataclass(frozen=True, slots=True)
 class DialbackOutcome:
     type: Literal["valid", "invalid", "error"]
-    ending: Ending | None = None  # why not; its account gives the error's condition and text
+    ending: Ending | None = None  # the reason; its table row has the error's condition and text
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class StartTLS:
 
 @dataclass(frozen=True, slots=True)
 class PairProven:
-    """Stanzas may pass for `pair` from now on: towards us (receiving) or from us (initiating); "bidi": the other way."""
+    """Stanzas may now pass for `pair`: towards us (receiving) or from us (initiating); "bidi": the other way."""
 
     pair: Pair
     method: Method
@@ -222,7 +222,7 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class ManagementRefused:
-    """Initiating: the other side offered acknowledgements and refuses them. What was sent stays unacknowledged."""
+    """Initiating: the other side offered acknowledgements and refuses them. Sent stanzas stay unacknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,21 +237,21 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class NotResumed:
-    """Initiating: the other side no longer knows that stream. By its answer it has at least `count` more stanzas."""
+    """Initiating: the other side does not have that stream any more. By its answer it has at least `count` more stanzas."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """With jabberd2's router: we are its default route, or (False, after `unbind`) no longer."""
+    """With jabberd2's router: we are its default route; False: we are not any more (after `unbind`)."""
 
     bound: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """With jabberd2's router: a part of it serves `name` from now on, or no longer."""
+    """With jabberd2's router: a component of it serves `name` from now on, or not any more."""
 
     name: str
     served: bool
@@ -267,7 +267,7 @@ class Routed:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The engine is over: flush what there is to send, then close the transport in order. Always the last event."""
+    """The engine is finished: flush the output, then close the transport gracefully. Always the last event."""
 
     ending: Ending
 

@@ -1,4 +1,4 @@
-"""Stream features (RFC 6120 §4.3.2): the table of what we offer, and what the other side offers."""
+"""Stream features (RFC 6120 §4.3.2): the table of our offers, and the other side's offers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIGITS = 15
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The facts that decide what is offered on a stream."""
+    """The facts that decide which features a stream offers."""
 
     tls: TLSUse
     secured: bool
@@ -82,7 +82,7 @@ class Standing:
 
 
 class Feature(NamedTuple):
-    """A row of the table: the property of `Standing` that decides whether the feature is offered, and how it is written."""
+    """A row of the table: the property of `Standing` that decides whether the feature is offered, and its XML."""
 
     offered: str
     element: Callable[[Standing], Element]
@@ -142,25 +142,25 @@ class PeerLimits:
 
     max_bytes: int | None = None
     idle_seconds: int | None = None
-    #: bytes of a stanza that a server accepts which announces nothing, and shows what it is
+    #: bytes of a stanza that a server accepts which announces nothing and whose software is known
     presumed: int | None = None
-    #: returns whether such a server can represent a stanza; None: it can represent all
+    #: returns whether such a server can represent a stanza; None: it can represent any
     holds: Callable[[bytes], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StreamFeatures:
-    """What the other side offers. An empty `<mechanisms/>` offers nothing (ejabberd sends one before TLS)."""
+    """The other side's features. An empty `<mechanisms/>` offers nothing (ejabberd sends one before TLS)."""
 
     starttls: bool = False
     starttls_required: bool = False
     mechanisms: tuple[str, ...] = ()
     dialback: bool = False
     limits: PeerLimits = PeerLimits()
-    #: types of channel binding; None: unsaid (XEP-0440)
+    #: types of channel binding; None: not announced (XEP-0440)
     bindings: tuple[str, ...] | None = None
     names: frozenset[str] = frozenset()  # `namespace}name` of everything offered
-    #: as jabberd2 offers dialback, and neither Prosody nor ejabberd: required, and without errors
+    #: whether dialback is offered in jabberd2's form, unlike Prosody's and ejabberd's: required, and without errors
     dialback_alone: bool = False
 
     @classmethod

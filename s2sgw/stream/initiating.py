@@ -30,7 +30,7 @@ class InitiatingStream(InitiatingContext):
 
     @property
     def peer_limits(self) -> PeerLimits:
-        """The limits that the other side announced (XEP-0478), or that are known of it."""
+        """Return the limits that the other side announced (XEP-0478), or that are known of it."""
         if self.pre_1_0 or self.features.dialback_alone:
             return replace(self.features.limits, presumed=JABBERD2_BYTES, holds=is_fit)
         return self.features.limits

@@ -38,7 +38,7 @@ class Answered:
 
 
 class InitiatingContext(Managed):
-    """The part of the initiating role that does not depend on the phase."""
+    """The phase-independent part of the initiating role."""
 
     stop_at: ClassVar[frozenset[str]] = frozenset({PROCEED, sasl.SUCCESS})
 
@@ -48,7 +48,7 @@ class InitiatingContext(Managed):
         self.pair = Pair(options.local, options.peer)
         #: the features that the other side offers now
         self.features = StreamFeatures()
-        #: the features that it offered behind TLS, before authentication; None: there were none yet
+        #: the features that it offered after TLS, before authentication; None: there were none yet
         self.offered: StreamFeatures | None = None
         #: why SASL failed, if it did
         self.sasl_failure: Ending | None = None
@@ -57,25 +57,26 @@ class InitiatingContext(Managed):
         #: the pairs that may be sent
         self.proven: dict[Pair, Method] = {}
         self.enabling = False
-        #: the lost stream that this one is to resume; set before the stream begins
+        #: the lost stream that this one must resume; set before the stream begins
         self.previous: Resumption | None = None
         #: the proven pair that waits for the answer to `<resume/>`, and the `h` of that answer
         self._waiting: PairProven | None = None
         self._told = 0
         self._extensible = False
-        #: the judgement allows stanzas on this stream; the other side was asked for them, and for these pairs (XEP-0288)
+        #: whether the judgement allows stanzas on this stream; whether the other side was asked for them, and for which pairs
+        #: (XEP-0288)
         self.reachable = False
-        #: what we may authenticate with besides our certificate, and whether that must prove the peer too (R26)
+        #: our secret for authentication besides the certificate, and whether the mechanism must prove the peer too (R26)
         self.secret: StreamSecret | None = None
         self.mutual = False
         self.mechanisms: tuple[Mechanism, ...] = MECHANISMS
         self.bidi = False
         self.carried = ProvenPairs()
-        #: TLS has proven that the other end is the domain asked for
+        #: whether TLS has proven that the other end is the domain asked for
         self.peer_proven = False
-        #: the name that the other end gives itself, if it is not the domain asked for, else ""
+        #: the other end's own name, if it is not the domain asked for, else ""
         self.answered_as = ""
-        #: the answering header had no version
+        #: whether the answering header had no version
         self.pre_1_0 = False
 
     def open_stream(self) -> None:
@@ -89,7 +90,7 @@ class InitiatingContext(Managed):
         return self._extensible and not self.closing
 
     def extend(self, answered: Answered) -> None:
-        """Negotiation is over: dialback is offered by a feature, on a pre-1.0 stream by its namespace in the header (§2.4)."""
+        """End the negotiation. Dialback is offered by a feature; on a pre-1.0 stream by its namespace in the header (§2.4)."""
         offered = self.features.dialback or (self.pre_1_0 and answered.dialback)
         self._extensible = offered and bool(answered.stream_id)
 
@@ -99,7 +100,7 @@ class InitiatingContext(Managed):
 
     @property
     def means(self) -> sasl.Means:
-        """The means by which we can authenticate now."""
+        """Return the means by which we can authenticate now."""
         options, features = self.options, self.features
         return sasl.Means(
             options.local, options.external, self.secret, self.mutual, features.mechanisms, features.bindings, self.mechanisms,
@@ -107,7 +108,7 @@ class InitiatingContext(Managed):
         )
 
     def serves(self, domain: Domain) -> bool:
-        """Return whether stanzas for `domain` may come: the domain is one that sends."""
+        """Return whether stanzas for `domain` may come: it is a domain that sends on this stream."""
         return any(domain == pair.sender for pair in self.proven)
 
     def open_anyhow(self) -> None:
@@ -165,7 +166,7 @@ class InitiatingContext(Managed):
         return asked
 
     def manage_back(self, element: Element) -> None:
-        """Take `<enabled/>`: the stanzas behind it on a bidirectional stream are counted (XEP-0198 §4).
+        """Take `<enabled/>`: later stanzas on a bidirectional stream are counted (XEP-0198 §4).
 
         Some servers offer resumption without an id. Then the stream cannot be resumed.
         """
@@ -179,7 +180,7 @@ class InitiatingContext(Managed):
 
 
 class InitiatingPhase(ManagedPhase):
-    """Refuses everything, each element of negotiation through a method of its own."""
+    """Refuses every element and every answer. Each element of negotiation has a method of its own."""
 
     stream: InitiatingContext
     inputs = {
@@ -206,17 +207,17 @@ class InitiatingPhase(ManagedPhase):
         return carried.routes.get((stanza.from_, stanza.to)) or carried.admit(stanza, self.stream.serves)
 
     def enabled(self, element: Element) -> None:
-        """`<enabled/>`."""
+        """Refuse `<enabled/>`."""
         if not self.stream.enabled(element):
             self.unexpected(element)
 
     def not_enabled(self, element: Element) -> None:
-        """`<failed/>`: to `<resume/>`, or to `<enable/>`."""
+        """Refuse `<failed/>`, the answer to `<resume/>` or `<enable/>`."""
         if not (self.stream.resumed(element) or self.stream.enabled(element)):
             self.unexpected(element)
 
     def resumed(self, element: Element) -> None:
-        """`<resumed/>`."""
+        """Refuse `<resumed/>`."""
         if not self.stream.resumed(element):
             self.unexpected(element)
 

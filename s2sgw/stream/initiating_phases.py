@@ -1,4 +1,4 @@
-"""The phases of a stream that we open, in the order in which they are passed (R1, R3–R9, R24, R25, R27)."""
+"""The phases of a stream that we open, in their order (R1, R3–R9, R24, R25, R27)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class AwaitHeader(InitiatingPhase):
         )
         self.stream.phase = then = self._then(self.stream, answered)
         if pre_1_0:
-            then.decide()  # on no features: what is left is dialback
+            then.decide()  # without features: only dialback is left
 
 
 class AwaitFeatures(InitiatingPhase):
@@ -68,9 +68,9 @@ class AwaitFeatures(InitiatingPhase):
     def decide(self) -> None:
         """Check the addresses of the answering header, then go on as the features allow.
 
-        RFC 6120 §4.7.1: only an error may come from another domain than the one asked for. Openfire answers with its main
-        domain behind TLS, whichever of its domains was asked for. That is tolerated if TLS has proven the domain asked for:
-        the header proves nothing in any case.
+        RFC 6120 §4.7.1: only an error may come from another domain than the one asked for. After TLS, Openfire answers with its
+        main domain for each of its domains. That is tolerated if TLS has proven the domain asked for, because the header proves
+        nothing in any case.
         """
         other = self.answered.other_to or ("" if self.stream.peer_proven else self.answered.other_from)
         if other:
@@ -80,7 +80,7 @@ class AwaitFeatures(InitiatingPhase):
         self.choose()
 
     def choose(self) -> None:
-        """TLS, or negotiation without it, if the policy allows that."""
+        """Begin TLS, or negotiate without it, if the policy allows that."""
         tls, features = self.stream.options.tls, self.stream.features
         if features.starttls and tls != "never":
             self.stream.send(Element("starttls", TLS))
@@ -99,7 +99,7 @@ class AwaitFeatures(InitiatingPhase):
 
 
 class AwaitSecuredFeatures(AwaitFeatures):
-    """Behind TLS: SASL if we have the means, else dialback (R24, R25)."""
+    """After TLS: authenticate by SASL if we have the means, else by dialback (R24, R25)."""
 
     def choose(self) -> None:
         options = self.stream.options
@@ -114,7 +114,7 @@ class AwaitSecuredFeatures(AwaitFeatures):
 
 
 class AwaitAuthenticatedFeatures(AwaitFeatures):
-    """Behind SASL."""
+    """The features after SASL have not come yet."""
 
     def choose(self) -> None:
         Ready(self.stream, self.answered).enter()
@@ -122,7 +122,7 @@ class AwaitAuthenticatedFeatures(AwaitFeatures):
 
 
 def _check_version(version: str | None) -> bool:
-    """Whether it is a pre-1.0 stream: jabberd2 answers so."""
+    """Return whether it is a pre-1.0 stream, such as jabberd2's answer."""
     if version is not None and not VERSION.match(version):
         text = f"the stream header has version {version}; only version 1.0 is supported"
         raise RemoteFault(StreamCondition.UNSUPPORTED_VERSION, text)
@@ -139,7 +139,7 @@ def _other(name: str | None, domain: Domain) -> str:
         return name
 
 
-# --- into TLS --------------------------------------------------------------------------------------------------------
+# --- beginning TLS ---------------------------------------------------------------------------------------------------
 
 
 class AwaitProceed(InitiatingPhase):
@@ -180,7 +180,7 @@ class Handshaking(TLSHandshake, InitiatingPhase):
 
 
 class Judging(InitiatingPhase):
-    """The shell judges whether the other end is the domain asked for (R12). Nothing is sent before (R13)."""
+    """The shell judges whether the other end is the domain asked for (R12). Nothing is sent until then (R13)."""
 
     waits = True
 
@@ -207,7 +207,7 @@ class Judging(InitiatingPhase):
 
 
 def authenticate(stream: InitiatingContext, answered: Answered, mechanisms: list[ClientMechanism], failed: Ending | None) -> None:
-    """Try the best mechanism that is left, or dialback if none is left. `failed`: the failure of the last one."""
+    """Try the best remaining mechanism, or dialback if none remains. `failed`: the failure of the last one."""
     if mechanisms:
         Authenticating(stream, answered, mechanisms).start()
     elif stream.mutual:
@@ -225,7 +225,7 @@ class Authenticating(InitiatingPhase):
         self._answered = answered
         self._mechanism, *self._others = mechanisms
         self._exchange = self._mechanism.exchange(stream.means)
-        self._aborted = ""  # why, if the fault is ours
+        self._aborted = ""  # the reason, if we aborted the exchange
 
     def start(self) -> None:
         """Send `<auth/>`."""
@@ -243,7 +243,7 @@ class Authenticating(InitiatingPhase):
             self.stream.send(sasl.abort())
 
     def success(self, element: Element) -> None:
-        """Take `<success/>`. Without the proof of the other side it is none (RFC 5802 §5)."""
+        """Take `<success/>`. It fails if the other side must prove itself and did not (RFC 5802 §5)."""
         message = sasl.read_challenge(element)
         if self._aborted:
             self.unexpected(element)
@@ -267,7 +267,7 @@ class Authenticating(InitiatingPhase):
 
 
 class Ready(InitiatingPhase):
-    """Negotiation is over: pairs are asked for by dialback, and keys sent to be verified."""
+    """Negotiation is over: pairs are requested by dialback, and keys are sent to be verified."""
 
     def __init__(self, stream: InitiatingContext, answered: Answered, failed: Ending | None = None) -> None:
         super().__init__(stream)
@@ -281,7 +281,7 @@ class Ready(InitiatingPhase):
         self.stream.extend(self._answered)
 
     def start(self) -> None:
-        """No pair is proven yet, and dialback is to prove them."""
+        """Request the first pair by dialback."""
         self.enter()
         if self.stream.options.purpose == "verify":
             self.stream.emit(VerifyReady())
@@ -337,7 +337,7 @@ class Ready(InitiatingPhase):
         self.stream.emit(Verified(pair, stream_id, outcome))
 
     def _refused(self, pair: Pair, ending: Ending) -> None:
-        """Close a stream that is of no more use."""
+        """Close a stream that is of no use any more."""
         self.stream.emit(PairRefused(pair, ending))
         if not self.stream.proven and not self._pairs and not self._verifications:
             raise Stop(ending)

@@ -1,7 +1,7 @@
 """The stream of a component of jabberd2 to its router: authenticate, bind the default route, carry stanzas.
 
 The protocol is not standardised. It is described by jabberd2's source (router/router.c, s2s/router.c) and was tested with 2.7.0.
-jabberd2's own s2s binds the default route: the router sends there what is for no bound name.
+jabberd2's own s2s binds the default route: the router sends it everything for names that are not bound.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from s2sgw.xmpp.limits import FramingLimits
 from s2sgw.xmpp.namespaces import COMPONENT, PING, SASL, STREAM
 from s2sgw.xmpp.stanza import Stanza
 
-#: The name that is bound: that of the part whose place is taken.
+#: The name that is bound: that of jabberd2's own s2s.
 NAME = "s2s"
 #: The realm, and the service, of the router's users.
 REALM = "jabberd-router"
 
 _HEADER = f"<?xml version='1.0'?><stream:stream xmlns:stream='{STREAM}' version='1.0'>".encode()
-#: A route to ourselves, which a router that works brings back.
+#: A route to ourselves. A working router sends it back.
 _ECHO = f"<route xmlns='{COMPONENT}' to='{NAME}' from='{NAME}'><ping xmlns='{PING}'/></route>".encode()
-#: Numbers by which the router refuses a bind, and what the operator may do.
+#: Numbers with which the router refuses a bind, and the help for the operator.
 _REFUSALS = {
     "403": "its router.xml does not let the user take the default route: <acl type='default-route'> must name it",
     "409": "another component has the default route already: jabberd2's own s2s must not run",
@@ -98,13 +98,13 @@ class RouterStream(Negotiation):
 
 
 def wrapped(recipient: Domain, stanzas: Iterable[bytes]) -> bytes:
-    """Return the stanzas wrapped in routes to the component that serves `recipient`. All must be fit (`content.is_fit`)."""
+    """Return the stanzas wrapped in routes to the component that serves `recipient`. `content.is_fit` must hold for each."""
     head = f"<route xmlns='{COMPONENT}' to='{escape_attribute(recipient.text)}' from='{NAME}'>".encode()
     return b"".join([head + to_client(data) + b"</route>" for data in stanzas])
 
 
 class RouterPhase(ElementPhase):
-    """Refuses everything, each element through a method of its own."""
+    """Refuses every element. Each element has a method of its own."""
 
     stream: RouterStream
     inputs = {

@@ -1,7 +1,7 @@
-"""Stream management (XEP-0198): the counters of one stream, and the elements that carry them (R35).
+"""Stream management (XEP-0198): the counters of one stream, and their elements (R35).
 
-Both directions are counted in the same way. `handled`, which the shell reports, acknowledges what the other side sent. The other
-side's `h` acknowledges what we sent. The counters run modulo 2**32 on the wire only.
+Both directions are counted in the same way. `handled`, which the shell calls, acknowledges the other side's stanzas. The other
+side's `h` acknowledges ours. The counters run modulo 2**32 on the wire only.
 
 A stream that was lost, and closed by neither side, can be resumed on another one (§5). The counters then continue there. A stanza
 that the other side sends again, because of our `h`, is counted once and passed on once.
@@ -79,19 +79,19 @@ class Counters:
     __slots__ = ("acknowledged", "began", "handled", "sent", "told")
 
     def __init__(self, began: int) -> None:
-        """`began`: the number of stanzas that were received before."""
+        """Begin to count. `began`: the number of stanzas that were received before."""
         self.began = began
-        #: of those received, the longest prefix that is handled
+        #: of the received stanzas, the longest prefix that is handled
         self.handled = 0
         #: how many of those were acknowledged to the other side
         self.told = 0
         self.sent = 0
-        #: of those sent, how many the other side has
+        #: how many of the sent stanzas the other side has
         self.acknowledged = 0
 
     @property
     def h(self) -> dict[str, str]:
-        """The attribute `h`: how many received stanzas are handled."""
+        """Return the attribute `h`: how many received stanzas are handled."""
         return {"h": str(self.handled % MODULUS)}
 
     def outstanding(self, received: int) -> int:
@@ -112,7 +112,7 @@ class Counters:
         return b"<a xmlns='%s' h='%d'/>" % (_MANAGEMENT, self.handled % MODULUS)
 
     def acknowledge(self, element: Element) -> int:
-        """Return how many more of our stanzas an `h` acknowledges. Raises if it counts any that were never sent."""
+        """Return how many more of our stanzas an `h` acknowledges. Raises if it counts stanzas that were never sent."""
         h = _h(element)
         outstanding = self.sent - self.acknowledged
         number = (h - self.acknowledged) % MODULUS
@@ -146,11 +146,11 @@ class Managed(Negotiation):
     """A stream of either role whose stanzas can be acknowledged."""
 
     counters: Counters | None = None
-    #: how the stream is resumed if it is lost
+    #: the resumption of the stream if it is lost
     resumption: Resumption | None = None
-    #: it resumes a lost stream
+    #: whether it resumes a lost stream
     continues = False
-    #: of the stanzas received, how many were acknowledged to the other side, also after the loss of the stream
+    #: how many of the received stanzas were acknowledged to the other side, also after the loss of the stream
     acknowledged_to_peer = 0
 
     @property
@@ -165,7 +165,7 @@ class Managed(Negotiation):
 
     @property
     def unacknowledged(self) -> int:
-        """How many of the stanzas that were sent and counted are not acknowledged."""
+        """Return how many of the sent and counted stanzas are not acknowledged."""
         return 0 if self.counters is None else self.counters.sent - self.counters.acknowledged
 
     def manage(self) -> Counters:
@@ -175,7 +175,7 @@ class Managed(Negotiation):
         return self.counters
 
     def handled(self, number: int) -> list[Event]:
-        """Note that `number` more received stanzas were passed on, spooled or ended: the longest prefix over all pairs."""
+        """Note that `number` more received stanzas were passed on, spooled or ended, as the longest prefix over all pairs."""
         return self.step(self._handled, number)
 
     def _handled(self, number: int) -> None:
@@ -187,7 +187,7 @@ class Managed(Negotiation):
                 raise Stop(self.parting)
 
     def acknowledge(self, counters: Counters) -> None:
-        """Acknowledge the handled stanzas of the other side. What it cannot be told counts as not told: it sends that again."""
+        """Acknowledge the other side's handled stanzas. If that cannot be sent, it does not count: the stanzas come again."""
         if self.unheard or self.leaving is not None:
             return
         self.send(counters.answer())
@@ -207,7 +207,7 @@ class Managed(Negotiation):
         super()._farewell(last_words)
 
     def broken_off(self) -> Resumption | None:
-        """Return what resumes the lost stream, once. None: either side ended it (§5)."""
+        """Return the resumption of the lost stream, once. None: either side ended it (§5)."""
         if self.over or self.closing or self.resumption is None:
             return None
         resumption, self.resumption, self.counters = self.resumption, None, None
@@ -217,7 +217,7 @@ class Managed(Negotiation):
     def go_on(self, resumption: Resumption, told: int, element: Element) -> int:
         """Continue the counters of a lost stream. Return how many more of our stanzas the `h` of `element` acknowledges.
 
-        `told`: how many stanzas the other side knows to be handled. It sends again everything after those.
+        `told`: how many stanzas were acknowledged to the other side. It sends again everything after those.
         """
         number = resumption.counters.acknowledge(element)
         self.resumption, self.counters = resumption, resumption.counters
@@ -228,7 +228,7 @@ class Managed(Negotiation):
         return number
 
     def sent(self, number: int) -> bool:
-        """Count `number` stanzas that the shell writes after what the engine has sent. Return whether they are counted."""
+        """Count `number` stanzas that the shell writes after the engine's output. Return whether they are counted."""
         if self.counters is None:
             return False
         self.counters.sent += number

@@ -1,7 +1,7 @@
-"""The part that both roles share: the framer, the output, the phase, and the one way in which a stream ends.
+"""The part that both roles share: the framer, the output, the phase, and the single way in which a stream ends.
 
-A shell (the network, or a test) calls `receive` and the answer methods, performs the events that come back, and sends
-`data_to_send()` before it performs them (docs/decisions.md#engines).
+A shell (the network, or a test) calls `receive` and the answer methods, and carries out the events that come back. It sends
+`data_to_send()` before that (docs/decisions.md#engines).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.namespaces import STREAM, STREAM_ERRORS
 from s2sgw.xmpp.stanza import Stanza
 
-#: RFC 6120 §4.7.5: any 1.x is ours.
+#: RFC 6120 §4.7.5: any 1.x is compatible.
 VERSION = re.compile(r"1\.[0-9]{1,9}\Z")
 #: The most bytes that are kept while a stream waits for an answer of the shell; more is a violation (R32).
 KEPT_BYTES = 65536
-#: Bytes of answers that are made at once. Further input is read when they were taken to be sent.
+#: Bytes of answers that are made at once. Further input is read when these were taken for sending.
 ANSWER_BYTES = 16384
 
 #: The cause that is recorded for each stream error that we send.
@@ -50,7 +50,7 @@ _Arguments = ParamSpec("_Arguments")
 
 
 class Stop(Exception):
-    """Ends the step and the stream (docs/decisions.md#engines): the ending, and what is sent before the closing tag."""
+    """Ends the step and the stream (docs/decisions.md#engines). It has the ending, and the output before the closing tag."""
 
     def __init__(self, ending: Ending, last_words: Element | None = None) -> None:
         super().__init__(ending)
@@ -59,18 +59,18 @@ class Stop(Exception):
 
 
 def refuse(cause: Cause, condition: StreamCondition, text: str) -> Stop:
-    """Return what ends the stream with an error of ours (R15). `text` says what is wrong and why."""
+    """Return the exception that ends the stream with an error of ours (R15). `text` gives the fault and the reason."""
     return Stop(Ending(cause, text, condition=str(condition)), stream_error(condition, text))
 
 
 def refused(refusal: Refusal) -> Stop:
-    """Return what ends the stream with the error that the shell has chosen."""
+    """Return the exception that ends the stream with the error that the shell has chosen."""
     ending = replace(refusal.ending, condition=str(refusal.condition))
     return Stop(ending, stream_error(refusal.condition, refusal.text))
 
 
 def _cause(fault: RemoteFault) -> Cause:
-    """Return the cause that is recorded for a rule that the other side broke."""
+    """Return the recorded cause for a rule that the other side broke."""
     if isinstance(fault, AmbiguousAddress):
         return Cause.AMBIGUOUS_DOMAIN
     return CAUSES.get(fault.condition, Cause.PROTOCOL_ERROR)
@@ -79,9 +79,9 @@ def _cause(fault: RemoteFault) -> Cause:
 class Phase:
     """A phase of a stream. A phase refuses every input that it does not define."""
 
-    #: nothing may be sent, not even an error: it would be read as TLS, or nothing was begun
+    #: whether nothing may be sent, not even an error: it would be read as TLS, or nothing was begun
     mute: ClassVar[bool] = False
-    #: the shell owes an answer; input is kept unread until it comes
+    #: whether the shell owes an answer; input is kept unread until it comes
     waits: ClassVar[bool] = False
 
     def __init__(self, stream: Negotiation) -> None:
@@ -90,7 +90,7 @@ class Phase:
     # --- from the other side ---
 
     def read(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Take bytes of the other side."""
         if self.waits:
             self.stream.keep(data)
         else:
@@ -100,28 +100,28 @@ class Phase:
         raise RemoteFault(StreamCondition.UNSUPPORTED_STANZA_TYPE, "a second stream header is not expected here")
 
     def element(self, element: Element) -> None:
-        """Any top-level element but a stanza or a stream error (R30)."""
+        """Take any top-level element except a stanza or a stream error (R30)."""
         self.unexpected(element)
 
     def unexpected(self, element: Element) -> NoReturn:
-        """Refuse an element that this phase does not know."""
+        """Refuse an element that is not defined in this phase."""
         text = f"<{element.name} xmlns='{element.namespace}'/> is not expected here"
         raise RemoteFault(StreamCondition.UNSUPPORTED_STANZA_TYPE, text)
 
     def route(self, route: Route) -> None:
-        """Of jabberd2's router alone."""
+        """Refuse a route: only jabberd2's router sends these."""
         raise RemoteFault(StreamCondition.UNSUPPORTED_STANZA_TYPE, "a route is not expected here")
 
     def pair_of(self, stanza: Stanza) -> Pair:
-        """Return the proven pair of a stanza (R29). One that may not come here is refused."""
+        """Return the proven pair of a stanza (R29). A stanza that may not come here is refused."""
         raise RemoteFault(StreamCondition.INVALID_FROM, "this stream carries stanzas in the other direction only")
 
     def stream_error(self, ending: Ending) -> None:
-        """The other side ends the stream with an error."""
+        """End: the other side ends the stream with an error."""
         raise Stop(ending)
 
     def close(self) -> None:
-        """The other side closes the stream in order (R16)."""
+        """End: the other side closes the stream gracefully (R16)."""
         raise Stop(Ending(Cause.CLOSED, by="them"))
 
     # --- from the shell ---
@@ -136,7 +136,7 @@ class Phase:
         raise self.unasked("tls_established")
 
     def unasked(self, method: str) -> LocalFault:
-        """Return the fault for an answer that the engine does not wait for: a mistake of the shell."""
+        """Return the fault for an answer to a question that was not asked: an error of the shell."""
         return LocalFault(f"{method} in the phase {type(self).__name__}")
 
 
@@ -156,14 +156,14 @@ class TLSHandshake(Phase):
         self.go_on()
 
     def go_on(self) -> None:
-        """Take up the negotiation behind TLS."""
+        """Continue the negotiation after TLS."""
         raise self.unasked("go_on")
 
 
 class ElementPhase(Phase):
-    """A phase that takes each element of negotiation by a method. It refuses those for which it has no method."""
+    """A phase with a method for each element of negotiation that it accepts. It refuses all others."""
 
-    #: (namespace, name) of an element -> the method that takes it
+    #: (namespace, name) of an element -> its method
     inputs: ClassVar[Mapping[tuple[str, str], str]] = {}
 
     def element(self, element: Element) -> None:
@@ -175,32 +175,32 @@ class Negotiation(ABC):
     """One stream of either role: bytes in, events and bytes out."""
 
     phase: Phase
-    #: `namespace}name` of the elements behind which reading stops (R6, docs/decisions.md#engines)
+    #: `namespace}name` of the elements after which reading stops (R6, docs/decisions.md#engines)
     stop_at: ClassVar[frozenset[str]] = frozenset()
     #: see `net.connection.Engine`
     lasting: ClassVar[bool] = False
-    #: what reads one stream
+    #: the framer of one stream
     framer: ClassVar[type[Framer | RouteFramer]] = Framer
 
     def __init__(self, limits: FramingLimits) -> None:
         self.secured = False
-        #: `Ended` was emitted; what comes later is ignored
+        #: `Ended` was emitted; later input is ignored
         self.over = False
-        #: our header was sent, so there is a stream to close
+        #: whether our header was sent, so that there is a stream to close
         self.opened = False
-        #: stanzas that came of proven pairs
+        #: received stanzas of proven pairs
         self.received = 0
-        #: how many of the next stanzas are repeats: the other side sends them again on a resumed stream
+        #: how many of the next stanzas are repeats, which the other side sends again on a resumed stream
         self.again = 0
-        #: there is unread input, because it asks for many answers: `proceed` reads on
+        #: whether there is unread input, because it asks for many answers: `proceed` reads on
         self.backlogged = False
-        #: bytes that are to be sent
+        #: output that is not taken yet
         self.unsent = 0
-        #: why we close: our closing tag was sent, and theirs is still to come
+        #: why we close: our closing tag was sent, and theirs has not come yet
         self.leaving: Ending | None = None
-        #: the ending: their closing tag has come, and ours is still to be sent
+        #: the ending: their closing tag has come, and ours is not sent yet
         self.parting: Ending | None = None
-        #: the transport is gone: what came before is still read, and nothing that is sent arrives
+        #: whether the transport is gone: earlier input is still read, and no output can arrive
         self.unheard = False
         self._limits = limits
         self._framer = self.framer(limits, self.stop_at)
@@ -215,7 +215,7 @@ class Negotiation(ABC):
 
     @property
     def one_way(self) -> bool:
-        """Return whether stanzas go from us to the other side alone."""
+        """Return whether only we send stanzas to the other side."""
         return False
 
     @property
@@ -231,11 +231,11 @@ class Negotiation(ABC):
     # --- for the shell -------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> list[Event]:
-        """Take bytes from the other side, in pieces of any size. While the stream is `backlogged`, call `proceed` instead."""
+        """Take input in pieces of any size. While the stream is `backlogged`, call `proceed` instead."""
         return self.step(self.phase.read, data)
 
     def data_to_send(self) -> bytes:
-        """Return the bytes that are to be sent now, once."""
+        """Return the output so far, once."""
         data = b"".join(self._output)
         self._output.clear()
         self.unsent = 0
@@ -250,7 +250,7 @@ class Negotiation(ABC):
             self.phase.read(self._framer.resume())
 
     def tls_ready(self) -> list[Event]:
-        """Answer `StartTLS`: TLS begins as soon as the output was sent."""
+        """Answer `StartTLS`: TLS begins when the output is sent."""
         return self.step(self.phase.tls_ready)
 
     def tls_unavailable(self, ending: Ending) -> list[Event]:
@@ -258,15 +258,15 @@ class Negotiation(ABC):
         return self.step(self.phase.tls_unavailable, ending)
 
     def tls_established(self) -> list[Event]:
-        """Go on behind TLS: the handshake of `StartTLS` or direct TLS is complete."""
+        """Continue after TLS: the handshake of `StartTLS` or direct TLS is complete."""
         return self.step(self.phase.tls_established)
 
     def close(self, ending: Ending) -> list[Event]:
-        """End the stream in order, because the gateway wants to."""
+        """Close the stream gracefully, for a reason of the gateway."""
         return self.step(_stop, ending)
 
     def wind_down(self, ending: Ending) -> list[Event]:
-        """Send our closing tag, and read on up to the other side's closing tag (RFC 6120 §4.4). What it sends until then counts.
+        """Send our closing tag, and read on up to the other side's (RFC 6120 §4.4). Stanzas that come until then count.
 
         If no stanza can have come yet, end at once.
         """
@@ -297,9 +297,9 @@ class Negotiation(ABC):
         self._framer.rest()
 
     def release(self) -> None:
-        """Drop what was read, and every reference back to the stream: the transport is gone, or the stream is over.
+        """Drop all input, and every reference back to the stream: the transport is gone, or the stream is over.
 
-        A phase and its stream refer to each other. They would stay in memory until the collector looks for circles.
+        A phase and its stream refer to each other. They would stay in memory until the cyclic collector runs.
         """
         self.over, self.backlogged = True, False
         self._inputs, self._kept, self._run = [], b"", []
@@ -308,7 +308,7 @@ class Negotiation(ABC):
 
     @abstractmethod
     def open_anyhow(self) -> None:
-        """Send our header, with the facts that are known, so that an error can be sent in the stream (R15)."""
+        """Send our header with the known facts, so that an error can be sent in the stream (R15)."""
 
     # --- for the phases ------------------------------------------------------------------------------------------
 
@@ -329,11 +329,11 @@ class Negotiation(ABC):
         return events
 
     def feed(self, data: bytes) -> None:
-        """Read on."""
+        """Read more."""
         self._take(self._framer.feed(data))
 
     def keep(self, data: bytes) -> None:
-        """Read later, when the shell has answered."""
+        """Keep the input until the shell has answered."""
         if len(self._kept) + len(data) > KEPT_BYTES:
             text = f"more than {KEPT_BYTES} bytes sent without waiting for an answer"
             raise RemoteFault(StreamCondition.POLICY_VIOLATION, text)
@@ -341,7 +341,7 @@ class Negotiation(ABC):
 
     def send(self, data: bytes | Element) -> None:
         if self.leaving is not None:
-            return  # nothing is sent behind the closing tag
+            return  # nothing is sent after the closing tag
         self._output.append(data if isinstance(data, bytes) else data.to_xml())
         self.unsent += len(self._output[-1])
 
@@ -350,7 +350,7 @@ class Negotiation(ABC):
         self._events.append(event)
 
     def pass_on(self, pair: Pair, stanza: Stanza) -> None:
-        """Take a stanza of a proven pair. A run of them is one event."""
+        """Take a stanza of a proven pair. A run of them becomes one event."""
         if pair is not self._run_pair:
             if self.again:
                 self.again -= 1
@@ -378,19 +378,19 @@ class Negotiation(ABC):
         self._framer = self.framer(self._limits, self.stop_at)
 
     def read_on(self) -> None:
-        """Go on behind the element of `stop_at` that did not end the old stream."""
+        """Continue after an element of `stop_at` that did not end the old stream."""
         self._kept = self._framer.resume() + self._kept
 
     @property
     def left_over(self) -> bytes:
-        """Return the input behind an element of `stop_at`."""
+        """Return the input after an element of `stop_at`."""
         return self._framer.leftover + self._kept
 
     def limit(self, limits: FramingLimits) -> None:
         """Use other limits from now on."""
         self._limits = self._framer.limits = limits
 
-    # --- within --------------------------------------------------------------------------------------------------
+    # --- internal ------------------------------------------------------------------------------------------------
 
     def _take(self, inputs: Sequence[framing.FramingEvent | Route]) -> None:
         for at, item in enumerate(inputs, 1):
@@ -428,7 +428,7 @@ class Negotiation(ABC):
 
     @property
     def _can_read(self) -> bool:
-        """What was kept came behind what an interrupted framer has not read."""
+        """Return whether kept input can be read: it comes after the unread input of an interrupted framer."""
         return bool(self._inputs or (self._kept and not self._framer.interrupted))
 
     def _end(self, stop: Stop) -> None:
@@ -458,7 +458,7 @@ def read_stream_error(error: Element) -> Ending:
     return Ending(THEIR_CAUSES.get(condition, Cause.STREAM_ERROR), detail, "them", condition[:DETAIL_CHARACTERS])
 
 
-# An exception that a frame of its own traceback refers to keeps the frames in memory until the collector looks for circles.
+# An exception with a frame in its own traceback that refers to it stays in memory until the cyclic collector runs.
 
 
 def _stop(ending: Ending) -> None:

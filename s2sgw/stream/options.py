@@ -1,4 +1,4 @@
-"""The options of a stream: the policy that concerns its engine, its keys and its limits. They do not change."""
+"""The options of a stream: the engine's part of the policy, keys and limits. They do not change."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ReceivingOptions:
     keys: DialbackKeys
     #: whether stanzas for a domain are accepted on this listener
     serves: Callable[[Domain], bool]
-    #: whether keys for streams from this domain are ours to verify (R27)
+    #: whether we verify keys for streams from this domain (R27)
     answers_verify: Callable[[Domain], bool]
     #: returns whether TLS is required of the asserted peer (None: it has named none)
     tls: Callable[[Domain | None], TLSUse] = lambda peer: "required"
@@ -43,17 +43,17 @@ class ReceivingOptions:
     #: returns why an asserted sender is never accepted (R14), even if it is proven
     refuses_sender: Callable[[Domain], Refusal | None] = _nobody
     direct_tls: bool = False
-    #: no header is exchanged (XEP-0361): the domains that agreed peers may send to; (): negotiate as usual
+    #: the domains that agreed peers may send to without a header (XEP-0361); (): negotiate as usual
     zero_handshake: tuple[Domain, ...] = ()
-    #: a header without version is answered (R1), and the domains may come with db:result alone: the backend leg
+    #: whether a header without version is answered (R1), and the domains may come with db:result only: the backend leg
     pre_1_0: bool = False
-    #: ask for the asserted peer's resolution before TLS (R2)
+    #: whether the asserted peer must be resolved before TLS (R2)
     resolve: bool = True
-    #: of `<db:result/>`: how many a second (0: any number), how many may wait, and how many domains a stream may send from
+    #: of `<db:result/>`: the most a second (0: any number), the most that may wait, and the most domains of a stream
     claims_per_second: float = 0.0
     claims_waiting: int = 64
     domains: int = 4096
-    #: tells the time, in seconds
+    #: returns the time, in seconds
     seconds: Callable[[], float] = _epoch
     before: FramingLimits = BEFORE_AUTHENTICATION
     after: FramingLimits = field(default=FramingLimits())
@@ -69,14 +69,14 @@ class InitiatingOptions:
     purpose: Literal["stanzas", "verify"] = "stanzas"
     tls: TLSUse = "required"
     direct_tls: bool = False
-    #: no header is exchanged: the other side has agreed upon it, and a pinned key must prove it (XEP-0361)
+    #: whether no header is exchanged: the other side has agreed, and a pinned key must prove it (XEP-0361)
     zero_handshake: bool = False
-    #: we present a certificate for `local`
+    #: whether we present a certificate for `local`
     external: bool = True
-    #: request acknowledgements if they are offered (XEP-0198)
+    #: whether to request acknowledgements if they are offered (XEP-0198)
     management: bool = False
     #: seconds for which a lost stream is resumed; 0: resumption is not requested
     resume: int = 0
-    #: let the peer send on the stream too, if it offers that and the judgement allows it (XEP-0288)
+    #: whether to let the peer send on the stream too, if it offers that and the judgement allows it (XEP-0288)
     bidi: bool = False
     limits: FramingLimits = field(default=FramingLimits())

@@ -9,7 +9,7 @@ from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.jid import Domain, InvalidJID, Pair, domain_of
 from s2sgw.xmpp.stanza import Stanza
 
-#: The most (from, to) of stanzas that are remembered as spelled. Beyond that all are forgotten.
+#: The most (from, to) of stanzas that are remembered in their spelling. Beyond that all are forgotten.
 ROUTES = 1024
 
 

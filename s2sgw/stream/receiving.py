@@ -40,5 +40,8 @@ class ReceivingStream(ReceivingContext):
         return self.step(self.phase.dialback_answered, pair, outcome)
 
     def resumed(self, resumption: Resumption | None, past: Counters | None = None) -> list[Event]:
-        """Answer `ResumptionNeeded` with the stream to resume, or None. `past`: counters of one that is past resuming."""
+        """Answer `ResumptionNeeded` with the stream to resume, or None.
+
+        `past`: counters of a stream that cannot be resumed any more.
+        """
         return self.step(self.phase.resumed, resumption, past)

@@ -28,7 +28,7 @@ STARTTLS = f"{TLS}}}starttls"
 
 @dataclass(frozen=True, slots=True)
 class Asserted:
-    """The addresses in one stream header. They are discarded with the stream that the header opened (R8).
+    """The addresses in one stream header. They are dropped with the stream that the header opened (R8).
 
     `peer` and `local` are None if the header does not contain them (`peer` before TLS, both on a pre-1.0 stream).
     """
@@ -40,7 +40,7 @@ class Asserted:
 
 
 class ReceivingContext(Managed):
-    """The part of the receiving role that does not depend on the phase."""
+    """The phase-independent part of the receiving role."""
 
     stop_at: ClassVar[frozenset[str]] = frozenset({STARTTLS, sasl.AUTH, sasl.RESPONSE, sasl.ABORT})
 
@@ -48,7 +48,7 @@ class ReceivingContext(Managed):
         super().__init__(options.before)
         self.options = options
         self.pairs = ProvenPairs()
-        #: its first pair was proven by SASL, which takes TLS (R4)
+        #: whether its first pair was proven by SASL, which requires TLS (R4)
         self.authenticated = False
         #: the addresses in the last header, also if it was refused
         self.claimed: tuple[Domain | None, Domain | None] = (None, None)

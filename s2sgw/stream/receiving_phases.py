@@ -1,4 +1,4 @@
-"""The phases of a stream that was opened towards us, in the order in which they are passed (R1–R9, R24, R25, R28, R29)."""
+"""The phases of a stream that was opened towards us, in their order (R1–R9, R24, R25, R28, R29)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ INJECTED = "plain text was sent behind <starttls/>"
 
 
 class AwaitHeader(ReceivingPhase):
-    """A stream begins: before TLS."""
+    """A stream begins, before TLS."""
 
     def header(self, header: Header) -> None:
         asserted = self.read_header(header)
@@ -46,7 +46,7 @@ class AwaitHeader(ReceivingPhase):
         self.begin(asserted)
 
     def read_header(self, header: Header) -> Asserted:
-        """What the header asserts; raises the stream error that R14 asks for."""
+        """Return the addresses in the header. Raises the stream error that R14 requires."""
         pre_1_0 = self._check_version(header.version)
         if header.to is not None and not self.stream.may_serve(header.to):
             raise RemoteFault(StreamCondition.HOST_UNKNOWN, "the domain in the stream header's `to` is not served here")
@@ -63,7 +63,7 @@ class AwaitHeader(ReceivingPhase):
         return Asserted(peer, local, self.stream.new_id(), pre_1_0)
 
     def _check_version(self, version: str | None) -> bool:
-        """Whether it is a pre-1.0 stream (R1)."""
+        """Return whether it is a pre-1.0 stream (R1)."""
         if version is None and self.stream.options.pre_1_0:
             return True
         if version is None or not VERSION.match(version):
@@ -72,7 +72,7 @@ class AwaitHeader(ReceivingPhase):
         return False
 
     def begin(self, asserted: Asserted) -> None:
-        """Go on from a valid header."""
+        """Continue after a valid header."""
         tls = self.stream.options.tls(asserted.peer)
         if asserted.pre_1_0:
             if tls == "required":
@@ -87,7 +87,7 @@ class AwaitHeader(ReceivingPhase):
 
 
 class AwaitSecuredHeader(AwaitHeader):
-    """A stream begins anew behind TLS. Everything received before is forgotten (R8)."""
+    """A stream begins anew after TLS. Everything received before is forgotten (R8)."""
 
     def begin(self, asserted: Asserted) -> None:
         if asserted.peer is not None and asserted.local is not None:
@@ -101,7 +101,7 @@ class AwaitSecuredHeader(AwaitHeader):
 
 
 class AwaitAuthenticatedHeader(AwaitHeader):
-    """A stream begins anew behind SASL: it is the stream of the pair that was authenticated."""
+    """A stream begins anew after SASL: it is the stream of the authenticated pair."""
 
     def __init__(self, stream: ReceivingContext, pair: Pair, permission: Permission) -> None:
         super().__init__(stream)
@@ -123,7 +123,7 @@ def _domain(attribute: str, text: str | None) -> Domain | None:
         raise error.fault(f"the stream header's `{attribute}` is not a domain") from None
 
 
-# --- before and into TLS ---------------------------------------------------------------------------------------------
+# --- before TLS ------------------------------------------------------------------------------------------------------
 
 
 class Plain(ReceivingPhase):
@@ -173,7 +173,7 @@ class Plain(ReceivingPhase):
         self._converse(element)
 
     def _converse(self, element: Element) -> None:
-        """Dialback without TLS, if the policy allows it (R28)."""
+        """Begin dialback without TLS, if the policy allows it (R28)."""
         if self._tls == "required":
             raise refuse(Cause.ENCRYPTION_REQUIRED, StreamCondition.POLICY_VIOLATION, f"{NO_TLS} before dialback")
         if self._unresolved:
@@ -184,7 +184,7 @@ class Plain(ReceivingPhase):
 
 
 class Resolving(ReceivingPhase):
-    """The first step of negotiation waits until the peer's hostname is resolved (R2)."""
+    """The first step of negotiation waits for the resolution of the peer's hostname (R2)."""
 
     waits = True
 
@@ -200,14 +200,14 @@ class Resolving(ReceivingPhase):
 
 
 class ResolvingForTLS(Resolving):
-    """As above, for `<starttls/>`: no byte may follow it (R6)."""
+    """The same for `<starttls/>`: no byte may follow it (R6)."""
 
     def read(self, data: bytes) -> None:
         self.fail_tls(Cause.TLS_INJECTION, INJECTED)
 
 
 class PreparingTLS(ReceivingPhase):
-    """`<starttls/>` is answered once the shell has a certificate to show: `<proceed/>` cannot be taken back (R7)."""
+    """`<starttls/>` is answered when the shell has a certificate: `<proceed/>` cannot be taken back (R7)."""
 
     waits = True
 
@@ -234,11 +234,11 @@ class Handshaking(TLSHandshake, ReceivingPhase):
             self.stream.phase = AwaitSecuredHeader(self.stream)
 
 
-# --- behind TLS ------------------------------------------------------------------------------------------------------
+# --- after TLS -------------------------------------------------------------------------------------------------------
 
 
 class Judging(ReceivingPhase):
-    """The features wait until the shell knows what the evidence proves (docs/decisions.md#external)."""
+    """The features wait until the shell has judged the evidence (docs/decisions.md#external)."""
 
     waits = True
 
@@ -254,14 +254,14 @@ class Judging(ReceivingPhase):
         if not permission.dialback and not sasl.offered(permission):
             text = f"{self._asserted.peer} has no way to authenticate here"
             raise refuse(Cause.NO_COMMON_METHOD, StreamCondition.POLICY_VIOLATION, text)
-        assert self._asserted.peer is not None  # or nothing could have been judged
+        assert self._asserted.peer is not None  # otherwise nothing could have been judged
         self.stream.permit(self._asserted.peer, permission)
         self.stream.offer(self._asserted, permission)
         self.stream.phase = Authenticating(self.stream, self._asserted, permission)
 
 
 class Conversing(ReceivingPhase):
-    """Pairs are authorised by dialback, keys verified, and stanzas of proven pairs pass."""
+    """Pairs are authorized by dialback, keys are verified, and stanzas of proven pairs pass."""
 
     def __init__(self, stream: ReceivingContext, asserted: Asserted, permission: Permission | None) -> None:
         super().__init__(stream)
@@ -277,7 +277,7 @@ class Conversing(ReceivingPhase):
             self.authorisation.verify(Request.read(element))
 
     def _is_for_us(self, element: Element) -> bool:
-        """Return whether a request may be for a domain that is served; one that cannot be is refused unread."""
+        """Return whether a request may be for a domain that is served. Any other is refused without parsing."""
         if self.stream.may_serve(element.attributes.get("to", "")):
             return True
         self.authorisation.not_served(element)
@@ -287,7 +287,7 @@ class Conversing(ReceivingPhase):
         self.stream.enable(element)
 
     def resume(self, element: Element) -> None:
-        """Ask the shell for the stream that is to be resumed, if resumption is allowed (XEP-0198 §5)."""
+        """Ask the shell for the stream to resume, if resumption is allowed (XEP-0198 §5)."""
         hindrance = self.stream.hindrance()
         if hindrance:
             self.stream.send(management.failed(hindrance))
@@ -303,7 +303,7 @@ class Conversing(ReceivingPhase):
 
 
 class Resuming(ReceivingPhase):
-    """The shell looks for the stream that is to be resumed."""
+    """The shell looks for the stream to resume."""
 
     waits = True
 
@@ -327,7 +327,7 @@ class Resuming(ReceivingPhase):
 
 
 class Authenticating(Conversing):
-    """The features behind TLS were sent: SASL, dialback, or both are offered."""
+    """The features after TLS were sent: SASL, dialback, or both are offered."""
 
     def __init__(self, stream: ReceivingContext, asserted: Asserted, permission: Permission) -> None:
         super().__init__(stream, asserted, permission)
@@ -351,7 +351,7 @@ class Authenticating(Conversing):
         self.stream.carry_back()
 
     def authenticated(self, method: Method, conclusion: bytes | None) -> None:
-        """SASL has succeeded: the stream begins anew (R25)."""
+        """Begin the stream anew: SASL has succeeded (R25)."""
         pair = self._pair
         self.stream.send(sasl.success(conclusion))
         self.stream.authenticated = True
@@ -361,13 +361,13 @@ class Authenticating(Conversing):
 
     @property
     def _pair(self) -> Pair:
-        """Return the pair that the header asserts."""
-        assert self.asserted.peer is not None  # or nothing could have been judged
+        """Return the pair in the header."""
+        assert self.asserted.peer is not None  # otherwise nothing could have been judged
         assert self.asserted.local is not None
         return Pair(self.asserted.peer, self.asserted.local)
 
     def refuse(self, why: SASLRefused) -> None:
-        """SASL has failed: another try, or dialback, may follow (R25)."""
+        """Send the failure of SASL. Another try, or dialback, may follow (R25)."""
         self.stream.phase = self
         self._refusals.refuse(why)
 
@@ -385,7 +385,10 @@ class Exchanging(ReceivingPhase):
         self.step(element, b"")
 
     def step(self, element: Element, without_text: bytes | None = None) -> None:
-        """An `<auth/>` without text has no initial response; a `<response/>` without text is an empty one (RFC 4422 §3)."""
+        """Take a message.
+
+        An `<auth/>` without text has no initial response; a `<response/>` without text is empty (RFC 4422 §3).
+        """
         try:
             challenge = self._exchange.step(sasl.decode(element.text) or (b"" if element.text else without_text))
         except SASLRefused as why:
@@ -403,7 +406,7 @@ class Exchanging(ReceivingPhase):
 
 
 class SASLRefusals:
-    """The failures of one stream: a bounded number (R25)."""
+    """The failures of one stream, within a bound (R25)."""
 
     def __init__(self, stream: ReceivingContext) -> None:
         self._stream = stream

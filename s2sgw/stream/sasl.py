@@ -80,32 +80,32 @@ def encode(message: bytes | None) -> str:
 
 
 def auth(mechanism: str, message: bytes | None) -> Element:
-    """Initiating: begin."""
+    """Return `<auth/>`, which begins. For the initiating side."""
     return Element("auth", SASL, {"mechanism": mechanism}, text=encode(message))
 
 
 def challenge(message: bytes) -> Element:
-    """Receiving: ask on. An empty challenge has no text (RFC 6120 §6.4.3)."""
+    """Return `<challenge/>`. An empty challenge has no text (RFC 6120 §6.4.3). For the receiving side."""
     return Element("challenge", SASL, text=encode(message or None))
 
 
 def response(message: bytes) -> Element:
-    """Initiating: answer a challenge."""
+    """Return the `<response/>` to a challenge. For the initiating side."""
     return Element("response", SASL, text=encode(message))
 
 
 def abort() -> Element:
-    """Initiating: abort (RFC 6120 §6.4.4)."""
+    """Return `<abort/>` (RFC 6120 §6.4.4). For the initiating side."""
     return Element("abort", SASL)
 
 
 def success(message: bytes | None = None) -> Element:
-    """Receiving: authenticated, and what the mechanism has to add."""
+    """Return `<success/>` with the mechanism's additional data. For the receiving side."""
     return Element("success", SASL, text=encode(message))
 
 
 def failure(refused: SASLRefused) -> Element:
-    """Receiving: not authenticated, and why."""
+    """Return `<failure/>` with the reason. For the receiving side."""
     text = Element("text", SASL, {f"{XML}}}lang": "en"}, text=refused.text)
     return Element("failure", SASL, children=[Element(str(refused.condition), SASL), text])
 
@@ -138,7 +138,7 @@ class ServerExchange(Protocol):
 
 
 class ExternalServer:
-    """EXTERNAL (XEP-0178): the certificate has proven `peer`; the authorization identity may be that, or nothing (R24)."""
+    """EXTERNAL (XEP-0178): the certificate has proven `peer`. The authorization identity may be `peer`, or empty (R24)."""
 
     conclusion: bytes | None = None
 
@@ -161,7 +161,7 @@ class ExternalServer:
 
 
 class SecretServer(ScramServer):
-    """SCRAM (R26), in the words of SASL."""
+    """SCRAM (R26) as an exchange of SASL."""
 
     def step(self, message: bytes | None) -> bytes | None:
         try:
@@ -171,7 +171,7 @@ class SecretServer(ScramServer):
 
 
 class LegacyServer(DigestServer):
-    """DIGEST-MD5 (R26), in the words of SASL."""
+    """DIGEST-MD5 (R26) as an exchange of SASL."""
 
     def step(self, message: bytes | None) -> bytes | None:
         try:
@@ -181,7 +181,7 @@ class LegacyServer(DigestServer):
 
 
 class ServerMechanism(NamedTuple):
-    """A row: the name, when it is offered (only if it would succeed), and its exchange for the asserted pair."""
+    """A row: the name, the condition of the offer (the mechanism can succeed), and its exchange for the asserted pair."""
 
     name: Mechanism
     offered: Callable[[Permission], bool]
@@ -190,7 +190,7 @@ class ServerMechanism(NamedTuple):
 
 def _secret_server(variant: Variant) -> ServerMechanism:
     def exchange(pair: Pair, permission: Permission) -> ServerExchange:
-        assert permission.secret is not None  # or it is not offered
+        assert permission.secret is not None  # otherwise it is not offered
         return SecretServer(variant, pair.sender, permission.secret)
 
     return ServerMechanism(variant.name, _bound_offered if variant.bound else _secret_offered, exchange)
@@ -213,7 +213,7 @@ def _bound_offered(permission: Permission) -> bool:
 
 
 def _legacy_server(pair: Pair, permission: Permission) -> ServerExchange:
-    assert permission.secret is not None  # or it is not offered
+    assert permission.secret is not None  # otherwise it is not offered
     return LegacyServer(pair.sender, permission.secret.secret.text, pair.recipient, permission.secret.nonce())
 
 
@@ -258,7 +258,7 @@ class Means:
     peer: Domain | None = None
 
     def uses(self, variant: Variant) -> bool:
-        """Return whether to use that variant of SCRAM. One without binding can be relayed, so it is the last choice."""
+        """Return whether to use that variant of SCRAM. A variant without binding can be relayed, so it is the last choice."""
         if not _usable(variant, self.secret) or (variant.bound and not self._binds):
             return False
         return variant.bound or not (self.mutual or self._could_bind)
@@ -287,7 +287,7 @@ class ClientExchange(Protocol):
 
 
 class ExternalClient:
-    """EXTERNAL: our domain is the authorization identity, whether it is asked for or not (R24)."""
+    """EXTERNAL: our domain is the authorization identity, also if it is not requested (R24)."""
 
     def __init__(self, means: Means) -> None:
         self._identity = means.local.text.encode()
@@ -307,7 +307,7 @@ class ExternalClient:
 
 
 class SecretClient(ScramClient):
-    """SCRAM (R26), in the words of SASL."""
+    """SCRAM (R26) as an exchange of SASL."""
 
     def respond(self, message: bytes | None) -> bytes:
         try:
@@ -323,7 +323,7 @@ class SecretClient(ScramClient):
 
 
 class LegacyClient(DigestClient):
-    """DIGEST-MD5 (R26), in the words of SASL: we are `local`, and speak with the server of `peer`."""
+    """DIGEST-MD5 (R26) as an exchange of SASL: we are `local`, and the other side is the server of `peer`."""
 
     def __init__(self, local: Domain, peer: Domain, secret: StreamSecret) -> None:
         super().__init__(local.ascii, secret.secret.text, peer.ascii, f"xmpp/{peer.ascii}", secret.nonce())
@@ -342,7 +342,7 @@ class LegacyClient(DigestClient):
 
 
 class ClientMechanism(NamedTuple):
-    """A row: the name, what it needs, and its exchange."""
+    """A row: the name, its needs, and its exchange."""
 
     name: Mechanism
     usable: Callable[[Means], bool]
@@ -351,7 +351,7 @@ class ClientMechanism(NamedTuple):
 
 def _secret_client(variant: Variant) -> ClientMechanism:
     def exchange(means: Means) -> ClientExchange:
-        assert means.secret is not None  # or it is not usable
+        assert means.secret is not None  # otherwise it is not usable
         return SecretClient(variant, means.local, means.secret, means.offered)
 
     def usable(means: Means) -> bool:
@@ -369,7 +369,7 @@ def _legacy_usable(means: Means) -> bool:
 
 
 def _legacy_client(means: Means) -> ClientExchange:
-    assert means.secret is not None  # or it is not usable
+    assert means.secret is not None  # otherwise it is not usable
     assert means.peer is not None
     return LegacyClient(means.local, means.peer, means.secret)
 
@@ -384,7 +384,7 @@ CLIENT_MECHANISMS = {
 
 
 def choose(means: Means) -> list[ClientMechanism]:
-    """Return the offered mechanisms that are worth a try, the best first, each once: this bounds the retries (R25).
+    """Return the offered mechanisms that are worth a try, the best first, each once, which bounds the retries (R25).
 
     Of those that need the secret only the best is tried: a secret that is wrong for one is wrong for all.
     """

@@ -1,7 +1,7 @@
 """The receiving side of a stream without handshake, by agreement between two servers (XEP-0361).
 
-TLS is the whole negotiation. The key that the other side presents identifies it: the key must be pinned for a peer that has
-agreed on a zero handshake. Then stanzas come as on a stream that was opened and authenticated.
+TLS is the whole negotiation. The other side is identified by its key, which must be pinned for a peer that has agreed on a zero
+handshake. Then stanzas come as on a stream that was opened and authenticated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ UNKNOWN = "no zero handshake is agreed with the owner of this key"
 
 
 class Identifying(ReceivingPhase):
-    """TLS is established. The shell says whose key it is. What comes meanwhile is kept."""
+    """TLS is established. The shell finds the owner of the key. Input is kept meanwhile."""
 
     waits = True
 
@@ -35,7 +35,7 @@ class Identifying(ReceivingPhase):
 
 
 class Agreeing(ReceivingPhase):
-    """The peers are judged; every one that its key proves may send."""
+    """The peers are judged. Each one that its key proves may send."""
 
     waits = True
 
@@ -45,7 +45,7 @@ class Agreeing(ReceivingPhase):
         self._answers: dict[Domain, Permission] = {}
 
     def begin(self) -> None:
-        """Ask for the judgement on each."""
+        """Ask for the judgement of each peer."""
         self.stream.phase = self
         for peer in self._peers:
             self.stream.emit(JudgementNeeded(peer, self.stream.options.zero_handshake[0], True))
@@ -70,9 +70,9 @@ class Agreeing(ReceivingPhase):
 
 
 class Agreed(ReceivingPhase):
-    """Stanzas of the pairs agreed upon pass, and nothing else is negotiated.
+    """Stanzas of the agreed pairs pass, and nothing else is negotiated.
 
-    The peers may send to every domain that is served. Each pair is proven with its first stanza: there may be many.
+    The peers may send to every served domain. Each pair is proven with its first stanza, since there may be many.
     """
 
     def __init__(self, stream: ReceivingContext, peers: frozenset[Domain]) -> None:
@@ -86,7 +86,7 @@ class Agreed(ReceivingPhase):
         return super().pair_of(stanza)
 
     def _prove(self, stanza: Stanza) -> None:
-        """Prove the pair of a stanza if it is agreed upon."""
+        """Prove the pair of a stanza if it is agreed."""
         try:
             pair = Pair(domain_of(stanza.from_), domain_of(stanza.to))
         except InvalidJID:

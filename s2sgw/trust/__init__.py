@@ -1,4 +1,4 @@
-"""Floor 2: what a certificate or a DNS answer proves. Pure."""
+"""What a certificate or a DNS answer proves. Pure."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from s2sgw.trust.pem import unarmoured
 
 
 class Anchors:
-    """Trusted certificates. `complaints` names what could not be read of the material they came from.
+    """Trusted certificates. `complaints` has the parts of the material that could not be parsed.
 
-    Made once and kept: the store and the index by subject are built here.
+    Made once and kept: building makes the store and the index by subject.
     """
 
     def __init__(self, certificates: Iterable[x509.Certificate] = (), complaints: Iterable[str] = ()) -> None:
@@ -30,7 +30,7 @@ class Anchors:
 
     @classmethod
     def parse(cls, *sources: bytes) -> Anchors:
-        """Return the anchors in PEM bundles or single certificates in DER; what is unreadable becomes a complaint."""
+        """Return the anchors in PEM bundles or single certificates in DER. Unreadable parts become complaints."""
         certificates: list[x509.Certificate] = []
         complaints: list[str] = []
         for source in sources:
@@ -51,9 +51,9 @@ class Anchors:
         return certificate.encoded in self._by_encoding
 
     def named(self, name: bytes) -> Sequence[ParsedCertificate]:
-        """Return those whose subject is `name`, in DER."""
+        """Return the anchors whose subject is `name`, in DER."""
         return self._by_subject.get(name, ())
 
     def parsed(self, data: bytes) -> ParsedCertificate:
-        """Return the anchor that is `data`, in DER; raises `KeyError` where there is none."""
+        """Return the anchor that is `data`, in DER. Raises `KeyError` if there is none."""
         return self._by_encoding[data]

@@ -1,4 +1,4 @@
-"""One certificate in words that an operator can compare: names, issuer, dates, key, fingerprints. They prove nothing."""
+"""The content of one certificate in words for the operator: names, issuer, dates, key, fingerprints. It proves nothing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from s2sgw.trust.identity import names
 from s2sgw.trust.parsed import ParsedCertificate
 from s2sgw.trust.pins import Fingerprint
 
-#: Names of a certificate that are listed, and digits of its serial number: RFC 5280 §4.1.2.2 allows forty.
+#: Names of a certificate that are listed, and digits of its serial number (RFC 5280 §4.1.2.2 allows forty).
 NAMES = 32
 SERIAL_DIGITS = 42
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a certificate says. Where it cannot be read, `unreadable` says why and the rest is empty."""
+    """The content of a certificate. If it cannot be parsed, `unreadable` has the reason, and the rest is empty."""
 
     sha256: str
     key: str = ""  # `sha256:` of the public key, as pins are written
@@ -36,7 +36,7 @@ class Summary:
     unreadable: str = ""
 
     def row(self) -> dict[str, object]:
-        """Return the summary as JSON has it: times are seconds since the epoch."""
+        """Return the summary for JSON: times are seconds since the epoch."""
         return {
             "sha256": self.sha256, "key": self.key, "kind": self.kind, "subject": self.subject, "issuer": self.issuer,
             "self_signed": self.self_signed, "names": list(self.names), "serial": self.serial, "unreadable": self.unreadable,
@@ -53,7 +53,7 @@ class Summary:
 
 
 def summarise(certificate: bytes) -> Summary:
-    """Return the summary of a certificate in DER; nothing in it makes this raise."""
+    """Return the summary of a certificate in DER. Never raises for its content."""
     digest = hashlib.sha256(certificate).hexdigest()
     try:
         parsed = ParsedCertificate(certificate)

@@ -1,7 +1,7 @@
-"""DANE (RFC 6698, 7671, 7673): does the peer's key stand in its DNS, as DNSSEC secured it (R22)?
+"""DANE (RFC 6698, 7671, 7673): whether the peer's key is in its DNS, as DNSSEC secured it (R22).
 
-Lookups are made elsewhere; here their answers are compared with the chain. Four usages: 0 and 1 narrow PKIX to an authority
-or a certificate, 2 names an authority of its own, 3 the certificate itself and asks neither its names nor its dates.
+Lookups are made elsewhere. Here their answers are compared with the chain. There are four usages: 0 and 1 restrict PKIX to an
+authority or a certificate, 2 names an authority of its own, 3 the certificate itself without regard to its names and dates.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PKIX_TA, PKIX_EE, DANE_TA, DANE_EE = range(4)
 CERTIFICATE, PUBLIC_KEY = range(2)
 FULL, SHA_256, SHA_512 = range(3)
 
-#: Records of one target that are compared, and of all targets that are tried: those first that speak of a presented certificate.
+#: Records of one target that are compared, and of all targets: those that match a presented certificate come first.
 RECORDS = 64
 RECORDS_TRIED = 16
-#: Reasons that are told of records that prove nothing.
+#: Reasons that are given for records that prove nothing.
 REASONS_TOLD = 8
 
 _SIZES = {SHA_256: 32, SHA_512: 64}
@@ -40,14 +40,14 @@ _DIGESTS: dict[int, Callable[[bytes], bytes]] = {
 def prove_dane(
     evidence: Evidence, anchors: Anchors, *, revocations: RevocationLists | None = None, presented: PresentedChain | None = None,
 ) -> Attempt:
-    """Return whether one TLSA record proves the peer; `anchors` are those that usages 0 and 1 ask for.
+    """Return whether one TLSA record proves the peer. `anchors`: for usages 0 and 1.
 
-    Outbound (the peer receives), a secured, usable set that proves nothing is a veto: somebody else may have the peer's
-    address. Inbound, where no target was connected to, it is merely no proof. `presented` is `evidence.chain` where it was
-    looked at before: paths that were searched are not searched again.
+    Outbound (the peer receives), a secured, usable set that proves nothing is a veto: another party may have the peer's address.
+    Inbound, without a target that we connected to, it is only no proof. `presented` is the parsed `evidence.chain`: paths that
+    were searched are not searched again.
 
     The work does not grow with the number of records: they are compared by digest, and at most two paths are searched, one to
-    `anchors` and one to all authorities that DANE-TA records name.
+    `anchors` and one to all authorities in DANE-TA records.
     """
     if not evidence.chain:
         return _unproven(Cause.NO_CERTIFICATE, ("no certificate was presented",))
@@ -67,7 +67,7 @@ def _unproven(cause: Cause, reasons: tuple[str, ...], *, veto: bool = False) -> 
 
 
 def _relevant(evidence: Evidence) -> Iterator[TLSALookup]:
-    """Yield, outbound, the lookup of the target that we connected to; inbound every one, for any may have connected to us."""
+    """Yield, outbound, the lookup of the target that we connected to; inbound every one, because any may have connected to us."""
     for lookup in evidence.tlsa:
         if evidence.role == "initiating" or _same_host(lookup.target, evidence.target):
             yield lookup
@@ -78,12 +78,12 @@ def _same_host(one: str, other: str | None) -> bool:
 
 
 def _secured(lookup: TLSALookup, evidence: Evidence) -> bool:
-    """Return whether DNSSEC secured the answer all the way (R22); outbound the addresses as well."""
+    """Return whether DNSSEC secured the answer all the way (R22); outbound, also the addresses."""
     return not lookup.failure and lookup.secure and (lookup.addresses_secure or evidence.role == "initiating")
 
 
 def usable(records: Sequence[TLSA]) -> list[TLSA]:
-    """Return the records that can be compared (RFC 7671 §4), of digests only the strongest for each usage and selector (§9)."""
+    """Return the records that can be compared (RFC 7671 §4); of digests only the strongest for each usage and selector (§9)."""
     known = [record for record in records[:RECORDS] if _well_formed(record)]
     strongest: dict[tuple[int, int], int] = {}
     for record in known:
@@ -114,21 +114,21 @@ def _why_none(evidence: Evidence) -> Iterator[str]:
 
 
 class _Outcome(NamedTuple):
-    """Whether a record, or one of several, proves the peer, and in words what was found."""
+    """Whether a record, or one of several, proves the peer, and the findings in words."""
 
     proves: bool
     reasons: tuple[str, ...]
 
 
 class _Associated:
-    """One certificate, in DER, as TLSA records speak of it: each digest is made once."""
+    """One certificate, in DER, for comparison with TLSA records: each digest is made once."""
 
     def __init__(self, certificate: bytes) -> None:
         self.certificate = certificate
         self._found: dict[tuple[int, int], bytes | None] = {}
 
     def is_of(self, record: TLSA) -> bool:
-        """Return whether the record speaks of this certificate (RFC 6698 §2.1.2, §2.1.3)."""
+        """Return whether the record matches this certificate (RFC 6698 §2.1.2, §2.1.3)."""
         kind = (record.selector, record.matching)
         if kind not in self._found:
             self._found[kind] = self._data(*kind)
@@ -143,7 +143,7 @@ class _Associated:
 
 
 class _Proof:
-    """The records of a peer, compared with what it presented."""
+    """The records of a peer, compared with the presented chain."""
 
     def __init__(
         self, evidence: Evidence, anchors: Anchors, revocations: RevocationLists | None, presented: PresentedChain,
@@ -159,7 +159,7 @@ class _Proof:
         self._declared_by: dict[TLSA, frozenset[bytes]] = {}
 
     def run(self, records: Sequence[tuple[TLSA, TLSALookup]]) -> _Outcome:
-        """Return whether one of the records proves the peer, and if none does what is wrong with the first of them."""
+        """Return whether one of the records proves the peer; if none does, the faults of the first of them."""
         tried = sorted(records, key=lambda each: not self._speaks(each[0]))[:RECORDS_TRIED]
         self._declare(tried)
         reasons: dict[str, None] = {}
@@ -173,26 +173,26 @@ class _Proof:
         return _Outcome(False, (*told, f"{more} more TLSA records prove nothing either") if more else tuple(told))
 
     def _speaks(self, record: TLSA) -> bool:
-        """Return whether a record is worth a path: it speaks of a presented certificate, or may speak of an anchor."""
+        """Return whether a record is worth a path search: it matches a presented certificate, or may match an anchor."""
         if record.usage in (PKIX_EE, DANE_EE):
             return self._leaf.is_of(record)
         return any(each.is_of(record) for each in self._others) or _is_whole(record)
 
     def _declare(self, tried: Sequence[tuple[TLSA, TLSALookup]]) -> None:
-        """Take the authorities that DANE-TA records name as anchors, in one set, where the leaf has the name for it."""
+        """Use the authorities in DANE-TA records as anchors, in one set, if the leaf has the name for it."""
         for record, lookup in tried:
             if record.usage == DANE_TA and self._name(lookup.target).name is not None:
                 self._declared_by[record] = frozenset(_readable(self._authorities(record)))
         self._declared = self._presented.declared(frozenset().union(*self._declared_by.values()))
 
     def _authorities(self, record: TLSA) -> Iterator[bytes]:
-        """Yield what a DANE-TA record makes an anchor: those presented that it speaks of, and the certificate that it is."""
+        """Yield the authorities of a DANE-TA record: presented ones that it matches, and the certificate in the record."""
         yield from (each.certificate for each in self._others if each.is_of(record))
         if _is_whole(record):
             yield record.data
 
     def _name(self, target: str) -> Match:
-        """Return whether the leaf names the domain, or the target that DNSSEC led to (RFC 7673 §4.2)."""
+        """Return whether the leaf names the domain, or the target that DNSSEC secured (RFC 7673 §4.2)."""
         if target not in self._named:
             match = matches(self._names, self._evidence.domain)
             self._named[target] = match._replace(name=match.name or matches_host(self._names, target).name)
@@ -219,7 +219,7 @@ class _Proof:
         return self._with_name(told, found, lookup)
 
     def _is_on(self, record: TLSA, declared: frozenset[bytes], found: PathResult) -> bool:
-        """Return whether the path goes through an authority that the record speaks of, where its usage asks for that."""
+        """Return whether the path goes through an authority that the record matches, if its usage requires that."""
         above = [each.encoded for each in found.path[1:]]
         if record.usage == PKIX_TA:
             return found.exact and any(_Associated(data).is_of(record) for data in above)
@@ -236,12 +236,12 @@ class _Proof:
 
 
 def _is_whole(record: TLSA) -> bool:
-    """Return whether the record is a whole certificate."""
+    """Return whether the record has a whole certificate."""
     return (record.selector, record.matching) == (CERTIFICATE, FULL)
 
 
 def _readable(certificates: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield those that can be read and may be an authority: DNS records are a stranger's as much as the chain is."""
+    """Yield the parseable certificates that may be authorities: DNS records come from a stranger, like the chain."""
     for data in certificates:
         try:
             if ParsedCertificate(data).unfit is None:

@@ -1,7 +1,7 @@
-"""As much of DER (X.690 §10) as is needed to read one extension of a certificate by itself.
+"""The part of DER (X.690 §10) that is needed to read one extension of a certificate by itself.
 
-cryptography reads all extensions of a certificate or none, and all names of a subjectAltName or none. Here one that is malformed
-drops out alone (docs/decisions.md#evidence). Every walk is linear in the bytes that it passes. What is not DER raises
+cryptography reads all extensions of a certificate or none, and all names of a subjectAltName or none. Here only the malformed one
+is left out (docs/decisions.md#evidence). Every function is linear in the bytes that it passes. Input that is not DER raises
 `ValueError`.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
-#: A certificate with more extensions than this is not read: real ones have about ten.
+#: A certificate with more extensions than this is refused. Real ones have about ten.
 MAX_EXTENSIONS = 64
-#: An extended key usage with more purposes than this is not read: real ones have about three.
+#: An extended key usage with more purposes than this is refused. Real ones have about three.
 MAX_KEY_PURPOSES = 64
 
 BIT_STRING, OCTET_STRING, OID, UTF8_STRING, IA5_STRING, INTEGER, SEQUENCE = 0x03, 0x04, 0x06, 0x0C, 0x16, 0x02, 0x30
@@ -29,7 +29,7 @@ EXTENDED_KEY_USAGE = bytes.fromhex("551d25")
 
 
 class Span(NamedTuple):
-    """Where an element stands in the data that it was found in: its identifier byte and three offsets."""
+    """The place of an element in its data: its identifier byte and three offsets."""
 
     tag: int
     begin: int  # of the identifier byte
@@ -38,19 +38,19 @@ class Span(NamedTuple):
 
 
 class DERElement(NamedTuple):
-    """One element: its identifier byte, its contents, and all of it as it was encoded."""
+    """One element: its identifier byte, its contents, and its whole encoding."""
 
     tag: int
     content: bytes
     encoded: bytes
 
 
-#: Make a `Span`, of which a certificate has a hundred, without a call of Python's own.
+#: Makes a `Span` without a call of Python's own. A certificate has a hundred.
 _span = partial(tuple.__new__, Span)
 
 
 def span(data: bytes, begin: int = 0, end: int | None = None) -> Span:
-    """Return where the element stands that begins at `begin` and has to end at or before `end`."""
+    """Return the place of the element that begins at `begin` and must end at or before `end`."""
     end = len(data) if end is None else end
     if end - begin < 2 or data[begin] & 0x1F == 0x1F:
         raise ValueError("an element is cut short or has a long tag")
@@ -66,7 +66,7 @@ def span(data: bytes, begin: int = 0, end: int | None = None) -> Span:
 
 
 def spans(data: bytes, begin: int = 0, end: int | None = None) -> Iterator[Span]:
-    """Yield where each element between two offsets stands, until the end or a `ValueError`."""
+    """Yield the place of each element between two offsets, until the end or a `ValueError`."""
     end = len(data) if end is None else end
     while begin < end:
         found = span(data, begin, end)
@@ -75,7 +75,7 @@ def spans(data: bytes, begin: int = 0, end: int | None = None) -> Iterator[Span]
 
 
 def some(data: bytes, begin: int, end: int, most: int) -> list[Span]:
-    """Return where the elements between two offsets stand; raises `ValueError` where they are more than `most`."""
+    """Return the places of the elements between two offsets. Raises `ValueError` if there are more than `most`."""
     found: list[Span] = []
     while begin < end:
         if len(found) == most:
@@ -90,18 +90,18 @@ def _element(data: bytes, found: Span) -> DERElement:
 
 
 def read(data: bytes) -> tuple[DERElement, bytes]:
-    """Return the first element of `data`, and what follows it."""
+    """Return the first element of `data`, and the rest."""
     found = span(data)
     return _element(data, found), data[found.end :]
 
 
 def elements(data: bytes) -> Iterator[DERElement]:
-    """Yield the elements that `data` consists of, until its end or a `ValueError`."""
+    """Yield the elements of `data`, until its end or a `ValueError`."""
     return (_element(data, found) for found in spans(data))
 
 
 def few(data: bytes, most: int) -> list[DERElement]:
-    """Return the elements that `data` consists of; raises `ValueError` where there are more than `most`."""
+    """Return the elements of `data`. Raises `ValueError` if there are more than `most`."""
     return [_element(data, found) for found in some(data, 0, len(data), most)]
 
 
@@ -115,7 +115,7 @@ def encode(tag: int, content: bytes) -> bytes:
 
 
 def inside(data: bytes, tag: int = SEQUENCE) -> bytes:
-    """Return the contents of the one element, of this tag, that `data` is."""
+    """Return the contents of `data`, which must be one element with this tag."""
     found = span(data)
     if found.end != len(data) or found.tag != tag:
         raise ValueError("an element of another type was expected")
@@ -123,7 +123,7 @@ def inside(data: bytes, tag: int = SEQUENCE) -> bytes:
 
 
 class Fields(NamedTuple):
-    """The fields of a certificate that are compared as they are encoded (RFC 5280 §4.1.2)."""
+    """The fields of a certificate that are compared in their encoding (RFC 5280 §4.1.2)."""
 
     serial: bytes  # the contents of the INTEGER
     issuer: bytes
@@ -133,7 +133,7 @@ class Fields(NamedTuple):
 
 
 def fields(certificate: bytes) -> Fields:
-    """Return the fields of a certificate in DER; raises `ValueError` where it is none."""
+    """Return the fields of a certificate in DER. Raises `ValueError` for an invalid one."""
     outer = span(certificate)
     if outer.end != len(certificate) or outer.tag != SEQUENCE:
         raise ValueError("a certificate is one sequence")
@@ -161,7 +161,7 @@ def extensions(content: bytes) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def single(listed: tuple[tuple[bytes, bytes], ...], oid: bytes) -> bytes | None:
-    """Return the value of the extension `oid` among those listed, or None; raises `ValueError` where it is there twice."""
+    """Return the value of the extension `oid` among these; None: it is absent. Raises `ValueError` if it occurs twice."""
     found = [value for name, value in listed if name == oid]
     if len(found) > 1:
         raise ValueError("an extension is there twice")
@@ -169,12 +169,12 @@ def single(listed: tuple[tuple[bytes, bytes], ...], oid: bytes) -> bytes | None:
 
 
 def extension(certificate: bytes, oid: bytes) -> bytes | None:
-    """Return the value of the extension `oid` (the contents of the OID) of a certificate in DER, or None."""
+    """Return the value of the extension `oid` (the contents of the OID) of a certificate in DER; None: it is absent."""
     return single(extensions(fields(certificate).extensions), oid)
 
 
 def object_identifiers(value: bytes) -> set[bytes]:
-    """Return the contents of each OID in a SEQUENCE of them; raises `ValueError` beyond `MAX_KEY_PURPOSES`."""
+    """Return the contents of each OID in a SEQUENCE of them. Raises `ValueError` beyond `MAX_KEY_PURPOSES`."""
     found = set()
     for number, element in enumerate(elements(inside(value))):
         if number == MAX_KEY_PURPOSES:
@@ -184,7 +184,7 @@ def object_identifiers(value: bytes) -> set[bytes]:
 
 
 def authority_key(value: bytes | None) -> bytes | None:
-    """Return the keyIdentifier in an authority key identifier; None where there is none that can be read."""
+    """Return the keyIdentifier in an authority key identifier; None: there is none, or it is malformed."""
     try:
         parts = elements(inside(value)) if value is not None else iter(())
         return next((part.content for part in parts if part.tag == _KEY_IDENTIFIER), None)
@@ -193,7 +193,7 @@ def authority_key(value: bytes | None) -> bytes | None:
 
 
 def subject_key(value: bytes | None) -> bytes | None:
-    """Return the key identifier in a subject key identifier; None where there is none that can be read."""
+    """Return the key identifier in a subject key identifier; None: there is none, or it is malformed."""
     try:
         return None if value is None else inside(value, OCTET_STRING)
     except ValueError:

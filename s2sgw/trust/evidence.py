@@ -1,4 +1,4 @@
-"""What was observed of a peer, and what each way to prove it made of that. Values only."""
+"""The observed facts about a peer, and the result of each method to prove it. Values only."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class TLSA:
 
 @dataclass(frozen=True, slots=True)
 class TLSALookup:
-    """What the DNS says of one SRV target's key (RFC 7673 §3).
+    """The result of a DNS look-up for one SRV target's key (RFC 7673 §3).
 
     `secure`: DNSSEC secured the SRV answer (or the answer that there is none) and the TLSA answer. `addresses_secure`: the
-    addresses of the target too. `failure` says why a lookup did not succeed; it then counts for nothing.
+    addresses of the target too. `failure`: why the look-up failed; then it counts for nothing.
     """
 
     target: str
@@ -48,9 +48,9 @@ Digests = Mapping[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class POSHLookup:
-    """What was found of a domain's POSH document (RFC 7711): the certificates that it vouches for, and until when.
+    """The result of a look-up of a domain's POSH document (RFC 7711): the certificates in it, and until when it is valid.
 
-    `failure` says why there is none; the look-up then counts for nothing.
+    `failure`: why there is none; then the look-up counts for nothing.
     """
 
     fingerprints: tuple[Digests, ...] = ()
@@ -60,7 +60,7 @@ class POSHLookup:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that is known of the peer when it is judged.
+    """Everything known of the peer at its judgement.
 
     `chain` is DER, leaf first, as presented ((): no certificate). `role` is the peer's role on the stream.
     """
@@ -82,7 +82,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One check that a certificate, or the path from it, did not pass."""
+    """One check that failed, of a certificate or of the path from it."""
 
     cause: Cause
     text: str
@@ -90,9 +90,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One way to prove the peer, tried: whether it did, and if not the cause and every reason in words.
+    """One method to prove the peer, and its result: proven, or the cause and every reason in words.
 
-    `cause` is the chief one of `causes`, all that were found. `veto`: no other method may prove the peer either (R22).
+    `cause` is the most important of `causes`. `veto`: no other method may prove the peer either (R22).
     """
 
     method: ProofMethod

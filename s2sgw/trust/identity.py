@@ -1,7 +1,7 @@
-"""Whom a certificate names (R17, R18): id-on-xmppAddr, SRV-ID and dNSName of its subjectAltName, and nothing else.
+"""The names in a certificate (R17, R18): id-on-xmppAddr, SRV-ID and dNSName of its subjectAltName, and nothing else.
 
-`names` extracts them one by one, so that a malformed one only drops out; `matches` compares them with the domain that was
-asked for through `service_identity`, to whose patterns and identifiers this adds XmppAddr (RFC 6120 §13.7.1.4).
+`names` reads them one by one, so that only a malformed one is left out. `matches` compares them with the requested domain by
+`service_identity`, to whose patterns and identifiers this adds XmppAddr (RFC 6120 §13.7.1.4).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from s2sgw.xmpp.jid import PART_BYTES, Domain, InvalidJID, u_labels
 
 NameKind = Literal["xmppAddr", "SRV-ID", "dNSName"]
 
-#: So many names, and so many characters of one, are put into words; a certificate may hold thousands.
+#: The most names, and characters of one, in a text. A certificate may have thousands.
 NAMES_TOLD = 8
 CHARACTERS_TOLD = 80
 
-#: An xmppAddr with its two frames is at most this long; a longer one is no domain.
+#: The longest xmppAddr with its two frames. A longer one is no domain.
 XMPP_ADDR_BYTES = PART_BYTES + 16
 
 #: Reference identifiers that are kept.
 _IDENTIFIERS = 256
 _SERVICE = "_xmpp-server"
-#: id-on-xmppAddr and id-on-dnsSRV as they are encoded at the start of an otherName.
+#: The encodings of id-on-xmppAddr and id-on-dnsSRV at the start of an otherName.
 _OTHER_NAMES: dict[bytes, NameKind] = {
     bytes.fromhex("06082b06010505070805"): "xmppAddr", bytes.fromhex("06082b06010505070807"): "SRV-ID",
 }
@@ -46,13 +46,13 @@ _SRV_SHAPE = re.compile(rb"_[a-z0-9-]+\.[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\Z", re.IGN
 
 @dataclass(frozen=True, slots=True)
 class XmppAddrPattern:
-    """An id-on-xmppAddr as presented: a bare domain, compared by its U-labels."""
+    """A presented id-on-xmppAddr: a bare domain, compared by its U-labels."""
 
     domain: Domain
 
     @classmethod
     def from_bytes(cls, value: bytes) -> XmppAddrPattern:
-        """Return the pattern; raises `CertificateError` for what is not UTF-8, no domain, or not in the form that is compared."""
+        """Return the pattern. Raises `CertificateError` if the text is not UTF-8, no domain, or not normalised."""
         if len(value) > PART_BYTES:
             raise CertificateError("it is longer than a domain name")
         text = _normalised(value)
@@ -66,7 +66,7 @@ class XmppAddrPattern:
 
 
 def _normalised(value: bytes) -> str:
-    """Return an xmppAddr composed and in lower case; raises `CertificateError` where it is not UTF-8."""
+    """Return an xmppAddr composed and in lower case. Raises `CertificateError` if it is not UTF-8."""
     try:
         return unicodedata.normalize("NFC", value.decode("utf-8")).lower()
     except UnicodeDecodeError as error:
@@ -75,7 +75,7 @@ def _normalised(value: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class XmppAddr_ID:
-    """The reference identifier that an id-on-xmppAddr answers to."""
+    """The reference identifier for an id-on-xmppAddr."""
 
     domain: Domain
 
@@ -89,7 +89,7 @@ Pattern = XmppAddrPattern | SRVPattern | DNSPattern
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """The dNSName subtrees of an authority's name constraints, lower case; `permitted` None: no limit of that kind."""
+    """The dNSName subtrees of an authority's name constraints, in lower case. `permitted` None: no limit of that kind."""
 
     permitted: tuple[str, ...] | None = None
     excluded: tuple[str, ...] = ()
@@ -115,12 +115,12 @@ class Constraints:
 
 
 def _under(host: str, tree: str) -> bool:
-    """Return whether `host` is `tree` or below it; the empty tree holds all, a leading dot asks for a sub-domain."""
+    """Return whether `host` is `tree` or below it. The empty tree has all hosts; a leading dot requires a sub-domain."""
     return not tree or host == tree or host.endswith("." + tree.removeprefix("."))
 
 
 class Name(NamedTuple):
-    """One presented identifier, well formed: its kind, its text as it stands in the certificate, its pattern."""
+    """One presented identifier, well formed: its kind, its text in the certificate, its pattern."""
 
     kind: NameKind
     text: str
@@ -131,29 +131,29 @@ class Name(NamedTuple):
 
     @property
     def host(self) -> str:
-        """The domain, in A-labels, that an xmppAddr or an SRV-ID is about."""
+        """Return the domain, in A-labels, of an xmppAddr or an SRV-ID."""
         if isinstance(self.pattern, XmppAddrPattern):
             return self.pattern.domain.ascii
         return self.text.lower().partition(".")[2]
 
 
 class RawName(NamedTuple):
-    """One presented identifier as it is encoded; of an otherName what follows its type. It may be malformed."""
+    """One presented identifier in its encoding; of an otherName the part after its type. It may be malformed."""
 
     kind: NameKind
     value: bytes
 
     def read(self) -> Name:
-        """Return the name; raises `CertificateError` or `ValueError` where it is malformed."""
+        """Return the name. Raises `CertificateError` or `ValueError` if it is malformed."""
         return Name(self.kind, *_READERS[self.kind](self.value))
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names of a certificate that may be those of an XMPP domain, and in `faults` what is wrong with the list itself.
+    """The names of a certificate that may be those of an XMPP domain; `faults` has the faults of the list itself.
 
-    A peer may present a thousand names: `matches` reads those that look like the domain asked for, and a few to be told. The
-    properties read all; they are for certificates of our own.
+    A peer may present a thousand names. `matches` parses those that look like the requested domain, and a few for the text. The
+    properties parse all; they are for certificates of our own.
     """
 
     raw: tuple[RawName, ...] = ()
@@ -161,7 +161,7 @@ class Names:
     constraints: tuple[Constraints, ...] = ()
 
     def read(self, most: int | None = None) -> tuple[list[Name], list[str]]:
-        """Return the first `most` names (None: all), well formed and permitted, and for each that drops out what and why."""
+        """Return the first `most` names (None: all), well formed and permitted, and each of the others with the reason."""
         presented: list[Name] = []
         dropped: list[str] = []
         for raw in self.raw[:most]:
@@ -182,17 +182,17 @@ class Names:
         return all(each.allow(host) for each in self.constraints)
 
     def of_kind(self, kind: NameKind) -> Names:
-        """Return the names of one kind alone."""
+        """Return the names of one kind only."""
         return replace(self, raw=tuple(raw for raw in self.raw if raw.kind == kind))
 
     @property
     def presented(self) -> tuple[Name, ...]:
-        """All names that are well formed and permitted."""
+        """Return all names that are well formed and permitted."""
         return tuple(self.read()[0])
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """What dropped out, and why; of many a few."""
+        """Return the other names, with the reasons; of many a few."""
         return (*self.read()[1], *self.faults)
 
     @property
@@ -213,14 +213,14 @@ class Names:
     def within(self, constraints: Sequence[Constraints]) -> Names:
         """Return the names without those whose domain one of `constraints` does not allow (R17).
 
-        Path validation binds dNSNames only (RFC 5280 §4.2.1.10); an authority that may not speak for a domain must not do
-        so by an xmppAddr or SRV-ID either.
+        Path validation applies constraints to dNSNames only (RFC 5280 §4.2.1.10). An authority that may not name a domain must
+        not do so by an xmppAddr or SRV-ID either.
         """
         return replace(self, constraints=(*self.constraints, *constraints))
 
 
 class Match(NamedTuple):
-    """The presented identifier that matched, in words, or None and the reasons why none did."""
+    """The presented identifier that matched, in words, or None and the reasons."""
 
     name: str | None
     reasons: tuple[str, ...]
@@ -248,7 +248,7 @@ def _extension(certificate: bytes | ParsedCertificate, oid: bytes) -> bytes | No
 
 
 def _raw(tag: int, content: bytes) -> RawName | None:
-    """Return what a GeneralName is; None for kinds that name no XMPP domain."""
+    """Return the identifier in a GeneralName; None: its kind names no XMPP domain."""
     if tag == _DNS_NAME:
         return RawName("dNSName", content)
     kind = _OTHER_NAMES.get(content[:_OTHER_NAME_OID]) if tag == _OTHER_NAME else None
@@ -289,14 +289,14 @@ _READERS: dict[NameKind, Callable[[bytes], tuple[str, Pattern]]] = {
 def matches(presented: Names, domain: Domain, *, insist_on_xmpp_addr: bool = False) -> Match:
     """Return whether one of the names is `domain`, in the order of RFC 6120 §13.7.1.2.1: xmppAddr, SRV-ID, dNSName.
 
-    With `insist_on_xmpp_addr` a certificate that has an xmppAddr is judged by those alone.
+    With `insist_on_xmpp_addr` a certificate with an xmppAddr is judged by its xmppAddrs alone.
     """
     if insist_on_xmpp_addr:
         only = presented.of_kind("xmppAddr")
         presented = only if len(only.raw) > NAMES_TOLD or only.read()[0] else presented
     bound = not presented.allow(domain.ascii)
     for identifier in _identifiers(domain):
-        if bound and identifier.kind != "dNSName":  # path validation binds those
+        if bound and identifier.kind != "dNSName":  # path validation checks those
             continue
         for raw in presented.raw:
             if raw.kind == identifier.kind and identifier.may_be(raw.value):
@@ -317,7 +317,7 @@ def _verified(raw: RawName, identifier: _Identifier) -> Name | None:
 
 
 def matches_host(presented: Names, host: str) -> Match:
-    """Return whether a dNSName is `host`, an SRV target that DNSSEC secured (R13); no other kind of name speaks of hosts."""
+    """Return whether a dNSName is `host`, an SRV target that DNSSEC secured (R13). Other kinds of names have no hosts."""
     try:
         domain = Domain.registered(host)
     except InvalidJID as error:
@@ -337,7 +337,7 @@ class _Identifier(NamedTuple):
 
 
 def _identifiers(domain: Domain) -> Iterator[_Identifier]:
-    """Yield the reference identifiers of `domain`, the first to be looked for first."""
+    """Yield the reference identifiers of `domain`, in the order of the search."""
     spelled = {domain.ascii, u_labels(domain.ascii)}
     yield _Identifier("xmppAddr", lambda value: _xmpp_addr(value) in spelled, XmppAddr_ID(domain).verify)
     host = domain.ascii.encode()
@@ -360,7 +360,7 @@ def _dns_id(name: str) -> DNS_ID:
 
 
 def _xmpp_addr(value: bytes) -> str | None:
-    """Return what the value of an xmppAddr spells, in the form in which domains are compared; None where it is none."""
+    """Return the value of an xmppAddr in the form for comparison; None: it is malformed."""
     if len(value) > XMPP_ADDR_BYTES:
         return None
     try:
@@ -370,7 +370,7 @@ def _xmpp_addr(value: bytes) -> str | None:
 
 
 def _account(told: Sequence[Name], number: int, domain: Domain) -> str:
-    """Return what the certificate names instead; `number` is how many names it has, good or malformed."""
+    """Return the text about other names in the certificate. `number` is how many names it has, good or malformed."""
     if not told:
         return f"the certificate names no XMPP domain, but {domain.text} was asked for; a common name does not count"
     more = f" and {number - NAMES_TOLD} more" if number > NAMES_TOLD else ""

@@ -1,4 +1,4 @@
-"""The names in a subjectAltName and in name constraints, found one after the other, and how many of them are looked at."""
+"""The names in a subjectAltName and in name constraints, found one after the other, within bounds on their number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import s2sgw.trust.der as der
 
-#: A certificate with more names, or with more bytes of them, names nobody. The largest of public authorities have some hundred.
+#: A certificate with more names, or with more bytes of them, is treated as one without names. The largest of public CAs have some
+#: hundred.
 MAX_NAMES = 1000
 MAX_NAME_BYTES = 32768
 
@@ -18,15 +19,15 @@ class TooManyNames(ValueError):
 
 
 def alternative_names(value: bytes) -> Iterator[der.Span]:
-    """Yield where each GeneralName stands in the value of a subjectAltName, until its end or a `ValueError`.
+    """Yield the place of each GeneralName in the value of a subjectAltName, until its end or a `ValueError`.
 
-    Raises `TooManyNames` before the first, where the bytes alone say so, or behind `MAX_NAMES` of them.
+    Raises `TooManyNames` before the first if the number of bytes is too large, or after `MAX_NAMES` names.
     """
     yield from _bounded(value, _outer(value))
 
 
 def subtrees(value: bytes) -> Iterator[tuple[bool, der.Span]]:
-    """Yield each subtree in the value of a nameConstraints extension: whether it is an excluded one, and where it stands."""
+    """Yield each subtree in the value of a nameConstraints extension: whether it is excluded, and its place."""
     before = 0
     for kind in der.spans(value, *_outer(value)):
         for found in _bounded(value, (kind.content, kind.end), before):
@@ -36,7 +37,7 @@ def subtrees(value: bytes) -> Iterator[tuple[bool, der.Span]]:
 
 
 def _outer(value: bytes) -> tuple[int, int]:
-    """Return where the contents of the one sequence begin and end that `value` is."""
+    """Return where the contents of `value`, which is one sequence, begin and end."""
     outer = der.span(value)
     if outer.end != len(value) or outer.tag != der.SEQUENCE:
         raise ValueError("the names are no sequence")
@@ -53,12 +54,12 @@ def _bounded(value: bytes, limits: tuple[int, int], before: int = 0) -> Iterator
 
 
 def count_names(value: bytes | None) -> int:
-    """Return how many names a subjectAltName has, as far as it can be read; raises `TooManyNames`."""
+    """Return how many names a subjectAltName has, as far as it can be parsed. Raises `TooManyNames`."""
     return 0 if value is None else _count(alternative_names(value))
 
 
 def count_subtrees(value: bytes | None) -> int:
-    """Return how many subtrees name constraints have, as far as they can be read; raises `TooManyNames`."""
+    """Return how many subtrees name constraints have, as far as they can be parsed. Raises `TooManyNames`."""
     return 0 if value is None else _count(subtrees(value))
 
 
@@ -69,6 +70,6 @@ def _count(found: Iterator[object]) -> int:
             pass
     except TooManyNames:
         raise
-    except ValueError:  # what is malformed is for others to tell
+    except ValueError:  # malformed names are reported elsewhere
         pass
     return number

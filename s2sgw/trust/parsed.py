@@ -1,4 +1,4 @@
-"""One certificate, read once: what may be asked of it without validating it."""
+"""One certificate, parsed once: the facts that need no validation."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from s2sgw.trust.keys import is_cheap, signing_fault
 from s2sgw.trust.name_bounds import count_names, count_subtrees
 from s2sgw.xmpp.ending import Cause
 
-#: A distinguished name is put into words up to this many characters, and not at all if it is longer than this many bytes.
+#: The most characters of a distinguished name in words. A name with more bytes than this is not put into words.
 NAME_CHARACTERS = 120
 NAME_BYTES = 4096
 
 
 class Unfit(NamedTuple):
-    """Why an authority is left out of the search for a path."""
+    """Why an authority is left out of the path search."""
 
     cause: Cause
     text: str
 
 
 class ParsedCertificate:
-    """A certificate with the parts that path search compares. Raises `ValueError` where `encoded` (DER) is no certificate."""
+    """A certificate with the parts that the path search compares. Raises `ValueError` if `encoded` (DER) is not a certificate."""
 
     def __init__(self, encoded: bytes) -> None:
         self.encoded = encoded
@@ -37,7 +37,7 @@ class ParsedCertificate:
         fields = der.fields(encoded)
         #: The contents of the INTEGER that is the serial number.
         self.serial = fields.serial
-        #: Names in DER. They compare as they are encoded (RFC 5280 §7.1 asks no more of a careful authority).
+        #: Names in DER. They are compared in their encoding (RFC 5280 §7.1 requires no more of a careful authority).
         self.subject = fields.subject
         self.issuer = fields.issuer
         #: The SubjectPublicKeyInfo in DER.
@@ -46,15 +46,18 @@ class ParsedCertificate:
 
     @cached_property
     def extensions(self) -> tuple[tuple[bytes, bytes], ...]:
-        """The OID and value of each extension; raises `ValueError` where one cannot be read, or there are too many."""
+        """Return the OID and value of each extension. Raises `ValueError` if one cannot be parsed, or there are too many."""
         return der.extensions(self._extensions)
 
     def extension(self, oid: bytes) -> bytes | None:
-        """Return the value of an extension, or None; raises `ValueError` where it is there twice, or one cannot be read."""
+        """Return the value of an extension; None: it is absent.
+
+        Raises `ValueError` if it occurs twice, or one cannot be parsed.
+        """
         return der.single(self.extensions, oid)
 
     def has_extension(self, oid: bytes) -> bool:
-        """Return whether the extension is there. Where one cannot be read it counts as there: what reads them all decides."""
+        """Return whether the extension is there. An unreadable one counts as there: the parser of all extensions decides."""
         try:
             return any(name == oid for name, _ in self.extensions)
         except ValueError:
@@ -62,27 +65,27 @@ class ParsedCertificate:
 
     @cached_property
     def subject_key(self) -> bytes | None:
-        """The subject key identifier; None where there is none that can be read."""
+        """Return the subject key identifier; None: there is none, or it is malformed."""
         return der.subject_key(self._readable(der.SUBJECT_KEY_IDENTIFIER))
 
     @cached_property
     def authority_key(self) -> bytes | None:
-        """The key identifier of the issuer; None where there is none that can be read."""
+        """Return the key identifier of the issuer; None: there is none, or it is malformed."""
         return der.authority_key(self._readable(der.AUTHORITY_KEY_IDENTIFIER))
 
     @cached_property
     def names(self) -> int:
-        """How many names the subjectAltName has, as far as it can be read; raises `TooManyNames`."""
+        """Return how many names the subjectAltName has, as far as it can be parsed. Raises `TooManyNames`."""
         return count_names(self._readable(der.SUBJECT_ALT_NAME))
 
     @cached_property
     def subtrees(self) -> int:
-        """How many subtrees the name constraints have, as far as they can be read; raises `TooManyNames`."""
+        """Return how many subtrees the name constraints have, as far as they can be parsed. Raises `TooManyNames`."""
         return count_subtrees(self._readable(der.NAME_CONSTRAINTS))
 
     @cached_property
     def key_purposes(self) -> set[bytes] | None:
-        """The OIDs of the extended key usage, None where there is none; raises `ValueError` where they cannot be read."""
+        """Return the OIDs of the extended key usage; None: there is none. Raises `ValueError` if they cannot be parsed."""
         value = self.extension(der.EXTENDED_KEY_USAGE)
         return None if value is None else der.object_identifiers(value)
 
@@ -94,7 +97,7 @@ class ParsedCertificate:
 
     @cached_property
     def unfit(self) -> Unfit | None:
-        """Why this cannot be an authority on a path, told before any signature is checked; None where it may be one."""
+        """Return why this cannot be an authority on a path, before any signature is checked; None: it may be one."""
         fault = signing_fault(self.public_key_info)
         if fault:
             return Unfit(Cause.WEAK_KEY, fault)
@@ -106,9 +109,9 @@ class ParsedCertificate:
 
     @cached_property
     def self_signed(self) -> bool:
-        """Whether its own key signed it; to be issued under its own name is not enough.
+        """Whether its own key signed it. The same name as subject and issuer is not enough.
 
-        One signature is checked, and only where that is cheap: a key that is dear to check with counts as another's.
+        One signature is checked, and only if that is cheap. Otherwise the signature counts as another key's.
         """
         if self.subject != self.issuer or not is_cheap(self.public_key_info):
             return False
@@ -120,12 +123,12 @@ class ParsedCertificate:
 
     @property
     def subject_text(self) -> str:
-        """The subject in words, bounded. Who shows it escapes it."""
+        """Return the subject in words, bounded. Escape it before you display it."""
         return _words(self.subject, lambda: self.certificate.subject)
 
     @property
     def issuer_text(self) -> str:
-        """The issuer in words, bounded. Who shows it escapes it."""
+        """Return the issuer in words, bounded. Escape it before you display it."""
         return _words(self.issuer, lambda: self.certificate.issuer)
 
 
@@ -134,12 +137,12 @@ def _words(name: bytes, read: Callable[[], x509.Name]) -> str:
         return "of a name that is too long to tell"
     try:
         return f"'{read().rfc4514_string()[:NAME_CHARACTERS]}'"
-    except (ValueError, TypeError):  # the library refuses some types of attributes by the one, some by the other
+    except (ValueError, TypeError):  # the library raises either, depending on the type of an attribute
         return "of an unreadable name"
 
 
 def _load(data: bytes) -> x509.Certificate:
-    with warnings.catch_warnings():  # a system's bundle holds one or two with a serial number of 0
+    with warnings.catch_warnings():  # a system's bundle has one or two with a serial number of 0
         warnings.simplefilter("ignore")
         try:
             return x509.load_der_x509_certificate(data)

@@ -1,12 +1,12 @@
-"""Case 1 of RFC 6120 §13.7.2: does a chain lead to a trusted anchor (R19, R21)?
+"""Case 1 of RFC 6120 §13.7.2: whether a chain leads to a trusted anchor (R19, R21).
 
-cryptography's `x509.verification` builds and checks the path (RFC 5280 §6, with the rules of the web's PKI): signatures,
-dates, basic constraints, path lengths, name constraints, key usage. It stops at the first fault, so what concerns the leaf
-alone (dates, key strength, usages) is checked here, and the path at a time when the leaf is valid: an expired certificate
-from an unknown issuer is told to be both. It does not check the strength of the leaf's key; this does.
+cryptography's `x509.verification` builds and checks the path (RFC 5280 §6, with the rules of the web's PKI): signatures, dates,
+basic constraints, path lengths, name constraints, key usage. It stops at the first fault. So the faults of the leaf alone (dates,
+key strength, usages) are found here, and the path is checked at a time when the leaf is valid: an expired certificate from an
+unknown issuer is reported as both. The library does not check the strength of the leaf's key; this module does.
 
-A peer chooses what it presents, and the search runs on the reactor's thread. So the library is given little to do: authorities
-with dear keys or many names are left out, the names are followed first, and signature checks are counted (docs/trust.md).
+A peer chooses its certificates, and the search runs on the reactor's thread. So the library gets little work: authorities with
+expensive keys or many names are left out, names are followed first, and signature checks are counted (docs/trust.md).
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from s2sgw.xmpp.ending import Cause
 
 __all__ = ["Anchors", "Failure", "PathResult", "PresentedChain", "RecentChains", "validate"]
 
-#: R21: serverAuth, clientAuth or anyExtendedKeyUsage, or no such extension, in the leaf and in the authorities above it.
+#: R21: the leaf and the authorities above it need serverAuth, clientAuth or anyExtendedKeyUsage, or no such extension.
 USAGES = frozenset(map(bytes.fromhex, ("2b06010505070301", "2b06010505070302", "551d2500")))
 EC_BITS = 256
-#: Certificates that a path may have above the leaf, and that are looked at of those that a peer presents.
+#: The most certificates of a path above the leaf, and the most presented ones that are examined.
 PATH_DEPTH = 8
 CHAIN_CERTIFICATES = 32
 #: Presented authorities of the same subject that are tried.
 NAMESAKES = 4
-#: Signatures that are checked for one chain, whatever anchors it is held against. An ordinary chain needs two or three, and the
-#: longest that is allowed nine. A check with an RSA key beyond `DEAR_RSA_BITS` or `DEAR_EXPONENT`, or on a curve larger than
+#: The most signatures that are checked for one chain, with any number of anchors. An ordinary chain needs two or three, and the
+#: longest allowed one nine. A check with an RSA key beyond `DEAR_RSA_BITS` or `DEAR_EXPONENT`, or on a curve larger than
 #: P-256, takes some four times as long as others. It counts as `DEAR_CHECKS`.
 SIGNATURE_CHECKS = 16
 DEAR_CHECKS, DEAR_RSA_BITS, DEAR_EXPONENT = 2, 4096, 65537
-#: Names of the certificates of a chain, times the subtrees of the name constraints above them: each is compared with each.
+#: Names of the certificates of a chain, times the subtrees of the name constraints above them: each pair is compared.
 NAME_COMPARISONS = 20_000
-#: Results that are kept of one chain: of the anchors of its policy, and of those that its TLSA records name.
+#: Results that are kept of one chain: for the anchors of its policy, and for those in its TLSA records.
 RESULTS_KEPT = 4
 
 _DIGITAL_SIGNATURE = b"\x80"
@@ -59,16 +59,16 @@ _PURPOSES = frozenset(map(x509.ObjectIdentifier, ("1.3.6.1.5.5.7.3.1", "1.3.6.1.
 _NO_USAGE = "an authority's extended key usage allows neither serverAuth nor clientAuth"
 _TOO_COMPLICATED = f"the chain is too complicated: more than {SIGNATURE_CHECKS} signatures would have to be checked"
 _PREFIXES = ("validation failed: ", "candidates exhausted: ", "fatal error: ", "Python extension validator failed: ValueError: ")
-#: What the library says of authorities, where it means more than a bad chain.
+#: The library's messages about authorities that mean more than a bad chain.
 _SAID = (("too weak", Cause.WEAK_KEY), ("Forbidden public key", Cause.WEAK_KEY), (_NO_USAGE, Cause.WRONG_USAGE))
 
 
 @dataclass(frozen=True, slots=True)
 class PathResult:
-    """What path validation found. `path` goes from the leaf to the anchor; it is () where none was found.
+    """The result of path validation. `path` goes from the leaf to the anchor; (): there is none.
 
-    Where the library cannot read a name of the leaf, `path` is not `exact`: it is the leaf and every authority that may be
-    above it, enough to apply all that they forbid.
+    If the library cannot read a name of the leaf, `path` is not `exact`: it has the leaf and every authority that may be above
+    it, so that all of their constraints apply.
     """
 
     failures: tuple[Failure, ...]
@@ -77,13 +77,13 @@ class PathResult:
 
     @property
     def valid(self) -> bool:
-        """Whether there is a path with nothing against it."""
+        """Whether there is a path without a failure."""
         return bool(self.path) and not self.failures
 
 
 @dataclass(slots=True)
 class _Kept:
-    """The result of a search. It holds from `begin` until `end`: no certificate that it saw becomes valid or expires between."""
+    """The result of a search. It is valid from `begin` until `end`: no date of a certificate lies in between."""
 
     result: PathResult
     begin: datetime
@@ -91,10 +91,9 @@ class _Kept:
 
 
 class PresentedChain:
-    """A chain as presented (DER, leaf first, then in any order), each certificate parsed once and each path searched once.
+    """A presented chain (DER, leaf first, then in any order). Each certificate is parsed once, and each path is searched once.
 
-    `signature_checks` (each as often as it counts) and `path_searches` count what was done; the checks are bounded by
-    `SIGNATURE_CHECKS`, until `renew`.
+    `signature_checks` (weighted) and `path_searches` count the work. Until `renew`, `SIGNATURE_CHECKS` bounds the checks.
     """
 
     def __init__(self, chain: Sequence[bytes]) -> None:
@@ -106,12 +105,12 @@ class PresentedChain:
         self._declared: tuple[frozenset[bytes], Anchors] = (frozenset(), Anchors())
 
     def renew(self) -> None:
-        """Allow `SIGNATURE_CHECKS` again: the chain is presented in another handshake, or judged anew."""
+        """Allow `SIGNATURE_CHECKS` again: the chain is presented in another handshake, or judged again."""
         self._checks_left = SIGNATURE_CHECKS
 
     @cached_property
     def leaf(self) -> ParsedCertificate | str:
-        """The peer's own certificate, or why it cannot be read."""
+        """Return the peer's own certificate, or why it cannot be parsed."""
         try:
             return ParsedCertificate(self.encoded[0])
         except ValueError as error:
@@ -124,7 +123,7 @@ class PresentedChain:
 
     @cached_property
     def authorities(self) -> tuple[ParsedCertificate, ...]:
-        """The others that can be read, each once; what cannot be read may not be needed."""
+        """Return the other certificates that can be parsed, each once. Unreadable ones may not be needed."""
         found = []
         for data in dict.fromkeys(self.encoded[1:CHAIN_CERTIFICATES]):
             try:
@@ -134,13 +133,13 @@ class PresentedChain:
         return tuple(found)
 
     def declared(self, certificates: frozenset[bytes]) -> Anchors:
-        """Return anchors made of `certificates` (DER, known to be readable): the same object as long as they are the same."""
+        """Return anchors made of `certificates` (valid DER): the same object for the same certificates."""
         if self._declared[0] != certificates:
             self._declared = (certificates, Anchors.parse(*sorted(certificates)))
         return self._declared[1]
 
     def search(self, leaf: ParsedCertificate, anchors: Anchors, at: datetime) -> PathResult:
-        """Return the path to one of `anchors` at the time `at`, which is searched only if it is not known."""
+        """Return the path to one of `anchors` at the time `at`. A known result is not searched again."""
         kept = self._results.use(anchors)
         if kept is None or not kept.begin <= at < kept.end:
             self.path_searches += 1
@@ -153,9 +152,9 @@ class PresentedChain:
 
 
 class RecentChains:
-    """The chains that were presented lately: one that comes again, or proves another domain, is not searched again.
+    """The chains that were presented lately: a repeated one, also for another domain, is not searched again.
 
-    Bounded by the number of chains and by the bytes of their certificates; the one that was not used for longest gives way.
+    The number of chains and the bytes of their certificates are bounded. The least recently used is removed first.
     """
 
     def __init__(self, chains: int = 256, size: int = 2_097_152) -> None:
@@ -187,8 +186,8 @@ def validate(
 ) -> PathResult:
     """Return whether the chain (DER, leaf first, then in any order) leads to one of `anchors` at the time `at` (aware).
 
-    Dates are in whole seconds, the last of which is valid to its end (RFC 5280 §4.1.2.5). `revocations` are asked about every
-    certificate of the path that is found.
+    Dates have whole seconds; the last second is valid to its end (RFC 5280 §4.1.2.5). `revocations` are checked for every
+    certificate of the path.
     """
     at = at.replace(microsecond=0)
     presented = chain if isinstance(chain, PresentedChain) else PresentedChain(chain)
@@ -246,7 +245,7 @@ def _check_signing(_policy: Policy, _authority: x509.Certificate, usage: x509.Ke
         raise ValueError("an authority's key usage does not allow it to sign certificates")
 
 
-#: The library would have every authority carry a key usage; RFC 5280 §6.1.4 asks what one allows only where it is there.
+#: The library requires a key usage of every authority. RFC 5280 §6.1.4 checks it only if it is there.
 _AUTHORITIES = ExtensionPolicy.webpki_defaults_ca().may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _check_signing)
 _LEAF = ExtensionPolicy.webpki_defaults_ee().may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, None)
 _NAMELESS_LEAF = _LEAF.may_be_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)
@@ -254,7 +253,7 @@ _NAMELESS_LEAF = _LEAF.may_be_present(x509.SubjectAlternativeName, Criticality.A
 
 @dataclass(slots=True)
 class _Search:
-    """The search for a path: from a leaf, by what was presented with it, to an anchor, at a time.
+    """The search for a path at a time: from a leaf, by the presented certificates, to an anchor.
 
     `allowed` bounds the signature checks; `checked` counts them.
     """
@@ -270,12 +269,12 @@ class _Search:
 
     @property
     def moment(self) -> datetime:
-        """The time of the search: where the leaf's dates fail (which is told apart), the nearest at which they do not."""
+        """The time of the search. If the leaf's dates fail (a separate failure), the nearest time at which they do not."""
         certificate = self.leaf.certificate
         return min(max(self.at, certificate.not_valid_before_utc), certificate.not_valid_after_utc)
 
     def result(self) -> PathResult:
-        """Return the path that the library finds, or what is wrong with those that there could be: at least one failure."""
+        """Return the path that the library finds, or the failures of the possible paths: at least one."""
         try:
             self.leaf.names  # noqa: B018  raises where there are too many
             candidates = self._on_a_way()
@@ -287,18 +286,18 @@ class _Search:
         return self._verified(candidates or [])
 
     def period(self) -> tuple[datetime, datetime]:
-        """Return from when and until when (exclusive) the result is the same: no date of any certificate lies between."""
+        """Return the begin and the end (exclusive) of the result's validity: no date of any certificate lies in between."""
         seen = (self.leaf, *self.presented, *self._above())
         dates = [date for each in seen for date in (each.certificate.not_valid_before_utc, _past(each.certificate))]
         begin = max((date for date in dates if date <= self.at), default=datetime.min.replace(tzinfo=self.at.tzinfo))
         return begin, min((date for date in dates if date > self.at), default=datetime.max.replace(tzinfo=self.at.tzinfo))
 
-    # --- before any signature ------------------------------------------------------------------------------------
+    # --- before any signature check ------------------------------------------------------------------------------
 
     def _on_a_way(self) -> list[ParsedCertificate] | None:
-        """Return those presented that may stand between the leaf and an anchor, by their names; None where none leads there.
+        """Return the presented certificates that may be between the leaf and an anchor, by their names; None: there is no way.
 
-        Of one subject at most `NAMESAKES`, those first that are valid now.
+        Of one subject at most `NAMESAKES`, first those that are valid now.
         """
         by_subject: dict[bytes, list[ParsedCertificate]] = {}
         for each in sorted(self.presented, key=self._is_out_of_date):
@@ -322,7 +321,7 @@ class _Search:
         return not each.certificate.not_valid_before_utc <= self.moment <= each.certificate.not_valid_after_utc
 
     def _bound_comparisons(self, candidates: Sequence[ParsedCertificate]) -> None:
-        """Raise `TooManyNames` where the library would compare too many names with too many constraints."""
+        """Raise `TooManyNames` if the library would compare too many names with too many constraints."""
         above = [*candidates, *(anchor for each in (self.leaf, *candidates) for anchor in self.anchors.named(each.issuer))]
         subtrees = sum(each.subtrees for each in {id(each): each for each in above}.values())
         names = self.leaf.names + sum(each.names for each in candidates)
@@ -343,18 +342,18 @@ class _Search:
             return PathResult((), tuple(self._parsed(chain)))
         except VerificationError as error:
             return PathResult(self._explained(str(error)))
-        except (ValueError, TypeError, x509.UnsupportedGeneralNameType):  # the path is good, a name in the leaf is not
+        except (ValueError, TypeError, x509.UnsupportedGeneralNameType):  # the path is good, but not a name in the leaf
             above = (each for each in self._above() if each in self.anchors or each.unfit is None)
             return PathResult((), (self.leaf, *above), exact=False)
 
     def _parsed(self, chain: Sequence[x509.Certificate]) -> Iterator[ParsedCertificate]:
-        """Yield the certificates of a path as they were parsed before."""
+        """Yield the certificates of a path in their parsed form."""
         known = {each.encoded: each for each in (self.leaf, *self.presented)}
         for data in map(encoded, chain):
             yield known.get(data) or self.anchors.parsed(data)
 
     def _count(self, _policy: Policy, authority: x509.Certificate, usage: x509.ExtendedKeyUsage | None) -> None:
-        """Check the usage of an authority (R21). The library asks this of each, before the one signature that it may check."""
+        """Check the usage of an authority (R21). The library calls this for each one, before its one signature check."""
         number = DEAR_CHECKS if _is_dear(authority) else 1
         if self.checked + number > self.allowed:
             self.exhausted = True
@@ -366,7 +365,7 @@ class _Search:
     # --- in words ------------------------------------------------------------------------------------------------
 
     def _above(self) -> list[ParsedCertificate]:
-        """Return every certificate that, by its name and key identifier, may be above the leaf; the nearest first."""
+        """Return every certificate that may be above the leaf, by its name and key identifier; the nearest first."""
         if self._above_leaf is None:
             found = [self.leaf]
             known = {self.leaf.encoded}
@@ -383,7 +382,7 @@ class _Search:
         return any(each in self.anchors for each in (self.leaf, *self._above()))
 
     def _no_way(self) -> tuple[Failure, ...]:
-        """Return why the names lead to no anchor; an authority that was left out may be the reason."""
+        """Return why the names lead to no anchor. An authority that was left out may be the reason."""
         if not self._is_anchored():
             return (self._unanchored(self._above()),)
         unfit = [(each, each.unfit) for each in self._above() if each not in self.anchors]
@@ -398,7 +397,7 @@ class _Search:
             return (self._unanchored(above),)
         if "validation time" in said:
             dated = tuple(f for each in above for f in _dates(each, self.at, f"the authority {each.subject_text}"))
-            if dated or self.moment != self.at:  # in the leaf's own time its authorities may not have been valid: no matter
+            if dated or self.moment != self.at:  # the authorities need not have been valid at the leaf's time
                 return dated
         for prefix in _PREFIXES:
             said = said.removeprefix(prefix)
@@ -416,11 +415,11 @@ class _Search:
 
 
 def _is_dear(authority: x509.Certificate) -> bool:
-    """Return whether a check of a signature that `authority` made takes long."""
+    """Return whether checking a signature of `authority` takes long."""
     try:
         key = authority.public_key()
     except (ValueError, UnsupportedAlgorithm):
-        return False  # which is no check at all
+        return False  # then there is no check
     if isinstance(key, rsa.RSAPublicKey):
         return key.key_size > DEAR_RSA_BITS or key.public_numbers().e > DEAR_EXPONENT
     return isinstance(key, ec.EllipticCurvePublicKey) and key.key_size > EC_BITS

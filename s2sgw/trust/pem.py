@@ -1,7 +1,7 @@
-"""PEM (RFC 7468), as far as files of certificates and revocation lists need it.
+"""PEM (RFC 7468), for files of certificates and revocation lists.
 
-A file may hold 60 MB of base64, and is read beside the reactor's thread: it is decoded in pieces, so that no single call holds
-the interpreter for long.
+A file may have 60 MB of base64, and is read in another thread. It is decoded in pieces, so that no single call holds the
+interpreter for long.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 
 
 def unarmoured(source: bytes, label: bytes = b"CERTIFICATE") -> Iterator[bytes]:
-    """Yield what a PEM text holds under that label, each in DER; `source` itself where it is no PEM. Broken armour yields b""."""
+    """Yield the DER contents of a PEM text under that label; `source` itself if it is not PEM. Broken armour yields b""."""
     begin = _BEGIN.search(source) if source[:1] != b"\x30" else None
     if begin is None:
         yield source

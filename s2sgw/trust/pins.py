@@ -1,4 +1,4 @@
-"""Pins: the SHA-256 of a key that an operator, or a first use, has approved (R20)."""
+"""Pins: the SHA-256 of a key that an operator approved, or a first use (R20)."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _SIZE = 32
 
 
 class InvalidFingerprint(ValueError):
-    """A text that is no fingerprint; its message says what one looks like."""
+    """The text is no fingerprint. The message shows a valid form."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fingerprint:
-    """The SHA-256 of a SubjectPublicKeyInfo in DER: it outlives a renewal of the certificate with the same key."""
+    """The SHA-256 of a SubjectPublicKeyInfo in DER. It stays valid when the certificate is renewed with the same key."""
 
     digest: bytes
 
     @classmethod
     def of(cls, certificate: bytes) -> Fingerprint:
-        """Return the fingerprint of the key of a certificate in DER; raises `ValueError` where it cannot be read."""
+        """Return the fingerprint of the key of a certificate in DER. Raises `ValueError` if it cannot be parsed."""
         return cls(hashlib.sha256(der.fields(certificate).public_key_info).digest())
 
     @classmethod
     def parse(cls, text: str) -> Fingerprint:
-        """Return the fingerprint that a text spells: `sha256:` and 64 hexadecimal digits (with or without colons), or base64.
+        """Return the fingerprint in a text: `sha256:` and 64 hexadecimal digits (with or without colons), or base64.
 
         Raises `InvalidFingerprint`.
         """

@@ -1,6 +1,6 @@
-"""POSH (RFC 7711): certificates that a domain vouches for in a document fetched by HTTPS from itself (R23).
+"""POSH (RFC 7711): certificates that a domain publishes in a document on its own HTTPS server (R23).
 
-Fetching is done elsewhere, as `document_url` and `Reference` say; here the document is read and compared with the chain.
+Fetching is done elsewhere, by `document_url` and `Reference`. Here the document is parsed and compared with the chain.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from s2sgw.trust.evidence import Attempt, Digests, Evidence, POSHLookup
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain
 
-#: Bounds of a document: its size, the certificates that it may list, and the longest time that it is believed.
+#: Bounds of a document: its size, the certificates in it, and the longest time for which it is valid.
 DOCUMENT_BYTES = 65536
 FINGERPRINTS = 64
 LONGEST = timedelta(days=30)
 
 _SERVICE = "xmpp-server"
-#: The hash functions that count, the strongest first; RFC 7711 §3.1 makes SHA-256 the one that all know.
+#: The accepted hash functions, the strongest first. RFC 7711 §3.1 makes SHA-256 mandatory.
 _HASHES: dict[str, Callable[[bytes], bytes]] = {
     "sha-512": lambda data: hashlib.sha512(data).digest(),
     "sha-384": lambda data: hashlib.sha384(data).digest(),
@@ -34,12 +34,12 @@ _HASHES: dict[str, Callable[[bytes], bytes]] = {
 
 
 class InvalidPOSH(ValueError):
-    """A document that is none; its message says why."""
+    """The document is invalid. The message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A document that points to another (RFC 7711 §3.2), which must not point on. `lifetime` bounds the other's own."""
+    """A document that refers to another (RFC 7711 §3.2), which must not refer on. `lifetime` bounds the other's own."""
 
     url: str
     lifetime: timedelta
@@ -47,24 +47,24 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The digests of each certificate that the domain vouches for, for so long from when it was fetched."""
+    """The digests of each certificate in the document, and the time for which they are valid after the fetch."""
 
     fingerprints: tuple[Digests, ...]
     lifetime: timedelta
 
     def lookup(self, fetched: datetime, reference: Reference | None = None) -> POSHLookup:
-        """Return the document as evidence, fetched at that time, through `reference` if there was one."""
+        """Return the document as evidence. It was fetched at that time, through `reference` if there was one."""
         lifetime = min(self.lifetime, reference.lifetime) if reference else self.lifetime
         return POSHLookup(self.fingerprints, fetched + lifetime)
 
 
 def document_url(domain: Domain) -> str:
-    """Return where a domain's document is (RFC 7711 §3)."""
+    """Return the URL of a domain's document (RFC 7711 §3)."""
     return f"https://{domain.ascii}/.well-known/posh/{_SERVICE}.json"
 
 
 def parse(data: bytes) -> Document | Reference:
-    """Return what a fetched document says; raises `InvalidPOSH`."""
+    """Return the content of a fetched document. Raises `InvalidPOSH`."""
     if len(data) > DOCUMENT_BYTES:
         raise InvalidPOSH(f"the document is longer than {DOCUMENT_BYTES} bytes")
     try:
@@ -80,7 +80,7 @@ def parse(data: bytes) -> Document | Reference:
 
 
 def checked_url(url: object) -> str:
-    """Return `url` if a document, or a redirect, may lead to it: HTTPS, a host, no password; raises `InvalidPOSH`."""
+    """Return `url` if a document, or a redirect, may have it: HTTPS, a host, no password. Raises `InvalidPOSH`."""
     try:
         parts = urlsplit(url) if isinstance(url, str) and url.isascii() and url.isprintable() else None
         good = parts is not None and parts.scheme == "https" and parts.hostname and "@" not in parts.netloc and parts.port != 0
@@ -92,7 +92,7 @@ def checked_url(url: object) -> str:
 
 
 def _lifetime(expires: Any) -> timedelta:
-    """Return how long a document is believed; raises `InvalidPOSH` without `expires`, or with zero (RFC 7711 §6)."""
+    """Return how long a document is valid. Raises `InvalidPOSH` without `expires`, or if it is zero (RFC 7711 §6)."""
     if not isinstance(expires, int) or isinstance(expires, bool) or expires <= 0:
         raise InvalidPOSH("the document's 'expires' is no positive number of seconds")
     return timedelta(seconds=min(expires, LONGEST.total_seconds()))
@@ -105,7 +105,7 @@ def _fingerprints(listed: Any) -> tuple[Digests, ...]:
 
 
 def _digests(listed: Any) -> Digests:
-    """Return the digests of one certificate by the hashes that count; unknown ones are ignored."""
+    """Return the digests of one certificate by the accepted hashes. Unknown ones are ignored."""
     if not isinstance(listed, dict):
         raise InvalidPOSH("a fingerprint is no JSON object")
     return {name: _digest(name, listed[name]) for name in _HASHES if name in listed}
@@ -122,7 +122,7 @@ def _digest(name: str, value: Any) -> bytes:
 
 
 def prove_posh(evidence: Evidence) -> Attempt:
-    """Return whether the domain's document vouches for the certificate. Its names, issuer and dates do not matter."""
+    """Return whether the domain's document has the certificate. Its names, issuer and dates do not matter."""
     if not evidence.chain:
         return _unproven(Cause.NO_CERTIFICATE, "no certificate was presented")
     if evidence.posh is None:
@@ -138,7 +138,7 @@ def prove_posh(evidence: Evidence) -> Attempt:
 
 
 def _vouches(digests: Digests, presented: Digests) -> bool:
-    """Return whether the digest by the strongest hash that is given is the certificate's; weaker ones are then ignored."""
+    """Return whether the digest by the strongest given hash matches the certificate. Weaker ones are then ignored."""
     name = next((name for name in _HASHES if name in digests), None)
     return name is not None and presented[name] == digests[name]
 

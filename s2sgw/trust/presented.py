@@ -1,4 +1,4 @@
-"""What is wrong with a certificate that everybody can see who has it: nothing of it depends on whom we trust."""
+"""The faults of a certificate that anyone who has it can see. None depends on our trust anchors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s2sgw.xmpp.jid import Domain
 
 
 def faults(chain: Sequence[bytes], domain: Domain, at: datetime) -> list[str]:
-    """Return what is wrong with the leaf of `chain` (DER) as a certificate of `domain`, each as a sentence about "it"."""
+    """Return the faults of the leaf of `chain` (DER) as a certificate of `domain`, each as a sentence about "it"."""
     if not chain:
         return ["no certificate was presented"]
     summary = summarise(chain[0])

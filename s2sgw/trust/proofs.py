@@ -1,4 +1,4 @@
-"""The ways to prove a peer, each a pure function from evidence to an `Attempt` that lists all that it found wrong."""
+"""The methods to prove a peer: pure functions from evidence to an `Attempt` with all faults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from s2sgw.trust.revocation import RevocationLists
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
-#: Of several causes, the first in this order is the attempt's: what no operator's approval could heal comes first.
+#: Of several causes, the first in this order is the attempt's: causes that no operator's approval can heal come first.
 PRECEDENCE = (
     Cause.NO_CERTIFICATE, Cause.REVOKED, Cause.BAD_CHAIN, Cause.EXPIRED, Cause.NOT_YET_VALID, Cause.WEAK_KEY,
     Cause.WRONG_USAGE, Cause.SELF_SIGNED, Cause.UNKNOWN_ISSUER, Cause.NAME_MISMATCH,
@@ -26,11 +26,11 @@ def prove_pkix(
     evidence: Evidence, anchors: Anchors, *, revocations: RevocationLists | None = None, insist_on_xmpp_addr: bool = False,
     secure_delegation: bool = False, presented: PresentedChain | None = None,
 ) -> Attempt:
-    """Return whether there is a chain to one of `anchors`, and a name that is the domain asked for (R13, R17–R19, R21).
+    """Return whether there is a chain to one of `anchors`, and a name that is the requested domain (R13, R17–R19, R21).
 
-    `revocations`: lists that may revoke what is on the path. `insist_on_xmpp_addr`: a certificate with an xmppAddr is judged
-    by it alone. `secure_delegation`: the target of an SRV record that DNSSEC secured counts as the domain too, where we
-    connected to it. `presented` is `evidence.chain` where it was looked at before: what was searched is not searched again.
+    `revocations`: lists that may revoke certificates on the path. `insist_on_xmpp_addr`: a certificate with an xmppAddr is judged
+    by it alone. `secure_delegation`: the target of an SRV record that DNSSEC secured counts as the domain too, if we connected to
+    it. `presented` is the parsed `evidence.chain`: paths that were searched are not searched again.
     """
     chain = presented or PresentedChain(evidence.chain)
     found = validate(chain, anchors, evidence.at, revocations)
@@ -53,9 +53,9 @@ def _failed(failures: Collection[Failure]) -> Attempt:
 
 
 def prove_pin(evidence: Evidence, pins: Collection[Fingerprint]) -> Attempt:
-    """Return whether the key of the certificate is one that was approved (R20); its names, dates and issuer are not asked.
+    """Return whether the certificate's key is an approved one (R20). Its names, dates and issuer are not checked.
 
-    With no pins there is nothing to mismatch: the cause is `NOT_PROVEN`.
+    Without pins there is no mismatch: the cause is `NOT_PROVEN`.
     """
     if not evidence.chain:
         return _unpinned(Cause.NO_CERTIFICATE, "no certificate was presented")
@@ -79,17 +79,17 @@ def validate_peer(
     chain: bytes | Collection[bytes], anchors: Anchors | bytes | Collection[bytes], domain: str, at: datetime,
     role: Role = "receiving", *, crls: bytes | Collection[bytes] = (), insist_on_xmpp_addr: bool = False,
 ) -> Attempt:
-    """Return whether `chain` proves `domain` by PKIX at the time `at`, where `anchors` are trusted; with every reason why not.
+    """Return whether `chain` proves `domain` by PKIX at the time `at`, with trust in `anchors`; and all reasons if not.
 
-    One call for suites of path-validation vectors; the gateway's own way is the same, from `prove_pkix` on.
+    This is one call for test suites of path validation. The gateway itself uses the same code, from `prove_pkix` on.
 
     `chain` is the leaf and then the other certificates that the peer sends, in any order: one PEM text, or DER or PEM pieces.
     `anchors` are PEM texts or DER certificates, or a ready `Anchors`. `domain` is the XMPP domain as text, U-labels or
     A-labels; `at` an aware datetime. `role` is the peer's role on the stream; either accepts the same certificates (R21).
-    `crls` are revocation lists, in PEM or DER; what of them cannot be used is passed over.
+    `crls` are revocation lists, in PEM or DER. Unusable ones are ignored.
 
-    The answer's `proven` says yes or no; `cause` is the chief `Cause`, `causes` all of them, `reasons` each in words. Nothing
-    given makes it raise but a naive `at`, which is a `ValueError`; a `domain` that is none is nobody's name.
+    The answer's `proven` is the result; `cause` is the most important `Cause`, `causes` has all, `reasons` has each in words.
+    Only a naive `at` raises, a `ValueError`. A text that is no domain matches no name.
     """
     if at.tzinfo is None:
         raise ValueError("the time must say its zone")

@@ -1,7 +1,8 @@
-"""Revocation lists (RFC 5280 §5) that the operator gave: which certificates of a path they revoke.
+"""The operator's revocation lists (RFC 5280 §5): which certificates of a path they revoke.
 
-A list counts where its authority, which is on the path, signed it. Where an authority has lists and none of them can clear its
-certificates (out of date, not understood, not for it to sign), they fail. An authority without a list is not asked for one.
+A list counts if its authority, which is on the path, signed it. If an authority has lists and none of them can clear its
+certificates (outdated, not understood, signed without the right to), these fail. For an authority without a list there is no
+check.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _CRL_SIGN = 0x02
 
 
 class RevocationLists:
-    """Lists by their issuer. `complaints` names what of the material that they came from cannot be read or used."""
+    """Lists by their issuer. `complaints` has the parts of the material that cannot be parsed or used."""
 
     def __init__(self, lists: Iterable[RevocationList] = (), complaints: Iterable[str] = ()) -> None:
         self.complaints = tuple(complaints)
@@ -31,7 +32,7 @@ class RevocationLists:
 
     @classmethod
     def parse(cls, *sources: bytes) -> RevocationLists:
-        """Return the lists in PEM texts or in DER; what is unreadable or useless becomes a complaint, never an error."""
+        """Return the lists in PEM texts or in DER. Unreadable or unusable parts become complaints, never errors."""
         lists: list[RevocationList] = []
         complaints: list[str] = []
         for source in sources:
@@ -48,7 +49,7 @@ class RevocationLists:
         return sum(map(len, self._by_issuer.values()))
 
     def failures(self, path: Sequence[ParsedCertificate], at: datetime) -> Iterator[Failure]:
-        """Yield what the lists have against each certificate of the path (leaf first), at that time."""
+        """Yield the failures of the certificates of the path (leaf first) by the lists, at that time."""
         for number, certificate in enumerate(path):
             lists = self._by_issuer.get(certificate.issuer, [])
             authorities = [each for each in path[number + 1 :] if each.subject == certificate.issuer]
@@ -71,7 +72,7 @@ def _revoked(
 def _not_cleared(
     which: str, lists: Sequence[RevocationList], authorities: Sequence[ParsedCertificate], at: datetime,
 ) -> Iterator[Failure]:
-    """Yield the doubt that every list of an authority is in; signatures are looked at only where there is one."""
+    """Yield the failure if no list of an authority can clear the certificate. Signatures are checked only then."""
     unfit = "" if any(map(_signs_lists, authorities)) else "its authority may not sign any"
     if not any(unfit or each.doubt(at) for each in lists):
         return
@@ -85,6 +86,6 @@ def _is_signed(revocations: RevocationList, authorities: Sequence[ParsedCertific
 
 
 def _signs_lists(authority: ParsedCertificate) -> bool:
-    """Return whether an authority may sign lists (RFC 5280 §6.3.3 (f)); path validation has read the key usage already."""
+    """Return whether an authority may sign lists (RFC 5280 §6.3.3 (f)). Path validation has read the key usage already."""
     value = authority.extension(der.KEY_USAGE)
     return value is None or any(octet & _CRL_SIGN for octet in der.inside(value, der.BIT_STRING)[1:2])

@@ -1,7 +1,7 @@
-"""One certificate revocation list (RFC 5280 §5): read once, then asked about one serial number at a time.
+"""One certificate revocation list (RFC 5280 §5): parsed once, then searched for one serial number at a time.
 
-The serial numbers go into a compact table: a list of a million takes 30 MB and is asked in microseconds. Reading is one linear
-walk in Python, which the reactor's thread interrupts whenever it has work: cryptography reads a list in one uninterruptible call.
+The serial numbers go into a compact table: a list of a million takes 30 MB and is searched in microseconds. Parsing is one linear
+walk in Python, which the reactor's thread can interrupt at any time. cryptography parses a list in one uninterruptible call.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 import s2sgw.trust.der as der
 
-#: Ed25519 and Ed448 sign all of a list, not a digest of it: a check of a longer one would take too long.
+#: Ed25519 and Ed448 sign the whole list, not a digest of it. The check of a longer list would take too long.
 MAX_EDWARDS_BYTES = 1_048_576
-#: Authorities of which it is known whether they signed a list.
+#: Authorities for which it is known whether they signed a list.
 SIGNERS_KEPT = 16
 
 _UNDERSTOOD = (x509.AuthorityKeyIdentifier.oid, x509.IssuingDistributionPoint.oid)
@@ -32,12 +32,12 @@ _LAST_DAY = 0xFFFF
 _SERIAL_BYTES = 21
 _KEY_BYTES = 1 + _SERIAL_BYTES
 _RECORD_BYTES = _KEY_BYTES + 2
-#: An entry has at least so many bytes, and a bucket of the table holds about so many records.
+#: The least bytes of an entry, and the approximate number of records in a bucket of the table.
 _ENTRY_BYTES, _BUCKET_RECORDS = 20, 32
 
 
 class _Entries:
-    """The serial numbers of a list with the day on which each was revoked, as a table of buckets of fixed records."""
+    """The serial numbers of a list with the day of each revocation, as a table of buckets of fixed records."""
 
     def __init__(self, expected: int) -> None:
         self._mask = (1 << max(0, expected // _BUCKET_RECORDS).bit_length()) - 1
@@ -62,7 +62,7 @@ class _Entries:
             return self._longer.get(serial)
         bucket, key = self._buckets[hash(serial) & self._mask], _key(serial)
         at = bucket.find(key)
-        while at % _RECORD_BYTES and at >= 0:  # what was found lies across two records
+        while at % _RECORD_BYTES and at >= 0:  # the match lies across two records
             at = bucket.find(key, at + 1)
         return None if at < 0 else int.from_bytes(bucket[at + _KEY_BYTES : at + _RECORD_BYTES], "big")
 
@@ -72,7 +72,7 @@ def _key(serial: bytes) -> bytes:
 
 
 class _Parts(NamedTuple):
-    """Where the parts of a list stand that are read here."""
+    """The places of the parts of a list that are parsed here."""
 
     tbs: der.Span
     issuer: bytes
@@ -81,10 +81,10 @@ class _Parts(NamedTuple):
 
 
 class RevocationList:
-    """A list, in DER. Raises `ValueError` where `data` is none.
+    """A list, in DER. Raises `ValueError` if `data` is invalid.
 
-    `fault` says what in the list itself makes it useless (RFC 5280 §5.2), "" where nothing does: a useless list revokes nothing
-    and clears nothing. `signature_checks` counts the signatures that were checked.
+    `fault`: why the list itself is unusable (RFC 5280 §5.2); "": it is usable. An unusable list revokes nothing and clears
+    nothing. `signature_checks` counts the signature checks.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -95,7 +95,7 @@ class RevocationList:
         if entries:
             for serial, day in _revoked(data, entries):
                 self._entries.add(serial, day)
-        # The rest is for the library: the same list without its entries, which is small.
+        # The library parses the rest: the same list without its entries, which is small.
         try:
             self._rest = x509.load_der_x509_crl(_without(data, parts))
         except x509.InvalidVersion as error:
@@ -111,7 +111,7 @@ class RevocationList:
         return len(self._entries)
 
     def _size_fault(self, data: bytes, parts: _Parts) -> str:
-        """Keep what the signature is of: a digest, or for Edwards curves all of it, where it is not too long."""
+        """Keep the signed data: a digest, or for Edwards curves the whole list, if it is not too long."""
         signed = memoryview(data)[parts.tbs.begin : parts.tbs.end]
         try:
             algorithm = self._rest.signature_hash_algorithm
@@ -129,12 +129,12 @@ class RevocationList:
         return ""
 
     def revoked_on(self, serial: bytes) -> date | None:
-        """Return the day on which the list revokes a serial number (the contents of its INTEGER); None: not, or it is useless."""
+        """Return the day on which the list revokes a serial number (the contents of its INTEGER); None: it does not."""
         day = None if self.fault else self._entries.day(serial)
         return None if day is None else _EPOCH + timedelta(days=day)
 
     def doubt(self, at: datetime) -> str:
-        """Return why the list cannot clear a certificate at that time, or "" where it can."""
+        """Return why the list cannot clear a certificate at that time; "": it can."""
         if self.fault:
             return self.fault
         if self._rest.last_update_utc > at:
@@ -143,7 +143,7 @@ class RevocationList:
         return "it is out of date" if expiry is None or expiry < at else ""
 
     def is_signed_by(self, public_key_info: bytes) -> bool:
-        """Return whether this key (a SubjectPublicKeyInfo in DER) signed the list; it is checked once for each key."""
+        """Return whether this key (a SubjectPublicKeyInfo in DER) signed the list. Each key is checked once."""
         known = self._signers.get(public_key_info)
         if known is None:
             self.signature_checks += 1
@@ -161,7 +161,7 @@ class RevocationList:
         return True
 
     def _check(self, key: object) -> None:
-        """Raise where the signature is not by this key."""
+        """Raise if the signature is not by this key."""
         how, digest = self._rest.signature_algorithm_parameters, self._rest.signature_hash_algorithm
         if isinstance(key, rsa.RSAPublicKey) and digest is not None and isinstance(how, padding.PKCS1v15 | padding.PSS):
             key.verify(self._signature, self._digest, how, Prehashed(digest))
@@ -223,7 +223,7 @@ def _is_padded(integer: bytes) -> bool:
 
 
 def _day(tag: int, text: bytes) -> int:
-    """Return the day since 1970 of a Time, 0 and `_LAST_DAY` standing for what lies beyond."""
+    """Return the day since 1970 of a Time; 0 and `_LAST_DAY` stand for earlier and later ones."""
     if tag not in (_UTC_TIME, _GENERALIZED_TIME):
         raise ValueError("an entry has no date")
     year, rest = (text[:4], text[4:]) if tag == _GENERALIZED_TIME else (text[:2], text[2:])
@@ -233,7 +233,7 @@ def _day(tag: int, text: bytes) -> int:
 
 
 def _fault(revocations: x509.CertificateRevocationList) -> str:
-    """Return what in the extensions of a list makes it useless (RFC 5280 §5.2), or ""."""
+    """Return why the extensions make a list unusable (RFC 5280 §5.2); "": they do not."""
     try:
         extensions = list(revocations.extensions)
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:

@@ -1,1 +1,1 @@
-"""Floor 1: bytes, names, stanzas and errors of XMPP. Pure, known to all."""
+"""Bytes, names, stanzas and errors of XMPP. Pure; every other package may import it."""

@@ -1,4 +1,4 @@
-"""A dict that holds so many entries at most, and forgets the one that was set or used longest ago."""
+"""A dict with a maximum number of entries. Beyond that, the least recently set or used one is removed."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ EntryValue = TypeVar("EntryValue")
 
 
 class BoundedDict(OrderedDict[EntryKey, EntryValue]):
-    """Entries in the order of their last use: setting a key is a use, and so is `use`. Reading by `[]` or `get` is none."""
+    """Entries in the order of their last use. Setting a key is a use, and so is `use`. Reading by `[]` or `get` is not."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.limit = limit
 
     def __setitem__(self, key: EntryKey, value: EntryValue) -> None:
-        """Set an entry, and forget the oldest if there is one too many. O(1)."""
+        """Set an entry, and remove the oldest if there is one too many. O(1)."""
         super().__setitem__(key, value)
         self.move_to_end(key)
         while len(self) > self.limit:
             self.popitem(last=False)
 
     def use(self, key: EntryKey) -> EntryValue | None:
-        """Return the value of `key`, which becomes the newest; None where there is none."""
+        """Return the value of `key`, which becomes the newest; None: there is none."""
         value = self.get(key)
         if value is not None:
             self.move_to_end(key)

@@ -1,9 +1,9 @@
-"""A stanza in another content namespace (RFC 6120 §4.8.2): written anew, as an element that needs nothing around it.
+"""A stanza in another content namespace (RFC 6120 §4.8.2): serialised anew, as an element that needs no declarations around it.
 
-jabberd2's router carries jabber:client elements, our streams jabber:server ones. What is written is what was read, name by
-name, but for the one namespace; the spelling is our own, and the plainest there is. That matters behind the router: jabberd2
-keeps one prefix for each namespace, and writes the names of namespaces without escaping them, so that a stanza which XML
-allows could break its streams, or end the element that it stands in and begin another. What it cannot hold is `Unrepresentable`.
+jabberd2's router carries jabber:client elements, our streams carry jabber:server ones. Only this namespace is exchanged; the
+output is the plainest spelling of the same names. The spelling matters after the router: jabberd2 keeps one prefix for each
+namespace, and writes the names of namespaces without escaping them. So a stanza that XML allows could break its streams, or end
+the element around it and begin another. A stanza that jabberd2 cannot carry is `Unrepresentable`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from s2sgw.xmpp.element import escape, escape_attribute
 from s2sgw.xmpp.namespaces import CLIENT, SERVER, STREAM, XML
 from s2sgw.xmpp.restricted_xml import restricted_parser
 
-#: Namespaces of one stanza: jabberd2 looks for each element's among all of them.
+#: Namespaces of one stanza. jabberd2 searches all of them for each element.
 NAMESPACES = 64
-#: Bytes of a namespace with a name: jabberd2 cuts both off at 1,023, and then takes the namespace for the name.
+#: Bytes of a namespace with a name: jabberd2 cuts both off at 1,023 bytes, and then confuses the two.
 NAME_BYTES = 960
-#: By such namespaces the parts of jabberd2 speak with each other.
+#: Namespaces that the components of jabberd2 use among themselves.
 _INTERNAL = "http://jabberd.jabberstudio.org/ns/"
-#: What jabberd2 writes as it is, and what it takes for a separator of its own.
+#: Characters that jabberd2 does not escape, and the one that it uses as a separator.
 _UNSAFE = re.compile(r"[\x00-\x20\x7f'\"<>&|]")
 
-#: Anything but default namespaces and names of a common length; what of text looks like it does no harm.
+#: Anything except default namespaces and names of a common length. Text that looks like it does no harm.
 _ODD = re.compile(rb"xmlns:|stream:|<xml:|<[^\s/>]{600}|\s[^\s=<>'\"]{600}")
 _DECLARED = re.compile(rb"xmlns\s*=\s*(?:'([^']*)'|\"([^\"]*)\")")
 _PLAIN = re.compile(rb"(?!" + re.escape(_INTERNAL).encode() + rb"|jabber:(?:client|server)\Z)[A-Za-z0-9:/#._~+-]{1,256}\Z")
@@ -34,11 +34,11 @@ _CONTEXT = f"<s xmlns='{SERVER}' xmlns:stream='{STREAM}'>".encode()
 
 
 class Unrepresentable(ValueError):
-    """A stanza that jabberd2 cannot hold; the message says what in it."""
+    """A stanza that jabberd2 cannot carry. The message has the reason."""
 
 
 def to_client(data: bytes) -> bytes:
-    """The jabber:client element for the jabber:server stanza `data` (as of `Stanza.data`); raises `Unrepresentable`."""
+    """Return the jabber:client element for the jabber:server stanza `data` (as of `Stanza.data`). Raises `Unrepresentable`."""
     if not _is_plain(data):
         return _rewritten(data)
     name = _NAME.match(data)
@@ -47,7 +47,7 @@ def to_client(data: bytes) -> bytes:
 
 
 def is_fit(data: bytes) -> bool:
-    """Whether `to_client` would take the stanza."""
+    """Return whether `to_client` would take the stanza."""
     if _is_plain(data):
         return True
     try:
@@ -58,7 +58,7 @@ def is_fit(data: bytes) -> bool:
 
 
 def _is_plain(data: bytes) -> bool:
-    """Whether one declaration is all that is to be added: no prefix but `xml`, no default namespace out of the common."""
+    """Return whether only one declaration must be added: there is no prefix except `xml`, and no unusual default namespace."""
     if _ODD.search(data):
         return False
     declared = {single or double for single, double in _DECLARED.findall(data)}
@@ -75,7 +75,7 @@ def _rewritten(data: bytes) -> bytes:
 
 
 def _check(namespace: str, name: str, of_attribute: bool) -> None:
-    """What of names jabberd2 holds without fail."""
+    """Raise `Unrepresentable` for a name that jabberd2 may not carry."""
     if namespace == XML and of_attribute:
         return
     if namespace == XML or not namespace:
@@ -91,32 +91,32 @@ def _check(namespace: str, name: str, of_attribute: bool) -> None:
 
 
 def _any(namespace: str, name: str, of_attribute: bool) -> None:
-    """Whatever XML allows."""
+    """Accept any name that XML allows."""
 
 
 class NamespaceRewriter:
-    """Writes one element, as expat tells it, with the content namespace `source` exchanged for `target`.
+    """Writes one element from expat's events, with the content namespace `source` exchanged for `target`.
 
-    Content is the element, and what is in it down to the first of another namespace; below, `source` is payload and stays.
-    No element has a prefix. Those of attributes are kept where they can be; the outermost element declares each once.
+    Content is the element, and everything in it down to the first of another namespace; below, `source` is payload and stays. No
+    element has a prefix. Prefixes of attributes are kept if possible; the outermost element declares each once.
     """
 
     def __init__(
         self, source: str, target: str, check: Callable[[str, str, bool], None] = _any, around: str = "",
     ) -> None:
-        """`around`: the default namespace where the element will stand."""
+        """Begin. `around`: the default namespace at the place of the element."""
         self._source = source
         self._target = target
         self._check = check
         self._parts: list[str] = []
-        #: of each open element: its name, the default namespace within, whether it is content
+        #: of each open element: its name, the default namespace in it, whether it is content
         self._open: list[tuple[str, str, bool]] = [("", around, True)]
         self._tag_is_open = False
         self._prefixes = {XML: "xml"}
         self._namespaces = {source, target}
 
     def hear(self, parser: expat.XMLParserType) -> None:
-        """Be told by `parser`, which was made with `prefixes`."""
+        """Use the events of `parser`, which was made with `prefixes`."""
         parser.StartNamespaceDeclHandler = self.declaration
         parser.StartElementHandler = self.start
         parser.EndElementHandler = self.end
@@ -124,15 +124,15 @@ class NamespaceRewriter:
 
     @property
     def written(self) -> bytes:
-        """The element, once it has ended."""
+        """Return the element, after its end."""
         head, *rest = self._parts
         declared = (f" xmlns:{prefix}='{escape_attribute(uri)}'" for uri, prefix in self._prefixes.items() if uri != XML)
         return "".join([head, *declared, *rest]).encode()
 
-    # --- what expat tells ---
+    # --- events of expat ---
 
     def declaration(self, prefix: str | None, namespace: str | None) -> None:
-        """A prefix may be meant by text, too: it is kept, unless it, or its namespace, was declared otherwise before."""
+        """Keep a prefix, since text may refer to it too, unless it, or its namespace, was declared otherwise before."""
         if prefix and namespace and namespace not in (self._source, self._target):
             self._note(namespace, prefix, True)
             if namespace not in self._prefixes and prefix not in self._prefixes.values():
@@ -163,7 +163,7 @@ class NamespaceRewriter:
         self._close_tag()
         self._parts.append(escape(text))
 
-    # --- within ---
+    # --- internal ---
 
     def _close_tag(self) -> None:
         if self._tag_is_open:
@@ -181,7 +181,7 @@ class NamespaceRewriter:
         return f"{self._prefixes[namespace]}:{local}"
 
     def _free(self, prefix: str) -> str:
-        """`prefix`, or one that nothing has yet."""
+        """Return `prefix`, or another that is not in use."""
         taken = set(self._prefixes.values())
         others = (f"n{number}" for number in range(len(taken) + 1))
         return next(each for each in (prefix, *others) if each not in taken)
@@ -194,7 +194,7 @@ class NamespaceRewriter:
 
 
 def split(name: str) -> tuple[str, str, str]:
-    """Namespace, name, prefix."""
+    """Return namespace, name, prefix."""
     namespace, brace, rest = name.partition("}")
     if not brace:
         return "", name, ""

@@ -1,7 +1,7 @@
-"""`Element`: the small trees of negotiation, and the one place where XML is written and escaped.
+"""`Element`: the small trees of negotiation, and the only code that writes and escapes XML.
 
-Stanzas are not made into trees by the relay (docs/decisions.md#framing). Features, SASL, dialback and errors are, and so is
-a stanza that has to be read (`Element.parse(stanza.data)`).
+The relay makes no trees of stanzas (docs/decisions.md#framing). Features, SASL, dialback and errors are trees, and so is a stanza
+that must be parsed (`Element.parse(stanza.data)`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from s2sgw.xmpp.errors import RemoteFault, StanzaCondition, StreamCondition
 from s2sgw.xmpp.namespaces import DIALBACK, SERVER, STANZA_ERRORS, STREAM, STREAM_ERRORS, XML
 from s2sgw.xmpp.restricted_xml import malformed, restricted_parser
 
-#: A tree has at most this many elements: it bounds what a few bytes can grow to.
+#: The most elements of a tree, which bounds how much a few bytes can expand.
 NODES = 1024
-#: How deep they may be nested.
+#: The most levels of nesting.
 DEPTH = 64
 #: The longest `namespace}name` of an element in a tree, in characters.
 NAME_LENGTH = 1024
 
-#: The prefixes that every header of ours declares, so that a tree written into our streams need not.
+#: The prefixes in every header of ours. A tree in our streams need not declare them again.
 PREFIXES = {STREAM: "stream", DIALBACK: "db"}
 #: The start tag that declares them: a slice of a stream is parsed inside it.
 CONTEXT = f"<stream:stream xmlns='{SERVER}' xmlns:stream='{STREAM}' xmlns:db='{DIALBACK}'>".encode()
@@ -33,12 +33,12 @@ _SPECIAL_IN_ATTRIBUTE = re.compile("[&<>'\"\r\n\t]|[^\t\n\r\x20-\ud7ff\ue000-\uf
 
 
 def escape(text: str) -> str:
-    """Return `text` as XML character data; what XML cannot hold (control characters, surrogates) becomes U+FFFD."""
+    """Return `text` as XML character data. Characters that XML does not allow (control characters, surrogates) become U+FFFD."""
     return _SPECIAL.sub(_escaped, text)
 
 
 def escape_attribute(text: str) -> str:
-    """Return `text` as the value of an attribute, in quotes of either kind; line breaks and tabs survive normalisation."""
+    """Return `text` as the value of an attribute, for quotes of either kind. Line breaks and tabs survive normalisation."""
     return _SPECIAL_IN_ATTRIBUTE.sub(_escaped, text)
 
 
@@ -50,8 +50,8 @@ def _escaped(match: re.Match[str]) -> str:
 class Element:
     """One element with its children.
 
-    An attribute's name is plain, or `namespace}name` where it is in a namespace (`namespaces.XML + "}lang"`). `text` is
-    the element's own character data, joined; where it stood between the children is not kept.
+    An attribute's name is plain, or `namespace}name` if it is in a namespace (`namespaces.XML + "}lang"`). `text` is the
+    element's own character data, joined; its position between the children is not kept.
     """
 
     name: str
@@ -62,9 +62,9 @@ class Element:
 
     @classmethod
     def parse(cls, data: bytes, context: bytes = CONTEXT) -> Element:
-        """Return the element that `data` is, inside the start tag `context`.
+        """Return the element in `data`, parsed inside the start tag `context`.
 
-        Raises `RemoteFault` where it is not well-formed, not one element, or larger than `NODES` allows.
+        Raises `RemoteFault` if it is not well-formed, not one element, or larger than `NODES` allows.
         """
         return _Tree().parse(data, context)
 
@@ -77,7 +77,7 @@ class Element:
         return (child for child in self.children if child.name == name and child.namespace == namespace)
 
     def to_xml(self, default_namespace: str = SERVER) -> bytes:
-        """Return the element as it is written to a stream of ours whose default namespace is `default_namespace`."""
+        """Return the element as XML for a stream of ours whose default namespace is `default_namespace`."""
         written: list[str] = []
         self._write(written, default_namespace)
         return "".join(written).encode()
@@ -182,7 +182,7 @@ class _Tree:
         self._open[-1].text += text
 
 
-#: RFC 6120 §8.3.3: what the sender of a stanza may do about each condition.
+#: RFC 6120 §8.3.3: what the sender of a stanza can do about each condition.
 ERROR_TYPES = {
     StanzaCondition.BAD_REQUEST: "modify",
     StanzaCondition.FEATURE_NOT_IMPLEMENTED: "cancel",
@@ -202,12 +202,12 @@ ERROR_TYPES = {
 
 
 def stream_error(condition: StreamCondition, text: str = "") -> Element:
-    """Return `<stream:error/>` with its condition and a text that says what and why (RFC 6120 §4.9, R15)."""
+    """Return `<stream:error/>` with its condition and a text with the fault and the reason (RFC 6120 §4.9, R15)."""
     return Element("error", STREAM, children=_condition(condition, text, STREAM_ERRORS))
 
 
 def stanza_error(condition: StanzaCondition, text: str = "") -> Element:
-    """Return `<error/>` as in a stanza of type "error", or in a dialback answer (RFC 6120 §8.3, XEP-0220 §2.5)."""
+    """Return `<error/>` for a stanza of type "error", or for a dialback answer (RFC 6120 §8.3, XEP-0220 §2.5)."""
     return Element("error", SERVER, {"type": ERROR_TYPES[condition]}, _condition(condition, text, STANZA_ERRORS))
 
 

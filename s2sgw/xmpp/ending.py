@@ -117,7 +117,7 @@ class Cause(StrEnum):
 
 
 class CauseInfo(NamedTuple):
-    """One row of the table: `bounce` is for the sender of a stanza, `remedy` for the administrator of the peer.
+    """One row of the table. `bounce` is for the sender of a stanza, `remedy` for the administrator of the peer.
 
     The remedies of the layer "backend" are for our own administrator.
     """
@@ -134,7 +134,7 @@ _TIMEOUT = StanzaCondition.REMOTE_SERVER_TIMEOUT
 _POLICY = StanzaCondition.POLICY_VIOLATION
 _FULL = StanzaCondition.RESOURCE_CONSTRAINT
 
-#: The one table: cause -> layer, finality, stanza error, bounce text (R34: no names in it), remedy.
+#: The only table: cause -> layer, finality, stanza error, bounce text (R34: no names in it), remedy.
 ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.NO_SUCH_DOMAIN: CauseInfo(Layer.DNS, True, _NOT_FOUND, "The remote domain does not exist in the DNS.", "Publish an _xmpp-server._tcp SRV record, or an A or AAAA record, for the domain."),
     Cause.DNS_UNREACHABLE: CauseInfo(Layer.DNS, False, _TIMEOUT, "The remote domain could not be looked up in the DNS.", "Check that every authoritative name server of the domain answers, and that its DNSSEC signatures are valid."),
@@ -215,7 +215,7 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
 
 By = Literal["us", "them", "network"]
 
-#: The layers at which what the peer sent or presented is judged.
+#: The layers at which the peer's input or evidence is judged.
 _OF_PEER = (Layer.TLS, Layer.PKIX, Layer.AUTH, Layer.POLICY, Layer.STREAM)
 
 
@@ -234,12 +234,12 @@ class Ending:
 
     @property
     def account(self) -> CauseInfo:
-        """The row of the table for this cause."""
+        """Return the row of the table for this cause."""
         return ACCOUNTS[self.cause]
 
     @property
     def layer(self) -> Layer:
-        """The protocol layer that failed."""
+        """Return the protocol layer that failed."""
         return ACCOUNTS[self.cause].layer
 
     @property
@@ -249,7 +249,7 @@ class Ending:
 
     @property
     def remedy(self) -> str:
-        """What the administrator of the peer can do."""
+        """Return what the administrator of the peer can do."""
         return ACCOUNTS[self.cause].remedy
 
     @property
@@ -259,7 +259,7 @@ class Ending:
 
     @property
     def refuses_peer(self) -> bool:
-        """Whether we ended the stream because of what the other side sent or presented, or because the policy forbids it.
+        """Return whether we ended the stream because of the other side's input or evidence, or because the policy forbids it.
 
         False for an ordinary close, a lost connection, a server that stopped answering, and a fault of our own.
         """

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class StreamCondition(StrEnum):
-    """RFC 6120 §4.9.3."""
+    """The conditions of RFC 6120 §4.9.3."""
 
     BAD_FORMAT = "bad-format"
     BAD_NAMESPACE_PREFIX = "bad-namespace-prefix"
@@ -36,7 +36,7 @@ class StreamCondition(StrEnum):
 
 
 class StanzaCondition(StrEnum):
-    """The conditions of RFC 6120 §8.3.3 that a gateway has use for."""
+    """The conditions of RFC 6120 §8.3.3 that a gateway uses."""
 
     BAD_REQUEST = "bad-request"
     FEATURE_NOT_IMPLEMENTED = "feature-not-implemented"
@@ -55,11 +55,11 @@ class StanzaCondition(StrEnum):
 
 
 class LocalFault(Exception):
-    """Our own mistake: a method called in a phase that does not know it."""
+    """An error of our own: a method was called in a phase that does not define it."""
 
 
 class RemoteFault(Exception):
-    """The other side broke a rule: the stream error that answers it, with a text that says what and why (R15)."""
+    """The other side broke a rule. It has the stream error for the answer, and a text with the fault and the reason (R15)."""
 
     def __init__(self, condition: StreamCondition, text: str) -> None:
         super().__init__(f"{condition}: {text}")
@@ -68,7 +68,7 @@ class RemoteFault(Exception):
 
 
 class AmbiguousAddress(RemoteFault):
-    """An address whose domain servers read in two ways: improper addressing, with a cause of its own in the record."""
+    """An address whose domain servers read in two ways. It is improper addressing, with its own cause in the record."""
 
     def __init__(self, text: str) -> None:
         super().__init__(StreamCondition.IMPROPER_ADDRESSING, text)

@@ -13,7 +13,7 @@ from s2sgw.xmpp.namespaces import DIALBACK, SERVER, STREAM, XML
 #: RFC 6120 §4.4.
 CLOSING_TAG = b"</stream:stream>"
 
-#: A whole start tag or empty-element tag. Only ever matched against bytes that expat has accepted.
+#: A whole start tag or empty-element tag. It is only matched against bytes that expat has accepted.
 START_TAG = re.compile(rb"""<[^"'>]*(?:"[^"]*"[^"'>]*|'[^']*'[^"'>]*)*>""")
 _DECLARATION = re.compile(rb"""\sxmlns:([^\s=]+)\s*=\s*(?:"[^"]*"|'[^']*')|"[^"]*"|'[^']*'""")
 LANG = f"{XML}}}lang"
@@ -22,7 +22,7 @@ _BEGINNING = f"<?xml version='1.0'?><stream:stream xmlns='{SERVER}' xmlns:stream
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A stream header as received (RFC 6120 §4.7): its attributes, None where absent, unchecked but for namespaces."""
+    """A stream header as received (RFC 6120 §4.7). Absent attributes are None. Only the namespaces were checked."""
 
     to: str | None
     from_: str | None
@@ -33,9 +33,9 @@ class Header:
 
 
 def read_header(tag: bytes, name: str, attributes: Mapping[str, str], declared: Mapping[str | None, str]) -> Header:
-    """Return what the root's start `tag` says; expat parsed it as `name` and `attributes`; `declared`: prefix -> namespace.
+    """Return the header in the root's start `tag`. expat parsed it as `name` and `attributes`; `declared`: prefix -> namespace.
 
-    Raises `RemoteFault` where it is not `stream:stream` in its namespace over jabber:server (RFC 6120 §4.8, R14, R38).
+    Raises `RemoteFault` if it is not `stream:stream` in its namespace over jabber:server (RFC 6120 §4.8, R14, R38).
     """
     namespace, _, local = name.rpartition("}")
     if namespace != STREAM:
@@ -63,16 +63,16 @@ def stream_header(
 
 
 class Declarations:
-    """What a stream header declares for everything on its stream, and how a slice is made independent of it.
+    """The declarations of a stream header, which apply to everything on its stream. `complete` makes a slice independent of them.
 
-    Every prefix is declared again on the slice, unless its own start tag does; the stream's xml:lang is stamped on a
-    slice that has none. Not declared again: the prefix `stream`, which our headers declare too, and an unused `db`.
+    Every prefix is declared again on the slice, unless its own start tag does it. The stream's xml:lang is added to a slice
+    without one. Not declared again: the prefix `stream`, which our headers declare too, and an unused `db`.
     """
 
     __slots__ = ("_db", "_lang", "_prefixes", "size")
 
     def __init__(self, declared: Mapping[str | None, str], lang: str | None) -> None:
-        """`declared`: prefix -> namespace as in the header; the prefix None is the default namespace."""
+        """Take the declarations. `declared`: prefix -> namespace in the header; the prefix None is the default namespace."""
         again = {
             prefix.encode(): f" xmlns:{prefix}='{escape_attribute(namespace)}'".encode()
             for prefix, namespace in declared.items() if prefix and prefix != "stream"
@@ -80,11 +80,11 @@ class Declarations:
         self._db = again.pop(b"db", b"") if declared.get("db") == DIALBACK else b""
         self._prefixes = again
         self._lang = f" xml:lang='{escape_attribute(lang)}'".encode() if lang else b""
-        #: bytes that a slice can grow by
+        #: the most bytes that are added to a slice
         self.size = sum(map(len, again.values())) + len(self._db) + len(self._lang)
 
     def complete(self, data: bytes, length: int, lang: bool) -> bytes:
-        """Return the slice `data` made independent of its stream; `length`: of `<` and its name; `lang`: it has a language."""
+        """Return the slice `data` made independent of its stream. `length`: of `<` and its name; `lang`: it has a language."""
         added = b"" if lang else self._lang
         if self._db and b"db:" in data:
             added += self._undeclared(data, {b"db": self._db})

@@ -1,4 +1,4 @@
-"""`host:port`, and IP addresses as text: parsed once, compared by one spelling, for configuration, DNS and sockets alike."""
+"""`host:port`, and IP addresses as text: parsed once, in one spelling, for configuration, DNS and sockets."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-#: RFC 6120 §3.2.2: where servers listen for servers; RFC 1035 §4.2: where name servers do.
+#: RFC 6120 §3.2.2: the port of servers for servers. RFC 1035 §4.2: the port of name servers.
 S2S_PORT = 5269
 DNS_PORT = 53
 
-#: Texts that are kept with the addresses they spell: each handshake asks for the same few many times.
+#: Texts that are kept with their addresses: each handshake uses the same few many times.
 _CACHED = 4096
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?\.?\Z")
@@ -27,7 +27,7 @@ class HostPort(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, default_port: int) -> HostPort:
-        """Read `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address; raise `ValueError` in words."""
+        """Parse `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address. Raises `ValueError` with the reason."""
         if ip_address(text) is not None:
             return cls(canonical(text), default_port)
         head, colon, tail = text.rpartition(":")
@@ -41,7 +41,7 @@ class HostPort(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the host is an address of this machine alone."""
+        """Whether the host is a loopback address."""
         return is_loopback(self.host)
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class HostPort(NamedTuple):
 
 @lru_cache(_CACHED)
 def ip_address(text: str) -> IPAddress | None:
-    """Return the address that `text` spells (without brackets); None where it spells none."""
+    """Return the address in `text` (without brackets); None: it is not an address."""
     try:
         return ipaddress.ip_address(text)
     except ValueError:
@@ -63,13 +63,13 @@ def is_address(text: str) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Return whether `address` is of this machine alone, be it IPv4-mapped. A text that is no address is not."""
+    """Return whether `address` is a loopback address, also an IPv4-mapped one. A text that is no address is not."""
     return is_address(address) and ipaddress.ip_address(canonical(address)).is_loopback
 
 
 @lru_cache(_CACHED)
 def canonical(address: str) -> str:
-    """Return the one spelling by which addresses compare: compressed, and an IPv4-mapped one as IPv4. Raise `ValueError`."""
+    """Return the spelling for comparison: compressed, and an IPv4-mapped address as IPv4. Raises `ValueError`."""
     parsed = ipaddress.ip_address(address)
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return str(mapped or parsed)

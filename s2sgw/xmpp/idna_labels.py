@@ -1,7 +1,7 @@
-"""Labels of internationalised domain names: A-label and U-label (RFC 5890), and whether both readings of one agree.
+"""Labels of internationalised domain names: A-label and U-label (RFC 5890), and whether both readings of a label agree.
 
 RFC 7622 reads a domain by IDNA 2008. Servers that follow RFC 3920, which are most, read it by nameprep (RFC 3491, Unicode 3.2).
-Where the two differ, such a server takes `faß.example` for `fass.example`, which is another's domain.
+If the two differ, such a server takes `faß.example` for `fass.example`, another party's domain.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ PREFIX = "xn--"
 #: RFC 1035 §2.3.4: bytes of a label, and of a name as text.
 LABEL_BYTES, NAME_BYTES = 63, 253
 
-#: Results that are kept, for labels that are asked for several times in a row. Names that are used for long are kept as
-#: names (`xmpp.jid`), where those of strangers cannot push them out.
+#: Results that are kept, for labels that are requested several times in a row. Names in long use are kept as names
+#: (`xmpp.jid`), where strangers' names cannot remove them.
 _CACHED = 256
 _DIGITS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 class InvalidLabel(ValueError):
-    """A text that is no label; its message says which rule it breaks."""
+    """The text is no label. The message names the broken rule."""
 
 
 def mapped(name: str) -> str:
-    """Return a name with every character mapped as a user means it (UTS 46); raises `InvalidLabel`."""
+    """Return a name with every character mapped to the user's intended one (UTS 46). Raises `InvalidLabel`."""
     try:
         return idna.uts46_remap(name, std3_rules=False, transitional=False)
     except (idna.IDNAError, UnicodeError) as error:
@@ -37,7 +37,7 @@ def mapped(name: str) -> str:
 
 @lru_cache(_CACHED)
 def a_label(label: str) -> str:
-    """Return the A-label of a U-label, which is mapped already; raises `InvalidLabel` where it is none by IDNA 2008."""
+    """Return the A-label of a U-label, which is mapped already. Raises `InvalidLabel` if it is not valid by IDNA 2008."""
     if len(label) > LABEL_BYTES - len(PREFIX):
         raise InvalidLabel("a label is too long")
     _check(label)
@@ -49,7 +49,7 @@ def a_label(label: str) -> str:
 
 @lru_cache(_CACHED)
 def u_label(label: str) -> str:
-    """Return the U-label of an A-label in lower case; raises `InvalidLabel` where it is none by IDNA 2008."""
+    """Return the U-label of an A-label in lower case. Raises `InvalidLabel` if it is not valid by IDNA 2008."""
     if len(label) > LABEL_BYTES:
         raise InvalidLabel("a label is too long")
     try:
@@ -71,11 +71,11 @@ def _check(label: str) -> None:
 
 @lru_cache(_CACHED)
 def reads_alike(label: str, meant: str) -> bool:
-    """Return whether a server that reads by nameprep takes `label`, as written, for `meant`, as IDNA 2008 does.
+    """Return whether a server with nameprep reads `label`, as written, as `meant`, the reading of IDNA 2008.
 
-    Characters that Unicode 3.2 does not have count as read otherwise: some servers refuse them, others let them pass unmapped.
+    Characters that Unicode 3.2 does not have count as read differently: some servers refuse them, others pass them unmapped.
     """
-    # Python's nameprep puts into lower case what has a small letter today: `meant` tells whether Unicode 3.2 had that letter.
+    # Python's nameprep lowers letters by today's Unicode. `meant` shows whether Unicode 3.2 had the small letter.
     if any(map(stringprep.in_table_a1, label + meant)):
         return False
     try:
@@ -85,13 +85,13 @@ def reads_alike(label: str, meant: str) -> bool:
 
 
 def punycode(label: str) -> str:
-    """Return the Punycode of a label (RFC 3492 §6.3), in time that grows little faster than its length."""
+    """Return the Punycode of a label (RFC 3492 §6.3). The time grows little faster than the length."""
     basic = [character for character in label if character < "\x80"]
     written: list[str] = [*basic, "-"] if basic else []
-    positions = [at for at, character in enumerate(label) if character < "\x80"]  # of what the decoder has, in order
+    positions = [at for at, character in enumerate(label) if character < "\x80"]  # of the decoder's characters, in order
     number, delta, bias = 128, 0, 72
     handled = len(basic)
-    at_last = 0  # the decoder stands behind so many of what it has
+    at_last = 0  # the decoder is after this many of its characters
     for code, at in sorted((ord(character), at) for at, character in enumerate(label) if character >= "\x80"):
         before = bisect_right(positions, at)
         if code > number:  # to the end of the label, through all code points between, and from its beginning

@@ -1,7 +1,7 @@
 """The framer of a stream with jabberd2's router: bytes -> header, elements of negotiation, routes, close. Sans-I/O.
 
-A `<route/>` wraps one jabber:client stanza, which is handed on as a jabber:server stanza, written anew (`xmpp.content`). One
-connection carries everybody's stanzas, so a stanza beyond the limits does not end the stream: it comes without its data.
+A `<route/>` contains one jabber:client stanza, which is passed on as a jabber:server stanza, serialised anew (`xmpp.content`).
+One connection carries the stanzas of all users, so a stanza beyond the limits does not end the stream: it comes without its data.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HEAD = f"<stream:stream xmlns:stream='{STREAM}'>".encode()
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What the router carries to us. `stanza` is None where it carries none; without `data` it is beyond our limits."""
+    """A route from the router. `stanza` is None if it has none. A stanza without `data` is beyond our limits."""
 
     to: str | None
     from_: str | None
@@ -41,31 +41,31 @@ RouterEvent = Header | Element | Route | Close | Fault
 
 
 class _RouteDone(Exception):
-    """Raised out of expat where reading ends, or goes on with another parser."""
+    """Raised out of expat when reading ends, or continues with another parser."""
 
 
 class RouteFramer:
-    """Reads one stream, as `framing.Framer` does, whose shape it has."""
+    """Reads one stream, with the interface of `framing.Framer`."""
 
     def __init__(self, limits: FramingLimits | None = None, stop_at: frozenset[str] = frozenset()) -> None:
         self.limits = limits or FramingLimits()
         self.stopped = False
-        #: the router is trusted: it may send any number of elements at once
+        #: no limit: the router is trusted, and may send any number of elements at once
         self.interrupted = False
         self.leftover = b""
         self._stop_at = stop_at
         self._over = False
         self._events: list[RouterEvent] = []
         self._depth = 0
-        self._given = 0  # bytes that the parser was given before the present piece
-        self._begin = 0  # where in what it was given the open top-level element begins
-        self._element: list[Element] = []  # the open elements of one that is no route
+        self._given = 0  # bytes given to the parser before the present piece
+        self._begin = 0  # the beginning of the open top-level element in these bytes
+        self._element: list[Element] = []  # the open elements, if the top-level one is no route
         self._nodes = 0
         self._inner: _RoutedStanza | None = None
         self._parser = self._new_parser(self._header)
 
     def feed(self, data: bytes) -> list[RouterEvent]:
-        """What `data` completes, in order. Never raises: what is wrong comes as a `Fault`, the last event there is."""
+        """Return what `data` completes, in order. Never raises: an error is a `Fault`, which is the last event."""
         if self.stopped:
             self.leftover += data
             return []
@@ -86,17 +86,17 @@ class RouteFramer:
             self.leftover = data
 
     def resume(self) -> bytes:
-        """Go on behind a stop: the stream did not end there after all. Returns what was left over, to be fed again."""
+        """Continue behind a stop, if the stream did not end after all. Return the bytes left over, to be fed again."""
         data, self.leftover = self.leftover, b""
         self.stopped = self._over = False
         self._primed()
         return data
 
     def rest(self) -> None:
-        """There is one such stream, or a few: it keeps its parser."""
+        """Do nothing: there is only a stream or a few, and each keeps its parser."""
 
     def close(self) -> None:
-        """Read no more, and let go of expat, which refers back to the framer."""
+        """Stop reading, and drop expat, which refers back to the framer."""
         self._over = True
         self._inner = None
         self._parser = restricted_parser()
@@ -104,7 +104,7 @@ class RouteFramer:
     # --- reading ---
 
     def _read(self, piece: bytes) -> bytes:
-        """What of `piece` is left for another parser."""
+        """Return the rest of `piece`, for another parser."""
         try:
             self._parser.Parse(piece, False)
         except _RouteDone:
@@ -140,13 +140,13 @@ class RouteFramer:
         return parser
 
     def _primed(self) -> None:
-        """A parser that stands behind the header."""
+        """Return a parser in the state after the header."""
         self._parser = parser = self._new_parser(None)
         parser.Parse(_HEAD, False)
         parser.StartElementHandler = self._start_tag
         self._given = self._begin = len(_HEAD)
 
-    # --- what expat tells ---
+    # --- events of expat ---
 
     def _declaration(self, prefix: str | None, namespace: str | None) -> None:
         if self._inner is not None:
@@ -193,7 +193,7 @@ class RouteFramer:
     # --- top-level elements ---
 
     def _grow(self, name: str, attributes: dict[str, str]) -> None:
-        """The tree of an element that is no route."""
+        """Add to the tree of an element that is no route."""
         self._nodes += 1
         if self._nodes > NODES or self._depth > self.limits.depth:
             raise RemoteFault(StreamCondition.POLICY_VIOLATION, f"an element of more than {NODES} others, or nested too deep")
@@ -209,12 +209,12 @@ class RouteFramer:
         self._nodes = 0
         if _plain(name) in self._stop_at:
             self.stopped = self._over = True
-        if self.stopped or self._given > RECYCLE:  # expat never forgets a name it saw
+        if self.stopped or self._given > RECYCLE:  # expat keeps every name that it has read
             raise _RouteDone
 
 
 class _RoutedStanza:
-    """The inside of one route."""
+    """The content of one route."""
 
     def __init__(self, limits: FramingLimits, attributes: dict[str, str]) -> None:
         self._limits = limits
@@ -227,7 +227,7 @@ class _RoutedStanza:
         self._declared: list[tuple[str | None, str | None]] = []
 
     def declaration(self, prefix: str | None, namespace: str | None) -> None:
-        """Those of the stanza itself come before it."""
+        """Take a declaration. Those of the stanza itself come before it."""
         if self._content is not None:
             self._content.declaration(prefix, namespace)
         elif not self._children:
@@ -249,7 +249,10 @@ class _RoutedStanza:
             self._content.start(name, attributes)
 
     def _is_beyond(self, attributes: dict[str, str]) -> bool:
-        """What would end the stream of a peer; there the stream itself counts as one that is open."""
+        """Return whether the stanza is beyond limits that would end a peer's stream.
+
+        There the stream itself counts as an open element.
+        """
         limits = self._limits
         return self._depth >= limits.depth or len(attributes) > limits.attributes or len(self._payloads) > limits.children
 
@@ -278,7 +281,7 @@ class _RoutedStanza:
         self._content = None
 
     def give_up(self) -> None:
-        """The stanza is beyond the limits: what is still to come of it is not kept."""
+        """Drop the data: the stanza is beyond the limits, and its rest is not kept."""
         self._content = None
 
     def route(self) -> Route:
@@ -287,11 +290,11 @@ class _RoutedStanza:
 
 
 def _plain(name: str) -> str:
-    """`namespace}name` without its prefix, as everywhere else."""
+    """Return `namespace}name` without its prefix."""
     namespace, local, _ = split(name)
     return f"{namespace}}}{local}" if namespace else local
 
 
 def _server(name: str) -> str:
-    """The name of a stanza's child after the exchange."""
+    """Return the name of a stanza's child in the other namespace."""
     return f"{SERVER}}}{name[len(CLIENT) + 1 :]}" if name.startswith(f"{CLIENT}}}") else name

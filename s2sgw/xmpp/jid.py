@@ -1,7 +1,7 @@
 """Addresses: `Domain`, `JID` and `Pair`, the two domains that are authorized together (RFC 6122, RFC 7622).
 
-The types are made by `parse`, which refuses what is not valid, and are never checked again. Stanzas pass on as they came, so a
-domain is taken as a U-label only where every server reads it alike (docs/conformance.md).
+The types are made by `parse`, which refuses invalid text, and are never checked again. Stanzas pass on unchanged, so a domain is
+accepted as a U-label only if every server reads it alike (docs/conformance.md).
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ _LOCAL_FORBIDDEN = re.compile(r"[\"&'/:<>@\s\x00-\x1f\x7f-\x9f]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _ADDRESS_ENDS = frozenset("0123456789]")
-#: Names that are kept, and names that strangers claim.
+#: Names that are kept, and names of strangers' claims.
 _CACHED = 4096
 _CLAIMED = 256
 _NO_NAME = "the domainpart is no domain name: labels are 1-63 letters, digits and hyphens"
 
 
 class InvalidJID(ValueError):
-    """A text that is no JID, or no domain; its message says which rule it breaks."""
+    """The text is no JID, or no domain. The message names the broken rule."""
 
     def fault(self, what: str) -> RemoteFault:
-        """Return the stream error for it; `what` is wrong."""
+        """Return the stream error for it. `what` is invalid."""
         return RemoteFault(StreamCondition.IMPROPER_ADDRESSING, f"{what}: {self}")
 
 
 class AmbiguousDomain(InvalidJID):
-    """A domain that servers read in two ways as it is written. Its message says how to write it."""
+    """A domain whose present spelling servers read in two ways. The message has the spelling to use."""
 
     def fault(self, what: str) -> RemoteFault:
-        """Return the stream error for it; `what` is wrong."""
+        """Return the stream error for it. `what` is invalid."""
         return AmbiguousAddress(f"{what}: {self}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Domain:
-    """A domainpart. `ascii` (A-labels, lower case) is what compares.
+    """A domainpart. `ascii` (A-labels, lower case) is compared.
 
-    `text` is for people and for our own headers: in U-labels, but in A-labels where servers would read the U-labels in two ways.
+    `text` is for people and for our own headers: in U-labels, or in A-labels if servers would read the U-labels in two ways.
     """
 
     ascii: str
@@ -58,7 +58,7 @@ class Domain:
 
     @classmethod
     def parse(cls, text: str) -> Domain:
-        """Return the domain that `text` names to every server; raises `InvalidJID`, and `AmbiguousDomain` where servers differ.
+        """Return the domain that `text` means to every server. Raises `InvalidJID`, or `AmbiguousDomain` if servers differ.
 
         A trailing dot is dropped (RFC 7622 §3.2).
         """
@@ -66,16 +66,16 @@ class Domain:
 
     @classmethod
     def claimed(cls, text: str) -> Domain:
-        """Return what `parse` does, for a text of somebody who has proven nothing: it pushes no other name out of memory."""
+        """Do as `parse`, for a text of a stranger. It removes no other name from memory."""
         return _claimed_domain(text)
 
     @classmethod
     def registered(cls, text: str) -> Domain:
-        """Return the domain that `text` names by IDNA 2008, in a certificate or a list, which no other server reads from us."""
+        """Return the domain in `text` by IDNA 2008, for a certificate or a list, which we do not pass on to another server."""
         return _registered_domain(text)
 
     def __hash__(self) -> int:
-        """Return the hash of what compares. A pair is looked up many times for each stanza."""
+        """Return the hash of `ascii`. A pair is looked up many times for each stanza."""
         return hash(self.ascii)
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ class Domain:
 
     @property
     def is_address(self) -> bool:
-        """Whether it is an IPv4 or bracketed IPv6 literal, which names no DNS domain."""
+        """Whether it is an IPv4 or bracketed IPv6 literal, which is no DNS domain."""
         return self.ascii[-1] in _ADDRESS_ENDS and _address(self.ascii) is not None
 
     @property
@@ -93,7 +93,7 @@ class Domain:
 
 
 class Pair(NamedTuple):
-    """What is authorized: stanzas from `sender` to `recipient` (XEP-0220 §1.2)."""
+    """The unit of authorization: stanzas from `sender` to `recipient` (XEP-0220 §1.2)."""
 
     sender: Domain
     recipient: Domain
@@ -108,7 +108,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JID:
-    """localpart@domainpart/resourcepart. A part that is absent is None."""
+    """An address localpart@domainpart/resourcepart. An absent part is None."""
 
     local: str | None
     domain: Domain
@@ -116,7 +116,7 @@ class JID:
 
     @classmethod
     def parse(cls, text: str) -> JID:
-        """Return the address that `text` spells; raises `InvalidJID` (RFC 7622 §3.1)."""
+        """Return the address in `text`. Raises `InvalidJID` (RFC 7622 §3.1)."""
         bare, slash, resource = text.partition("/")
         local, at, domain = bare.partition("@")
         if not at:
@@ -141,7 +141,7 @@ class JID:
 
 @lru_cache(_CACHED)
 def domain_of(address: str) -> Domain:
-    """Return the domain of a stanza's `to` or `from`. The whole address is checked; raises `InvalidJID`."""
+    """Return the domain of a stanza's `to` or `from`, after a check of the whole address. Raises `InvalidJID`."""
     return JID.parse(address).domain
 
 
@@ -157,7 +157,7 @@ def _claimed_domain(text: str) -> Domain:
 
 def _parsed(text: str) -> Domain:
     domain, meant = _read(_composed(text))
-    if not text.isascii() and not _reads_alike(text.removesuffix("."), meant):  # as it is written: composing maps some characters
+    if not text.isascii() and not _reads_alike(text.removesuffix("."), meant):  # in its own spelling, because composing maps some characters
         raise AmbiguousDomain(f"servers read the domainpart in two ways (IDNA 2003 and IDNA 2008): write it as {domain.ascii}")
     return domain
 
@@ -178,7 +178,7 @@ def _composed(text: str) -> str:
 
 
 def _read(name: str) -> tuple[Domain, str]:
-    """Return the domain that a name is by IDNA 2008, and its U-labels."""
+    """Return the domain of a name by IDNA 2008, and its U-labels."""
     lower = name.lower()
     if not lower:
         raise InvalidJID("the domainpart is empty")
@@ -201,7 +201,7 @@ def _u_label(label: str) -> str:
 
 
 def _reads_alike(name: str, meant: str) -> bool:
-    """Return whether nameprep reads each label of a name as IDNA 2008 does. It knows no dot but the ASCII one."""
+    """Return whether nameprep reads each label of a name as IDNA 2008 does. Nameprep has only the ASCII dot."""
     labels, others = name.split("."), meant.split(".")
     return len(labels) == len(others) and all(map(_label_reads_alike, labels, others))
 
@@ -211,16 +211,16 @@ def _label_reads_alike(label: str, meant: str) -> bool:
 
 
 def u_labels(ascii_name: str) -> str:
-    """Return a domain in U-labels by IDNA 2008, which is how an xmppAddr names it (RFC 6120 §13.7.1.4)."""
+    """Return a domain in U-labels by IDNA 2008, the form in an xmppAddr (RFC 6120 §13.7.1.4)."""
     return ".".join(map(_u_label, ascii_name.split(".")))
 
 
 def _address(name: str) -> str | None:
-    """Return the IP address that `name` spells, in its canonical form (IPv6 in brackets), or None."""
-    if name[-1:] not in _ADDRESS_ENDS:  # as of nearly all names, of which each stream asks several times
+    """Return the IP address in `name`, in its canonical form (IPv6 in brackets), or None."""
+    if name[-1:] not in _ADDRESS_ENDS:  # nearly all names end here; each stream needs this several times
         return None
     try:
-        if name.startswith("[") and name.endswith("]") and "%" not in name:  # a scope would be any text
+        if name.startswith("[") and name.endswith("]") and "%" not in name:  # a scope could be any text
             return f"[{ipaddress.IPv6Address(name[1:-1])}]"
         return str(ipaddress.IPv4Address(name))
     except ValueError:
@@ -237,13 +237,13 @@ def _check_part(part: str, text: str) -> None:
 
 
 def is_internationalised(text: str) -> bool:
-    """Return whether a text that may be a domain is dear to parse: it has characters beyond ASCII, or A-labels."""
+    """Return whether a text that may be a domain is expensive to parse: it has characters beyond ASCII, or A-labels."""
     return not text.isascii() or PREFIX in text.lower()
 
 
 def spelling(text: str) -> str:
-    """Return a text by which the spellings of one domain compare, at little cost: what differs here is another domain.
+    """Return a text for comparing the spellings of a domain at little cost: different results mean different domains.
 
-    What is equal may still differ: `Domain.parse` decides.
+    Equal results may still mean different domains: `Domain.parse` decides.
     """
     return text.removesuffix(".").lower() if text.isascii() else unicodedata.normalize("NFKC", text).removesuffix(".").casefold()

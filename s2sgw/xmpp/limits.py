@@ -1,4 +1,4 @@
-"""The limits of one stream (R32). Each refusal tells its limit."""
+"""The limits of one stream (R32). Each refusal names its limit."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 
 @dataclass(frozen=True, slots=True)
 class FramingLimits:
-    """Bounds of what a stream may hold, in bytes where no other unit is said."""
+    """The bounds of a stream's elements, in bytes unless another unit is given."""
 
     stanza_bytes: int = 524288
     element_bytes: int = 65536  # of any other top-level element
     header_bytes: int = 8192  # everything up to the end of the stream header
-    declared_bytes: int = 1024  # what the header's declarations may add to each slice
-    tag_bytes: int = 8192  # a tag of so many passes, of twice as many never
+    declared_bytes: int = 1024  # added to each slice by the header's declarations
+    tag_bytes: int = 8192  # a tag of this length passes, one of twice the length never
     depth: int = 64  # elements open at once, the stream counted
     attributes: int = 64  # of one element
     children: int = 512  # of one stanza
-    elements: int = 64  # that are not stanzas: so many are read at once, the rest after these were answered
+    elements: int = 64  # that are not stanzas: read at once, before their answers are sent
     stream_bytes: int | None = None  # of the whole stream: for the time before authentication
 
 
@@ -29,5 +29,5 @@ def violation(text: str) -> RemoteFault:
 
 
 def too_long(what: str, limit: int) -> RemoteFault:
-    """Return the stream error for something that has too many bytes."""
+    """Return the stream error for something with too many bytes."""
     return violation(f"the {what} is longer than {limit} bytes")

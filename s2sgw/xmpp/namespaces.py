@@ -1,4 +1,4 @@
-"""The XML namespaces of server-to-server XMPP, by the names their documents give them."""
+"""The XML namespaces of server-to-server XMPP, with the names of their documents."""
 
 STREAM = "http://etherx.jabber.org/streams"  # RFC 6120 §4.8.1
 SERVER = "jabber:server"  # RFC 6120 §4.8.3

@@ -1,10 +1,10 @@
-"""The part of a name that somebody has registered, as far as the name alone shows: an estimate, for shares only."""
+"""The registered part of a domain name, estimated from the name alone. For fair shares only."""
 
 from __future__ import annotations
 
 import re
 
-#: Second-level names below which the registries of countries register domains: `co.uk`, `com.br`, `ac.jp`.
+#: Second-level names below which national registries register domains: `co.uk`, `com.br`, `ac.jp`.
 _SECOND_LEVEL = re.compile(
     r"(ac|asn|asso|co|com|edu|firm|gen|go|gob|gouv|gov|govt|gub|gv|id|in|ind|info|ltd|me|mil|ne|net|nhs|nic|nom|or|org|plc|priv"
     r"|sch|school|web)\.[a-z]{2}\Z"

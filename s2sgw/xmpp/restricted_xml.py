@@ -1,4 +1,4 @@
-"""An expat parser that refuses what XMPP forbids (RFC 6120 §11.1, R31). The handlers that refuse cost nothing in the hot path."""
+"""An expat parser that refuses what XMPP forbids (RFC 6120 §11.1, R31). The refusing handlers cost nothing in the hot path."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _UNDEFINED_ENTITY = expat.errors.codes[expat.errors.XML_ERROR_UNDEFINED_ENTITY]
 
 
 def restricted_parser(prefixes: bool = False) -> expat.XMLParserType:
-    """Return a namespace-aware parser whose names read `namespace}name`; restricted XML raises `RemoteFault` out of it.
+    """Return a namespace-aware parser whose names have the form `namespace}name`. Restricted XML raises `RemoteFault` out of it.
 
-    `prefixes`: they read `namespace}name}prefix` where there is one.
-    It accepts UTF-16 nevertheless: the caller has to check the first bytes.
+    `prefixes`: the form is `namespace}name}prefix` if there is a prefix. The parser still accepts UTF-16: the caller must check
+    the first bytes.
     """
-    parser = expat.ParserCreate("utf-8", "}", None)  # None: interning is slower, and keeps every name for good
-    if hasattr(parser, "SetReparseDeferralEnabled"):  # expat 2.6 and later would withhold what is complete
+    parser = expat.ParserCreate("utf-8", "}", None)  # None: interning is slower, and never frees a name
+    if hasattr(parser, "SetReparseDeferralEnabled"):  # otherwise expat 2.6 and later delays complete tokens
         parser.SetReparseDeferralEnabled(False)
     parser.namespace_prefixes = prefixes
     parser.XmlDeclHandler = _check_declaration
@@ -27,7 +27,7 @@ def restricted_parser(prefixes: bool = False) -> expat.XMLParserType:
 
 
 def malformed(error: expat.ExpatError) -> RemoteFault:
-    """Return the stream error for what expat refuses (RFC 6120 §4.9.3)."""
+    """Return the stream error for expat's errors (RFC 6120 §4.9.3)."""
     if error.code == _UNDEFINED_ENTITY:
         return _restricted("entity references other than the predefined five")
     return RemoteFault(StreamCondition.NOT_WELL_FORMED, f"XML: {expat.ErrorString(error.code)}")

@@ -1,4 +1,4 @@
-"""A stanza as the relay sees it: its own attributes, what it carries, and its original bytes (docs/decisions.md#framing)."""
+"""A stanza in the relay: its own attributes, its payloads, and its original bytes (docs/decisions.md#framing)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Stanza:
 
     @property
     def is_request(self) -> bool:
-        """Whether it is an IQ request: it is answered, and may change something."""
+        """Whether it is an IQ request: it expects an answer, and may change something."""
         return self.kind == "iq" and self.type in ("get", "set")
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Timers: a call that is made later, and may have been made already."""
+"""Timers: calls that are made later."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ class Timer(Protocol):
     """A call that is made later (Twisted's `IDelayedCall` is one)."""
 
     def active(self) -> bool:
-        """Return whether the call is still to be made."""
+        """Return whether the call has not been made yet."""
 
     def cancel(self) -> None:
-        """Do not make the call."""
+        """Cancel the call."""
 
 
 def cancel(timer: Timer | None) -> None:

@@ -1,14 +1,14 @@
-"""A token bucket: what may be done at once, and how much a second from then on. Pure: the time comes in as seconds."""
+"""A token bucket: a burst, then a rate. Pure: the time comes in as seconds."""
 
 from __future__ import annotations
 
-#: Seconds of its rate that a bucket holds where nothing else is said, and the longest debt in seconds.
+#: The default burst, in seconds of the rate, and the longest debt in seconds.
 BURST = 2.0
 DEBT = 60.0
 
 
 class TokenBucket:
-    """Fills at `rate` a second up to `burst`, and is full at `now`. More can be spent than is there: that leaves a debt."""
+    """Fills at `rate` a second up to `burst`, and is full at `now`. Spending more than is there leaves a debt."""
 
     __slots__ = ("_at", "_level", "burst", "rate")
 
@@ -19,22 +19,22 @@ class TokenBucket:
         self._at = now
 
     def debt(self, now: float) -> float:
-        """Return the seconds until there is something to spend again; 0 where there is."""
+        """Return the seconds until there is something to spend again; 0: there is."""
         self._fill(now)
         return max(0.0, -self._level / self.rate)
 
     def spend(self, amount: float, now: float) -> None:
-        """Spend `amount`, whatever is there. The debt is bounded: one amount may be larger than a minute's rate."""
+        """Spend `amount`, even if less is there. The debt is bounded, because one amount may exceed a minute's rate."""
         self._fill(now)
         self._level = max(self._level - amount, -self.rate * DEBT)
 
     def has(self, amount: float, now: float) -> bool:
-        """Return whether `amount` is there; a full bucket has enough for anything."""
+        """Return whether `amount` is there. A full bucket has enough for any amount."""
         self._fill(now)
         return self._level >= min(amount, self.burst)
 
     def take(self, now: float) -> bool:
-        """Spend one if it is there, and return whether it was."""
+        """Spend one if it is there. Return whether it was."""
         if not self.has(1, now):
             return False
         self._level -= 1

@@ -1,4 +1,4 @@
-"""Who tells the date: a collaborator like any other, so that tests choose the time. Delays are counted on the reactor's clock."""
+"""The clock for dates, passed in like any other service, so that tests choose the time. Delays use the reactor's clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class WallClock(Protocol):
-    """Tells the seconds since the epoch. Twisted's `Clock` is one, for tests."""
+    """Returns the seconds since the epoch. Twisted's `Clock` is one, for tests."""
 
     def seconds(self) -> float:
         """Return the seconds since the epoch."""
