@@ -157,7 +157,7 @@ def _claimed_domain(text: str) -> Domain:
 
 def _parsed(text: str) -> Domain:
     domain, meant = _read(_composed(text))
-    if not text.isascii() and not _reads_alike(text.removesuffix("."), meant):  # in its own spelling, because composing maps some characters
+    if not text.isascii() and not _reads_alike(text.removesuffix("."), meant):  # as written: composing maps some characters
         raise AmbiguousDomain(f"servers read the domainpart in two ways (IDNA 2003 and IDNA 2008): write it as {domain.ascii}")
     return domain
 
