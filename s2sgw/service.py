@@ -403,8 +403,9 @@ class RunningGateway:
         self.components.record.refused(direction, leg, ("", ""), address, ending)
 
     def _listens(self, port: IListeningPort) -> None:
-        self.components.own_ports.add(getattr(port.getHost(), "port", 0))
-        self._listening.append(port)
+        # a reload may have closed others
+        self._listening = [each for each in self._listening if each.connected] + [port]  # type: ignore[attr-defined]
+        self.components.own_ports.replace(getattr(each.getHost(), "port", 0) for each in self._listening)
         if not self._restored:
             port.stopReading()  # type: ignore[attr-defined]
 

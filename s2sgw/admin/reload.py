@@ -154,6 +154,9 @@ class Reload:
         except ConfigError as error:
             self._running.abandon()
             return self._refused(by, error)
+        except Exception:  # nothing has changed, and nothing that was prepared stays open
+            self._running.abandon()
+            raise
         self._running.adopt(ready)
         closed = [each._asdict() for each in await self._running.reconsider(keep_streams)]
         self._told(by, [row["key"] for row in rows], more_changes, renewed, closed)

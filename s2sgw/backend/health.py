@@ -131,6 +131,7 @@ class BackendHealth(StreamOutcomes):
         self._open = 0
         self._checked_at = float("-inf")
         self._absent = False
+        self._retired = False
         self._served = False
         self._began = wall.seconds()
         self._told = RepeatedEvents(wall)
@@ -141,6 +142,10 @@ class BackendHealth(StreamOutcomes):
             self.state, self.since, self.ending, self._absent = "unknown", self._wall.seconds(), None, False
             self._checked_at = float("-inf")
         self.identity = identity
+
+    def retire(self) -> None:
+        """Log nothing more: the backend was removed from the configuration. Streams to it may still end."""
+        self._retired = True
 
     # --- StreamOutcomes ---
 
@@ -237,7 +242,7 @@ class BackendHealth(StreamOutcomes):
     def _down(self, ending: Ending, absent: bool) -> None:
         changed = self.state != "down" or self.ending is None or self.ending.cause is not ending.cause
         self._absent = absent
-        if not changed:
+        if not changed or self._retired:
             return
         if self.state != "down":
             self.since = self._wall.seconds()
@@ -249,7 +254,7 @@ class BackendHealth(StreamOutcomes):
 
     def _up(self) -> None:
         self._absent = False
-        if self.state == "up":
+        if self.state == "up" or self._retired:
             return
         was, since = self.state, self.since
         self.state, self.since, self.ending = "up", self._wall.seconds(), None

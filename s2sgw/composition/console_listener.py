@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.python.failure import Failure
@@ -51,7 +52,8 @@ class OpenConsole(NamedTuple):
 
 
 class ConsoleListener:
-    """The console of a gateway, or none. `build` makes one with a certificate; it raises `UnusableCertificate`.
+    """The console of a gateway, or none. `build` makes one with a certificate; it raises `UnusableCertificate` or
+    `SSL.Error`.
 
     Another port keeps the sessions; another certificate is another console, whose users log in again.
     """
@@ -75,8 +77,8 @@ class ConsoleListener:
             return []
         try:
             console = now.console if now is not None and certificate == now.certificate else self._build(certificate)
-        except UnusableCertificate as error:
-            return [NotListening("console.certificate", "", str(error))]
+        except (UnusableCertificate, SSL.Error) as error:
+            return [NotListening("console.certificate", "", str(error) or type(error).__name__)]
         if now is not None and endpoint == now.endpoint:
             self._next, self._prepared = OpenConsole(endpoint, certificate, console, now.ports), True
             return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -47,9 +47,9 @@ class OwnPorts:
     def __init__(self) -> None:
         self._ports: set[int] = set()
 
-    def add(self, port: int) -> None:
-        """Add the port of an open listener."""
-        self._ports.add(port)
+    def replace(self, ports: Iterable[int]) -> None:
+        """Take these as the ports of the open listeners."""
+        self._ports = set(ports)
 
     def reached_at(self, host: str, port: int) -> bool:
         """Return whether a connection to `port` of the address `host` would reach one of our listeners."""

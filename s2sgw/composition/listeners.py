@@ -72,11 +72,11 @@ class DNSViews:
         wanted = {str(each.dns_view): each for each in config.backends if each.kind == "s2s" and each.dns_view is not None}
         for address, backend in wanted.items():
             if address not in self._views:
-                view = DNSView(
-                    self._reactor, self._served(backend), port_of(backend.listen), backend.target,
-                    self._backends.forwarders(backend, config),
-                )
                 try:
+                    view = DNSView(
+                        self._reactor, self._served(backend), port_of(backend.listen), backend.target,
+                        self._backends.forwarders(backend, config),
+                    )
                     view.listen(address)
                 except (CannotListenError, ValueError, OSError):
                     wrong.append(NotListening("backend.dns_view", address, trouble(Failure())))

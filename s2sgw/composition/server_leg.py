@@ -87,6 +87,7 @@ class ServerLeg:
     def retire(self) -> None:
         """Accept no more streams: the backend was removed from the configuration. Open streams are not touched."""
         self._use(replace(self.initiating.server, domains=frozenset()))
+        self.health.retire()
 
     def serves(self, domain: Domain) -> bool:
         """Return whether the server is the one of `domain`."""

@@ -278,6 +278,8 @@ class Negotiation(ABC):
         return self.leaving is not None or self.parting is not None
 
     def _leave(self, ending: Ending) -> None:
+        if self.leaving is not None and self.parting is None:
+            return  # our closing tag was sent
         if not self.opened or not self.hears or self.parting is not None:
             raise Stop(ending)
         self.send(CLOSING_TAG)

@@ -285,6 +285,19 @@ class GatewayTests(SynchronousTestCase):
         self.gateway._all_accept(0)
         self.assertEqual(["tcp:5269", "tcp:5270", "waits", "waits", "accepts", "links"], self.opened)
 
+    def test_ports_of_closed_listeners(self) -> None:
+        """A port that a reload closed is no port of ours any more, once another one is opened."""
+        self.gateway._all_accept(0)
+        self.open("tcp:5269")
+        self.assertTrue(self.ports.reached_at("127.0.0.1", 15270))
+        self.gateway._listening[0].connected = False  # type: ignore[attr-defined]
+        other = self._port()
+        other.getHost = lambda: SimpleNamespace(port=15999)
+        self.gateway._listens(other)
+        self.assertEqual((False, True, [other]), (
+            self.ports.reached_at("127.0.0.1", 15270), self.ports.reached_at("127.0.0.1", 15999), self.gateway._listening,
+        ))
+
     def test_systemd_is_told(self) -> None:
         """systemd hears that the gateway is ready once it accepts, then a status line, signs of life, and that it stops."""
         told: list[str] = []

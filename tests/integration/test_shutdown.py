@@ -41,6 +41,13 @@ class HearingOutTests(TranscriptCase):
         """Not even an acknowledgement; a stream error of ours is an end without one."""
         self.told(*MANAGED, Do("wind_down", SHUTDOWN), Out(CLOSE), In(ONE + ASK), Says(Stanzas(PAIR, (ONE,))), Do("handled", 1), Out(""), Do("close", SHUTDOWN), Says(End(Cause.SHUTDOWN)))
 
+    def test_wound_down_twice(self) -> None:
+        """A stop while a reload closes the stream, or a second reload: the closing tag is sent once, and the other side is heard out."""
+        self.told(
+            *OPEN, Do("wind_down", Ending(Cause.CLOSED)), Out(CLOSE), In(ONE), Says(Stanzas(PAIR, (ONE,))), Do("wind_down", SHUTDOWN), Out(""),
+            In(TWO + CLOSE), Says(Stanzas(PAIR, (TWO,)), End(Cause.CLOSED)),
+        )
+
     def test_before_any_pair_is_proven(self) -> None:
         """Nothing can be lost there: the end is at once."""
         self.told(*OPEN[:-5], Do("wind_down", SHUTDOWN), Out(CLOSE), Says(End(Cause.SHUTDOWN)))

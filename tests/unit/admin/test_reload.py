@@ -193,6 +193,20 @@ class ReloadTests(AuditCase):
         self.flushLoggedErrors(OSError)
         self.assertEqual((2, []), (len(given_up), self.adopted))
 
+    def test_abandoned_after_a_mistake(self) -> None:
+        """A mistake of ours while a configuration is prepared leaves nothing open, and the next reload is made."""
+        given_up: list[None] = []
+
+        async def broken(path: Path) -> Inspected:
+            raise ZeroDivisionError
+
+        working = self.reload._running
+        self.reload._running = replace(working, abandon=lambda: given_up.append(None), inspect=broken)
+        self.failureResultOf(self.reload.run("a"), ZeroDivisionError)
+        self.assertEqual((1, []), (len(given_up), self.adopted))
+        self.reload._running = working
+        self.assertTrue(self.run_reload().ok)
+
     def test_verb(self) -> None:
         """The admin socket's verb answers in plain JSON; a flag that is none is the asker's mistake."""
         self.closed = [CLOSED]

@@ -123,6 +123,14 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual(("up", 1_000_600, None), tuple(self.health.row()[key] for key in ("state", "since", "cause")))
         self.assertEqual([], self.health.alerts())
 
+    def test_retired(self) -> None:
+        """A server that a reload removed is neither down nor up in the log, whatever becomes of its last streams."""
+        self.health.retire()
+        self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+        self.health.closed()
+        self.health.attempt_failed(PAIR, REFUSED)
+        self.assertEqual(([], 0), (self.told, self.recovered))
+
     def test_distrust(self) -> None:
         """A server that takes our connections and trusts no certificate of ours is down, whatever a bare connection shows."""
         self.health.attempt_failed(PAIR, DISTRUST)

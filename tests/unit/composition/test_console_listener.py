@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet.defer import fail, succeed
 from twisted.internet.error import CannotListenError
 from twisted.trial.unittest import SynchronousTestCase
@@ -52,6 +53,8 @@ class ConsoleListenerTests(SynchronousTestCase):
         return [succeed(self.ports[-1])]
 
     def build(self, certificate: Path | None) -> Any:
+        if certificate == Path("weak"):
+            raise SSL.Error
         if certificate == Path("bad"):
             raise UnusableCertificate("bad.key does not belong to it")
         self.built.append(BuiltForTest(certificate))
@@ -112,6 +115,8 @@ class ConsoleListenerTests(SynchronousTestCase):
         self.assertEqual(1, len(self.prepare("taken")))
         self.listener.commit()
         self.assertEqual(["console.certificate: bad.key does not belong to it"], self.prepare("b", "bad"))
+        self.listener.commit()
+        self.assertEqual(["console.certificate: Error"], self.prepare("a", "weak"))
         self.listener.commit()
         self.assertEqual([], self.prepare("a", "new"))
         self.listener.abandon()
