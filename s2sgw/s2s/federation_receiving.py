@@ -108,7 +108,8 @@ class FederationReceiving:
         resolution = await self._resolution(question.peer, requester)
         if resolution.ending is None:  # the evidence is looked up during the handshake, and no longer
             begun = self.judge_of.begin(question.peer, "initiating", requester=requester)
-            connection.when_closed().addCallback(lambda _: begun.cancel())
+            if not begun.called:
+                connection.when_closed().addCallback(lambda _: begun.cancel())
         return _unresolved(resolution)
 
     def identify(self, connection: StreamConnection) -> tuple[Domain, ...]:

@@ -6,8 +6,6 @@ judged or verified at once, and their rate is limited.
 
 from __future__ import annotations
 
-from collections import deque
-
 from s2sgw.stream import dialback
 from s2sgw.stream.dialback import Request
 from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, LimitHit, Method, Permission
@@ -62,7 +60,7 @@ class DialbackAuthorization:
         self._judging: set[Domain] = set()
         #: requests whose keys are being verified, and those that wait
         self._verifying: dict[Pair, Request] = {}
-        self._unverified: deque[Request] = deque()
+        self._unverified: list[Request] = []
         self._judged_anew = 0
         rate = options.claims_per_second
         self._rate = TokenBucket(rate, now, burst=rate * BURST_SECONDS) if rate else None
@@ -221,7 +219,7 @@ class DialbackAuthorization:
                 local = self._unjudged[peer][0].pair.recipient
                 self._stream.emit(JudgementNeeded(peer, local, self._stream.secured))
         while self._unverified and len(self._verifying) < VERIFIED_AT_ONCE:
-            request = self._unverified.popleft()
+            request = self._unverified.pop(0)
             self._verifying[request.pair] = request
             self._stream.emit(DialbackNeeded(request.pair, request.key, self._asserted.stream_id))
 

@@ -175,6 +175,10 @@ class Negotiation(ABC):
     """One stream of either role: bytes in, events and bytes out."""
 
     phase: Phase
+    __slots__ = (
+        "_events", "_framer", "_inputs", "_kept", "_limits", "_output", "_run", "_run_pair", "again", "backlogged",
+        "leaving", "opened", "over", "parting", "phase", "received", "secured", "unheard", "unsent",
+    )
     #: `namespace}name` of the elements after which reading stops (R6, docs/decisions.md#engines)
     stop_at: ClassVar[frozenset[str]] = frozenset()
     #: see `net.connection.Engine`

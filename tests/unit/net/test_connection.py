@@ -862,6 +862,10 @@ class EndTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(waiting))
         self.assertIsNone(self.successResultOf(solo.connection.when_closed()))
 
+    def test_attributes(self) -> None:
+        """A stream at rest is small: its own attributes are slots, and its dict holds those of Twisted's base class alone."""
+        self.assertEqual({"transport", "connected"}, set(vars(Solo().connection)))
+
     def test_addresses(self) -> None:
         """Addresses as people write them; a transport without any is shown as it is."""
         solo = Solo()

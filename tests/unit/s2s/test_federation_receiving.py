@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -266,6 +266,14 @@ class RequesterTests(InboundTestCase):
         self.assertEqual(ended, [])
         connection.closed.callback(None)
         self.assertEqual(len(ended), 1)
+
+    def test_nothing_to_abandon(self) -> None:
+        """A stream for which nothing more is looked up holds nothing of the look-ups until it ends."""
+        side, connection = self.made(), FakeConnection()
+        side.judge_of.begin = lambda *arguments, **more: succeed(None)  # type: ignore[method-assign]
+        answer = Deferred.fromCoroutine(side.resolve(connection, ResolutionNeeded(PEER, OURS)))  # type: ignore[arg-type]
+        self.assertIsNone(self.successResultOf(answer))
+        self.assertEqual([], connection.closed.callbacks)
 
 
 class ReconsiderTests(InboundTestCase):
