@@ -185,8 +185,9 @@ class Framer:
         assert self._bounds is not None
         if not self._buffer.startswith(OPENINGS, self._last):
             return False
-        stanzas, end = plain_stanzas(self._buffer, self._last, self._bounds, self._declarations)
-        if not stanzas:
+        elements = self._bounds.elements - self._elements
+        found, end, elements = plain_stanzas(self._buffer, self._last, self._bounds, self._declarations, elements)
+        if not found:
             return False
         if self._has_handlers:
             self._set_handlers(False)
@@ -201,7 +202,8 @@ class Framer:
             return False
         self._since += end - self._fed
         self._fed = self._last = end
-        self._events += stanzas
+        self._events += found
+        self._elements += elements
         return True
 
     def _element_end(self, end: int) -> int:
@@ -334,7 +336,7 @@ class Framer:
         self._has_handlers = on
 
     def _allow_plain_stanzas(self) -> None:
-        self._bounds = plain_bounds(self._limits, self._namespaces) if self._namespaces is not None else None
+        self._bounds = plain_bounds(self._limits, self._namespaces, self._stop_at) if self._namespaces is not None else None
 
     def _drop_parser(self) -> None:
         self._parser = None

@@ -69,7 +69,7 @@ class Declarations:
     without one. Not declared again: the prefix `stream`, which our headers declare too, and an unused `db`.
     """
 
-    __slots__ = ("_db", "_lang", "_prefixes", "size")
+    __slots__ = ("_db", "_lang", "_prefixes", "adds", "size")
 
     def __init__(self, declared: Mapping[str | None, str], lang: str | None) -> None:
         """Take the declarations. `declared`: prefix -> namespace in the header; the prefix None is the default namespace."""
@@ -80,6 +80,8 @@ class Declarations:
         self._db = again.pop(b"db", b"") if declared.get("db") == DIALBACK else b""
         self._prefixes = again
         self._lang = f" xml:lang='{escape_attribute(lang)}'".encode() if lang else b""
+        #: something may be added to any slice; else only to one in which `db:` stands
+        self.adds = bool(again or self._lang)
         #: the most bytes that are added to a slice
         self.size = sum(map(len, again.values())) + len(self._db) + len(self._lang)
 

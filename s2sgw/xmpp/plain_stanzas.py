@@ -1,4 +1,5 @@
-"""Plain stanzas: short ones of the usual shape, which are found by their bytes (docs/decisions.md#plain-stanzas).
+"""Plain stanzas: short ones of the usual shape, which are found by their bytes (docs/decisions.md#plain-stanzas). So are the
+requests and acknowledgements between them (XEP-0198 §4).
 
 A parser without element handlers proves afterwards that the bytes are well-formed. What is found here is an element of its own
 only together with that proof.
@@ -7,13 +8,13 @@ only together with that proof.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple, get_args
 
-from s2sgw.xmpp.element import NAME_LENGTH
+from s2sgw.xmpp.element import NAME_LENGTH, Element
 from s2sgw.xmpp.header import Declarations
 from s2sgw.xmpp.limits import FramingLimits
-from s2sgw.xmpp.namespaces import XML
+from s2sgw.xmpp.namespaces import MANAGEMENT, XML
 from s2sgw.xmpp.stanza import Kind, Stanza
 
 #: White space, then a start tag that has no attributes but these, each in quotes and without references, line breaks, tabs and
@@ -25,6 +26,13 @@ _START = re.compile(rb"""[ \t\r\n]*<(message|presence|iq)(?:\x20(?:
     |id=(['"])([^'"<&\t\r\n]*)\8
     |(xml:lang)=(['"])[^'"<&\t\r\n]*\11
 ))*\x20?(/)?>""", re.VERBOSE)
+#: White space, then `<r/>` or `<a/>`, without a prefix. It is one of XEP-0198 if its namespace is there.
+_ACKNOWLEDGEMENT = re.compile(
+    rb"""[ \t\r\n]*<([ra])(?:\x20(?:xmlns=(['"])urn:xmpp:sm:3\2|h=(['"])([0-9]{1,10})\3))*\x20?/>"""
+)
+_ACKNOWLEDGEMENTS = frozenset({f"{MANAGEMENT}}}r", f"{MANAGEMENT}}}a"})
+#: It is shorter than so many bytes.
+_ACKNOWLEDGEMENT_BYTES = 64
 #: How many attributes that start tag has at most.
 _ATTRIBUTES = 5
 #: name -> kind, how a start tag of that name begins, the length of that, and the end tag
@@ -32,7 +40,7 @@ _SHAPES: dict[bytes, tuple[Kind, bytes, int, bytes]] = {
     kind.encode(): (kind, f"<{kind}".encode(), len(kind) + 1, f"</{kind}>".encode()) for kind in get_args(Kind)
 }
 #: What a run of plain stanzas begins with: anything else need not be looked at.
-OPENINGS = tuple(opening for _, opening, _, _ in _SHAPES.values())
+OPENINGS = (*(opening for _, opening, _, _ in _SHAPES.values()), b"<r ", b"<a ")
 
 
 class PlainBounds(NamedTuple):
@@ -40,7 +48,8 @@ class PlainBounds(NamedTuple):
 
     It has at most `stanza` bytes. Up to `content` bytes between its tags have no room to break a limit. Longer content has at
     most so many `tags` and `equals` signs, one of which each attribute needs, and no tag of more than `name` bytes: so long is
-    the longest name of a child without the namespace that the header may declare for it.
+    the longest name of a child without the namespace that the header may declare for it. `elements` acknowledgements are read
+    in one feed.
     """
 
     stanza: int
@@ -48,6 +57,7 @@ class PlainBounds(NamedTuple):
     tags: int
     equals: int
     name: int
+    elements: int
 
     def keep(self, buffer: bytearray, begin: int, end: int) -> bool:
         """Return whether the content of a stanza, which is longer than `content`, is within the others."""
@@ -56,8 +66,13 @@ class PlainBounds(NamedTuple):
         return end - begin <= self.name or max(map(len, buffer[begin:end].split(b"<"))) < self.name
 
 
-def plain_bounds(limits: FramingLimits, namespaces: Iterable[str]) -> PlainBounds | None:
-    """Return the bounds that keep `limits` where the header declares these namespaces; None where no stanza is plain."""
+def plain_bounds(
+    limits: FramingLimits, namespaces: Iterable[str], stop_at: Collection[str] = (),
+) -> PlainBounds | None:
+    """Return the bounds that keep `limits` where the header declares these namespaces; None where no stanza is plain.
+
+    An acknowledgement is not plain where the framer is to stop at one (`stop_at`).
+    """
     name = NAME_LENGTH - max(map(len, (XML, *namespaces))) - 1
     if limits.stream_bytes is not None or limits.attributes < _ATTRIBUTES or name <= 0:
         return None
@@ -65,17 +80,34 @@ def plain_bounds(limits: FramingLimits, namespaces: Iterable[str]) -> PlainBound
     content = min(5 * limits.attributes, 7 * limits.depth - 11, 4 * limits.children, name)
     # Of elements in each other, all but the innermost have two tags.
     tags = min(2 * limits.depth - 5, limits.children)
-    return PlainBounds(min(limits.stanza_bytes, limits.tag_bytes), content, tags, limits.attributes, name)
+    is_ready = min(limits.element_bytes, limits.tag_bytes) >= _ACKNOWLEDGEMENT_BYTES and _ACKNOWLEDGEMENTS.isdisjoint(stop_at)
+    elements = limits.elements - 1 if is_ready else 0
+    return PlainBounds(min(limits.stanza_bytes, limits.tag_bytes), content, tags, limits.attributes, name, elements)
 
 
-def plain_stanzas(buffer: bytearray, at: int, bounds: PlainBounds, declarations: Declarations) -> tuple[list[Stanza], int]:
+def plain_stanzas(
+    buffer: bytearray, at: int, bounds: PlainBounds, declarations: Declarations, elements: int = 0,
+) -> tuple[list[Stanza | Element], int, int]:
     """Return the plain stanzas that are complete from `at` on, one behind the other, and where the last of them ends.
 
-    (No match object may outlive this: it would lock the buffer's size.)
+    Acknowledgements are among them, at most `elements`; the last number is how many. (No match object may outlive this: it would
+    lock the buffer's size.)
     """
-    found: list[Stanza] = []
-    match, find, complete = _START.match, buffer.find, declarations.complete
-    while (start := match(buffer, at)) is not None:
+    found: list[Stanza | Element] = []
+    elements_left = elements
+    match, find = _START.match, buffer.find
+    while True:
+        start = match(buffer, at)
+        if start is None:
+            acknowledgement = _ACKNOWLEDGEMENT.match(buffer, at) if elements_left > 0 else None
+            if acknowledgement is None or acknowledgement[2] is None:
+                break
+            elements_left -= 1
+            h = acknowledgement[4]
+            attributes = {} if h is None else {"h": h.decode()}
+            found.append(Element(acknowledgement[1].decode(), MANAGEMENT, attributes))
+            at = acknowledgement.end()
+            continue
         name, _, to, _, from_, _, type, _, id, lang, _, empty = start.groups()
         kind, opening, length, closing = _SHAPES[name]
         end = inside = start.end()
@@ -89,9 +121,12 @@ def plain_stanzas(buffer: bytearray, at: int, bounds: PlainBounds, declarations:
             end = close + len(closing)
         if end - begin > bounds.stanza:
             break
+        data = bytes(buffer[begin:end])
+        if declarations.adds or b"db:" in data:
+            data = declarations.complete(data, length, lang is not None)
         try:
             stanza = Stanza(
-                kind, complete(bytes(buffer[begin:end]), length, lang is not None),
+                kind, data,
                 to.decode() if to else "", from_.decode() if from_ else "",
                 None if type is None else type.decode(), None if id is None else id.decode(), None,
             )
@@ -99,5 +134,5 @@ def plain_stanzas(buffer: bytearray, at: int, bounds: PlainBounds, declarations:
             break
         found.append(stanza)
         at = end
-    return found, at
+    return found, at, elements - elements_left
 

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.xmpp.element import NAME_LENGTH
+from s2sgw.xmpp.element import NAME_LENGTH, Element
 from s2sgw.xmpp.framing import Close, Fault, Framer, FramingEvent, FramingLimits
 from s2sgw.xmpp.header import Declarations
+from s2sgw.xmpp.namespaces import MANAGEMENT
 from s2sgw.xmpp.plain_stanzas import plain_bounds, plain_stanzas
+from s2sgw.xmpp.stanza import Stanza
 from tests.support.examples import EXAMPLES
 from tests.support.framing import CarefulFramer, values
 from tests.unit.xmpp.test_framing import HEADER, MESSAGE, REFUSED, TRANSCRIPTS, bytewise, header
@@ -26,8 +28,8 @@ def found(data: bytes, limits: FramingLimits = LIMITS, *namespaces: str) -> tupl
     """Return the bytes of the plain stanzas that `data` begins with, and where they end."""
     bounds = plain_bounds(limits, namespaces)
     assert bounds is not None
-    stanzas, end = plain_stanzas(bytearray(data), 0, bounds, Declarations({}, None))
-    return [stanza.data for stanza in stanzas], end
+    stanzas, end, _ = plain_stanzas(bytearray(data), 0, bounds, Declarations({}, None))
+    return [stanza.data for stanza in stanzas if isinstance(stanza, Stanza)], end
 
 
 def read(framer: Framer, chunks: list[bytes]) -> tuple[list[object], bool, bool, bytes]:
@@ -58,6 +60,8 @@ class ShapeTests(SynchronousTestCase):
         assert bounds is not None
         data = bytearray("<message to='ž' type=''><a/></message><iq from=\"b\" id='2'/>".encode())
         one, other = plain_stanzas(data, 0, bounds, Declarations({}, "cs"))[0]
+        assert isinstance(one, Stanza)
+        assert isinstance(other, Stanza)
         self.assertEqual(("message", "ž", "", "", None), (one.kind, one.to, one.from_, one.type, one.id))
         self.assertEqual(("iq", "", "b", None, "2"), (other.kind, other.to, other.from_, other.type, other.id))
         self.assertEqual("<message xml:lang='cs' to='ž' type=''><a/></message>".encode(), one.data)
@@ -112,6 +116,34 @@ class ShapeTests(SynchronousTestCase):
         pieces = b"<b>" + (b"x" * 400 + b"</b><b>") * 8 + b"</b>"
         self.assertEqual(1, len(found(b"<message>" + pieces + b"</message>")[0]))
 
+    def test_acknowledgements(self) -> None:
+        """Requests and acknowledgements of XEP-0198 are found as well, as many as are allowed."""
+        bounds = plain_bounds(LIMITS, ())
+        assert bounds is not None
+        request, acknowledgement = Element("r", MANAGEMENT), Element("a", MANAGEMENT, {"h": "4294967295"})
+        for data, expected in (
+            (b"<r xmlns='urn:xmpp:sm:3'/>", request), (b' \n<r xmlns="urn:xmpp:sm:3" />', request),
+            (b"<a xmlns='urn:xmpp:sm:3' h='4294967295'/>", acknowledgement), (b"<a h=\"4294967295\" xmlns='urn:xmpp:sm:3'/>", acknowledgement),
+        ):
+            found, end, number = plain_stanzas(bytearray(data + MESSAGE + data), 0, bounds, Declarations({}, None), 2)
+            self.assertEqual(([expected, expected], 2 * len(data + MESSAGE) - len(MESSAGE), 2), ([found[0], found[2]], end, number))
+            self.assertEqual((len(data + MESSAGE), 1), plain_stanzas(bytearray(data + MESSAGE + data), 0, bounds, Declarations({}, None), 1)[1:])
+            self.assertEqual(([], 0, 0), plain_stanzas(bytearray(data), 0, bounds, Declarations({}, None)))
+        for data in (b"<r/>", b"<a h='1'/>", b"<r xmlns='urn:x'/>", b"<a xmlns='urn:xmpp:sm:3' h='x'/>", b"<a xmlns='urn:xmpp:sm:3' h='12345678901'/>",
+                     b"<r xmlns='urn:xmpp:sm:3'></r>", b"<x:r xmlns='urn:xmpp:sm:3'/>", b"<r xmlns='urn:xmpp:sm:3' x='y'/>", b"<b xmlns='urn:xmpp:sm:3'/>"):
+            self.assertEqual(([], 0, 0), plain_stanzas(bytearray(data), 0, bounds, Declarations({}, None), 9), data)
+
+    def test_acknowledgements_have_their_limit(self) -> None:
+        """The framer stops behind so many in one feed, and where it is to stop at one; small limits leave them to the handlers."""
+        data = b"<r xmlns='urn:xmpp:sm:3'/>" * 9
+        for limits in (LIMITS, FramingLimits(elements=1), FramingLimits(elements=2), FramingLimits(elements=9), FramingLimits(element_bytes=20)):
+            one, other = both(HEADER, [data, MESSAGE, data], limits)
+            self.assertEqual(other, one)
+        stop_at = frozenset({f"{MANAGEMENT}}}r"})
+        framer = Framer(stop_at=stop_at)
+        framer.feed(HEADER + data)
+        self.assertEqual((True, data[len(data) // 9 :]), (framer.stopped, framer.leftover))
+
     def test_no_bounds(self) -> None:
         """Before authentication no stanza is plain, nor where the limits are below what is usual."""
         self.assertIsNone(plain_bounds(FramingLimits(stream_bytes=100000), ()))
@@ -145,7 +177,8 @@ class PathTests(SynchronousTestCase):
         framer = Framer()
         framer.feed(HEADER)
         self.assertFalse(self.calls_handlers(framer, MESSAGE * 3))
-        self.assertTrue(self.calls_handlers(framer, MESSAGE + b"<r xmlns='urn:xmpp:sm:3'/>" + MESSAGE))
+        self.assertFalse(self.calls_handlers(framer, MESSAGE + b"<r xmlns='urn:xmpp:sm:3'/>" + MESSAGE))
+        self.assertTrue(self.calls_handlers(framer, MESSAGE + b"<r xmlns='urn:x'/>" + MESSAGE))
         self.assertFalse(self.calls_handlers(framer, MESSAGE))
         framer.limits = FramingLimits(stream_bytes=10**6)
         self.assertTrue(self.calls_handlers(framer, MESSAGE))
@@ -153,7 +186,7 @@ class PathTests(SynchronousTestCase):
         self.assertFalse(self.calls_handlers(framer, MESSAGE))
 
     def test_mixed(self) -> None:
-        """Between acknowledgements, and behind a stanza that came in two parts, stanzas are plain."""
+        """Between other elements, and behind a stanza that came in two parts, stanzas are plain."""
         calls: list[int] = []
 
         class Counting(Framer):
@@ -167,11 +200,11 @@ class PathTests(SynchronousTestCase):
 
         framer = Counting()
         framer.feed(HEADER)
-        acknowledged = b"<r xmlns='urn:xmpp:sm:3'/><a xmlns='urn:xmpp:sm:3' h='7'/>"
+        between = b"<r xmlns='urn:x'/><a xmlns='urn:x' h='7'/>"
         for cut, plain in ((50, 4), (100, 3)):  # in the start tag and behind it
             framer.feed(MESSAGE[:cut])
             calls.clear()
-            self.assertEqual(10, len(framer.feed(MESSAGE[cut:] + (acknowledged + MESSAGE) * 3)))
+            self.assertEqual(10, len(framer.feed(MESSAGE[cut:] + (between + MESSAGE) * 3)))
             self.assertEqual(plain, sum(calls))
 
     def test_nested(self) -> None:
@@ -259,13 +292,13 @@ _STARTS = (
     b"<message to='&amp;'>", b"<message\tto='a'>", b"<message xmlns='jabber:server'>", b"<iq xmlns='urn:y'>", b"<iq a='b'>", b"<message to='a' to='b'>",
     "<iq id='ž'>".encode(), b"<iq id='\xff'>", b"<presence id='>'>", b"<presence xml:lang='' xml:space='a'>", b"<x:iq>",
 )
-_EMPTY = (b"<message/>", b"<presence to='a' />", b"<iq id='1' type='result'/>", b"<presence from='\xef\xbf\xbe'/>", b"<message to='/>'/>")
+_EMPTY = (b"<r xmlns='urn:xmpp:sm:3'/>", b"<a h='1' xmlns=\"urn:xmpp:sm:3\"/>", b"<message/>", b"<presence to='a' />", b"<iq id='1' type='result'/>", b"<presence from='\xef\xbf\xbe'/>", b"<message to='/>'/>")
 _ENDS = (b"</message>", b"</presence>", b"</iq>", b"</message >", b"</iq\n>")
 _CONTENT = (
     b"text", b"<a/>", b"<a>", b"</a>", b"<b xmlns='urn:b' c='d'>e</b>", b"<b c='</message>'/>", b"<b c=\"'\" d='' e='' f=''/>", b"<x:a x:b=''/>", b"<y:a/>",
     b"<db:a/>", b"<stream:a/>", b"<messages/>", b"<iqx>", b"&amp;", b"&x;", b"&#1;", b"<![CDATA[", b"]]>", b"<!--", b"-->", b"<?a", b"?>", b"<!DOCTYPE a>",
     b"<", b">", b"'", b'"', b"=", b"\0", b"\xc3", b"\xa9", b"\xed\xa0\x80", b" ", b"\r\n", b"x" * 130, b"<a>" * 4, b"</a>" * 4, b"=" * 66, b"<a/>" * 130,
-    b"</stream:stream>", b"<r xmlns='urn:xmpp:sm:3'/>", b"<a xmlns='urn:xmpp:sm:3' h='1'/>", b"<stream:error>", b"</stream:error>",
+    b"</stream:stream>", b"<r xmlns='urn:xmpp:sm:3'/>", b"<a xmlns='urn:xmpp:sm:3' h='1'/>", b"<a h='1' h='2'/>", b"<r/>", b"<stream:error>", b"</stream:error>",
 )
 _PARTS = st.lists(st.sampled_from(_STARTS + _EMPTY + _ENDS + _CONTENT), max_size=4).map(b"".join)
 _WELL_FORMED = st.sampled_from([part for part in _CONTENT if part.startswith(b"<") and part.endswith((b"/>", b"</b>"))] + [b"text", b"&amp;", b""])
@@ -277,7 +310,7 @@ def _whole(start: bytes, content: list[bytes], end: int) -> bytes:
 
 
 _ITEMS = st.one_of(
-    st.just(MESSAGE), st.builds(_whole, st.sampled_from(_STARTS[:5]), st.lists(_WELL_FORMED, max_size=4), st.integers(0, 9)), st.sampled_from(_EMPTY[:3]),
+    st.just(MESSAGE), st.builds(_whole, st.sampled_from(_STARTS[:5]), st.lists(_WELL_FORMED, max_size=4), st.integers(0, 9)), st.sampled_from(_EMPTY[:5]),
     st.builds(_whole, st.sampled_from(_STARTS), st.lists(st.sampled_from(_CONTENT + _EMPTY), max_size=4), st.integers(0, 9)), _PARTS,
 )
 _HEADS = st.sampled_from([HEADER, header(more="xmlns:x='urn:x' xml:lang='cs'"), header(more="xmlns:x='" + "n" * 880 + "'")])
