@@ -17,6 +17,7 @@ import dns.name
 import dns.rdata
 from dns.rdatatype import RdataType
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from s2sgw.net.dns_answer import Answer, Question, Status
@@ -171,16 +172,19 @@ class Resolver:
     def _charge(self, question: Question, stranger: Requester) -> Answer | None:
         """Charge `stranger` for one question, or return why the question is refused."""
         if self._silent_zones.is_silent(question.name, stranger.owner[0]):
-            self._given_up["silent-zone"] += 1
-            return _failure(question, "the name servers of the zone did not answer lately", ttl=0)
+            return self._silent(question)
         if stranger.questions_left <= 0:
             self._given_up["questions"] += 1
             return _failure(question, "the claim of one name takes too many DNS questions", ttl=0)
         stranger.questions_left -= 1
         return None
 
+    def _silent(self, question: Question) -> Answer:
+        self._given_up["silent-zone"] += 1
+        return _failure(question, "the name servers of the zone did not answer lately", ttl=0)
+
     def _begin(self, question: Question, requester: Requester) -> Deferred[Answer]:
-        look_up = _LookUp(question, requester.owner[0])
+        look_up = _LookUp(question, requester.owner[0], requester.is_stranger)
         looking = self._slots.run(requester, self._ask, look_up)
         looking.addTimeout(self._timeout, self._reactor, lambda failure, _: self._late(failure, look_up))
         return looking.addErrback(self._failed, look_up).addCallback(self._keep, question)
@@ -188,6 +192,9 @@ class Resolver:
     # --- one look-up ---
 
     async def _ask(self, look_up: _LookUp) -> Answer:
+        if look_up.is_strangers and self._silent_zones.is_silent(look_up.question.name, look_up.site):  # known since it waited
+            await deferLater(self._reactor, 0)  # a long line does not fail in one turn
+            return self._silent(look_up.question)
         look_up.asked_at = self._reactor.seconds()
         try:
             message, server = await self._upstream.ask(Query(look_up.question))
@@ -250,11 +257,12 @@ class Resolver:
 class _LookUp:
     """One look-up: the question, its network (or zone, for ourselves), and the time of its start (None: it has not started)."""
 
-    __slots__ = ("asked_at", "question", "site")
+    __slots__ = ("asked_at", "is_strangers", "question", "site")
 
-    def __init__(self, question: Question, site: str) -> None:
+    def __init__(self, question: Question, site: str, is_strangers: bool) -> None:
         self.question = question
         self.site = site
+        self.is_strangers = is_strangers
         self.asked_at: float | None = None
 
 

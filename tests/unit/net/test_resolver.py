@@ -621,6 +621,23 @@ class StrangerTests(ResolverCase):
         self.assertEqual(self.ask_as(stranger(), "y.zone.example").status, Status.NO_SUCH_NAME)
         self.assertEqual(self.ask_as(neighbour, "z.zone.example").status, Status.NO_SUCH_NAME)
 
+    def test_silent_zone_in_line(self) -> None:
+        """Names that still wait for a slot when their zone is known to be silent, which takes four names, are not asked for."""
+        asked = [Requester.stranger("10.0.0.1") for _ in range(30)]
+        names = [f"n{number}.zone.example" for number in range(30)]
+        self.server.mute.update([(name, "A") for name in names])
+        answers = [self.resolver.query(name, "A", one) for name, one in zip(names, asked, strict=True)]
+        self.reactor.settle()
+        self.assertEqual((self.resolver.in_flight, self.resolver.in_line), (16, 14))
+        for _ in range(5):
+            self.reactor.pass_time(3)
+            self.resolver.cache.clear()
+            self.ask("a.example")  # our resolver answers
+        self.assertEqual((self.resolver.in_flight, self.resolver.in_line), (0, 0))
+        self.assertEqual({str(self.successResultOf(answer).status) for answer in answers}, {str(Status.FAILED)})
+        self.assertEqual(len({name for name, *_ in self.server.asked if "zone" in name}), 19)
+        self.assertEqual(self.resolver.given_up["silent-zone"], 11)
+
     def test_silent_resolver(self) -> None:
         """Where our resolver answers nothing at all no zone is blamed."""
         self.flood(1, 8, zone="zone.example")
