@@ -340,6 +340,8 @@ class GatewayViews:
                 yield {"purpose": "backend", "endpoint": backend.listen}
             if backend.kind == "s2s" and backend.dns_view is not None:
                 yield {"purpose": "DNS view", "endpoint": str(backend.dns_view)}
+        if self._config.console.listen is not None:
+            yield {"purpose": "console", "endpoint": self._config.console.listen}
 
     # --- numbers ---
 

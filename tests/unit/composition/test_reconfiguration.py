@@ -183,6 +183,15 @@ class ReconfigurationTests(FolderCase):
         self.assertTrue(self.reload().ok)
         self.assertEqual(["prepare tcp:5300", "abandon", "prepare tcp:5300", "commit tcp:5300"], listeners.calls)
 
+    def test_listeners_are_shown(self) -> None:
+        """`status` shows each listener of the configuration in force, the console's too."""
+        self.also('[console]\nlisten = "tcp:8269:interface=127.0.0.1"\n')
+        self.assertTrue(self.reload().ok)
+        self.assertEqual(
+            [("federation (starttls)", "tcp:5269"), ("console", "tcp:8269:interface=127.0.0.1")],
+            [(row["purpose"], row["endpoint"]) for row in self.gateway.views.listeners()],
+        )
+
     def test_deny_list(self) -> None:
         """A list counts with the reload that brings it; later changes of its file count by themselves, and are noted."""
         names = self.folder / "deny.txt"
