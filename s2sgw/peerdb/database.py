@@ -95,7 +95,8 @@ class PeerDatabase:
         #: whether the file lacks records that are in memory, so that it must be written anew
         self._stale = False
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
-        self._waiting = 0
+        #: jobs that were put, and jobs that are done, which the writer's thread counts
+        self._put_jobs = self._done_jobs = 0
         self._closed = False
         self._thread: Thread | None = None
         self._connection = self._open_first()
@@ -209,12 +210,11 @@ class PeerDatabase:
         if self._deliver is None:
             self._now(job)
             return
-        self._waiting += 1
-        if job.done is None and self._waiting > WAITING:
-            self._waiting -= 1
+        if job.done is None and self._put_jobs - self._done_jobs >= WAITING:
             self.given_up += 1
             self._stale = True
         else:
+            self._put_jobs += 1
             self._jobs.put(job)
 
     def _now(self, job: _Job) -> None:
@@ -236,8 +236,10 @@ class PeerDatabase:
             jobs = self._next_jobs()
             last = jobs[-1].last
             answers = self._perform(jobs)
-            assert self._deliver is not None
-            self._deliver(partial(self._finished, len(jobs), answers))
+            self._done_jobs += len(jobs)
+            if answers or self._stale:
+                assert self._deliver is not None
+                self._deliver(partial(self._finished, answers))
             del jobs, answers  # finished jobs do not stay in memory longer than their connection
 
     def _next_jobs(self) -> list[_Job]:
@@ -250,9 +252,8 @@ class PeerDatabase:
                 break
         return jobs
 
-    def _finished(self, number: int, answers: list[Callable[[], None]]) -> None:
+    def _finished(self, answers: list[Callable[[], None]]) -> None:
         """Give the answers, on the thread of the caller."""
-        self._waiting -= number
         for answer in answers:
             answer()
         if self._stale and not self._trouble and not self._closed:

@@ -10,6 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 from typing import Any, TypeVar
+from unittest.mock import Mock
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -177,6 +178,24 @@ class ThreadTests(SynchronousTestCase):
         self.it.connection.set_trace_callback(lambda text: commits.append(1) if text == "COMMIT" else None)
         go_on.set()
         self.assertEqual((len(self.it.stored()), len(commits) <= 3), (401, True))
+        self.it.result(self.it.store.close())
+
+    def test_nobody_is_called_without_a_question(self) -> None:
+        """What is written wakes the caller's thread only where an answer is waited for."""
+        begun, go_on = Event(), Event()
+
+        def wait() -> bool:
+            begun.set()
+            return go_on.wait(PATIENCE)
+
+        self.it.connection.create_function("wait", 0, wait)
+        self.it.store.write(("INSERT INTO t SELECT -1 WHERE wait() IS NOT NULL", ()))
+        self.assertTrue(begun.wait(PATIENCE))
+        self.it.part.add(1)
+        called = Mock(side_effect=self.it.calls.put)
+        self.patch(self.it.store, "_deliver", called)
+        go_on.set()
+        self.assertEqual(([-1, 1], 1), (self.it.stored(), called.call_count))
         self.it.result(self.it.store.close())
 
     def test_bounded(self) -> None:
