@@ -98,7 +98,7 @@ MUTATIONS = (
     ),
     Mutation(
         "M17", "R1: our header has no version", "s2sgw/xmpp/header.py",
-        '("version", version)', '("version", None)', ("tests.unit.xmpp.test_element.HeaderTests.test_header",),
+        '("version", version)', '("version", None)', ("tests.unit.xmpp.test_header.HeaderTests.test_header",),
     ),
     Mutation(
         "M18", "R24: dialback goes before SASL", "s2sgw/stream/initiating_phases.py",
@@ -183,6 +183,6 @@ MUTATIONS = (
     Mutation(
         "M35", "R14: a proxy is given whatever name an SRV record holds", "s2sgw/s2s/federation_initiating.py",
         "if is_host(target.host) or is_address(target.host)]", "]",
-        ("tests.unit.s2s.test_federation_receiving.ProxyTests.test_names",),
+        ("tests.unit.s2s.test_federation_initiating.ProxyTests.test_names",),
     ),
 )

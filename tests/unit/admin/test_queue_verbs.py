@@ -3,79 +3,26 @@
 from __future__ import annotations
 
 import errno
-import json
-from collections.abc import Coroutine
 from math import inf, nan
 from pathlib import Path
-from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.admin import queue_ages
-from s2sgw.admin.queue_verbs import QueueVerbs
-from s2sgw.admin.responses import RESPONSES
 from s2sgw.admin.server import VerbError
 from s2sgw.delivery import holds as withheld
 from s2sgw.delivery.holds import HoldTarget, OperatorHolds, TooManyHolds
-from s2sgw.net.slices import Slices
 from s2sgw.queue.entries import QueuedStanza
 from s2sgw.reporting.audit import AuditLog
-from s2sgw.spool.interface import SpoolBroken
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
-from tests.support.fakes import FixedClock
-from tests.support.response_types import mismatches
+from tests.support.queue_verbs import LANE, Tools
 from tests.unit.delivery.test_queue import HERE, OUT, THERE, WINDOW, World, ids, stanza
 
-LANE = [HERE.ascii, THERE.ascii]
 #: What is not the number of a stanza.
 NO_NUMBERS: tuple[object, ...] = (
     0, -1, 1.5, 1.0, True, inf, -inf, nan, 2**63, 10**400, "x", "", "\u0661", "9" * 30, None, [1], {},
 )
-
-
-class Tools:
-    """Lanes with an outbound hop, and the verbs over them."""
-
-    def __init__(self, state: str, ready: bool = False, memory: int = 1 << 20) -> None:
-        self.state = Path(state)
-        self.state.mkdir(exist_ok=True)
-        self.world = World(memory=memory, holds=OperatorHolds(self.state))
-        self.world.next_hop.ready = ready
-        audit, slices = AuditLog(self.state, FixedClock(0.0)), Slices(self.world.clock)
-        self.verbs = QueueVerbs(self.world.custody, lambda domain: domain == HERE, audit, slices).verbs()
-
-    def ask(self, verb: str, *target: object, **arguments: Any) -> Any:
-        """The result of a verb, which is of the type that is published."""
-        result = self._ask(verb, *target, **arguments)
-        assert not list(mismatches(result, RESPONSES[f"queue {verb}"])), list(mismatches(result, RESPONSES[f"queue {verb}"]))
-        return result
-
-    def _ask(self, verb: str, *target: object, **arguments: Any) -> Any:
-        given = {"target": list(target), **arguments} if target else arguments
-        answers: list[Any] = []
-        result = self.verbs[f"queue {verb}"](given)
-        (Deferred.fromCoroutine(result) if isinstance(result, Coroutine) else result).addBoth(answers.append)
-        self.world.clock.advance(0)
-        (result,) = answers
-        if isinstance(result, Failure):
-            result.raiseException()
-        return result
-
-    def accept(self, *names: str, size: int = 10) -> None:
-        self.world.accept(*(stanza(name, size=size) for name in names))
-
-    def spool_all_but(self, resident: int) -> None:
-        """The window is over; memory keeps about so many bytes."""
-        self.world.custody.services.relief.resident = resident
-        self.world.clock.advance(WINDOW)
-
-    @property
-    def noted(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.state / "audit.log").read_text().splitlines()]
 
 
 class LookingTests(SynchronousTestCase):
@@ -148,73 +95,6 @@ class LookingTests(SynchronousTestCase):
         for target in ([1], [True], [None], [HERE.ascii, inf], [[HERE.ascii]]):
             words = self.assertRaises(VerbError, self.tools.ask, "hold", *target)
             self.assertEqual("usage", words.kind)
-
-
-class AgesTests(SynchronousTestCase):
-    """ages, and drop of what is older."""
-
-    def setUp(self) -> None:
-        self.tools = Tools(self.mktemp())
-
-    def fill(self, resident: int) -> None:
-        """One stanza of each of three ages; `resident`: the bytes of them that stay in memory."""
-        for name, seconds in (("1", 400.0), ("2", 100.0), ("3", 30.0)):
-            self.tools.accept(name)
-            self.tools.spool_all_but(resident)
-            self.tools.world.clock.advance(seconds)
-
-    def test_ages(self) -> None:
-        """Each stanza is counted once, in memory or on disk."""
-        for resident in (0, 1 << 20):
-            self.tools = Tools(self.mktemp())
-            self.fill(resident)
-            answer = self.tools.ask("ages")
-            self.assertEqual([60.0, 300.0, 600.0], answer["bounds"][:3])
-            (row,) = answer["rows"]
-            self.assertEqual(("there.example", 3, [1, 1, 1, 0, 0, 0, 0, 0], 0), (row["peer"], row["stanzas"], row["ages"], row["unread"]))
-        self.assertEqual(([], 1), (self.tools.ask("ages", peer="x.example")["rows"], len(self.tools.ask("ages", peer="there.example")["rows"])))
-
-    def test_too_many(self) -> None:
-        """What is too much to be read is counted as such."""
-        self.patch(queue_ages, "MOST_READ", 1)
-        self.patch(queue_ages, "PAGE_BYTES", 1)
-        self.fill(0)
-        (row,) = self.tools.ask("ages")["rows"]
-        self.assertEqual((3, 3), (row["stanzas"], sum(row["ages"]) + row["unread"]))
-        self.assertGreater(row["unread"], 0)
-
-    def test_drop_older(self) -> None:
-        """Only what has waited long enough is given up, in memory or on disk, and it is bounced; younger ones stay in order."""
-        for resident, page in ((0, 1), (0, 1 << 20), (1 << 20, 1)):
-            self.patch(queue_ages, "PAGE_BYTES", page)
-            self.tools = Tools(self.mktemp())
-            self.fill(resident)
-            self.assertEqual({"lanes": 1, "stanzas": 2}, self.tools.ask("drop", *LANE, older_than=120))
-            self.assertEqual(["3"], [row["id"] for row in self.tools.ask("show", *LANE)])
-            self.assertEqual({"lanes": 0, "stanzas": 0}, self.tools.ask("drop", "there.example", older_than=120))
-            self.assertEqual({"lanes": 1, "stanzas": 1}, self.tools.ask("drop", "there.example", older_than=0, quietly=True))
-            self.assertEqual([120, 120, 0], [row["older_than"] for row in self.tools.noted])
-
-    def test_in_flight(self) -> None:
-        """What is in flight stays, however old."""
-        self.tools.world.next_hop.ready = True
-        self.tools.accept("1")
-        self.tools.world.clock.advance(1000)
-        self.assertEqual(0, self.tools.ask("drop", *LANE, older_than=1)["stanzas"])
-
-    def test_wrong(self) -> None:
-        """An age that is none, or of one stanza: nothing is noted."""
-        for seconds in (-1, "1h", True, nan, inf, -inf, 10**400, [1]):
-            words = self.assertRaises(VerbError, self.tools.ask, "drop", *LANE, older_than=seconds)
-            self.assertEqual(("usage", "older_than must be a number of seconds from 0 to 10000000000"), (words.kind, str(words)))
-        self.assertRaises(VerbError, self.tools.ask, "drop", *LANE, 1, older_than=5)
-        self.assertFalse((self.tools.state / "audit.log").exists())
-
-    def test_broken_spool(self) -> None:
-        """A spool that cannot be read is told."""
-        self.fill(0)
-        self.patch(self.tools.world.spool, "read", lambda pair, after, most, done: done(SpoolBroken("the disk")))
-        self.assertIn("cannot be read", str(self.assertRaises(VerbError, self.tools.ask, "ages")))
 
 
 class HoldTests(SynchronousTestCase):

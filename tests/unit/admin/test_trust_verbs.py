@@ -3,105 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import fields
 from math import inf, nan
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from unittest.mock import Mock
 
 from click.testing import CliRunner, Result
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin import explain
 from s2sgw.admin.explain import Explainer
 from s2sgw.admin.pin_verbs import PinVerbs
 from s2sgw.admin.provenance import DURATIONS, PolicySources
-from s2sgw.admin.replay import Replay
 from s2sgw.admin.responses import RESPONSES
 from s2sgw.admin.server import Rows, VerbError
-from s2sgw.authentication.assessment import ProofRunner
 from s2sgw.authentication.judge import Judge
 from s2sgw.authentication.lookups import EvidenceLookups
 from s2sgw.authentication.posh_documents import POSHDocuments
 from s2sgw.cli import main as command
 from s2sgw.cli import output as answering
-from s2sgw.config import parse
-from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.discovery import Resolution
 from s2sgw.net.https import Fetched
-from s2sgw.net.slices import Slices
-from s2sgw.net.threads import Threads
-from s2sgw.peerdb.database import PeerDatabase
-from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.peerdb.pending import PendingCertificate
 from s2sgw.policy.model import PeerObject, PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.record import EventRecord
-from s2sgw.trust.anchors import Anchors
-from s2sgw.trust.evidence import Evidence, TLSALookup
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
-from tests.support.certificates import AT, leaf_for, self_signed, shared_root
-from tests.support.fakes import FixedAnchors
+from tests.support.certificates import leaf_for
 from tests.support.response_types import mismatches
-
-PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
-OLD, NEW = self_signed(dns=["peer.example"]), self_signed(dns=["peer.example"])
-OLD_KEY, NEW_KEY = str(Fingerprint.of(OLD.der)), str(Fingerprint.of(NEW.der))
-NOW = AT.timestamp()
-TOML = """\
-[gateway]
-domains = ["here.example"]
-[tls]
-certificates = "."
-minimum = "1.2"
-[backend]
-kind = "echo"
-
-[peers.default]
-dialback = "with-tls"
-limits = { streams = 7 }
-[peers."*.example"]
-hold = "1m"
-[peers."PEER.Example"]
-unknown_issuer = "ask"
-pins = ["sha256:%s"]
-"""
-
-
-class TrustCase(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.clock.advance(NOW)
-        self.elsewhere = 0
-        self.folder = Path(self.mktemp()).absolute()
-        self.folder.mkdir()
-        self.path = self.folder / "s2sgw.toml"
-        self.path.write_text(TOML % ("0" * 64))
-        self.config = parse(self.path.read_text(), self.path)
-        self.peers = self.config.policies
-        self.peer_records = PeerRecords(PeerDatabase(":memory:", self.fail))
-        self.patch(PeerRecords, "log", Logger("book", observer=lambda event: None))  # type: ignore[arg-type]
-        self.threads = cast(Threads, SimpleNamespace(run=self.in_thread))
-        self.proving = ProofRunner(FixedAnchors(Anchors([shared_root().certificate])))
-
-    def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """Files are read here."""
-        self.elsewhere += 1
-        return maybeDeferred(call, *arguments)
-
-    def judged(self, chain: tuple[bytes, ...], role: Any = "initiating") -> None:
-        evidence = Evidence(PEER, role, AT, chain, "TLSv1.3", "", "192.0.2.1:1", "host.example" if role == "receiving" else None)
-        policy = self.peers.policy(PEER)
-        found = self.proving.found(policy, evidence, self.peer_records.standing(PEER, policy, NOW))
-        self.peer_records.record_verdict(evidence, HERE, found.verdict, ())
+from tests.support.trust_verbs import HERE, NEW, NEW_KEY, NOW, OLD, OLD_KEY, PEER, TOML, FakeDiscovery, TrustCase
 
 
 class PinVerbsTests(TrustCase):
@@ -197,20 +132,6 @@ class PinVerbsTests(TrustCase):
         (self.folder / "audit.log").mkdir()
         self.assertRaisesRegex(VerbError, "nothing was changed", self.ask, "pins add", peer="peer.example", key=OLD_KEY)
         self.assertEqual([], self.peer_records.keys.of(PEER))
-
-
-class FakeDiscovery:
-    targets: tuple[Target, ...] = (Target("host.example", 5269, ("192.0.2.1",)),)
-    ending: Ending | None = None
-
-    def resolve(self, domain: Domain, route: str | None = None, requester: object = None) -> Deferred[Resolution]:
-        return succeed(Resolution(domain, self.targets, self.ending))
-
-    def locate(self, targets: tuple[Target, ...]) -> Deferred[tuple[Target, ...]]:
-        return succeed(targets)
-
-    def tlsa(self, target: Target, requester: object = None) -> Deferred[TLSALookup]:
-        return succeed(TLSALookup(target.host, failure="not secured"))
 
 
 class ExplainTests(TrustCase):
@@ -324,30 +245,6 @@ class ExplainTests(TrustCase):
         answer = self.explain()
         self.assertEqual("no-such-domain", answer["dns"]["cause"])
         self.assertTrue(answer["now"]["outbound"]["last"]["accepted"])
-
-
-class ReplayTests(TrustCase):
-    """What a planned file would change."""
-
-    def replay(self, text: str, **arguments: Any) -> Any:
-        plan = self.folder / "plan.toml"
-        plan.write_text(text)
-        replay = Replay(Slices(self.clock), self.threads, self.peers, self.proving, self.peer_records, self.clock.seconds)
-        asked = Deferred.fromCoroutine(replay.replay({"with": str(plan), **arguments}))
-        self.clock.advance(0)
-        return asked
-
-    def test_changes(self) -> None:
-        """The same file changes nothing; another one what it changes."""
-        self.patch(explain, "system_servers", lambda: ())
-        self.judged((OLD.der,))
-        self.judged(leaf_for("peer.example").der_chain)
-        self.assertEqual((2, []), (lambda found: (found["handshakes"], found["changed"]))(self.successResultOf(self.replay(TOML % ("0" * 64)))))
-        stricter = (TOML % ("0" * 64)).replace("with-tls", "never")
-        changed = self.successResultOf(self.replay(stricter))["changed"]
-        self.assertEqual([("peer.example", True, "pin-mismatch")] * 1, [(r["peer"], r["before"]["accepted"], r["after"]["cause"]) for r in changed if not r["after"]["accepted"]])
-        self.assertEqual(0, self.successResultOf(self.replay(stricter, seconds=0.0001))["handshakes"] - 2)
-        self.failureResultOf(self.replay(stricter, seconds=-1), VerbError)
 
 
 class ShownTests(TrustCase):

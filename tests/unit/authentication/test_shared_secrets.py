@@ -11,18 +11,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
-from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.authentication.judge import permission
 from s2sgw.authentication.refusals import refusal
 from s2sgw.authentication.shared_secrets import SharedSecrets
-from s2sgw.config import ConfigError, parse
-from s2sgw.config.secret_file import LARGEST, read_secret
-from s2sgw.net.tls_layer import exporter
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.verdict import Verdict
-from s2sgw.runtime.preflight import _policy_warnings
 from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.stream.dialback import DialbackKeys
 from s2sgw.stream.events import JudgementNeeded, PairProven, Permission
@@ -31,6 +26,7 @@ from s2sgw.stream.receiving import ReceivingOptions, ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.mechanisms import MECHANISMS, Mechanism
+from tests.support.secret_files import SecretTestCase
 from tests.support.wires import LOCAL, Ends
 
 PEER, OTHER = Domain.parse("peer.example"), Domain.parse("other.example")
@@ -42,71 +38,6 @@ class Connection:
     """As much of one as a side looks at."""
 
     secured = SECURED.secured
-
-
-class SecretTestCase(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.path = Path(self.mktemp())
-        self.path.write_text("correct horse\n")
-        self.path.chmod(0o600)
-
-
-class FileTests(SecretTestCase):
-    """A secret is the text of a file."""
-
-    def test_read(self) -> None:
-        """Without the line break at its end."""
-        self.assertEqual(read_secret(self.path), "correct horse")
-
-    def test_none(self) -> None:
-        """What is empty, too long, no text, or of what a secret cannot have, is none."""
-        for data in (b"\n", b"x" * (LARGEST + 1), b"\xff", b"a\x00b"):
-            self.path.write_bytes(data)
-            with self.assertRaises(ValueError):
-                read_secret(self.path)
-
-    def test_mode(self) -> None:
-        """R26: it is for its owner alone."""
-        for mode in (0o640, 0o604, 0o620, 0o601):
-            self.path.chmod(mode)
-            with self.assertRaises(ValueError) as failed:
-                read_secret(self.path)
-            self.assertIn("0600", str(failed.exception))
-        self.path.chmod(0o400)
-        self.assertEqual(read_secret(self.path), "correct horse")
-
-    def test_not_with_all(self) -> None:
-        """A secret of everybody is none."""
-        text = f'[gateway]\ndomains = ["example.org"]\n[peers.default]\nsecret_file = "{self.path.name}"\n'
-        with self.assertRaises(ConfigError) as failed:
-            parse(text, self.path.absolute().parent / "s2sgw.toml")
-        self.assertIn("cannot be shared with all peers", str(failed.exception))
-
-    def test_legacy(self) -> None:
-        """R26: DIGEST-MD5 is the last, of a peer object that has a secret of its own, and `check` warns of it."""
-        path = self.path.absolute().parent / "s2sgw.toml"
-        secret = f'secret_file = "{self.path.name}"\n'
-        for name, keys, complaint in (
-            ("default", 'sasl = ["DIGEST-MD5"]\n', "is for single peers"), ("peer.example", 'sasl = ["DIGEST-MD5"]\n', "needs secret_file"),
-            ("peer.example", secret + 'sasl = ["DIGEST-MD5", "EXTERNAL"]\n', "as the last"),
-            ("peer.example", 'sasl = ["EXTERNAL", "EXTERNAL"]\n', "names a mechanism twice"),
-            ("peer.example", 'sasl = ["PLAIN"]\n', "PLAIN"),
-        ):
-            with self.assertRaises(ConfigError) as failed:
-                parse(f'[gateway]\ndomains = ["example.org"]\n[peers."{name}"]\n{keys}', path)
-            self.assertIn(complaint, str(failed.exception))
-        (path.parent / "certs").mkdir(exist_ok=True)
-        config = parse(f'[gateway]\ndomains = ["example.org"]\n[peers."peer.example"]\n{secret}sasl = ["EXTERNAL", "DIGEST-MD5"]\n', path)
-        [warning] = _policy_warnings(config)
-        self.assertIn('"peer.example".sasl: DIGEST-MD5 is historic and weak', warning)
-
-    def test_configured(self) -> None:
-        """A file that cannot be used is told at the start."""
-        text = f'[gateway]\ndomains = ["example.org"]\n[peers."peer.example"]\nsecret_file = "{self.path.name}"\n'
-        self.path.write_bytes(b"")
-        with self.assertRaises(ConfigError) as failed:
-            parse(text, self.path.absolute().parent / "s2sgw.toml")
-        self.assertIn("is not a usable secret file: it is empty", str(failed.exception))
 
 
 class SharedSecretsTests(SecretTestCase):
@@ -191,28 +122,6 @@ class SharedSecretsTests(SecretTestCase):
         self.assertIsNone(self.secrets.of(PEER))
         self.assertEqual([event["event"] for event in told], ["a secret cannot be read"])
         self.assertNotIn("staple", str(told))
-
-
-class BindingTests(SynchronousTestCase):
-    """RFC 9266: what both ends of one TLS can compute, and nobody else."""
-
-    def test_the_same_on_both_ends(self) -> None:
-        """R26: tls-exporter is the same on both ends, another on each connection, and shown nowhere."""
-        values = []
-        for _ in range(2):
-            ends = Ends().start_tls()
-            assert ends.server.secured is not None
-            assert ends.client.secured is not None
-            self.assertEqual(ends.server.secured.exporter, ends.client.secured.exporter)
-            self.assertEqual(len(ends.server.secured.exporter or b""), 32)
-            self.assertNotIn("exporter", repr(ends.server.secured))
-            values.append(ends.server.secured.exporter)
-        self.assertNotEqual(*values)
-
-    def test_tls_1_2(self) -> None:
-        """R26: none below TLS 1.3, where it cannot be told whether it is safe."""
-        connection: Any = SimpleNamespace(get_protocol_version_name=lambda: "TLSv1.2")
-        self.assertIsNone(exporter(connection))
 
 
 class WholeTests(SecretTestCase):

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.queue.backoff import BackOff
 from s2sgw.queue.entries import OVERHEAD, HoldTimes, QueuedStanza, QueueItem
 from s2sgw.queue.evidence import ON_DISK, PASSED_ON
 from s2sgw.queue.memory import PeerMemory, SharedMemory
@@ -16,7 +15,6 @@ from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
 from tests.support.custody import Receipt
-from tests.support.fakes import FixedRandom
 
 PAIR = Pair(Domain.parse("a.example"), Domain.parse("b.example"))
 
@@ -390,17 +388,3 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(sorted(filter(None, seen + ids(list(it)))), sorted(accepted))
         self.assertEqual(it.bytes, sum(len(held.stanza.data) + OVERHEAD for held in it))
         self.assertEqual((memory.used, it.unsaved), (it.bytes, it.bytes))
-
-
-class BackOffTests(SynchronousTestCase):
-    """The schedule of attempts."""
-
-    def test_grows_to_its_bound(self) -> None:
-        """Each failure doubles the wait, up to the longest."""
-        it = BackOff(first=2, factor=2, longest=10, jitter=0)
-        self.assertEqual([it.delay(n, FixedRandom(0.5)) for n in (1, 2, 3, 4, 1000)], [2, 4, 8, 10, 10])
-
-    def test_jitter(self) -> None:
-        """Jitter shortens a wait by at most its part."""
-        it = BackOff(first=8, jitter=0.25)
-        self.assertEqual((it.delay(1, FixedRandom()), it.delay(1, FixedRandom(1.0))), (8, 6))

@@ -19,10 +19,10 @@ from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.verdict import Verdict
 from s2sgw.runtime import probe
 from s2sgw.runtime.probe import PROBE_SECONDS, Probe
-from s2sgw.runtime.probe_report import ProbeStep, whose
+from s2sgw.runtime.probe_report import ProbeStep
 from s2sgw.stream.features import StreamFeatures
 from s2sgw.trust.evidence import Attempt, Evidence, TLSALookup
-from s2sgw.xmpp.ending import ACCOUNTS, Cause, Ending, Layer
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import leaf_for
 
@@ -224,15 +224,3 @@ class ProbeTests(SynchronousTestCase):
         self.clock.advance(PROBE_SECONDS)
         report = self.successResultOf(running)
         self.assertEqual(("fails", [("policy", "network")]), (report.verdict, self.failed(report)))
-
-
-class BlameTests(SynchronousTestCase):
-    """Whose a cause is to mend."""
-
-    def test_every_cause(self) -> None:
-        """Each cause has somebody; those of our own server are ours, and what the network does is nobody's alone."""
-        for cause in ACCOUNTS:
-            self.assertIn(whose(cause), ("ours", "theirs", "network"))
-            if Ending(cause).layer is Layer.BACKEND:
-                self.assertEqual("ours", whose(cause))
-        self.assertEqual(("network", "theirs"), (whose(Cause.TLS_FAILED, "network"), whose(Cause.TLS_FAILED, "them")))

@@ -8,14 +8,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.stream.events import Announced, Bound, Ended, Event, Refusal, Routed, StanzasReceived
 from s2sgw.stream.jabberd2_router import RouterOptions, RouterStream, wrapped
-from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import LocalFault, StreamCondition
-from s2sgw.xmpp.framing import RECYCLE, Close, Fault
-from s2sgw.xmpp.header import Header
-from s2sgw.xmpp.jabberd2_routes import Route, RouteFramer
 from s2sgw.xmpp.jid import Domain
-from s2sgw.xmpp.limits import FramingLimits
 
 COMPONENT = "xmlns='http://jabberd.jabberstudio.org/ns/component/1.0'"
 SASL = "xmlns='urn:ietf:params:xml:ns:xmpp-sasl'"
@@ -208,71 +203,3 @@ class CarryingTests(ComponentTestCase):
         self.assertEqual(
             f"<route {COMPONENT} to='in.example' from='s2s'><message xmlns='jabber:client' to='x@y'><body>&lt;/route></body></message></route>", data.decode(),
         )
-
-
-class FramerTests(SynchronousTestCase):
-    """R31, R32: the reader of the router's stream."""
-
-    def framer(self, **limits: int) -> RouteFramer:
-        made = RouteFramer(FramingLimits(**limits))
-        self.assertIsInstance(made.feed(ANSWER.encode())[0], Header)
-        return made
-
-    def test_beyond_limits(self) -> None:
-        """A stanza that is too large, too deep or has too much comes without its data, and the next one is whole."""
-        for inside in ("<b>" + "x" * 20000 + "</b>", "<b>" * 80 + "</b>" * 80, "<b/>" * 600, "<b " + " ".join(f"a{n}='1'" for n in range(70)) + "/>"):
-            framer = self.framer(stanza_bytes=10000)
-            large = route(f"<message xmlns='jabber:client' from='a@b.example' to='c@d.example'>{inside}<x/>y</message>")
-            data = (large + route(IQ)).encode()
-            found = [each for at in range(0, len(data), 3000) for each in framer.feed(data[at:at + 3000])]
-            first, second = found
-            assert isinstance(first, Route)
-            assert isinstance(second, Route)
-            assert first.stanza
-            assert second.stanza
-            self.assertEqual((b"", "c@d.example"), (first.stanza.data, first.stanza.to))
-            self.assertTrue(second.stanza.data)
-
-    def test_largest(self) -> None:
-        """What came before counts for nothing."""
-        framer = self.framer(stanza_bytes=10000)
-        data = route(f"<message xmlns='jabber:client'><body>{'x' * 9000}</body></message>").encode() * 3
-        self.assertTrue(all(each.stanza.data for each in framer.feed(data)))  # type: ignore[union-attr]
-
-    def test_declared_outside(self) -> None:
-        """Prefixes of the stanza, and of the route, hold in it; only its first child counts."""
-        framer = self.framer()
-        inside = "<message xmlns='jabber:client' xmlns:p='urn:p'><x xmlns='urn:x' p:a='1' q:b='2'/></message><message xmlns='jabber:client' id='2'/>"
-        [found] = framer.feed(f"<route {COMPONENT} xmlns:q='urn:q' to='a'>t{inside}</route>".encode())
-        assert isinstance(found, Route)
-        assert found.stanza
-        self.assertEqual(b"<message xmlns:p='urn:p' xmlns:q='urn:q'><x xmlns='urn:x' p:a='1' q:b='2'/></message>", found.stanza.data)
-
-    def test_stop(self) -> None:
-        """Reading stops behind an element that says so, and goes on where it is told to."""
-        framer = RouteFramer(FramingLimits(), frozenset({"urn:x}stop"}))
-        events = framer.feed(ANSWER.encode() + b"<stop xmlns='urn:x'/><y xmlns='urn:y'>")
-        self.assertEqual(2, len(events))
-        self.assertEqual([], framer.feed(b"z</y>"))
-        self.assertEqual((True, b"<y xmlns='urn:y'>z</y>"), (framer.stopped, framer.leftover))
-        [element] = framer.feed(framer.resume())
-        assert isinstance(element, Element)
-        self.assertEqual(("y", "z"), (element.name, element.text))
-
-    def test_recycled(self) -> None:
-        """expat is exchanged now and then, wherever the input is cut."""
-        framer = self.framer()
-        data = route(f"<message xmlns='jabber:client'><body>{'x' * 5000}</body></message>").encode() * (2 * RECYCLE // 5000) + b"<p xmlns='urn:p'/>" * 20
-        found = [each for at in range(0, len(data), 7777) for each in framer.feed(data[at:at + 7777])]
-        self.assertEqual(2 * RECYCLE // 5000 + 20, len(found))
-        parser = framer._parser
-        self.assertLess(parser.CurrentByteIndex, 2 * RECYCLE)
-
-    def test_faults(self) -> None:
-        """What is no XML of XMPP, too many elements, too long ones, a header without end."""
-        for data in (b"<a xmlns='u'><!-- --></a>", b"<a>&x;</a>", b"</b>", b"<a xmlns='u'>" + b"<b/>" * 1100, b"<a>" * 70, b"<a>" + b"x" * 70000):
-            self.assertIsInstance(self.framer().feed(data)[-1], Fault)
-        self.assertIsInstance(RouteFramer().feed(b"<stream:stream xmlns:stream='" + b"x" * 9000)[-1], Fault)
-        framer = self.framer()
-        self.assertEqual([Close()], framer.feed(b"</stream:stream>"))
-        self.assertEqual([], framer.feed(b"<x/>"))

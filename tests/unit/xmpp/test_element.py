@@ -18,8 +18,6 @@ from s2sgw.xmpp.element import (
     stream_error,
 )
 from s2sgw.xmpp.errors import RemoteFault, StanzaCondition, StreamCondition
-from s2sgw.xmpp.framing import Framer
-from s2sgw.xmpp.header import CLOSING_TAG, Header, stream_header
 from s2sgw.xmpp.namespaces import DIALBACK, SASL, SERVER, STANZA_ERRORS, STREAM, STREAM_ERRORS, TLS, XML
 
 
@@ -158,30 +156,6 @@ class ChildNamesTests(SynchronousTestCase):
         """What is not well-formed or restricted is a fault."""
         for data, condition in ((b"<iq></a>", StreamCondition.NOT_WELL_FORMED), (b"<iq><!----></iq>", StreamCondition.RESTRICTED_XML)):
             self.assertEqual(condition, self.assertRaises(RemoteFault, child_names, data).condition)
-
-
-class HeaderTests(SynchronousTestCase):
-    """The header that we write."""
-
-    def test_header(self) -> None:
-        """R1, R3: an XML declaration, the three namespaces, version 1.0, and no language."""
-        self.assertEqual(
-            b"<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams'"
-            b" xmlns:db='jabber:server:dialback' from='a.example' to='b.example' id='1&amp;2' version='1.0'>",
-            stream_header(to="b.example", from_="a.example", id="1&2"),
-        )
-
-    def test_pre_1_0(self) -> None:
-        """R1: a header without version, to and from."""
-        [header] = Framer().feed(stream_header(id="x", version=None))
-        self.assertEqual(Header(None, None, "x", None, dialback=True), header)
-
-    def test_read_back(self) -> None:
-        """What we write is what is read."""
-        data = stream_header(to="ž.example", from_="<'\">", id="\t", lang="en")
-        [header] = Framer().feed(data)
-        self.assertEqual(Header("ž.example", "<'\">", "\t", "1.0", dialback=True), header)
-        self.assertEqual(2, len(Framer().feed(data + CLOSING_TAG)))
 
 
 _NAMES = st.sampled_from(["a", "b-1", "žluť"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.xmpp.ending import ACCOUNTS, Cause, Ending, Layer
-from s2sgw.xmpp.errors import LocalFault, RemoteFault, StanzaCondition, StreamCondition
+from s2sgw.xmpp.errors import StanzaCondition
 
 
 class AccountTests(SynchronousTestCase):
@@ -69,14 +69,3 @@ class EndingTests(SynchronousTestCase):
         """A stream that the other side or the network ended was not ended by us."""
         self.assertFalse(Ending(Cause.BAD_XML, by="them").refuses_peer)
         self.assertFalse(Ending(Cause.TLS_FAILED, by="network").refuses_peer)
-
-
-class FaultTests(SynchronousTestCase):
-    """The two roots of exceptions."""
-
-    def test_remote(self) -> None:
-        """The other side's mistake carries its answer; ours is another kind of thing."""
-        fault = RemoteFault(StreamCondition.BAD_FORMAT, "text between elements")
-        self.assertEqual((StreamCondition.BAD_FORMAT, "text between elements"), (fault.condition, fault.text))
-        self.assertEqual("bad-format: text between elements", str(fault))
-        self.assertNotIsInstance(LocalFault(), RemoteFault)

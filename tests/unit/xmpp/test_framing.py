@@ -601,22 +601,6 @@ class RestingTests(SynchronousTestCase):
             self.assertIsNone(reference())
 
 
-class ExpatTests(SynchronousTestCase):
-    """What differs between versions of expat."""
-
-    def made(self, *more: str) -> mock.Mock:
-        handlers = ["XmlDeclHandler", "StartDoctypeDeclHandler", "CommentHandler", "ProcessingInstructionHandler"]
-        parser = mock.Mock(spec=[*handlers, *more])
-        self.patch(restricted_xml, "expat", mock.Mock(ParserCreate=mock.Mock(return_value=parser)))
-        self.assertIs(parser, restricted_xml.restricted_parser())
-        return parser
-
-    def test_reparse_deferral(self) -> None:
-        """expat 2.6 and later are told not to withhold what is complete; older ones have no such switch."""
-        self.made("SetReparseDeferralEnabled").SetReparseDeferralEnabled.assert_called_once_with(False)
-        self.made()
-
-
 # --- properties ----------------------------------------------------------------------------------------------------------
 
 _NAMES = st.sampled_from(["a", "body", "x-1", "message", "x:a", "ž"])

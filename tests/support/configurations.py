@@ -1,0 +1,34 @@
+"""A folder with everything that a configuration needs beside it, for tests of its errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.config import Config, ConfigError, parse
+
+GATEWAY = '[gateway]\ndomains = ["example.org"]\n'
+
+
+class ConfigTestCase(SynchronousTestCase):
+    """A folder with what a configuration needs beside it."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        (self.folder / "certs").mkdir(parents=True)
+
+    def config(self, text: str = GATEWAY, system: tuple[str, ...] = ()) -> Config:
+        return parse(text, self.folder / "s2sgw.toml", system_nameservers=system)
+
+    def complaints(self, text: str, system: tuple[str, ...] = ()) -> list[str]:
+        """What is wrong with `text`, the folder cut out."""
+        try:
+            self.config(text, system)
+        except ConfigError as error:
+            return [each.replace(f"{self.folder}/", "") for each in error.complaints]
+        return []
+
+    def with_gateway(self, text: str, system: tuple[str, ...] = ()) -> list[str]:
+        """What is wrong with `text` behind a sound [gateway] of two lines."""
+        return self.complaints(GATEWAY + text, system)

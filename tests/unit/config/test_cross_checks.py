@@ -1,0 +1,314 @@
+"""Checks that need several keys of the configuration, and checks of the files that it names."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from unittest import mock
+
+from s2sgw.config import ConfigError, load
+from s2sgw.config.cross_checks import certificate_files, tcp_place
+from tests.support.configurations import GATEWAY, ConfigTestCase
+
+PIN = "sha256:" + "ab" * 32
+
+
+class AgreementTests(ConfigTestCase):
+    """What must agree across keys."""
+
+    def test_domains_without_backend(self) -> None:
+        """Each local domain has a backend."""
+        self.assertEqual(
+            ['line 2: gateway.domains[1]: no backend serves "b.org"'],
+            self.complaints('[gateway]\ndomains = ["a.org", "b.org"]\n[backend]\ndomains = ["a.org"]\n'),
+        )
+
+    def test_backend_domains(self) -> None:
+        """No backend has a domain that is not local, or another's."""
+        self.assertEqual(
+            [
+                'line 4: backend[0].domains[0]: "example.com" is not among gateway.domains; did you mean "example.org"?',
+                'line 7: backend[1].domains[0]: "example.org" is served by backend[0] already',
+            ],
+            self.with_gateway(
+                '[[backend]]\ndomains = ["example.com", "example.org"]\n[[backend]]\nkind = "echo"\ndomains = ["example.org"]\n',
+            ),
+        )
+
+    def test_several_backends_say_their_domains(self) -> None:
+        """Of several backends none serves all."""
+        self.assertEqual(
+            ["line 5: backend[1].domains: is missing: with several backends, each one must list its domains"],
+            self.with_gateway('[[backend]]\ndomains = ["example.org"]\n[[backend]]\nkind = "echo"\n'),
+        )
+
+    def test_echo_keys(self) -> None:
+        """The echo backend connects nowhere."""
+        self.assertEqual(
+            ['line 5: backend.address: has no effect for a backend of kind "echo"', 'line 6: backend.dns_view: has no effect for a backend of kind "echo"'],
+            self.with_gateway('[backend]\nkind = "echo"\naddress = "127.0.0.1:1"\ndns_view = "127.0.0.1"\n'),
+        )
+
+    def test_router_keys(self) -> None:
+        """jabberd2's router: on loopback, by a secret, without extensions; where it listens by default; all complaints at once."""
+        self.assertEqual(
+            [
+                'line 3: backend.secret_file: is missing: the file with the user\'s secret in jabberd2\'s router-users.xml',
+                "line 5: backend.address: must be on loopback: the connection to jabberd2's router is not encrypted",
+                'line 6: backend.listen: has no effect for a backend of kind "jabberd2-router"',
+                'line 7: backend.tls: has no effect for a backend of kind "jabberd2-router"',
+                'line 8: backend.acks: must be "ping" or "tcp": jabberd2\'s router does not speak XEP-0198',
+            ],
+            sorted(self.with_gateway(
+                '[backend]\nkind = "jabberd2-router"\naddress = "192.0.2.1:5347"\nlisten = "tcp:1"\ntls = "never"\nacks = "sm"\n',
+            )),
+        )
+
+    def test_router_secret(self) -> None:
+        """The secret's file is for its owner alone; a user is one word."""
+        file = Path(self.mktemp()).absolute()
+        file.write_text("sesame\n")
+        file.chmod(0o644)
+        found = self.with_gateway(f'[backend]\nkind = "jabberd2-router"\nsecret_file = "{file}"\nuser = "a b"\n')
+        self.assertEqual(2, len(found))
+        self.assertIn("is readable or writable by other users", found[0] + found[1])
+        file.chmod(0o600)
+        backend = self.config(GATEWAY + f'[backend]\nkind = "jabberd2-router"\nsecret_file = "{file}"\n').backends[0]
+        self.assertEqual(("127.0.0.1:5347", "s2s"), (str(backend.address), backend.user))
+
+    def test_one_default_route(self) -> None:
+        """A router has one; what is the router's means nothing elsewhere."""
+        file = Path(self.mktemp()).absolute()
+        file.write_text("sesame")
+        file.chmod(0o600)
+        table = f'[[backend]]\nkind = "jabberd2-router"\nsecret_file = "{file}"\ndomains = '
+        found = self.complaints(GATEWAY.replace('"]', '", "b.example"]') + table + '["example.org"]\n' + table + '["b.example"]\n')
+        self.assertEqual(1, len(found))
+        self.assertIn("is already the router of backend[0]", found[0])
+        self.assertIn("has an effect only for", self.with_gateway('[backend]\nuser = "x"\n')[0])
+
+    def test_view_keys(self) -> None:
+        """What belongs to the view needs the view."""
+        self.assertEqual(
+            ["line 4: backend.forward: has no effect without dns_view", "line 5: backend.target: has no effect without dns_view"],
+            self.with_gateway('[backend]\nforward = ["192.0.2.1"]\ntarget = "here."\n'),
+        )
+
+    def test_impossible_ports(self) -> None:
+        """A port that cannot be opened is told before any other is."""
+        self.assertEqual(
+            [
+                'line 4: listen[0].endpoint: "tcp:99999": there is no port 99999 (0 to 65535)',
+                'line 6: backend.listen: "tcp:-1:interface=127.0.0.1": port must be a number, not "-1"',
+                'line 8: console.listen: "tcp:65536": there is no port 65536 (0 to 65535)',
+            ],
+            self.with_gateway(
+                '[[listen]]\nendpoint = "tcp:99999"\n[backend]\nlisten = "tcp:-1:interface=127.0.0.1"\n'
+                '[console]\nlisten = "tcp:65536"\n'
+            ),
+        )
+
+    def test_shared_listeners(self) -> None:
+        """No two listeners on one endpoint, however it is spelt; another interface or any free port is no clash."""
+        self.assertEqual(
+            ["line 6: listen[1].endpoint: uses the same address and port as listen[0].endpoint (tcp:5269)"],
+            self.with_gateway('[[listen]]\nendpoint = "tcp:5269"\n[[listen]]\nendpoint = "tcp:port=5269:interface=127.0.0.1"\ntls = "direct"\n'),
+        )
+        self.assertEqual(
+            ["line 6: backend.listen: uses the same address and port as listen.endpoint (tcp:7000:interface=127.0.0.1)"],
+            self.with_gateway('[listen]\nendpoint = "tcp:7000:interface=127.0.0.1"\n[backend]\nlisten = "tcp:7000:interface=127.0.0.1"\n'),
+        )
+        self.assertEqual(
+            ["line 6: listen[1].endpoint: uses the same address and port as listen[0].endpoint (unix:/a)"],
+            self.with_gateway('[[listen]]\nendpoint = "unix:/a"\n[[listen]]\nendpoint = "unix:/a"\n'),
+        )
+        for one, other in (
+            ("tcp:5269:interface=127.0.0.1", "tcp:5269:interface=127.0.0.2"), ("tcp:0", "tcp:0"), ("tcp:5269", "tcp:5270"),
+            ("unix:/a", "tcp:5269"), ("tcp:5269:interface=0.0.0.0", "tcp6:5269"),
+        ):
+            self.assertEqual([], self.with_gateway(f'[[listen]]\nendpoint = "{one}"\n[[listen]]\nendpoint = "{other}"\n'))
+
+    def test_echo_listens_nowhere(self) -> None:
+        """The default listener of an echo backend takes no port."""
+        self.assertEqual([], self.with_gateway('[listen]\nendpoint = "tcp:15270"\n[backend]\nkind = "echo"\n'))
+
+    def test_shared_views(self) -> None:
+        """Two backends have two views."""
+        self.assertEqual(
+            ["line 10: backend[1].dns_view: is already used by backend[0]"],
+            self.complaints(
+                '[gateway]\ndomains = ["a.org", "b.org"]\n[[backend]]\ndomains = ["a.org"]\ndns_view = "127.53.0.1"\n'
+                '[[backend]]\ndomains = ["b.org"]\nlisten = "tcp:7000"\naddress = "127.0.0.1:7001"\ndns_view = "127.53.0.1:53"\n',
+            ),
+        )
+
+    def test_backend_is_not_the_gateway(self) -> None:
+        """The server's address leads to the server, not back to us."""
+        for address, listen in (
+            ("127.0.0.1:5269", "tcp:5269"), ("localhost:5269", "tcp:5269"), ("192.0.2.1:5269", "tcp:5269:interface=192.0.2.1"),
+            ("[::1]:5269", "tcp6:5269"),
+        ):
+            self.assertEqual(
+                ["line 6: backend.address: is an address of the gateway itself (listen.endpoint)"],
+                self.with_gateway(f'[listen]\nendpoint = "{listen}"\n[backend]\naddress = "{address}"\n'),
+            )
+        for address, listen in (
+            ("192.0.2.1:5269", "tcp:5269"), ("server.example:5269", "tcp:5269"), ("127.0.0.1:5269", "tcp:5269:interface=127.0.0.2"),
+            ("127.0.0.1:5269", "unix:/a"),
+        ):
+            self.assertEqual([], self.with_gateway(f'[listen]\nendpoint = "{listen}"\n[backend]\naddress = "{address}"\n'))
+
+    def test_asking_the_view(self) -> None:
+        """The gateway's own resolver is never the view, be it configured or the system's."""
+        view = '[backend]\ndns_view = "127.53.0.1"\n'
+        self.assertEqual(
+            ["line 6: dns.servers[1]: is backend.dns_view: the gateway would query itself"],
+            self.with_gateway(view + '[dns]\nservers = ["192.0.2.1", "127.53.0.1:53"]\n'),
+        )
+        self.assertEqual(
+            [
+                "line 4: backend.dns_view: 127.53.0.1:53 is also the system's name server, so the gateway would query itself: "
+                "set dns.servers to other name servers, or use the view only for your server"
+            ],
+            self.with_gateway(view, ("192.0.2.1", "127.53.0.1")),
+        )
+        self.assertEqual([], self.with_gateway(view + '[dns]\nservers = ["192.0.2.1"]\n', ("127.53.0.1",)))
+        self.assertEqual([], self.with_gateway(view, ("127.0.0.53",)))
+
+    def test_view_asking_itself(self) -> None:
+        """The view forwards to no view of ours."""
+        self.assertEqual(
+            ["line 5: backend.forward[0]: is a dns_view of the gateway: it would query itself"],
+            self.with_gateway('[backend]\ndns_view = "127.53.0.1"\nforward = ["127.53.0.1", "192.0.2.1"]\n'),
+        )
+
+    def test_local_peers(self) -> None:
+        """A local domain is no peer; a domain under it may be."""
+        self.assertEqual(
+            ['line 3: peers."example.org": is one of gateway.domains; a local domain is not a peer'],
+            self.with_gateway('[peers."example.org"]\nallow = true\n[peers."*.example.org"]\nallow = false\n'),
+        )
+
+    def test_one_name_twice(self) -> None:
+        """Two spellings of one domain are one domain."""
+        self.assertEqual(
+            ["line 3: peers: contains one domain twice, written differently"],
+            self.with_gateway("[peers]\n\"a.example\" = {}\n\"A.example.\" = {}\n"),
+        )
+        self.assertEqual(
+            ["line 3: dns.static: contains one domain twice, written differently"],
+            self.with_gateway('[dns.static]\n"a.example" = "x:1"\n"A.example" = "y:1"\n'),
+        )
+
+    def test_very_many_peers(self) -> None:
+        """Tables that say the same are one object; each name counts in its one spelling."""
+        peers = "".join(f'[peers."{number}.EXAMPLE"]\nallow = false\nhold = "1m"\n' for number in range(1000))
+        peers += '[peers."x.example"]\nallow = false\nhold = "60s"\nlimits = {streams = 3}\n'
+        found = self.config(GATEWAY + peers).peers
+        self.assertEqual((1001, 2), (len(found), len({id(peer) for peer in found.values()})))
+        self.assertEqual({False}, {found[name].allow for name in ("0.example", "999.example", "x.example")})
+        self.assertEqual((found["1.example"].hold, {"allow", "hold"}), (found["x.example"].hold, found["1.example"].model_fields_set))
+
+    def test_one_of_very_many(self) -> None:
+        """One wrong table among many is told by its line, and so is one that disagrees with another section."""
+        peers = "".join(f'[peers."{number}.example"]\nallow = false\n' for number in range(1000))
+        self.assertEqual(
+            ['line 2004: peers."x.example".allow: must be true or false'],
+            self.with_gateway(peers + '[peers."x.example"]\nallow = "no"\n'),
+        )
+        self.assertEqual(
+            ['line 2003: peers."example.org": is one of gateway.domains; a local domain is not a peer'],
+            self.with_gateway(peers + '[peers."example.org"]\n'),
+        )
+
+    def test_unread_pins(self) -> None:
+        """Pins beside proofs that leave them out would never be looked at."""
+        pins = f'[peers."a.example"]\npins = ["{PIN}"]\n'
+        self.assertEqual(
+            ['line 4: peers."a.example".pins: have no effect: "pin" is not in proofs'],
+            self.with_gateway(pins + 'proofs = ["pkix"]\n'),
+        )
+        self.assertEqual([], self.with_gateway(pins + 'proofs = ["pkix", "pin"]\n'))
+        self.assertEqual([], self.with_gateway(pins))
+
+    def test_inherited_proofs_leave_pins_out(self) -> None:
+        """Pins beside inherited proofs that leave them out would never be looked at either."""
+        self.assertEqual(
+            ['line 6: peers."a.example".pins: have no effect: "pin" is not in proofs'],
+            self.with_gateway(f'[peers.default]\nproofs = ["pkix"]\n[peers."a.example"]\npins = ["{PIN}"]\n'),
+        )
+
+    def test_tcp_place(self) -> None:
+        """Where a TCP endpoint listens."""
+        self.assertEqual(("::1", 5269), tcp_place("tcp6:5269:interface=\\:\\:1"))
+        self.assertEqual(("", 5269), tcp_place("tcp:port=5269"))
+        self.assertIsNone(tcp_place("systemd:domain=INET:index=0"))
+
+
+class FileTests(ConfigTestCase):
+    """The files that a configuration names."""
+
+    def test_missing(self) -> None:
+        """What does not exist is told, each with its key."""
+        (self.folder / "certs").rmdir()
+        (self.folder / "half.crt").touch()
+        self.assertEqual(
+            [
+                "line 4: tls.trust_anchors: ca.pem does not exist",
+                'line 6: peers."a.example".certificate: half.key does not exist',
+                'line 7: peers."a.example".trust_anchors: other.pem does not exist',
+                "tls.certificates: certs is not a directory",
+            ],
+            sorted(
+                re.sub(r"^line 3: tls.cert", "tls.cert", each)
+                for each in self.with_gateway('[tls]\ntrust_anchors = "ca.pem"\n[peers."a.example"]\ncertificate = "half.crt"\ntrust_anchors = "other.pem"\n')
+            ),
+        )
+
+    def test_unreadable(self) -> None:
+        """What cannot be read is told, too."""
+        (self.folder / "ca.pem").touch()
+        with mock.patch.object(os, "access", lambda path, mode: Path(path).name not in ("ca.pem", "certs")):
+            self.assertEqual(
+                ["line 3: tls.certificates: certs cannot be read", "line 4: tls.trust_anchors: ca.pem cannot be read"],
+                self.with_gateway('[tls]\ntrust_anchors = "ca.pem"\n'),
+            )
+
+    def test_state(self) -> None:
+        """The state directory is one, or can be made."""
+        (self.folder / "file").touch()
+        self.assertEqual(
+            ["line 3: gateway.state: file is not a directory"], self.with_gateway('state = "file"\n'),
+        )
+        (complaint,) = self.with_gateway('state = "file/state"\n')
+        self.assertEqual("line 3: gateway.state: file/state is not writable: no permission on file", complaint)
+        with mock.patch.object(os, "access", return_value=False):
+            self.assertIn("line 1: gateway.state: state is not writable", " ".join(self.with_gateway("")))
+        (self.folder / "state").mkdir()
+        self.assertEqual([], self.with_gateway(""))
+
+    def test_certificate_files(self) -> None:
+        """The two forms of a certificate with its key."""
+        (self.folder / "name").mkdir()
+        self.assertEqual((self.folder / "name/fullchain.pem", self.folder / "name/privkey.pem"), certificate_files(self.folder / "name"))
+        self.assertEqual((Path("a.b.crt"), Path("a.b.key")), certificate_files(Path("a.b")))
+        self.assertEqual((Path("a.crt"), Path("a.key")), certificate_files(Path("a.crt")))
+
+    def test_load(self) -> None:
+        """A file is read where it is, a relative path made absolute."""
+        path = self.folder / "s2sgw.toml"
+        path.write_text(GATEWAY, "utf-8")
+        self.assertEqual(path, load(os.path.relpath(path)).path)
+        self.assertEqual(("192.0.2.1:53",), load(path, system_nameservers=["192.0.2.1"]).nameservers)
+
+    def test_unreadable_configuration(self) -> None:
+        """A configuration that cannot be read is a complaint like any other."""
+        path = self.folder / "s2sgw.toml"
+        with self.assertRaises(ConfigError) as caught:
+            load(path)
+        self.assertEqual(["cannot be read: No such file or directory"], caught.exception.complaints)
+        path.write_bytes(b"\xff")
+        with self.assertRaises(ConfigError) as caught:
+            load(path)
+        self.assertEqual(["cannot be read: is not UTF-8"], caught.exception.complaints)

@@ -1,0 +1,83 @@
+"""TLS of the console's port."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+
+from s2sgw.console.tls import LOOK_SECONDS, ConsoleTLS, ConsoleTLSFactory
+from s2sgw.net import http_server
+from s2sgw.net.certificates import UnusableCertificate
+from s2sgw.net.http_server import BoundedSite
+from tests.support.certificates import shared_root
+
+
+class TCPTransport(StringTransport):
+    """A transport with what TLS asks of TCP."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Delay nothing."""
+
+
+class TLSCase(SynchronousTestCase):
+    """A folder with a certificate."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+        self.clock = Clock()
+        self.path = self.folder / "console"
+        self.issue("admin.example.org", "*.admin.example.org")
+
+    def issue(self, *names: str) -> None:
+        issued = shared_root().issue(dns=names)
+        (self.folder / "console.crt").write_bytes(issued.pem_chain)
+        key = self.folder / "console.key"
+        key.write_bytes(issued.key_pem)
+        key.chmod(0o600)
+
+
+class TLSTests(TLSCase):
+    def test_names(self) -> None:
+        """The names of the certificate are known; what cannot be read is refused."""
+        self.assertEqual(("admin.example.org", "*.admin.example.org"), ConsoleTLS(self.path, self.clock.seconds).names)
+        self.assertRaises(UnusableCertificate, ConsoleTLS, self.folder / "other", self.clock.seconds)
+
+    def test_renewal(self) -> None:
+        """A renewed certificate is used within a minute; one that cannot be read changes nothing."""
+        tls = ConsoleTLS(self.path, self.clock.seconds)
+        first = tls.credential
+        self.issue("new.example.org")
+        tls.serverConnectionForTLS(None)
+        self.assertIs(first, tls.credential)
+        self.clock.advance(LOOK_SECONDS)
+        tls.serverConnectionForTLS(None)
+        self.assertEqual(("new.example.org",), tls.names)
+        for text in ("nonsense", None):
+            if text is None:
+                (self.folder / "console.crt").unlink()
+            else:
+                (self.folder / "console.crt").write_text(text)
+            self.clock.advance(LOOK_SECONDS)
+            tls.serverConnectionForTLS(None)
+            self.assertEqual(("new.example.org",), tls.names)
+
+    def test_full(self) -> None:
+        """A connection that the site refuses is refused; one that never shakes hands is cut off."""
+        site = BoundedSite(Resource(), self.clock)
+        factory: Any = ConsoleTLSFactory(ConsoleTLS(self.path, self.clock.seconds), site, self.clock)
+        protocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))
+        transport = TCPTransport()
+        protocol.makeConnection(transport)
+        self.assertEqual(1, len(site))
+        self.clock.advance(http_server.REQUEST_SECONDS)
+        self.assertTrue(transport.disconnected or transport.disconnecting)
+        protocol.wrappedProtocol.trusted = True
+        self.patch(http_server, "CONNECTIONS", 1)
+        self.assertIsNone(factory.buildProtocol(IPv4Address("TCP", "192.0.2.2", 1)))

@@ -1,0 +1,55 @@
+"""The settings of a peer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.policy.model import ALL_PROOFS, PeerObject, PeerPolicy
+
+
+class ObjectTests(SynchronousTestCase):
+    """What an object may not say."""
+
+    def test_refused(self) -> None:
+        """Unknown keys and wrong values are refused."""
+        keys: dict[str, Any]
+        for keys in (
+            {"tsl": "required"}, {"tls": "never"}, {"allow": "yes"}, {"allow": 1}, {"proofs": ["pki"]}, {"dialback": "sometimes"},
+            {"minimum": "1.1"}, {"hold": 10}, {"limits": {"stanza_bytes": 9999}}, {"limits": {"streams": 0}},
+            {"limits": {"streams": True}}, {"limits": {"stanzas": 1}}, {"pins": ["sha1:00"]}, {"pins": [1]}, {"route": "a:b:c"},
+            {"kinds": []}, {"kinds": ["messages"]}, {"deny_namespaces": [""]}, {"deny_namespaces": ["a}b"]}, {"deny_namespaces": ["x" * 1025]},
+            {"deny_namespaces": [1]}, {"denied": "reject"}, {"resolve": "never"}, {"features": {"tls": True}}, {"features": {"sm": 1}},
+            {"limits": {"stanzas_per_second": -1}}, {"limits": {"stanzas_per_second": "x"}}, {"limits": {"stanzas_per_second": {"messages": 1}}},
+            {"limits": {"stanzas_per_second": 1.5}}, {"limits": {"bytes_per_second": -1}}, {"limits": {"excess": "drop"}},
+        ):
+            with self.assertRaises(ValidationError, msg=str(keys)):
+                PeerObject(**keys)
+
+    def test_all_proofs(self) -> None:
+        """Every method that the contract knows may be listed."""
+        self.assertEqual(ALL_PROOFS, PeerObject(proofs=("pkix", "dane", "posh", "pin")).proofs)
+
+
+    def test_compact(self) -> None:
+        """A compact object says what it said, in all ways in which it is asked, and holds no more."""
+        said = {"allow": False, "hold": "1m", "limits": {"streams": 3, "stanzas_per_second": {"iq": 5}}, "features": {"sm": False}}
+        whole, compact = (PeerObject.model_validate(said) for _ in range(2))
+        self.assertIs(compact, compact.compact())
+        base = PeerPolicy()
+        self.assertEqual(whole.refine(base, "x"), compact.refine(base, "x"))
+        self.assertEqual(whole.model_dump(exclude_unset=True), compact.model_dump(exclude_unset=True))
+        self.assertEqual((None, None, False), (compact.pins, compact.limits and compact.limits.stanza_bytes, compact.allow))
+        self.assertEqual((set(said), 4), (compact.model_fields_set, len(vars(compact))))
+        self.assertEqual(compact, PeerObject.model_validate(said).compact())
+        self.assertNotEqual(compact, PeerObject.model_validate(said | {"allow": True}).compact())
+        self.assertRaises(AttributeError, getattr, compact, "nonsense")
+        self.assertEqual(compact, compact.compact())
+
+    def test_compact_shares(self) -> None:
+        """Objects that say the same keys share the set of them."""
+        first, second = (PeerObject(allow=allow).compact() for allow in (False, True))
+        self.assertIs(first.model_fields_set, second.model_fields_set)
+        self.assertEqual((set(), PeerPolicy().allow), (PeerObject().compact().model_fields_set, PeerObject().compact().refine(PeerPolicy(), "x").allow))

@@ -1,0 +1,100 @@
+"""The initiating half of the federation leg."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.authentication.shared_secrets import SharedSecrets
+from s2sgw.net.discovery import Target
+from s2sgw.policy.model import PeerObject
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.policy.verdict import Verdict
+from s2sgw.s2s.federation_initiating import FederationInitiating
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain, Pair
+
+OURS, PEER = Domain.parse("ours.example"), Domain.parse("peer.example")
+
+SERVER = Target("s.peer.example", 5269, ("192.0.2.1", "2001:db8::1"))
+
+
+class Ours:
+    """An `Identity` with one local domain and one certificate, if any."""
+
+    def __init__(self, certificate: Any = None) -> None:
+        self._certificate = certificate
+
+    local_domains = frozenset({OURS})
+
+    def is_local(self, domain: Domain) -> bool:
+        return domain == OURS
+
+    def may_be_local(self, text: str) -> bool:
+        return True
+
+    def credential(self, local: Domain, peer: Domain) -> Any:
+        return self._certificate if local == OURS else None
+
+    def server_tls(self, direct: bool) -> Any:
+        raise AssertionError("TLS was opened")
+
+
+class OutboundReconsiderTests(SynchronousTestCase):
+    """The same for a stream of ours."""
+
+    def reconsidered(self, verdict: Verdict, **policy: Any) -> Cause | None:
+        peers = PeerPolicies({"default": PeerObject(**policy)})
+
+        async def opinion(connection: object, peer: Domain, role: str, target: Target) -> Verdict:
+            self.assertEqual((PEER, "receiving", SERVER), (peer, role, target))
+            return verdict
+
+        side: Any = SimpleNamespace(peers=peers, secrets=SharedSecrets(peers), judge_of=SimpleNamespace(opinion=opinion))
+        asked = FederationInitiating.reconsider(side, None, Pair(OURS, PEER), SERVER)  # type: ignore[arg-type]
+        refusal = self.successResultOf(Deferred.fromCoroutine(asked))
+        return refusal.ending.cause if refusal else None
+
+    def test_reconsidered(self) -> None:
+        """Barred, refused by the verdict, or neither."""
+        self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered(Verdict(), allow=False))
+        self.assertEqual(Cause.EXPIRED, self.reconsidered(Verdict(ending=Ending(Cause.EXPIRED))))
+        self.assertIsNone(self.reconsidered(Verdict(external=True)))
+
+
+class ProxyTests(SynchronousTestCase):
+    """What a proxy is asked to connect to."""
+
+    def test_names(self) -> None:
+        """It is given each host by its name once, however many addresses that has; a name that it could misread is left out."""
+        hosts = ("a.example", "198.51.100.1", "2001:db8::1", "a.example:22", "a b.example", "a@b.example", "a\\013.example", "[::1]")
+        targets = [Target(host, 5269, ("192.0.2.1", "192.0.2.2")) for host in hosts]
+        for names, given in ((True, [(host,) for host in hosts[:3]]), (False, [("192.0.2.1", "192.0.2.2")] * len(hosts))):
+            side: Any = SimpleNamespace(routes=SimpleNamespace(dials_names=lambda peer, names=names: names), peers=PeerPolicies())
+            found = FederationInitiating.dial_targets(side, Pair(OURS, PEER), targets)
+            self.assertEqual([target.addresses for target in found], given)
+
+
+class SharedStreamTests(SynchronousTestCase):
+    """XEP-0220 §2.6.1: which of our streams to a peer may be shared."""
+
+    def shown(self, local: Domain = OURS, **policy: Any) -> str | None:
+        none: Any = None
+        peers = PeerPolicies({"default": PeerObject(**policy)})
+        side = FederationInitiating(peers, none, none, none, Ours(SimpleNamespace(fingerprint="ab12")), none, none, none, none)
+        return side.shown(Pair(local, PEER))
+
+    def test_certificate(self) -> None:
+        """Those that show the same certificate, or none; the policy may want none shared."""
+        self.assertEqual((self.shown(), self.shown(PEER)), ("ab12", ""))
+        self.assertIsNone(self.shown(features={"multiplexing": False}))
+
+    def test_secret(self) -> None:
+        """R26: none where a secret is shared: each pair proves itself by it."""
+        path = Path(self.mktemp()).absolute()
+        path.touch()
+        self.assertIsNone(self.shown(secret_file=str(path)))

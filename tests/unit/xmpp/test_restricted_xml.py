@@ -1,0 +1,25 @@
+"""The expat parser that refuses what XMPP forbids."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.xmpp import restricted_xml
+
+
+class ExpatTests(SynchronousTestCase):
+    """What differs between versions of expat."""
+
+    def made(self, *more: str) -> mock.Mock:
+        handlers = ["XmlDeclHandler", "StartDoctypeDeclHandler", "CommentHandler", "ProcessingInstructionHandler"]
+        parser = mock.Mock(spec=[*handlers, *more])
+        self.patch(restricted_xml, "expat", mock.Mock(ParserCreate=mock.Mock(return_value=parser)))
+        self.assertIs(parser, restricted_xml.restricted_parser())
+        return parser
+
+    def test_reparse_deferral(self) -> None:
+        """expat 2.6 and later are told not to withhold what is complete; older ones have no such switch."""
+        self.made("SetReparseDeferralEnabled").SetReparseDeferralEnabled.assert_called_once_with(False)
+        self.made()
