@@ -18,9 +18,9 @@ from s2sgw.policy.values import Proxy, parse_proxy
 from s2sgw.trust.evidence import POSHLookup
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.configurations import GATEWAY, ConfigTestCase
 from tests.support.fakes import ThreadlessReactor
 from tests.support.wires import CountingTransport
-from tests.unit.config.test_loading import GATEWAY, ConfigTestCase
 from tests.unit.net.test_discovery import DiscoveryCase
 from tests.unit.net.test_socks import Recording
 

@@ -1,0 +1,68 @@
+"""The order of stanzas of one pair that wait on several streams."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.ingress.pair_lines import PairLines
+from s2sgw.xmpp.jid import Domain, Pair
+
+PAIR = Pair(Domain.parse("peer.example"), Domain.parse("here.example"))
+
+
+class Stream:
+    """The stanzas of one pair on one stream. When they may go on, they leave the line unless the stream is `held`."""
+
+    def __init__(self, lines: PairLines, name: str, went_on: list[str], pair: Pair = PAIR) -> None:
+        self.pair = pair
+        self.held = False
+        self._lines, self._name, self._went_on = lines, name, went_on
+
+    def go_on(self) -> None:
+        self._went_on.append(self._name)
+        if not self.held:
+            self._lines.leave(self)
+
+
+class PairLinesTests(SynchronousTestCase):
+    """R35: three streams of one pair, in a line."""
+
+    def setUp(self) -> None:
+        self.lines = PairLines()
+        self.went_on: list[str] = []
+        self.first, self.second, self.third = (Stream(self.lines, name, self.went_on) for name in "123")
+        for stream in (self.first, self.second, self.third):
+            self.lines.join(stream)
+
+    def test_must_wait(self) -> None:
+        """Only the first may go on; a stream of another pair does not wait."""
+        self.assertEqual([False, True, True], [self.lines.must_wait(each) for each in (self.first, self.second, self.third)])
+        self.assertFalse(self.lines.must_wait(Stream(self.lines, "x", [], PAIR.inverse)))
+
+    def test_all_go_on(self) -> None:
+        """When the first leaves, the others go on in their order, each once; the line is then forgotten."""
+        self.lines.leave(self.first)
+        self.assertEqual((["2", "3"], 0), (self.went_on, len(self.lines)))
+
+    def test_stops_at_one_that_waits(self) -> None:
+        """A stream that has to wait again keeps the ones after it waiting."""
+        self.second.held = True
+        self.lines.leave(self.first)
+        self.assertEqual(["2"], self.went_on)
+        self.assertTrue(self.lines.must_wait(self.third))
+        self.lines.leave(self.second)
+        self.assertEqual((["2", "3"], 0), (self.went_on, len(self.lines)))
+
+    def test_leaves_the_middle(self) -> None:
+        """A stream that is not the first leaves without a word to the others."""
+        self.lines.leave(self.second)
+        self.assertEqual([], self.went_on)
+        self.lines.leave(self.first)
+        self.assertEqual(["3"], self.went_on)
+
+    def test_twice(self) -> None:
+        """A stream is in the line once, and may leave it twice."""
+        self.lines.join(self.first)
+        self.lines.leave(self.first)
+        self.lines.leave(self.first)
+        self.assertEqual(["2", "3"], self.went_on)

@@ -1,0 +1,55 @@
+"""The pairs that are proven on a stream."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.stream.proven_pairs import ROUTES, ProvenPairs
+from s2sgw.xmpp.errors import RemoteFault, StreamCondition
+from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
+
+PEER, OTHER = Domain.parse("peer.example"), Domain.parse("other.example")
+HERE, ROOMS = Domain.parse("here.example"), Domain.parse("rooms.here.example")
+
+
+class ProvenPairsTests(SynchronousTestCase):
+    """R29, R30: one pair is proven; two domains are served."""
+
+    def setUp(self) -> None:
+        self.pairs = ProvenPairs()
+        self.pairs.prove(Pair(PEER, HERE), "EXTERNAL")
+
+    def admit(self, from_: str, to: str) -> Pair:
+        return self.pairs.admit(Stanza("message", b"", to, from_), {HERE, ROOMS}.__contains__)
+
+    def refused(self, from_: str, to: str) -> StreamCondition:
+        return self.assertRaises(RemoteFault, self.admit, from_, to).condition
+
+    def test_admitted(self) -> None:
+        """A stanza of the pair, in any spelling of its addresses, which is then remembered."""
+        self.assertEqual(Pair(PEER, HERE), self.admit("a@PEER.example/x", "b@here.example"))
+        self.assertEqual({("a@PEER.example/x", "b@here.example"): Pair(PEER, HERE)}, self.pairs.routes)
+        self.assertEqual(([Pair(PEER, HERE)], 1), (list(self.pairs), len(self.pairs)))
+
+    def test_not_proven(self) -> None:
+        """A sender that is not proven, and a proven sender for another served domain; nothing is remembered of them."""
+        self.assertEqual(StreamCondition.INVALID_FROM, self.refused("a@other.example", "b@here.example"))
+        self.assertEqual(StreamCondition.INVALID_FROM, self.refused("a@peer.example", "b@rooms.here.example"))
+        self.assertEqual({}, self.pairs.routes)
+
+    def test_not_served(self) -> None:
+        """A recipient that is not served is told so to a proven sender only."""
+        self.assertEqual(StreamCondition.HOST_UNKNOWN, self.refused("a@peer.example", "b@elsewhere.example"))
+        self.assertEqual(StreamCondition.INVALID_FROM, self.refused("a@other.example", "b@elsewhere.example"))
+
+    def test_addresses(self) -> None:
+        """A stanza without an address, or with one that is not valid."""
+        for from_, to in (("", "b@here.example"), ("a@peer.example", ""), ("a@peer.example/", "b@here.example"), ("a@peer.example", "@x")):
+            self.assertEqual(StreamCondition.IMPROPER_ADDRESSING, self.refused(from_, to))
+
+    def test_bounded(self) -> None:
+        """However many spellings come, only so many are remembered."""
+        for number in range(ROUTES + 1):
+            self.admit(f"a{number}@peer.example", "b@here.example")
+        self.assertEqual(1, len(self.pairs.routes))
