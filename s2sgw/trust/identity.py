@@ -195,21 +195,6 @@ class Names:
         """Return the other names, with the reasons; of many a few."""
         return (*self.read()[1], *self.faults)
 
-    @property
-    def xmpp_addrs(self) -> tuple[str, ...]:
-        return self._of("xmppAddr")
-
-    @property
-    def srv_ids(self) -> tuple[str, ...]:
-        return self._of("SRV-ID")
-
-    @property
-    def dns_names(self) -> tuple[str, ...]:
-        return self._of("dNSName")
-
-    def _of(self, kind: NameKind) -> tuple[str, ...]:
-        return tuple(name.text for name in self.of_kind(kind).presented)
-
     def within(self, constraints: Sequence[Constraints]) -> Names:
         """Return the names without those whose domain one of `constraints` does not allow (R17).
 

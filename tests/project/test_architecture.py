@@ -10,6 +10,7 @@ import re
 import sys
 import tomllib
 from collections import defaultdict
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -68,6 +69,95 @@ FORBIDDEN = ("twisted.words", "treq", "klein", "lxml")
 FORBIDDEN_NAMES = {"utils", "util", "helper", "helpers", "manager", "handler", "processor", "engine", "misc", "common"}
 #: Class names that several modules define with one meaning: the phase of the same name in the engine of another role.
 SAME_MEANING = {"AwaitFeatures", "AwaitHeader", "Authenticating", "Handshaking", "Idle", "Judging"}
+#: Modules without a test file of their own name, by the reason.
+WITHOUT_TESTS = {
+    "types, tables and constants alone": (
+        "admin.answer_types admin.protocol admin.responses queue.evidence stream.events stream.options trust.evidence "
+        "xmpp.mechanisms xmpp.namespaces"
+    ),
+    "protocols, and classes that do nothing": "delivery.next_hop delivery.outbound_stream peerdb.stores s2s.identity s2s.legs spool.interface",
+    "a call of the library, or of the system, alone": "cli.reactor_call runtime.system_clock xmpp.limits xmpp.wall_clock",
+}
+#: Modules whose tests have another name, because several modules are one thing to their users: module -> its tests.
+TESTED_ELSEWHERE = {
+    # the doors of the admin interface
+    "admin.client": "unit/cli/test_main",
+    "admin.event_flow": "unit/admin/test_server",
+    "admin.event_watch": "unit/admin/test_server",
+    "admin.explain": "unit/admin/test_trust_verbs",
+    "admin.pin_verbs": "unit/admin/test_trust_verbs",
+    "admin.provenance": "unit/admin/test_trust_verbs",
+    "admin.verb_table": "unit/admin/test_permissions",
+    "admin.verbs": "unit/admin/test_views",
+    "console.access": "unit/console/test_site",
+    # a verdict, with the evidence and the assessment that lead to it
+    "authentication.assessment": "unit/authentication/test_judge",
+    "authentication.lookups": "unit/authentication/test_judge",
+    # one command is tested as a user calls it
+    "cli.check": "unit/cli/test_main",
+    "cli.config": "unit/cli/test_main",
+    "cli.lazy_group": "unit/cli/test_main",
+    "cli.live_check": "unit/cli/test_probe",
+    "cli.look": "unit/cli/test_main",
+    "cli.output": "unit/cli/test_main",
+    "cli.report": "unit/admin/test_report_verb",
+    "cli.run": "unit/cli/test_main",
+    "cli.setup_commands": "unit/cli/test_setup_files",
+    "cli.tables": "unit/cli/test_main",
+    "cli.trust": "unit/admin/test_trust_verbs",
+    "cli.trust_tables": "unit/admin/test_trust_verbs",
+    "cli.version": "unit/cli/test_main",
+    "cli.watch": "unit/cli/test_control",
+    # what is put together is tested as a whole
+    "composition.agents": "integration/test_service",
+    "composition.configuration": "unit/composition/test_reconfiguration",
+    "composition.connections": "integration/test_service",
+    "composition.custody": "integration/test_service",
+    "composition.federation": "integration/test_service",
+    "composition.gateway": "integration/test_service",
+    "composition.live_check": "unit/runtime/test_live_check",
+    "composition.operator": "integration/test_service",
+    "composition.probe": "unit/cli/test_probe",
+    "composition.server_leg": "unit/composition/test_backends",
+    "composition.transports": "integration/test_service",
+    "service": "integration/test_service",
+    # the sections of a configuration, and what is shown of them
+    "config.effective": "unit/cli/test_main",
+    "config.schema": "unit/cli/test_schema",
+    "config.sections": "unit/config/test_loading",
+    # the parts of a delivery agent, and of custody
+    "delivery.agent_states": "unit/delivery/test_agent",
+    "delivery.holds": "unit/admin/test_queue_verbs",
+    "delivery.queue_table": "unit/delivery/test_queue",
+    "delivery.resume_wait": "unit/delivery/test_agent",
+    "delivery.services": "unit/delivery/test_queue",
+    "ingress.filtering": "unit/ingress/test_pair_ingress",
+    # one base of several protocols
+    "net.handover": "unit/net/test_proxy_protocol",
+    "net.proxy_negotiation": "unit/net/test_socks",
+    "net.requester_slots": "unit/net/test_resolver",
+    "peerdb.fair_rows": "unit/peerdb/test_refusals",
+    "reporting.peer_metrics": "integration/test_service",
+    # the steps of a probe, of the checks and of a stop
+    "runtime.machine_facts": "unit/runtime/test_live_check",
+    "runtime.probe_steps": "unit/runtime/test_probe",
+    "runtime.probe_stream": "unit/runtime/test_probe",
+    "runtime.shutdown": "integration/test_shutdown",
+    "runtime.stream_closing": "integration/test_shutdown",
+    # the streams of both roles: one thing with their owners
+    "s2s.accepted_streams": "unit/s2s/test_shared_stream",
+    "s2s.initiated_streams": "unit/runtime/test_policy_change",
+    "s2s.resumption": "integration/test_two_gateways",
+    "s2s.resumption_table": "integration/test_two_gateways",
+    "s2s.stream_provider": "unit/s2s/test_multiplexing",
+    "spool.tables": "unit/spool/test_sqlite_spool",
+    # one engine for each role
+    "stream.dialback_authorization": "unit/stream/test_receiving",
+    "stream.initiating_context": "unit/stream/test_initiating",
+    "stream.initiating_phases": "unit/stream/test_initiating",
+    "stream.receiving_context": "unit/stream/test_receiving",
+    "stream.receiving_phases": "unit/stream/test_receiving",
+}
 #: The import name of a distribution, where the two differ.
 IMPORT_NAMES = {"pyopenssl": "OpenSSL", "dnspython": "dns", "zope.interface": "zope"}
 
@@ -180,6 +270,26 @@ class NameTests(SynchronousTestCase):
             if mark.search(line)
         ]
         self.assertEqual([], wrong)
+
+
+class TestFileTests(SynchronousTestCase):
+    """The tests of a module are in tests/unit, in the file of its name, or where the tables above say."""
+
+    def test_each_module_has_its_tests(self) -> None:
+        """A new module gets a test file of its name, or a row with the reason. A row of a module that has one is removed."""
+        modules = {module_name(path).removeprefix("s2sgw."): path for path in sources() if path.stem != "__init__"}
+        without = {name for name, path in modules.items() if not _own_tests(path).exists()}
+        rows = [*TESTED_ELSEWHERE, *(name for names in WITHOUT_TESTS.values() for name in names.split())]
+        self.assertEqual(sorted(without), sorted(rows))
+
+    def test_the_other_files_are_there(self) -> None:
+        """The tests that a row names exist."""
+        self.assertEqual([], [name for name in set(TESTED_ELSEWHERE.values()) if not (ROOT / "tests" / f"{name}.py").is_file()])
+
+
+def _own_tests(path: Path) -> Path:
+    """Return the test file of a module's name."""
+    return ROOT / "tests" / "unit" / path.relative_to(PACKAGE).parent / f"test_{path.name}"
 
 
 def declared() -> dict[str, str]:
