@@ -24,7 +24,8 @@ class ProvenPairsTests(SynchronousTestCase):
         return self.pairs.admit(Stanza("message", b"", to, from_), {HERE, ROOMS}.__contains__)
 
     def refused(self, from_: str, to: str) -> StreamCondition:
-        return self.assertRaises(RemoteFault, self.admit, from_, to).condition
+        fault: RemoteFault = self.assertRaises(RemoteFault, self.admit, from_, to)
+        return fault.condition
 
     def test_admitted(self) -> None:
         """A stanza of the pair, in any spelling of its addresses, which is then remembered."""
