@@ -248,7 +248,7 @@ def _commented(text: str) -> str:
 
 def _openfire(leg: BackendSettings) -> str:
     return f"""\
-# Openfire behind s2sgw, for {leg.names}. Tested with Openfire 5.1.1.
+# Openfire behind s2sgw, for {leg.names}. Tested with Openfire 5.1.1 and a build of 5.2.0.
 #
 # 1. Services are domains of their own. List each one that peers may reach in gateway.domains, and in your certificate:
 #    conference.DOMAIN, and pubsub., search. and proxy.DOMAIN if you offer them.
