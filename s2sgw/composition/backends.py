@@ -21,7 +21,7 @@ from s2sgw.config import Backend, Config
 from s2sgw.config.secret_file import read_secret
 from s2sgw.delivery.acknowledgements import Acks
 from s2sgw.delivery.next_hop import NextHop
-from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream
+from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream, StreamUnavailable
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
@@ -242,7 +242,12 @@ class Backends:
         """Return a stream to the server that serves the recipient of `pair`. It is closed soon if a reload moved the domain."""
         leg = self.leg_of(pair.recipient)
         assert leg is not None  # a domain is not given up while the gateway runs
-        found = await PeerStreamProvider(leg.initiating, self._services.connect_services).find(pair, broken, alone)
+        try:
+            found = await PeerStreamProvider(leg.initiating, self._services.connect_services).find(pair, broken, alone)
+        except StreamUnavailable:
+            if self.leg_of(pair.recipient) is not leg:  # the failure is the old server's: the new one is tried at once
+                self._services.reactor.callLater(0, self._retry_now, pair.recipient)
+            raise
         if self.leg_of(pair.recipient) is not leg:
             self._services.reactor.callLater(0, self.retire_stale)
         return found

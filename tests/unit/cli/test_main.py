@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw import __version__
 from s2sgw.admin import client, verbs
 from s2sgw.admin.server import AdminFactory, VerbError
+from s2sgw.admin.verb_table import is_read_only
 from s2sgw.admin.verbs import CertificateRow, LaneRow, PeerRow, RefusalRow, RefusalsAsked, StatusReport, StreamRow, Views
 from s2sgw.cli import main as command
 from s2sgw.runtime import configuration_file
@@ -152,7 +153,9 @@ class CommandCase(SynchronousTestCase):
             lambda prefix: (row["peer"] for row in rows.get("peers", []) if row["peer"].startswith(prefix)),
         )
         AdminSocket.clock = Clock()
-        AdminSocket.factory = AdminFactory(verbs.verbs(views), AdminSocket.clock, identify=operator)
+        AdminSocket.factory = AdminFactory(
+            verbs.verbs(views), AdminSocket.clock, identify=operator, is_read_only=is_read_only,
+        )
 
     def run_command(self, *words: str) -> Result:
         return CliRunner().invoke(command.main, [*words, "--config", str(self.config)])

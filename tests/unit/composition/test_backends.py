@@ -6,13 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs
 
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition import backends as backends_module
 from s2sgw.composition.gateway import build_gateway
 from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.outbound_stream import StreamUnavailable
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.s2s.connecting import InitiatedStream
 from s2sgw.s2s.stream_provider import PeerStreamProvider
@@ -146,6 +147,26 @@ class BackendsTests(FolderCase):
         self.assertIs(late, self.successResultOf(found))
         self.gateway.reactor.advance(0)
         self.assertEqual(1, len(late.retired))
+
+    def test_attempt_that_fails_late(self) -> None:
+        """The old server fails an attempt after the domain has moved: the new one does not wait for its back-off."""
+        failed, tried = Deferred[Any](), list[Domain]()
+
+        async def find(*_: object) -> Any:
+            await failed
+
+        self.patch(PeerStreamProvider, "find", find)
+        found = Deferred.fromCoroutine(self.backends.find(Pair(PEER, ROOMS), None, False))
+        self.reload(TWO)
+        self.patch(self.gateway.custody.queues, "retry_now", tried.append)
+        failed.errback(StreamUnavailable(Ending(Cause.CONNECTION_TIMEOUT)))
+        self.failureResultOf(found, StreamUnavailable)
+        self.gateway.reactor.advance(0)
+        self.assertEqual([ROOMS], tried)
+        self.patch(PeerStreamProvider, "find", lambda *_: fail(StreamUnavailable(Ending(Cause.CONNECTION_TIMEOUT))))
+        self.failureResultOf(Deferred.fromCoroutine(self.backends.find(Pair(PEER, ROOMS), None, False)), StreamUnavailable)
+        self.gateway.reactor.advance(0)
+        self.assertEqual([ROOMS], tried)
 
     def test_streams_of_the_server(self) -> None:
         """Accepted streams are stale if their server was removed, or does not serve a domain that sends on them any more."""
