@@ -24,8 +24,8 @@ STREAMS, QUICK_STREAMS = 2_000, 100
 #: Seconds of stanzas, and handshakes, of one measurement.
 SECONDS, QUICK_SECONDS = 2, 1
 HANDSHAKES, QUICK_HANDSHAKES = 60, 20
-#: Seconds between a start and the first measurement.
-SETTLE = 3.0
+#: A gateway that uses less than this part of a core has done what its start brought. It is waited for, so many seconds at most.
+RESTING, SETTLE = 0.05, 20.0
 
 
 @contextmanager
@@ -55,6 +55,18 @@ def _streams(testbed: Testbed, number: int) -> Iterator[Relay]:
         yield relay
 
 
+def settled(relay: Relay) -> float:
+    """Wait until a gateway rests; return the percent of a core that it uses then."""
+    assert relay.cpu is not None
+    deadline = time.monotonic() + SETTLE
+    while True:
+        before, began = relay.cpu(), time.monotonic()
+        time.sleep(1.0)
+        used = (relay.cpu() - before) / (time.monotonic() - began)
+        if used < RESTING or time.monotonic() > deadline:
+            return used * 100
+
+
 def measure(run: Run, relay: Relay) -> Mapping[str, float]:
     """Return CPU of a single stanza, and of a handshake."""
     turns = TurnReader(relay.console)
@@ -82,9 +94,10 @@ def costs(run: Run) -> None:
     entries, streams = run.size(ENTRIES, QUICK_ENTRIES), run.size(STREAMS, QUICK_STREAMS)
     stanzas, lanes = run.size(STANZAS, QUICK_STANZAS), run.size(LANES, QUICK_LANES)
     with _entries(run.testbed, 10) as few:
+        run.add("growth", FEW, {"rest_percent": settled(few)})
         for name, start in gateways(entries, streams, stanzas, lanes).items():
             with run.attempt("growth", name), start(run.testbed) as many:
-                time.sleep(SETTLE)
+                run.add("growth", name, {"rest_percent": settled(many)})
                 for _ in run.rounds():
                     with run.attempt("growth", FEW):
                         run.add("growth", FEW, measure(run, few))
