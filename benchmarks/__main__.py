@@ -53,7 +53,9 @@ def main() -> int:
             with run.attempt(name, "the row"):
                 measure(run)
         run.pool.close()
-    print(f"\ntargets\n{printed_table(judged(results))}")
+    lines = judged(results)
+    if len(lines) > 1:
+        print(f"\ntargets\n{printed_table(lines)}")
     minutes = (time.monotonic() - began) / 60
     results.head(load_after=round(os.getloadavg()[0], 2), minutes=round(minutes, 1))
     print(f"\n{minutes:.1f} minutes; load average {os.getloadavg()[0]:.1f} after")

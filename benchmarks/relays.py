@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from benchmarks.sink import component
 from benchmarks.testbed import COMPONENT, DOMAIN, Jobs, Testbed, started_gateway
 from tests.lab.gateway import Gateway
-from tests.lab.lab import cpu_seconds
+from tests.lab.lab import LabError, cpu_seconds
+from tests.lab.peer import PeerError
 from tests.lab.servers import ejabberd, prosody, xmpp_proxy
-from tests.lab.servers.server import Server, Site
+from tests.lab.servers.server import PASSWORD, Server, Site
 
 #: The relays that are s2sgw, each with the `acks` of its backend.
 OURS = {"s2sgw-tcp": "tcp", "s2sgw-auto": "auto", "s2sgw-sm": "sm"}
@@ -23,6 +26,10 @@ TITLES = {
     "s2sgw-sm": 's2sgw, acks = "sm": XEP-0198 and custody on both legs',
     "ejabberd": "ejabberd", "prosody": "Prosody", "xmpp-proxy": f"xmpp-proxy {xmpp_proxy.VERSION}",
 }
+
+
+#: Seconds until a server that listens must accept a component.
+_COMPONENT_SECONDS = 60.0
 
 
 @dataclass
@@ -75,9 +82,24 @@ def started_server(testbed: Testbed, start: Callable[..., Server], dns: int = 1)
     certificate = testbed.authority.for_domain(DOMAIN)
     server = start(Site(testbed.lab, DOMAIN, dns, testbed.authority.file, certificate, verbose=False), component=COMPONENT)
     try:
+        _wait_for_component(server)
         yield server
     finally:
         server.stop(testbed.lab)
+
+
+def _wait_for_component(server: Server) -> None:
+    """Wait until a component can connect: a server that listens may still be starting. Raises `LabError`."""
+    deadline = time.monotonic() + _COMPONENT_SECONDS
+    while True:
+        try:
+            component({"port": server.component_port, "domain": COMPONENT, "secret": PASSWORD}).close()
+        except (PeerError, OSError) as problem:
+            if time.monotonic() > deadline:
+                raise LabError(f"no component can connect to {server.kind}: {problem}") from None
+            time.sleep(0.3)
+        else:
+            return
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -46,9 +47,11 @@ class Worker:
     def __init__(self, module: str, job: Mapping[str, Any] | Path) -> None:
         """`job`: what it has to do, or the file where that is written as JSON."""
         self._name = module
+        self._errors = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (closed by `end`)
         told = str(job) if isinstance(job, Path) else json.dumps(job)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, told], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-m", module, told], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            text=True,
         )
         self._watch = threading.Timer(WORKER_SECONDS, self._process.kill)
         self._watch.daemon = True
@@ -59,7 +62,9 @@ class Worker:
         assert self._process.stdout is not None
         text = self._process.stdout.readline().strip()
         if not text:
-            raise LabError(f"{self._name} ended early, or took more than {WORKER_SECONDS:.0f} s")
+            self._errors.seek(0)
+            last = self._errors.read().strip().splitlines()[-1:] or [f"it took more than {WORKER_SECONDS:.0f} s"]
+            raise LabError(f"{self._name} ended early: {last[0]}")
         return text
 
     def go(self) -> None:
@@ -77,6 +82,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(5)
+        self._errors.close()
 
 
 @contextmanager
