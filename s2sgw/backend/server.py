@@ -149,7 +149,10 @@ class BackendReceiving:
         return await self.verify_key(question, None)
 
     def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
-        """Return why the domain is no longer the server's: a reload took it during the negotiation. Else there is no limit."""
+        """Return why the domain is not the server's any more: a reload took it during the negotiation.
+
+        There is no other limit.
+        """
         return self._refuses(pair.sender)
 
     def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:

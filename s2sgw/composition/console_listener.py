@@ -43,7 +43,7 @@ class ServedConsole(Protocol):
 
 
 class OpenConsole(NamedTuple):
-    """A console that is open: where, with which certificate, and its ports."""
+    """A console that is open: its endpoint, its certificate, and its ports."""
 
     endpoint: str
     certificate: Path | None
@@ -55,7 +55,7 @@ class ConsoleListener:
     """The console of a gateway, or none. `build` makes one with a certificate; it raises `UnusableCertificate` or
     `SSL.Error`.
 
-    Another port keeps the sessions; another certificate is another console, whose users log in again.
+    A move to another port keeps the sessions. Another certificate makes another console, whose users must log in again.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ConsoleListener:
         self._prepared = False
 
     def prepare(self, config: Config) -> list[NotListening]:
-        """Open the console of `config`, if it differs; return what cannot be opened. Nothing is left open then."""
+        """Open the console of `config`, if it differs. Return what cannot be opened; then nothing is left open."""
         self.abandon()
         endpoint, certificate, now = config.console.listen, config.console.certificate, self._open
         if endpoint is None or (now is not None and (endpoint, certificate) == now[:2]):
@@ -102,7 +102,7 @@ class ConsoleListener:
                 port.stopListening()
 
     def commit(self) -> None:
-        """Listen as was prepared. The connections of a console that is no more are cut, those of one that moved are kept."""
+        """Put the prepared console in force. Connections of a closed console are cut, those of a moved one are kept."""
         if not self._prepared:
             return
         old, new = self._open, self._next
@@ -126,10 +126,10 @@ class ConsoleListener:
         return self._open.console.verbs["console token"](arguments)
 
     def sample(self) -> Any:
-        """Take a sample for the history that the console shows."""
+        """Take a sample for the console's history."""
         return succeed(None) if self._open is None else Deferred.fromCoroutine(self._open.console.sample())
 
     def close(self) -> None:
-        """Cut the connections of the console. Its ports are closed by whoever has opened the gateway's."""
+        """Cut the connections of the console. Its ports are closed with the gateway's other ports."""
         if self._open is not None:
             self._open.console.site.close()

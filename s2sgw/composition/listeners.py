@@ -1,4 +1,4 @@
-"""Everything that a gateway listens on for others: the federation, the servers behind it, their DNS views, and the console.
+"""All listeners of a gateway: for the federation, for the servers behind it, their DNS views, and the console.
 
 A reload prepares all of it before it closes anything. If one part cannot be opened, nothing changes.
 """
@@ -24,7 +24,7 @@ from s2sgw.net.listening import listen, trouble
 
 
 class NotListening(NamedTuple):
-    """What cannot be opened, the key of the configuration that asks for it, and why."""
+    """An endpoint that cannot be opened, its key in the configuration, and the reason."""
 
     key: str
     endpoint: str
@@ -32,27 +32,27 @@ class NotListening(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Return it as a complaint of a reload."""
+        """Return it as an error of a reload."""
         return f"{self.key}: cannot listen on {self.endpoint}: {self.detail}" if self.endpoint else f"{self.key}: {self.detail}"
 
 
 class InnerListener(NamedTuple):
-    """A row of the inner listeners: a backend keeps its listener as long as it has this endpoint."""
+    """A row of the inner listeners. A backend keeps its listener while the endpoint is the same."""
 
     endpoint: str
 
 
 class PreparedPort(Protocol):
-    """Something else that listens, and that a reload may change (`composition.console_listener`)."""
+    """Another kind of listener that a reload may change (`composition.console_listener`)."""
 
     def prepare(self, config: Config) -> list[NotListening]:
-        """Open what is new in `config`; return what cannot be opened. Nothing is left open then."""
+        """Open what is new in `config`. Return what cannot be opened; then nothing is left open."""
 
     def abandon(self) -> None:
         """Close what was prepared."""
 
     def commit(self) -> None:
-        """Listen as was prepared."""
+        """Put the prepared listeners in force."""
 
 
 class DNSViews:
@@ -66,7 +66,7 @@ class DNSViews:
         self._wanted: dict[str, Backend] | None = None
 
     def prepare(self, config: Config) -> list[NotListening]:
-        """Open the views that are new in `config`; return what cannot be opened. Nothing is left open then."""
+        """Open the views that are new in `config`. Return what cannot be opened; then nothing is left open."""
         self.abandon()
         wrong: list[NotListening] = []
         wanted = {str(each.dns_view): each for each in config.backends if each.kind == "s2s" and each.dns_view is not None}
@@ -95,7 +95,7 @@ class DNSViews:
         self._new, self._wanted = {}, None
 
     def commit(self, config: Config) -> None:
-        """Answer as was prepared: views that stay answer for their backend of now, those that are not wanted are closed."""
+        """Put the prepared views in force: views that stay answer for their present backend, the others are closed."""
         if self._wanted is None:
             return
         self._views |= self._new
@@ -122,7 +122,7 @@ class DNSViews:
 class Listeners:
     """All listeners of one gateway. `opened` is called with each port of it that listens.
 
-    `federation` and `inner` make what serves the connections of a listener.
+    `federation` and `inner` return the factories for the connections of a listener.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Listeners:
         self._others = others
 
     def prepare(self, config: Config) -> list[NotListening]:
-        """Open what is new in `config`; return all that cannot be opened. Nothing new is left open then."""
+        """Open what is new in `config`. Return all that cannot be opened; then nothing new is left open."""
         if problem := self._backends.prepare(config):
             return [NotListening("backend", "", problem)]
         inner = [InnerListener(each.listen) for each in config.backends if each.kind == "s2s"]
@@ -162,7 +162,7 @@ class Listeners:
             other.abandon()
 
     def commit(self, config: Config) -> None:
-        """Listen as was prepared for `config`. The backends have adopted it."""
+        """Put the prepared listeners of `config` in force. The backends have adopted it."""
         self._federation.commit()
         self._inner.commit()
         self._views.commit(config)

@@ -54,13 +54,13 @@ class PreparedListeners(Protocol):
     """All listeners of the gateway (`composition.listeners`)."""
 
     def prepare(self, config: Config) -> Sequence[NotListening]:
-        """Open what is new in `config`; return all that cannot be opened. Nothing new is left open then."""
+        """Open what is new in `config`. Return all that cannot be opened; then nothing new is left open."""
 
     def abandon(self) -> None:
         """Close the listeners that were prepared."""
 
     def commit(self, config: Config) -> None:
-        """Listen as was prepared for `config`."""
+        """Put the prepared listeners of `config` in force."""
 
 
 class Reconfiguration:

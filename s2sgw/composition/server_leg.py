@@ -1,4 +1,4 @@
-"""The leg to one XMPP server behind the gateway, built: its two sides, its state, and what a reload changes of it."""
+"""The leg to one XMPP server behind the gateway: its two sides, its state, and the changes of a reload."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from s2sgw.xmpp.wall_clock import WallClock
 
 @dataclass(frozen=True, slots=True)
 class BackendServices:
-    """What the backends need of the gateway."""
+    """The services of the gateway that the backends use."""
 
     reactor: Any
     random: Random
@@ -56,9 +56,9 @@ class BackendServices:
 
 
 class ServerLeg:
-    """One backend of kind "s2s". Its inner listener is its identity: with another one it is another backend.
+    """One backend of kind "s2s". Its inner listener identifies it: a backend with another listener is another backend.
 
-    `owner_domains`: how many pairs of one owner may be sent to the server at a time.
+    `owner_domains`: the most pairs of one owner that may be sent to the server at a time.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ServerLeg:
         )
 
     def adopt(self, backend: Backend, domains: Sequence[Domain]) -> None:
-        """Speak with the server as `backend` says from the next stream on."""
+        """Use the settings of `backend` from the next stream on."""
         self.backend = backend
         self._use(self._server(domains))
 
@@ -94,12 +94,12 @@ class ServerLeg:
         return domain in self.initiating.server.domains
 
     def use_view(self, view: DNSView | None) -> None:
-        """Take `view` as what shows whether the server asks it."""
+        """Count the questions to the DNS view `view`, to find out whether the server uses it."""
         self.view = view
         self.health.questions = None if view is None else lambda: view.questions
 
     def dialler(self, pair: Pair) -> Dialler:
-        """Return what connects to the server; with `proxy_protocol` the server is told the address of the peer's stream."""
+        """Return the dialler to the server. With `proxy_protocol` the server gets the address of the peer's stream."""
         plain = DirectDialler(self._services.reactor)
         if not self.backend.proxy_protocol:
             return plain

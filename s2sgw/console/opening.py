@@ -43,7 +43,7 @@ def build_console(
 ) -> BuiltConsole:
     """Return the console of the configuration, with this certificate. Raises `UnusableCertificate`.
 
-    `config` returns the configuration in force; its users, roles and hosts may change. `wall` tells seconds since the epoch.
+    `config` returns the configuration in force; its users, roles and hosts may change. `wall` returns seconds since the epoch.
     """
     clock = services.clock
     tls = None if certificate is None else ConsoleTLS(certificate, clock.seconds)

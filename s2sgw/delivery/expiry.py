@@ -21,7 +21,7 @@ class ExpirySweep:
         self._queues = queues
         self._services = services
         self._question = services.expiry_question
-        #: queues in which more has expired, and rows of the spool that have, to be bounced in the next steps
+        #: queues with more expired stanzas, and expired rows of the spool, which are bounced in the next steps
         self._late: dict[DeliveryQueue, None] = {}
         self._rows: list[tuple[Pair, list[Spooled]]] = []
         self._step_is_due = False
@@ -36,7 +36,7 @@ class ExpirySweep:
         for queue in self._queues:
             try:
                 room -= self._sweep(queue, now, room)
-            except Exception as error:  # the other queues are swept all the same
+            except Exception as error:  # the other queues are still swept
                 errors.append(error)
         self._go_on()
         if services.spools and services.spool.count and not self._question.open and not services.relief.memory.full:
@@ -56,13 +56,13 @@ class ExpirySweep:
         return expired
 
     def _go_on(self) -> None:
-        """Bounce more soon, if there is more."""
+        """Schedule the next step, if more has expired."""
         if (self._late or self._rows) and not self._step_is_due:
             self._step_is_due = True
             self._services.soon(self._step)
 
     def _step(self) -> None:
-        """Bounce some more of what has expired. The queues take turns."""
+        """Bounce some more expired stanzas. The queues take turns."""
         self._step_is_due = False
         try:
             if self._late:
@@ -90,7 +90,10 @@ class ExpirySweep:
         self._go_on()
 
     def _expire_rows(self) -> None:
-        """Bounce some rows that the spool named. The question is open until all are: what leaves meanwhile is no longer there."""
+        """Bounce some rows in the spool's answer.
+
+        The question stays open until all are bounced. Stanzas that left meanwhile are skipped.
+        """
         try:
             if self._rows:
                 pair, rows = self._rows.pop()

@@ -34,7 +34,7 @@ class WritePermission:
 class DeliveryServices:
     """The services of each delivery queue.
 
-    `clock` tells delays; a step of the wall clock does not change it. `wall` tells the seconds since the epoch, for dates.
+    `clock` measures delays, unaffected by changes of the wall clock. `wall` returns the seconds since the epoch, for dates.
     `spool` calls back on the reactor's thread. `spools`: the spool is durable. `soon` makes a call in one of the next turns of
     the reactor, when there is time for it.
     """

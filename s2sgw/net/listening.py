@@ -53,13 +53,13 @@ class SilentConnection(HandoverProtocol):
         admitted.holder = self
 
     def connectionMade(self) -> None:
-        """Note that the transport is there, and read what has come: the first bytes often follow the TCP handshake at once."""
+        """Note that the transport is there, and read at once: the first bytes often follow directly after the TCP handshake."""
         self._admitted.opened(self.transport.fileno())
         if type(self.transport) is tcp.Server:
             if self._direct_tls:
                 self.transport.doRead = self._look  # type: ignore[method-assign]
             if not self._admitted.in_a_crowd:
-                self.transport.doRead()  # the reactor meets an end or an error again
+                self.transport.doRead()  # the reactor reports an end or an error again
 
     def prefaceReceived(self, data: bytes) -> None:
         """Build the stream, which gets `data` first."""
@@ -75,7 +75,7 @@ class SilentConnection(HandoverProtocol):
         self._admitted.release()
 
     def _look(self) -> Any:
-        """Build the stream if there is a byte, without reading it. Stands in for `doRead` of the transport until then."""
+        """Build the stream if there is a byte, without reading it. Replaces `doRead` of the transport until then."""
         try:
             first = self.transport.socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -84,12 +84,12 @@ class SilentConnection(HandoverProtocol):
             first = b""
         self._look_no_more()
         if not first:
-            return self.transport.doRead()  # which returns why the connection is lost
+            return self.transport.doRead()  # it returns why the connection is lost
         self.prefaceReceived(b"")
         return None
 
     def _look_no_more(self) -> None:
-        vars(self.transport).pop("doRead", None)  # it leads back here
+        vars(self.transport).pop("doRead", None)  # it refers back to this object
 
     def dismiss(self, refusal: Refusal) -> None:
         """End the connection without an error, because nothing was received."""

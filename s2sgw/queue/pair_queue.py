@@ -312,9 +312,9 @@ class PairQueue:
         return self._earliest is not None and now >= self._earliest
 
     def expire(self, now: float, at_most: int) -> list[QueuedStanza]:
-        """Give up the first `at_most` that have waited for their hold time, wherever in memory they stand.
+        """Remove and return the first `at_most` stanzas in memory that have waited for their hold time.
 
-        What is in flight is left alone.
+        Stanzas in flight stay.
         """
         if not at_most or not self.has_expired(now):
             return []
@@ -327,7 +327,7 @@ class PairQueue:
         return self._remove([held for held in self.not_in_flight() if held.position in positions])
 
     def remove_up_to(self, position: int, at_most: int | None = None) -> list[QueuedStanza]:
-        """Give up the first `at_most` that wait in memory up to `position`; return them."""
+        """Remove and return the first `at_most` waiting stanzas in memory up to `position`."""
         return self._remove(list(islice((held for held in self.not_in_flight() if held.position <= position), at_most)))
 
     def not_in_flight(self) -> Iterator[QueuedStanza]:

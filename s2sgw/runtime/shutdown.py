@@ -1,8 +1,8 @@
-"""The stop in order: no stanza is accepted any more, what can be passed on is, and the rest is left to the spool.
+"""The graceful stop: no more stanzas are accepted, as many as possible are passed on, and the spool keeps the rest.
 
-What is in flight comes to its end first, while the streams towards us are open: a next server without XEP-0198 answers our ping
-(R41) on one of those. Then every stream that brings stanzas is closed (`runtime.stream_closing`), ours that carry stanzas back
-(XEP-0288) among them.
+First, stanzas in flight are acknowledged, while the streams towards us are open: a next server without XEP-0198 answers our ping
+(R41) on one of those. Then every stream that brings stanzas is closed (`runtime.stream_closing`), also those of ours that carry
+stanzas back (XEP-0288).
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.runtime.stream_closing import ACK_SECONDS, BringingStream, close_streams, wait_while
 from s2sgw.xmpp.ending import Cause, Ending
 
-#: Seconds in which the next servers may still take what waits.
+#: Seconds in which the next servers can still take waiting stanzas.
 DELIVER_SECONDS = 5.0
-#: Pairs that have a log line of their own if some of their stanzas are lost.
+#: Pairs that get a log line of their own if some of their stanzas are lost.
 PAIRS_LOGGED = 20
 
 _LOST = "at the stop these stanzas were on no disk, and no server took them or an error for them; those written may have arrived"
 
 
 class StanzaSources(Protocol):
-    """Where stanzas come from."""
+    """The sources of stanzas."""
 
     @property
     def admitting(self) -> bool:
-        """Something was read whose queue is still being looked up."""
+        """Whether some stanzas were read whose queue is still being looked up."""
 
     def bringing_streams(self) -> Iterable[BringingStream]:
         """Return the open streams of others."""
@@ -43,9 +43,9 @@ class StanzaSources(Protocol):
 
 
 class Shutdown:
-    """One stop. `run` does its steps, each within a bounded time.
+    """One stop. `run` carries out the steps, each within a bounded time.
 
-    Each of `others` asks something else that brings stanzas to bring no more, and fires when the last has come.
+    Each of `others` stops another source of stanzas. Its Deferred fires when the last stanza has come.
     """
 
     log = Logger()
@@ -60,7 +60,7 @@ class Shutdown:
         self._others = others
 
     async def run(self) -> None:
-        """Stop."""
+        """Carry out all steps."""
         self.stop_writing()
         await self.await_in_flight()
         answering = [queue for queue in self._queues if not queue.pair_queue.in_flight]
@@ -74,11 +74,11 @@ class Shutdown:
         self.log_lost()
 
     def stop_writing(self) -> None:
-        """Write nothing more, so that what is in flight can come to its end."""
+        """Write nothing more, so that everything in flight can be acknowledged."""
         self._custody.quiesce()
 
     async def await_in_flight(self) -> None:
-        """Wait until what is in flight is acknowledged."""
+        """Wait until everything in flight is acknowledged."""
         await self._while(self._awaits_acks, ACK_SECONDS)
 
     def _is_admitting(self) -> bool:
@@ -90,13 +90,13 @@ class Shutdown:
     async def close_streams(
         self, streams: Iterable[BringingStream], others: Sequence[Callable[[], Deferred[None]]] = (),
     ) -> None:
-        """Close the streams that bring stanzas; what was read of them comes to its queue."""
+        """Close the streams that bring stanzas. Stanzas that were read enter their queues."""
         await close_streams(self._clock, self._is_admitting, streams, Ending(Cause.SHUTDOWN), others)
 
     async def deliver_remaining(self, answering: Sequence[DeliveryQueue]) -> None:
-        """Pass on what waits to the next servers that have acknowledged everything, one chunk at a time.
+        """Pass waiting stanzas on to the next servers that have acknowledged everything, one chunk at a time.
 
-        What waits for others stays in the spool as not written. Where there is no spool, all is written.
+        Stanzas for other servers stay in the spool as not written. Without a spool, all are written.
         """
         spools = self._custody.services.spools
         chosen = [queue for queue in answering if not queue.next_hop.acks_arrive_elsewhere] if spools else list(self._queues)
@@ -107,7 +107,7 @@ class Shutdown:
             queue.quiesce()
 
     async def pass_on_rejected(self) -> None:
-        """Wait until what the spool had no room for is passed on, or bounced."""
+        """Wait until the stanzas that the spool had no room for are passed on, or bounced."""
         await self._while(self._rejected_may_yet_go, DELIVER_SECONDS)
 
     def _rejected_may_yet_go(self) -> bool:
@@ -119,23 +119,23 @@ class Shutdown:
         if queue.pair_queue.pending:
             ways = (queue, self._queues.queue(queue.pair.inverse))
             return any(way.next_hop.state in ("connecting", "ready") for way in ways)
-        # acknowledgements that arrive on a stream towards us cannot come any more
+        # acknowledgements cannot arrive on a stream towards us any more
         return queue.next_hop.ready and not queue.next_hop.acks_arrive_elsewhere and bool(queue.pair_queue.in_flight)
 
     async def close_late_streams(self) -> None:
-        """Close the streams of ours that were opened to pass on what was left: they may have brought stanzas too."""
+        """Close the streams of ours that were opened to pass on the rest: they may have brought stanzas too."""
         if late := list(self._sources.own_bringing_streams()):
             await self.close_streams(late)
             await self._custody.hand_to_spool()
 
     def write_what_is_in_memory_alone(self) -> None:
-        """What the disk did not take is better written to whoever is there, acknowledged or not."""
+        """Write the stanzas that the disk did not take to any server that is there, also to one that does not acknowledge."""
         for queue in self._queues:
             if queue.pair_queue.unspooled:
                 queue.resume()
 
     def log_lost(self) -> None:
-        """Log how many stanzas of each pair are lost: the disk, the next servers and the senders' servers took none of them."""
+        """Log how many stanzas of each pair are lost. The disk, the next servers and the senders' servers took none of them."""
         lost = self._custody.lost()
         for (sender, recipient), stanzas, written in lost[:PAIRS_LOGGED]:
             names = {"sender": str(sender), "recipient": str(recipient)}

@@ -1,8 +1,8 @@
-"""Closing streams that bring stanzas, in order: at a stop, and where a reload gave a domain to another server.
+"""Closes streams that bring stanzas gracefully: at a stop, and when a reload gave a domain to another server.
 
-A stream with XEP-0198 is read no more, and is closed when all that was read is acknowledged: the other side sends the rest again.
-The others are read up to their own closing tags, so that not even a server that acknowledges nothing loses what it had sent by
-then. Each step takes a bounded time.
+A stream with XEP-0198 is not read any more, and is closed when all that was read is acknowledged: the other side sends the rest
+again. Other streams are read up to their closing tags. So even a server without acknowledgements loses nothing that it had sent
+by then. Each step takes a bounded time.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from s2sgw.net.connection import StreamConnection
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.timer import cancel
 
-#: Seconds in which what is in flight, and what was read, may be acknowledged.
+#: Seconds in which stanzas in flight, and stanzas that were read, can be acknowledged.
 ACK_SECONDS = 3.0
 #: Seconds in which the other side may send its closing tag.
 CLOSING_TAG_SECONDS = 5.0
-#: Seconds in which what was read may be admitted to its queue. (A resolution has a bound of its own, and this is the same.)
+#: Seconds in which stanzas that were read can be admitted to their queues. (A resolution has the same bound.)
 ADMIT_SECONDS = 10.0
 #: Seconds between two looks.
 LOOK_SECONDS = 0.02
@@ -34,15 +34,15 @@ log = Logger()
 
 
 class ManagedEngine(Protocol):
-    """What is needed of the engine of a stream."""
+    """The interface of a stream's engine."""
 
     @property
     def managed(self) -> bool:
-        """Stanzas are acknowledged on the stream (XEP-0198)."""
+        """Whether stanzas are acknowledged on the stream (XEP-0198)."""
 
     @property
     def owes(self) -> bool:
-        """Some of what came on the stream is not acknowledged."""
+        """Whether some stanzas that came on the stream are not acknowledged."""
 
 
 class BringingStream(NamedTuple):
@@ -56,10 +56,10 @@ async def close_streams(
     clock: IReactorTime, is_admitting: Callable[[], bool], streams: Iterable[BringingStream], ending: Ending,
     others: Sequence[Callable[[], Deferred[None]]] = (),
 ) -> None:
-    """Close `streams` with `ending`; what was read of them comes to its queue.
+    """Close `streams` with `ending`. Stanzas that were read enter their queues.
 
-    `is_admitting`: something was read whose queue is still being looked up. Each of `others` asks something else that brings
-    stanzas to bring no more, and fires when the last has come.
+    `is_admitting`: some stanzas were read whose queue is still being looked up. Each of `others` stops another source of stanzas.
+    Its Deferred fires when the last stanza has come.
     """
     streams = list(streams)
     await _close_managed(clock, [stream for stream in streams if stream.engine.managed], ending)
@@ -93,7 +93,7 @@ def _half_close(clock: IReactorTime, connection: StreamConnection, ending: Endin
 
 
 def wait_while(clock: IReactorTime, busy: Callable[[], bool], at_most: float) -> Deferred[None]:
-    """Wait while `busy` says so, for `at_most` seconds. A look that breaks ends the wait, and is logged."""
+    """Wait while `busy` returns true, for at most `at_most` seconds. An error in `busy` is logged and ends the wait."""
     until = clock.seconds() + at_most
     done: Deferred[None] = Deferred()
 
@@ -117,4 +117,4 @@ def _are_owed(streams: Sequence[BringingStream]) -> bool:
 
 
 def _give_up(_late: object, _seconds: float) -> None:
-    """Wait no longer."""
+    """End the wait."""
