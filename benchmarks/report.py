@@ -40,7 +40,8 @@ def _machine(results: Results) -> str:
 def figures(results: Results) -> str:
     """Return the figures of a run in Markdown."""
     heading, *rows = judged(results)
-    text = [_machine(results), "", "### Targets", "", *_table(heading, rows, 6)]
+    picture = f"![The most telling figures of this run as bars]({PICTURE.name})"
+    text = [_machine(results), "", picture, "", "### Targets", "", *_table(heading, rows, 6)]
     for name, (title, _) in ROWS.items():
         relays = results.rows.get(name)
         if relays:

@@ -126,6 +126,7 @@ class ReportTests(SynchronousTestCase):
         self.assertTrue(once.startswith(f"before\n{report.BEGIN}\n") and once.endswith(f"{report.END}\nafter\n"))
         self.assertNotIn("old", once)
         self.assertIn("| ejabberd | 10 (9–12) |", once)
+        self.assertIn("](performance.svg)", once)
         self.assertEqual(once.count("### Targets"), report.written(once, results(prosody=1.0)).count("### Targets"))
         self.assertRaises(ValueError, report.written, "a page without a place", results())
 
