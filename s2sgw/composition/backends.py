@@ -1,4 +1,4 @@
-"""The existing servers behind the gateway, by their kinds: the next hops to their domains, and what a reload changes."""
+"""The existing servers behind the gateway, by their kinds: the next hops to their domains, and the changes of a reload."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def identity_of(config: Config, backend: Backend) -> BackendIdentity:
 
 
 class Backends:
-    """All backends of a configuration. The constructor connects to none; `start` does.
+    """All backends of a configuration. The constructor makes no connection; `start` does.
 
     A reload may add and remove backends of kind "s2s". `prepare` builds what is new, `adopt` uses it, `abandon` drops it.
     """
@@ -70,7 +70,7 @@ class Backends:
     def __init__(self, config: Config, services: BackendServices) -> None:
         self._services = services
         self._authority: PrivateCA | None = None
-        #: the XMPP servers by their inner listeners; those of the configuration that `adopt` is called with next
+        #: the XMPP servers by their inner listeners, and those of the configuration for the next `adopt`
         self.legs: dict[str, ServerLeg] = {}
         self._new: dict[str, ServerLeg] = {}
         #: the routers by their addresses
@@ -108,7 +108,7 @@ class Backends:
         return health
 
     def _recovered(self, health: BackendHealth) -> None:
-        """Try at once what waits for a server that is up again."""
+        """Retry at once what waits for a server that is up again."""
         for domain in health.identity.domains:
             self._retry_now(Domain.parse(domain))
 
@@ -117,7 +117,7 @@ class Backends:
         self._services.ingress_services.queues.retry_now(domain)
 
     async def check(self) -> None:
-        """Look whether the servers that no stream shows to be up answer, and log what was only counted."""
+        """Check the servers that no stream shows to be up, and log the refusals that were only counted."""
         for leg in list(self.legs.values()):
             leg.health.tell_repeated()
             await leg.health.check(partial(self._knock, leg.backend.address))
@@ -132,7 +132,7 @@ class Backends:
     # --- a reload ---
 
     def prepare(self, config: Config) -> str:
-        """Build the legs to the servers that are new in `config`. Return why that cannot be, or "". Nothing changes yet."""
+        """Build the legs to the servers that are new in `config`. Return why they cannot be built, or "". Nothing changes yet."""
         self.abandon()
         try:
             for backend in config.backends:
@@ -148,9 +148,9 @@ class Backends:
         self._new = {}
 
     def adopt(self, config: Config) -> None:
-        """Speak with the servers of `config`, which is in force, from the next stream on.
+        """Use the servers of `config`, which is in force, from the next stream on.
 
-        Streams of a server that lost their domain, to another server or because it was removed, are closed in order:
+        If a server lost its domain, to another server or because it was removed, its streams are closed gracefully:
         `stale_streams` and `retire_stale`.
         """
         new, self._new = self._new, {}
@@ -173,14 +173,14 @@ class Backends:
             if listen not in self.legs:
                 leg.retire()
                 log.info(event="backend removed", backend=leg.health.identity.address, domains=list(leg.health.identity.domains))
-        for domain in moved:  # what is remembered was learned of another server
+        for domain in moved:  # the records are about another server
             self._services.connect_services.extensions.forget(domain.ascii)
         self.retire_stale()
         for domain in moved:
             self._retry_now(domain)
 
     def retire_stale(self) -> None:
-        """Close our streams to servers that do not serve their domain any more. What is in flight has some seconds to settle."""
+        """Close our streams to servers that do not serve their domain any more. Stanzas in flight have some seconds to settle."""
         for stream in self._services.connect_services.initiated:
             if isinstance(stream, InitiatedStream) and stream.leg == "backend" and self._is_stale(stream):
                 stream.retire(Ending(Cause.IDLE, "another backend serves the domain now"))
@@ -209,7 +209,7 @@ class Backends:
         return self._new[listen] if listen in self._new else self.legs[listen]
 
     def forwarders(self, backend: Backend, config: Config | None = None) -> list[str]:
-        """Return the name servers that the DNS view of `backend` asks."""
+        """Return the name servers for the DNS view of `backend`."""
         return [str(server) for server in backend.forward or (config or self._config).nameservers]
 
     def serves(self, listen: str, name: str) -> bool:
@@ -220,10 +220,10 @@ class Backends:
         )
 
     def use_view(self, listen: str, view: DNSView | None) -> None:
-        """Take `view` as the DNS view of the backend with that inner listener."""
+        """Use `view` as the DNS view of the backend with that inner listener."""
         self.legs[listen].use_view(view)
 
-    # --- an XMPP server, by its own s2s ---
+    # --- an XMPP server, through its own s2s ---
 
     def _leg(self, config: Config, backend: Backend) -> ServerLeg:
         if self._authority is None:
@@ -234,14 +234,14 @@ class Backends:
         )
 
     def _owner_domains(self, pair: Pair) -> int:
-        """Return how many pairs one peer, or whoever owns its certificate, may have sent to a server at a time."""
+        """Return how many pairs one peer, or the owner of its certificate, may have sent to a server at a time."""
         policy = self._services.running.policies.policy(pair.sender)
         return max(self._config.limits.domains_per_stream, policy.limits.domains)
 
     async def find(self, pair: Pair, broken: ResumableStream | None, alone: bool) -> OutboundStream:
         """Return a stream to the server that serves the recipient of `pair`. It is closed soon if a reload moved the domain."""
         leg = self.leg_of(pair.recipient)
-        assert leg is not None  # a domain is not given up while the gateway runs
+        assert leg is not None  # a running gateway keeps all of its domains
         try:
             found = await PeerStreamProvider(leg.initiating, self._services.connect_services).find(pair, broken, alone)
         except StreamUnavailable:
@@ -253,7 +253,7 @@ class Backends:
         return found
 
     def urge(self, recipient: Domain) -> None:
-        """Ask the server of `recipient` again at once: an operator wants it."""
+        """Try to reach the server of `recipient` again at once, by an operator's order."""
         self._services.connect_services.destinations.retry_now(recipient.ascii)
 
     # --- jabberd2, through its router ---
@@ -299,7 +299,7 @@ class Backends:
 
 @dataclass(frozen=True, slots=True)
 class ServerStreamProvider:
-    """A `StreamProvider` of the streams to XMPP servers behind the gateway: to the server that serves the domain at the time."""
+    """The streams to XMPP servers behind the gateway, each to the server that now serves the domain: a `StreamProvider`."""
 
     backends: Backends
 

@@ -39,7 +39,7 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class Plan:
-    """Who the peer is, where the gateway is, and how fast it sends."""
+    """The peer, the address of the gateway, and the rate of sending."""
 
     domain: str
     local: str

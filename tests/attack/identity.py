@@ -1,4 +1,4 @@
-"""Who somebody is: tricks with certificates, dialback and resumption that belong to others, names with two readings, and what strangers learn."""
+"""Identity: tricks with certificates, dialback and resumption that belong to others, names with two readings, and what strangers learn."""
 
 from __future__ import annotations
 

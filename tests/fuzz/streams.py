@@ -83,7 +83,7 @@ def words(source: Source) -> bytes:
 
 
 def framer(data: bytes) -> None:
-    """Whatever comes is one of five kinds of events; a fault or a close is the last; what is kept is bounded; slices are XML."""
+    """Any input gives events of five kinds; a fault or a close is the last; what is kept is bounded; slices are XML."""
     source = Source(data)
     framing = Framer(LIMITS)
     events = framing.feed(source.choose(HEADERS)) if source.flag() else []

@@ -127,7 +127,7 @@ class World:
         return self.queues.queue(Pair(OUT.recipient, OUT.sender))
 
     def pass_time(self, seconds: float) -> None:
-        """Whatever is dialled meanwhile is reached."""
+        """Let time pass. Every place that is dialled meanwhile is reached."""
         for _ in range(int(seconds * 10)):
             self.clock.advance(0.1)
             if self.side.dials and not self.side.dials[-1].called:

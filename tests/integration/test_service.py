@@ -322,7 +322,7 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual(["tcp:1", "tcp:2", "tcp:15270:interface=127.0.0.1"], [line["endpoint"] for line in logged])
 
     def test_proxy_that_is_refused(self) -> None:
-        """Who spoke no PROXY protocol, or may not, is on record with the address alone: nobody knows yet who it was."""
+        """A client without the PROXY protocol, or without permission, is recorded by its address alone: its name is not known yet."""
         ending = Ending(Cause.NOT_ALLOWED)
         self.gateway._refused("federation", "192.0.2.1:1", ending)
         self.assertEqual([("inbound", "federation", ("", ""), "192.0.2.1:1", ending)], self.refused)

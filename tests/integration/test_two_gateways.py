@@ -71,7 +71,7 @@ class Play:
         world.turn(0.01)
 
     def end(self) -> None:
-        """Whoever has not heard yet that the line is cut hears it; then everything arrives."""
+        """Tell each side that the line is cut; then everything arrives."""
         self.act("say", 1, 0)
         for wires in self.world.wires:
             if any(wire.lost for wire in wires):

@@ -1,4 +1,4 @@
-"""Who is refused at the door, with which error, and that nothing of theirs reaches the server behind (R2, R8, R14, R17)."""
+"""The peers that are refused at the door, with which error, and that nothing of theirs reaches the server behind (R2, R8, R14, R17)."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ IMPORT_NAMES = {"pyopenssl": "OpenSSL", "dnspython": "dns", "zope.interface": "z
 
 
 class FloorTests(SynchronousTestCase):
-    """Who may import whom."""
+    """The imports that are allowed."""
 
     def test_every_package_has_its_row(self) -> None:
         """A new folder, or file on the first level, gets a row in the table, or it is in the wrong place."""

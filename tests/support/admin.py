@@ -1,4 +1,4 @@
-"""Who asks on an admin connection without a kernel."""
+"""The caller on an admin connection without a kernel."""
 
 from __future__ import annotations
 

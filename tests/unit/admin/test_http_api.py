@@ -197,7 +197,7 @@ class VerbTests(APITestCase):
 
 
 class RoleTests(APITestCase):
-    """Who may ask what."""
+    """The roles and their verbs."""
 
     def test_nobody(self) -> None:
         """Without a user nothing is answered."""

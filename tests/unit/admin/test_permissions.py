@@ -1,4 +1,4 @@
-"""Who may ask what: on the admin socket, and over HTTP."""
+"""The permissions on the admin socket, and over HTTP."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class DoorsTests(SynchronousTestCase):
 
 
 class CallerTests(SynchronousTestCase):
-    """Who is at the other end."""
+    """The process at the other end."""
 
     def test_operators(self) -> None:
         """Root and the gateway's own user are operators."""

@@ -330,7 +330,7 @@ class DropTests(SynchronousTestCase):
         self.assertEqual(tools.ask("drop", "x.example"), {"lanes": 0, "stanzas": 0})
 
     def test_quietly(self) -> None:
-        """Nobody is told; it is counted."""
+        """No error is sent; the drop is counted."""
         tools = Tools(self.mktemp())
         tools.accept("1", "2")
         self.assertEqual(tools.ask("drop", "there.example", quietly=True)["stanzas"], 2)

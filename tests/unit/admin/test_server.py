@@ -136,7 +136,7 @@ class PermissionTests(Conversation):
         self.assertEqual(["denied", "usage"], [answer["kind"] for answer in self.answers()])
 
     def test_unknown_caller(self) -> None:
-        """Who the kernel does not know may ask nothing."""
+        """A caller that the kernel does not identify may use no verb."""
         self.factory.identify = lambda transport: None
         self.transport, self.protocol = self.connect()
         self.ask("echo")
@@ -381,7 +381,7 @@ class BoundTests(Conversation):
         self.assertEqual(["no answer within 120 seconds", None], [answer.get("error") for answer in self.answers()])
 
     def test_gone_while_answering(self) -> None:
-        """Who left gets no answer, and what was asked is cancelled."""
+        """A client that left gets no answer, and its request is cancelled."""
         self.ask("soon")
         self.protocol.connectionLost()
         self.assertEqual([], self.answers())

@@ -285,7 +285,7 @@ class NumberTests(ViewsCase):
         self.assertEqual(self.views.numbers().queue, (0, 0.0))
 
     def test_asked_twice(self) -> None:
-        """Who asks while it is counted gets the same; one that leaves takes nothing from the others."""
+        """Requests during a count get its result; a client that leaves takes nothing from the others."""
         counts = [self.views.count() for _ in range(3)]
         counts[0].cancel()
         self.failureResultOf(counts[0], CancelledError)

@@ -20,13 +20,13 @@ SECRET = 'this peer was proven by pkix before; dialback = "never"'
 
 
 class StrangerTests(SynchronousTestCase):
-    """Whoever only claims a domain learns nothing of what we think of it."""
+    """A stranger that claims a domain learns nothing about our policy for it."""
 
     def told(self, cause: Cause, chain: tuple[bytes, ...] = CHAIN) -> Refusal:
         return refusal_of_unproven(Ending(cause, SECRET), PEER, chain, NOW)
 
     def test_one_text(self) -> None:
-        """Whatever proof, pin, approval or memory is missing: the same certificate gets the same answer."""
+        """The same certificate gets the same answer, for any missing proof, pin, approval or record."""
         causes = [cause for cause in Cause if Ending(cause).layer in (Layer.PKIX, Layer.AUTH)]
         answers = {(told.condition, told.text) for told in map(self.told, [*causes, Cause.NOT_PROVEN, Cause.ADDRESS_MISMATCH])}
         self.assertEqual(1, len(answers))

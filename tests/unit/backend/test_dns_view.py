@@ -380,7 +380,7 @@ class StreamTests(ViewCase):
         self.assertEqual((self.view.clients, self.reactor.getDelayedCalls()), (set(), []))
 
     def test_back_pressure(self) -> None:
-        """Who does not read is not read from."""
+        """The view reads nothing from a client that does not read."""
         _, stream = self.tcp()
         self.assertIs(stream.other.producer, stream.other)
 
@@ -447,7 +447,7 @@ class LifeTests(ViewCase):
         self.assertEqual((found.status, found.secure), (Status.FOUND, False))
 
     def test_noise(self) -> None:
-        """Whatever comes, it goes on."""
+        """After any input the view goes on."""
         for number in range(256):
             self.send(struct.pack("!HBBHHHH", number, 1, number, number % 3, number % 2, 0, 1) + bytes([number]) * (number % 40))
         self.assertEqual(self.texts(self.ask("localhost", "A")), ["127.0.0.1"])

@@ -294,7 +294,7 @@ class LifeTests(LinkTestCase):
         self.assertEqual((2, "connecting"), (len(self.connections), self.link.state))
 
     def test_not_reached(self) -> None:
-        """Nobody there, no secret, a mistake of ours: told, and tried again ever more rarely."""
+        """No router, no secret, an error of ours: each is reported, and tried again ever more rarely."""
         self.failure = DialFailed(Ending(Cause.CONNECTION_REFUSED))
         self.link.start()
         self.clock.advance(1)

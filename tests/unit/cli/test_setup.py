@@ -143,7 +143,7 @@ class RouterTests(SetupTestCase):
         return setup_text("jabberd2", self.config(f'[backend]\nkind = "jabberd2-router"\nsecret_file = "{secret}"\n{more}'))
 
     def test_xml(self) -> None:
-        """Who may be the default route; that jabberd2's s2s is not to run; and not the secret itself."""
+        """The user that may be the default route, and that jabberd2's s2s must not run; but not the secret itself."""
         text = self.lines()
         tree = ElementTree.fromstring(f"<all>{text}</all>")
         self.assertEqual(["s2s"], [each.text for each in tree.iterfind("user/name")])
@@ -152,7 +152,7 @@ class RouterTests(SetupTestCase):
         self.assertNotIn("sesame", text)
 
     def test_another_user(self) -> None:
-        """Who is called otherwise than what it binds must be let."""
+        """A user whose name differs from the name that it binds needs a permission."""
         text = self.lines('user = "gate"')
         tree = ElementTree.fromstring(f"<all>{text}</all>")
         self.assertEqual({("default-route", "gate"), ("bind", "gate")}, {(each.get("type"), each.findtext("user")) for each in tree.iterfind("acl")})

@@ -134,7 +134,7 @@ class ConsoleTests(ConfigTestCase):
 
 
 class ConsoleAccessTests(ConfigTestCase):
-    """Who may use the console, and from where."""
+    """The users of the console, and their machines."""
 
     def setUp(self) -> None:
         super().setUp()

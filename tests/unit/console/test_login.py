@@ -60,7 +60,7 @@ class LimitTests(SynchronousTestCase):
         self.assertLessEqual(len(self.limits._free_at), login.SITES)
 
     def test_success(self) -> None:
-        """Who gets in has their attempts back."""
+        """A successful log-in returns the attempts."""
         self.attempts(*["192.0.2.1"] * 5)
         self.limits.succeeded("192.0.2.1")
         self.limits.succeeded("192.0.2.9")

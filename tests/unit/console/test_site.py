@@ -306,7 +306,7 @@ class HTTPInterfaceTests(ConsoleCase):
         self.assertEqual(200, self.client.post("/api/v1/reload", Origin="http://localhost:8269", **good).status)
 
     def test_gone_while_the_password_is_checked(self) -> None:
-        """Who leaves before the password is checked watches nothing, asks nothing, and breaks nothing, also if the check goes on."""
+        """A client that leaves before the password is checked gets nothing and breaks nothing, also if the check goes on."""
         access: Any = self.console.site.resource.children[b"login"]._frame.access
         for path in ("/events", "/api/v1/status"):
             for stops in (True, False):

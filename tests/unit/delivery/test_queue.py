@@ -660,7 +660,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((ids(after.next_hop.sent), after.spooled()), ("123", []))
 
     def test_contacted(self) -> None:
-        """Whoever is heard of has the lanes towards it woken, and no others; a lane that is forgotten is not asked."""
+        """A contact of a peer wakes the lanes towards it, and no others; a forgotten lane is not woken."""
         world = World()
         world.next_hop.ready = False
         world.accept(stanza("1"))

@@ -195,7 +195,7 @@ class DamageTests(SynchronousTestCase):
         self.assertEqual((len(world.queue.pair_queue), spool.count), (0, 0))
 
     def test_envelope(self) -> None:
-        """Nobody can be told; it is kept in quarantine and counted."""
+        """No error can be sent; the stanza is kept in quarantine and counted."""
         world, spool = self.altered("envelope")
         world.next_hop.ready = True
         world.queue.next_hop_ready()

@@ -280,7 +280,7 @@ ACTIONS = st.lists(
 
 
 class AnythingTests(AdmissionCase):
-    """Whatever comes: bounds hold, proven ones stay, who opens one connection keeps it while others have more."""
+    """In any order: bounds hold, proven connections stay, and a site with one connection keeps it while others have more."""
 
     @settings(max_examples=200, deadline=None)
     @given(ACTIONS)
@@ -321,6 +321,6 @@ class AnythingTests(AdmissionCase):
         self.assertEqual([], [each for each in alive if each.admitted.proven and each.dismissed])
 
     def least_harm(self, gone: AdmittedConnection, crowd: Counter[str], newcomer: Sequence[str]) -> None:
-        """Whoever gave way was of the widest site with most, or shares a site with the newcomer."""
+        """Check that the connection that gave way was of the widest site with most, or shares a site with the newcomer."""
         most = max(number for site, number in crowd.items() if site.endswith(("/24", "/48")))
         self.assertTrue(crowd[gone.path[0]] == most or gone.path[0] == newcomer[0], (gone.path, newcomer, crowd))

@@ -205,7 +205,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(solo.owner.calls[-2:], ["paused", "resumed"])
 
     def test_not_after_the_end(self) -> None:
-        """Nobody is told of a tap after the end."""
+        """After the end, a call reports nothing."""
         solo = Solo()
         tap = solo.tap
         solo.connection.close(CLOSING)
@@ -853,7 +853,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual((solo.written(), solo.transport.disconnected, solo.ending), (b"", True, CLOSING))
 
     def test_when_closed(self) -> None:
-        """Whoever waits for the transport to go hears of it, before and after."""
+        """A Deferred for the end of the transport fires, requested before or after."""
         solo = Solo()
         waiting = solo.connection.when_closed()
         solo.connection.close(CLOSING)

@@ -689,7 +689,7 @@ class DeferredTests(DiscoveryCase):
     """The look-ups underneath."""
 
     def test_internal_error(self) -> None:
-        """Whatever goes wrong inside is an ending too."""
+        """An internal error is an ending too."""
         def broken(name: object, rdtype: object, requester: object) -> Deferred[Any]:
             raise RuntimeError("boom")
 

@@ -58,7 +58,7 @@ class SocketTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.read())[0], b"answer")
 
     def test_cancelled(self) -> None:
-        """Who stops waiting is not called back."""
+        """A cancelled reader is not called back."""
         reading = self.read()
         reading.cancel()
         self.failureResultOf(reading, CancelledError)

@@ -92,7 +92,7 @@ class Served:
 
 
 class ShareTests(SynchronousTestCase):
-    """Who is served in one turn, and in which order."""
+    """The sockets that are served in one turn, and their order."""
 
     def changing(self, strangers: dict[int, object]) -> tuple[Any, Turns]:
         """Return a poller of many ready descriptors, some of whose strangers have gone, and what it tells."""

@@ -62,7 +62,7 @@ class SlotsCase(SynchronousTestCase):
 
 
 class SlotsTests(SlotsCase):
-    """Who gets a slot."""
+    """The order of slots."""
 
     def test_free(self) -> None:
         """While there are slots calls begin at once."""
@@ -199,7 +199,7 @@ class SlotsTests(SlotsCase):
 
 
 class InvariantTests(SlotsCase):
-    """Whatever is asked for and ended, in any order."""
+    """Calls and ends in any order."""
 
     @settings(max_examples=60, deadline=None)
     @given(st.lists(st.tuples(st.sampled_from("rrrecat"), st.integers(0, 5), st.integers(0, 2)), max_size=120))

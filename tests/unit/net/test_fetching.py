@@ -46,7 +46,7 @@ class FetchingTests(SynchronousTestCase):
             self.assertIn(words, str(self.failureResultOf(self.resolve("a.example", False, *answers), Unfetched).value))
 
     def test_cancelled(self) -> None:
-        """Who tires of the name servers leaves no unheard errors behind."""
+        """A cancelled look-up leaves no unhandled errors behind."""
         asked: list[Deferred[Answer]] = [Deferred(), Deferred()]
         resolver = Mock(query=Mock(side_effect=list(asked)))
         found = Deferred.fromCoroutine(permitted_addresses(resolver, False, "a.example"))

@@ -88,7 +88,7 @@ class GetTests(SynchronousTestCase):
         self.assertIn("no answer in 5 s", str(self.failureResultOf(getting, Unfetched).value))
 
     def test_words(self) -> None:
-        """Whatever goes wrong is told in the words of its first cause."""
+        """Any failure has the words of its first cause."""
         broken = SSL.Error([("SSL routines", "", "certificate verify failed")])
         for error, words in (
             (ResponseFailed([Failure(broken)]), "certificate verify failed"), (ValueError("x"), "ValueError: x"), (ValueError(), "ValueError"),

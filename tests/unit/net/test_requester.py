@@ -1,4 +1,4 @@
-"""Who look-ups are made for."""
+"""The party that a look-up is made for."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class AnswerTests(ResolverCase):
 
 
 class SecureTests(ResolverCase):
-    """Whose AD flag is believed."""
+    """The servers whose AD flag is trusted."""
 
     def test_loopback(self) -> None:
         """A resolver on this machine is believed, for what is and for what is not."""

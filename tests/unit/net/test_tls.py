@@ -346,7 +346,7 @@ class ContextTests(SynchronousTestCase):
         self.assertIs(client.for_peer(PEER, mine)._context, made[0])
 
     def test_the_cache_is_bounded(self) -> None:
-        """Whoever chooses the names does not choose how much is kept; what was used last stays (docs/decisions.md#bounds)."""
+        """Strangers choose the names, but not how much is kept; the last used stay (docs/decisions.md#bounds)."""
         self.patch(tls, "CONTEXTS_KEPT", 2)
         domains = [Domain.parse(f"d{number}.example") for number in range(3)]
         server = ServerTLS(lambda name: credential(leaf_for(str(name))))

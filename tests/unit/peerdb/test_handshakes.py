@@ -111,7 +111,7 @@ class HandshakesTests(PeerDatabaseTestCase):
         self.assertLessEqual(len(self.all_since()), 3 + 10 + 10)
 
     def test_claims_of_a_name(self):
-        """Who claims the name of a peer again and again, and cannot prove it, pushes out nothing that the peer proved."""
+        """Repeated claims of a peer's name without proof remove no handshake that the peer proved."""
         self.handshakes = Handshakes(self.store, {PEER.ascii}.__contains__)
         self.judged(0, role="initiating")
         self.judged(1, verdict=UNPROVEN, wanted=True, role="receiving")

@@ -54,7 +54,7 @@ class RefusalsTests(PeerDatabaseTestCase):
         self.assertEqual(list(range(3, PER_NAME + 3)), [int(each.at - 1000) for each in self.past()])
 
     def test_claims_of_a_name(self) -> None:
-        """Who claims a name again and again pushes out neither what we met on our way to it, nor its other causes."""
+        """Repeated claims of a name remove neither the refusals of our own attempts, nor those with other causes."""
         self.refusals.keep(replace(self.refused(0), direction="outbound"))
         self.refusals.keep(self.refused(1, ending=Ending(Cause.EXPIRED)))
         for number in range(2, PER_NAME + 30):

@@ -218,7 +218,7 @@ class InheritanceTests(SynchronousTestCase):
 
 
 class BarTests(SynchronousTestCase):
-    """Who is kept out whatever it proves."""
+    """The peers that are barred with any proof."""
 
     def bar(self, of: PeerPolicies, name: str) -> tuple[str, str] | None:
         ending = policy(of, name).bar

@@ -181,7 +181,7 @@ class TableTests(SynchronousTestCase):
             self.assertEqual(expected(given), seen(verdict(given)), given)
 
     def test_no_weaker_policy_refuses_more(self) -> None:
-        """Whatever `dialback = "never"` lets pass, "with-tls" does, and what that lets pass, "always" does."""
+        """"with-tls" accepts all that `dialback = "never"` accepts, and "always" accepts all that "with-tls" accepts."""
         for given in everything():
             if given.dialback == "never":
                 passing = [verdict(given._replace(dialback=each)).ending is None for each in get_args(Dialback)]

@@ -360,7 +360,7 @@ class PairQueueTests(SynchronousTestCase):
         st.tuples(st.just("lose"), st.just(0)),
     )))
     def test_nothing_is_lost(self, steps: list[tuple[str, int]]) -> None:
-        """Whatever happens, each stanza is acknowledged, expired or still there, once; sizes add up."""
+        """In any order of events each stanza is acknowledged, expired or still there, once; sizes add up."""
         memory = SharedMemory(12_000, 0.6)
         it = PairQueue(PAIR, PeerMemory(memory), HoldTimes(stanza=30, iq=10))
         seen: list[str | None] = []

@@ -38,7 +38,7 @@ class AuditTests(SynchronousTestCase):
         self.assertEqual(["time", "action", "peer"], list(self.lines()[1]))
 
     def test_private(self) -> None:
-        """Nobody else may read it, whatever the umask is."""
+        """Only its owner can read it, with any umask."""
         before = os.umask(0)
         self.addCleanup(os.umask, before)
         self.audit.note("x")

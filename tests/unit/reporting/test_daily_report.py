@@ -68,7 +68,7 @@ class DailyReportTests(SynchronousTestCase):
         self.assertEqual(1001, self.rows()[STRANGERS]["failures"]["sessions"])
 
     def test_bounded(self) -> None:
-        """Who owns a domain proves any number of names under it: they are counted together, and take no place from others."""
+        """The owner of a domain can prove any number of names under it: they are counted together, and take no place from others."""
         self.patch(daily_report, "PEERS", 8)
         self.patch(daily_report, "PEERS_OF_DOMAIN", 3)
         for number in range(100):

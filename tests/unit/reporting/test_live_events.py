@@ -51,7 +51,7 @@ class LiveEventsTests(SynchronousTestCase):
         self.assertEqual(["alice"] * 2, self.woken)
 
     def test_slow(self) -> None:
-        """Who takes nothing loses the oldest, and is told how many."""
+        """A watcher that does not read loses the oldest events, and gets their number."""
         watcher = self.watch()
         for number in range(live_events.WAITING + 3):
             self.tell("a.example", number)

@@ -241,7 +241,7 @@ class PageTests(SynchronousTestCase):
         self.assertEqual((2, 3), (self.source.counts, self.source.reads))
 
     def test_another_format(self) -> None:
-        """Who asks for another format while the text is written is answered by the next count."""
+        """A request for another format while the text is written gets the next count."""
         writing: Deferred[Any] = Deferred()
         self.patch(self.source, "run", lambda work: writing)
         first = self.send(b"GET /metrics HTTP/1.1")[1]

@@ -104,7 +104,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual((PER_NAME, "outbound"), (len(rows), rows[0].direction))
 
     def test_small(self) -> None:
-        """Whatever strangers say, in whatever script, a refusal takes at most 2 kB of memory, and says what is missing."""
+        """A refusal takes at most 2 kB of memory, for any text in any script, and says how much is missing."""
         for character in ("x", "\xe9", "\u0434", "\U0001f600"):
             ending = Ending(Cause.EXPIRED, character * 9999)
             self.record.refused("inbound", "federation", (character * 999, character * 999), character * 999, ending, (character * 9999,) * 99)

@@ -204,7 +204,7 @@ class ProbeTests(SynchronousTestCase):
         self.assertEqual(("fails", [("ping", "theirs")]), (report.verdict, self.failed(report)))
 
     def test_without_configuration(self) -> None:
-        """Nobody is authenticated where we have no domain; the verdict is that of the policy."""
+        """Without a domain of ours there is no authentication; the verdict is the policy's."""
         self.known, self.script.method = False, None
         report = self.run_probe()
         self.assertEqual("federates", report.verdict)

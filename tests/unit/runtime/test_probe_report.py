@@ -9,7 +9,7 @@ from s2sgw.xmpp.ending import ACCOUNTS, Cause, Ending, Layer
 
 
 class BlameTests(SynchronousTestCase):
-    """Whose a cause is to mend."""
+    """The side that must fix a cause."""
 
     def test_every_cause(self) -> None:
         """Each cause has somebody; those of our own server are ours, and what the network does is nobody's alone."""

@@ -23,7 +23,7 @@ PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
 
 
 class AdmissionTests(SynchronousTestCase):
-    """Who has proven nothing claims a name, and comes first while its negotiation goes on."""
+    """An unproven stream claims a name, and comes first while its negotiation goes on."""
 
     def setUp(self) -> None:
         self.answer: Deferred[None] = Deferred()

@@ -210,7 +210,7 @@ class OpeningTests(Attempts):
         self.assertIsNone(self.failureResultOf(opening, StreamUnavailable).value.retry)
 
     def test_missed(self) -> None:
-        """Whoever looks for moved peers hears where a server was said to be that could not be reached there; not of a verification."""
+        """A missed server is reported to rediscovery with its places; a missed verification is not."""
         missed = Recorder()
         connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, watcher=missed)
         for verifying in (True, False):

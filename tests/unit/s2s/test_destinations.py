@@ -124,7 +124,7 @@ class ConcurrencyTests(DestinationsCase):
             self.assertEqual(self.destinations.counts()[purpose], (HANDSHAKES, 4))
 
     def test_purposes_at_one_server_are_separate(self) -> None:
-        """Whoever has the gateway verify many keys of a server does not delay what is delivered to it."""
+        """Many verifications of keys at a server do not delay deliveries to it."""
         verifying = [Attempt(self.destinations, purpose="verification", owner=str(n)) for n in range(PER_SERVER + 3)]
         self.assertEqual(sum(each.running for each in verifying), PER_SERVER)
         self.assertTrue(Attempt(self.destinations).running)
@@ -244,7 +244,7 @@ class BackOffTests(DestinationsCase):
         self.assertEqual(told, ["first", "third"])
 
     def test_forced(self) -> None:
-        """Whose answer a stranger waits for is asked all the same, one question at a time where it failed before."""
+        """A verification is tried during the back-off too, one at a time if the server failed before."""
         self.destinations.failed(PEER, REFUSED)
         forced = [Attempt(self.destinations, forced=True) for _ in range(2)]
         self.assertEqual([each.running for each in forced], [True, False])
@@ -289,7 +289,7 @@ class BackOffTests(DestinationsCase):
 
 
 class ModelTests(DestinationsCase):
-    """Whatever comes and goes, in any order."""
+    """Attempts and ends in any order."""
 
     @settings(deadline=None)
     @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4), st.sampled_from(PURPOSES), st.booleans()), max_size=60), st.data())

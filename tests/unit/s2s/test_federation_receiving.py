@@ -139,7 +139,7 @@ class InboundTestCase(SynchronousTestCase):
 
 
 class SenderTests(InboundTestCase):
-    """Who can be a peer at all."""
+    """The names that can be a peer's."""
 
     def cause_of(self, side: FederationReceiving, name: str) -> Cause | None:
         refusal = side.refuses_sender(Domain.parse(name))
@@ -226,7 +226,7 @@ class JudgementTests(InboundTestCase):
 
 
 class RequesterTests(InboundTestCase):
-    """Who asks for what is looked up about a claimed name."""
+    """The requester of look-ups for a claimed name."""
 
     def verified(self, side: FederationReceiving, connection: FakeConnection) -> Requester:
         needed = DialbackNeeded(Pair(PEER, OURS), "key", "id")
@@ -311,7 +311,7 @@ class ReconsiderTests(InboundTestCase):
         self.assertIsNone(self.reconsidered("certificate", sasl=("SCRAM-SHA-256",)))
 
     def test_barred(self) -> None:
-        """Who is not allowed is refused before anything is asked, and where nothing is proven yet it is all that is."""
+        """A peer that is not allowed is refused before any look-up, with a text that tells a stranger nothing else."""
         self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered(allow=False))
         self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered("", allow=False))
         self.opinion = Verdict(ending=Ending(Cause.NOT_PROVEN))

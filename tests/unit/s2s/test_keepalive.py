@@ -223,7 +223,7 @@ class KeepingTests(SynchronousTestCase):
         self.assertEqual(solo.ending.cause, Cause.UNRESPONSIVE)
 
     def test_slow_is_not_dead(self) -> None:
-        """Who takes a little now and then lives."""
+        """A peer that reads a little now and then is alive."""
         solo = self.kept()
         for _ in range(10):
             solo.tap.pauseProducing()

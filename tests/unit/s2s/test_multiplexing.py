@@ -213,7 +213,7 @@ class World:
         return [row for row in views.streams() if row is not None]
 
     def pairs(self) -> list[list[str]]:
-        """Who sends on each stream, as operators see it."""
+        """Return the users of each stream, as operators see them."""
         return [[sender for sender, _ in row["pairs"]] for row in self.rows()]
 
 
@@ -230,7 +230,7 @@ class SharingTests(SynchronousTestCase):
         self.world.flush()
 
     def test_one_stream(self) -> None:
-        """Who comes while the first attempt is under way waits for it; then each lane sends on the one stream, in its order."""
+        """A lane that comes during the first attempt waits for it; then each lane sends on the one stream, in its order."""
         self.both()
         self.assertEqual((len(self.world.peer.ends), self.world.pairs()), (1, [["here.example", "rooms.example"]]))
         self.world.write(HERE, "h2", "h3")
@@ -367,7 +367,7 @@ class RefusedTests(SynchronousTestCase):
         self.remembered(Cause.CLOSED)
 
     def test_stopped(self) -> None:
-        """Who waits for an answer, or for another's attempt, can be stopped."""
+        """A lane that waits for an answer, or for another's attempt, can be stopped."""
         self.refused("silence")
         self.world.queue(ROOMS).next_hop.stop(Cause.SHUTDOWN)
         self.assertEqual(self.world.told, [])
@@ -470,7 +470,7 @@ class AdditionsTests(SynchronousTestCase):
         self.assertFalse(self.additions().ended(Ending(Cause.STREAM_ERROR, by="them", condition="undefined-condition")))
 
     def test_while_asked(self) -> None:
-        """Whatever ends the stream while the answer is due, but an end in order of ours."""
+        """Any end of the stream while the answer is due, except our own graceful close."""
         for ending, blamed in (
             (Ending(Cause.CLOSED, by="them"), True), (Ending(Cause.PROTOCOL_ERROR, condition="bad-format"), True), (Ending(Cause.IDLE), False),
         ):

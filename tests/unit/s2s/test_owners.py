@@ -1,4 +1,4 @@
-"""Who owns a stream of ours."""
+"""The owner of a stream of ours."""
 
 from __future__ import annotations
 

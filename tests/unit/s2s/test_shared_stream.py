@@ -132,7 +132,7 @@ class LendingTests(SynchronousTestCase):
         self.assertIsNone(self.shared_stream.for_pair(self.second))
 
     def test_alone(self) -> None:
-        """Who must be alone takes no part of a stream in use, and shares none; a stream that winds down takes nobody (docs/decisions.md#poison)."""
+        """A user that must be alone takes no part of a stream in use, and shares none; a stream that winds down takes no user (docs/decisions.md#poison)."""
         self.assertIsNotNone(self.shared_stream.for_pair(OUT, alone=True))
         pair_stream, listening = self.borrow(OUT)
         self.assertEqual((self.shared_stream.for_pair(self.second, alone=True), pair_stream.sole), (None, True))
@@ -180,7 +180,7 @@ class LendingTests(SynchronousTestCase):
         self.assertTrue(self.shared_stream.shared)
 
     def test_not_to_blame(self) -> None:
-        """Nobody's stanzas are known to be at fault where several pairs had some in doubt (docs/decisions.md#poison)."""
+        """If several pairs had stanzas in doubt, none of them is known to be at fault (docs/decisions.md#poison)."""
         for busy in (False, True):
             self.setUp()
             (first, one), (_, two) = self.borrow(OUT), self.borrow(self.second)

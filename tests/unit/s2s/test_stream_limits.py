@@ -79,10 +79,10 @@ class LimitCase(SynchronousTestCase):
 
 
 class PlacesTests(LimitCase):
-    """Who waits, and for what."""
+    """Waiting for a place."""
 
     def test_room(self) -> None:
-        """Nobody waits while there is room; an attempt that fails gives its place back."""
+        """No attempt waits while there is room; an attempt that fails gives its place back."""
         self.want("a1", fails=True)
         self.want("b1")
         self.want("c1", fails=True)
@@ -127,7 +127,7 @@ class PlacesTests(LimitCase):
         self.assertEqual((self.retired, self.opened), ("a1", "a1 b1 c1"))
 
     def test_given_up(self) -> None:
-        """Whoever waits no longer takes no place and makes no stream close."""
+        """A cancelled attempt takes no place and makes no stream close."""
         self.want("a1", "b1", "c1")
         self.waits["c1"].cancel()
         self.failureResultOf(self.waits["c1"], CancelledError)
@@ -243,7 +243,7 @@ class SharingTests(LimitCase):
 
 
 class ModelTests(LimitCase):
-    """Whatever comes and goes."""
+    """Attempts and ends in any order."""
 
     @settings(deadline=None)
     @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 6), st.integers(0, 5)), max_size=50))

@@ -154,7 +154,7 @@ class ServerTests(SynchronousTestCase):
 
     @given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from(WORDS)), max_size=12))
     def test_noise(self, parts: list[bytes]) -> None:
-        """Whatever is sent, an exchange is refused in words or goes on, and nothing but the secret ends it well."""
+        """After any message an exchange is refused in words or goes on, and nothing but the secret ends it well."""
         for server in (DigestServer(PEER, "secret", OURS, "nonce"), DigestServer(PEER, "another", OURS, "nonce")):
             server.step(None)
             try:

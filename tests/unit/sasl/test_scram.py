@@ -121,7 +121,7 @@ class MouthToEarTests(ScramTestCase):
     @settings(max_examples=150, deadline=None)
     @given(st.one_of(st.binary(max_size=60), st.text("nypcrasiv=,0123456789AQ/+", max_size=60).map(str.encode)))
     def test_noise(self, noise: bytes) -> None:
-        """Whatever comes is answered or refused, and authenticates nobody."""
+        """Any message is answered or refused, and authenticates no peer."""
         for begun in (False, True):
             client, server = ScramClient(PLAIN, PEER, stream_secret(), []), ScramServer(PLAIN, PEER, stream_secret(binding=None))
             if begun:

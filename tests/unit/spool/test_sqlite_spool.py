@@ -137,7 +137,7 @@ class LastingTests(SynchronousTestCase):
         it.close()
 
     def test_after_the_end(self) -> None:
-        """Whoever asks a closed spool is told, and nothing hangs."""
+        """A call of a closed spool gets an error, and nothing hangs."""
         it = self.file.open()
         it.close()
         self.assertIsInstance(it.append(spooled(A, 1)), SpoolBroken)

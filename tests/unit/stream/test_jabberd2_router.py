@@ -177,7 +177,7 @@ class CarryingTests(ComponentTestCase):
         self.assertEqual(["404", None], [each.error for each in self.events if isinstance(each, Routed)])
 
     def test_announcements(self) -> None:
-        """Who serves what, and no longer."""
+        """The components that serve a domain, and that stop serving it."""
         self.hear(f"<presence {COMPONENT} from='in.example'/><presence {COMPONENT} from='in.example' type='unavailable'/>")
         self.assertEqual([Announced("in.example", True), Announced("in.example", False)], self.events)
 

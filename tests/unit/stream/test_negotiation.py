@@ -345,7 +345,7 @@ INITIATING_WAYS: tuple[tuple[Any, ...], ...] = (
 
 
 class AnythingTests(SynchronousTestCase):
-    """Whatever the other side says and the shell does: no stanza passes unproven, and an end is an end.
+    """For any input of the other side and any call of the shell: no stanza passes unproven, and an end is final.
 
     1. No exception but `LocalFault`, which only a deed can bring about.
     2. A pair's stanzas come behind the fact that it is proven, and have its domains.

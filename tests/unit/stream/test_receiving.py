@@ -481,7 +481,7 @@ class SecuredTests(ReceivingCase):
         self.told(*SECURED, In(CLOSE), Do("judged", PERMIT_EXTERNAL), Out(features(EXTERNAL_FEATURE, LIMITS_FEATURE) + CLOSE), Says(End(Cause.CLOSED, "them")))
 
     def test_all_at_once(self) -> None:
-        """Whatever was sent ahead, behind TLS and behind `<auth/>`, belongs where it stands in the stream (docs/decisions.md#engines)."""
+        """Input that was sent ahead, after TLS and after `<auth/>`, counts at its place in the stream (docs/decisions.md#engines)."""
         opened = header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE)
         self.told(
             *SECURED, In(auth()), In("\n" + ASK + message()), Do("judged", PERMIT_BOTH),

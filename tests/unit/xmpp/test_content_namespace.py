@@ -149,7 +149,7 @@ def _escaped(text: str) -> str:
 
 
 class AnyStanzaTests(SynchronousTestCase):
-    """Whatever a peer puts into a stanza: it is carried exactly, or not at all."""
+    """Any stanza of a peer is carried exactly, or not at all."""
 
     @settings(max_examples=EXAMPLES * 4, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors])
     @given(st.lists(elements(), max_size=3))

@@ -38,7 +38,7 @@ class BucketTests(SynchronousTestCase):
 
     @given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 50)), max_size=60))
     def test_never_above_the_rate(self, steps: list[tuple[float, int]]) -> None:
-        """Who waits for each debt spends, over any time, no more than the rate, the burst and one last amount beyond."""
+        """If each debt is waited for, no more is spent over any time than the rate, the burst and one last amount."""
         bucket, now, spent = TokenBucket(10, 0.0), 0.0, 0
         for rest, amount in steps:
             now += rest + bucket.debt(now)
