@@ -30,7 +30,7 @@ STANZAS, RATE = 1500, 300
 #: What -> calls at most, turns of the reactor at most.
 CEILINGS = {
     "handshake": (2500, 9.0),
-    "stanza, acks = auto": (420, 3.0), "stanza, acks = tcp": (180, 2.0), "stanza, acks = sm": (420, 3.0),
+    "stanza, acks = auto": (320, 3.0), "stanza, acks = tcp": (140, 2.0), "stanza, acks = sm": (330, 3.0),
 }
 
 

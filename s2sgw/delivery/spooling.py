@@ -50,6 +50,11 @@ class SpooledQueue(Protocol):
         """Give the stanzas accepted up to `before` to the spool."""
 
 
+def _waits_for_spool(queue: SpooledQueue) -> bool:
+    """Return whether `queue` holds stanzas that the spool was not given, or does not take all that it was given."""
+    return bool(queue.pair_queue.unspooled) or queue.overflow.active
+
+
 class SpoolWindow:
     """Spools the stanzas of each queue that were not acknowledged within `seconds`. One timer serves all queues."""
 
@@ -76,11 +81,13 @@ class SpoolWindow:
         while self._watched and self._watched[0][0] + self._seconds <= now:
             since, queue = self._watched.popleft()
             due[queue] = None
+        while self._watched and not _waits_for_spool(self._watched[0][1]):
+            self._watched.popleft()  # acknowledged already: no timer is needed for it
         if self._watched:
             self._clock.callLater(self._watched[0][0] + self._seconds - now, self._window_over)
         late = []
         for queue in due:
-            if not (queue.pair_queue.unspooled or queue.overflow.active):
+            if not _waits_for_spool(queue):
                 continue  # everything was acknowledged in time
             if queue.pair_queue.has_unspooled(since):
                 late.append(queue)

@@ -296,6 +296,24 @@ class SpoolTests(SynchronousTestCase):
                 world.clock.advance(WINDOW)
             self.assertEqual(sum(call.args[0] == 0 for call in called.call_args_list), turns)
 
+    def test_no_timer_for_what_is_acknowledged(self) -> None:
+        """When a window ends, the next is that of the first stanza that is not acknowledged; it is not longer for that."""
+        for acknowledged in (True, False):
+            world = World()
+            world.accept(stanza("1"))
+            world.queue.acknowledged(1)
+            world.clock.advance(WINDOW / 2)
+            world.accept(stanza("2"))
+            if acknowledged:
+                world.queue.acknowledged(1)
+            with patch.object(world.clock, "callLater", wraps=world.clock.callLater) as called:
+                world.clock.advance(WINDOW / 2)
+            self.assertEqual([] if acknowledged else [WINDOW / 2], [round(call.args[0], 6) for call in called.call_args_list])
+            world.accept(stanza("3"))
+            world.clock.advance(WINDOW)
+            world.clock.pump([0] * ACK_TURNS)
+            self.assertEqual(["3"] if acknowledged else ["2", "3"], world.spooled())
+
     def test_window_over_during_a_commit(self) -> None:
         """What a slow disk kept waiting beyond its window goes with the very next commit: no further window passes."""
         world = World()
