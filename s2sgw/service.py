@@ -440,7 +440,7 @@ class RunningGateway:
         return DeferredList(everything, consumeErrors=True).addCallback(self._close_rest)
 
     def _not_in_order(self, failure: Failure) -> None:
-        self.log.failure("streams could not be closed in order", failure)
+        self.log.failure("streams could not be closed gracefully", failure)
 
     def _close_rest(self, _: object) -> Deferred[Any]:
         self.components.admission.close()

@@ -42,7 +42,7 @@ class SlotMetrics(Collector):
             gauge.add_metric(("in-flight",), slots.in_flight)
             gauge.add_metric(("in-line",), slots.in_line)
             yield gauge
-            counter = CounterMetricFamily(f"s2sgw_{name}_given_up", f"The {called} that came to nothing.", labels=("reason",))
+            counter = CounterMetricFamily(f"s2sgw_{name}_given_up", f"The {called} that failed.", labels=("reason",))
             for reason, number in slots.given_up.items():
                 counter.add_metric((reason,), number)
             yield counter

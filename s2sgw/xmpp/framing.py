@@ -59,7 +59,7 @@ FramingEvent = Header | Element | Stanza | Close | Fault
 
 
 class _Done(Exception):
-    """Raised out of expat where the stream ends in order."""
+    """Raised out of expat at the graceful end of the stream."""
 
 
 class _NotPlain(Exception):
