@@ -137,11 +137,13 @@ class ShapeTests(SynchronousTestCase):
         """The framer stops behind so many in one feed, and where it is to stop at one; small limits leave them to the handlers."""
         data = b"<r xmlns='urn:xmpp:sm:3'/>" * 9
         for limits in (LIMITS, FramingLimits(elements=1), FramingLimits(elements=2), FramingLimits(elements=9), FramingLimits(element_bytes=20)):
-            one, other = both(HEADER, [data, MESSAGE, data], limits)
-            self.assertEqual(other, one)
+            for chunks in ([data, MESSAGE, data], [data[: len(data) // 9 * 5] + b"<x xmlns='urn:x'/>" + data]):
+                one, other = both(HEADER, chunks, limits)
+                self.assertEqual(other, one)
         stop_at = frozenset({f"{MANAGEMENT}}}r"})
         framer = Framer(stop_at=stop_at)
-        framer.feed(HEADER + data)
+        framer.feed(HEADER)
+        framer.feed(data)
         self.assertEqual((True, data[len(data) // 9 :]), (framer.stopped, framer.leftover))
 
     def test_no_bounds(self) -> None:
