@@ -1,1 +1,1 @@
-"""What the programs with real servers and processes share: folders, ports, processes, peers, certificates."""
+"""The common parts of programs with real servers and processes: folders, ports, processes, peers, certificates."""

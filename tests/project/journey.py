@@ -58,7 +58,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """What one stanza and its acknowledgement cause, in its order."""
+    """The calls that one stanza and its acknowledgement cause, in order."""
 
     entries: tuple[Entry, ...]
 

@@ -195,7 +195,7 @@ class FloorTests(SynchronousTestCase):
 
 
 class PurityTests(SynchronousTestCase):
-    """What may not be imported."""
+    """The imports that are forbidden."""
 
     def test_pure_floors(self) -> None:
         """xmpp, sasl, stream, trust, policy and queue import no network, no file, no clock, no chance."""
@@ -228,7 +228,7 @@ class PurityTests(SynchronousTestCase):
 
 
 class InterfaceTests(SynchronousTestCase):
-    """What is used through an interface is used by that interface."""
+    """An object behind an interface is used through that interface only."""
 
     def test_no_downcasts(self) -> None:
         """No code asks which class is behind a protocol."""
@@ -324,7 +324,7 @@ class DependencyTests(SynchronousTestCase):
 
 
 class DocumentTests(SynchronousTestCase):
-    """What docs/architecture.md says is so."""
+    """The statements in docs/architecture.md are true."""
 
     def test_packages(self) -> None:
         """The table of packages names every package, and what each may import."""

@@ -104,7 +104,7 @@ class TargetTests(SynchronousTestCase):
         self.assertEqual([["bulk-1", "s2sgw", "longest turn, ms", "≤ 50", "100", "no"]], judged(run)[1:])
 
     def test_missed(self) -> None:
-        """What was not measured is not met; rows that were not asked for do not count."""
+        """A target without a measurement is not met; rows that were not requested do not count."""
         run = results(s2sgw_sm=100.0, ejabberd=10.0, prosody=10.0)
         asked = [target for target in targets(run) if target.row == "bulk-1" and target.relay]
         self.assertEqual(2, missed(run, ["bulk-1"]))  # xmpp-proxy and the bare loop are not there

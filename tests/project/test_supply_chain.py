@@ -35,7 +35,7 @@ class LockTests(SynchronousTestCase):
             self.assertNotIn("://", text)
 
     def test_everything_is_pinned(self) -> None:
-        """What pyproject.toml asks for is in the lock, in a version that it allows: after a change, `make lock`."""
+        """The requirements of pyproject.toml are in the lock, in a version that it allows: after a change, `make lock`."""
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         for name, extras in LOCKS.items():
             locked = pins(name)
@@ -57,7 +57,7 @@ class LockTests(SynchronousTestCase):
 
 class AuditTests(SynchronousTestCase):
     def test_report(self) -> None:
-        """What was not looked up is no good news."""
+        """A package that was not looked up counts as unknown, not as good."""
         good: dict[str, object] = {"name": "a", "version": "1", "vulns": []}
         bad: dict[str, object] = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
         unknown: dict[str, object] = {"name": "c", "version": "1", "skip_reason": "not found"}

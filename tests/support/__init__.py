@@ -1,1 +1,1 @@
-"""What the tests share: certificates, fakes, transcripts, wires."""
+"""The common parts of the tests: certificates, fakes, transcripts, wires."""

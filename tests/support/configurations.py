@@ -22,7 +22,7 @@ class ConfigTestCase(SynchronousTestCase):
         return parse(text, self.folder / "s2sgw.toml", system_nameservers=system)
 
     def complaints(self, text: str, system: tuple[str, ...] = ()) -> list[str]:
-        """What is wrong with `text`, the folder cut out."""
+        """Return the errors in `text`, without the folder's path."""
         try:
             self.config(text, system)
         except ConfigError as error:
@@ -30,5 +30,5 @@ class ConfigTestCase(SynchronousTestCase):
         return []
 
     def with_gateway(self, text: str, system: tuple[str, ...] = ()) -> list[str]:
-        """What is wrong with `text` behind a sound [gateway] of two lines."""
+        """Return the errors in `text` after a valid [gateway] of two lines."""
         return self.complaints(GATEWAY + text, system)

@@ -60,7 +60,7 @@ OVER_CONTENT = Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation
 
 @dataclass
 class Account:
-    """What became of the stanzas of one id between two users. An id that is used again has the same account."""
+    """The fate of the stanzas of one id between two users. An id that is used again has the same account."""
 
     stanza: Stanza
     pair: Pair
@@ -157,7 +157,7 @@ def passing_noted(model: Callable[[], Model]) -> Iterator[None]:
 
 @dataclass
 class Late:
-    """What is known of the replies to one request.
+    """The facts about the replies to one request.
 
     How often it was in doubt; how often it was asked again since, and how many replies were let through since.
     """

@@ -1,4 +1,4 @@
-"""What a framer gives, as values to compare; and a framer that reads every stanza by the handlers of expat."""
+"""The events of a framer, as values to compare; and a framer that reads every stanza by the handlers of expat."""
 
 from __future__ import annotations
 

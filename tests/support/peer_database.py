@@ -1,4 +1,4 @@
-"""What tests of the peer database share: a peer, its keys, and a database that does everything at once."""
+"""The common parts of tests of the peer database: a peer, its keys, and a database that does everything at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every spool must do (`s2sgw/spool/interface.py`): a mixin suite. Another implementation subclasses it and gives `open`,
+"""The contract of every spool (`s2sgw/spool/interface.py`): a mixin suite. Another implementation subclasses it and gives `open`,
 `failing` and `hanging`.
 
 Answers come through `deliver`, which is here a queue that the tests empty. Where an implementation has threads of its own, the
@@ -73,7 +73,7 @@ class Asking:
         self.spool = open_(self.calls.put)
 
     def ask(self, method: Callable[..., None], *arguments: Any) -> Any:
-        """What `method` answers, everything asked before having taken effect."""
+        """Return the answer of `method`, after all earlier calls have taken effect."""
         answers: list[Any] = []
         method(*arguments, lambda *answer: answers.append(answer[0] if answer else None))
         while not answers:
@@ -204,7 +204,7 @@ class SpoolContract:
         asking.close()
 
     def test_keeps_everything(self) -> None:
-        """What was appended is read as it was, in order, from where the reader is."""
+        """Appended stanzas are read unchanged, in order, from the reader's position."""
         with self.asking() as it:
             plain = Spooled(A, 1, Stanza("iq", b"<iq/>", "", "", "get"), 0.5, 1.25)
             rich = Spooled(A, 2, Stanza("presence", "<presence>\U0001f600 ]]&gt;\\\"\t</presence>".encode(), "ü@b.example/\\\"", "a.example", "error", "", ("}body", "urn:é}x")), 1.0, 2.0, True)
@@ -325,7 +325,7 @@ class SpoolContract:
             self.assertGreater(it.spool.next_position, before + 7)
 
     def test_use(self) -> None:
-        """What is used counts against the bound, and against the peer whose stanzas they are."""
+        """Stanzas count against the bound, and against the share of their peer."""
         with self.asking(limit=1 << 16) as it:
             self.assertEqual((it.spool.used, it.spool.limit), (0, 1 << 16))
             it.append(spooled(A, 1), spooled(A, 2))
@@ -337,7 +337,7 @@ class SpoolContract:
             self.assertEqual((it.spool.used, it.spool.used_by(A.recipient)), (0, 0))
 
     def test_errors_are_no_empty_answers(self) -> None:
-        """What cannot be read is an error, what cannot be written is one, and nothing is lost: later it is all there."""
+        """A failed read and a failed write are errors, and nothing is lost: later everything is there."""
         with self.asking() as it:
             it.append(spooled(A, 1), spooled(A, 2), spooled(A, 3))
             with self.failing(it.spool):

@@ -256,7 +256,7 @@ class Gateway:
         self.queues.queue(pair).accept([Stanza("message", data, pair.sender.text, pair.recipient.text, None, None)])
 
     def heard(self, pair: Pair) -> list[str]:
-        """What has come of one pair, in its order."""
+        """Return the stanzas of one pair that have come, in order."""
         sink = self.sinks.get(pair)
         return [] if sink is None else [data.split(b"<body>")[1].split(b"<")[0].decode() for data in sink.arrived]
 

@@ -1,4 +1,4 @@
-"""What the launchers of real servers have in common."""
+"""The common part of the launchers of real servers."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ OUT = Pair(HERE, THERE)
 
 
 class FakeConnection:
-    """What a courier sees of a connection."""
+    """The part of a connection that a delivery agent uses."""
 
     peer_address = "192.0.2.1:5269"
     tls_version = "TLSv1.3"
@@ -229,7 +229,7 @@ def by_hand(stream: Any) -> TcpAcks:
 
 @dataclass
 class Bounced:
-    """What came back."""
+    """The stanzas that came back."""
 
     id: str
     data: bytes

@@ -1,4 +1,4 @@
-"""What nobody keeps at the end of a stop is counted by pair."""
+"""Lost stanzas at the end of a stop are counted by pair."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LostTests(SynchronousTestCase):
         return self.world.custody.lost()
 
     def test_by_pair(self) -> None:
-        """What is on the disk is not lost, nor what its sender's server keeps; the pair that loses most is first."""
+        """Stanzas on the disk, and those that the sender's server keeps, are not lost; the pair that loses most is first."""
         self.accept(OUT, "1", "2")
         self.world.clock.advance(WINDOW)
         self.fill()
@@ -50,7 +50,7 @@ class LostTests(SynchronousTestCase):
         self.assertEqual([], self.lost())
 
     def test_written(self) -> None:
-        """What was written and not acknowledged is counted apart: it may have arrived."""
+        """Written stanzas without an acknowledgement are counted separately: they may have arrived."""
         self.fill()
         self.world.next_hop.ready = True
         self.accept(OUT, "1", "2")

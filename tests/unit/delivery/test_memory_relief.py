@@ -1,4 +1,4 @@
-"""What the spool has leaves memory where others need it, whichever queue holds it."""
+"""Stanzas that the spool has leave memory if others need the room, from any queue."""
 
 from __future__ import annotations
 

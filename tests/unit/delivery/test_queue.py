@@ -165,7 +165,7 @@ class FastPathTests(SynchronousTestCase):
     """Where everything goes well the spool is never touched."""
 
     def test_passed_on_when_acknowledged(self) -> None:
-        """What the next server acknowledges is settled upstream then, not before."""
+        """Stanzas are settled upstream when the next server acknowledges them, not before."""
         world = World()
         world.accept(stanza("1"), stanza("2"))
         world.accept(stanza("3"))
@@ -267,10 +267,10 @@ class SeamTests(SynchronousTestCase):
 
 
 class SpoolTests(SynchronousTestCase):
-    """What is not taken within the window goes to the spool."""
+    """Stanzas that are not taken within the window go to the spool."""
 
     def test_window(self) -> None:
-        """What is unacknowledged when the window ends is spooled in one batch, and settled once that is durable."""
+        """Unacknowledged stanzas at the end of the window are spooled in one batch, and settled when that is durable."""
         world = World()
         world.hold_back = True
         world.accept(stanza("1"))
@@ -732,7 +732,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(sorted(resumed), [0, 1, 2])
 
     def test_expires_on_disk(self) -> None:
-        """What waits on disk alone is bounced in time too."""
+        """Stanzas on disk only are bounced in time too."""
         before = World()
         before.next_hop.ready = False
         before.accept(stanza("q", "iq", "get"), stanza("m"))
@@ -888,7 +888,7 @@ class MarkTests(SynchronousTestCase):
 
 
 class DoubtTests(SynchronousTestCase):
-    """What was in flight when the stream was lost."""
+    """Stanzas that were in flight when the stream was lost."""
 
     def test_goes_again(self) -> None:
         """R33: messages and presence in doubt go again, in order; an IQ request gets one remote-server-timeout."""

@@ -12,7 +12,7 @@ from tests.support.wires import Ends
 
 
 class BindingTests(SynchronousTestCase):
-    """RFC 9266: what both ends of one TLS can compute, and nobody else."""
+    """RFC 9266: a value that only the two ends of a TLS connection can compute."""
 
     def test_the_same_on_both_ends(self) -> None:
         """R26: tls-exporter is the same on both ends, another on each connection, and shown nowhere."""
