@@ -29,7 +29,7 @@ PEERS, HANDSHAKES = 15, 4
 STANZAS, RATE = 1500, 300
 #: What -> calls at most, turns of the reactor at most.
 CEILINGS = {
-    "handshake": (2500, 9.0),
+    "handshake": (2500, 12.0),
     "stanza, acks = auto": (320, 3.0), "stanza, acks = tcp": (140, 2.0), "stanza, acks = sm": (330, 3.0),
 }
 
