@@ -270,9 +270,11 @@ class RequesterTests(InboundTestCase):
         """A stream for which nothing more is looked up holds nothing of the look-ups until it ends."""
         side, connection = self.made(), FakeConnection()
         side.judge_of.begin = lambda *arguments, **more: succeed(None)  # type: ignore[method-assign]
+        added: list[object] = []
+        self.patch(connection.closed, "addCallbacks", lambda *callbacks: added.append(callbacks))
         answer = Deferred.fromCoroutine(side.resolve(connection, ResolutionNeeded(PEER, OURS)))  # type: ignore[arg-type]
         self.assertIsNone(self.successResultOf(answer))
-        self.assertEqual([], connection.closed.callbacks)
+        self.assertEqual([], added)
 
 
 class ReconsiderTests(InboundTestCase):
