@@ -256,7 +256,7 @@ class RunningGateway:
         self._console = ConsoleListener(components.reactor, self._build_console, self._listens)
         self._listeners = Listeners(
             components.reactor, components.backends, self._federation_factory, self._inner_factory, self._listens,
-            others=[self._console],
+            others=[self._console], committed=self._note_ports,
         )
         self._restored = self._closing = self._samples = False
 
@@ -290,6 +290,7 @@ class RunningGateway:
             jobs.start("watchdog", self._systemd.watchdog_interval, self._systemd.alive)
 
     def _start_reconfiguration(self) -> None:
+        self.components.reconfiguration.read_ahead = read_console
         self.components.reconfiguration.open()
         self._closers.append(self.components.reconfiguration.close)
 
@@ -373,7 +374,8 @@ class RunningGateway:
         stale = [BringingStream(connection, owner.engine) for connection, owner in components.backends.stale_streams()]
         if stale:
             ending = Ending(Cause.CLOSED, "a reload gave the domain to another server")
-            closing = close_streams(components.reactor, lambda: components.admitting, stale, ending)
+            # the gateway goes on: look-ups, which are those of all peers, need not be over before the old server is told
+            closing = close_streams(components.reactor, lambda: False, stale, ending)
             Deferred.fromCoroutine(closing).addErrback(self._not_in_order)
 
     def _federation_factory(self, listener: Listener) -> ServerFactory:
@@ -403,11 +405,16 @@ class RunningGateway:
         self.components.record.refused(direction, leg, ("", ""), address, ending)
 
     def _listens(self, port: IListeningPort) -> None:
-        # a reload may have closed others
-        self._listening = [each for each in self._listening if each.connected] + [port]  # type: ignore[attr-defined]
-        self.components.own_ports.replace(getattr(each.getHost(), "port", 0) for each in self._listening)
+        self._listening.append(port)
         if not self._restored:
             port.stopReading()  # type: ignore[attr-defined]
+
+    def _note_ports(self) -> None:
+        """Note the ports that listen. A reload closed others: a port that is being closed is still connected."""
+        self._listening = [
+            each for each in self._listening if each.connected and not each.disconnecting  # type: ignore[attr-defined]
+        ]
+        self.components.own_ports.replace(getattr(each.getHost(), "port", 0) for each in self._listening)
 
     def _all_accept(self, queues: int) -> None:
         """Begin to accept: the queues in the spool are known, so new stanzas go after those. Until now, callers have waited."""
@@ -428,7 +435,7 @@ class RunningGateway:
     def close(self) -> Deferred[Any]:
         """Close gracefully: no new streams, then the open ones, each within its time limit; then the rest."""
         self._systemd.stopping()
-        self._closing = True
+        self._closing = self.components.reconfiguration.stopping = True
         ports, self._listening = self._listening, []
         closed = [maybeDeferred(port.stopListening) for port in ports]
         components = self.components
@@ -446,6 +453,15 @@ class RunningGateway:
         self.components.admission.close()
         closers, self._closers = self._closers[::-1], []
         return DeferredList([maybeDeferred(closer) for closer in closers], consumeErrors=True)
+
+
+def read_console(config: Config) -> None:
+    """Make what takes long of a console, if one is configured: imports, templates, a hash. For another thread."""
+    if config.console.listen is not None:
+        from s2sgw.console import login, opening, rendering  # noqa: F401
+
+        rendering.environment()
+        login.hash_of_nobody()
 
 
 def status_line(numbers: Numbers) -> str:

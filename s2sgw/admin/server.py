@@ -148,12 +148,12 @@ class AnswerWriter:
         """The connection is closing; `connectionLost` follows."""
 
 
-@implementer(IHalfCloseableProtocol)
 def nothing(verb: str, arguments: Arguments) -> bool:
     """Return that a read-only user may not use this."""
     return False
 
 
+@implementer(IHalfCloseableProtocol)
 class AdminProtocol(LineOnlyReceiver, TimeoutMixin):
     """One connection of the line protocol. Requests are answered one at a time, in order; up to `PIPELINED` may wait."""
 

@@ -146,7 +146,9 @@ class BackendReceiving:
         return Permission(external=attempt.proven, dialback=True, management=True, resume=resume), attempt.reasons
 
     async def verify(self, connection: StreamConnection, question: DialbackNeeded) -> DialbackOutcome:
-        return await self.verify_key(question, None)
+        outcome = await self.verify_key(question, None)
+        refusal = self._refuses(question.pair.sender)  # a reload may have taken the domain meanwhile
+        return outcome if refusal is None else DialbackOutcome("error", refusal.ending)
 
     def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
         """Return why the domain is not the server's any more: a reload took it during the negotiation.

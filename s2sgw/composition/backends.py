@@ -165,7 +165,8 @@ class Backends:
                 log.info(event="backend added", backend=str(backend.address), domains=list(map(str, domains)))
                 moved += domains
             else:
-                moved += [domain for domain in domains if not leg.serves(domain)]
+                elsewhere = backend.address != leg.backend.address  # what is known of the old address says nothing about it
+                moved += [domain for domain in domains if elsewhere or not leg.serves(domain)]
                 leg.adopt(backend, domains)
                 leg.health.adopt(identity_of(config, backend))
                 self.legs[backend.listen] = leg
@@ -175,6 +176,7 @@ class Backends:
                 log.info(event="backend removed", backend=leg.health.identity.address, domains=list(leg.health.identity.domains))
         for domain in moved:  # the records are about another server
             self._services.connect_services.extensions.forget(domain.ascii)
+            self._services.ack_selection.forget(domain.ascii)
         self.retire_stale()
         for domain in moved:
             self._retry_now(domain)
@@ -239,18 +241,24 @@ class Backends:
         return max(self._config.limits.domains_per_stream, policy.limits.domains)
 
     async def find(self, pair: Pair, broken: ResumableStream | None, alone: bool) -> OutboundStream:
-        """Return a stream to the server that serves the recipient of `pair`. It is closed soon if a reload moved the domain."""
-        leg = self.leg_of(pair.recipient)
-        assert leg is not None  # a running gateway keeps all of its domains
-        try:
-            found = await PeerStreamProvider(leg.initiating, self._services.connect_services).find(pair, broken, alone)
-        except StreamUnavailable:
-            if self.leg_of(pair.recipient) is not leg:  # the failure is the old server's: the new one is tried at once
-                self._services.reactor.callLater(0, self._retry_now, pair.recipient)
-            raise
-        if self.leg_of(pair.recipient) is not leg:
+        """Return a stream to the server that serves the recipient of `pair`.
+
+        If a reload moves the domain meanwhile, nothing is written to the old server: its stream is left, and the new server is
+        asked.
+        """
+        while True:
+            leg = self.leg_of(pair.recipient)
+            assert leg is not None  # a running gateway keeps all of its domains
+            try:
+                found = await PeerStreamProvider(leg.initiating, self._services.connect_services).find(pair, broken, alone)
+            except StreamUnavailable:
+                if self.leg_of(pair.recipient) is not leg:  # the failure is the old server's: the new one is tried at once
+                    self._services.reactor.callLater(0, self._retry_now, pair.recipient)
+                raise
+            if self.leg_of(pair.recipient) is leg:
+                return found
+            found.leave(Ending(Cause.IDLE, "another backend serves the domain now"))
             self._services.reactor.callLater(0, self.retire_stale)
-        return found
 
     def urge(self, recipient: Domain) -> None:
         """Try to reach the server of `recipient` again at once, by an operator's order."""

@@ -120,7 +120,7 @@ class DNSViews:
 
 
 class Listeners:
-    """All listeners of one gateway. `opened` is called with each port of it that listens.
+    """All listeners of one gateway. `opened` is called with each port of it that listens, `committed` after each change.
 
     `federation` and `inner` return the factories for the connections of a listener.
     """
@@ -128,8 +128,10 @@ class Listeners:
     def __init__(
         self, reactor: Any, backends: Backends, federation: Callable[[Listener], ServerFactory],
         inner: Callable[[str], ServerFactory], opened: Callable[[IListeningPort], object], others: Sequence[PreparedPort] = (),
+        committed: Callable[[], object] = lambda: None,
     ) -> None:
         self._backends = backends
+        self._committed = committed
         open_ = partial(listen, reactor)
         self._federation: ListenerSet[Listener] = ListenerSet(open_, federation, opened)
         self._inner: ListenerSet[InnerListener] = ListenerSet(open_, lambda row: inner(row.endpoint), opened)
@@ -168,6 +170,7 @@ class Listeners:
         self._views.commit(config)
         for other in self._others:
             other.commit()
+        self._committed()
 
     def stop_views(self) -> list[Deferred[Any]]:
         """Close the DNS views."""

@@ -77,6 +77,10 @@ class Reconfiguration:
         self.adopters: list[Callable[[Config], object]] = []
         #: opens the listeners of a new configuration, before it is adopted
         self.listeners: PreparedListeners | None = None
+        #: whether the gateway stops: a reload would open listeners that the stop does not close
+        self.stopping = False
+        #: called with a new configuration in another thread, before anything of it is prepared
+        self.read_ahead: Callable[[Config], object] = lambda config: None
         #: the deny lists that were read for the configuration that is about to be adopted
         self._read_lists: ReadLists | None = None
         target = ReloadTarget(
@@ -114,6 +118,8 @@ class Reconfiguration:
         config = self._config()
         inspected: Inspected
         inspected, self._read_lists = await self._threads.run(self._read, path, config)
+        if self.stopping:
+            raise ConfigError(path, ["the gateway is stopping"])
         if self.listeners is not None and (wrong := self.listeners.prepare(inspected.ready.config)):
             raise ConfigError(path, [each.text for each in wrong])
         return inspected
@@ -128,6 +134,7 @@ class Reconfiguration:
 
     def _read(self, path: Path, config: Config) -> tuple[Inspected, ReadLists]:
         inspected = compare(config, check_configuration(path))
+        self.read_ahead(inspected.ready.config)
         return inspected, self.deny_lists.read(inspected.ready.config.policy.deny_lists)
 
     def _adopt(self, ready: CheckedConfiguration) -> None:

@@ -11,6 +11,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import NamedTuple
 
 from twisted.internet.defer import Deferred, succeed
@@ -72,6 +73,12 @@ class LoginLimits:
         self._free_at.pop(site_path(address)[-1], None)
 
 
+@cache
+def hash_of_nobody() -> PasswordHash:
+    """Return the hash that is compared for users that do not exist. Making it takes 60 ms, so one serves all consoles."""
+    return PasswordHash.of(secrets.token_urlsafe())
+
+
 class Passwords:
     """Checks passwords against the present ones of `users`."""
 
@@ -81,7 +88,7 @@ class Passwords:
         self._now = now
         self._running = 0
         self._waiting: deque[Deferred[None]] = deque()
-        self._nobody = PasswordHash.of(secrets.token_urlsafe())
+        self._nobody = hash_of_nobody()
         #: a keyed digest of (user, hash, password) -> until when it counts as right
         self._remembered: BoundedDict[bytes, float] = BoundedDict(REMEMBERED)
         self._key = os.urandom(32)

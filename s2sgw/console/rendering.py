@@ -7,6 +7,7 @@ strangers chose the names, reasons and certificates.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,8 +29,9 @@ class SeveralLines(str):
     __slots__ = ()
 
 
+@cache
 def environment() -> Environment:
-    """Return the environment, with every template compiled in advance: compiling takes too long for a page."""
+    """Return the environment of all consoles, with every template compiled in advance: compiling takes too long for a page."""
     made = Environment(
         loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, finalize=shown, auto_reload=False,

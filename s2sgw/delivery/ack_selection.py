@@ -93,6 +93,12 @@ class AckSelection:
         replies = ReplyCatcher(self._queues, stream.pair.inverse)
         return PingAcks(stream, queue, replies, self, self._clock, _token, always=acks == "ping")
 
+    def forget(self, name: str) -> None:
+        """Forget whether the server of the domain `name` answers pings: another server has the domain now."""
+        self._never_answering.forget(name)
+        self._answering.forget(name)
+        self._silent_since.pop(name, None)
+
     # --- the meaning of a server's silence (`acknowledgements.StallPolicy`) ---
 
     def ping_answered(self, stream: OutboundStream) -> None:

@@ -26,6 +26,8 @@ WIDER = 2
 LEAST_NEGOTIATION = 5.0
 #: Beyond so many unproven connections a new one is not read in the turn in which it is accepted.
 CROWD = 4
+#: Seconds of a turn after which no further connection is read in the turn that accepts it: a TLS handshake may take some of them.
+AT_ONCE_SECONDS = 0.004
 #: Seconds between two looks for connections whose time is over; the most that are ended in one turn of the reactor, and the
 #: seconds that this may take.
 LOOK = 0.5
@@ -103,6 +105,11 @@ class Admission:
     def unproven(self) -> int:
         """Return the number of connections that have proven nothing yet."""
         return self._unproven.count
+
+    @property
+    def is_late(self) -> bool:
+        """Return whether this turn of the reactor has used too much time for reading a new connection at once."""
+        return self._budget.used > AT_ONCE_SECONDS
 
     @property
     def negotiation_seconds(self) -> float:
@@ -279,8 +286,8 @@ class AdmittedConnection:
 
     @property
     def in_a_crowd(self) -> bool:
-        """Whether there are so many unproven connections that a new one is read when its turn has come."""
-        return self._admission.unproven > CROWD
+        """Return whether a new one is read when its turn has come: many are unproven, or much was done in this turn."""
+        return self._admission.unproven > CROWD or self._admission.is_late
 
     def opened(self, descriptor: int) -> None:
         """Note that the connection has its transport."""

@@ -49,6 +49,11 @@ class TurnBudget:
         """Return whether the turn has used up its time."""
         return self.stopwatch() >= self.end
 
+    @property
+    def used(self) -> float:
+        """Return the seconds that the turn has used; less than 0 if a turn is never over."""
+        return self.stopwatch() - (self.end - self._seconds)
+
     def end_of(self, seconds: float) -> float:
         """Return when a share of this many seconds ends, if it begins now: at the end of the turn at the latest."""
         return min(self.stopwatch() + seconds, self.end)

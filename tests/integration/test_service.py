@@ -30,6 +30,7 @@ from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.runtime import descriptors
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
+from s2sgw.runtime.stream_closing import CLOSING_TAG_SECONDS
 from s2sgw.service import ANSWERED, GatewayService, RunningGateway, _heed_signals, exit_if_unable_to_start
 from s2sgw.spool.interface import SpoolBroken
 from s2sgw.xmpp.ending import Cause, Ending
@@ -174,7 +175,7 @@ class GatewayTests(SynchronousTestCase):
 
     def _port(self) -> Any:
         return SimpleNamespace(
-            connected=True, getHost=lambda: SimpleNamespace(port=15270), stopReading=lambda: self.opened.append("waits"),
+            connected=True, disconnecting=False, getHost=lambda: SimpleNamespace(port=15270), stopReading=lambda: self.opened.append("waits"),
             startReading=lambda: self.opened.append("accepts"),
         )
 
@@ -286,17 +287,36 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual(["tcp:5269", "tcp:5270", "waits", "waits", "accepts", "links"], self.opened)
 
     def test_ports_of_closed_listeners(self) -> None:
-        """A port that a reload closed is no port of ours any more, once another one is opened."""
+        """A port that a reload closes is no port of ours any more, also before it is closed, and when no other one is opened."""
+        numbers = iter((5269, 5270))
+
+        def port() -> Any:
+            made = SimpleNamespace(connected=True, disconnecting=False, startReading=lambda: None)
+            made.getHost = partial(SimpleNamespace, port=next(numbers))
+            made.stopListening = lambda: setattr(made, "disconnecting", True)
+            return made
+
+        self.patch(self, "_port", port)
         self.gateway._all_accept(0)
         self.open("tcp:5269")
-        self.assertTrue(self.ports.reached_at("127.0.0.1", 15270))
-        self.gateway._listening[0].connected = False  # type: ignore[attr-defined]
-        other = self._port()
-        other.getHost = lambda: SimpleNamespace(port=15999)
-        self.gateway._listens(other)
-        self.assertEqual((False, True, [other]), (
-            self.ports.reached_at("127.0.0.1", 15270), self.ports.reached_at("127.0.0.1", 15999), self.gateway._listening,
-        ))
+        self.open("tcp:5270")
+        self.assertEqual((False, True), (self.ports.reached_at("127.0.0.1", 5269), self.ports.reached_at("127.0.0.1", 5270)))
+        self.open()
+        self.assertEqual((False, []), (self.ports.reached_at("127.0.0.1", 5270), self.gateway._listening))
+
+    def test_stale_streams(self) -> None:
+        """A server that lost its domain is told at once, and read for 5 seconds more, also while look-ups of others are under way."""
+        told: list[tuple[str, float]] = []
+        connection = SimpleNamespace(
+            pause=lambda holder: None, when_closed=Deferred, wind_down=lambda ending: told.append(("closing tag", self.clock.seconds())),
+            close=lambda ending: told.append(("closed", self.clock.seconds())),
+        )
+        owner = SimpleNamespace(engine=SimpleNamespace(managed=False, owes=False))
+        self.components.backends.stale_streams = lambda: [(connection, owner)]
+        self.components.admitting = True
+        self.gateway._close_stale_streams(self.config)
+        self.clock.advance(CLOSING_TAG_SECONDS)
+        self.assertEqual([("closing tag", 0.0), ("closed", CLOSING_TAG_SECONDS)], told)
 
     def test_systemd_is_told(self) -> None:
         """systemd hears that the gateway is ready once it accepts, then a status line, signs of life, and that it stops."""

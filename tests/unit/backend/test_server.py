@@ -90,7 +90,7 @@ class InboundTests(BackendTestCase):
         self.side.proven(None, Pair(OURS, PEER), "EXTERNAL")  # type: ignore[arg-type]
         asked: list[object] = []
         side = replace(self.side, verify_key=lambda needed, requester: (asked.append((needed, requester)), succeed("valid"))[1])  # type: ignore[arg-type, return-value, func-returns-value]
-        needed: Any = object()
+        needed: Any = SimpleNamespace(pair=Pair(OURS, PEER))
         self.assertEqual("valid", self.successResultOf(Deferred.fromCoroutine(side.verify(None, needed))))  # type: ignore[arg-type]
         self.assertEqual([(needed, None)], asked)
 

@@ -17,6 +17,7 @@ from s2sgw.delivery.outbound_stream import StreamUnavailable
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.s2s.connecting import InitiatedStream
 from s2sgw.s2s.stream_provider import PeerStreamProvider
+from s2sgw.stream.events import DialbackNeeded, DialbackOutcome
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.fakes import ThreadlessReactor
@@ -130,23 +131,38 @@ class BackendsTests(FolderCase):
         self.assertTrue(go.retired[0].in_order)
 
     def test_stream_that_comes_late(self) -> None:
-        """One that was being opened to the old server when the domain moved is closed as soon as it is there."""
+        """Nothing is written on a stream that was being opened to the old server: it is left, and the new server is asked."""
         first, opened = self.backends.leg_of(HERE), Deferred[Any]()
         assert first is not None
-        late = Initiated(first.initiating, Pair(PEER, ROOMS))
+        late, right = Mock(), Mock()
+        asked: list[Any] = []
 
-        async def find(*_: object) -> Any:
-            await opened
-            self.gateway.federation.connect_services.initiated.add(late)
-            return late
+        async def find(provider: PeerStreamProvider, *_: object) -> Any:
+            asked.append(provider.side)
+            if provider.side is first.initiating:
+                await opened
+                return late
+            return right
 
         self.patch(PeerStreamProvider, "find", find)
-        found = Deferred.fromCoroutine(self.backends.find(late.pair, None, False))
+        found = Deferred.fromCoroutine(self.backends.find(Pair(PEER, ROOMS), None, False))
         self.reload(TWO)
         opened.callback(None)
-        self.assertIs(late, self.successResultOf(found))
-        self.gateway.reactor.advance(0)
-        self.assertEqual(1, len(late.retired))
+        self.assertIs(right, self.successResultOf(found))
+        self.assertTrue(late.leave.call_args.args[0].in_order)
+        self.assertEqual([first.initiating, self.backends.leg_of(ROOMS).initiating], asked)  # type: ignore[union-attr]
+        right.leave.assert_not_called()
+
+    def test_address_that_is_corrected(self) -> None:
+        """What waits for a server whose address was wrong does not wait for the back-off of the wrong one."""
+        destinations, tried = self.gateway.destinations, list[Domain]()
+        destinations.failed(HERE.ascii, Ending(Cause.CONNECTION_REFUSED), purpose="backend")
+        self.patch(self.gateway.custody.queues, "retry_now", tried.append)
+        self.reload(ALONE)
+        self.assertEqual([], tried)
+        self.reload(ALONE.replace("127.0.0.1:15370", "127.0.0.1:15999"))
+        self.assertEqual([HERE, ROOMS], tried)
+        self.assertEqual(0.0, destinations._destinations[HERE.ascii].retry_at)
 
     def test_attempt_that_fails_late(self) -> None:
         """The old server fails an attempt after the domain has moved: the new one does not wait for its back-off."""
@@ -198,13 +214,38 @@ class BackendsTests(FolderCase):
         self.reload(OTHER)
         self.assertIsNotNone(first.receiving.excess(None, Pair(HERE, PEER)))  # type: ignore[arg-type]
 
+    def test_domain_taken_during_dialback(self) -> None:
+        """A further domain on a stream that is proven for another: the key is verified when a reload has taken that domain."""
+        first, verified = self.backends.leg_of(HERE), Deferred[Any]()
+        assert first is not None
+
+        async def verify(*_: object) -> Any:
+            return await verified
+
+        first.receiving.verify_key = verify
+        connection = self.gateway.accepted.accept(first.receiving)
+        owner = dict(self.gateway.accepted)[connection]
+        owner.incoming = Mock()
+        owner.senders.add(HERE)
+        owner.methods[Pair(HERE, PEER)] = "dialback"  # so `excess` is not asked any more
+        question = DialbackNeeded(Pair(ROOMS, PEER), "key", "id")
+        outcome = Deferred.fromCoroutine(first.receiving.verify(connection, question))
+        self.reload(TWO)
+        verified.callback(DialbackOutcome("valid"))
+        self.assertEqual("error", self.successResultOf(outcome).type)
+
     def test_what_was_learned_is_forgotten(self) -> None:
         """Extensions that failed with the old server are tried with the new one; those of a server that stays are not."""
         extensions = self.gateway.extensions
         for domain in (HERE, ROOMS):
             extensions.disable(domain.ascii, "management", Ending(Cause.CLOSED))
+        pings = self.backends._services.ack_selection
+        known = (pings._never_answering, pings._answering)
+        for domain, remembered in ((HERE, known[0]), (ROOMS, known[0]), (HERE, known[1]), (ROOMS, known[1])):
+            remembered.remember(domain.ascii)
         self.reload(TWO)
         self.assertEqual((False, True), (extensions.usable(HERE.ascii, "management"), extensions.usable(ROOMS.ascii, "management")))
+        self.assertEqual([(True, False)] * 2, [(HERE.ascii in each, ROOMS.ascii in each) for each in known])
 
     def test_not_prepared(self) -> None:
         """Where the private CA cannot be used nothing is prepared, and that is told."""

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,10 +16,12 @@ from s2sgw.admin.reload import ReloadResult
 from s2sgw.composition.gateway import build_gateway
 from s2sgw.composition.listeners import NotListening
 from s2sgw.config import ConfigError
+from s2sgw.console import rendering
 from s2sgw.net.https import Fetched, Unfetched
 from s2sgw.runtime import deny_lists
 from s2sgw.runtime.deny_lists import ListUnreadable
 from s2sgw.runtime.preflight import check_configuration
+from s2sgw.service import read_console
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.certificates import shared_root
 from tests.support.fakes import ThreadlessReactor
@@ -182,6 +185,26 @@ class ReconfigurationTests(FolderCase):
         listeners.wrong = []
         self.assertTrue(self.reload().ok)
         self.assertEqual(["prepare tcp:5300", "abandon", "prepare tcp:5300", "commit tcp:5300"], listeners.calls)
+
+    def test_stopping(self) -> None:
+        """A reload that is read when the stop begins opens nothing: the stop would not close it."""
+        self.gateway.reconfiguration.listeners = listeners = Mock()
+        self.also('[[listen]]\nendpoint = "tcp:5300"\n[peers."peer.example"]\nallow = false\n')
+        self.gateway.reconfiguration.stopping = True
+        self.assertEqual(["the gateway is stopping"], self.reload().complaints)
+        listeners.prepare.assert_not_called()
+        self.assertIsNone(self.cause())
+
+    def test_console_is_read_ahead(self) -> None:
+        """The templates of a console are compiled in the thread that reads the configuration."""
+        rendering.environment.cache_clear()
+        self.gateway.reconfiguration.read_ahead = read_console
+        self.also("")
+        self.assertTrue(self.reload().ok)
+        self.assertEqual(0, rendering.environment.cache_info().currsize)
+        self.also('[console]\nlisten = "tcp:8269:interface=127.0.0.1"\n')
+        self.assertTrue(self.reload().ok)
+        self.assertEqual(1, rendering.environment.cache_info().currsize)
 
     def test_listeners_are_shown(self) -> None:
         """`status` shows each listener of the configuration in force, the console's too."""

@@ -12,8 +12,17 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net import admission as module
-from s2sgw.net.admission import LEAST_NEGOTIATION, LOOK, Admission, AdmittedConnection, ConnectionLimits, NotAdmitted
+from s2sgw.net.admission import (
+    AT_ONCE_SECONDS,
+    LEAST_NEGOTIATION,
+    LOOK,
+    Admission,
+    AdmittedConnection,
+    ConnectionLimits,
+    NotAdmitted,
+)
 from s2sgw.net.sites import site_path
+from s2sgw.net.turn_budget import TurnBudget
 from s2sgw.stream.events import Refusal
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.errors import StreamCondition
@@ -324,3 +333,21 @@ class AnythingTests(AdmissionCase):
         """Check that the connection that gave way was of the widest site with most, or shares a site with the newcomer."""
         most = max(number for site, number in crowd.items() if site.endswith(("/24", "/48")))
         self.assertTrue(crowd[gone.path[0]] == most or gone.path[0] == newcomer[0], (gone.path, newcomer, crowd))
+
+
+class AtOnceTests(AdmissionCase):
+    """Which connections are read in the turn that accepts them."""
+
+    def test_much_was_done_in_this_turn(self) -> None:
+        """None is read at once when a part of the turn is used up: each handshake of direct TLS takes some milliseconds."""
+        now = [0.0]
+        budget = TurnBudget(stopwatch=lambda: now[0])
+        admission = Admission(NONE, self.clock, budget=budget)
+        [holder] = self.open(admission, "192.0.2.1")
+        self.assertFalse(holder.admitted.in_a_crowd)
+        budget.begin()
+        self.assertFalse(holder.admitted.in_a_crowd)
+        now[0] += AT_ONCE_SECONDS * 1.1
+        self.assertTrue(holder.admitted.in_a_crowd)
+        budget.begin()
+        self.assertFalse(holder.admitted.in_a_crowd)
