@@ -89,6 +89,8 @@ class DeliveryQueue:
         self._due = -inf  # stanzas accepted by then are for the spool, with the next call if one is under way
         self._out_of_order = False
         self._ending: tuple[int, Callable[[list[QueuedStanza]], None]] | None = None
+        #: the positions that were in flight when the ending began, and came back since: they are sent again
+        self._spared: set[int] = set()
         #: the positions that are to be bounced, and why
         self._causes: dict[int, Cause] = {}
         self._step_is_due = False
@@ -106,6 +108,7 @@ class DeliveryQueue:
         self.forgotten = True
         self._causes.clear()
         self._ending = None
+        self._spared = set()
         self.report_passed()
         self.next_hop.dispose()
         self.next_hop = NoNextHop()
@@ -414,6 +417,8 @@ class DeliveryQueue:
         if not in_doubt:
             return
         self._set_in_order()
+        if self._ending is not None:
+            self._spared.update([held.position for held in in_doubt])
         if poison and not ambiguous and len(in_doubt) == 1:
             self._end_poison(in_doubt, poison)
             return
@@ -543,21 +548,23 @@ class DeliveryQueue:
 
     def end_all(self, end: Callable[[list[QueuedStanza]], None]) -> None:
         """End all that is held now and not in flight by `end`, in steps. What only the spool holds is ended as it is read."""
+        self._spared = set()
         self._go_on_ending(self.pair_queue.next_position - 1, end)
         self.relieve()
 
     def _go_on_ending(self, up_to: int, end: Callable[[list[QueuedStanza]], None]) -> None:
         self._ending = (up_to, end)
         try:
-            end(self.pair_queue.remove_up_to(up_to, BOUNCED_AT_ONCE))
+            end(self.pair_queue.remove_up_to(up_to, BOUNCED_AT_ONCE, self._spared))
         finally:
             spooled_range = self.pair_queue.spooled_range
-            if any(held.position <= up_to for held in self.pair_queue.not_in_flight()):
+            not_in_flight = self.pair_queue.not_in_flight()
+            if any(held.position <= up_to and held.position not in self._spared for held in not_in_flight):
                 self._step_soon()
             elif spooled_range is not None and spooled_range[0] < up_to:
                 self.spooled_range.read_on(CHUNK)
             else:
-                self._ending = None
+                self._ending, self._spared = None, set()
 
     def _bounce(self, causes: Mapping[int, Cause]) -> None:
         """Bounce the stanzas at these positions, in steps. None of them is written meanwhile."""
@@ -569,7 +576,7 @@ class DeliveryQueue:
         causes = dict(islice(self._causes.items(), BOUNCED_AT_ONCE))
         for position in causes:
             del self._causes[position]
-        if self._causes:
+        if self._causes or self._ending is not None:
             self._step_soon()
         gone = self.pair_queue.remove(causes)
         for cause in dict.fromkeys(causes.values()):
@@ -583,12 +590,14 @@ class DeliveryQueue:
     def _step(self) -> None:
         """Bounce or drop some more, and go on if that was all."""
         self._step_is_due = False
-        if self._causes:
-            self._bounce_some()
-        elif self._ending is not None:
-            self._go_on_ending(*self._ending)
-        if not self.forgotten:
-            self.next_hop_ready()
+        try:
+            if self._causes:
+                self._bounce_some()
+            elif self._ending is not None:
+                self._go_on_ending(*self._ending)
+        finally:
+            if not self.forgotten:
+                self.next_hop_ready()
 
     def give_up_on(self, gone: Iterable[QueuedStanza], cause: Cause, said: str = "") -> None:
         """Bounce stanzas that have left the queue. `said` is added to the cause."""
@@ -735,7 +744,10 @@ class DeliveryQueue:
             self.next_hop.request_delivery()
 
     def hand_to_spool(self) -> None:
-        """Leave the rest to the spool. Without a spool, bounce it."""
+        """Leave the rest to the spool. Without a spool, bounce it. A drop under way ends first: no step comes after this."""
+        if self._ending is not None:
+            up_to, end = self._ending
+            end(self.pair_queue.remove_up_to(up_to, spared=self._spared))
         if not self._services.spools:
             self.give_up_on(self.pair_queue.remove_up_to(self.pair_queue.next_position), Cause.SHUTDOWN)
         elif not self._appends:

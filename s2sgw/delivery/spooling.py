@@ -407,7 +407,9 @@ class SpoolOverflow:
         if queue.next_hop.ready and not queue.held:
             queue.next_hop_ready()
         elif queue.errors_pass:
-            self._bouncing.update([item.position for item in batch])
+            given = {item.position for item in batch}
+            waiting = queue.pair_queue.not_in_flight()
+            self._bouncing.update([held.position for held in waiting if held.position in given and may_bounce(held.stanza)])
             self._bounce_some()
         self.active = not all(item.gone for each in batch for item in each.parts_now())
         if self.active and not queue.held:
@@ -415,13 +417,14 @@ class SpoolOverflow:
 
     def _bounce_some(self) -> None:
         """Bounce the first that are to be bounced. The rest follows in a later step."""
-        waiting = self._queue.pair_queue.not_in_flight()
-        bounced = [held.position for held in waiting if held.position in self._bouncing and may_bounce(held.stanza)]
-        self._bouncing = set(bounced[BOUNCED_AT_ONCE:])
+        waiting = (held.position for held in self._queue.pair_queue.not_in_flight())
+        bounced = set(islice((position for position in waiting if position in self._bouncing), BOUNCED_AT_ONCE))
+        self._bouncing = self._bouncing if len(bounced) == BOUNCED_AT_ONCE else set()  # the others have left
+        self._bouncing -= bounced
         if self._bouncing and not self._step_is_due:
             self._step_is_due = True
             self._queue.soon(self._next_step)
-        self._reject(self._queue.pair_queue.remove(set(bounced[:BOUNCED_AT_ONCE])))
+        self._reject(self._queue.pair_queue.remove(bounced))
 
     def _next_step(self) -> None:
         """Pass on what is left, if that is possible by now, or bounce more of it."""

@@ -185,9 +185,12 @@ class PairIngress:
     # --- admission ---
 
     def _ask(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
+        self._hold(stanzas, upstream_ack)
+        self._begin_admission()
+
+    def _begin_admission(self) -> None:
         self._admitting = True
         self._services.admissions += 1
-        self._hold(stanzas, upstream_ack)
         admission = Deferred.fromCoroutine(self._admission())
         admission.addErrback(self._not_asked)
         admission.addCallback(self._decided)
@@ -290,18 +293,23 @@ class PairIngress:
         """Pass on the waiting stanzas, or refuse them, in steps, until there is a reason to wait again."""
         cancel(self._timer)
         self._timer = None
-        if self._step_is_due:
+        if self._step_is_due or self._admitting:
             return
-        held = self._take()
+        if self._held and not self._admitted and self._refusal is None:
+            if not self._services.lines.must_wait(self):
+                self._begin_admission()  # which may be decided at once: all that waits is in its place
+            return
+        held, failed = self._take(), True
         try:
             if self._refusal is not None:
                 self._refuse_some(held, *self._refusal)
             else:
                 self._pass_some(held)
+            failed = False
         finally:
             for stanzas, upstream_ack in held:
                 self._hold(stanzas, upstream_ack)
-            if held:
+            if held or failed:
                 self._step_soon()
         if self._held:
             return

@@ -319,24 +319,30 @@ class PairQueue:
         if not at_most or not self.has_expired(now):
             return []
         gone = self._remove(list(islice((held for held in self.not_in_flight() if held.deadline <= now), at_most)))
-        self._earliest = min((held.deadline for held in self.not_in_flight()), default=None)
+        first = next(self.not_in_flight(), None)
+        if first is None or first.deadline > now:  # otherwise more has expired, and this step need not look at all
+            self._earliest = min((held.deadline for held in self.not_in_flight()), default=None)
         return gone
 
     def remove(self, positions: Collection[int]) -> list[QueuedStanza]:
         """Remove and return the waiting stanzas in memory at `positions`. The order of the others stays."""
-        return self._remove([held for held in self.not_in_flight() if held.position in positions])
+        return self._remove(list(islice((held for held in self.not_in_flight() if held.position in positions), len(positions))))
 
-    def remove_up_to(self, position: int, at_most: int | None = None) -> list[QueuedStanza]:
-        """Remove and return the first `at_most` waiting stanzas in memory up to `position`."""
-        return self._remove(list(islice((held for held in self.not_in_flight() if held.position <= position), at_most)))
+    def remove_up_to(self, position: int, at_most: int | None = None, spared: Collection[int] = ()) -> list[QueuedStanza]:
+        """Remove and return the first `at_most` waiting stanzas in memory up to `position`, but those at `spared`."""
+        held_now = (held for held in self.not_in_flight() if held.position <= position and held.position not in spared)
+        return self._remove(list(islice(held_now, at_most)))
 
     def not_in_flight(self) -> Iterator[QueuedStanza]:
         """Return the stanzas in memory that are not in flight, in order."""
         return chain(self.waiting, self.arrived_since)
 
     def _remove(self, gone: list[QueuedStanza]) -> list[QueuedStanza]:
-        if gone:
-            positions = {held.position for held in gone}
+        positions = {held.position for held in gone}
+        for part in (self.waiting, self.arrived_since):  # a step takes the first ones: the rest is not looked at
+            while part and part[0].position in positions:
+                positions.discard(part.popleft().position)
+        if positions:
             self.waiting = deque(held for held in self.waiting if held.position not in positions)
             self.arrived_since = deque(held for held in self.arrived_since if held.position not in positions)
         return [self._release(held) for held in gone]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from time import thread_time
 from typing import Any
 
@@ -142,6 +142,9 @@ class SQLiteSpool(Spool):
         self._closed = False
         self._unanswered = 0
         self._answers: deque[Callable[[], None]] = deque()
+        #: a call that gives answers is under way to the caller's thread: the calls of one turn would each take their own time
+        self._call_is_due = False
+        self._answers_lock = Lock()
         self._answered_at = 0.0
         self.thread = Thread(target=self._work, name="spool", daemon=True)
         self.thread.start()
@@ -247,7 +250,9 @@ class SQLiteSpool(Spool):
                 self._unanswered -= 1
                 self._answers.popleft()()
         finally:
-            if self._answers:
+            with self._answers_lock:
+                self._call_is_due = bool(self._answers)
+            if self._call_is_due:
                 self._deliver(self._call)
 
     # --- the file ---
@@ -409,8 +414,11 @@ class SQLiteSpool(Spool):
             if last and self._tables is not None:
                 self._tables.close()
             if answers:
-                self._answers.extend(answers)
-                self._deliver(self._call)
+                with self._answers_lock:
+                    self._answers.extend(answers)
+                    is_due, self._call_is_due = self._call_is_due, True
+                if not is_due:
+                    self._deliver(self._call)
 
     def _waiting(self) -> list[_Job]:
         """Return the waiting jobs, after waiting for the first."""

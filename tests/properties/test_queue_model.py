@@ -21,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.delivery import expiry as delivery_expiry
 from s2sgw.delivery import queue as delivery_queue
 from s2sgw.delivery import spooling as delivery_spooling
+from s2sgw.ingress import pair_ingress
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.stanza import Kind
 from tests.support.custody_model import CLOSED, OVER_CONTENT, WINDOW, Model, passing_noted
@@ -292,8 +293,9 @@ class CustodyTests(SynchronousTestCase):
 
     def test_walks(self) -> None:
         """Drive it by plain chance, far more often, with steps of one stanza where many are bounced."""
-        for module in (delivery_queue, delivery_spooling, delivery_expiry):
+        for module in (delivery_queue, delivery_spooling, delivery_expiry, pair_ingress):
             self.patch(module, "BOUNCED_AT_ONCE", 1)
+        self.patch(pair_ingress, "PASSED_AT_ONCE", 1)
         first = int(SEED or 0) * OF_A_SEED
         for number in range(first, first + WALKS):
             walk = Walk.numbered(number, CustodyMachine)

@@ -1099,6 +1099,13 @@ class StepTests(SynchronousTestCase):
         self.step()
         self.assertEqual((len(self.world.queue.pair_queue), self.world.back.sent), (0, []))
 
+    def test_stop(self) -> None:
+        """What an operator dropped does not come back after a restart, though the gateway stops before the last step."""
+        self.assertEqual(self.successResultOf(self.world.queue.drop(True)), BOUNCED_AT_ONCE + 5)
+        self.world.next_hop.ready = False
+        self.successResultOf(stop(self.world.custody))
+        self.assertEqual(self.world.spooled(), [])
+
     def test_without_spool(self) -> None:
         """A stop without a spool bounces all at once: no step comes after it."""
         world = World(spools=False, soon=self.steps.append)
@@ -1121,6 +1128,33 @@ class StepTests(SynchronousTestCase):
         self.step()
         self.assertEqual(len(world.back.sent), BOUNCED_AT_ONCE + 5)
         self.assertEqual(ids(world.next_hop.sent), "mnew")
+
+    def test_requests_in_doubt_while_it_is_dropped(self) -> None:
+        """A stream that is lost while a long queue is dropped does not stop the drop: the queue goes on afterwards."""
+        world = World(soon=self.steps.append)
+        world.accept(*[stanza(str(number), "iq", "get") for number in range(BOUNCED_AT_ONCE + 5)])
+        world.next_hop.ready = False
+        world.queue.accept([stanza(str(number)) for number in range(2 * BOUNCED_AT_ONCE)])
+        world.queue.drop(True)
+        world.queue.stream_lost()
+        world.next_hop.ready = True
+        for _ in range(4):
+            self.step()
+        self.assertEqual((len(world.back.sent), world.queue.blocked_by()), (BOUNCED_AT_ONCE + 5, None))
+        self.assertEqual((len(world.queue.pair_queue), self.steps), (0, []))
+
+    def test_in_doubt_while_it_is_dropped(self) -> None:
+        """What was in flight when the drop began is no part of it: if its stream is lost meanwhile, it is sent again."""
+        world = World(soon=self.steps.append)
+        world.accept(stanza("f"))
+        world.next_hop.ready = False
+        world.queue.accept([stanza(str(number)) for number in range(2 * BOUNCED_AT_ONCE)])
+        self.assertEqual(self.successResultOf(world.queue.drop(True)), 2 * BOUNCED_AT_ONCE)
+        world.queue.stream_lost()
+        world.next_hop.ready = True
+        world.next_hop.sent.clear()
+        self.step()
+        self.assertEqual((ids(world.next_hop.sent), world.settled, self.steps), ("f", [], []))
 
     def test_limits(self) -> None:
         """Stanzas beyond new limits of the next hop are bounced in steps; the others are written."""

@@ -299,6 +299,28 @@ class FilterTests(EntryTestCase):
         self.assertEqual([], list(self.queues))
 
 
+class ReloadTests(EntryTestCase):
+    """A reload while the stanzas that waited are passed on in steps."""
+
+    def test_order_of_two_streams(self) -> None:
+        """The answer comes at once. No stanza of the next stream overtakes those of the first."""
+        first = self.made()
+        second = PairIngress(
+            self.ingress_services, Connection(), "federation", IN, self, self.senders, HeldBytes(),  # type: ignore[arg-type]
+        )
+        for name in "abcde":
+            first.accept([stanza(name)] * (PASSED_AT_ONCE - 1))
+        second.accept([stanza("z")])
+        self.admissions.pop().callback(None)
+        first.reconsider()
+        second.reconsider()
+        self.patch(self, "admit", lambda pair: succeed(None))
+        while self.steps:
+            self.step()
+        self.assertEqual("".join(self.kept[IN]), "".join(name * (PASSED_AT_ONCE - 1) for name in "abcde") + "z")
+        self.assertEqual((self.connection.holders, len(self.ingress_services.lines)), (set(), 0))
+
+
 class SeveralStreamsTests(EntryTestCase):
     """R35: a server goes on with another stream while stanzas of the one before wait."""
 
@@ -518,8 +540,18 @@ class StepTests(EntryTestCase):
 
     def test_queue_that_fails(self) -> None:
         """A run that its queue does not take is not settled. The others are passed on, and the stream goes on."""
-        names = self.waiting_runs(1, 1, 1)
-        accept, runs = DeliveryQueue.accept, iter([False, True, False])
+        self.fails(False, True, False)
+        self.assertEqual((self.passed(), self.settled), ("0 2", 2))
+
+    def test_last_run_that_fails(self) -> None:
+        """The stream goes on when the last run is the one that its queue does not take."""
+        self.fails(False, False, True)
+        self.assertEqual((self.passed(), self.settled), ("0 1", 2))
+
+    def fails(self, *runs_fail: bool) -> None:
+        """Pass on runs of one stanza each, of which these fail."""
+        self.waiting_runs(1, 1, 1)
+        accept, runs = DeliveryQueue.accept, iter(runs_fail)
 
         def failing(queue: DeliveryQueue, *given: Any) -> None:
             if next(runs):
@@ -529,6 +561,5 @@ class StepTests(EntryTestCase):
         self.patch(DeliveryQueue, "accept", failing)
         self.admissions.pop().callback(None)
         self.step()
-        self.assertEqual((self.passed(), self.settled), (f"{names[0]} {names[2]}", 2))
-        self.assertEqual(self.connection.holders, set())
+        self.assertEqual((self.connection.holders, len(self.ingress_services.lines)), (set(), 0))
         self.assertEqual(1, len(self.flushLoggedErrors(OSError)))

@@ -137,6 +137,16 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(ids(it.expire(600, 99)), ["m1", "m2"])
         self.assertEqual((len(it), it.expire(10_000, 99)), (1, []))
 
+    def test_a_step_takes_the_first(self) -> None:
+        """Steps that take the first ones do not build the rest of a long queue anew."""
+        it = pair_queue()
+        it.accept([stanza(str(number)) for number in range(9)], 0)
+        waiting = it.waiting
+        self.assertEqual(ids(it.remove_up_to(9, 2)) + ids(it.expire(600, 2)) + ids(it.remove({5, 6})), list("012345"))
+        self.assertIs(it.waiting, waiting)
+        self.assertTrue(it.has_expired(600))
+        self.assertEqual(ids(it.remove({8})) + ids(it.expire(600, 2)) + ids(it.waiting), list("768"))
+
     def test_expiry_of_what_was_in_flight(self) -> None:
         """What was in flight when the stream was lost expires like anything else, written as it came or from what waited."""
         it = pair_queue()

@@ -333,6 +333,20 @@ class FaultTests(SynchronousTestCase):
         calls.get(timeout=PATIENCE)()
         self.assertEqual(seen, [1])
 
+    def test_answers_of_many_commits(self) -> None:
+        """However many commits were done in one turn of the reactor, one call gives their answers: the time is one call's."""
+        self.patch(sqlite_spool, "GROUP", 1)
+        calls: list[Any] = []
+        answers: list[object] = []
+        spool = SQLiteSpool(self.file.path.with_name("other.db"), 1 << 26, calls.append)
+        for _ in range(3):
+            spool.read(A, 0, 1, answers.append)
+        spool.close(lambda: answers.append("closed"))
+        spool.thread.join(PATIENCE)
+        self.assertEqual(len(calls), 1)
+        calls.pop()()
+        self.assertEqual((answers, calls), ([[], [], [], "closed"], []))
+
     def test_strange_rows(self) -> None:
         """Rows of a lane that has no account are nobody's."""
         connection_of(self.it).execute(
