@@ -103,6 +103,9 @@ class RouterPairStream:
     def note_answer(self) -> None:
         self._link.answering.add(self.pair.recipient)
 
+    def answered_before(self, outcome: NotResumed) -> None:
+        self.outcome = outcome
+
     def facts(self) -> StreamFacts:
         connection = self.connection
         return StreamFacts(

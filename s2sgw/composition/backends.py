@@ -20,7 +20,7 @@ from s2sgw.composition.server_leg import BackendServices, ServerLeg
 from s2sgw.config import Backend, Config
 from s2sgw.config.secret_file import read_secret
 from s2sgw.delivery.acknowledgements import Acks
-from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.next_hop import NextHop, NextHopLimits
 from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream, StreamUnavailable
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.ingress.stream_ingress import StreamIngress
@@ -30,6 +30,7 @@ from s2sgw.queue.backoff import BackOff
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.connecting import InitiatedStream
 from s2sgw.s2s.stream_provider import PeerStreamProvider
+from s2sgw.stream.events import NotResumed, Resumed
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain, Pair
@@ -174,12 +175,21 @@ class Backends:
             if listen not in self.legs:
                 leg.retire()
                 log.info(event="backend removed", backend=leg.health.identity.address, domains=list(leg.health.identity.domains))
-        for domain in moved:  # the records are about another server
-            self._services.connect_services.extensions.forget(domain.ascii)
-            self._services.ack_selection.forget(domain.ascii)
-        self.retire_stale()
+        self.retire_stale()  # first: a stream that is retired is not ready any more
+        for domain in moved:
+            self._forget(domain)
         for domain in moved:
             self._retry_now(domain)
+
+    def _forget(self, domain: Domain) -> None:
+        """Forget what is known of the server of `domain`: it is about another server. A stream in use keeps its limits."""
+        services = self._services
+        services.connect_services.extensions.forget(domain.ascii)
+        services.connect_services.destinations.forget_failures(domain.ascii)
+        services.ack_selection.forget(domain.ascii)
+        for queue in services.ingress_services.queues.towards(domain):
+            if not queue.next_hop.ready:
+                queue.limits_changed(NextHopLimits())
 
     def retire_stale(self) -> None:
         """Close our streams to servers that do not serve their domain any more. Stanzas in flight have some seconds to settle."""
@@ -246,17 +256,25 @@ class Backends:
         If a reload moves the domain meanwhile, nothing is written to the old server: its stream is left, and the new server is
         asked.
         """
+        answer: Resumed | NotResumed | None = None
         while True:
             leg = self.leg_of(pair.recipient)
             assert leg is not None  # a running gateway keeps all of its domains
+            address = leg.backend.address
             try:
                 found = await PeerStreamProvider(leg.initiating, self._services.connect_services).find(pair, broken, alone)
             except StreamUnavailable:
-                if self.leg_of(pair.recipient) is not leg:  # the failure is the old server's: the new one is tried at once
-                    self._services.reactor.callLater(0, self._retry_now, pair.recipient)
-                raise
+                if self.leg_of(pair.recipient) is leg and leg.backend.address == address:
+                    raise
+                self._forget(pair.recipient)  # the failure is the old server's: it bounces nothing, and the new one is asked
+                self._retry_now(pair.recipient)
+                continue
             if self.leg_of(pair.recipient) is leg:
+                if answer is not None:
+                    found.answered_before(NotResumed(answer.count))
                 return found
+            if broken is not None and found.outcome is not None:
+                broken, answer = None, found.outcome  # the old server said which stanzas it has: these are not in doubt
             found.leave(Ending(Cause.IDLE, "another backend serves the domain now"))
             self._services.reactor.callLater(0, self.retire_stale)
 

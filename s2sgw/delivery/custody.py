@@ -16,6 +16,9 @@ from s2sgw.delivery.services import DeliveryServices
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Pair
 
+#: Seconds in which a drop that is under way at a stop may go on. What is left of it then is delivered after the next start.
+DROP_SECONDS = 5.0
+
 
 class LostStanzas(NamedTuple):
     """The stanzas of a pair that were neither passed on nor answered, and are on no disk; and how many of these were written."""
@@ -49,12 +52,14 @@ class Custody:
         Return when the spool has answered.
         """
         self.restore.stop()
+        clock = self.services.clock
+        until = clock.seconds() + DROP_SECONDS
         while True:
             busy = [queue for queue in self.queues if queue.spooling]  # newer stanzas go after those that the spool was given
             for queue in self.queues:
                 queue.hand_to_spool()
             await self._answered()
-            if not busy:
+            if not (busy or (clock.seconds() < until and any(queue.ending for queue in self.queues))):
                 return
 
     def _answered(self) -> Deferred[object]:

@@ -158,6 +158,9 @@ class OutboundStream(Protocol):
     def outcome(self) -> Resumed | NotResumed | None:
         """Return the outcome for the stream that this one was to resume."""
 
+    def answered_before(self, outcome: NotResumed) -> None:
+        """Note the answer to the resumption of the lost stream, which came on another stream than this one."""
+
     @property
     def limits(self) -> NextHopLimits:
         """Return the stanzas that the other side takes."""

@@ -22,7 +22,7 @@ from s2sgw.delivery.iq_replies import PingReplies
 from s2sgw.delivery.next_hop import NextHop, NextHopLimits, NoNextHop, StanzaSource
 from s2sgw.delivery.services import DeliveryServices
 from s2sgw.delivery.spooling import RequestMarks, SpooledRange, SpoolOverflow
-from s2sgw.queue.bounce import BOUNCED_AT_ONCE
+from s2sgw.queue.bounce import BOUNCED_AT_ONCE, may_bounce
 from s2sgw.queue.delay_stamp import stamped
 from s2sgw.queue.entries import QueuedStanza, QueueItem, UpstreamAck, by_position, settle
 from s2sgw.queue.evidence import DROPPED, ON_DISK, PASSED_ON, WRITTEN, ReceiptEvidence, Rule
@@ -516,6 +516,9 @@ class DeliveryQueue:
         return self.new_blocked_by() is None
 
     def evict(self, at_most: int) -> None:
+        spooled_range = self.spooled_range
+        if self._spared or (self.parked and spooled_range.reading and not spooled_range.unreadable):
+            return  # what is spared, or held alone, would be read back again and again, and nothing behind it
         for held in self.pair_queue.evict(at_most):
             self._presence.forget(held)
 
@@ -552,10 +555,12 @@ class DeliveryQueue:
         self._go_on_ending(self.pair_queue.next_position - 1, end)
         self.relieve()
 
-    def _go_on_ending(self, up_to: int, end: Callable[[list[QueuedStanza]], None]) -> None:
+    def _go_on_ending(
+        self, up_to: int, end: Callable[[list[QueuedStanza]], None], at_most: int | None = BOUNCED_AT_ONCE,
+    ) -> None:
         self._ending = (up_to, end)
         try:
-            end(self.pair_queue.remove_up_to(up_to, BOUNCED_AT_ONCE, self._spared))
+            end(self.pair_queue.remove_up_to(up_to, at_most, self._spared))
         finally:
             spooled_range = self.pair_queue.spooled_range
             not_in_flight = self.pair_queue.not_in_flight()
@@ -565,6 +570,7 @@ class DeliveryQueue:
                 self.spooled_range.read_on(CHUNK)
             else:
                 self._ending, self._spared = None, set()
+                self._services.relief.keeps(self)
 
     def _bounce(self, causes: Mapping[int, Cause]) -> None:
         """Bounce the stanzas at these positions, in steps. None of them is written meanwhile."""
@@ -743,12 +749,21 @@ class DeliveryQueue:
         elif self.wants_stream and not self.held:
             self.next_hop.request_delivery()
 
+    @property
+    def ending(self) -> bool:
+        """Whether some of what only the spool has is still to be dropped, and can be read."""
+        return self._ending is not None and not self.spooled_range.unreadable
+
     def hand_to_spool(self) -> None:
-        """Leave the rest to the spool. Without a spool, bounce it. A drop under way ends first: no step comes after this."""
+        """Leave the rest to the spool. Without a spool, bounce it.
+
+        A drop under way ends first: no step comes after this. What only the spool has of it is read meanwhile (`ending`).
+        """
         if self._ending is not None:
-            up_to, end = self._ending
-            end(self.pair_queue.remove_up_to(up_to, spared=self._spared))
+            self._go_on_ending(*self._ending, at_most=None)
         if not self._services.spools:
-            self.give_up_on(self.pair_queue.remove_up_to(self.pair_queue.next_position), Cause.SHUTDOWN)
+            # an error that could not be written yet stays: it may yet be, and otherwise it is named as lost
+            waiting = {held.position for held in self.pair_queue.not_in_flight() if may_bounce(held.stanza)}
+            self.give_up_on(self.pair_queue.remove(waiting), Cause.SHUTDOWN)
         elif not self._appends:
             self.spool_now()

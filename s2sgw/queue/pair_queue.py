@@ -251,20 +251,31 @@ class PairQueue:
                 self.unsaved -= item.cost
 
     def evict(self, at_most: int) -> list[QueuedStanza]:
-        """Remove from memory what the spool has, from the end on, until memory has about `at_most` bytes. Return what left."""
+        """Remove from memory what the spool has, from the end on, until memory has about `at_most` bytes. Return what left.
+
+        What was skipped stays as long as something behind it is in flight: a range would take in what is in flight.
+        """
         left: list[QueuedStanza] = []
         may_leave = self._set_apart(at_most)
         while self.spooled_range is not None and self.arrived_since and self.arrived_since[0].durable:
             left.append(self._release(self.arrived_since.popleft()))
             self.spooled_range = (self.spooled_range[0], left[-1].position)
             self.only_spooled += 1
+        in_flight = self._last_in_flight if may_leave and self.waiting and self.bytes > at_most else 0
         while may_leave and self.waiting and self.waiting[-1].durable and self.bytes > at_most:
+            if self.waiting[-1].position < in_flight:
+                break
             held = self._release(self.waiting.pop())
             self.spooled_range = (held.position - 1, held.position if self.spooled_range is None else self.spooled_range[1])
             self.only_spooled += 1
             self._range_oldest = held.accepted_at
             left.append(held)
         return left
+
+    @property
+    def _last_in_flight(self) -> int:
+        """Return the last position in flight. A stanza that was skipped is written after others that are behind it."""
+        return max((item.last for item in self.in_flight), default=0)
 
     def _set_apart(self, at_most: int) -> bool:
         """Move the tail that the spool does not have yet behind the future range: it would block everything in front of it.
@@ -275,7 +286,7 @@ class PairQueue:
         if self.spooled_range is not None or self.bytes <= at_most:
             return at_most == 0 or not self.arrived_since
         tail = next((number for number, held in enumerate(reversed(self.waiting)) if held.durable), len(self.waiting))
-        if tail < len(self.waiting):
+        if tail < len(self.waiting) and self.waiting[-1 - tail].position > self._last_in_flight:
             self.arrived_since.extendleft(self.waiting.pop() for _ in range(tail))
         return True
 

@@ -238,6 +238,12 @@ class Destinations:
         if name in self._destinations:
             self._destinations[name].retry_at = 0.0
 
+    def forget_failures(self, name: str) -> None:
+        """Forget the failures of the server: another one has the name now."""
+        if name in self._destinations:
+            destination = self._destinations[name]
+            destination.failures, destination.ending, destination.retry_at = 0, None, 0.0
+
     # --- memory ---
 
     def _destination(self, name: str) -> _Destination:

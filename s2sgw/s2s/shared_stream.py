@@ -111,6 +111,9 @@ class PairStream:
     def outcome(self) -> Resumed | NotResumed | None:
         return self._shared_stream.outcome
 
+    def answered_before(self, outcome: NotResumed) -> None:
+        self._shared_stream.outcome = outcome
+
     @property
     def limits(self) -> NextHopLimits:
         return self._shared_stream.limits(self.pair)

@@ -6,20 +6,22 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from s2sgw.backend.private_ca import PrivateCAError
 from s2sgw.composition import backends as backends_module
 from s2sgw.composition.gateway import build_gateway
 from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.next_hop import NextHopLimits
 from s2sgw.delivery.outbound_stream import StreamUnavailable
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.s2s.connecting import InitiatedStream
 from s2sgw.s2s.stream_provider import PeerStreamProvider
-from s2sgw.stream.events import DialbackNeeded, DialbackOutcome
+from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, NotResumed, Resumed
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
 from tests.support.fakes import ThreadlessReactor
 from tests.unit.composition.test_reconfiguration import CONFIG, PEER, FolderCase
 
@@ -164,25 +166,61 @@ class BackendsTests(FolderCase):
         self.assertEqual([HERE, ROOMS], tried)
         self.assertEqual(0.0, destinations._destinations[HERE.ascii].retry_at)
 
-    def test_attempt_that_fails_late(self) -> None:
-        """The old server fails an attempt after the domain has moved: the new one does not wait for its back-off."""
-        failed, tried = Deferred[Any](), list[Domain]()
+    def attempts(self) -> list[tuple[Any, Any, Deferred[Any]]]:
+        """Return the attempts from now on: the side, the broken stream, and the outcome that the test decides."""
+        made: list[tuple[Any, Any, Deferred[Any]]] = []
 
-        async def find(*_: object) -> Any:
-            await failed
+        async def find(provider: PeerStreamProvider, pair: Pair, broken: Any, alone: bool) -> Any:
+            made.append((provider.side, broken, Deferred()))
+            return await made[-1][2]
 
         self.patch(PeerStreamProvider, "find", find)
-        found = Deferred.fromCoroutine(self.backends.find(Pair(PEER, ROOMS), None, False))
+        return made
+
+    def test_attempt_that_fails_late(self) -> None:
+        """The old server fails an attempt after the domain has moved. It bounces nothing, and the new one is asked at once."""
+        for text in (TWO, ALONE.replace("127.0.0.1:15370", "127.0.0.1:15999")):
+            self.reload(ALONE)
+            made = self.attempts()
+            queue = self.gateway.custody.queues.queue(Pair(PEER, ROOMS))
+            queue.accept([self.message()])
+            self.reload(text)
+            self.gateway.destinations.failed(ROOMS.ascii, Ending(Cause.CONNECTION_TIMEOUT), purpose="backend")
+            made[0][2].errback(StreamUnavailable(Ending(Cause.BACKEND_HOST_UNKNOWN)))
+            leg = self.backends.leg_of(ROOMS)
+            assert leg is not None
+            self.assertEqual((1, "connecting"), (len(queue.pair_queue), queue.next_hop.state))
+            self.assertEqual([leg.initiating], [side for side, _, _ in made[1:]])
+            self.assertEqual(0.0, self.gateway.destinations._destinations[ROOMS.ascii].retry_at)
+            made[1][2].errback(StreamUnavailable(Ending(Cause.BACKEND_HOST_UNKNOWN)))
+            self.assertEqual((0, "backing off"), (len(queue.pair_queue), queue.next_hop.state))
+            self.gateway.custody.queues.forget(queue.pair)
+
+    def message(self, size: int = 0) -> Stanza:
+        return Stanza("message", f"<message>{'.' * size}</message>".encode(), f"u@{ROOMS}", f"u@{PEER}", None, "1")
+
+    def test_resumed_late(self) -> None:
+        """The old server resumes a stream after the domain has moved: what it has by its answer is not in doubt."""
+        made, broken, late, right = self.attempts(), Mock(), Mock(outcome=Resumed(3)), Mock()
+        found = Deferred.fromCoroutine(self.backends.find(Pair(PEER, ROOMS), broken, False))
         self.reload(TWO)
-        self.patch(self.gateway.custody.queues, "retry_now", tried.append)
-        failed.errback(StreamUnavailable(Ending(Cause.CONNECTION_TIMEOUT)))
-        self.failureResultOf(found, StreamUnavailable)
-        self.gateway.reactor.advance(0)
-        self.assertEqual([ROOMS], tried)
-        self.patch(PeerStreamProvider, "find", lambda *_: fail(StreamUnavailable(Ending(Cause.CONNECTION_TIMEOUT))))
-        self.failureResultOf(Deferred.fromCoroutine(self.backends.find(Pair(PEER, ROOMS), None, False)), StreamUnavailable)
-        self.gateway.reactor.advance(0)
-        self.assertEqual([ROOMS], tried)
+        made[0][2].callback(late)
+        made[1][2].callback(right)
+        self.assertIs(right, self.successResultOf(found))
+        self.assertEqual([broken, None], [each for _, each, _ in made])
+        right.answered_before.assert_called_once_with(NotResumed(3))
+
+    def test_limits_and_failures_are_forgotten(self) -> None:
+        """The limits of the old server bounce nothing that waits for the new one, and its failures make no back-off longer."""
+        self.attempts()
+        queue, destinations = self.gateway.custody.queues.queue(Pair(PEER, ROOMS)), self.gateway.destinations
+        queue.limits_changed(NextHopLimits(100))
+        for _ in range(12):
+            destinations.failed(ROOMS.ascii, Ending(Cause.CONNECTION_REFUSED), purpose="backend")
+        self.reload(TWO)
+        queue.accept([self.message(200)])
+        self.assertEqual(1, len(queue.pair_queue))
+        self.assertEqual(0, destinations._destinations[ROOMS.ascii].failures)
 
     def test_streams_of_the_server(self) -> None:
         """Accepted streams are stale if their server was removed, or does not serve a domain that sends on them any more."""

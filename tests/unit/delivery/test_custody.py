@@ -58,6 +58,16 @@ class LostTests(SynchronousTestCase):
         self.accept(OUT, "3")
         self.assertEqual([LostStanzas(OUT, 3, 2)], self.lost())
 
+    def test_without_a_spool(self) -> None:
+        """Errors that nobody takes are named, whichever queue comes first."""
+        for first, second in ((OUT, OUT.inverse), (OUT.inverse, OUT)):
+            self.world = World(spools=False)
+            self.world.next_hop.ready = self.world.back.ready = False
+            self.world.queues.queue(first)
+            self.world.queues.queue(second)
+            self.accept(OUT, "1", "2")
+            self.assertEqual([LostStanzas(OUT.inverse, 2, 0)], self.lost())
+
     def test_answered(self) -> None:
         """A stanza that is answered is lost with its error, unless the disk has the stanza, or its sender's server."""
         self.accept(OUT, "1")

@@ -22,7 +22,7 @@ from s2sgw.net.threads import AtOnce
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.reporting.daily_report import DailyReport
 from s2sgw.reporting.record import EventRecord
-from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled, SpoolFull
+from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled, SpoolError, SpoolFull
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
@@ -1106,6 +1106,21 @@ class StepTests(SynchronousTestCase):
         self.successResultOf(stop(self.world.custody))
         self.assertEqual(self.world.spooled(), [])
 
+    def test_stop_before_all_is_read(self) -> None:
+        """The same goes for what only the spool has when the gateway stops, unless it cannot be read."""
+        for readable in (True, False):
+            world = World(memory=100_000, soon=self.steps.append)
+            world.next_hop.ready = False
+            for number in range(8 * BOUNCED_AT_ONCE):
+                world.queue.accept([stanza(str(number), size=1000)])
+                world.clock.advance(WINDOW)
+            self.assertEqual(self.successResultOf(world.queue.drop(True)), 8 * BOUNCED_AT_ONCE)
+            if not readable:
+                self.patch(world.spool, "read", lambda pair, after, at_most, done: done(SpoolError("no")))
+                self.step()
+            self.successResultOf(stop(world.custody))
+            self.assertEqual(not world.spool.count, readable)
+
     def test_without_spool(self) -> None:
         """A stop without a spool bounces all at once: no step comes after it."""
         world = World(spools=False, soon=self.steps.append)
@@ -1179,6 +1194,90 @@ class StepTests(SynchronousTestCase):
         self.assertRaises(OSError, self.world.queue.give_up, Cause.NOT_ALLOWED)
         self.assertRaises(OSError, self.step)
         self.assertEqual(self.world.queue.blocked_by(), "next-hop")
+
+
+class MemoryTests(SynchronousTestCase):
+    """Memory is short while an operator holds single stanzas, or a drop is under way."""
+
+    def made(self, *held: int) -> World:
+        """Eight stanzas, of which these are held. The others are in flight, and all are on the disk."""
+        world = World()
+        world.next_hop.ready = False
+        world.queue.accept([stanza(name) for name in "abcdefgh"])
+        for position in held:
+            world.queue.hold(position)
+        world.next_hop.ready = True
+        world.queue.next_hop_ready()
+        world.clock.advance(WINDOW)
+        world.queue.evict(0)
+        return world
+
+    def short(self, world: World) -> None:
+        """Others use more than half of the memory. The spool answers later, each call once, and not for ever."""
+        memory = world.custody.services.relief.memory
+        memory.used += memory.limit * 6 // 10
+        world.queue.evict(0)
+        world.hold_back = True
+
+    def answers(self, world: World, steps: Sequence[Callable[[], None]] = ()) -> None:
+        for _ in range(400):
+            if world.later:
+                world.later.pop(0)()
+            else:
+                for each in [steps.pop() for _ in range(len(steps))]:  # type: ignore[attr-defined]
+                    each()
+        self.assertEqual([], world.later, "it reads for ever")
+
+    def test_lost_behind_one_that_is_held(self) -> None:
+        """What was in flight behind a held stanza is not lost when its stream is, though all of it leaves memory."""
+        world = self.made(3)
+        world.next_hop.ready = False
+        world.queue.stream_lost()
+        world.queue.evict(0)
+        world.next_hop.sent.clear()
+        world.next_hop.ready = True
+        world.queue.release()
+        world.queue.acknowledged(8)
+        self.assertEqual((ids(world.next_hop.sent), len(world.queue.pair_queue), world.spooled()), ("abcdefgh", 0, []))
+
+    def test_in_flight_between_two_that_are_held(self) -> None:
+        """What is in flight is not read back with the held stanzas around it: it would be written twice."""
+        world = self.made(3, 7)
+        world.queue.next_hop_ready()
+        self.assertEqual(ids(world.next_hop.sent), "abdefh")
+        world.queue.acknowledged(6)
+        world.queue.evict(0)
+        world.accept(stanza("i"))
+        self.assertEqual((ids(world.next_hop.sent), len(world.queue.pair_queue)), ("abdefhi", 3))
+
+    def test_held_alone(self) -> None:
+        """A held stanza is not read back again and again: those behind it go on."""
+        world = World()
+        world.next_hop.ready = False
+        for name in "abcdefgh":
+            world.queue.accept([stanza(name)])
+            world.clock.advance(WINDOW)
+        world.queue.hold(1)
+        self.short(world)
+        world.next_hop.ready = True
+        world.queue.next_hop_ready()
+        self.answers(world)
+        self.assertEqual(ids(world.next_hop.sent), "bcdefgh")
+
+    def test_drop(self) -> None:
+        """What was in flight when a drop began, and came back, does not stop it."""
+        steps: list[Callable[[], None]] = []
+        world = World(soon=steps.append)
+        world.accept(*[stanza(f"f{number}", size=10_000) for number in range(20)])
+        world.next_hop.ready = False
+        for number in range(200):
+            world.queue.accept([stanza(str(number), size=1000)])
+            world.clock.advance(WINDOW)
+        self.short(world)
+        world.queue.drop(True)
+        world.queue.stream_lost()
+        self.answers(world, steps)
+        self.assertEqual((len(world.queue.pair_queue), world.queue.blocked_by()), (20, "next-hop"))
 
 
 def raises(*_: object, **__: object) -> None:
