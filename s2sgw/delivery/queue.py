@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from math import inf
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -58,6 +58,13 @@ class RestoreTurn(Protocol):
         """Let `queue` begin now: it is needed before its turn."""
 
 
+class _Ending(NamedTuple):
+    """The end of all that is not in flight, up to a position: a bounce with its cause, or (None) a drop as an operator asked."""
+
+    up_to: int
+    cause: Cause | None
+
+
 class DeliveryQueue:
     """The queue of one pair. It is the only writer of its `pair_queue`."""
 
@@ -88,8 +95,8 @@ class DeliveryQueue:
         self._appends = 0  # calls of the spool that are not answered
         self._due = -inf  # stanzas accepted by then are for the spool, with the next call if one is under way
         self._out_of_order = False
-        self._ending: tuple[int, Callable[[list[QueuedStanza]], None]] | None = None
-        #: the positions that were in flight when the ending began, and came back since: they are sent again
+        self._endings: deque[_Ending] = deque()
+        #: the positions that were in flight when the first ending began, and came back since: they are no part of it
         self._spared: set[int] = set()
         #: the positions that are to be bounced, and why
         self._causes: dict[int, Cause] = {}
@@ -107,7 +114,7 @@ class DeliveryQueue:
         """
         self.forgotten = True
         self._causes.clear()
-        self._ending = None
+        self._endings.clear()
         self._spared = set()
         self.report_passed()
         self.next_hop.dispose()
@@ -140,7 +147,7 @@ class DeliveryQueue:
             return "stopping"
         if self.overflow.unacked_bounces:
             return "bounce-pending"
-        if self._causes or self._ending is not None:
+        if self._causes or self._endings:
             return "being-dropped"
         if self.pair_queue.in_flight:
             if self.suspects or self.one_chunk:
@@ -417,7 +424,7 @@ class DeliveryQueue:
         if not in_doubt:
             return
         self._set_in_order()
-        if self._ending is not None:
+        if self._endings:
             self._spared.update([held.position for held in in_doubt])
         if poison and not ambiguous and len(in_doubt) == 1:
             self._end_poison(in_doubt, poison)
@@ -538,8 +545,8 @@ class DeliveryQueue:
         self._services.bounces.drop(self, lost, Rule.DAMAGED, "dropped")
 
     def range_read(self) -> None:
-        if self._ending is not None:
-            self._go_on_ending(*self._ending)
+        if self._endings:
+            self._go_on_ending()
         self.next_hop_ready()
         self._services.relief.keeps(self)
 
@@ -547,30 +554,54 @@ class DeliveryQueue:
 
     def give_up(self, cause: Cause) -> None:
         """Bounce all stanzas that are not in flight."""
-        self.end_all(partial(self.give_up_on, cause=cause))
+        self._end_all(cause)
 
-    def end_all(self, end: Callable[[list[QueuedStanza]], None]) -> None:
-        """End all that is held now and not in flight by `end`, in steps. What only the spool holds is ended as it is read."""
-        self._spared = set()
-        self._go_on_ending(self.pair_queue.next_position - 1, end)
+    def _end_all(self, cause: Cause | None) -> None:
+        """Bounce all that is held now and not in flight, or drop it (None), in steps: the rest of the spool as it is read.
+
+        What an earlier ending has yet to come to is ended in its way.
+        """
+        up_to = self.pair_queue.next_position - 1
+        if self._endings and self._endings[-1].cause is cause:
+            self._endings.pop()
+        if not self._endings:
+            self._spared = set()
+        self._endings.append(_Ending(up_to, cause))
+        self._go_on_ending()
         self.relieve()
 
-    def _go_on_ending(
-        self, up_to: int, end: Callable[[list[QueuedStanza]], None], at_most: int | None = BOUNCED_AT_ONCE,
-    ) -> None:
-        self._ending = (up_to, end)
+    def _go_on_ending(self, at_most: int | None = BOUNCED_AT_ONCE) -> None:
+        """Do a step of the first ending."""
+        if not self._endings:
+            return
+        ending = up_to, cause = self._endings[0]
         try:
-            end(self.pair_queue.remove_up_to(up_to, at_most, self._spared))
+            self._end(self.pair_queue.remove_up_to(up_to, at_most, self._spared), cause)
         finally:
-            spooled_range = self.pair_queue.spooled_range
-            not_in_flight = self.pair_queue.not_in_flight()
-            if any(held.position <= up_to and held.position not in self._spared for held in not_in_flight):
+            if self._endings and self._endings[0] is ending:  # otherwise another call has gone on
+                self._plan_ending(up_to)
+
+    def _plan_ending(self, up_to: int) -> None:
+        """Plan the next step of the first ending, or begin the next ending."""
+        spooled_range = self.pair_queue.spooled_range
+        not_in_flight = self.pair_queue.not_in_flight()
+        if any(held.position <= up_to and held.position not in self._spared for held in not_in_flight):
+            self._step_soon()
+        elif spooled_range is not None and spooled_range[0] < up_to:
+            self.spooled_range.read_on(CHUNK)
+        else:
+            self._spared = set()
+            self._endings.popleft()
+            if self._endings:
                 self._step_soon()
-            elif spooled_range is not None and spooled_range[0] < up_to:
-                self.spooled_range.read_on(CHUNK)
-            else:
-                self._ending, self._spared = None, set()
-                self._services.relief.keeps(self)
+            self._services.relief.keeps(self)
+
+    def _end(self, gone: list[QueuedStanza], cause: Cause | None) -> None:
+        """Bounce stanzas that have left the queue; without a cause, drop them as an operator asks."""
+        if cause is None:
+            self._services.bounces.drop(self, gone, Rule.OPERATOR_DROP, "dropped")
+        else:
+            self.give_up_on(gone, cause)
 
     def _bounce(self, causes: Mapping[int, Cause]) -> None:
         """Bounce the stanzas at these positions, in steps. None of them is written meanwhile."""
@@ -582,7 +613,7 @@ class DeliveryQueue:
         causes = dict(islice(self._causes.items(), BOUNCED_AT_ONCE))
         for position in causes:
             del self._causes[position]
-        if self._causes or self._ending is not None:
+        if self._causes or self._endings:
             self._step_soon()
         gone = self.pair_queue.remove(causes)
         for cause in dict.fromkeys(causes.values()):
@@ -599,8 +630,8 @@ class DeliveryQueue:
         try:
             if self._causes:
                 self._bounce_some()
-            elif self._ending is not None:
-                self._go_on_ending(*self._ending)
+            elif self._endings:
+                self._go_on_ending()
         finally:
             if not self.forgotten:
                 self.next_hop_ready()
@@ -694,18 +725,18 @@ class DeliveryQueue:
 
         They are bounced, unless `quietly`.
         """
-        end = self._drop_quietly if quietly else partial(self.give_up_on, cause=Cause.DROPPED_BY_OPERATOR)
+        cause = None if quietly else Cause.DROPPED_BY_OPERATOR
         if position is None:
             number = len(self.pair_queue) - self.pair_queue.in_flight_count
-            self.end_all(end)
+            self._end_all(cause)
             return succeed(number)
         gone = self.pair_queue.remove({position})
         spooled_range = self.pair_queue.spooled_range
         if not gone and spooled_range is not None and spooled_range[0] < position <= spooled_range[1]:
             dropped: Deferred[int] = Deferred()
-            self.spooled_range.look(position, partial(self._end_found, dropped, end))
+            self.spooled_range.look(position, partial(self._end_found, dropped, cause))
             return dropped
-        end(gone)
+        self._end(gone, cause)
         return succeed(len(gone))
 
     def drop_older(self, quietly: bool, before: float, at_most: int) -> int:
@@ -715,19 +746,12 @@ class DeliveryQueue:
         """
         older = (held.position for held in self.pair_queue.not_in_flight() if held.accepted_at < before)
         gone = self.pair_queue.remove(set(islice(older, at_most)))
-        if quietly:
-            self._drop_quietly(gone)
-        else:
-            self.give_up_on(gone, Cause.DROPPED_BY_OPERATOR)
+        self._end(gone, None if quietly else Cause.DROPPED_BY_OPERATOR)
         return len(gone)
 
-    @staticmethod
-    def _end_found(dropped: Deferred[int], end: Callable[[list[QueuedStanza]], None], found: list[QueuedStanza]) -> None:
-        end(found)
+    def _end_found(self, dropped: Deferred[int], cause: Cause | None, found: list[QueuedStanza]) -> None:
+        self._end(found, cause)
         dropped.callback(len(found))
-
-    def _drop_quietly(self, gone: list[QueuedStanza]) -> None:
-        self._services.bounces.drop(self, gone, Rule.OPERATOR_DROP, "dropped")
 
     def _set_in_order(self) -> None:
         """Keep the order: stanzas that were skipped during a hold stay in their place."""
@@ -752,15 +776,15 @@ class DeliveryQueue:
     @property
     def ending(self) -> bool:
         """Whether some of what only the spool has is still to be dropped, and can be read."""
-        return self._ending is not None and not self.spooled_range.unreadable
+        return bool(self._endings) and not self.spooled_range.unreadable
 
     def hand_to_spool(self) -> None:
         """Leave the rest to the spool. Without a spool, bounce it.
 
         A drop under way ends first: no step comes after this. What only the spool has of it is read meanwhile (`ending`).
         """
-        if self._ending is not None:
-            self._go_on_ending(*self._ending, at_most=None)
+        for _ in range(len(self._endings)):
+            self._go_on_ending(at_most=None)
         if not self._services.spools:
             # an error that could not be written yet stays: it may yet be, and otherwise it is named as lost
             waiting = {held.position for held in self.pair_queue.not_in_flight() if may_bounce(held.stanza)}

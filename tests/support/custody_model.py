@@ -397,7 +397,7 @@ class Model:
 
     def check_queues(self) -> None:
         """Check what must hold of the queues at any time."""
-        self.dropped_quietly &= {queue.pair for queue in self.queues if queue._ending is not None}
+        self.dropped_quietly &= {queue.pair for queue in self.queues if queue._endings}
         for queue in self.queues:
             held = {each.position: each.stanza.id for each in queue.pair_queue}
             for position in queue.parked:

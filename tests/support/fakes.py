@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from s2sgw.delivery.next_hop import NextHop, NextHopStatus
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain
 
 
 class Transports:
@@ -125,3 +126,24 @@ class FixedAnchors:
         return self._anchors
 
     def revocations(self, path: object) -> None: ...
+
+
+class OneDomain:
+    """An `Identity` with one local domain and one certificate, if any."""
+
+    def __init__(self, local: Domain, certificate: Any = None) -> None:
+        self._local = local
+        self._certificate = certificate
+        self.local_domains = frozenset({local})
+
+    def is_local(self, domain: Domain) -> bool:
+        return domain == self._local
+
+    def may_be_local(self, text: str) -> bool:
+        return True
+
+    def credential(self, local: Domain, peer: Domain) -> Any:
+        return self._certificate if local == self._local else None
+
+    def server_tls(self, direct: bool) -> Any:
+        raise AssertionError("TLS was opened")

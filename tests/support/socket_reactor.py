@@ -9,11 +9,15 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet import tcp
 from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from tests.support.certificates import leaf_for
+from tests.support.wires import raw_context
 
 #: Turns after which a test gives up.
 TURNS = 5000
@@ -112,3 +116,15 @@ def serve(reactor: SocketReactor, end: socket.socket, protocol: Any) -> Any:
     transport = tcp.Server(end, protocol, end.getpeername(), port, 1, reactor)
     protocol.makeConnection(transport)
     return transport
+
+
+def client_handshake(reactor: SocketReactor, near: socket.socket) -> SSL.Connection:
+    """Do the client's part of a TLS handshake on `near`, with the certificate of peer.example."""
+    tls = SSL.Connection(raw_context(leaf_for("peer.example")), near)
+    tls.set_connect_state()
+    for _ in range(6):
+        try:
+            tls.do_handshake()
+        except SSL.WantReadError:
+            reactor.settle()
+    return tls

@@ -1099,6 +1099,39 @@ class StepTests(SynchronousTestCase):
         self.step()
         self.assertEqual((len(self.world.queue.pair_queue), self.world.back.sent), (0, []))
 
+    def test_drop_and_final_cause(self) -> None:
+        """What an operator drops quietly is not bounced for a cause that comes meanwhile; what came later is."""
+        self.world.queue.accept([stanza(str(number)) for number in range(2 * BOUNCED_AT_ONCE)])
+        self.world.queue.drop(True)
+        self.world.queue.accept([stanza("late")])
+        self.world.queue.give_up(Cause.NOT_ALLOWED)
+        while self.steps:
+            self.step()
+        self.assertEqual((len(self.world.back.sent), len(self.world.queue.pair_queue)), (1, 0))
+        self.assertEqual(self.world.queue.blocked_by(), "next-hop")
+
+    def test_final_cause_for_what_came_back(self) -> None:
+        """What was in flight when a quiet drop began, and came back, is bounced for a cause that comes meanwhile."""
+        world = World(soon=self.steps.append)
+        world.accept(stanza("f"))
+        world.next_hop.ready = False
+        world.queue.accept([stanza(str(number)) for number in range(3 * BOUNCED_AT_ONCE)])
+        world.queue.drop(True)
+        world.queue.stream_lost()
+        world.queue.give_up(Cause.NOT_ALLOWED)
+        while self.steps:
+            self.step()
+        self.assertEqual((len(world.back.sent), len(world.queue.pair_queue), world.settled), (1, 0, ["f"]))
+
+    def test_two_endings_at_a_stop(self) -> None:
+        """A stop ends both at once."""
+        self.world.queue.accept([stanza(str(number)) for number in range(2 * BOUNCED_AT_ONCE)])
+        self.world.queue.drop(True)
+        self.world.queue.accept([stanza("late")])
+        self.world.queue.give_up(Cause.NOT_ALLOWED)
+        self.successResultOf(stop(self.world.custody))
+        self.assertEqual((len(self.world.back.sent), self.world.spooled()), (1, []))
+
     def test_stop(self) -> None:
         """What an operator dropped does not come back after a restart, though the gateway stops before the last step."""
         self.assertEqual(self.successResultOf(self.world.queue.drop(True)), BOUNCED_AT_ONCE + 5)

@@ -32,7 +32,7 @@ from s2sgw.net.socket_transport import SocketTransport
 from s2sgw.net.turns import Turns
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.certificates import leaf_for
-from tests.support.socket_reactor import SocketReactor, connected, serve
+from tests.support.socket_reactor import SocketReactor, client_handshake, connected, serve
 from tests.support.wires import LOCAL, CountingTransport, Recorder, ToyEngine, raw_context, server_context_of
 
 
@@ -261,14 +261,7 @@ class FirstByteTests(SynchronousTestCase):
 
     def shake(self, near: socket.socket) -> SSL.Connection:
         """Do the client's part of a TLS handshake."""
-        tls = SSL.Connection(raw_context(leaf_for("peer.example")), near)
-        tls.set_connect_state()
-        for _ in range(6):
-            try:
-                tls.do_handshake()
-            except SSL.WantReadError:
-                self.reactor.settle()
-        return tls
+        return client_handshake(self.reactor, near)
 
     def test_read_as_it_is_accepted(self) -> None:
         """What has come already is read at once, and the reactor is not waited for; in a crowd it waits for its turn."""

@@ -25,7 +25,7 @@ from s2sgw.stream.events import Refusal, StanzasReceived
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from tests.support.certificates import leaf_for
-from tests.support.socket_reactor import SocketReactor, connected, serve
+from tests.support.socket_reactor import SocketReactor, client_handshake, connected, serve
 from tests.support.wires import LOCAL, Recorder, ToyEngine, credential, raw_context, server_context_of
 
 CLOSING = Ending(Cause.SHUTDOWN, "a test")
@@ -449,13 +449,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
                 self.hand_over(stream, self.transport, data)
 
         serve(reactor, far, Waiting())
-        tls = SSL.Connection(raw_context(leaf_for("peer.example")), near)
-        tls.set_connect_state()
-        for _ in range(6):
-            try:
-                tls.do_handshake()
-            except SSL.WantReadError:
-                reactor.settle()
+        tls = client_handshake(reactor, near)
         tls.send(b"inside\n")
         reactor.settle()
         self.assertEqual((engine.log, engine.fed), (["tls"], [b"inside\n"]))

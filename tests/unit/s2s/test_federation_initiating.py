@@ -17,31 +17,11 @@ from s2sgw.policy.verdict import Verdict
 from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.fakes import OneDomain
 
 OURS, PEER = Domain.parse("ours.example"), Domain.parse("peer.example")
 
 SERVER = Target("s.peer.example", 5269, ("192.0.2.1", "2001:db8::1"))
-
-
-class Ours:
-    """An `Identity` with one local domain and one certificate, if any."""
-
-    def __init__(self, certificate: Any = None) -> None:
-        self._certificate = certificate
-
-    local_domains = frozenset({OURS})
-
-    def is_local(self, domain: Domain) -> bool:
-        return domain == OURS
-
-    def may_be_local(self, text: str) -> bool:
-        return True
-
-    def credential(self, local: Domain, peer: Domain) -> Any:
-        return self._certificate if local == OURS else None
-
-    def server_tls(self, direct: bool) -> Any:
-        raise AssertionError("TLS was opened")
 
 
 class OutboundReconsiderTests(SynchronousTestCase):
@@ -85,7 +65,7 @@ class SharedStreamTests(SynchronousTestCase):
     def shown(self, local: Domain = OURS, **policy: Any) -> str | None:
         none: Any = None
         peers = PeerPolicies({"default": PeerObject(**policy)})
-        side = FederationInitiating(peers, none, none, none, Ours(SimpleNamespace(fingerprint="ab12")), none, none, none, none)
+        side = FederationInitiating(peers, none, none, none, OneDomain(OURS, SimpleNamespace(fingerprint="ab12")), none, none, none, none)
         return side.shown(Pair(local, PEER))
 
     def test_certificate(self) -> None:

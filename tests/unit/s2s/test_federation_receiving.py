@@ -29,6 +29,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.certificates import leaf_for
+from tests.support.fakes import OneDomain
 
 OURS, PEER = Domain.parse("ours.example"), Domain.parse("peer.example")
 SERVER = Target("s.peer.example", 5269, ("192.0.2.1", "2001:db8::1"))
@@ -44,27 +45,6 @@ class FakeConnection:
 
     def when_closed(self) -> Deferred[None]:
         return self.closed
-
-
-class Ours:
-    """An `Identity` with one local domain and one certificate, if any."""
-
-    def __init__(self, certificate: Any = None) -> None:
-        self._certificate = certificate
-
-    local_domains = frozenset({OURS})
-
-    def is_local(self, domain: Domain) -> bool:
-        return domain == OURS
-
-    def may_be_local(self, text: str) -> bool:
-        return True
-
-    def credential(self, local: Domain, peer: Domain) -> Any:
-        return self._certificate if local == OURS else None
-
-    def server_tls(self, direct: bool) -> Any:
-        raise AssertionError("TLS was opened")
 
 
 class InboundTestCase(SynchronousTestCase):
@@ -105,7 +85,7 @@ class InboundTestCase(SynchronousTestCase):
             return self.opinion
 
         return FederationReceiving(
-            Ours(), self.peers, SimpleNamespace(resolve=resolve, locate=locate), SimpleNamespace(verdict=verdict, opinion=opinion, permission=self.permission, refusal=self.refusal),  # type: ignore[arg-type]
+            OneDomain(OURS), self.peers, SimpleNamespace(resolve=resolve, locate=locate), SimpleNamespace(verdict=verdict, opinion=opinion, permission=self.permission, refusal=self.refusal),  # type: ignore[arg-type]
             None, self, self,  # type: ignore[arg-type]
             Claims(self.clock, self), Clock(),
         )
