@@ -781,10 +781,10 @@ class DeliveryQueue:
     def hand_to_spool(self) -> None:
         """Leave the rest to the spool. Without a spool, bounce it.
 
-        A drop under way ends first: no step comes after this. What only the spool has of it is read meanwhile (`ending`).
+        A drop under way ends first: no step comes after this. If it is not over then (`ending`), it goes on with the next call:
+        the spool is read meanwhile.
         """
-        for _ in range(len(self._endings)):
-            self._go_on_ending(at_most=None)
+        self._go_on_ending(at_most=None)
         if not self._services.spools:
             # an error that could not be written yet stays: it may yet be, and otherwise it is named as lost
             waiting = {held.position for held in self.pair_queue.not_in_flight() if may_bounce(held.stanza)}

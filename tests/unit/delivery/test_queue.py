@@ -1084,11 +1084,11 @@ class StepTests(SynchronousTestCase):
         self.assertEqual((len(self.world.back.sent), len(self.world.next_hop.sent)), (BOUNCED_AT_ONCE + 5, 1))
 
     def test_given_up_again(self) -> None:
-        """What comes meanwhile, and is given up as well, adds no further step."""
+        """What comes meanwhile, and is given up as well, adds no further step and no further ending."""
         for name in "abc":
             self.world.queue.give_up(Cause.NOT_ALLOWED)
             self.world.queue.accept([stanza(name)])
-        self.assertEqual(len(self.steps), 1)
+        self.assertEqual((len(self.steps), len(self.world.queue._endings)), (1, 1))
         self.world.queue.give_up(Cause.NOT_ALLOWED)
         self.step()
         self.assertEqual((len(self.world.back.sent), len(self.world.queue.pair_queue)), (BOUNCED_AT_ONCE + 8, 0))
