@@ -1084,11 +1084,11 @@ class StepTests(SynchronousTestCase):
         self.assertEqual((len(self.world.back.sent), len(self.world.next_hop.sent)), (BOUNCED_AT_ONCE + 5, 1))
 
     def test_given_up_again(self) -> None:
-        """What comes meanwhile, and is given up as well, adds no further step and no further ending."""
+        """What comes meanwhile, and is given up as well, adds no further step."""
         for name in "abc":
             self.world.queue.give_up(Cause.NOT_ALLOWED)
             self.world.queue.accept([stanza(name)])
-        self.assertEqual((len(self.steps), len(self.world.queue._endings)), (1, 1))
+        self.assertEqual(len(self.steps), 1)
         self.world.queue.give_up(Cause.NOT_ALLOWED)
         self.step()
         self.assertEqual((len(self.world.back.sent), len(self.world.queue.pair_queue)), (BOUNCED_AT_ONCE + 8, 0))
@@ -1098,6 +1098,17 @@ class StepTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.world.queue.drop(True)), BOUNCED_AT_ONCE + 5)
         self.step()
         self.assertEqual((len(self.world.queue.pair_queue), self.world.back.sent), (0, []))
+
+    def test_given_up_with_each_stanza(self) -> None:
+        """A long queue that is given up with each stanza that comes keeps one ending for all of them."""
+        self.world.queue.accept([stanza(str(number)) for number in range(9 * BOUNCED_AT_ONCE)])
+        for name in "abcde":
+            self.world.queue.accept([stanza(name)])
+            self.world.queue.give_up(Cause.NOT_ALLOWED)
+        self.assertEqual(len(self.world.queue._endings), 1)
+        while self.steps:
+            self.step()
+        self.assertEqual((len(self.world.back.sent), self.world.queue.blocked_by()), (10 * BOUNCED_AT_ONCE + 10, "next-hop"))
 
     def test_drop_and_final_cause(self) -> None:
         """What an operator drops quietly is not bounced for a cause that comes meanwhile; what came later is."""
