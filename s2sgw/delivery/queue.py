@@ -167,6 +167,8 @@ class DeliveryQueue:
         """Return why waiting stanzas are not written, for operators; None: nothing waits, or it is being written."""
         if not self.pair_queue.pending:
             return None
+        if self._causes or self._endings:
+            return "being-dropped"
         if self.spooled_range.unreadable and not self.pair_queue.waiting:
             return "spool-unreadable"
         return self.blocked_by()

@@ -204,7 +204,10 @@ def trouble(failure: Failure) -> str:
     error = failure.value
     number = error.socketError.errno if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError) else None
     if number == errno.EADDRINUSE:
-        return "the port is in use, perhaps by your XMPP server, or by systemd for s2sgw.socket; `ss -ltnp` shows by what"
+        return (
+            "the port is in use, perhaps by your XMPP server, by systemd for s2sgw.socket, or by s2sgw itself "
+            "on another interface, which needs a restart; `ss -ltnp` shows by what"
+        )
     if number == errno.EACCES:
         return "a port below 1024 needs the capability CAP_NET_BIND_SERVICE, which the unit of `s2sgw setup systemd` gives"
     return failure.getErrorMessage()

@@ -1116,6 +1116,7 @@ class StepTests(SynchronousTestCase):
         self.world.queue.drop(True)
         self.world.queue.accept([stanza("late")])
         self.world.queue.give_up(Cause.NOT_ALLOWED)
+        self.assertEqual(("next-hop", "being-dropped"), (self.world.queue.blocked_by(), self.world.queue.waits_for()))
         while self.steps:
             self.step()
         self.assertEqual((len(self.world.back.sent), len(self.world.queue.pair_queue)), (1, 0))
