@@ -1,30 +1,30 @@
-# Everything here sets itself up: a machine with make and a Python >= 3.11 is enough.
+# Each target sets up what it needs: a machine needs only make and a Python >= 3.11.
 #
-#   make run        the gateway with its built-in echo server, on loopback (PORT=6269: another port than 5269)
-#   make hello      (in a second terminal) a federation peer says hello to it, each step in words
-#   make test       the tests            make lint     ruff and mypy
-#   make coverage   the tests, and what they reach
-#   make interop    real servers: Prosody behind the gateway and Prosody outside (Debian: installs them; OPENFIRE=FOLDER: an unpacked Openfire too)
-#   make bench      what s2sgw, Prosody, ejabberd and xmpp-proxy take for the same work, side by side: 20 minutes (BENCH="--quick", "--rows NAME")
-#   make calls      how many functions are called for a handshake and for a stanza: no more than the ceilings (CALLS=--functions: which)
-#   make custody    situations in which stanzas could be lost, each on a gateway of its own: 0 lost in each (CUSTODY=name for some)
-#   make attack     hostile scripts against a gateway with honest traffic (QUICK=1: half of them; ATTACK=words of titles)
-#   make soak       mixed traffic and random faults: nothing may be lost, nothing may grow (MINUTES=5, SEED=…)
-#   make crash      the gateway is killed under load again and again; every stanza is accounted for (CYCLES=200)
-#   make console-test   the console in a real Chromium (Debian: apt-get install chromium chromium-driver; skipped where it is not)
-#   make pictures   the pictures of the console in docs/images, of a gateway that has run for an hour (MINUTES=60)
-#   make fuzz       random and mutated input at every door, guided by coverage, for FUZZ_SECONDS in all; then tests/properties, FUZZ_EXAMPLES each
-#   make mutants    rules of the wire broken on purpose, in a copy: the tests that claim them must notice (MUTANTS="M3 M11")
-#   make certs      a development CA and the certificates of the example domains
-#   make floors     the tests, with the oldest libraries that pyproject.toml allows
-#   make pythons    the tests, under Python 3.12 to 3.15 where they are here
-#   make lock       the locks anew: requirements.lock for deployers, one more for CI, the docs and the release (UPGRADE=1: the newest)
-#   make wheel      the wheel of the last commit, built twice, compared, started    make sbom  what is in it, as CycloneDX
-#   make deb        a Debian package of it, with its libraries    make readme   README's steps, typed into a scratch machine (root)
-#   make docs       the documentation as pages, in build/docs    make container   an image (podman or buildah)
-#   make changelog  newsfragments/ moved into CHANGELOG.md (VERSION=X.Y.Z)
-#   make audit      known vulnerabilities of what is locked (asks the package index)
-#   make clean      back to a fresh clone (development certificates and state included)
+#   make run        start the gateway with its built-in echo server, on loopback (PORT=6269: use this port instead of 5269)
+#   make hello      (in a second terminal) connect to it as a federation peer, and show each step
+#   make test       run the tests        make lint     run ruff and mypy
+#   make coverage   run the tests and measure their coverage
+#   make interop    test with real servers, behind the gateway and as peers (Debian: .ci/run installs them; OPENFIRE=FOLDER: also an unpacked Openfire)
+#   make bench      measure s2sgw, Prosody, ejabberd and xmpp-proxy at the same work: 20 minutes (BENCH="--quick", "--rows NAME")
+#   make calls      count the function calls of a handshake and of a stanza, and compare with the limits (CALLS=--functions: list them)
+#   make custody    play situations in which stanzas could be lost, each on its own gateway: none may be lost (CUSTODY=NAME: only these)
+#   make attack     run hostile scripts against a gateway with honest traffic (QUICK=1: half of them; ATTACK=words of titles)
+#   make soak       run mixed traffic with random faults: no stanza may be lost, and memory must not grow (MINUTES=5, SEED=…)
+#   make crash      kill the gateway under load repeatedly, and account for every stanza (CYCLES=200)
+#   make console-test   test the console in Chromium (Debian: apt-get install chromium chromium-driver; skipped without it)
+#   make pictures   take the pictures of the console in docs/images, of a gateway that runs for an hour first (MINUTES=60)
+#   make fuzz       feed random and mutated input to every parser and engine, guided by coverage, for FUZZ_SECONDS in total; then run tests/properties with FUZZ_EXAMPLES each
+#   make mutants    break protocol rules in a copy: the tests of each rule must fail (MUTANTS="M3 M11")
+#   make certs      make a development CA and the certificates of the example domains
+#   make floors     run the tests with the oldest libraries that pyproject.toml allows
+#   make pythons    run the tests with each of Python 3.12 to 3.15 that is installed
+#   make lock       write the lock files again: requirements.lock for deployments, others for CI, the docs and the release (UPGRADE=1: the newest versions)
+#   make wheel      build the wheel of the last commit twice, compare, and start it    make sbom  write its SBOM (CycloneDX)
+#   make deb        build a Debian package of it, with its libraries    make readme   run README's steps on a scratch machine (root)
+#   make docs       build the documentation as pages, in build/docs    make container   build an image (podman or buildah)
+#   make changelog  move newsfragments/ into CHANGELOG.md (VERSION=X.Y.Z)
+#   make audit      list known vulnerabilities of the locked packages (asks the package index)
+#   make clean      remove everything that a fresh clone does not have (also development certificates and state)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -63,7 +63,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help:
 	@sed -n '3,/^$$/s/^# \{0,3\}//p' Makefile
 
-# The first interpreter that is new enough and can make an environment: PYTHON, the usual names, then what pyenv has.
+# Use the first interpreter that is new enough and can make an environment: PYTHON, the usual names, then those of pyenv.
 $(BIN)/python:
 	@found=; \
 	for candidate in "$(PYTHON)" python3 python3.13 python3.12 python3.11 python3.14 python3.15 /usr/bin/python3 \
@@ -83,7 +83,7 @@ $(READY): pyproject.toml | $(BIN)/python
 	@$(PIP) --editable .
 	@touch $@
 
-# Developers and CI have exactly what is locked, checked by its hashes.
+# Developers and CI use exactly the locked versions, checked by their hashes.
 $(DEV): pyproject.toml requirements-dev.lock | $(BIN)/python
 	@$(PIP) --require-hashes --requirement requirements-dev.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
@@ -106,21 +106,21 @@ run: $(READY) $(CERTS)
 	@echo "  make hello$(HELLO_PORT)"
 	@echo "      A federation peer connects: STARTTLS, certificate, SASL EXTERNAL, a message and its echo."
 	@echo "  $(BIN)/s2sgw status --config $(RUN_CONFIG)"
-	@echo "      What the gateway is doing. Also: streams, lanes, peers, refusals, certs."
+	@echo "      Show what the gateway does. Other commands: streams, lanes, peers, refusals, certs."
 	@echo "Press Ctrl-C to stop it."
 	@exec $(BIN)/s2sgw run --config $(RUN_CONFIG)
 
 hello: $(READY) $(CERTS)
 	@$(BIN)/python examples/hello.py --gateway 127.0.0.1:$(PORT)
 
-# A warning is an error. (Twisted's own page for what is not there warns of itself. What is not closed is told when the collector finds
-# it, in whichever test that is: it is shown.)
+# A warning is an error. Exceptions: Twisted's own page for 404 causes a DeprecationWarning. A ResourceWarning is only shown, because the garbage
+# collector reports it in any later test.
 WARNINGS := -W error -W ignore:twisted.web.resource._Unsafe:DeprecationWarning -W default::ResourceWarning
 
 test: $(DEV)
 	@$(BIN)/python $(WARNINGS) -m twisted.trial --temp-directory=_trial_temp $(TESTS)
 
-# The tests, and how much of the code they reach: less than fail_under in pyproject.toml fails.
+# Run the tests and measure their coverage. Less than fail_under in pyproject.toml fails.
 coverage: $(DEV)
 	@$(BIN)/coverage erase
 	@$(BIN)/python $(WARNINGS) -m coverage run -m twisted.trial --temp-directory=_trial_temp $(TESTS)
@@ -129,14 +129,14 @@ coverage: $(DEV)
 lint: $(DEV)
 	@status=0; $(BIN)/ruff check . || status=1; $(BIN)/mypy || status=1; exit $$status
 
-# The tests with exactly the oldest releases that pyproject.toml allows.
+# Run the tests with exactly the oldest releases that pyproject.toml allows.
 floors: $(DEV)
 	@$(BIN)/python -m venv .venv-floors
 	@sed -n '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml > .venv-floors/floors.txt
 	@.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-floors/floors.txt 'hypothesis>=6.100' 'lxml>=5.2'
 	@PYTHONPATH=$(CURDIR) .venv-floors/bin/python -m twisted.trial --temp-directory=_trial_temp_floors $(TESTS)
 
-# The tests under every other Python that is here (by name, or by pyenv); NEWEST=1: under the newest of them.
+# Run the tests with every other installed Python (by name, or of pyenv). NEWEST=1: only with the newest of them.
 pythons:
 	@status=0; for version in $(if $(NEWEST),3.15 3.14 3.13 3.12,3.12 3.13 3.14 3.15); do \
 	  found=; for candidate in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version*/bin/python3; do \
@@ -191,7 +191,7 @@ $(RELEASE): requirements-release.lock | $(BIN)/python
 	@.venv-release/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-release.lock
 	@touch $@
 
-# For every Python and platform at once; --no-emit-index-url: whoever installs uses an index of their own.
+# The locks are for every Python and platform. --no-emit-index-url: each user installs from an index of their own.
 lock: $(RELEASE)
 	@for kind in '' dev docs release; do \
 	  .venv-release/bin/uv pip compile pyproject.toml $${kind:+--extra $$kind} --output-file requirements$${kind:+-$$kind}.lock \
@@ -199,7 +199,7 @@ lock: $(RELEASE)
 	    --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) || exit 1; \
 	done
 
-# Two builds of the last commit, in two places, at two times, with two umasks: byte for byte the same, or it fails.
+# Build the last commit twice: in two folders, with two file times and two umasks. Both wheels must be the same byte for byte.
 wheel: $(DEV)
 	@rm -rf build/wheel && mkdir -p build/wheel/one build/wheel/two dist
 	@for place in one two; do git archive HEAD | tar -x -C build/wheel/$$place; done
@@ -214,7 +214,7 @@ wheel: $(DEV)
 	@build/empty/bin/python -m pip install --quiet --disable-pip-version-check --no-deps build/wheel/out-one/*.whl
 	@cd build/empty && bin/python -P -B ../../tests/install/wheel.py
 
-# The package is for the Debian on which it is built. CHECK=1: built once more, with another umask, and compared.
+# The package is for the Debian release on which it is built. CHECK=1: build it again, with another umask, and compare.
 deb: wheel
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python packaging/debian/build.py build/wheel/out-one/*.whl build/deb
 	@[ -z "$(CHECK)" ] || { umask 077; SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) TZ=Pacific/Auckland \
@@ -224,11 +224,11 @@ deb: wheel
 changelog: $(DEV)
 	@$(BIN)/python packaging/changelog.py $(VERSION)
 
-# By the first of the two builders that is here. (The health check needs docker's format.)
+# Use the first of the two builders that is installed. The health check needs docker's format.
 container:
 	@for builder in podman buildah; do \
 	  command -v $$builder >/dev/null && exec $$builder build --format docker --ignorefile .containerignore --file Containerfile --tag s2sgw .; \
-	done; echo "neither podman nor buildah is here: no image is built"
+	done; echo "neither podman nor buildah is installed: no image is built"
 
 readme: deb
 	@$(BIN)/python -m tests.install $(README)
@@ -238,13 +238,13 @@ $(DOCS): requirements-docs.lock | $(BIN)/python
 	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-docs.lock
 	@touch $@
 
-# A warning is an error: a link to a page or a heading that does not exist, a page that no other one lists.
+# A warning is an error. Examples: a link to a missing page or heading, or a page that no other page lists.
 docs: $(DOCS)
 	@rm -rf build/docs
 	@PYTHONPATH=. .venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/docs
 	@echo "build/docs/index.html: $$(ls build/docs/*.html | wc -l) pages"
 
-# What a deployer installs by requirements.lock, with versions, hashes, licences and who needs what.
+# List the packages of requirements.lock with versions, hashes, licences and dependencies.
 sbom: $(RELEASE) requirements.lock
 	@rm -rf .venv-deployed && $(BIN)/python -m venv --without-pip .venv-deployed && mkdir -p dist
 	@.venv-release/bin/python -m pip --python .venv-deployed/bin/python install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
@@ -252,7 +252,7 @@ sbom: $(RELEASE) requirements.lock
 	  --output-format JSON --output-file dist/s2sgw.cdx.json
 	@echo "dist/s2sgw.cdx.json: $$(grep -c '"purl"' dist/s2sgw.cdx.json) components"
 
-# The advisories are the package index's: without them nothing is known, and that is said, not passed over.
+# The advisories come from the package index. If it cannot be reached, the target says so and fails.
 audit: $(RELEASE)
 	@mkdir -p build; .venv-release/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip --progress-spinner off --format json > build/audit.json; \
 	status=$$?; .venv-release/bin/python -m tests.project.audit build/audit.json || exit 1; exit $$status
