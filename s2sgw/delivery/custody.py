@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import NamedTuple
 
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 from s2sgw.delivery.expiry import ExpirySweep
+from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.delivery.restoring import StartupRestore
 from s2sgw.delivery.services import DeliveryServices
+from s2sgw.spool.interface import Spool
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Pair
 
-#: Seconds in which a drop that is under way at a stop may go on. What is left of it then is delivered after the next start.
-DROP_SECONDS = 5.0
+log = Logger()
+
+#: Seconds of a stop for stanzas that are bounced or dropped in steps. What is left of a drop then is delivered after the next
+#: start; without a spool, the rest is bounced at once.
+STEP_SECONDS = 5.0
+#: Seconds without an answer of the spool after which a step of a stop goes on without it.
+STALL_SECONDS = 10.0
+#: Seconds between two looks whether the spool is stalled.
+LOOK_SECONDS = 0.5
 
 
 class LostStanzas(NamedTuple):
@@ -49,24 +61,45 @@ class Custody:
     async def hand_to_spool(self) -> None:
         """Give the spool the stanzas that were not passed on, and bounce those that it does not take.
 
-        Return when the spool has answered.
+        Return when the spool has answered, or is stalled. Without a spool, the stanzas are bounced.
         """
         self.restore.stop()
-        clock = self.services.clock
-        until = clock.seconds() + DROP_SECONDS
+        until = self.services.clock.seconds() + STEP_SECONDS
         while True:
+            for queue in self.queues:
+                await self._end_steps(queue, until)
+            if not self.services.spools:
+                await self._bounce_rest(until)
+                return
             busy = [queue for queue in self.queues if queue.spooling]  # newer stanzas go after those that the spool was given
             for queue in self.queues:
-                queue.hand_to_spool()
+                _guarded(queue.hand_to_spool)
             await self._answered()
-            if not (busy or (clock.seconds() < until and any(queue.ending for queue in self.queues))):
+            if not busy or self.services.spool.stalled:
                 return
 
-    def _answered(self) -> Deferred[object]:
-        """Return a Deferred that fires when the spool has answered all calls so far. It answers in order."""
-        answered: Deferred[object] = Deferred()
-        self.services.spool.queues(answered.callback)
-        return answered
+    async def _end_steps(self, queue: DeliveryQueue, until: float) -> None:
+        """Wait for the steps in which stanzas of `queue` are bounced or dropped."""
+        clock = self.services.clock
+        while queue.ending and clock.seconds() < until:
+            if queue.spooled_range.reading:
+                await self._answered()
+            turn: Deferred[None] = Deferred()
+            self.services.soon(partial(turn.callback, None))
+            await turn
+
+    async def _bounce_rest(self, until: float) -> None:
+        """Without a spool: bounce all that waits, in steps. What is left at `until` is bounced at once: that loses nothing."""
+        for queue in self.queues:
+            _guarded(queue.bounce_rest)
+            await self._end_steps(queue, until)
+            _guarded(queue.end_at_once)
+
+    def _answered(self) -> Deferred[None]:
+        """Return a Deferred that fires when the spool has answered all calls so far, or is stalled. It answers in order."""
+        wait = SpoolWait(self.services.spool, self.services.clock)
+        self.services.spool.queues(wait.answered)
+        return wait.over
 
     def lost(self) -> list[LostStanzas]:
         """Return the lost stanzas of each pair, the most first. Call this at the end of a stop, after `close`."""
@@ -79,11 +112,55 @@ class Custody:
         return sorted(rows, key=attrgetter("stanzas"), reverse=True)
 
     async def close(self) -> None:
-        """Close the streams of all queues, then the spool. Stanzas still in flight are given to the spool once more."""
+        """Close the streams of all queues, then the spool. Stanzas still in flight are given to the spool once more.
+
+        A spool that is stalled is not awaited.
+        """
         closed = [queue.next_hop.stop(Cause.SHUTDOWN) for queue in self.queues]
         for queue in self.queues:
             queue.pair_queue.take_back()
-            queue.spool_now()
-        spool: Deferred[None] = Deferred()
-        self.services.spool.close(partial(spool.callback, None))
-        await gatherResults([*closed, spool])
+            _guarded(queue.spool_now)
+        wait = SpoolWait(self.services.spool, self.services.clock)
+        self.services.spool.close(wait.answered)
+        await gatherResults([*closed, wait.over])
+
+
+class SpoolWait:
+    """The wait for an answer of `spool`.
+
+    `over` fires with the answer, or when the spool has answered nothing for `STALL_SECONDS`.
+    """
+
+    def __init__(self, spool: Spool, clock: IReactorTime) -> None:
+        self.over: Deferred[None] = Deferred()
+        self._spool = spool
+        self._clock = clock
+        self._worked_at = clock.seconds()
+        self._timer: IDelayedCall | None = clock.callLater(LOOK_SECONDS, self._look)
+
+    def answered(self, _answer: object = None) -> None:
+        """Take the answer. It may come after the wait."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._end()
+
+    def _end(self) -> None:
+        self._timer = None
+        self.over.callback(None)
+
+    def _look(self) -> None:
+        now = self._clock.seconds()
+        if not self._spool.stalled:
+            self._worked_at = now
+        if now - self._worked_at >= STALL_SECONDS:
+            self._end()
+        else:
+            self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+
+
+def _guarded(step: Callable[[], None]) -> None:
+    """Do one step of one queue. If it fails, the other queues still have theirs."""
+    try:
+        step()
+    except Exception:
+        log.failure("a step of the stop failed for one queue")

@@ -777,19 +777,25 @@ class DeliveryQueue:
 
     @property
     def ending(self) -> bool:
-        """Whether some of what only the spool has is still to be dropped, and can be read."""
-        return bool(self._endings) and not self.spooled_range.unreadable
+        """Whether some stanzas are still to be bounced or dropped in steps. Rows that the spool cannot read do not count."""
+        return bool(self._causes) or (bool(self._endings) and not self.spooled_range.unreadable)
 
     def hand_to_spool(self) -> None:
-        """Leave the rest to the spool. Without a spool, bounce it.
-
-        A drop under way ends first: no step comes after this. If it is not over then (`ending`), it goes on with the next call:
-        the spool is read meanwhile.
-        """
-        self._go_on_ending(at_most=None)
-        if not self._services.spools:
-            # an error that could not be written yet stays: it may yet be, and otherwise it is named as lost
-            waiting = {held.position for held in self.pair_queue.not_in_flight() if may_bounce(held.stanza)}
-            self.give_up_on(self.pair_queue.remove(waiting), Cause.SHUTDOWN)
-        elif not self._appends:
+        """Give the rest to the spool. Call this when no steps are under way (`ending`): none comes after it."""
+        if not self._appends:
             self.spool_now()
+
+    def bounce_rest(self) -> None:
+        """Without a spool: bounce what is not in flight, in steps (`ending`).
+
+        An error that could not be written yet stays: it may yet be, and otherwise it is named as lost.
+        """
+        waiting = [held.position for held in self.pair_queue.not_in_flight() if may_bounce(held.stanza)]
+        self._bounce({position: Cause.SHUTDOWN for position in waiting if position not in self._causes})
+
+    def end_at_once(self) -> None:
+        """Do all steps that are left in one call: the time for them is over, and no spool keeps the stanzas."""
+        while self._causes:
+            self._bounce_some()
+        if self._endings:
+            self._go_on_ending(at_most=None)

@@ -14,6 +14,7 @@ from math import inf
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE, may_bounce
 from s2sgw.queue.entries import QueuedStanza, QueueItem
@@ -21,6 +22,8 @@ from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import Spool, Spooled, SpoolError
 from s2sgw.xmpp.ending import Cause, Ending
+
+log = Logger()
 
 #: Seconds until a failed read is tried again: the first time, and at most.
 READ_AGAIN, READ_AGAIN_AT_MOST = 1.0, 30.0
@@ -92,7 +95,7 @@ class SpoolWindow:
             if queue.pair_queue.has_unspooled(since):
                 late.append(queue)
             elif not queue.forgotten:
-                queue.spool_now(since)
+                self._spool(queue, since)
         if late:
             self._read_acks_first(late, since, ACK_TURNS)
 
@@ -102,7 +105,15 @@ class SpoolWindow:
             self._clock.callLater(0, self._read_acks_first, due, before, turns - 1)
             return
         for queue in due:
+            self._spool(queue, before)
+
+    def _spool(self, queue: SpooledQueue, before: float = inf) -> None:
+        """Give stanzas of one queue to the spool. If that fails, the other queues still have theirs spooled."""
+        try:
             queue.spool_now(before)
+        except Exception:
+            log.failure("the stanzas of a queue could not be given to the spool")
+            self._rejected[queue] = None
 
     def rejected(self, queue: SpooledQueue, error: SpoolError, again: bool) -> None:
         """Note a rejection by the spool. It is offered again a window later, or (`again`) with the next `offer_again`."""
@@ -117,7 +128,7 @@ class SpoolWindow:
         rejected, self._rejected = self._rejected, {}
         for queue in rejected:
             if not (queue.spooling or queue.forgotten):
-                queue.spool_now()
+                self._spool(queue)
 
     def trouble(self, ending: Ending) -> None:
         """Record trouble with the spool, once a minute."""
@@ -363,7 +374,7 @@ class SpoolOverflow:
     on meanwhile.
     """
 
-    __slots__ = ("_bouncing", "_queue", "_step_is_due", "active", "bound", "unacked_bounces")
+    __slots__ = ("_bounces", "_bouncing", "_queue", "_step_is_due", "active", "bound", "unacked_bounces")
 
     def __init__(self, queue: OverflowingQueue) -> None:
         self._queue = queue
@@ -371,8 +382,9 @@ class SpoolOverflow:
         self.active = False
         #: the bound in the spool's last answer: "spool", "share", "disk", or "" for an error
         self.bound = ""
-        #: bounces whose upstream acknowledgement is outstanding. While there are any, nothing else of the queue is written: a
-        #: stanza that its sender resends after a crash must not be overtaken (R35)
+        #: bounces whose upstream acknowledgement is outstanding, and their number. While there are any, nothing else of the queue
+        #: is written: a stanza that its sender resends after a crash must not be overtaken (R35)
+        self._bounces: set[object] = set()
         self.unacked_bounces = 0
         #: the positions that the spool rejected and that are still to be bounced
         self._bouncing: set[int] = set()
@@ -404,14 +416,16 @@ class SpoolOverflow:
         """Handle a batch that the spool rejected. Stanzas in flight may still arrive. Waiting ones are passed on, or bounced."""
         queue = self._queue
         self.bound = getattr(error, "bound", "")
-        if queue.next_hop.ready and not queue.held:
-            queue.next_hop_ready()
-        elif queue.errors_pass:
-            given = {item.position for item in batch}
-            waiting = queue.pair_queue.not_in_flight()
-            self._bouncing.update([held.position for held in waiting if held.position in given and may_bounce(held.stanza)])
-            self._bounce_some()
-        self.active = not all(item.gone for each in batch for item in each.parts_now())
+        try:
+            if queue.next_hop.ready and not queue.held:
+                queue.next_hop_ready()
+            elif queue.errors_pass:
+                given = {item.position for item in batch}
+                waiting = queue.pair_queue.not_in_flight()
+                self._bouncing.update([held.position for held in waiting if held.position in given and may_bounce(held.stanza)])
+                self._bounce_some()
+        finally:
+            self.active = not all(item.gone for each in batch for item in each.parts_now())
         if self.active and not queue.held:
             queue.next_hop.request_delivery()
 
@@ -441,14 +455,30 @@ class SpoolOverflow:
             queue.spool_again()
 
     def _reject(self, gone: list[QueuedStanza]) -> None:
-        receipts = any(held.upstream_ack is not None for held in gone)
-        self.unacked_bounces += receipts
-        self._queue.reject(gone, self._told if receipts else _nothing)
+        """Bounce stanzas that have left the queue. If that fails, they wait again."""
+        bounce = object()
+        if any(held.upstream_ack is not None for held in gone):
+            self._bounces.add(bounce)
+            self.unacked_bounces += 1
+        try:
+            self._queue.reject(gone, partial(self._told, bounce))
+        except Exception:
+            self._is_told(bounce)
+            self._queue.pair_queue.put_back(gone)
+            raise
 
-    def _told(self) -> None:
+    def _told(self, bounce: object) -> None:
+        if self._is_told(bounce):
+            self._queue.next_hop_ready()
+            self._queue.spool_again()
+
+    def _is_told(self, bounce: object) -> bool:
+        """Note that a bounce is not awaited any more. Return whether it was."""
+        if bounce not in self._bounces:
+            return False
+        self._bounces.discard(bounce)
         self.unacked_bounces -= 1
-        self._queue.next_hop_ready()
-        self._queue.spool_again()
+        return True
 
     def end(self) -> None:
         """Note that the queue holds no rejected stanzas any more. No more of them are bounced."""
@@ -457,6 +487,3 @@ class SpoolOverflow:
             self.active, self.bound = False, ""
             self._queue.relieve()
 
-
-def _nothing() -> None:
-    """Do nothing: no caller waits for this."""

@@ -10,6 +10,7 @@ began.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -343,6 +344,18 @@ class PairQueue:
         """Remove and return the first `at_most` waiting stanzas in memory up to `position`, but those at `spared`."""
         held_now = (held for held in self.not_in_flight() if held.position <= position and held.position not in spared)
         return self._remove(list(islice(held_now, at_most)))
+
+    def put_back(self, removed: Iterable[QueuedStanza]) -> None:
+        """Put stanzas that `remove` returned back in their places: they could not be bounced."""
+        for held in removed:
+            held.gone = False
+            self._count(held.cost)
+            self.unsaved += 0 if held.durable else held.cost
+            self._note_deadline(held)
+            part = self.waiting if self.spooled_range is None or held.position <= self.spooled_range[0] else self.arrived_since
+            insort(part, held, key=by_position)
+            if not held.spooled and held not in self.unspooled:
+                insort(self.unspooled, held, key=by_position)
 
     def not_in_flight(self) -> Iterator[QueuedStanza]:
         """Return the stanzas in memory that are not in flight, in order."""

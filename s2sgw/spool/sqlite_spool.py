@@ -140,6 +140,8 @@ class SQLiteSpool(Spool):
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._retry: list[_Job] = []
         self._closed = False
+        #: the answers to calls after `close`, until it is answered; then None
+        self._too_late: deque[Callable[[], None]] | None = deque()
         self._unanswered = 0
         self._answers: deque[Callable[[], None]] = deque()
         #: a call that gives answers is under way to the caller's thread: the calls of one turn would each take their own time
@@ -228,6 +230,9 @@ class SQLiteSpool(Spool):
     def close(self, done: Callable[[], None]) -> None:
         def closed(_: object) -> None:
             done()
+            while self._too_late:
+                self._deliver(self._too_late.popleft())
+            self._too_late = None
 
         self._put(_Job("close", _no_work, closed, last=True))
         self._closed = True
@@ -239,7 +244,11 @@ class SQLiteSpool(Spool):
                 self._unanswered += 1
             self._jobs.put(job)
         elif job.answer is not None:
-            self._deliver(partial(job.answer, SpoolBroken("the spool is closed")))
+            answer = partial(job.answer, SpoolBroken("the spool is closed"))
+            if self._too_late is None:
+                self._deliver(answer)
+            else:
+                self._too_late.append(answer)  # calls are answered in order
 
     def _call(self) -> None:
         """Give the answers, in order, as many as `ANSWER_SECONDS` allow. One that raises does not stop the others."""

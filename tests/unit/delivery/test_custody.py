@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.delivery.custody import LostStanzas
+from s2sgw.delivery.custody import STALL_SECONDS, LostStanzas
 from s2sgw.spool.interface import SpoolFull
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
@@ -85,3 +85,44 @@ class LostTests(SynchronousTestCase):
         self.fill()
         self.world.custody.services.bounces.refuse(OUT, [stanza("1")], Cause.NOT_ALLOWED)
         self.assertEqual([LostStanzas(OUT.inverse, 1, 0)], self.lost())
+
+
+class StalledTests(SynchronousTestCase):
+    """A stop on a disk that does not answer."""
+
+    def setUp(self) -> None:
+        self.spool = FaultySpool(1 << 20, lambda call: self.world._deliver(call))
+        self.world = World(spool=self.spool)
+        self.world.next_hop.ready = False
+        self.world.queues.queue(OUT).accept([stanza("1")])
+        self.spool.stall()
+
+    def test_bounded(self) -> None:
+        """The stop ends, and names the stanzas whose commit is unknown."""
+        done = stop(self.world.custody)
+        self.world.clock.pump([0.5] * int(2 * STALL_SECONDS - 2))
+        self.assertNoResult(done)
+        self.world.clock.pump([0.5] * int(2 * STALL_SECONDS + 4))
+        self.successResultOf(done)
+        self.assertEqual(self.world.custody.lost(), [LostStanzas(OUT, 1, 0)])
+        self.spool.go_on()  # the answers come too late, and do no harm
+        self.assertEqual(self.world.custody.lost(), [])
+
+    def test_answers_in_time(self) -> None:
+        """A disk that goes on in time has everything."""
+        done = stop(self.world.custody)
+        self.world.clock.pump([0.5] * int(2 * STALL_SECONDS - 2))
+        self.spool.go_on()
+        self.successResultOf(done)
+        self.assertEqual((self.world.custody.lost(), self.world.spooled(), self.world.clock.getDelayedCalls()), ([], ["1"], []))
+
+    def test_slow(self) -> None:
+        """A disk that is slow, and not stalled, is awaited for as long as it takes."""
+        self.spool.go_on()
+        self.world.hold_back = True
+        done = stop(self.world.custody)
+        self.world.clock.pump([0.5] * int(4 * STALL_SECONDS))
+        self.assertNoResult(done)
+        self.world.hold_back = False
+        self.world.answer()
+        self.successResultOf(done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery import queue as flows
+from s2sgw.delivery.custody import STEP_SECONDS
 from s2sgw.delivery.next_hop import NextHop, NextHopLimits
 from s2sgw.delivery.queue import CHUNK, DeliveryQueue
 from s2sgw.delivery.spooling import ACK_TURNS
@@ -1135,21 +1137,60 @@ class StepTests(SynchronousTestCase):
             self.step()
         self.assertEqual((len(world.back.sent), len(world.queue.pair_queue), world.settled), (1, 0, ["f"]))
 
+    def stopped(self, world: World) -> None:
+        """Stop, with steps as often as they are due."""
+        done = stop(world.custody)
+        while self.steps and not done.called:
+            self.step()
+        self.successResultOf(done)
+
     def test_two_endings_at_a_stop(self) -> None:
-        """A stop ends both at once."""
+        """A stop ends both."""
         self.world.queue.accept([stanza(str(number)) for number in range(2 * BOUNCED_AT_ONCE)])
         self.world.queue.drop(True)
         self.world.queue.accept([stanza("late")])
         self.world.queue.give_up(Cause.NOT_ALLOWED)
-        self.successResultOf(stop(self.world.custody))
+        self.stopped(self.world)
         self.assertEqual((len(self.world.back.sent), self.world.spooled()), (1, []))
 
     def test_stop(self) -> None:
         """What an operator dropped does not come back after a restart, though the gateway stops before the last step."""
         self.assertEqual(self.successResultOf(self.world.queue.drop(True)), BOUNCED_AT_ONCE + 5)
         self.world.next_hop.ready = False
-        self.successResultOf(stop(self.world.custody))
+        self.stopped(self.world)
         self.assertEqual(self.world.spooled(), [])
+
+    def test_stop_turn_by_turn(self) -> None:
+        """A stop drops, or bounces, no more at once than at any other time."""
+        for quietly in (True, False):
+            world = World(soon=self.steps.append)
+            world.next_hop.ready = False
+            world.queue.accept([stanza(str(number)) for number in range(10 * BOUNCED_AT_ONCE)])
+            world.queue.drop(quietly)
+            done, most, before = stop(world.custody), 0, len(world.queue.pair_queue)
+            while not done.called:
+                steps, self.steps[:] = list(self.steps), []
+                for each in steps:
+                    each()
+                    most, before = max(most, before - len(world.queue.pair_queue)), len(world.queue.pair_queue)
+            self.assertEqual((most, before, len(world.back.sent)), (BOUNCED_AT_ONCE, 0, 0 if quietly else 10 * BOUNCED_AT_ONCE))
+            self.assertEqual(world.spooled(), [])
+
+    def test_stop_is_bounded(self) -> None:
+        """What is not dropped in time is in the spool, and delivered after the next start. Without a spool it is bounced at once."""
+        for spools in (True, False):
+            world = World(soon=self.steps.append) if spools else World(soon=self.steps.append, spools=False)
+            world.next_hop.ready = False
+            names = [str(number) for number in range(10 * BOUNCED_AT_ONCE)]
+            world.queue.accept([stanza(name) for name in names])
+            if spools:
+                world.queue.drop(quietly=True)
+            done = stop(world.custody)
+            world.clock.advance(STEP_SECONDS)
+            self.step()
+            self.successResultOf(done)
+            self.assertEqual((world.spooled(), len(world.back.sent)), ([*names[2 * BOUNCED_AT_ONCE:]], 0) if spools else ([], len(names)))
+            self.steps.clear()
 
     def test_stop_before_all_is_read(self) -> None:
         """The same goes for what only the spool has when the gateway stops, unless it cannot be read."""
@@ -1163,16 +1204,31 @@ class StepTests(SynchronousTestCase):
             if not readable:
                 self.patch(world.spool, "read", lambda pair, after, at_most, done: done(SpoolError("no")))
                 self.step()
-            self.successResultOf(stop(world.custody))
+            self.stopped(world)
             self.assertEqual(not world.spool.count, readable)
 
     def test_without_spool(self) -> None:
-        """A stop without a spool bounces all at once: no step comes after it."""
+        """A stop without a spool bounces everything, in steps. What an operator had dropped quietly is not bounced."""
         world = World(spools=False, soon=self.steps.append)
         world.next_hop.ready = False
-        world.queue.accept([stanza(str(number)) for number in range(BOUNCED_AT_ONCE + 5)])
-        self.successResultOf(stop(world.custody))
-        self.assertEqual(len(world.back.sent), BOUNCED_AT_ONCE + 5)
+        world.queue.accept([stanza(str(number)) for number in range(2 * BOUNCED_AT_ONCE)])
+        world.queue.drop(quietly=True)
+        world.queue.accept([stanza(str(number)) for number in range(2 * BOUNCED_AT_ONCE + 5)])
+        done, bounced = stop(world.custody), [0]
+        while not done.called:
+            self.step()
+            bounced.append(len(world.back.sent))
+        self.assertEqual(bounced[-1], 2 * BOUNCED_AT_ONCE + 5)
+        self.assertLessEqual(max(later - earlier for earlier, later in pairwise(bounced)), BOUNCED_AT_ONCE)
+
+    def test_stop_that_fails_for_one_queue(self) -> None:
+        """The other queues are spooled all the same."""
+        other = self.world.queues.queue(Pair(OUT.sender, Domain.parse("other.example")))
+        self.patch(other, "hand_to_spool", raises)
+        self.patch(other, "spool_now", raises)
+        done = stop(self.world.custody)
+        self.successResultOf(done)
+        self.assertEqual((len(self.world.spooled()), len(self.flushLoggedErrors(OSError))), (BOUNCED_AT_ONCE + 5, 2))
 
     def test_requests_in_doubt(self) -> None:
         """Requests in flight on a lost stream are bounced in steps. None is written again, though the next hop is ready."""

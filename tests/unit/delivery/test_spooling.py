@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from unittest.mock import patch
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,10 +12,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.spool.interface import Quarantined, SpoolBroken
 from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.custody import stop
 from tests.support.faulty_spool import FaultySpool
 from tests.support.spool_contract import answer_into
-from tests.unit.delivery.test_queue import OUT, WINDOW, World, ids, stanza
+from tests.unit.delivery.test_queue import OUT, WINDOW, World, ids, raises, stanza
 
 
 def away(*names: str) -> tuple[World, FaultySpool]:
@@ -148,6 +150,35 @@ class OverflowTests(SynchronousTestCase):
         self.world.custody.expiry.sweep()
         self.assertEqual(len(self.world.spooled()), 5)
         self.assertEqual(len(self.world.settled), BOUNCED_AT_ONCE + 5)
+
+    def test_bounce_that_fails(self) -> None:
+        """Stanzas whose errors cannot be made wait again, in order, and block nothing: they are bounced or passed on later."""
+        bounces = type(self.world.custody.services.bounces)
+        with patch.object(bounces, "give_up", raises):
+            names = [str(name) for name in range(3)]
+            for name in names:
+                self.world.accept(stanza(name))
+            self.world.clock.advance(WINDOW)
+            self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+            queue = self.world.queue
+            self.assertEqual((queue.overflow.unacked_bounces, queue.overflow.active, len(queue.pair_queue)), (0, True, 3))
+            self.assertEqual(queue.pair_queue.memory.used, sum(held.cost for held in queue.pair_queue))
+        self.world.custody.expiry.sweep()
+        self.assertEqual((self.bounced(), self.world.settled), (names, names))
+        self.assertEqual((queue.pair_queue.memory.used, queue.pair_queue.unsaved, queue.overflow.active), (0, 0, False))
+
+    def test_one_queue_that_cannot_be_spooled(self) -> None:
+        """The stanzas of the other queues go to the spool at the end of the window all the same, and its own later."""
+        world = World()
+        other = world.queues.queue(Pair(OUT.sender, Domain.parse("other.example")))
+        world.next_hop.ready = False
+        for queue in (world.queue, other):
+            queue.accept([stanza("1")])
+        with patch.object(world.queue, "spool_now", raises):
+            world.clock.advance(WINDOW)
+        self.assertEqual((len(self.flushLoggedErrors(OSError)), world.spool.count, world.queue.pair_queue.unsaved > 0), (1, 1, True))
+        world.custody.expiry.sweep()
+        self.assertEqual((world.spool.count, world.queue.pair_queue.unsaved), (2, 0))
 
     def test_dropped_meanwhile(self) -> None:
         """A queue that is emptied before the next step, and forgotten, is left alone."""

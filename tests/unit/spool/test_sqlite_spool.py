@@ -148,6 +148,17 @@ class LastingTests(SynchronousTestCase):
         it.spool.thread.join(PATIENCE)
         self.assertFalse(it.spool.thread.is_alive())
 
+    def test_answers_in_order_at_the_end(self) -> None:
+        """A call behind `close` is answered after all calls before it."""
+        it, answers = self.file.open(), list[str]()
+        it.spool.append([spooled(A, 1)], lambda error: answers.append("before"))
+        it.spool.close(lambda: answers.append("closed"))
+        for _ in range(2):
+            it.spool.append([spooled(A, 2)], lambda error: answers.append(type(error).__name__))
+        while len(answers) < 4:
+            it.calls.get(timeout=PATIENCE)()
+        self.assertEqual(answers, ["before", "closed", "SpoolBroken", "SpoolBroken"])
+
 
 class ShareTests(SynchronousTestCase):
     """No peer takes the space of the others. Each stanza counts 1,000 bytes."""
