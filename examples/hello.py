@@ -1,10 +1,10 @@
-"""A federation peer says hello through a running gateway (`make hello`), each step shown in words.
+"""A federation peer that says hello through a running gateway, and shows each step in words (`make hello`).
 
-It is a small XMPP server of its own, with nothing but Python's standard library: sockets, ssl, an XML parser. It uses no line
-of s2sgw, so it is an independent witness. What it does is what any server on the network would do:
+It is a small XMPP server in Python's standard library: sockets, ssl, an XML parser. It shares no code with s2sgw, so it tests
+s2sgw independently. It does what any server on the network does:
 
-    it connects to the gateway as peer.example, asks for STARTTLS, shows its certificate, authenticates by SASL EXTERNAL and
-    sends a message; then it waits at its own port for the gateway to bring the answer, and checks who the gateway is.
+    It connects to the gateway as peer.example, starts TLS, presents its certificate, authenticates by SASL EXTERNAL, and sends a
+    message. Then it waits on its own port until the gateway brings the answer, and verifies the gateway's certificate.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ TLS, SASL = "urn:ietf:params:xml:ns:xmpp-tls", "urn:ietf:params:xml:ns:xmpp-sasl
 STREAMS, STREAM_ERRORS = "http://etherx.jabber.org/streams", "urn:ietf:params:xml:ns:xmpp-streams"
 
 
-class Disappointed(Exception):
-    """The gateway did something else than it should."""
+class UnexpectedAnswer(Exception):
+    """The gateway did not answer as the protocol requires."""
 
 
 # --- one XML stream over one socket ------------------------------------------------------------------------------------
 
 
 class Stream:
-    """Sends text, and hands out the other side's header and then its elements one by one."""
+    """One XML stream: sends text, and returns the header of the other side and then its elements, one at a time."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.restart()
 
     def restart(self) -> None:
-        """A new stream begins: after TLS and after authentication, everything heard before is forgotten."""
+        """Begin a new stream, after TLS and after authentication. All that was parsed before is dropped."""
         self._parser: Any = XMLPullParser(["start", "end"])
         self._depth = 0
         self._read = self._events()
@@ -60,51 +60,51 @@ class Stream:
         )
 
     def header(self) -> dict[str, str]:
-        """The attributes of the other side's stream header."""
+        """Return the attributes of the other side's stream header."""
         attributes = next(self._read).attrib
         print(f"     < stream header from={attributes.get('from')} to={attributes.get('to')} id={attributes.get('id')}")
         return attributes
 
     def element(self, expected: str) -> Element:
-        """The next element, which must be `expected` ({namespace}name)."""
+        """Return the next element. Raises `UnexpectedAnswer` if it is not `expected` ({namespace}name)."""
         element = next(self._read)
         print(f"     < {described(element)}")
         if element.tag != expected:
-            raise Disappointed(f"expected <{expected.rpartition('}')[2]}/>, got {described(element)}")
+            raise UnexpectedAnswer(f"expected <{expected.rpartition('}')[2]}/>, got {described(element)}")
         return element
 
     def close(self) -> None:
-        """Say that nothing more comes, and hear the same; whatever came before has then been read."""
+        """Send the closing tag, read until the other side's closing tag, and close the connection."""
         self.send("</stream:stream>")
-        with suppress(Disappointed, OSError, StopIteration):
+        with suppress(UnexpectedAnswer, OSError, StopIteration):
             while True:
                 next(self._read)
         self.connection.close()
 
     def start_tls(self, context: ssl.SSLContext, server_name: str | None) -> ssl.SSLSocket:
-        """TLS in our role on this stream, and a fresh parser after it."""
+        """Start TLS, as the server if `server_name` is None, and begin a new stream in it."""
         server = server_name is None
         self.connection = secured = context.wrap_socket(self.connection, server_side=server, server_hostname=server_name)
         self.restart()
         return secured
 
     def _events(self) -> Iterator[Element]:
-        """The header (its element is still open), then each whole child of it."""
+        """Yield the header (its element is still open), then each of its children when it is complete."""
         while True:
             for kind, element in self._parser.read_events():
                 self._depth += 1 if kind == "start" else -1
                 if (kind, self._depth) in (("start", 1), ("end", 1)):
                     yield element
                 if (kind, self._depth) == ("end", 0):
-                    raise Disappointed("the gateway closed the stream")
+                    raise UnexpectedAnswer("the gateway closed the stream")
             data = self.connection.recv(65536)
             if not data:
-                raise Disappointed("the gateway closed the connection")
+                raise UnexpectedAnswer("the gateway closed the connection")
             self._parser.feed(data)
 
 
 def described(element: Element) -> str:
-    """<name>, its children's names, and its text."""
+    """Return an element as <name>, with the names of its children and its text."""
     inside = "".join(described(child) for child in element) + escape((element.text or "").strip())
     name = element.tag.rpartition("}")[2]
     return f"<{name}>{inside}</{name}>" if inside else f"<{name}/>"
@@ -118,7 +118,7 @@ def step(words: str) -> None:
 
 
 class Peer:
-    """The domain `name`, with its certificate and the authority it trusts."""
+    """The server of the domain `name`, with its certificate and the CA that it trusts."""
 
     def __init__(self, name: str, authority: Path, certificate: Path) -> None:
         self.name = name
@@ -126,36 +126,36 @@ class Peer:
         self._certificate = certificate
 
     def context(self, purpose: ssl.Purpose) -> ssl.SSLContext:
-        """Both sides show a certificate, and both sides check the other's."""
+        """Return a TLS context in which both sides present a certificate and verify that of the other."""
         context = ssl.create_default_context(purpose, cafile=str(self._authority))
         context.load_cert_chain(self._certificate, self._certificate.with_suffix(".key"))
         context.verify_mode = ssl.CERT_REQUIRED
         return context
 
     def send_message(self, gateway: tuple[str, int], domain: str, body: str) -> Stream:
-        """Connect, authenticate, and send a message to echo@`domain`; the stream stays open."""
+        """Connect, authenticate, and send a message to echo@`domain`. The stream stays open."""
         step(f"1. Connecting to the gateway at {gateway[0]}:{gateway[1]}, as {self.name} for {domain}.")
         stream = Stream(socket.create_connection(gateway, SECONDS))
         stream.send_header(self.name, domain)
         stream.header()
         features = stream.element(f"{{{STREAMS}}}features")
         if features.find(f"{{{TLS}}}starttls/{{{TLS}}}required") is None or len(features) != 1:
-            raise Disappointed("STARTTLS should be required, and be the only feature before TLS")
+            raise UnexpectedAnswer("STARTTLS must be required, and must be the only feature before TLS")
 
-        step("2. STARTTLS is required and nothing else is offered: so be it.")
+        step("2. The gateway requires STARTTLS and offers nothing else. We start TLS.")
         stream.send(f"<starttls xmlns='{TLS}'/>")
         stream.element(f"{{{TLS}}}proceed")
         secured = stream.start_tls(self.context(ssl.Purpose.SERVER_AUTH), domain)
-        print(f"     {secured.version()}: the gateway's certificate is good, by our authority, and names {domain}")
+        print(f"     {secured.version()}: the gateway's certificate is valid, by our CA, and names {domain}")
 
         step(f"3. A new stream inside TLS. Our certificate names {self.name}, so EXTERNAL should be offered.")
         stream.send_header(self.name, domain)
         stream.header()
         features = stream.element(f"{{{STREAMS}}}features")
         if "EXTERNAL" not in [mechanism.text for mechanism in features.iter(f"{{{SASL}}}mechanism")]:
-            raise Disappointed("EXTERNAL is not offered: what is wrong with our certificate? Try: s2sgw refusals")
+            raise UnexpectedAnswer("EXTERNAL is not offered, so our certificate was not accepted. `s2sgw refusals` tells why")
 
-        step("4. Authenticating by SASL EXTERNAL: our identity is the certificate's.")
+        step("4. Authenticating by SASL EXTERNAL, with the name in our certificate.")
         stream.send(f"<auth xmlns='{SASL}' mechanism='EXTERNAL'>=</auth>")
         stream.element(f"{{{SASL}}}success")
         stream.restart()
@@ -163,7 +163,7 @@ class Peer:
         stream.header()
         stream.element(f"{{{STREAMS}}}features")
 
-        step("5. We are proven. A message goes through the gateway.")
+        step("5. The gateway has authenticated us. We send a message through it.")
         stream.send(
             f"<message from='hello@{self.name}' to='echo@{domain}' type='chat' id='{secrets.token_hex(4)}'>"
             f"<body>{escape(body)}</body></message>"
@@ -171,9 +171,9 @@ class Peer:
         return stream
 
     def receive_message(self, listener: socket.socket, domain: str) -> tuple[Stream, str]:
-        """Wait for the gateway to bring a message from `domain`; the stream it came on, and its body."""
+        """Wait until the gateway brings a message from `domain`. Return its stream and its body."""
         host, port = listener.getsockname()[:2]
-        step(f"6. Waiting at {host}:{port} for the gateway to bring the answer: now we are the receiving server.")
+        step(f"6. Waiting at {host}:{port} for the gateway to bring the answer. Now we are the receiving server.")
         connection, _ = listener.accept()
         connection.settimeout(SECONDS)
         stream = Stream(connection)
@@ -183,41 +183,41 @@ class Peer:
         secured = stream.start_tls(self.context(ssl.Purpose.CLIENT_AUTH), None)
         self._check_names(secured, domain)
 
-        step(f"7. The gateway has shown a good certificate for {domain}: we offer it EXTERNAL.")
+        step(f"7. The gateway has shown a valid certificate for {domain}. We offer it EXTERNAL.")
         self._answer_header(stream, domain, f"<mechanisms xmlns='{SASL}'><mechanism>EXTERNAL</mechanism></mechanisms>")
         stream.element(f"{{{SASL}}}auth")
         stream.send(f"<success xmlns='{SASL}'/>")
         stream.restart()
         self._answer_header(stream, domain, "")
 
-        step("8. It is proven in turn, and sends.")
+        step("8. The gateway is authenticated too. It sends the echo.")
         message = stream.element("{jabber:server}message")
         return stream, message.findtext("{jabber:server}body") or ""
 
     def answer_ping(self, incoming: Stream, outgoing: Stream) -> None:
-        """A gateway that wants a receipt pings after its message: the answer, on our own stream, says that all has arrived."""
+        """Answer the ping that the gateway may send after its message. The answer tells it that the message has arrived."""
         incoming.connection.settimeout(PING_SECONDS)
         try:
             ping = incoming.element("{jabber:server}iq")
         except TimeoutError:
             return
-        step("9. It asks by a ping whether all has arrived: we answer on the stream that is ours.")
+        step("9. The gateway asks by a ping whether the message has arrived. We answer on our own stream.")
         asked_by, asked, number = (quoteattr(ping.get(key, "")) for key in ("from", "to", "id"))
         outgoing.send(f"<iq type='result' from={asked} to={asked_by} id={number}/>")
 
     def _answer_header(self, stream: Stream, domain: str, features: str) -> None:
         attributes = stream.header()
         if attributes.get("from") != domain or attributes.get("to") != self.name:
-            raise Disappointed(f"the stream should be from {domain} to {self.name}")
+            raise UnexpectedAnswer(f"the stream must be from {domain} to {self.name}")
         stream.send_header(self.name, domain, secrets.token_hex(8))
         stream.send(f"<stream:features>{features}</stream:features>")
 
     def _check_names(self, secured: ssl.SSLSocket, domain: str) -> None:
         certificate: dict[str, Any] = secured.getpeercert() or {}
         names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
-        print(f"     {secured.version()}: the gateway's certificate is good, by our authority, and names {', '.join(names)}")
+        print(f"     {secured.version()}: the gateway's certificate is valid, by our CA, and names {', '.join(names)}")
         if domain not in names:
-            raise Disappointed(f"the gateway's certificate does not name {domain}")
+            raise UnexpectedAnswer(f"the gateway's certificate does not name {domain}")
 
 
 # --- the command ---------------------------------------------------------------------------------------------------------
@@ -230,11 +230,11 @@ def place(text: str) -> tuple[str, int]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Say hello through a running gateway, as a federation peer.")
-    parser.add_argument("--gateway", type=place, default="127.0.0.1:5269", metavar="HOST:PORT", help="where it listens")
-    parser.add_argument("--listen", type=place, default="127.0.0.1:5299", metavar="HOST:PORT", help="where it finds this peer")
+    parser.add_argument("--gateway", type=place, default="127.0.0.1:5269", metavar="HOST:PORT", help="address of the gateway")
+    parser.add_argument("--listen", type=place, default="127.0.0.1:5299", metavar="HOST:PORT", help="where this peer listens")
     parser.add_argument("--domain", default="example.org", help="a local domain of the gateway")
     parser.add_argument("--peer", default="peer.example", help="our own domain")
-    parser.add_argument("--authority", type=Path, default=CERTIFICATES / "ca" / "ca.crt", help="whom both sides trust")
+    parser.add_argument("--authority", type=Path, default=CERTIFICATES / "ca" / "ca.crt", help="the CA that both sides trust")
     parser.add_argument("--certificate", type=Path, help="our certificate, with its .key beside it")
     return parser.parse_args()
 
@@ -253,12 +253,12 @@ def main() -> int:
             for stream in (outgoing, incoming):
                 stream.close()
     except ConnectionRefusedError:
-        return failed(f"nobody listens on {chosen.gateway[0]}:{chosen.gateway[1]}: start the gateway first (make run)")
+        return failed(f"nothing listens on {chosen.gateway[0]}:{chosen.gateway[1]}: start the gateway first (make run)")
     except TimeoutError:
-        return failed(f"nothing came within {SECONDS:.0f} seconds: the gateway's log, and s2sgw refusals, say why")
+        return failed(f"nothing came within {SECONDS:.0f} seconds: see the gateway's log, and `s2sgw refusals`")
     except OSError as error:
         return failed(f"{error} (gateway {chosen.gateway}, our own port {chosen.listen})")
-    except (ParseError, Disappointed) as error:
+    except (ParseError, UnexpectedAnswer) as error:
         return failed(str(error))
     if body not in answer:
         return failed(f"the answer is not the echo: {answer!r}")

@@ -281,6 +281,7 @@ class RunningGateway:
         trust_files = self.components.running.trust_files
         jobs.start("trust files", trust_files.period, trust_files.look)
         jobs.start("backend check", BACKEND_LOOK_SECONDS, self.components.backends.check)
+        self.components.own_certificates.tell_used()
         self.components.own_certificates.tell_endings()
         jobs.start("certificates", own_certificates.LOOK_SECONDS, self.components.own_certificates.look)
         jobs.start("daily report", daily_report.WRITE_SECONDS, self.components.reports.turn)

@@ -140,7 +140,7 @@ class QueueVerbs:
 
     def _add(self, sum_: _Sum, queue: DeliveryQueue, summary: LaneSummary | None) -> None:
         row, status = sum_.row, queue.next_hop.status()
-        row["lanes"] += 1
+        row["lanes"] += len(queue.pair_queue) > 0
         row["stanzas"] += len(queue.pair_queue)
         row["bytes"] += summary.bytes if summary else 0
         state = "held" if queue.held else "spool unreadable" if queue.spooled_range.unreadable else status.state
@@ -241,7 +241,7 @@ class QueueVerbs:
         return self._slices.run(self._hold(self._changing("hold", arguments)))
 
     def _hold(self, target: HoldTarget) -> SlicedWork[dict[str, Any]]:
-        if target.position is not None and not (yield from self._may_wait(target, target.position)):
+        if target.position is not None and not (yield from self._may_wait(target)):
             raise VerbError(f"nothing was held: no stanza waits with number {target.position} in this lane")
         try:
             self._services.holds.add(target)
@@ -249,11 +249,10 @@ class QueueVerbs:
             raise VerbError(f"cannot be held: {error}") from None
         return (yield from self._change(target, DeliveryQueue.hold))
 
-    def _may_wait(self, target: HoldTarget, position: int) -> SlicedWork[bool]:
+    def _may_wait(self, target: HoldTarget) -> SlicedWork[bool]:
         """Return whether the stanza waits in memory, or may wait in the spool."""
         for queue in (yield from self._chosen(target)):
-            spooled = queue.pair_queue.spooled_range
-            if (spooled is not None and spooled[0] < position <= spooled[1]) or (yield from self._number(queue, target)):
+            if (yield from self._number(queue, target)):
                 return True
         return False
 
@@ -275,15 +274,16 @@ class QueueVerbs:
         return not covered
 
     def _change(self, target: HoldTarget, act: Callable[[DeliveryQueue, int | None], bool | None]) -> SlicedWork[dict[str, Any]]:
-        """Return the work of `act` on each lane of the target. A lane is not counted if `act` returns False.
+        """Return the work of `act` on each lane of the target.
 
-        Its stanzas are counted before that, since a release may send them at once.
+        A lane is not counted if it has no stanzas, or if `act` returns False.
+        The stanzas are counted before that, since a release may send them at once.
         """
         lanes = stanzas = 0
         for queue in (yield from self._chosen(target)):
             number = yield from self._number(queue, target)
             if act(queue, target.position) is not False:
-                lanes += 1
+                lanes += number > 0
                 stanzas += number
             yield None
         return {"lanes": lanes, "stanzas": stanzas}
@@ -318,10 +318,10 @@ class QueueVerbs:
         lanes = stanzas = 0
         for queue in (yield from self._chosen(target)):
             if before is None:
-                number, lanes = (yield queue.drop(quietly, target.position)), lanes + 1
+                number = yield queue.drop(quietly, target.position)
             else:
                 number = yield from self._drop_older(queue, quietly, before)
-                lanes += number > 0
+            lanes += number > 0
             stanzas += number
         return {"lanes": lanes, "stanzas": stanzas}
 
@@ -350,8 +350,12 @@ class QueueVerbs:
         return chosen
 
     def _number(self, queue: DeliveryQueue, target: HoldTarget) -> SlicedWork[int]:
+        """Return how many stanzas of the lane the target covers. A number that the spool may hold counts as one."""
         if target.position is None:
             return len(queue.pair_queue)
+        spooled = queue.pair_queue.spooled_range
+        if spooled is not None and spooled[0] < target.position <= spooled[1]:
+            return 1
         found = 0
         for number, held in enumerate(list(queue.pair_queue)):
             found += held.position == target.position

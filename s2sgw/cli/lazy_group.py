@@ -48,6 +48,19 @@ class LazyGroup(click.Group):
         entry = self._entries.get(cmd_name)
         return None if entry is None else entry.load()
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first word names, or fail and suggest one.
+
+        click alone suggests nothing here, since it knows only commands that are imported.
+        """
+        word = args[0]
+        if word not in self._entries and not word.startswith("-") and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            close = " or ".join(map(repr, get_close_matches(word, self._entries)))
+            ctx.fail(f"No such command {word!r}." + (f" Did you mean {close}?" if close else ""))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for heading, entries in self._sections:
             with formatter.section(heading):

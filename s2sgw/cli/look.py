@@ -56,7 +56,7 @@ def peers(peer: str | None, limit: int, config: ConfigPath, as_json: JSONForm) -
 
     Peers that were authenticated before are listed too, also if they were last seen before the gateway was started.
     """
-    rows(config, as_json, "peers", tables.peers, peer, limit)
+    rows(config, as_json, "peers", partial(tables.peers, peer=peer), peer, limit)
 
 
 @click.command()

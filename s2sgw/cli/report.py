@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from operator import itemgetter
 
 import click
@@ -24,7 +25,7 @@ def report(peer: str | None, day: str | None, config: ConfigPath, as_json: JSONF
     """
     arguments = {key: value for key, value in (("peer", peer), ("day", day)) if value is not None}
     found = asked(config, as_json, "report", **arguments)
-    show(found, as_json, report_table)
+    show(found, as_json, partial(report_table, peer=peer))
     if peer is not None and not found["peers"]:
         sys.exit(NO)
 
@@ -44,11 +45,11 @@ _COLUMNS = (
 )
 
 
-def report_table(answer: JSONRow, screen: Screen) -> str:
-    """Return the table of a report, and below it the failures by cause."""
+def report_table(answer: JSONRow, screen: Screen, peer: str | None = None) -> str:
+    """Return the table of a report, and below it the failures by cause. `peer`: the report is about this peer only."""
     head = f"{answer['day']} (UTC), for {', '.join(answer['domains'])}"
     if not answer["peers"]:
-        return paragraphs([f"{head}: nothing happened."], screen)
+        return paragraphs([f"{head}: {'nothing happened' if peer is None else f'nothing is reported of {peer}'}."], screen)
     lines = []
     for row in answer["peers"]:
         for each in row["failures"]["details"]:

@@ -260,8 +260,11 @@ def _openfire(leg: BackendSettings) -> str:
 #            -keystore resources/security/truststore -storetype JKS -storepass changeit
 #
 # 3. The firewall. Openfire listens for peers on all interfaces, unless <network><interface> in conf/openfire.xml binds all its
-#    ports to one address. Close port {leg.address.port} to everybody but this machine, or peers can connect past s2sgw:
-#        nft insert rule inet filter input tcp dport {leg.address.port} iifname != lo drop
+#    ports to one address. Close port {leg.address.port} to everybody but this machine, or peers can connect past s2sgw.
+#    With nftables, write this line into /etc/nftables.conf, directly below "type filter hook input ..." in the chain "input":
+#        tcp dport {leg.address.port} iifname != lo drop
+#    This command loads the file, now and at each start of the machine:
+#        systemctl enable nftables && systemctl reload-or-restart nftables
 #
 # 4. These system properties (Server > Server Manager > System Properties). Then restart Openfire: it reads the first at its
 #    start. No DNS view is needed.

@@ -219,9 +219,11 @@ def lanes(rows: list[JSONRow], screen: Screen) -> str:
     return table(LANES, rows, screen) if rows else "Nothing is queued and no connection is open."
 
 
-def peers(rows: list[JSONRow], screen: Screen) -> str:
-    """Return the peers as a table."""
-    return table(PEERS, rows, screen) if rows else "No peer is known, and no peer was refused."
+def peers(rows: list[JSONRow], screen: Screen, peer: str | None = None) -> str:
+    """Return the peers as a table. `peer`: only this one was asked for."""
+    if rows:
+        return table(PEERS, rows, screen)
+    return "No peer is known, and no peer was refused." if peer is None else f"{peer} is not known, and was not refused."
 
 
 def certificates(rows: list[JSONRow], screen: Screen) -> str:

@@ -9,6 +9,8 @@ _HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?\Z")
 _ASSIGNMENT = re.compile(r"""\s*([A-Za-z0-9_."'-]+)\s*=\s*(.*?)\s*(?:#.*)?\Z""")
 #: A value without quotes that seems to be text: a word, a duration, a size, a path, an address.
 _BARE_TEXT = re.compile(r"[A-Za-z0-9._/:%*@+-]+\Z")
+#: Words of other languages for TOML's true and false, in small letters.
+_TRUTH = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
 
 
 def syntax_complaint(text: str, error: str) -> str:
@@ -27,6 +29,8 @@ def _words(lines: list[str], number: int, message: str) -> str:
         return f"[{header[1]}] stands here a second time (first on line {first})"
     if assignment is not None and "overwrite" in message and (first := _first_assignment(lines, number, assignment[1])):
         return f"{assignment[1]} is set a second time (first on line {first})"
+    if assignment is not None and (truth := _TRUTH.get(assignment[2].lower())) and truth != assignment[2]:
+        return f"write {assignment[1]} = {truth}"
     unquoted = assignment is not None and _BARE_TEXT.match(assignment[2])
     if assignment is not None and unquoted and message.startswith(("Invalid value", "Expected newline")):
         return f'put the value in quotes: {assignment[1]} = "{assignment[2]}"'

@@ -31,7 +31,10 @@ HANDSHAKE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10
 OUTCOMES = ("passed", "bounced", "dropped", "refused", "resent", "duplicate")
 #: Every series of the counters, from the start: an alert on a rate also sees the first event.
 _STANZA_SERIES = tuple(product(("inbound", "outbound"), ("message", "presence", "iq"), OUTCOMES))
+_RESUMPTION_SERIES = tuple(product(("receiving", "initiating"), ("resumed", "refused", "expired")))
 _REFUSAL_SERIES = tuple((account.layer.value, cause.value, by) for cause, account in ACCOUNTS.items() for by in get_args(By))
+#: Every series of `s2sgw_streams`: without streams it is 0, not absent.
+_STREAM_SERIES = tuple(product(("federation", "backend"), ("inbound", "outbound")))
 #: The last line of OpenMetrics.
 _LAST_LINE = b"# EOF\n"
 #: The steps of a handshake.
@@ -104,7 +107,8 @@ class _Reader(Collector):
 
     def collect(self) -> Iterator[Metric]:
         numbers = self._source.numbers()
-        yield _gauge("s2sgw_streams", "Open streams.", ("leg", "direction"), numbers.streams)
+        streams = {**dict.fromkeys(_STREAM_SERIES, 0), **numbers.streams}
+        yield _gauge("s2sgw_streams", "Open streams.", ("leg", "direction"), streams)
         stanzas = {**dict.fromkeys(_STANZA_SERIES, 0), **numbers.stanzas}
         yield _counter("s2sgw_stanzas", "Stanzas by their outcome.", ("direction", "kind", "outcome"), stanzas)
         refusals = {**dict.fromkeys(_REFUSAL_SERIES, 0), **numbers.refusals}
@@ -113,7 +117,8 @@ class _Reader(Collector):
         text = "Streams with peers that were authenticated, by how, and by their TLS."
         yield _counter("s2sgw_authenticated_streams", text, ("direction", "method", "tls"), numbers.authenticated)
         text = "Streams that broke off and could be resumed (XEP-0198), by their outcome."
-        yield _counter("s2sgw_resumptions", text, ("role", "outcome"), numbers.resumptions)
+        resumptions = {**dict.fromkeys(_RESUMPTION_SERIES, 0), **numbers.resumptions}
+        yield _counter("s2sgw_resumptions", text, ("role", "outcome"), resumptions)
         text = "Streams towards us that broke off and may be resumed."
         yield GaugeMetricFamily("s2sgw_broken_streams", text, value=numbers.broken)
         yield from _limits(numbers)

@@ -10,6 +10,8 @@ from prometheus_client.registry import Collector
 
 #: Reasons of failed calls that a higher bound would avoid.
 WANTING = ("displaced", "line-full", "not-asked")
+#: Reasons for which every kind of call can fail: these series are there from the start.
+_REASONS = ("displaced", "line-full", "rate")
 
 
 class Slots(Protocol):
@@ -43,6 +45,6 @@ class SlotMetrics(Collector):
             gauge.add_metric(("in-line",), slots.in_line)
             yield gauge
             counter = CounterMetricFamily(f"s2sgw_{name}_given_up", f"The {called} that failed.", labels=("reason",))
-            for reason, number in slots.given_up.items():
+            for reason, number in {**dict.fromkeys(_REASONS, 0), **slots.given_up}.items():
                 counter.add_metric((reason,), number)
             yield counter

@@ -26,8 +26,9 @@ def find_configuration(environment: Mapping[str, str] = os.environ) -> Path:
         return Path(named)
     found = next((place for place in PLACES if _exists(place)), None)
     if found is None:
-        looked = " and ".join(str(place if place.is_absolute() else f"./{place}") for place in PLACES)
-        raise NoConfiguration(f"no configuration file found: ${VARIABLE} is not set, and there is no {looked}. Use --config FILE")
+        looked = " nor ".join(str(place if place.is_absolute() else f"./{place}") for place in PLACES)
+        unset = f"${VARIABLE} is not set"
+        raise NoConfiguration(f"no configuration file found: {unset}, and there is neither {looked}. Use --config FILE")
     return found
 
 

@@ -28,6 +28,9 @@ LOOK_SECONDS = 20.0
 #: Days before the expiry of a certificate of ours at which a warning is logged; 0: it has expired.
 WARNING_DAYS = (21, 7, 3, 1, 0)
 
+#: The most certificates that the first lines of the log name.
+NAMED_AT_START = 20
+
 #: The identity of a file and its content: path, inode, size, time of the last change.
 FileStamps = tuple[tuple[str, int, int, int], ...]
 
@@ -96,7 +99,13 @@ def chain_fault(credential: Credential, anchors: Anchors) -> str:
 
 def ends_in(days: int) -> str:
     """Return when a certificate expires, in words."""
-    return "has expired" if days < 0 else "ends today" if days == 0 else "ends in 1 day" if days == 1 else f"ends in {days} days"
+    if days <= 0:
+        return "has expired" if days < 0 else "ends within a day"
+    return "ends in 1 day" if days == 1 else f"ends in {days} days"
+
+
+def _with_end(credential: Credential) -> str:
+    return f"{credential.name} until {credential.not_after:%Y-%m-%d %H:%M} UTC"
 
 
 class OwnCertificates:
@@ -153,7 +162,7 @@ class OwnCertificates:
             self._tell_renewed(renewed)
 
     def _tell_renewed(self, renewed: list[Credential]) -> None:
-        rows = [f"{each.name} until {each.not_after:%Y-%m-%d %H:%M} UTC" for each in renewed]
+        rows = [_with_end(each) for each in renewed]
         self.log.info(event="certificates loaded", certificates=rows)
         for each in renewed:
             fault = chain_fault(each, self._holder.anchors())
@@ -174,16 +183,26 @@ class OwnCertificates:
             credential = directory.for_domain(domain)
             if credential is not None:
                 serving.setdefault(credential.fingerprint, []).append(str(domain))
-        used = {each.fingerprint: each for each in (*directory.credentials, *self._holder.special_certificates.values())}
+        used = {each.fingerprint: each for each in self._used()}
         for fingerprint, credential in used.items():
             days = (credential.not_after - now) // timedelta(days=1)
             domains = tuple(serving.get(fingerprint, ()))
             yield CertificateFact(credential.name, credential.not_after, days, chain_fault(credential, anchors), domains)
 
+    def tell_used(self) -> None:
+        """Log the certificates in use and when they expire, those that expire first before the others."""
+        used = sorted(self._used(), key=lambda credential: (credential.not_after, credential.name))
+        others = [f"and {len(used) - NAMED_AT_START} more"] if len(used) > NAMED_AT_START else []
+        self.log.info(event="certificates", certificates=[*map(_with_end, used[:NAMED_AT_START]), *others])
+
+    def _used(self) -> Iterator[Credential]:
+        yield from self._holder.certificates.credentials
+        yield from self._holder.special_certificates.values()
+
     def tell_endings(self) -> None:
         """Log each certificate that has come within 21, 7, 3 and 1 days of its expiry, and one that has expired, once each."""
         now = date_of(self._wall)
-        used = (*self._holder.certificates.credentials, *self._holder.special_certificates.values())
+        used = tuple(self._used())
         for credential in used:
             left = credential.not_after - now
             due = [days for days in WARNING_DAYS if left <= timedelta(days=days)]

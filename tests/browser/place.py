@@ -110,7 +110,7 @@ class Place:
         try:
             place = ("127.0.0.1", self.federation)
             self._quietly(lambda: self._peer(name).send_message(place, "example.org", "hello")).connection.close()
-        except self._hello.Disappointed:
+        except self._hello.UnexpectedAnswer:
             return False
         return True
 

@@ -211,7 +211,7 @@ class LoopbackTests(LoopbackCase):
         failure = None
         try:
             await self.in_thread(lambda: stranger.send_message(("127.0.0.1", self.federation), "example.org", "hello"))
-        except self.hello.Disappointed as error:
+        except self.hello.UnexpectedAnswer as error:
             failure = str(error)
         self.assertIsNotNone(failure)
         await self.gone()
@@ -228,11 +228,11 @@ class LoopbackTests(LoopbackCase):
         self.assertEqual(2, closed["closed"])
         await self.gone()
         for stream in (outgoing, incoming):
-            with contextlib.suppress(OSError, self.hello.Disappointed):
+            with contextlib.suppress(OSError, self.hello.UnexpectedAnswer):
                 await self.in_thread(stream.close)
         denied = await self.in_thread(lambda: self.asked("deny", "peer.example"))
         self.assertEqual((0, True), (denied.exit_code, json.loads(denied.stdout)["changed"]))
-        with self.assertRaises(self.hello.Disappointed):
+        with self.assertRaises(self.hello.UnexpectedAnswer):
             await self.in_thread(lambda: self.peer().send_message(place, "example.org", "hello"))
         (peer,) = json.loads((await self.in_thread(lambda: self.asked("peers"))).stdout)
         self.assertEqual(("peer.example", "pkix", 1), (peer["peer"], peer["last_method"], peer["refusals"]))
@@ -246,7 +246,7 @@ class LoopbackTests(LoopbackCase):
         place = ("127.0.0.1", self.federation)
         outgoing = await self.in_thread(lambda: self.peer().send_message(place, "example.org", "hello"))
         incoming, _ = await self.in_thread(lambda: self.peer().receive_message(self.listener, "example.org"))
-        with contextlib.suppress(self.hello.Disappointed):
+        with contextlib.suppress(self.hello.UnexpectedAnswer):
             await self.in_thread(lambda: self.peer("stranger").send_message(place, "example.org", "hello"))
         peer, key = {"peer": "peer.example"}, "sha256:" + "0" * 64
         lane: dict[str, Any] = {"target": ["example.org", "peer.example"]}
@@ -268,7 +268,7 @@ class LoopbackTests(LoopbackCase):
         unknown = await self.in_thread(partial(self.refused, "frobnicate"))
         self.assertEqual(set(RESPONSES), set(unknown.partition("there are ")[2].split(", ")))
         for stream in (outgoing, incoming):
-            with contextlib.suppress(OSError, self.hello.Disappointed):
+            with contextlib.suppress(OSError, self.hello.UnexpectedAnswer):
                 await self.in_thread(stream.close)
 
     async def test_port_in_use(self) -> None:

@@ -133,7 +133,7 @@ class ConnectionMemoryTests(LoopbackCase):
         def visit() -> None:
             try:
                 self.peer("stranger").send_message(("127.0.0.1", self.federation), "example.org", "hello")
-            except self.hello.Disappointed:
+            except self.hello.UnexpectedAnswer:
                 pass
             finally:
                 for stream in self.streams:

@@ -63,6 +63,13 @@ class ContribTests(SynchronousTestCase):
         missing = {name for name in documented() if name.removesuffix("_total") not in code and not name.startswith(loops)}
         self.assertEqual(set(), missing)
 
+    def test_code(self) -> None:
+        """Every metric of the code is documented. A counter is documented with its `_total`."""
+        code = "\n".join(path.read_text() for path in (ROOT / "s2sgw").rglob("*.py"))
+        names = set(re.findall(r'"(s2sgw_[a-z0-9_]+)"', code))
+        self.assertGreater(len(names), 30)
+        self.assertEqual(set(), {name for name in names if not {name, f"{name}_total"} & documented()})
+
     def test_alerts(self) -> None:
         """`promtool` finds the rules valid, and their tests pass. Skipped where it is not installed."""
         promtool = shutil.which("promtool")

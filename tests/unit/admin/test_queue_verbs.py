@@ -128,6 +128,25 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual(tools.ask("release", *LANE), {"lanes": 1, "stanzas": 3, "holds": 1})
         self.assertEqual(len(tools.world.queue.pair_queue), 0)
 
+    def test_empty_lanes(self) -> None:
+        """A lane without stanzas is not counted: neither by hold, release and drop, nor in the list."""
+        tools = Tools(self.mktemp())
+        tools.world.custody.queues.queue(OUT.inverse)
+        self.assertEqual(tools.ask("hold", "there.example"), {"lanes": 0, "stanzas": 0})
+        tools.accept("1", "2")
+        self.assertEqual(tools.ask("hold", "there.example"), {"lanes": 1, "stanzas": 2})
+        self.assertEqual((tools.ask("list")[0]["lanes"], tools.ask("list")[0]["stanzas"]), (1, 2))
+        self.assertEqual(tools.ask("release", "there.example"), {"lanes": 1, "stanzas": 2, "holds": 1})
+        self.assertEqual(tools.ask("drop", "there.example"), {"lanes": 1, "stanzas": 2})
+        self.assertEqual(tools.ask("drop", "there.example"), {"lanes": 0, "stanzas": 0})
+
+    def test_spooled_stanza(self) -> None:
+        """A stanza that is on disk only is counted as the one that it is."""
+        tools = Tools(self.mktemp())
+        tools.accept("1", "2", "3")
+        tools.spool_all_but(0)
+        self.assertEqual(tools.ask("hold", *LANE, 2), {"lanes": 1, "stanzas": 1})
+
     def test_mistyped(self) -> None:
         """A stanza that does not wait, and a lane between strangers, are not held: a mistake in typing is no success."""
         tools = Tools(self.mktemp())

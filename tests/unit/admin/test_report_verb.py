@@ -86,4 +86,6 @@ class ReportVerbTests(SynchronousTestCase):
         self.assertIn("2026-11-27 (UTC), for here.example", text)
         self.assertIn("1 times inbound pkix/expired (by us)", text)
         self.assertNotIn("\x1b", text)
-        self.assertIn("nothing happened", report_table({"day": "2026-11-27", "domains": ["here.example"], "peers": []}, SCREEN))
+        empty = {"day": "2026-11-27", "domains": ["here.example"], "peers": []}
+        self.assertIn("nothing happened", report_table(empty, SCREEN))
+        self.assertIn("nothing is reported of a.example.", report_table(empty, SCREEN, "a.example"))

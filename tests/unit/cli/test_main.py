@@ -230,6 +230,13 @@ class AskingTests(CommandCase):
         self.assertEqual(2, self.run_command("streams", "not a domain").exit_code)
         self.assertEqual(2, self.run_command("streams", "--limit", "0").exit_code)
 
+    def test_suggestion(self) -> None:
+        """For an unknown verb the closest ones are suggested, also in a JSON error."""
+        for word, words in (("stats", "Did you mean 'status'"), ("stream", "Did you mean 'streams'"), ("queu", "Did you mean 'queue'?")):
+            self.assertIn(words, self.run_command(word).output)
+        self.assertIn("Did you mean", json.loads(self.run_command("--json", "stats").output)["error"])
+        self.assertNotIn("Did you mean", self.run_command("xyzzy").output)
+
     def test_an_answer_without_end(self) -> None:
         """A gateway that answers without end is not listened to for ever."""
         self.patch(client, "ANSWER_BYTES", 10)
@@ -393,6 +400,12 @@ class AnswerTests(CommandCase):
         """A name that looks like markup of the table library is shown as it is."""
         self.views(streams=[{**STREAM, "peer": "[bold red]x[/]"}])
         self.assertIn("[bold red]x[/]", self.run_command("streams").output)
+
+    def test_unknown_peer(self) -> None:
+        """`peers` names the PEER that is not known."""
+        self.views(peers=[])
+        self.assertIn("No peer is known", self.run_command("peers").output)
+        self.assertIn("gone.example is not known", self.run_command("peers", "gone.example").output)
 
     def test_a_cell_cannot_steer_a_terminal(self) -> None:
         """What is not printable is written out in a table too."""

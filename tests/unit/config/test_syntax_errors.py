@@ -24,6 +24,11 @@ class SyntaxTests(SynchronousTestCase):
         """The same key in another section is not the first one."""
         self.assertEqual("line 5: x is set a second time (first on line 4)", self.complaint("[a]\nx = 1\n[b]\nx = 2\nx = 3\n"))
 
+    def test_truth(self) -> None:
+        """The words of other languages for true and false are shown as TOML writes them, not in quotes."""
+        for word, right in (("True", "true"), ("yes", "true"), ("on", "true"), ("FALSE", "false"), ("no", "false"), ("off", "false")):
+            self.assertEqual(f"line 2: write allow = {right}", self.complaint(f"[peers.default]\nallow = {word}  # so\n"))
+
     def test_no_quotes(self) -> None:
         """A value that lacks its quotes is shown with them."""
         self.assertEqual('line 2: put the value in quotes: level = "debug"', self.complaint("[log]\nlevel = debug # loud\n"))

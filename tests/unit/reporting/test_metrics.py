@@ -118,6 +118,11 @@ class MetricsTests(SynchronousTestCase):
         refusals = [line for line in lines if line.startswith("s2sgw_refusals_total{")]
         self.assertEqual((2 * 3 * len(OUTCOMES), 3 * len(ACCOUNTS)), (len(stanzas), len(refusals)))
         self.assertEqual((1, 1), tuple(sum(not line.endswith(" 0.0") for line in each) for each in (stanzas, refusals)))
+        for line in ('s2sgw_streams{direction="outbound",leg="backend"} 0.0', 's2sgw_resumptions_total{outcome="expired",role="initiating"} 0.0'):
+            name, _, rest = line.partition("{")
+            labels = set(rest.partition("}")[0].split(","))
+            found = [each for each in lines if each.startswith(f"{name}{{") and set(each.partition("{")[2].partition("}")[0].split(",")) == labels]
+            self.assertEqual(["0.0"], [each.rpartition(" ")[2] for each in found])
 
     def test_convention(self) -> None:
         """The metrics of a process are there; no `_created` series."""

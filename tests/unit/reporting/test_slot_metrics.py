@@ -19,6 +19,7 @@ class SlotMetricsTests(SynchronousTestCase):
         text = generate_latest(registry).decode()
         for line in (
             's2sgw_lookups{state="in-flight"} 3.0', 's2sgw_lookups{state="in-line"} 5.0',
-            's2sgw_lookups_given_up_total{reason="displaced"} 2.0', 's2sgw_posh_fetches{state="in-line"} 5.0',
+            's2sgw_lookups_given_up_total{reason="displaced"} 2.0', 's2sgw_lookups_given_up_total{reason="line-full"} 0.0',
+            's2sgw_posh_fetches{state="in-line"} 5.0',
         ):
             self.assertIn(line, text)

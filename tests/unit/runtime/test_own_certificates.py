@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.certificates import CertificateDirectory, read
 from s2sgw.net.threads import AtOnce
-from s2sgw.runtime.own_certificates import OwnCertificates, ends_in, files_of
+from s2sgw.runtime.own_certificates import NAMED_AT_START, OwnCertificates, ends_in, files_of
 from s2sgw.trust.anchors import Anchors
 from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import AT, Issued, self_signed, shared_issuer, shared_root
@@ -65,6 +65,20 @@ class OwnCertificateTests(SynchronousTestCase):
             path.write_bytes(content)
             path.chmod(0o600)
             os.utime(path, (self.changes, self.changes))
+
+    def test_start(self) -> None:
+        """The first lines of the log name the certificates in use, and how many there are more, those that expire first before the others."""
+        self.own.tell_used()
+        (event,) = self.events
+        end = f"{AT + timedelta(days=90):%Y-%m-%d %H:%M} UTC"
+        self.assertEqual(("certificates", [f"example.org until {end}"]), (event["event"], event["certificates"]))
+        for number in range(NAMED_AT_START):
+            self.put(f"n{number}.example", issued(30 + number, f"n{number}.example"))
+        self.holder.certificates = CertificateDirectory(self.folder, lambda: AT)
+        self.own.tell_used()
+        *named, others = self.events[-1]["certificates"]
+        self.assertEqual((NAMED_AT_START, "and 1 more"), (len(named), others))
+        self.assertTrue(named[0].startswith("n0.example until "))
 
     def remove_all(self) -> None:
         for path in list(self.folder.iterdir()):
@@ -174,7 +188,7 @@ class OwnCertificateTests(SynchronousTestCase):
     def test_words(self) -> None:
         """When a certificate ends, in words."""
         self.assertEqual(
-            ["has expired", "ends today", "ends in 1 day", "ends in 7 days"], [ends_in(days) for days in (-1, 0, 1, 7)],
+            ["has expired", "ends within a day", "ends in 1 day", "ends in 7 days"], [ends_in(days) for days in (-1, 0, 1, 7)],
         )
 
     def test_no_folder(self) -> None:
