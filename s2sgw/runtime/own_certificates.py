@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
 
@@ -191,7 +192,7 @@ class OwnCertificates:
 
     def tell_used(self) -> None:
         """Log the certificates in use and when they expire, those that expire first before the others."""
-        used = sorted(self._used(), key=lambda credential: (credential.not_after, credential.name))
+        used = sorted(self._used(), key=attrgetter("not_after", "name"))
         others = [f"and {len(used) - NAMED_AT_START} more"] if len(used) > NAMED_AT_START else []
         self.log.info(event="certificates", certificates=[*map(_with_end, used[:NAMED_AT_START]), *others])
 
