@@ -1,4 +1,4 @@
-"""Which acknowledgements a stream has, by what is configured and known, and what the silence of a server means (R35, R41)."""
+"""The acknowledgements that are used on a stream, and what follows from a server that does not answer (R35, R41)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Stream(Written):
 
 
 class Extensions:
-    """All may be used, until one is disabled."""
+    """Every extension may be used until it is disabled."""
 
     def __init__(self) -> None:
         self.disabled: list[tuple[str, str]] = []
@@ -81,14 +81,14 @@ class AckSelectionTests(SynchronousTestCase):
         self.assertIsInstance(self.choose(Stream()), TcpAcks)
 
     def test_asked_for(self) -> None:
-        """R35: XEP-0198 is asked for where it is wanted, and not known to break the server."""
+        """R35: XEP-0198 is asked for if it is configured and not disabled for the server."""
         self.assertEqual([self.selection.use_stream_management(each) for each in (HERE, THERE)], [False, True])
         self.extensions.disable(THERE.ascii, "management", Ending(Cause.CLOSED))
         self.extensions.disable(THERE.ascii, "resumption", Ending(Cause.CLOSED))
         self.assertEqual((self.selection.use_stream_management(THERE), self.selection.use_resumption(THERE)), (False, False))
 
     def test_never_answers(self) -> None:
-        """R41: a server that has never answered a ping is believed, and not asked for a day."""
+        """R41: stanzas for a server that has never answered a ping count as written. The server is not pinged again for a day."""
         self.choose(Stream()).after_batch(2)
         self.clock.advance(PING_SECONDS)
         self.assertEqual(self.queue.acknowledgements, [(2, "written")])
@@ -100,7 +100,7 @@ class AckSelectionTests(SynchronousTestCase):
         self.assertIsInstance(self.choose(Stream()), PingAcks)
 
     def test_falls_silent(self) -> None:
-        """R41: a server that has answered and falls silent is presumed dead: nothing is believed, and it is asked again."""
+        """R41: a server that has answered and stops answering is presumed dead. Its stanzas stay in custody, and it is pinged again."""
         stream = Stream()
         acks = self.choose(stream)
         acks.after_batch(1)
@@ -111,7 +111,7 @@ class AckSelectionTests(SynchronousTestCase):
         self.assertIsInstance(self.choose(Stream()), PingAcks)
 
     def test_falls_silent_on_the_next_stream(self) -> None:
-        """R41: that it has answered is remembered of the server, whatever the stream."""
+        """R41: an earlier answer counts for the server, not for one stream."""
         self.choose(Stream()).after_batch(1)
         self.answer()
         stream = Stream()
@@ -122,7 +122,7 @@ class AckSelectionTests(SynchronousTestCase):
         self.assertEqual((self.queue.acknowledgements, stream.ends), ([(1, "passed_on")], [("aborted", "unresponsive")]))
 
     def test_its_way_back_is_lost(self) -> None:
-        """R41: one that answered, and lets itself be reached on new streams without ever answering, is believed after a while."""
+        """R41: a server that answered earlier, and accepts new streams without answering on them, no longer delays its stanzas after a while."""
         self.choose(Stream()).after_batch(1)
         self.answer()
         ends = 0
@@ -135,7 +135,7 @@ class AckSelectionTests(SynchronousTestCase):
         self.assertIsInstance(self.choose(Stream()), TcpAcks)
 
     def test_answers_after_all(self) -> None:
-        """R41: a server that was presumed never to answer, and does, is not presumed so any more."""
+        """R41: a server that was presumed never to answer, and answers, is pinged again."""
         self.acks[THERE] = "ping"
         acks = self.choose(Stream())
         acks.after_batch(1)
@@ -146,7 +146,7 @@ class AckSelectionTests(SynchronousTestCase):
         self.assertIsInstance(self.choose(Stream()), PingAcks)
 
     def test_silent_over_something_large(self) -> None:
-        """A server that may have met a limit of its own has its stream closed, so that it is not resumed."""
+        """The stream of a server that may have met a size limit is closed, so that it is not resumed."""
         for managed, seconds in ((False, PING_SECONDS), (True, OVERDUE_SECONDS)):
             stream = Stream(managed, LARGE + 1)
             acks = self.choose(stream)
@@ -157,7 +157,7 @@ class AckSelectionTests(SynchronousTestCase):
             self.assertEqual(stream.ends, [("closed", "unresponsive")])
 
     def test_another_queue_of_the_stream(self) -> None:
-        """A queue whose first stanza is behind the large one of another is not believed either: there were answers on the stream."""
+        """A queue whose first stanza is behind another queue's large stanza keeps custody: the server has answered on this stream."""
         stream = Stream(largest_in_flight=LARGE + 1)
         first, second = self.choose(stream), self.choose(stream)
         first.after_batch(1)
@@ -167,7 +167,7 @@ class AckSelectionTests(SynchronousTestCase):
         self.assertEqual((self.queue.acknowledgements, stream.ends), ([(1, "passed_on")], [("closed", "unresponsive")]))
 
     def test_overdue(self) -> None:
-        """R35: a server that has acknowledged before may come back for its stream; one that never has is not asked for it again."""
+        """R35: the stream of a server that has acknowledged before may be resumed. A server that never has is not asked for XEP-0198 again."""
         stream = Stream(managed=True)
         acks = self.choose(stream)
         acks.after_batch(2)
@@ -185,10 +185,10 @@ class AckSelectionTests(SynchronousTestCase):
 
 
 class RememberedServersTests(SynchronousTestCase):
-    """What is known of a server for a day."""
+    """Tests of the servers that are remembered for a day."""
 
     def test_for_a_day(self) -> None:
-        """And not after it."""
+        """A server is forgotten after a day."""
         clock = Clock()
         servers = RememberedServers(clock)
         servers.remember("there.example")
@@ -202,7 +202,7 @@ class RememberedServersTests(SynchronousTestCase):
         self.assertNotIn("there.example", servers)
 
     def test_bounded(self) -> None:
-        """The memory is bounded: the one remembered longest ago goes first."""
+        """The memory is bounded: the oldest entry is removed first."""
         servers = RememberedServers(Clock())
         for number in range(MAX_SERVERS):
             servers.remember(f"s{number}.example")

@@ -1,4 +1,4 @@
-"""How it is learnt what the next server has: acknowledgements (XEP-0198), and pings (R41)."""
+"""Tests of acknowledgements by XEP-0198 and by pings (R41)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAIR = Pair(Domain.parse("here.example"), Domain.parse("there.example"))
 
 
 class Stream:
-    """Notes what is written and counted."""
+    """A stream that records what is written and counted."""
 
     pair = PAIR
 
@@ -48,7 +48,7 @@ class Stream:
 
 
 class OneQueue:
-    """The queue back to us, with its replies."""
+    """The queue of the inverse pair, with its replies."""
 
     def __init__(self, caught: PingReplies) -> None:
         self._caught = caught
@@ -64,7 +64,7 @@ class OneQueue:
 
 
 class Policy:
-    """Decides as the test says, and notes what it is told."""
+    """A policy that the test sets, and that records its calls."""
 
     def __init__(self) -> None:
         self.answers = False
@@ -86,7 +86,7 @@ class Policy:
 
 
 class Queue:
-    """Notes what is acknowledged."""
+    """A queue that records what is acknowledged."""
 
     pair = PAIR
 
@@ -117,14 +117,14 @@ class PingTests(SynchronousTestCase):
         self.replies.pings.pop(id)()
 
     def test_the_ping(self) -> None:
-        """R41: one ping from the proven pair, with an id of its own, behind the first batch; it is counted as a stanza."""
+        """R41: one ping with its own id is sent from the proven pair after the first batch, and is counted as a stanza."""
         ping = Element.parse(self.acks.after_batch(3))
         self.assertEqual(ping.attributes, {"type": "get", "id": "id1", "from": "here.example", "to": "there.example"})
         self.assertIsNotNone(ping.child(PING, "ping"))
         self.assertEqual((list(self.replies.pings), self.stream.counted), (["id1"], [3, 1]))
 
     def test_one_at_a_time(self) -> None:
-        """R41: what is written while a ping is out is asked for by the next one."""
+        """R41: stanzas written while a ping is unanswered are covered by the next ping."""
         self.acks.after_batch(3)
         self.assertEqual((self.acks.after_batch(2), self.acks.after_batch(4)), (b"", b""))
         self.answer("id1")
@@ -135,7 +135,7 @@ class PingTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_one_timer(self) -> None:
-        """One timer serves the pings of a busy stream, and each ping has its whole time."""
+        """One timer serves the pings of a busy stream. Each ping has its full time."""
         self.acks.after_batch(1)
         (timer,) = self.clock.getDelayedCalls()
         self.clock.advance(PING_SECONDS - 5)
@@ -148,13 +148,13 @@ class PingTests(SynchronousTestCase):
         self.assertEqual((["unanswered"], [(2, "written")], []), (self.policy.told, self.queue.acknowledgements[1:], self.clock.getDelayedCalls()))
 
     def test_asked_again_while_the_timer_runs(self) -> None:
-        """A ping that begins when another is answered, unread or not, is due by its own time; after the stop none is."""
+        """A ping that follows an answered one has its own full time, also if its answer may be unread. After a stop no ping is due."""
         self.acks.after_batch(1)
         self.clock.advance(PING_SECONDS - 1)
         self.acks.after_batch(1)
         self.answer("id1")
         self.back.held = True
-        self.clock.advance(PING_SECONDS)  # id2 may lie unread
+        self.clock.advance(PING_SECONDS)  # the answer to id2 may be unread
         self.back.held = False
         self.clock.advance(PING_SECONDS - 1)
         self.assertEqual([], self.policy.told)
@@ -163,7 +163,7 @@ class PingTests(SynchronousTestCase):
         self.assertEqual(([], []), (self.policy.told, self.clock.getDelayedCalls()))
 
     def test_silence(self) -> None:
-        """R41: a server that has never answered is believed to have what was written, now and from now on."""
+        """R41: if a server has never answered, its stanzas count as written, now and later."""
         self.acks.after_batch(3)
         self.acks.after_batch(2)
         self.clock.advance(PING_SECONDS)
@@ -171,7 +171,7 @@ class PingTests(SynchronousTestCase):
         self.assertEqual((self.acks.acknowledges, self.acks.after_batch(1)), (False, b""))
 
     def test_silence_of_one_that_is_always_asked(self) -> None:
-        """R41: where pings are configured, the next batch is asked about all the same."""
+        """R41: if pings are configured, the next batch is followed by a ping all the same."""
         self.acks = self.pings(always=True)
         self.acks.after_batch(3)
         self.clock.advance(PING_SECONDS)
@@ -179,7 +179,7 @@ class PingTests(SynchronousTestCase):
         self.assertIn(b"id2", self.acks.after_batch(1))
 
     def test_silence_that_ends_the_stream(self) -> None:
-        """What a server may not have is not believed: nothing is acknowledged where the stream was ended."""
+        """If the stream is ended for a missing answer, nothing is acknowledged."""
         self.acks.after_batch(1)
         self.answer("id1")
         self.acks.after_batch(2)
@@ -188,7 +188,7 @@ class PingTests(SynchronousTestCase):
         self.assertEqual((self.queue.acknowledgements, self.replies.pings, self.clock.getDelayedCalls()), ([(1, "passed_on")], {}, []))
 
     def test_a_reply_that_lies_unread(self) -> None:
-        """While the stream that may bring the reply is held, silence means nothing; the time begins again when it is read."""
+        """While the stream that may bring the answer is not read, a missing answer has no effect. The time starts again when it is read."""
         self.acks.after_batch(3)
         self.back.held = True
         self.clock.pump([PING_SECONDS] * 2)
@@ -206,13 +206,13 @@ class PingTests(SynchronousTestCase):
         self.assertEqual((self.policy.told, self.clock.getDelayedCalls()), (["unanswered"], []))
 
     def test_a_late_reply_is_dropped(self) -> None:
-        """R41: the reply that comes after its time goes no further."""
+        """R41: an answer that arrives after its time is dropped."""
         self.acks.after_batch(1)
         self.clock.advance(PING_SECONDS)
         self.assertEqual(({}, [PAIR.inverse]), (self.replies.pings, list(self.late.pairs)))
 
     def test_pressure(self) -> None:
-        """R41: a server that never answered slows no source; one that did is waited for."""
+        """R41: a server that never answered slows no source. The answer of a server that has answered before is waited for."""
         self.acks.after_batch(3)
         self.acks.after_batch(2)
         self.acks.on_pressure()
@@ -223,7 +223,7 @@ class PingTests(SynchronousTestCase):
         self.assertEqual(self.queue.acknowledgements[1:], [(0, "passed_on")])
 
     def test_pressure_with_nothing_written(self) -> None:
-        """Where nothing was written nothing is believed: a crowded queue would ask again for ever."""
+        """If nothing was written, nothing is acknowledged. Otherwise a crowded queue would ask again forever."""
         self.acks.on_pressure()
         self.acks.after_batch(3)
         self.acks.on_pressure()
@@ -231,7 +231,7 @@ class PingTests(SynchronousTestCase):
         self.assertEqual(self.queue.acknowledgements, [(3, "written")])
 
     def test_before_a_large_stanza(self) -> None:
-        """Before the first large stanza it is asked whether the server answers at all; the next ping is about that one."""
+        """A ping before the first large stanza finds out whether the server answers at all. The next ping is for that stanza."""
         large, small = b"x" * (LARGE + 1), b"x" * LARGE
         written = self.acks.batch([small, large])
         self.assertIn(b"id1", written[0])
@@ -245,21 +245,21 @@ class PingTests(SynchronousTestCase):
         self.assertEqual((written[0], b"id3" in written[1]), (large, True))
 
     def test_behind_small_stanzas(self) -> None:
-        """A batch of small stanzas is followed by the ping; while that is out, the next batch is not."""
+        """A batch of small stanzas is followed by a ping. While it is unanswered, the next batch is not."""
         small = b"x" * LARGE
         written = self.acks.batch([small, small])
         self.assertEqual((written[:2], b"id1" in written[2], len(written)), ([small, small], True, 3))
         self.assertEqual(self.acks.batch([small]), [small])
 
     def test_not_asked_once_silent(self) -> None:
-        """R41: a server that answers nothing is asked nothing more."""
+        """R41: a server that does not answer is not pinged again."""
         large = b"x" * (LARGE + 1)
         self.acks.batch([large])
         self.clock.advance(PING_SECONDS)
         self.assertEqual((self.queue.acknowledgements, self.acks.batch([large])), ([(1, "written")], [large]))
 
     def test_stop(self) -> None:
-        """A stream that is gone expects nothing any more."""
+        """After the stream has ended no answer is expected."""
         self.acks.after_batch(3)
         self.acks.stop()
         self.acks.stop()
@@ -277,7 +277,7 @@ class StreamManagementTests(SynchronousTestCase):
         return StreamManagementAcks(self.stream, self.policy, self.clock, before, acked_before)  # type: ignore[arg-type]
 
     def test_asked(self) -> None:
-        """R35: each write is counted and followed by a request."""
+        """R35: each write is counted and followed by a request for an acknowledgement."""
         acks = self.acks()
         large = b"x" * (LARGE + 1)
         self.assertEqual((acks.batch([large, b"y"]), self.stream.counted, acks.acknowledges), ([large, b"y", REQUEST], [2], True))
@@ -286,7 +286,7 @@ class StreamManagementTests(SynchronousTestCase):
         acks.stop()
 
     def test_in_time(self) -> None:
-        """R35: while something is acknowledged now and then, or nothing is to be, all is well; the timer ends then."""
+        """R35: acknowledgements in time, or a stream without unacknowledged stanzas, end the timer."""
         acks = self.acks()
         self.clock.advance(100)
         acks.after_batch(2)
@@ -303,7 +303,7 @@ class StreamManagementTests(SynchronousTestCase):
         self.assertEqual((self.clock.getDelayedCalls(), self.policy.told), ([], []))
 
     def test_overdue(self) -> None:
-        """R35: nothing acknowledged for too long, on a stream that promised it; it is told whether anything ever was."""
+        """R35: an overdue acknowledgement is reported, with the information whether the stream has acknowledged before."""
         acks = self.acks()
         acks.after_batch(2)
         self.clock.advance(10)
@@ -319,7 +319,7 @@ class StreamManagementTests(SynchronousTestCase):
         self.assertEqual(self.policy.told, [True, False, True])
 
     def test_not_read(self) -> None:
-        """While what comes on the stream is not read (XEP-0288), an acknowledgement may lie unread: the time begins when it is."""
+        """While the stream is not read (XEP-0288), an acknowledgement may be unread. The time starts when the stream is read again."""
         acks = self.acks()
         acks.after_batch(1)
         self.stream.read_since = inf
@@ -331,20 +331,20 @@ class StreamManagementTests(SynchronousTestCase):
         self.assertEqual((self.policy.told, self.clock.getDelayedCalls()), ([False], []))
 
     def test_counted_before(self) -> None:
-        """R35: what was counted before is acknowledged first, and settles nothing."""
+        """R35: stanzas that were counted earlier are acknowledged first. This settles nothing."""
         acks = self.acks(before=2)
         acks.after_batch(3)
         self.assertFalse(acks.whole)
         self.assertEqual((acks.acknowledged(3), acks.acknowledged(2), acks.whole), (1, 2, True))
 
     def test_resumed(self) -> None:
-        """R35: what is written again on the stream that resumes another is counted already."""
+        """R35: stanzas that are written again on a resumed stream are already counted."""
         acks = self.acks(before=2)
         self.assertEqual((acks.resumed(2), self.stream.counted, acks.acknowledged(2)), (REQUEST, [], 2))
 
 
 class TcpTests(SynchronousTestCase):
-    """TCP alone."""
+    """Tests of TCP without acknowledgements."""
 
     def test_none(self) -> None:
         """Stanzas are counted, and nothing is acknowledged."""

@@ -1,4 +1,4 @@
-"""Couriers and lanes at work: stanzas wait for a stream, go out on it in order, or come back as bounces."""
+"""Tests of delivery agents with their queues: stanzas wait for a stream, are sent on it in order, or are bounced."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class FakeConnection:
 
 
 class FakeSide:
-    """A side whose look-ups are answered by the test."""
+    """A leg whose look-ups are answered by the test."""
 
     leg = "federation"
 
@@ -101,7 +101,7 @@ class FakeSide:
         return self.dial
 
     def dial(self, address: str, port: int, build: Any) -> Deferred[None]:
-        """The way is open as soon as somebody asks; the connection is there when the test says so."""
+        """Record a connection attempt; the test completes it."""
         build()
         self.dials.append(Deferred())
         return self.dials[-1]
@@ -144,7 +144,7 @@ class FakeSide:
 
 
 class Source:
-    """A stream that can be slowed."""
+    """A stream that can be paused."""
 
     def __init__(self, shared: bool = False) -> None:
         self.shared = shared
@@ -158,7 +158,7 @@ class Source:
 
 
 class World:
-    """Lanes whose outbound hops are couriers, on a clock; inbound hops keep what they get."""
+    """Queues on a clock. The next hop of outbound queues is a delivery agent, that of inbound queues keeps its stanzas."""
 
     def __init__(self, memory: int = 1 << 20, stream_limits: int = 0) -> None:
         self.clock = Clock()
@@ -189,7 +189,7 @@ class World:
         return self.connections[-1]
 
     def fail(self, cause: Cause) -> None:
-        """The attempt under way comes to nothing."""
+        """Let the current attempt fail."""
         self.dials[-1].callback(None)
         self.connections[-1].close(Ending(cause, by="network"))
 
@@ -207,7 +207,7 @@ class World:
 
 
 class Choosing:
-    """Chooses the acknowledgements that `make(stream)` makes."""
+    """Uses the acknowledgements that `make(stream)` returns."""
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
         self._make = make
@@ -221,7 +221,7 @@ def managed(clock: Clock, stream: Any) -> StreamManagementAcks:
 
 
 def by_hand(stream: Any) -> TcpAcks:
-    """The test acknowledges."""
+    """Return acknowledgements that the test gives by hand."""
     acknowledgements = TcpAcks()
     acknowledgements.acknowledges = True
     return acknowledgements
@@ -229,14 +229,14 @@ def by_hand(stream: Any) -> TcpAcks:
 
 @dataclass
 class Bounced:
-    """The stanzas that came back."""
+    """The stanzas that were bounced."""
 
     id: str
     data: bytes
 
 
 class KeepingHop(FakeNextHop):
-    """A hop that keeps what it gets."""
+    """A next hop that keeps its stanzas."""
 
     def __init__(self, kept: list[Bounced]) -> None:
         self._kept = kept
@@ -254,15 +254,15 @@ def message(id: str, kind: Any = "message", type: str | None = None, size: int =
 
 
 def ids(written: list[bytes]) -> list[str]:
-    """The ids of the stanzas in each write, joined."""
+    """Return the ids of the stanzas in each write, joined."""
     return ["".join(re.findall(r"<\w+ id='(\w+)'", data.decode())) for data in written]
 
 
 class CourierTests(SynchronousTestCase):
-    """From the first stanza to the stream, and back when there is none."""
+    """Tests of a delivery agent from the first stanza to its stream or its bounce."""
 
     def test_cause_of_an_expiry(self) -> None:
-        """Why what waits was not delivered: as the last attempt failed, or held too long where a stream only ended in order."""
+        """An expired stanza has the cause of the last failed attempt, or "held too long" if the last stream ended in order."""
         agent = World().queue.next_hop
         assert isinstance(agent, DeliveryAgent)
         for ending, cause in (
@@ -273,7 +273,7 @@ class CourierTests(SynchronousTestCase):
             self.assertEqual(agent.last_cause, cause)
 
     def test_opens_on_demand_and_delivers_in_order(self) -> None:
-        """R33: what waited goes first, in one write, then what comes goes straight through."""
+        """R33: waiting stanzas are sent first, in one write. Later stanzas are sent at once."""
         world = World()
         self.assertEqual(world.state, "idle")
         world.queue.accept([message("1"), message("2")])
@@ -285,7 +285,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual((world.state, len(world.queue.pair_queue)), ("ready", 0))
 
     def test_next_address(self) -> None:
-        """R36: the next target is tried when one fails."""
+        """R36: if a target fails, the next one is tried."""
         world = World()
         world.side.targets = tuple(Target(f"s{n}.there.example", 5269, (f"192.0.2.{n}",)) for n in (1, 2))
         world.queue.accept([message("1")])
@@ -295,7 +295,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual(len(world.open().written), 1)
 
     def test_final_cause_bounces_at_once(self) -> None:
-        """R34: what can never be delivered comes back at once, and so does what follows during the back-off."""
+        """R34: a final cause bounces what waits at once, and also what arrives during the back-off."""
         world = World()
         world.side.ending = Ending(Cause.NO_SUCH_DOMAIN)
         world.queue.accept([message("1")])
@@ -305,7 +305,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual(world.state, "backing off")
 
     def test_temporary_cause_waits_and_tries_again(self) -> None:
-        """R39: a server that cannot be reached is tried again, longer apart each time; what waited is delivered with a stamp."""
+        """R39: an unreachable server is tried again at growing intervals. What waited is delivered with a delay stamp."""
         world = World()
         world.side.ending = Ending(Cause.DNS_UNREACHABLE)
         world.queue.accept([message("1")])
@@ -321,7 +321,7 @@ class CourierTests(SynchronousTestCase):
         self.assertIn(b"<delay xmlns='urn:xmpp:delay' from='here.example' stamp='1970-01-01T00:00:00.000Z'/></message>", connection.written[0])
 
     def test_expiry_bounces_with_the_cause(self) -> None:
-        """R34: an IQ that waited 30 s comes back with the reason why its server was not reached; a message still waits."""
+        """R34: an IQ that waited for 30 s is bounced with the reason of the last failure. A message still waits."""
         world = World()
         world.side.ending = Ending(Cause.DNS_UNREACHABLE)
         world.queue.accept([message("q", "iq", "get"), message("m")])
@@ -334,7 +334,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual(len(world.queue.pair_queue), 1)
 
     def test_contact_wakes(self) -> None:
-        """A peer that contacts us wakes its lane."""
+        """A contact by the peer wakes its queue."""
         world = World()
         world.side.ending = Ending(Cause.DNS_UNREACHABLE)
         world.queue.accept([message("1")])
@@ -344,7 +344,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual(ids(world.open().written), ["1"])
 
     def test_contact_put_off(self) -> None:
-        """A peer that contacts us again at once is asked again soon: its word is put off, not dropped."""
+        """If a peer contacts us again at once, the next attempt is delayed a little and not dropped."""
         world = World()
         world.side.ending = Ending(Cause.DNS_UNREACHABLE)
         world.queue.accept([message("1")])
@@ -360,7 +360,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual(ids(world.open().written), ["1"])
 
     def test_contact_during_an_attempt(self) -> None:
-        """A peer that contacts us while an attempt runs is tried again at once when that fails, whatever it fails for, and once."""
+        """A contact during an attempt leads to exactly one immediate attempt after its failure, whatever the cause."""
         for cause in (Cause.CONNECTION_REFUSED, Cause.STREAM_ERROR):
             world = World()
             world.queue.accept([message("1")])
@@ -377,7 +377,7 @@ class CourierTests(SynchronousTestCase):
             self.assertEqual((world.state, len(world.dials)), ("backing off", 2))
 
     def test_flushed(self) -> None:
-        """The operator's word counts at once: by flushing a lane, or all that waits for a peer whose key was approved."""
+        """An operator's flush, of one queue or of all queues of an approved peer, starts an attempt at once."""
         for approved in (False, True):
             world = World()
             world.side.ending = Ending(Cause.DNS_UNREACHABLE)
@@ -390,7 +390,7 @@ class CourierTests(SynchronousTestCase):
             self.assertEqual(ids(world.open().written), ["1"])
 
     def test_error_before_enabled(self) -> None:
-        """A stream error while `<enable/>` is unanswered is no word about the one stanza on its way: it goes again."""
+        """A stream error while `<enable/>` is unanswered does not concern the single stanza in flight: it is sent again."""
         for enabling, back in ((True, []), (False, ["1"])):
             world = World()
             world.side.managed = True
@@ -403,7 +403,7 @@ class CourierTests(SynchronousTestCase):
             self.assertEqual([stanza.id for stanza in world.back], back)
 
     def test_refused_pair(self) -> None:
-        """The other side does not serve that domain: bounced."""
+        """A stanza is bounced if the other side does not serve the domain."""
         world = World()
         world.queue.accept([message("1")])
         world.dials[0].callback(None)
@@ -412,7 +412,7 @@ class CourierTests(SynchronousTestCase):
         self.assertIsNotNone(world.connections[0].ending)
 
     def test_failed_dialback_holds_the_lane(self) -> None:
-        """R42: what waits is held through a failed dialback and tried again; only its `hold` ends that, by a bounce."""
+        """R42: stanzas wait through a failed dialback, which is tried again. Only the end of their hold time bounces them."""
         world = World()
         world.queue.accept([message("1")])
         world.dials[0].callback(None)
@@ -428,7 +428,7 @@ class CourierTests(SynchronousTestCase):
         self.assertIn(b"dialback-invalid", world.back[0].data)
 
     def test_slow_hop_slows_its_source(self) -> None:
-        """Back-pressure: a stream that takes no more holds up whoever feeds it, and lets go when it takes again."""
+        """Back-pressure: a stream that accepts no more data pauses the sources, and resumes them when it accepts data again."""
         world, source = World(), Source()
         world.queue.accept([message("1")], source)
         connection = world.open()
@@ -440,7 +440,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual((source.held, ids(connection.written)), ([], ["1", "2"]))
 
     def test_stream_lost_in_a_write(self) -> None:
-        """Back-pressure: a stream that a write loses slows no source: what ends it may never say that it takes again."""
+        """Back-pressure: a stream that is lost during a write does not leave its source paused, although it never becomes writable again."""
         world, source = World(), Source()
         world.queue.accept([message("1")], source)
         connection = world.open()
@@ -455,7 +455,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual((world.state, source.held), ("backing off", []))
 
     def test_slow_hop_does_not_slow_what_others_share(self) -> None:
-        """Where the stanzas of several lanes come by one stream, one peer that reads nothing holds up nobody but itself."""
+        """If one stream brings the stanzas of several queues, a peer that reads nothing delays only its own queue."""
         world, source = World(), Source(shared=True)
         world.queue.accept([message("0")], source)
         world.open().writable = False
@@ -463,7 +463,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual((source.held, world.queue.pair_queue.pending), ([], True))
 
     def test_crowded_lane_slows_its_source_only_while_connecting(self) -> None:
-        """A lane that fills while its stream is being opened slows its source; while it backs off it bounces what is too much."""
+        """A full queue pauses its source while its stream is being opened. During the back-off it bounces what exceeds its limit."""
         world, source = World(memory=50_000), Source()
         world.queue.accept([message("1", size=6000)], source)
         self.assertEqual(source.held, [world.queue])
@@ -475,7 +475,7 @@ class CourierTests(SynchronousTestCase):
         self.assertIn(b"resource-constraint", world.back[0].data)
 
     def test_lost_stream(self) -> None:
-        """A stream that worked is opened again at once when something waits; one that did not live is not hammered."""
+        """A stream that worked is opened again at once if stanzas wait. A stream that ended early is opened again after a back-off."""
         world = World()
         world.queue.accept([message("1")])
         world.clock.advance(1)
@@ -496,7 +496,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual(len(world.dials), 3)
 
     def test_poison(self) -> None:
-        """The closes that it takes to find a poisonous stanza are no failures: the lane tries again soon, and goes on soon."""
+        """Streams that close while a poisonous stanza is being isolated are no failures: the agent tries again soon."""
         for end, said in (
             (Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"), "policy-violation"),
             (Ending(Cause.CONNECTION_LOST, by="network"), "closed without an error, twice"),
@@ -515,7 +515,7 @@ class CourierTests(SynchronousTestCase):
             self.assertIn(f"(queue: poison; {said})".encode(), world.back[0].data)
 
     def test_every_one_poison(self) -> None:
-        """A server that closes its stream on whatever comes is left alone for longer and longer all the same."""
+        """A server that closes its stream on every stanza is contacted at growing intervals all the same."""
         world = World()
         world.queue.accept([message(str(number)) for number in range(MAX_ISOLATIONS + 2)])
         world.next_hop._ack_selection = Choosing(by_hand)
@@ -527,15 +527,15 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual(rests, [ISOLATING_SECONDS] * MAX_ISOLATIONS + [2.0, 4.0])
 
     def test_nothing_in_doubt(self) -> None:
-        """A lane that had nothing on its way when the stream ended over content (of another lane on it) waits no longer for that."""
+        """If a stream ends because of another queue's stanza, a queue with nothing in flight does not wait longer."""
         world = World()
         world.queue.accept([message("1")])
         world.open().close(Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"))
         self.assertEqual((world.next_hop.retry.failures, world.next_hop.data.timer.getTime()), (0, ISOLATING_SECONDS))
 
     def test_parts(self) -> None:
-        """A stream that others wait for is closed in order once nothing is under way on it; what comes in that very moment
-        has a new one at once, in order, and nothing was lost or counted as a failure.
+        """A stream is closed in order, once nothing is in flight on it, if others wait for a place. Stanzas that arrive
+        during the close get a new stream at once, in order. None is lost, and none counts as a failure.
         """
         world = World()
         world.queue.accept([message("1")])
@@ -551,7 +551,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual((0, []), (agent.retry.failures, world.back))
 
     def test_does_not_part(self) -> None:
-        """Not while something is in flight, nor from a stream on which the other side may send, or that is its own."""
+        """A stream is kept while something is in flight, and also if the other side may send on it or has opened it."""
         world = World()
         world.queue.next_hop.release_stream()
         world.queue.accept([message("1")])
@@ -573,13 +573,13 @@ class CourierTests(SynchronousTestCase):
         agent.release_stream()
         self.assertIsNone(connection.ending)
         other.user = None
-        shared_stream.target = None  # a stream of theirs
+        shared_stream.target = None  # a stream that the peer has opened
         agent.release_stream()
         self.assertIsNone(connection.ending)
 
     def test_room(self) -> None:
-        """R37: where there are as many streams as may be, a lane waits for one that is at rest; its stanzas go out in order,
-        and so do those that come for the other lane in the very moment in which its stream is closed.
+        """R37: at the limit of streams, a queue waits for a stream that is idle. Its stanzas are sent in order,
+        and so are those that arrive for the other queue at the moment its stream is closed.
         """
         world, other = World(stream_limits=1), Pair(HERE, Domain.parse("other.example"))
         world.queue.accept([message("1")])
@@ -602,7 +602,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual([], world.back)
 
     def test_idle_flow_is_forgotten(self) -> None:
-        """A flow without stream, stanzas or back-off takes no memory."""
+        """A queue without stream, stanzas or back-off is removed from memory."""
         world = World()
         world.queue.accept([message("1")])
         world.open().close(Ending(Cause.CLOSED, by="them"))
@@ -611,7 +611,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual(list(world.queues), [])
 
     def test_stop(self) -> None:
-        """A stop closes the stream in order and bounces what waits; nothing is opened any more."""
+        """A stop closes the stream in order and bounces what waits. No stream is opened after it."""
         world = World()
         world.queue.accept([message("1")])
         connection = world.open()
@@ -624,7 +624,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual(waiting.clock.getDelayedCalls(), [])
 
     def test_limit_of_the_next_server(self) -> None:
-        """R32: a stanza above what the next server announces (XEP-0478) is bounced with the reason, not sent."""
+        """R32: a stanza larger than the next server's announced limit (XEP-0478) is bounced with the reason, not sent."""
         world = World()
         world.side.limits = PeerLimits(max_bytes=12_000)
         world.queue.accept([message("1", size=12_001), message("2")])
@@ -636,7 +636,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual(len(world.queue.pair_queue), 0)
 
     def test_limit_that_is_known(self) -> None:
-        """A server that announces nothing may be known for its limit; the lesser counts, but nobody has less than 10,000 bytes."""
+        """If a server announces no limit, its known limit counts. The lesser limit applies, but it is never below 10,000 bytes."""
         for limits, known, largest in ((None, 65_535, 65_535), (20_000, 65_535, 20_000), (5, None, 10_000), (None, None, None)):
             world = World()
             world.side.limits, world.side.known = PeerLimits(max_bytes=limits), known
@@ -645,7 +645,7 @@ class CourierTests(SynchronousTestCase):
             self.assertEqual(world.queue.limits.largest, largest)
 
     def test_what_cannot_be_held(self) -> None:
-        """What would break the next server comes back with the reason, whether it waited or not; the rest goes on."""
+        """A stanza that the next server cannot accept is bounced with the reason, whether it has waited or not. The others are sent."""
         world = World()
         world.side.limits = PeerLimits(holds=lambda data: b"id='bad" not in data)
         world.queue.accept([message("bad1"), message("2")])
@@ -655,7 +655,7 @@ class CourierTests(SynchronousTestCase):
         self.assertIn(b"policy: unfit", world.back[0].data)
 
     def test_no_room_for_a_stamp(self) -> None:
-        """R32, R39: our own stamp does not make a stanza too large for the next server."""
+        """R32, R39: the gateway's delay stamp does not make a stanza too large for the next server."""
         world = World()
         world.side.limits = PeerLimits(max_bytes=12_000)
         world.queue.accept([message("1", size=11_950), message("2")])
@@ -664,7 +664,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual((ids([written]), written.count(b"<delay")), (["12"], 1))
 
     def test_counts(self) -> None:
-        """Every stanza is counted with its direction, kind and outcome."""
+        """Every stanza is counted by direction, kind and outcome."""
         world = World()
         world.side.ending = Ending(Cause.NO_SUCH_DOMAIN)
         world.queue.accept([message("1"), message("e", type="error")])

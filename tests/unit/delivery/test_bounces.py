@@ -1,4 +1,4 @@
-"""R33, R34: the receipt of what is bounced is settled when its error is safe itself, never before."""
+"""R33, R34: the upstream acknowledgement of a bounced stanza is settled when its error is safe, never before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.unit.delivery.test_queue import OUT, WINDOW, Source, World, ids, stan
 
 
 class RefusedTests(SynchronousTestCase):
-    """Stanzas that were not taken into custody."""
+    """Tests of stanzas that were not taken into custody."""
 
     def setUp(self) -> None:
         self.world = World()
@@ -22,7 +22,7 @@ class RefusedTests(SynchronousTestCase):
         self.world.custody.services.bounces.refuse(OUT, stanzas, Cause.NOT_ALLOWED, self.receipt)
 
     def test_the_error_is_spooled(self) -> None:
-        """Their errors wait for the sender's server: nothing is settled before the commit that holds both is done."""
+        """Errors wait for the sender's server. Nothing is settled before the commit that holds both is done."""
         self.refuse(None, None)
         self.world.hold_back = True
         self.world.clock.advance(WINDOW)
@@ -31,7 +31,7 @@ class RefusedTests(SynchronousTestCase):
         self.assertEqual(self.receipt.by, [("answered", 2)])
 
     def test_the_error_finds_no_room(self) -> None:
-        """Nor where the disk takes no error: it stays in memory until the sender's server takes it."""
+        """If the disk has no room for the error, the error stays in memory until the sender's server has it."""
         self.world = World(disk=10)
         self.world.back.ready = False
         self.refuse(None, None)
@@ -44,12 +44,12 @@ class RefusedTests(SynchronousTestCase):
         self.assertEqual((self.receipt.by, ids(self.world.back.sent)), ([("answered", 2)], "12"))
 
     def test_no_error_may_answer(self) -> None:
-        """What no error may answer is dropped by that rule, at once."""
+        """A stanza that must not be answered by an error is dropped at once."""
         self.refuse("error", None)
         self.assertEqual(self.receipt.by, [("dropped_by_rule", 1)])
 
     def test_the_stream_waits(self) -> None:
-        """Where the errors find no room and fill the memory, the stream that brings more such stanzas waits."""
+        """If errors find no room on the disk and fill the memory, the stream that brings more of these stanzas is paused."""
         self.world, source = World(disk=10, memory=4_000), Source(shared=True)
         self.world.back.ready = False
         self.refuse(None, None)
@@ -59,10 +59,10 @@ class RefusedTests(SynchronousTestCase):
 
 
 class GivenUpTests(SynchronousTestCase):
-    """Stanzas that were in custody, and whose queue is forgotten before the spool has answered."""
+    """Tests of stanzas in custody whose queue is forgotten before the spool answers."""
 
     def test_passed_on_before_it_is_on_the_disk(self) -> None:
-        """The error is passed on first, and the queue is forgotten: the late commit settles what else is in it."""
+        """The error is passed on first and the queue is forgotten. The late commit settles the other stanzas."""
         world = World()
         world.next_hop.ready = False
         world.accept(stanza("1"))

@@ -1,4 +1,4 @@
-"""Lost stanzas at the end of a stop are counted by pair."""
+"""Tests of the count of lost stanzas, by pair, at the end of a stop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.delivery.test_queue import HERE, OUT, THERE, WINDOW, World, stan
 
 
 class LostTests(SynchronousTestCase):
-    """A stop on a full disk."""
+    """Tests of a stop with a full disk."""
 
     def setUp(self) -> None:
         self.spool = FaultySpool(1 << 20, lambda call: self.world._deliver(call))
@@ -25,7 +25,7 @@ class LostTests(SynchronousTestCase):
         self.spool.write_error = SpoolFull("the disk is full", "disk")
 
     def accept(self, pair: Pair, *names: str) -> None:
-        """Stanzas of a server without XEP-0198."""
+        """Accept stanzas of a server without XEP-0198."""
         self.world.queues.queue(pair).accept([stanza(name) for name in names])
 
     def lost(self) -> list[LostStanzas]:
@@ -34,23 +34,23 @@ class LostTests(SynchronousTestCase):
         return self.world.custody.lost()
 
     def test_by_pair(self) -> None:
-        """Stanzas on the disk, and those that the sender's server keeps, are not lost; the pair that loses most is first."""
+        """Stanzas on the disk, or kept by the sender's server, are not lost. The pair with the most lost stanzas comes first."""
         self.accept(OUT, "1", "2")
         self.world.clock.advance(WINDOW)
         self.fill()
         other = Pair(HERE, Domain.parse("other.example"))
         self.accept(OUT, "3")
         self.accept(other, "4", "5")
-        self.world.accept(stanza("6"))  # its receipt is open
+        self.world.accept(stanza("6"))  # its upstream acknowledgement is not settled
         self.assertEqual([LostStanzas(other, 2, 0), LostStanzas(OUT, 1, 0)], self.lost())
 
     def test_none(self) -> None:
-        """Where the disk takes all, nothing is lost."""
+        """Nothing is lost if the disk has room for everything."""
         self.accept(OUT, "1", "2")
         self.assertEqual([], self.lost())
 
     def test_written(self) -> None:
-        """Written stanzas without an acknowledgement are counted separately: they may have arrived."""
+        """Stanzas that were written and not acknowledged are counted separately: they may have arrived."""
         self.fill()
         self.world.next_hop.ready = True
         self.accept(OUT, "1", "2")
@@ -59,7 +59,7 @@ class LostTests(SynchronousTestCase):
         self.assertEqual([LostStanzas(OUT, 3, 2)], self.lost())
 
     def test_without_a_spool(self) -> None:
-        """Errors that nobody takes are named, whichever queue comes first."""
+        """Errors that were neither delivered nor stored are named, whichever queue comes first."""
         for first, second in ((OUT, OUT.inverse), (OUT.inverse, OUT)):
             self.world = World(spools=False)
             self.world.next_hop.ready = self.world.back.ready = False
@@ -69,7 +69,7 @@ class LostTests(SynchronousTestCase):
             self.assertEqual([LostStanzas(OUT.inverse, 2, 0)], self.lost())
 
     def test_answered(self) -> None:
-        """A stanza that is answered is lost with its error, unless the disk has the stanza, or its sender's server."""
+        """An answered stanza is lost with its error, unless the disk or the sender's server has the stanza."""
         self.accept(OUT, "1")
         self.world.clock.advance(WINDOW)
         self.fill()
@@ -81,7 +81,7 @@ class LostTests(SynchronousTestCase):
         self.assertEqual([LostStanzas(Pair(THERE, HERE), 1, 0)], self.lost())
 
     def test_errors_of_what_was_refused(self) -> None:
-        """An error that answers a stanza which no queue took is lost as well."""
+        """An error for a stanza that no queue accepted is counted as lost too."""
         self.fill()
         self.world.custody.services.bounces.refuse(OUT, [stanza("1")], Cause.NOT_ALLOWED)
         self.assertEqual([LostStanzas(OUT.inverse, 1, 0)], self.lost())

@@ -1,4 +1,4 @@
-"""The sweep bounces what has expired, in steps, and one queue that fails does not keep the others from being swept."""
+"""Tests of the sweep: it bounces expired stanzas in steps, and the failure of one queue does not stop it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ OTHER = OUT._replace(recipient=Domain.parse("other.example"))
 
 
 class SweepTests(SynchronousTestCase):
-    """One queue that fails does not keep the others from being swept."""
+    """Tests of a sweep in which one queue fails."""
 
     def test_the_others_expire(self) -> None:
-        """The failure is told at the end of the sweep, and comes again at the next."""
+        """The other queues are swept. The failure is reported at the end of this sweep and of the next one."""
         world = World()
         world.next_hop.ready = False
         world.accept(stanza("1"))
@@ -32,7 +32,7 @@ class SweepTests(SynchronousTestCase):
         self.assertEqual(len(world.back.sent), 1)
 
     def test_wall_clock_steps(self) -> None:
-        """A step of the wall clock, forward or back, neither expires what waits nor keeps it."""
+        """A step of the wall clock, forward or back, neither expires a stanza nor extends its time."""
         wall = Clock()
         world = World(wall=wall)
         world.next_hop.ready = False
@@ -48,7 +48,7 @@ class SweepTests(SynchronousTestCase):
 
 
 class StepTests(SynchronousTestCase):
-    """Many stanzas that expire together."""
+    """Tests of many stanzas that expire together."""
 
     def setUp(self) -> None:
         self.steps: list[Callable[[], None]] = []
@@ -56,7 +56,7 @@ class StepTests(SynchronousTestCase):
         self.world.next_hop.ready = False
 
     def step(self) -> None:
-        """A turn of the reactor has time for what is due."""
+        """Run one turn of the reactor, in which everything due is done."""
         steps, self.steps[:] = list(self.steps), []
         for each in steps:
             each()
@@ -66,7 +66,7 @@ class StepTests(SynchronousTestCase):
         self.world.custody.expiry.sweep()
 
     def test_in_memory(self) -> None:
-        """The sweep bounces some, and each step some more; the queues take turns."""
+        """The sweep bounces some stanzas, and each step some more. The queues take turns."""
         self.patch(self.world.spool, "append", lambda *_: None)
         for pair in (OUT, OTHER):
             self.world.queues.queue(pair).accept([stanza(str(number)) for number in range(2 * BOUNCED_AT_ONCE)])
@@ -80,7 +80,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual(len(self.world.back.sent), 4 * step)
 
     def test_on_the_disk_alone(self) -> None:
-        """Rows that the spool named are bounced in steps. One that was dropped meanwhile is not bounced as well."""
+        """Rows that the spool named are bounced in steps. A row that was dropped meanwhile is not bounced."""
         for pair in (OUT, OTHER):
             queue = self.world.queues.queue(pair)
             queue.accept([stanza(str(number)) for number in range(BOUNCED_AT_ONCE + 1)])

@@ -1,4 +1,4 @@
-"""R33, R41: answers to IQs that go no further."""
+"""R33, R41: tests of IQ answers that are not forwarded."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def answer(id: str, type: str = "result", kind: str = "iq", sender: str = "u@the
 
 
 class LateTests(SynchronousTestCase):
-    """R33: the answer to a request that we have answered by an error already."""
+    """R33: tests of late answers to requests that the gateway has already answered by an error."""
 
     def test_dropped_once(self) -> None:
-        """R33: by id and by both addresses, as result or as error, and no second time; nothing else is."""
+        """R33: an answer is matched by id and both addresses, as result or error, and dropped once. Other stanzas are forwarded."""
         late = LateReplies()
         caught = PingReplies(BACK, late)
         self.assertNotIn(BACK, late.pairs)
@@ -42,7 +42,7 @@ class LateTests(SynchronousTestCase):
         self.assertNotIn(BACK, late.pairs)
 
     def test_asked_again(self) -> None:
-        """R33: who asks again with the same id gets an answer; the other one, if it comes too, is dropped."""
+        """R33: a request sent again with the same id gets its answer. A second answer is dropped."""
         late = LateReplies()
         late.expect(BACK, request("1"))
         late.asked_again(BACK, request("1"))
@@ -51,7 +51,7 @@ class LateTests(SynchronousTestCase):
         self.assertNotIn(BACK, late.pairs)
 
     def test_late_before_asked_again(self) -> None:
-        """R33: a late answer that comes before the request is asked again is dropped, and the next one is let through."""
+        """R33: a late answer that arrives before the request is sent again is dropped, and the next one is forwarded."""
         late = LateReplies()
         late.expect(BACK, request("1"))
         self.assertTrue(late.take(BACK, answer("1")))
@@ -59,7 +59,7 @@ class LateTests(SynchronousTestCase):
         self.assertFalse(late.take(BACK, answer("1")))
 
     def test_asked_again_and_again(self) -> None:
-        """R33: each request that is sent again lets one answer through, and each that is in doubt again takes that back."""
+        """R33: each request that is sent again lets one answer pass. If it is in doubt again, that is revoked."""
         late = LateReplies()
         late.expect(BACK, request("1"))
         late.asked_again(BACK, request("1"))
@@ -68,7 +68,7 @@ class LateTests(SynchronousTestCase):
         self.assertEqual([late.take(BACK, answer("1")) for _ in range(2)], [False, True])
 
     def test_bounded(self) -> None:
-        """The oldest goes first."""
+        """The number of entries is bounded: the oldest is removed first."""
         self.patch(iq_replies, "MAX_LATE_REPLIES", 2)
         late = LateReplies()
         late.expect(OTHER, request("0"))
@@ -79,7 +79,7 @@ class LateTests(SynchronousTestCase):
         self.assertTrue(late.take(BACK, answer("2")))
 
     def test_outlives_the_lane(self) -> None:
-        """R33: a lane that was forgotten meanwhile still drops it."""
+        """R33: the late answer is also dropped if the queue was forgotten meanwhile."""
         world = World()
         world.custody.services.late.expect(BACK, request("1"))
         world.back.ready = False
@@ -92,10 +92,10 @@ class LateTests(SynchronousTestCase):
 
 
 class PingTests(SynchronousTestCase):
-    """R41: the answers to our own pings."""
+    """R41: tests of answers to the gateway's own pings."""
 
     def test_told(self) -> None:
-        """R41: whoever waits for it is told; awaited is only a result or an error of that id."""
+        """R41: a result or an error with the expected id is reported. Other stanzas are not."""
         caught, told = PingReplies(BACK, LateReplies()), []
         caught.pings["p"] = lambda: told.append("p")
         self.assertTrue(caught)

@@ -1,4 +1,4 @@
-"""Stanzas that the spool has leave memory if others need the room, from any queue."""
+"""Tests of eviction: stanzas that the spool has leave memory if other queues need the room."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HERE = Domain.parse("here.example")
 
 
 class FakeQueue:
-    """A queue with stanzas that wait, of which the spool has all."""
+    """A queue with waiting stanzas that are all in the spool."""
 
     def __init__(self, memory: SharedMemory, number: int, stanzas: int) -> None:
         self.pair_queue = PairQueue(Pair(HERE, Domain.parse(f"peer{number}.example")), PeerMemory(memory), HoldTimes())
@@ -30,26 +30,26 @@ class FakeQueue:
 
 
 class MemoryReliefTests(SynchronousTestCase):
-    """Many peers that are away must not fill the memory for good."""
+    """Many unreachable peers must not fill the memory for good."""
 
     def setUp(self) -> None:
         self.memory = SharedMemory(64_000)
         self.relief = MemoryRelief(self.memory)
 
     def queues(self, *stanzas: int) -> list[FakeQueue]:
-        """Return queues that hold so many stanzas of 1,000 bytes each."""
+        """Return queues that each hold this many stanzas of 1,000 bytes."""
         queues = [FakeQueue(self.memory, *each) for each in enumerate(stanzas)]
         for queue in queues:
             self.relief.keeps(queue)
         return queues
 
     def test_there_is_room(self) -> None:
-        """While no more than half of the memory is used, nothing is evicted."""
+        """Nothing is evicted while at most half of the memory is used."""
         first, second = self.queues(10, 20)
         self.assertEqual((first.evicted, second.evicted), ([], []))
 
     def test_another_needs_room(self) -> None:
-        """The queues of the peer that holds most give way first, and no more than is needed."""
+        """The queues of the peer that uses most are evicted first, and only as much as needed."""
         first, second = self.queues(10, 20)
         self.memory.used += 5_000
         self.relief.relieve()
@@ -57,18 +57,18 @@ class MemoryReliefTests(SynchronousTestCase):
         self.assertEqual((first.pair_queue.bytes, second.pair_queue.bytes), (10_000, 0))
 
     def test_many_peers_away(self) -> None:
-        """However many queues hold a little, what the spool has of them leaves memory."""
+        """Stanzas in the spool leave memory, even if each of many queues holds only a little."""
         self.queues(*[2] * 64)
         self.assertLessEqual(self.memory.used, self.memory.limit // 2)
 
     def test_what_is_kept_while_there_is_room(self) -> None:
-        """One queue keeps a small part of all memory of what was just spooled, so that a short queue is not read back."""
+        """A queue may keep a small part of all memory for what was just spooled, so that a short queue is not read back."""
         (queue,) = self.queues(5)
         self.relief.spooled(queue)
         self.assertEqual(queue.evicted, [1_000])
 
     def test_forgotten(self) -> None:
-        """A queue that is gone is not asked."""
+        """A queue that was removed is not asked."""
         first, second = self.queues(10, 20)
         self.relief.forget(second)
         self.memory.used += 50_000

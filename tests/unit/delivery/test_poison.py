@@ -1,4 +1,4 @@
-"""Which ends of a stream are laid at the door of a stanza (docs/decisions.md#poison)."""
+"""Tests of the decision whether a stanza caused the end of a stream (docs/decisions.md#poison)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BlameTests(SynchronousTestCase):
         return self.poison_detector.suspicion(ending, doubtful, young, asking, large=large)
 
     def test_content(self) -> None:
-        """Each condition that speaks of content does, at once; not while `<enable/>` is unanswered, nor when it is our own word."""
+        """Each stream error about content accuses the stanza at once. While `<enable/>` is unanswered it does not, nor does our own error."""
         for condition in OF_CONTENT:
             self.assertEqual(condition, self.suspicion(Ending(Cause.STREAM_ERROR, by="them", condition=condition), 1))
         self.assertEqual("", self.suspicion(BAD, 1, asking=True))
@@ -31,19 +31,19 @@ class BlameTests(SynchronousTestCase):
         self.assertEqual("", self.suspicion(Ending(Cause.STREAM_ERROR, by="them", condition="system-shutdown"), 1, 2, young=True))
 
     def test_fixed_list(self) -> None:
-        """R34: what is said of poison is from a list of RFC 6120's, whatever a peer may call its error."""
+        """R34: the reported condition is one of RFC 6120's, whatever name a peer gives its error."""
         self.assertTrue(set(StreamCondition) >= OF_CONTENT)
         self.assertEqual("", self.suspicion(Ending(Cause.STREAM_ERROR, by="them", condition="<b/>"), 1))
 
     def test_twice_alone(self) -> None:
-        """Two ends without an error with the same stanza alone in doubt."""
+        """Two ends without an error, with the same single stanza in doubt, accuse it."""
         for end in (LOST, CLOSED):
             self.assertEqual("", self.suspicion(end, 4, young=True))
             self.assertEqual(CLOSED_TWICE, self.suspicion(end, 4))
             self.assertEqual("", self.suspicion(end, 5))
 
     def test_not_in_a_row(self) -> None:
-        """Another end between them, or another stanza, begins anew."""
+        """A different end in between, or a different stanza, starts the count again."""
         for other in (Ending(Cause.UNRESPONSIVE), BAD, Ending(Cause.STREAM_ERROR, by="them", condition="reset")):
             self.assertEqual("", self.suspicion(LOST, 4))
             self.suspicion(other, 4)
@@ -54,7 +54,7 @@ class BlameTests(SynchronousTestCase):
             self.assertEqual("", self.suspicion(LOST))
 
     def test_several(self) -> None:
-        """Of several none is known: they are sent one at a time where the stream was young, or they were in doubt before."""
+        """With several stanzas in doubt none is accused. They are sent one at a time if the stream was young or they were in doubt before."""
         self.assertEqual(CLOSED_TWICE, self.suspicion(LOST, 1, 9, young=True))
         self.assertEqual("", self.suspicion(LOST, 20, 29))
         self.assertEqual("", self.suspicion(LOST, 30, 39))
@@ -63,21 +63,21 @@ class BlameTests(SynchronousTestCase):
         self.assertEqual(CLOSED_TWICE, self.suspicion(LOST, 33))
 
     def test_beside_others(self) -> None:
-        """One that was alone in its lane, beside those of other lanes on the stream, was not alone; it goes by itself from then on."""
+        """The only stanza of its queue, beside other queues' stanzas on the stream, is not accused. It is sent alone from then on."""
         for expected in ("", CLOSED_TWICE, CLOSED_TWICE):
             self.assertEqual(expected, self.poison_detector.suspicion(LOST, range(4, 5), False, False, ambiguous=True))
         self.assertEqual("", self.suspicion(LOST, 4))
         self.assertEqual(CLOSED_TWICE, self.suspicion(LOST, 4))
 
     def silent(self, *positions: int, ambiguous: bool = False) -> bool:
-        """Whether that one is guilty which is in doubt as the other side falls silent over something large."""
+        """Let the other side stop answering with something large in flight; return whether the stanza in doubt is guilty."""
         doubtful = range(positions[0], positions[-1] + 1)
         self.assertEqual(STALLED_TWICE, self.poison_detector.suspicion(SILENT, doubtful, False, False, ambiguous, large=True))
         self.assertTrue(self.poison_detector.stalled)
         return self.poison_detector.certain
 
     def test_silence_over_a_large_one(self) -> None:
-        """They go one at a time; guilty is who was alone in doubt then, and in doubt at such an end before."""
+        """The stanzas are sent one at a time. A stanza is guilty if it was alone in doubt, and in doubt at such an end before."""
         self.assertFalse(self.silent(1, 9))
         self.assertTrue(self.silent(4))
         self.assertFalse(self.silent(5))
@@ -87,7 +87,7 @@ class BlameTests(SynchronousTestCase):
         self.assertTrue(self.silent(6))
 
     def test_silence_that_is_something_else(self) -> None:
-        """With nothing large in flight it speaks of no stanza, however often, nor does our own word; another end begins anew."""
+        """Silence with nothing large in flight accuses no stanza, nor does our own ending. A different end starts the count again."""
         for _ in range(3):
             self.assertEqual("", self.suspicion(SILENT, 1, young=True))
         self.assertEqual("", self.suspicion(SILENT, 1, 2))

@@ -1,4 +1,4 @@
-"""Custody in flight: what a lane at work does with acknowledgements, the spool, doubt and poison (docs/decisions.md#custody, #poison)."""
+"""Tests of a delivery queue: acknowledgements, spool, doubt and poison (docs/decisions.md#custody, #poison)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WINDOW = 0.02
 
 
 class FakeHop(FakeNextHop):
-    """A hop that the test opens, and that acknowledges when the test says so."""
+    """A next hop that the test opens. It acknowledges when the test tells it to."""
 
     slow = False
     last_cause = Cause.STREAM_ERROR
@@ -91,7 +91,7 @@ class Source:
 
 
 class World:
-    """Lanes with an outbound hop under test, an inbound hop that keeps bounces, and a spool whose answers can be held back."""
+    """Queues with an outbound next hop under test, an inbound next hop that keeps bounces, and a spool whose answers can be delayed."""
 
     def __init__(self, disk: int = 1 << 20, memory: int = 1 << 20, spool: MemorySpool | None = None, **options: Any) -> None:
         self.clock = Clock()
@@ -117,7 +117,7 @@ class World:
             self.answer()
 
     def answer(self) -> None:
-        """The spool's answers arrive."""
+        """Deliver the spool's answers."""
         while self.later:
             self.later.pop(0)()
 
@@ -130,14 +130,14 @@ class World:
         self.queue.accept(list(stanzas), None, Receipt(len(stanzas), lambda: self.settled.append(name)))
 
     def acknowledge_after(self, turns: int) -> None:
-        """The next server's word for one stanza is heard after so many more turns of the reactor."""
+        """Acknowledge one stanza after this many more turns of the reactor."""
         if turns:
             self.clock.callLater(0, self.acknowledge_after, turns - 1)
         else:
             self.queue.acknowledged(1)
 
     def spooled(self) -> list[str]:
-        """The ids in the spool, in order."""
+        """Return the ids in the spool, in order."""
         rows: list[Spooled] = []
         self.spool.read(OUT, 0, 1 << 30, answer_into(rows))
         self.answer()
@@ -164,7 +164,7 @@ def ids(data: Sequence[bytes]) -> str:
 
 
 class FastPathTests(SynchronousTestCase):
-    """Where everything goes well the spool is never touched."""
+    """The spool is not used while stanzas are acknowledged in time."""
 
     def test_passed_on_when_acknowledged(self) -> None:
         """Stanzas are settled upstream when the next server acknowledges them, not before."""
@@ -180,14 +180,14 @@ class FastPathTests(SynchronousTestCase):
         self.assertEqual((world.spooled(), len(world.queue.pair_queue)), ([], 0))
 
     def test_a_hop_without_acknowledgements(self) -> None:
-        """Where nothing acknowledges, what is written is passed on."""
+        """If the next hop has no acknowledgements, written stanzas count as passed on."""
         world = World()
         world.next_hop.acknowledges = False
         world.accept(stanza("1"))
         self.assertEqual((ids(world.next_hop.sent), world.settled, len(world.queue.pair_queue)), ("1", ["1"], 0))
 
     def test_daily_report(self) -> None:
-        """The daily report is told once of what was passed on, whatever acknowledges it, and at the latest as the queue goes."""
+        """Stanzas that were passed on are reported for the daily report once, with any kind of acknowledgement, and at the latest when the queue is removed."""
         world = World()
         report = world.record.report = DailyReport(Path(self.mktemp()), world.clock, AtOnce(), SimpleNamespace(domains=[]))
         world.next_hop.acknowledges = False
@@ -209,7 +209,7 @@ class FastPathTests(SynchronousTestCase):
         return dict(row)
 
     def test_acknowledgements_that_change_with_a_write(self) -> None:
-        """What is acknowledged from this write on, or goes down with its stream in the write, is not settled by the write."""
+        """A write settles nothing if acknowledgements begin with it, or if the stream is lost during it."""
         for begins in (True, False):
             world = World()
             world.next_hop.ready, world.next_hop.acknowledges = False, not begins
@@ -229,10 +229,10 @@ class FastPathTests(SynchronousTestCase):
 
 
 class SeamTests(SynchronousTestCase):
-    """What several nodes would need (docs/decisions.md#nodes)."""
+    """Tests of what several nodes need (docs/decisions.md#nodes)."""
 
     def test_no_permission(self) -> None:
-        """Every write asks whether this node may write to the peer; what may not be written waits, and operators see why."""
+        """Every write asks whether this node may write to the peer. Stanzas that may not be written wait, and operators see why."""
         world = World()
         permission = world.custody.services.permission
         world.accept(stanza("1"))
@@ -249,7 +249,7 @@ class SeamTests(SynchronousTestCase):
         self.assertEqual((ids(world.next_hop.sent), world.queue.waits_for()), ("12", None))
 
     def test_stalled_spool(self) -> None:
-        """While the spool does not answer, who brings more has to wait, though there is memory; then all go on."""
+        """While the spool does not answer, sources are paused although there is memory. Then all continue."""
         world = World()
         world.next_hop.ready = False
         world.hold_back = True
@@ -269,10 +269,10 @@ class SeamTests(SynchronousTestCase):
 
 
 class SpoolTests(SynchronousTestCase):
-    """Stanzas that are not taken within the window go to the spool."""
+    """Stanzas that are not acknowledged within the window go to the spool."""
 
     def test_window(self) -> None:
-        """Unacknowledged stanzas at the end of the window are spooled in one batch, and settled when that is durable."""
+        """At the end of the window, unacknowledged stanzas are spooled in one batch. They are settled when they are durable."""
         world = World()
         world.hold_back = True
         world.accept(stanza("1"))
@@ -289,7 +289,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((world.spooled(), world.spool.bytes), ([], 0))
 
     def test_nothing_is_left_for_the_spool(self) -> None:
-        """What was acknowledged within the window costs no further turn when it ends; what was not waits for answers that lie unread."""
+        """If all was acknowledged within the window, its end costs no further turn. Otherwise unread answers are waited for."""
         for acknowledged, turns in ((1, 0), (0, ACK_TURNS)):
             world = World()
             world.accept(stanza("1"))
@@ -299,7 +299,7 @@ class SpoolTests(SynchronousTestCase):
             self.assertEqual(sum(call.args[0] == 0 for call in called.call_args_list), turns)
 
     def test_no_timer_for_what_is_acknowledged(self) -> None:
-        """When a window ends, the next is that of the first stanza that is not acknowledged; it is not longer for that."""
+        """At the end of a window the next one starts with the first unacknowledged stanza, and is not longer."""
         for acknowledged in (True, False):
             world = World()
             world.accept(stanza("1"))
@@ -317,7 +317,7 @@ class SpoolTests(SynchronousTestCase):
             self.assertEqual(["3"] if acknowledged else ["2", "3"], world.spooled())
 
     def test_window_over_during_a_commit(self) -> None:
-        """What a slow disk kept waiting beyond its window goes with the very next commit: no further window passes."""
+        """Stanzas whose window ended during a slow commit are in the next commit, without a further window."""
         world = World()
         world.hold_back = True
         world.accept(stanza("1"))
@@ -330,7 +330,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(world.settled, ["1", "2"])
 
     def test_full_for_those_who_wait_for_no_receipt(self) -> None:
-        """Nor does what came without XEP-0198 stay in memory alone, but for errors, which none may answer: those try again."""
+        """Stanzas that came without XEP-0198 do not stay in memory alone either. Errors do: they must not be answered, and are spooled later."""
         world = World(disk=120)
         world.next_hop.ready = False
         world.accept(stanza("1", size=80))
@@ -343,7 +343,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(world.spooled(), ["3"])
 
     def test_heard_first(self) -> None:
-        """A turn that outlasts the window leaves answers unread: they are heard before anything is spooled, and nothing later is."""
+        """If a turn lasts longer than the window, unread answers are processed before anything is spooled."""
         for turns, batches in ((4, 0), (5, 1)):
             world = World()
             world.hold_back = True
@@ -354,7 +354,7 @@ class SpoolTests(SynchronousTestCase):
             self.assertEqual((len(world.later), world.settled), (batches, ["1"]))
 
     def test_acknowledged_while_it_is_being_spooled(self) -> None:
-        """An acknowledgement that overtakes the disk leaves nothing behind there."""
+        """An acknowledgement that arrives during the commit leaves nothing on the disk."""
         world = World()
         world.hold_back = True
         world.accept(stanza("1"))
@@ -365,7 +365,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((world.spooled(), world.settled), ([], ["1"]))
 
     def test_lost_while_it_is_being_spooled(self) -> None:
-        """A batch that was written as it came, and is in doubt when it turns out to be durable, is settled all the same."""
+        """A batch that was written at once, and is in doubt when its commit succeeds, is settled."""
         world = World()
         world.custody.services.relief.resident = 0
         world.hold_back = True
@@ -378,7 +378,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((world.settled, world.spooled(), len(world.queue.pair_queue)), (["123"], ["2", "3"], 2))
 
     def test_lost_while_it_cannot_be_spooled(self) -> None:
-        """The same where the spool has no room: nothing counts as spooled, and what waits is refused in words."""
+        """If the spool has no room for such a batch, nothing counts as spooled, and waiting stanzas are bounced."""
         world = World(disk=10)
         world.hold_back = True
         world.accept(stanza("1"), stanza("2"))
@@ -390,7 +390,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((world.settled, ids(world.back.sent), len(world.queue.pair_queue)), (["12"], "12", 0))
 
     def test_full(self) -> None:
-        """A spool without room refuses new custody in words, and drops nothing that it holds or that is in flight."""
+        """A full spool bounces new stanzas. It drops nothing that it holds or that is in flight."""
         world = World(disk=120)
         world.next_hop.ready = False
         world.accept(stanza("1", size=80))
@@ -408,7 +408,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(world.settled, ["1", "2", "3"])
 
     def test_refused_and_not_yet_told(self) -> None:
-        """What is refused is settled when its error is in safe hands: a disk without room, and a sender who is away, lose neither."""
+        """A refused stanza is settled when its error is safe. A full disk and an unreachable sender together lose neither."""
         world = World(disk=10)
         world.next_hop.ready = world.back.ready = False
         world.accept(stanza("1"))
@@ -420,9 +420,9 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((world.settled, ids(world.back.sent), len(world.queue.pair_queue)), (["1"], "1", 0))
 
     def test_refused_and_in_doubt(self) -> None:
-        """R35: until the error that refuses a stanza is acknowledged nothing that came behind it gets ahead.
+        """R35: no later stanza is written until the error for a refused stanza is acknowledged.
 
-        After a crash its sender, who speaks XEP-0198, sends it again.
+        After a crash a sender with XEP-0198 sends that stanza again.
         """
         world = World(disk=10)
         world.next_hop.ready, world.back.acknowledges = False, True
@@ -441,8 +441,8 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((ids(world.next_hop.sent), world.settled, source.paused), ("2", ["1"], False))
 
     def test_nowhere_to_go(self) -> None:
-        """Where neither the next server, nor the disk, nor the sender's server takes anything, no more of it is read, but of one
-        that others share; as soon as one of them does, it goes on.
+        """If the next server, the disk and the sender's server all accept nothing, the source is paused, unless other queues share it.
+        It continues as soon as one of them accepts something.
         """
         world = World(disk=10)
         world.next_hop.ready = world.back.ready = False
@@ -459,7 +459,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((ids(world.next_hop.sent), source.paused, ids(world.back.sent)), ("123", False, ""))
 
     def test_an_error_has_nowhere_to_go(self) -> None:
-        """What no error may answer waits in memory, and holds up nothing that may be refused: with that come answers to pings."""
+        """A stanza that must not be answered by an error waits in memory, and does not delay those that may: answers to pings come with them."""
         world = World(disk=10)
         world.next_hop.ready = False
         source = Source()
@@ -471,7 +471,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((len(world.queue.pair_queue), ids(world.back.sent)), (1, "2"))
 
     def test_nowhere_to_go_and_crowded(self) -> None:
-        """What others share is read no more either when the lane is past half of its memory, even where the operator holds it."""
+        """A shared source is paused too if the queue has filled half of its memory, even while the operator holds the queue."""
         world = World(disk=10, memory=16000)
         world.next_hop.ready = world.back.ready = False
         world.queue.held = True
@@ -482,7 +482,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertTrue(shared.paused)
 
     def test_slow_disk(self) -> None:
-        """What a slow disk has not taken fills the memory: every stream that brings more waits, shared or not, until it has."""
+        """Stanzas that a slow disk has not stored fill the memory. Every source, shared or not, is paused until they are stored."""
         world = World(memory=16000)
         world.next_hop.ready, world.hold_back = False, True
         source, shared = Source(), Source(shared=True)
@@ -498,7 +498,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((world.spooled(), source.paused, shared.paused), (["1", "2", "3", "4", "5"], False, False))
 
     def test_stalled_disk(self) -> None:
-        """A disk that answers nothing for long stops every stream at once."""
+        """A disk that does not answer for long pauses every source at once."""
         world = World()
         world.next_hop.ready, world.hold_back = False, True
         shared = Source(shared=True)
@@ -509,7 +509,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertTrue(shared.paused)
 
     def test_said_once(self) -> None:
-        """A spool without room is told of by the minute; it is asked again by the second."""
+        """A full spool is reported once a minute and asked again every second."""
         world = World(disk=10)
         world.next_hop.ready = world.back.ready = False
         for id in "123":
@@ -525,7 +525,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((world.spooled(), world.settled), (["1", "2", "3"], ["1", "2", "3"]))
 
     def test_error_in_place_of_the_stanza(self) -> None:
-        """The error takes the place of a spooled stanza in one commit: a crash finds one of the two, and never none."""
+        """The error replaces a spooled stanza in one commit. After a crash exactly one of the two is there."""
         world = World()
         world.next_hop.ready = world.back.ready = False
         world.accept(stanza("q", "iq", "get"))
@@ -537,7 +537,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((removed, world.spooled(), [row.pair for row in world.summaries()]), ([], [], [OUT.inverse]))
 
     def test_error_without_room(self) -> None:
-        """An answered stanza stays in the spool until its error is safe, be it that the error has no room there."""
+        """An answered stanza stays in the spool until its error is safe, also if the error has no room there."""
         world = World()
         world.next_hop.ready = world.back.ready = False
         world.accept(stanza("q", "iq", "get"))
@@ -553,7 +553,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((ids(world.back.sent), world.spooled()), ("q", []))
 
     def test_answered_and_not_struck_off(self) -> None:
-        """What is answered, and is still in the spool, is neither read back nor struck off with what stands behind it."""
+        """An answered stanza that is still in the spool is not read back. It is not removed together with those behind it."""
         world = World()
         world.next_hop.ready = world.back.ready = False
         world.custody.services.relief.resident = 0
@@ -571,7 +571,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((ids(world.back.sent), world.spooled()), ("q", []))
 
     def test_more_than_memory(self) -> None:
-        """A long queue lives on disk: memory holds its head, and it is delivered in order from there, chunk by chunk."""
+        """A long queue is on disk, and memory holds its head. It is delivered from there in order, in parts."""
         world = World(disk=1 << 24, memory=4 << 20)
         world.next_hop.ready = False
         world.next_hop.acknowledges = False
@@ -587,7 +587,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((len(world.queue.pair_queue), world.spool.count, world.custody.services.relief.memory.used), (0, 0, 0))
 
     def test_evicted_while_the_spool_is_read(self) -> None:
-        """What leaves memory again while more of the lane is being fetched is not overtaken by it (a lost stream, a slow disk)."""
+        """Stanzas that leave memory again during a read of the spool are not overtaken by what is read (a lost stream, a slow disk)."""
         world = World(memory=1 << 16)  # one stanza stays in memory
         world.next_hop.ready = False
         world.accept(*(stanza(name) for name in "123456"))
@@ -598,10 +598,10 @@ class SpoolTests(SynchronousTestCase):
         world.queue.next_hop_ready()
         world.accept(stanza("7"))
         world.clock.advance(WINDOW)
-        world.later.pop(0)()  # the first are there and on their way, and more is asked for
+        world.later.pop(0)()  # the first ones are in memory and in flight, and more is requested
         world.next_hop.ready = False
         world.queue.stream_lost()
-        world.later.pop(0)()  # the last one is spooled, so that the first may leave memory again
+        world.later.pop(0)()  # the last stanza is spooled, so that the first ones may leave memory again
         world.next_hop.ready = True
         world.next_hop.sent.clear()
         world.hold_back = False
@@ -612,7 +612,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((len(world.queue.pair_queue), world.spool.count, world.custody.services.relief.memory.used), (0, 0, 0))
 
     def test_grown_while_the_spool_is_read(self) -> None:
-        """An answer without a stanza, for all of those have ended, says nothing of what has left memory since it was asked for."""
+        """An empty answer, because all those stanzas have ended, says nothing about stanzas evicted since the request."""
         world = World()
         world.next_hop.ready = False
         world.queue.pair_queue.restore(1, 1, 1, 0.0)
@@ -628,7 +628,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertIsNone(pair_queue.spooled_range)
 
     def test_ended_while_the_spool_is_read(self) -> None:
-        """What has come to its end does not come back with an answer of the spool that is older, nor end twice."""
+        """A stanza that has ended does not come back with an older answer of the spool, and does not end twice."""
         world = World(memory=1 << 16)  # one stanza stays in memory
         world.next_hop.ready = False
         world.accept(stanza("1"), stanza("2"))
@@ -637,11 +637,11 @@ class SpoolTests(SynchronousTestCase):
         world.accept(stanza("3"), stanza("q", "iq", "get"), stanza("4"))
         world.clock.advance(WINDOW)
         world.next_hop.ready = True
-        world.queue.next_hop_ready()  # the spool is asked for what stands behind 1
+        world.queue.next_hop_ready()  # the spool is asked for the stanzas behind 1
         world.clock.advance(31)
         world.custody.expiry.sweep()
         self.assertEqual(ids(world.back.sent), "q")
-        world.later.pop(0)()  # the last batch is safe, and leaves memory: the spool is being asked for that, too
+        world.later.pop(0)()  # the last batch is safe and leaves memory: the spool is asked for it too
         self.assertEqual((world.queue.pair_queue.spooled_range, world.queue.pair_queue.only_spooled), ((1, 5), 3))
         world.hold_back = False
         world.answer()
@@ -650,7 +650,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((len(world.queue.pair_queue), world.spool.count, world.custody.services.relief.memory.used), (0, 0, 0))
 
     def test_dropped_while_what_expired_is_looked_for(self) -> None:
-        """A stanza that the operator drops while the spool looks for what has expired is bounced once."""
+        """A stanza that the operator drops while the spool looks for expired ones is bounced once."""
         for drop_first in (True, False):
             world = World(memory=1 << 16)  # one stanza stays in memory
             world.next_hop.ready = False
@@ -668,7 +668,7 @@ class SpoolTests(SynchronousTestCase):
             self.assertEqual((ids(world.back.sent), world.spooled(), len(world.queue.pair_queue)), ("q", ["1"], 1))
 
     def test_restored(self) -> None:
-        """After a start every lane that the spool holds goes on, in order, before anything new."""
+        """After a start every queue in the spool continues, in order, before anything new."""
         before = World()
         before.next_hop.ready = False
         before.accept(stanza("1"), stanza("2"))
@@ -680,7 +680,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((ids(after.next_hop.sent), after.spooled()), ("123", []))
 
     def test_contacted(self) -> None:
-        """A contact of a peer wakes the lanes towards it, and no others; a forgotten lane is not woken."""
+        """A contact of a peer wakes the queues for it and no others. A forgotten queue is not woken."""
         world = World()
         world.next_hop.ready = False
         world.accept(stanza("1"))
@@ -695,7 +695,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((list(world.queues), world.queues._towards, world.next_hop.contacts), ([], {}, 1))
 
     def test_positions_are_never_used_again(self) -> None:
-        """A removal that a full disk puts off hits nothing that came since, though the lane was forgotten meanwhile."""
+        """A removal that a full disk delays does not remove later stanzas, even if the queue was forgotten meanwhile."""
         world = World()
         owed: list[int] = []
         self.patch(world.spool, "remove", lambda pair, up_to: owed.append(up_to))
@@ -711,7 +711,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(world.spooled(), ["3"])
 
     def test_relieved_while_it_is_relieved(self) -> None:
-        """What is asked of a pressed hop may free it at once, and relieve the lane within its own relief: each source goes on once."""
+        """Relieving the next hop may free it at once, and so relieve the queue during its own relief. Each source is resumed once."""
         world = World()
         world.next_hop.slow = True
         resumed: list[int] = []
@@ -734,7 +734,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(sorted(resumed), [0, 1, 2])
 
     def test_expires_on_disk(self) -> None:
-        """Stanzas on disk only are bounced in time too."""
+        """Stanzas that are only on disk are bounced in time too."""
         before = World()
         before.next_hop.ready = False
         before.accept(stanza("q", "iq", "get"), stanza("m"))
@@ -747,7 +747,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((ids(after.back.sent), after.spooled(), len(after.queue.pair_queue)), ("q", ["m"], 1))
 
     def test_expires_while_it_is_held(self) -> None:
-        """What the operator held until it expired is bounced as held too long, whatever the last attempt said; on disk too."""
+        """A stanza that the operator held until it expired is bounced as held too long, whatever the last attempt's cause; on disk too."""
         for on_disk in (False, True):
             world = World()
             world.next_hop.ready = False
@@ -761,7 +761,7 @@ class SpoolTests(SynchronousTestCase):
             self.assertIn(b"could not be delivered in time", b"".join(bytes(each) for each in world.back.sent))
 
     def test_given_up(self) -> None:
-        """A final cause bounces what is on disk too."""
+        """A final cause also bounces what is on disk."""
         before = World()
         before.next_hop.ready = False
         before.accept(stanza("1"), stanza("2"))
@@ -773,7 +773,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((ids(after.back.sent), after.spooled(), len(after.queue.pair_queue)), ("12", [], 0))
 
     def test_stop(self) -> None:
-        """A stop spools what was not passed on, whatever the window."""
+        """A stop spools everything that was not passed on, without waiting for the window."""
         world = World()
         world.accept(stanza("1"))
         world.next_hop.ready = False
@@ -783,7 +783,7 @@ class SpoolTests(SynchronousTestCase):
 
 
     def test_stop_beyond_the_bound(self) -> None:
-        """What is held at a stop goes to the spool even where its bound is reached: it is no new custody."""
+        """A stop spools what is held even beyond the spool's limit: it is not new custody."""
         world = World(disk=10)
         world.next_hop.ready = world.back.ready = False
         world.accept(stanza("1"))
@@ -795,7 +795,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((world.spooled(), world.settled), (["1", "2"], ["1"]))
 
     def test_stop_during_a_commit(self) -> None:
-        """What came since goes to the spool when it is known what became of that: never a later one before an earlier one."""
+        """Stanzas that arrive during a commit at a stop are spooled after it, never before the earlier ones."""
         world = World()
         world.next_hop.ready = False
         world.hold_back = True
@@ -809,7 +809,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(world.spooled(), ["1", "2"])
 
     def test_both_ways_are_asked_for(self) -> None:
-        """At a stop too, what the disk does not take asks for a stream, to its next server and back to its sender."""
+        """At a stop, stanzas that the disk does not store ask for a stream to the next server and for one back to the sender."""
         world = World(disk=10)
         self.patch(world.spool, "raise_limit", lambda by: None)
         world.next_hop.ready = world.back.ready = False
@@ -824,7 +824,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((ids(world.back.sent), bool(world.queue._presence)), ("1", False))
 
     def test_stop_without_room(self) -> None:
-        """What the spool does not take at a stop is bounced while that can be told, even where writing was to rest."""
+        """At a stop, stanzas that the spool does not store are bounced while the sender can be reached, even if writing is paused."""
         world = World(disk=10)
         self.patch(world.spool, "raise_limit", lambda by: None)
         world.next_hop.ready = False
@@ -836,7 +836,7 @@ class SpoolTests(SynchronousTestCase):
 
 
 class MarkTests(SynchronousTestCase):
-    """R33: a request in the spool is written to the wire only once the spool knows that it is."""
+    """R33: a spooled request is written to the wire only after the spool has marked it."""
 
     def setUp(self) -> None:
         self.world = World()
@@ -846,13 +846,13 @@ class MarkTests(SynchronousTestCase):
         self.world.hold_back = True
 
     def go(self) -> str:
-        """The next hop is there; what it gets at once."""
+        """Make the next hop ready; return what it is sent at once."""
         self.world.next_hop.ready = True
         self.world.queue.next_hop_ready()
         return ids(self.world.next_hop.sent)
 
     def test_marked_first(self) -> None:
-        """What stands before the first request goes at once, the rest in its order when all that are near are marked, by one word."""
+        """Stanzas before the first request are sent at once. The rest follow in order after one call marks all requests nearby."""
         self.assertEqual(self.go(), "m")
         self.world.queue.next_hop_ready()
         self.world.queue.accept([stanza("o")])
@@ -865,7 +865,7 @@ class MarkTests(SynchronousTestCase):
         self.assertEqual((ids(after.next_hop.sent), ids(after.back.sent)), ("mrn", "qs"))
 
     def test_the_hop_goes_meanwhile(self) -> None:
-        """A request that was marked and not written after all goes with the next stream."""
+        """A request that was marked and then not written is sent on the next stream."""
         self.go()
         self.world.next_hop.ready = False
         self.world.queue.stream_lost()
@@ -874,14 +874,14 @@ class MarkTests(SynchronousTestCase):
         self.assertEqual(self.go(), "mmqrsn")
 
     def test_cannot_be_marked(self) -> None:
-        """Where the disk takes no mark the requests are refused in words; nothing waits for them."""
+        """If the disk stores no mark, the requests are bounced. Nothing waits for them."""
         self.patch(self.world.spool, "mark_written", lambda pair, positions, done: done(SpoolFull("no room")))
         self.assertEqual(self.go(), "mrn")
         self.assertEqual(ids(self.world.back.sent), "qs")
         self.assertIn(b"resource-constraint", self.world.back.sent[0])
 
     def test_parked(self) -> None:
-        """One that the operator holds back keeps the others from nothing, and is not marked."""
+        """A request that the operator holds delays no other stanza, and is not marked."""
         self.world.queue.parked = {2}
         self.assertEqual(self.go(), "mr")
         self.world.answer()
@@ -890,10 +890,10 @@ class MarkTests(SynchronousTestCase):
 
 
 class DoubtTests(SynchronousTestCase):
-    """Stanzas that were in flight when the stream was lost."""
+    """Tests of stanzas that were in flight when the stream was lost."""
 
     def test_goes_again(self) -> None:
-        """R33: messages and presence in doubt go again, in order; an IQ request gets one remote-server-timeout."""
+        """R33: messages and presence in doubt are sent again, in order. An IQ request gets one remote-server-timeout."""
         world = World()
         world.accept(stanza("1"), stanza("q", "iq", "set"), stanza("r", "iq", "result"), stanza("2"))
         world.next_hop.ready = False
@@ -906,7 +906,7 @@ class DoubtTests(SynchronousTestCase):
         self.assertEqual(world.record.stanzas["outbound", "message", "resent"], 2)
 
     def test_a_late_answer(self) -> None:
-        """R33: the answer that comes after all is dropped, once; the same id between others is not."""
+        """R33: a late answer is dropped once. Other stanzas with the same id are not."""
         world = World()
         world.accept(stanza("q", "iq", "get"))
         world.next_hop.ready = False
@@ -920,7 +920,7 @@ class DoubtTests(SynchronousTestCase):
         self.assertEqual(ids(world.back.sent), "qq")
 
     def test_an_iq_on_its_way_at_a_crash(self) -> None:
-        """R33: an IQ that was on the wire when we died is not sent again by the next start."""
+        """R33: an IQ that was on the wire at a crash is not sent again after the next start."""
         before = World()
         before.accept(stanza("q", "iq", "get"), stanza("m"))
         before.clock.advance(WINDOW)
@@ -931,7 +931,7 @@ class DoubtTests(SynchronousTestCase):
         self.assertEqual((ids(after.next_hop.sent), ids(after.back.sent)), ("m", "q"))
 
     def test_an_iq_spooled_before_its_way(self) -> None:
-        """R33: the same where it was spooled while it waited, and written later."""
+        """R33: the same holds for an IQ that was spooled while it waited, and written later."""
         before = World()
         before.next_hop.ready = False
         before.accept(stanza("q", "iq", "get"))
@@ -945,10 +945,10 @@ class DoubtTests(SynchronousTestCase):
 
 
 class PoisonTests(SynchronousTestCase):
-    """A stanza on which the next hop closes its stream."""
+    """Tests of a stanza on which the next hop closes its stream."""
 
     def test_isolated(self) -> None:
-        """The suspects go one at a time; the culprit is bounced with the cause and kept aside; the lane goes on."""
+        """Suspects are sent one at a time. The culprit is bounced with the cause and put in quarantine, and the queue continues."""
         world = World()
         world.accept(stanza("1"), stanza("bad"), stanza("3"))
         world.queue.stream_lost("bad-format")
@@ -971,7 +971,7 @@ class PoisonTests(SynchronousTestCase):
         self.assertEqual([(aside.spooled.stanza.id, aside.cause) for aside in pen], [("bad", "bad-format")])
 
     def test_other_causes(self) -> None:
-        """A stream that is lost for another reason accuses nobody."""
+        """A stream that is lost for another reason accuses no stanza."""
         world = World()
         world.accept(stanza("1"))
         for _ in range(3):
@@ -981,10 +981,10 @@ class PoisonTests(SynchronousTestCase):
 
 
 class PresenceTests(SynchronousTestCase):
-    """R40: waiting presence is worth only its newest value."""
+    """R40: of waiting presence only the newest is kept."""
 
     def offer(self, *stanzas: Stanza) -> tuple[World, str]:
-        """What is delivered of these once the hop is ready."""
+        """Return what is delivered of these stanzas once the next hop is ready."""
         world = World()
         world.next_hop.ready, world.next_hop.acknowledges = False, False
         for each in stanzas:
@@ -995,13 +995,13 @@ class PresenceTests(SynchronousTestCase):
         return world, ids(world.next_hop.sent)
 
     def test_newest(self) -> None:
-        """R40: the newest of one pair of addresses replaces those before; custody of the older ones ends, spooled or not."""
+        """R40: the newest presence of a pair of addresses replaces the older ones. Their custody ends, spooled or not."""
         world, delivered = self.offer(presence("1"), presence("2", to="x@there.example"), presence("3", type="unavailable"), presence("4"))
         self.assertEqual((delivered, world.settled[:2], world.spooled()), ("24", ["1", "3"], []))
         self.assertEqual(world.record.stanzas["outbound", "presence", "coalesced"], 2)
 
     def test_spooled(self) -> None:
-        """R40: what the spool has is replaced there too."""
+        """R40: a presence in the spool is replaced too."""
         world = World()
         world.next_hop.ready = False
         world.accept(presence("1"))
@@ -1011,13 +1011,13 @@ class PresenceTests(SynchronousTestCase):
         self.assertEqual(world.spooled(), ["2"])
 
     def test_not_across_another_stanza(self) -> None:
-        """R40: another stanza of the same pair between two keeps both."""
+        """R40: if another stanza of the same addresses is between two presences, both are kept."""
         message = stanza("m")
         message.from_ = presence("1").from_
         self.assertEqual(self.offer(presence("1"), message, presence("2"))[1], "1m2")
 
     def test_exceptions(self) -> None:
-        """R40: never a probe, an error, a subscription, a room's presence, or one without a resource."""
+        """R40: a probe, an error, a subscription, a room's presence, or one without a resource is never replaced."""
         for one in (
             presence("1", type="probe"), presence("1", type="error"), presence("1", type="subscribe"),
             presence("1", payload="http://jabber.org/protocol/muc}x"), presence("1", payload="http://jabber.org/protocol/muc#user}x"),
@@ -1026,7 +1026,7 @@ class PresenceTests(SynchronousTestCase):
             self.assertEqual(self.offer(one, one)[1], "11", one)
 
     def test_not_what_is_on_its_way(self) -> None:
-        """R40: what was written is not taken back."""
+        """R40: a presence that was written is not replaced."""
         world = World()
         world.accept(presence("1"))
         world.next_hop.ready = False
@@ -1038,10 +1038,10 @@ class PresenceTests(SynchronousTestCase):
 
 
 class BarrierTests(SynchronousTestCase):
-    """R41: the answer to a ping of ours is consumed."""
+    """R41: the answer to the gateway's own ping is consumed."""
 
     def test_consumed(self) -> None:
-        """R41: the expected answer is never forwarded, whatever it says; everything else is, and receipts count both."""
+        """R41: the expected answer is never forwarded, whatever its content. All other stanzas are. Upstream acknowledgements count both."""
         world = World()
         world.next_hop.acknowledges = False
         answered: list[bool] = []
@@ -1053,7 +1053,7 @@ class BarrierTests(SynchronousTestCase):
         self.assertEqual(ids(world.next_hop.sent), "12p")
 
     def test_requests_are_no_answers(self) -> None:
-        """R41: only a result or an error answers."""
+        """R41: only a result or an error is an answer."""
         world = World()
         world.queue.replies.expect("p", self.fail)
         world.accept(stanza("p", "iq", "get"), stanza("p"))
@@ -1061,7 +1061,7 @@ class BarrierTests(SynchronousTestCase):
 
 
 class StepTests(SynchronousTestCase):
-    """A long queue is bounced, or dropped, in steps."""
+    """Tests of a long queue that is bounced, or dropped, in steps."""
 
     def setUp(self) -> None:
         self.steps: list[Callable[[], None]] = []
@@ -1070,13 +1070,13 @@ class StepTests(SynchronousTestCase):
         self.world.queue.accept([stanza(str(number)) for number in range(BOUNCED_AT_ONCE + 5)])
 
     def step(self) -> None:
-        """A turn of the reactor has time for what is due."""
+        """Run one turn of the reactor, in which everything due is done."""
         steps, self.steps[:] = list(self.steps), []
         for each in steps:
             each()
 
     def test_nothing_of_it_is_passed_on(self) -> None:
-        """A next hop that is ready meanwhile gets what came later, and only when the rest is bounced."""
+        """A next hop that becomes ready meanwhile gets only later stanzas, and only after the others are bounced."""
         self.world.queue.give_up(Cause.NOT_ALLOWED)
         self.world.next_hop.ready = True
         self.assertEqual(self.world.queue.blocked_by(), "being-dropped")
@@ -1086,7 +1086,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual((len(self.world.back.sent), len(self.world.next_hop.sent)), (BOUNCED_AT_ONCE + 5, 1))
 
     def test_given_up_again(self) -> None:
-        """What comes meanwhile, and is given up as well, adds no further step."""
+        """Stanzas that arrive meanwhile, and are given up too, add no further step."""
         for name in "abc":
             self.world.queue.give_up(Cause.NOT_ALLOWED)
             self.world.queue.accept([stanza(name)])
@@ -1096,7 +1096,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual((len(self.world.back.sent), len(self.world.queue.pair_queue)), (BOUNCED_AT_ONCE + 8, 0))
 
     def test_drop(self) -> None:
-        """The number is told at once."""
+        """The number of dropped stanzas is returned at once."""
         self.assertEqual(self.successResultOf(self.world.queue.drop(True)), BOUNCED_AT_ONCE + 5)
         self.step()
         self.assertEqual((len(self.world.queue.pair_queue), self.world.back.sent), (0, []))
@@ -1113,7 +1113,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual((len(self.world.back.sent), self.world.queue.blocked_by()), (10 * BOUNCED_AT_ONCE + 10, "next-hop"))
 
     def test_drop_and_final_cause(self) -> None:
-        """What an operator drops quietly is not bounced for a cause that comes meanwhile; what came later is."""
+        """A stanza that an operator drops quietly is not bounced for a cause that comes meanwhile. Later stanzas are."""
         self.world.queue.accept([stanza(str(number)) for number in range(2 * BOUNCED_AT_ONCE)])
         self.world.queue.drop(True)
         self.world.queue.accept([stanza("late")])
@@ -1125,7 +1125,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual(self.world.queue.blocked_by(), "next-hop")
 
     def test_final_cause_for_what_came_back(self) -> None:
-        """What was in flight when a quiet drop began, and came back, is bounced for a cause that comes meanwhile."""
+        """A stanza that was in flight when a quiet drop began, and is in doubt, is bounced for a cause that comes meanwhile."""
         world = World(soon=self.steps.append)
         world.accept(stanza("f"))
         world.next_hop.ready = False
@@ -1154,7 +1154,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual((len(self.world.back.sent), self.world.spooled()), (1, []))
 
     def test_stop(self) -> None:
-        """What an operator dropped does not come back after a restart, though the gateway stops before the last step."""
+        """Dropped stanzas do not come back after a restart, although the gateway stops before the last step."""
         self.assertEqual(self.successResultOf(self.world.queue.drop(True)), BOUNCED_AT_ONCE + 5)
         self.world.next_hop.ready = False
         self.stopped(self.world)
@@ -1193,7 +1193,7 @@ class StepTests(SynchronousTestCase):
             self.steps.clear()
 
     def test_stop_before_all_is_read(self) -> None:
-        """The same goes for what only the spool has when the gateway stops, unless it cannot be read."""
+        """The same holds for stanzas that only the spool has at the stop, unless it cannot be read."""
         for readable in (True, False):
             world = World(memory=100_000, soon=self.steps.append)
             world.next_hop.ready = False
@@ -1246,7 +1246,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual(ids(world.next_hop.sent), "mnew")
 
     def test_requests_in_doubt_while_it_is_dropped(self) -> None:
-        """A stream that is lost while a long queue is dropped does not stop the drop: the queue goes on afterwards."""
+        """A stream that is lost during the drop of a long queue does not stop the drop. The queue continues afterwards."""
         world = World(soon=self.steps.append)
         world.accept(*[stanza(str(number), "iq", "get") for number in range(BOUNCED_AT_ONCE + 5)])
         world.next_hop.ready = False
@@ -1260,7 +1260,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual((len(world.queue.pair_queue), self.steps), (0, []))
 
     def test_in_doubt_while_it_is_dropped(self) -> None:
-        """What was in flight when the drop began is no part of it: if its stream is lost meanwhile, it is sent again."""
+        """Stanzas in flight when the drop began are not dropped. If their stream is lost meanwhile, they are sent again."""
         world = World(soon=self.steps.append)
         world.accept(stanza("f"))
         world.next_hop.ready = False
@@ -1298,10 +1298,10 @@ class StepTests(SynchronousTestCase):
 
 
 class MemoryTests(SynchronousTestCase):
-    """Memory is short while an operator holds single stanzas, or a drop is under way."""
+    """Tests of short memory while an operator holds single stanzas, or during a drop."""
 
     def made(self, *held: int) -> World:
-        """Eight stanzas, of which these are held. The others are in flight, and all are on the disk."""
+        """Accept eight stanzas and hold these. The others are in flight, and all are on the disk."""
         world = World()
         world.next_hop.ready = False
         world.queue.accept([stanza(name) for name in "abcdefgh"])
@@ -1314,7 +1314,7 @@ class MemoryTests(SynchronousTestCase):
         return world
 
     def short(self, world: World) -> None:
-        """Others use more than half of the memory. The spool answers later, each call once, and not for ever."""
+        """Let other queues use more than half of the memory. Each call of the spool is answered later, a limited number of times."""
         memory = world.custody.services.relief.memory
         memory.used += memory.limit * 6 // 10
         world.queue.evict(0)
@@ -1327,10 +1327,10 @@ class MemoryTests(SynchronousTestCase):
             else:
                 for each in [steps.pop() for _ in range(len(steps))]:  # type: ignore[attr-defined]
                     each()
-        self.assertEqual([], world.later, "it reads for ever")
+        self.assertEqual([], world.later, "the spool is read again and again")
 
     def test_lost_behind_one_that_is_held(self) -> None:
-        """What was in flight behind a held stanza is not lost when its stream is, though all of it leaves memory."""
+        """A stanza in flight behind a held one is not lost with its stream, although all of it leaves memory."""
         world = self.made(3)
         world.next_hop.ready = False
         world.queue.stream_lost()
@@ -1342,7 +1342,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual((ids(world.next_hop.sent), len(world.queue.pair_queue), world.spooled()), ("abcdefgh", 0, []))
 
     def test_in_flight_between_two_that_are_held(self) -> None:
-        """What is in flight is not read back with the held stanzas around it: it would be written twice."""
+        """A stanza in flight is not read back with the held ones around it: it would be written twice."""
         world = self.made(3, 7)
         world.queue.next_hop_ready()
         self.assertEqual(ids(world.next_hop.sent), "abdefh")
@@ -1352,7 +1352,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual((ids(world.next_hop.sent), len(world.queue.pair_queue)), ("abdefhi", 3))
 
     def test_held_alone(self) -> None:
-        """A held stanza is not read back again and again: those behind it go on."""
+        """A held stanza is not read back again and again. Those behind it are sent."""
         world = World()
         world.next_hop.ready = False
         for name in "abcdefgh":
@@ -1366,7 +1366,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(ids(world.next_hop.sent), "bcdefgh")
 
     def test_drop(self) -> None:
-        """What was in flight when a drop began, and came back, does not stop it."""
+        """Stanzas in flight when a drop began, and in doubt now, do not stop the drop."""
         steps: list[Callable[[], None]] = []
         world = World(soon=steps.append)
         world.accept(*[stanza(f"f{number}", size=10_000) for number in range(20)])

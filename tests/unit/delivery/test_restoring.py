@@ -1,4 +1,4 @@
-"""The lanes of the spool after a start: in turns, those that wait longest first, and none of them forgotten (docs/decisions.md#custody)."""
+"""Tests of the queues of the spool after a start: they take turns, the oldest first, and none is forgotten (docs/decisions.md#custody)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def stanza(id: str) -> Stanza:
 
 
 class HopUnderTest(FakeNextHop):
-    """Opens, fails and acknowledges when the test says so."""
+    """A next hop that opens, fails and acknowledges when the test tells it to."""
 
     acknowledges = True
     last_cause = Cause.CONNECTION_REFUSED
@@ -78,7 +78,7 @@ class HopUnderTest(FakeNextHop):
 
 
 class BacklogTests(SynchronousTestCase):
-    """Two lanes at a time."""
+    """Tests of a restore with two queues at a time."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -100,18 +100,18 @@ class BacklogTests(SynchronousTestCase):
         return next_hop
 
     def hold(self, **ages: int) -> None:
-        """The spool holds two stanzas for each name, accepted so many seconds after the epoch."""
+        """Put two stanzas for each name into the spool, accepted this many seconds after the epoch."""
         for name, at in ages.items():
             rows = [Spooled(pair(name), number, stanza(f"{name}{number}"), at, at + 1e6) for number in (1, 2)]
             self.spool.append(rows, lambda error: None)
 
     def finish(self, name: str, number: int = 2) -> None:
-        """The stream is there, and takes everything."""
+        """Open the stream and acknowledge everything."""
         self.next_hop(name).open()
         self.queues.queue(pair(name)).acknowledged(number)
 
     def test_in_turns(self) -> None:
-        """The lanes that wait longest go first, so many at a time; who is done makes room for the next."""
+        """The queues that wait longest are first, a limited number at a time. A finished queue makes room for the next."""
         self.hold(c=3, a=1, d=4, b=2)
         self.custody.restore.restore_all()
         self.assertEqual((["a", "b"], 2), (self.asked, len(self.custody.restore)))
@@ -121,7 +121,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual((["a", "b", "c", "d"], 0), (self.asked, len(self.custody.restore)))
 
     def test_one_peer_later(self) -> None:
-        """The queues of one peer can be restored at any time, beside those that are at work, and wait for their turn as at a start."""
+        """The queues of one peer can be restored at any time, beside active ones. They wait for their turn as at a start."""
         self.hold(a=1)
         self.custody.restore.restore_all()
         self.next_hop("a").open()
@@ -135,7 +135,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual(2, len(self.next_hop("later").sent))
 
     def test_not_done_before_it_is_acknowledged(self) -> None:
-        """What is written is not done: its place is kept until the next server has it."""
+        """A written stanza is not finished: its queue keeps its place until the next server acknowledges it."""
         self.hold(a=1, b=2, c=3)
         self.custody.restore.restore_all()
         self.next_hop("a").open()
@@ -145,7 +145,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual((["a", "b", "c"], True), (self.asked, self.next_hop("a").parted))
 
     def test_those_that_are_done_part(self) -> None:
-        """While others wait a stream that is done is let go; the last ones keep theirs."""
+        """While others wait, a finished queue releases its stream. The last ones keep theirs."""
         self.hold(a=1, b=2, c=3)
         self.custody.restore.restore_all()
         for name in "abc":
@@ -153,7 +153,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual([True, False, False], [self.next_hop(name).parted for name in "abc"])
 
     def test_in_use(self) -> None:
-        """A lane that something new came for has a use for its stream."""
+        """A queue with a new stanza keeps its stream."""
         self.hold(a=1, b=2, c=3)
         self.custody.restore.restore_all()
         self.queues.queue(pair("a")).accept([stanza("new")])
@@ -162,14 +162,14 @@ class BacklogTests(SynchronousTestCase):
         self.assertIn(b"<message id='new'/>", self.next_hop("a").sent[-1])
 
     def test_failed(self) -> None:
-        """A peer that is not there holds nobody up."""
+        """An unreachable peer delays no other."""
         self.hold(a=1, b=2, c=3)
         self.custody.restore.restore_all()
         self.next_hop("a").fail()
         self.assertEqual((["a", "b", "c"], False), (self.asked, self.next_hop("a").parted))
 
     def test_slow(self) -> None:
-        """Nor does one that takes its time: it goes on beside the others until it is done."""
+        """A slow peer delays no other either: it continues beside them until it is finished."""
         self.hold(a=1, b=2, c=3, d=4, e=5)
         self.custody.restore.restore_all()
         self.clock.advance(1)
@@ -178,15 +178,15 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual(["a", "b", "c"], self.asked)
         self.clock.advance(0.5)
         self.assertEqual(["a", "b", "c", "d"], self.asked)  # in the place of a
-        self.finish("a")  # which has no place, and parts all the same
+        self.finish("a")  # a has no place any more, and releases its stream all the same
         self.assertEqual((["a", "b", "c", "d"], True), (self.asked, self.next_hop("a").parted))
         self.clock.advance(1)
         self.assertEqual(["a", "b", "c", "d", "e"], self.asked)  # in the place of c
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_rounded(self) -> None:
-        """Where the sum of times is rounded, a place is passed on all the same, and the timer is not made again and again."""
-        self.clock.advance(13.44)  # and 5 is 18.439999999999998, less than 5 behind 13.44
+        """If the sum of times is rounded, the place is passed on all the same, and the timer is not set again and again."""
+        self.clock.advance(13.44)  # 13.44 + 5 is 18.439999999999998, less than 5 after 13.44
         self.hold(a=1, b=2, c=3)
         self.custody.restore.restore_all()
         made = self.clock.callLater
@@ -202,7 +202,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual(["a", "b", "c"], self.asked)
 
     def test_something_new(self) -> None:
-        """What comes for a lane that waits asks for its stream at once, and goes behind what the lane holds."""
+        """A new stanza for a waiting queue requests its stream at once, and is sent after the queue's older stanzas."""
         self.hold(a=1, b=2, c=3)
         self.custody.restore.restore_all()
         self.queues.queue(pair("c")).accept([stanza("new")])
@@ -215,7 +215,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual((["a", "b", "c"], 0), (self.asked, len(self.custody.restore)))
 
     def test_contact(self) -> None:
-        """A peer that contacts us need not wait for its turn, and takes nobody's place."""
+        """A peer that contacts us does not wait for its turn, and takes no other peer's place."""
         self.hold(a=1, b=2, c=3, d=4)
         self.custody.restore.restore_all()
         self.queues.retry_now(Domain.parse("d.example"))
@@ -226,14 +226,14 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual((["a", "b", "d", "c"], 0), (self.asked, len(self.custody.restore)))
 
     def test_held_back(self) -> None:
-        """A lane that the operator holds has no need of a turn."""
+        """A queue that the operator holds needs no turn."""
         self.hold(a=1, b=2, c=3)
         self.queues.queue(pair("a")).held = True
         self.custody.restore.restore_all()
         self.assertEqual(["b", "c"], self.asked)
 
     def test_no_stream_needed(self) -> None:
-        """Where the hop is ready at once nothing waits."""
+        """No queue waits if its next hop is ready at once."""
         self.hold(a=1, b=2, c=3)
         self.next_hop("a").now = "ready"
         self.custody.restore.restore_all()
@@ -241,7 +241,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual((["b", "c"], 2), (self.asked, len(self.next_hop("a").sent)))
 
     def test_forgotten_before_its_turn(self) -> None:
-        """A queue whose stanzas have expired before its turn is forgotten, and those behind it have theirs."""
+        """A queue whose stanzas have expired before its turn is forgotten. The queues behind it have their turns."""
         self.hold(a=1, b=2, d=4)
         rows = [Spooled(pair("c"), number, stanza(f"c{number}"), 3, 4) for number in (1, 2)]
         self.spool.append(rows, lambda error: None)
@@ -255,7 +255,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual((["a", "b", "here", "d"], 0), (self.asked, len(self.custody.restore)))
 
     def test_stop(self) -> None:
-        """At the end of the gateway nobody gets a turn any more."""
+        """After a stop no queue has a turn."""
         self.hold(a=1, b=2, c=3)
         self.custody.restore.restore_all()
         stop(self.custody)
@@ -263,13 +263,13 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual((["a", "b"], []), (self.asked, self.clock.getDelayedCalls()))
 
     def test_expired_before_its_turn(self) -> None:
-        """A lane whose stanzas all expire before its turn is forgotten, and the others still have theirs."""
+        """A queue whose stanzas all expire before its turn is forgotten. The others still have their turns."""
         self.hold(a=1, b=2)
         self.spool.append([Spooled(pair("c"), 1, stanza("c1"), 3, 2.0)], lambda error: None)
         self.hold(d=4)
         self.custody.restore.restore_all()
         self.clock.advance(3)
-        self.custody.expiry.sweep()  # which bounces the stanza for c
+        self.custody.expiry.sweep()  # this bounces the stanza for c
         self.queues.queue(pair("c").inverse).acknowledged(1)
         for _ in range(3):
             self.custody.expiry.sweep()
@@ -279,7 +279,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual((["a", "b", "d"], 0), ([name for name in self.asked if name != "here"], len(self.custody.restore)))
 
     def test_nothing_to_do(self) -> None:
-        """An empty spool has no backlog, and no timer."""
+        """An empty spool needs no restore and no timer."""
         backlog = StartupRestore(self.queues, self.spool, self.clock, lambda ending: None)
         backlog.add([])
         backlog.stop()

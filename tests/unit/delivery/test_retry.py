@@ -1,4 +1,4 @@
-"""The time of a delivery agent's next attempt."""
+"""Tests of the time of a delivery agent's next attempt."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RetryScheduleTests(SynchronousTestCase):
         self.assertEqual([2, 4], [self.schedule.after_stream(worked=False, isolating=False) for _ in range(2)])
 
     def test_isolating(self) -> None:
-        """While a stanza is suspected the next attempt comes soon, but only so often in a row."""
+        """While a stanza is isolated the next attempt comes soon, but only a limited number of times in a row."""
         soon = [self.schedule.after_stream(worked=False, isolating=True) for _ in range(MAX_ISOLATIONS)]
         self.assertEqual({ISOLATING_SECONDS * 1.5}, set(soon))
         self.assertEqual([2, 4], [self.schedule.after_stream(worked=False, isolating=True) for _ in range(2)])

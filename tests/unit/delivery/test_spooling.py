@@ -1,4 +1,4 @@
-"""What of a delivery queue only the spool holds, where the spool cannot be read or what it holds was altered."""
+"""Tests of stanzas that only the spool holds, when the spool cannot be read or a row was altered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.delivery.test_queue import OUT, WINDOW, World, ids, raises, stan
 
 
 def away(*names: str) -> tuple[World, FaultySpool]:
-    """A world whose peer is away, and whose spool alone holds these stanzas."""
+    """Return a world with an unreachable peer, whose stanzas are only in the spool."""
     spool = FaultySpool(1 << 20, lambda call: call())
     world = World(spool=spool)
     world.next_hop.ready = False
@@ -32,10 +32,10 @@ def away(*names: str) -> tuple[World, FaultySpool]:
 
 
 class UnreadableTests(SynchronousTestCase):
-    """A read error is an error, and no empty answer."""
+    """A read error is an error, not an empty answer."""
 
     def test_read_again(self) -> None:
-        """What cannot be read stays, is asked for again with growing pauses, and is delivered in order when it can be."""
+        """A stanza that cannot be read stays. It is requested again at growing intervals, and delivered in order once it is readable."""
         world, spool = away("1", "2", "3", "4")
         spool.read_error = SpoolBroken("the disk fails")
         world.next_hop.ready = True
@@ -51,7 +51,7 @@ class UnreadableTests(SynchronousTestCase):
         self.assertEqual((spool.count, len(world.queue.pair_queue)), (0, 0))
 
     def test_an_error_is_no_expiry(self) -> None:
-        """Where the spool cannot say what expired, it is asked again at the next sweep."""
+        """If the spool cannot tell what expired, it is asked again at the next sweep."""
         world, spool = away("1", "2")
         spool.read_error = SpoolBroken("the disk fails")
         world.clock.advance(601)
@@ -62,7 +62,7 @@ class UnreadableTests(SynchronousTestCase):
         self.assertEqual((len(world.back.sent), spool.count), (2, 0))
 
     def test_nobody_is_let_in(self) -> None:
-        """A start that cannot list what the spool holds waits until it can, and begins behind what it holds."""
+        """If the start cannot list the spool's content, new stanzas wait until it can. Their positions begin behind that content."""
         spool = FaultySpool(1 << 20, lambda call: call())
         World(spool=spool).spool.append([], lambda error: None)
         before, _ = away("1", "2")
@@ -82,7 +82,7 @@ class UnreadableTests(SynchronousTestCase):
         self.assertEqual((restored, world.queue.pair_queue.next_position, len(world.queue.pair_queue)), ([1], 3, 2))
 
     def test_new_queues_begin_behind(self) -> None:
-        """No position that the spool ever held is used again, in a queue of which it holds nothing too."""
+        """No position that the spool ever held is used again, not even in a queue of which it holds nothing."""
         spool = FaultySpool(1 << 20, lambda call: call())
         spool._next_position = 77
         world = World(spool=spool)
@@ -91,7 +91,7 @@ class UnreadableTests(SynchronousTestCase):
 
 
 class OverflowTests(SynchronousTestCase):
-    """Many stanzas that the spool rejects are bounced in steps."""
+    """Tests of many stanzas that the spool rejects: they are bounced in steps."""
 
     def setUp(self) -> None:
         self.steps: list[Callable[[], None]] = []
@@ -99,13 +99,13 @@ class OverflowTests(SynchronousTestCase):
         self.world.next_hop.ready = False
 
     def step(self) -> None:
-        """A turn of the reactor has time for what is due."""
+        """Run one turn of the reactor, in which everything due is done."""
         steps, self.steps[:] = list(self.steps), []
         for each in steps:
             each()
 
     def accept(self, number: int) -> list[str]:
-        """Accept stanzas that no disk takes; return their ids."""
+        """Accept stanzas that the disk does not store; return their ids."""
         names = [str(name) for name in range(number)]
         for name in names:
             self.world.accept(stanza(name))
@@ -116,7 +116,7 @@ class OverflowTests(SynchronousTestCase):
         return [each.split(b"id='")[1].split(b"'")[0].decode() for each in self.world.back.sent]
 
     def test_steps(self) -> None:
-        """Each step bounces some, in order; no receipt is settled before its error is."""
+        """Each step bounces some, in order. No upstream acknowledgement is settled before its error is safe."""
         names = self.accept(2 * BOUNCED_AT_ONCE + 5)
         for number in (1, 2):
             self.assertEqual(self.bounced(), names[: number * BOUNCED_AT_ONCE])
@@ -128,7 +128,7 @@ class OverflowTests(SynchronousTestCase):
         self.assertTrue(self.world.queue.idle)
 
     def test_next_hop_is_back(self) -> None:
-        """What is still to be bounced when the next hop is ready is passed on."""
+        """Stanzas that are still to be bounced when the next hop is ready are passed on."""
         names = self.accept(BOUNCED_AT_ONCE + 5)
         self.world.next_hop.ready = True
         self.step()
@@ -140,7 +140,7 @@ class OverflowTests(SynchronousTestCase):
         self.assertFalse(self.world.queue.overflow.active)
 
     def test_sender_takes_nothing_more(self) -> None:
-        """What is still to be bounced when no error passes any more waits, and is offered to the spool again."""
+        """If no more errors can be sent, the stanzas that are still to be bounced wait, and are offered to the spool again."""
         self.accept(BOUNCED_AT_ONCE + 5)
         self.world.back.ready = False
         self.step()
@@ -181,7 +181,7 @@ class OverflowTests(SynchronousTestCase):
         self.assertEqual((world.spool.count, world.queue.pair_queue.unsaved), (2, 0))
 
     def test_dropped_meanwhile(self) -> None:
-        """A queue that is emptied before the next step, and forgotten, is left alone."""
+        """A queue that is emptied and forgotten before the next step is not touched."""
         self.accept(BOUNCED_AT_ONCE + 5)
         self.world.queue.drop(True)
         self.world.queues.forget(OUT)
@@ -189,7 +189,7 @@ class OverflowTests(SynchronousTestCase):
         self.assertEqual(len(self.bounced()), BOUNCED_AT_ONCE)
 
     def test_stop_meanwhile(self) -> None:
-        """A stop gives the disk what is still to be bounced; then it is not bounced any more."""
+        """A stop offers the disk what is still to be bounced. If the disk stores it, it is not bounced."""
         self.accept(BOUNCED_AT_ONCE + 5)
         self.world.spool.raise_limit(10_000)
         self.successResultOf(stop(self.world.custody))
@@ -200,7 +200,7 @@ class OverflowTests(SynchronousTestCase):
 
 
 class DamageTests(SynchronousTestCase):
-    """What was altered on the disk is not delivered."""
+    """Tests of rows that were altered on the disk: they are not delivered."""
 
     def altered(self, damage: str) -> tuple[World, FaultySpool]:
         world, spool = away("1", "2", "3")
@@ -214,7 +214,7 @@ class DamageTests(SynchronousTestCase):
         return [f"{row.spooled.position} {row.cause}" for row in found]
 
     def test_content(self) -> None:
-        """Its sender is told, it is kept in quarantine, and the others are delivered."""
+        """The sender gets an error, the stanza is put in quarantine, and the others are delivered."""
         world, spool = self.altered("content")
         world.next_hop.ready = True
         world.queue.next_hop_ready()
@@ -226,7 +226,7 @@ class DamageTests(SynchronousTestCase):
         self.assertEqual((len(world.queue.pair_queue), spool.count), (0, 0))
 
     def test_envelope(self) -> None:
-        """No error can be sent; the stanza is kept in quarantine and counted."""
+        """If no error can be sent, the stanza is put in quarantine and counted."""
         world, spool = self.altered("envelope")
         world.next_hop.ready = True
         world.queue.next_hop_ready()
@@ -235,7 +235,7 @@ class DamageTests(SynchronousTestCase):
         self.assertEqual(world.record.stanzas["outbound", "message", "dropped"], 1)
 
     def test_expired(self) -> None:
-        """The same where its deadline comes first; it is told as damaged, the others as late."""
+        """The same holds if the deadline comes first. The altered stanza is reported as damaged, the others as expired."""
         world, spool = self.altered("content")
         world.clock.advance(601)
         world.custody.expiry.sweep()
@@ -248,7 +248,7 @@ class DateTests(SynchronousTestCase):
     """A delay stamp is a date (XEP-0203): it comes from the wall clock, and the delay from the monotonic one."""
 
     def test_stamp(self) -> None:
-        """R39: the stamp is as long ago as the stanza has waited, wherever the wall clock stands."""
+        """R39: the stamp is as long ago as the stanza has waited, whatever the wall clock shows."""
         wall = Clock()
         wall.advance(1_700_000_000.0)
         world = World(wall=wall)

@@ -1,4 +1,4 @@
-"""Resent stanzas are recognised where ids allow, and only those that were not acknowledged."""
+"""Tests of resent stanzas: they are recognised by id, if they were not acknowledged."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def stanza(id: str | None, text: str = "") -> Stanza:
 
 
 def add(kept: Unacknowledged, *stanzas: Stanza, pair: Pair = IN) -> UpstreamAck:
-    """These stanzas come next; return their receipt."""
+    """Add these stanzas as the next ones; return their upstream acknowledgement."""
     receipt = UpstreamAck(len(stanzas))
     kept.add(pair, list(stanzas), receipt)
     return receipt
 
 
 class UnacknowledgedTests(SynchronousTestCase):
-    """What the sender of a stream does not know to be safe."""
+    """Tests of the stanzas of a stream that its sender does not know to be safe."""
 
     def rows(self, kept: Unacknowledged, acknowledged: int) -> list[int]:
         return [value for _, value, _ in kept.rows(acknowledged)]
 
     def test_what_was_acknowledged_is_forgotten(self) -> None:
-        """R35: of a run of which only the first was acknowledged, the rest may come again."""
+        """R35: of a run whose first stanza was acknowledged, the others may come again."""
         one, two, three = stanza("1"), stanza("2"), stanza("3")
         kept = Unacknowledged()
         add(kept, one, two)
@@ -43,13 +43,13 @@ class UnacknowledgedTests(SynchronousTestCase):
         self.assertEqual(self.rows(kept, 3), [])
 
     def test_only_messages_with_ids(self) -> None:
-        """IQs and presence that look the same may be meant twice, and a message without an id cannot be told from another."""
+        """IQs and presence that look the same may be sent twice on purpose. Messages without an id cannot be told apart."""
         kept = Unacknowledged()
         add(kept, stanza(None), Stanza("iq", b"<iq id='p'/>", "a@here.example", "b@peer.example", "get", "p"), stanza("1"))
         self.assertEqual(self.rows(kept, 0), [hash(stanza("1").data)])
 
     def test_bounded(self) -> None:
-        """The oldest are forgotten, and the count goes on."""
+        """The oldest stanzas are forgotten, and the count continues."""
         kept = Unacknowledged()
         for number in range(MAX_OF_STREAM + 1):
             add(kept, stanza(str(number)))
@@ -58,7 +58,7 @@ class UnacknowledgedTests(SynchronousTestCase):
 
 
 class DuplicatesTests(SynchronousTestCase):
-    """What a server sends again after it lost a stream."""
+    """Tests of stanzas that a server sends again after it lost a stream."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -74,7 +74,7 @@ class DuplicatesTests(SynchronousTestCase):
         return [each.id for each in self.duplicates.divide(pair, list(stanzas))[0]]
 
     def test_recognised_once(self) -> None:
-        """What came before and comes again is named with the receipt of its first copy, once; what is new passes."""
+        """A repeat is returned with the upstream acknowledgement of its first copy, once. New stanzas pass."""
         receipt = self.lose(stanza("1"), stanza("2"))
         new, repeats = self.duplicates.divide(IN, [stanza("2"), stanza("3")])
         self.assertEqual(([each.id for each in new], [(each.id, first) for each, first in repeats]), (["3"], [("2", receipt)]))
@@ -87,13 +87,13 @@ class DuplicatesTests(SynchronousTestCase):
         self.assertEqual((new, [receipt for _, receipt in repeats]), ([], [first, second]))
 
     def test_only_what_is_the_same(self) -> None:
-        """The same id with another content is another stanza, and so is one of another pair."""
+        """A stanza with the same id and different content, or of another pair, is not a repeat."""
         self.lose(stanza("1"))
         self.assertEqual(self.new(stanza("1", "other")), ["1"])
         self.assertEqual(self.new(stanza("1"), pair=OTHERS), ["1"])
 
     def test_for_a_while(self) -> None:
-        """Long after the loss nothing is taken for a repeat, and a later loss does not bring the earlier one back."""
+        """Long after the loss no stanza is a repeat. A later loss does not bring the earlier one back."""
         self.lose(stanza("1"))
         self.clock.advance(REMEMBERED_SECONDS + 1)
         self.lose(stanza("2"))
@@ -103,13 +103,13 @@ class DuplicatesTests(SynchronousTestCase):
         self.assertEqual(self.new(stanza("2")), ["2"])
 
     def test_bounded(self) -> None:
-        """So many pairs: the one that lost a stream longest ago is forgotten."""
+        """The number of pairs is bounded: the pair with the oldest loss is forgotten."""
         self.lose(stanza("1"))
         for number in range(MAX_PAIRS):
             self.lose(stanza("1"), pair=Pair(Domain.parse(f"s{number}.example"), HERE))
         self.assertEqual(self.new(stanza("1")), ["1"])
 
     def test_nothing_to_expect(self) -> None:
-        """A stream that carried nothing leaves nothing."""
+        """A stream without stanzas leaves no entry."""
         self.lose()
         self.assertEqual(self.new(stanza("1")), ["1"])

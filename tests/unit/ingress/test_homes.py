@@ -1,4 +1,4 @@
-"""Which node owns a pair."""
+"""Tests of the node that owns a pair."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOCAL = frozenset({HERE, ROOMS})
 
 
 class HomeTests(SynchronousTestCase):
-    """`home_of`."""
+    """Tests of `home_of`."""
 
     def test_the_peer(self) -> None:
         """Every pair of a peer, in both directions and with each local domain, has one home: the peer's."""
@@ -22,14 +22,14 @@ class HomeTests(SynchronousTestCase):
                 self.assertEqual(PEER, home_of(pair, LOCAL))
 
     def test_an_inverse_is_at_home_too(self) -> None:
-        """A bounce goes to the inverse pair and never leaves the node, whatever the two domains are."""
+        """A bounce belongs to the inverse pair and never leaves the node, whatever the two domains are."""
         for pair in (Pair(HERE, ROOMS), Pair(HERE, PEER), Pair(PEER, OTHER)):
             self.assertEqual(home_of(pair, LOCAL), home_of(pair.inverse, LOCAL))
 
     def test_two_local_domains(self) -> None:
-        """Of two local domains the lesser name is the home: all nodes choose the same."""
+        """Of two local domains the lesser name is the home, so that all nodes choose the same."""
         self.assertEqual(HERE, home_of(Pair(ROOMS, HERE), LOCAL))
 
     def test_single_node(self) -> None:
-        """A node that runs alone owns everything, at once."""
+        """A node that runs alone owns every pair, at once."""
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(SingleNode().claim(PEER))))

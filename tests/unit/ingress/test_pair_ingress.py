@@ -1,4 +1,4 @@
-"""The entry of a pair: admission, then the gate, then the lane; and what waits meanwhile."""
+"""Tests of a pair's ingress: admission, then the filter, then the queue; and of stanzas that wait meanwhile."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IN, OUT, OTHERS = Pair(PEER, HERE), Pair(HERE, PEER), Pair(OTHER, HERE)
 
 
 class Connection:
-    """What an entry sees of a connection."""
+    """A connection as an ingress uses it."""
 
     peer_address = "192.0.2.1:5269"
 
@@ -47,7 +47,7 @@ class Connection:
 
 
 class Keeping:
-    """A hop that keeps what it gets."""
+    """A next hop that keeps its stanzas."""
 
     state, ready, slow, acknowledges, last_cause = "ready", True, False, False, Cause.CLOSED
 
@@ -72,7 +72,7 @@ def stanza(id: str, kind: Kind = "message", type: str | None = None, payloads: t
 
 
 class EntryTestCase(SynchronousTestCase):
-    """An entry over real lanes, with a policy and an answer to admission of the test's own."""
+    """An ingress over real queues, with a policy and an admission that the test sets."""
 
     def made(self, leg: Leg = "federation", pair: Pair = IN, **policy: Any) -> PairIngress:
         self.clock = Clock()
@@ -90,7 +90,7 @@ class EntryTestCase(SynchronousTestCase):
         return PairIngress(self.ingress_services, self.connection, leg, pair, self, self.senders, self.waiting)  # type: ignore[arg-type]
 
     def step(self) -> None:
-        """A turn of the reactor has time for what is due."""
+        """Run one turn of the reactor, in which everything due is done."""
         steps, self.steps[:] = list(self.steps), []
         for each in steps:
             each()
@@ -103,7 +103,7 @@ class EntryTestCase(SynchronousTestCase):
         return self.admissions[-1]
 
     def admitted(self, **policy: Any) -> PairIngress:
-        """An entry whose pair is admitted, by its first stanza."""
+        """Return an ingress whose pair is admitted, by its first stanza."""
         entry = self.made(**policy)
         entry.accept([stanza("first")])
         self.admissions.pop().callback(None)
@@ -115,10 +115,10 @@ class EntryTestCase(SynchronousTestCase):
 
 
 class AdmissionTests(EntryTestCase):
-    """Nothing of a pair reaches a lane before it is admitted."""
+    """No stanza of a pair reaches a queue before the pair is admitted."""
 
     def test_waits(self) -> None:
-        """The first stanzas wait and the stream with them; then all go in their order, and later ones ask no more."""
+        """The first stanzas wait and the stream is paused. Then all pass in order, and later ones need no further question."""
         entry = self.made()
         entry.accept([stanza("a"), stanza("b")])
         entry.accept([stanza("c")])
@@ -129,7 +129,7 @@ class AdmissionTests(EntryTestCase):
         self.assertEqual(("a b c d", []), (self.passed(), self.admissions))
 
     def test_refused(self) -> None:
-        """A pair that is not admitted gets its stanzas back, is recorded, and asks again with the next."""
+        """The stanzas of a refused pair are bounced and recorded. The next stanza asks for admission again."""
         entry = self.made("backend", OUT)
         entry.accept([stanza("a", "iq", "get"), stanza("b", "iq", "result")])
         self.admissions.pop().callback(Ending(Cause.NOT_ALLOWED, "no"))
@@ -143,7 +143,7 @@ class AdmissionTests(EntryTestCase):
         self.assertEqual(1, len(self.admissions))
 
     def test_broken(self) -> None:
-        """A mistake of ours refuses; it does not let pass."""
+        """An internal error refuses the pair; it does not admit it."""
         entry = self.made()
         entry.accept([stanza("a")])
         self.admissions.pop().errback(RuntimeError("x"))
@@ -152,7 +152,7 @@ class AdmissionTests(EntryTestCase):
         self.assertEqual(Cause.INTERNAL, self.record.list()[0].ending.cause)
 
     def test_after_the_end(self) -> None:
-        """R16: what came before the end is passed on after it, and slows nobody."""
+        """R16: stanzas received before the end are passed on after it, and pause no stream."""
         entry = self.made()
         entry.accept([stanza("a")])
         entry.close()
@@ -160,13 +160,13 @@ class AdmissionTests(EntryTestCase):
         self.assertEqual("a", self.passed())
 
     def test_never_admitted(self) -> None:
-        """A stream that ends before its pair is admitted makes no lane."""
+        """A stream that ends before its pair is admitted makes no queue."""
         entry = self.made()
         entry.close()
         self.assertEqual([], list(self.queues))
 
     def test_reconsidered(self) -> None:
-        """A changed policy is asked anew, and its gate is the new one."""
+        """A changed policy is asked again, and its filter replaces the old one."""
         entry = self.admitted()
         self.peers.adopt(PeerPolicies({"default": PeerObject(kinds=("iq",))}))
         entry.accept([stanza("a")])
@@ -177,7 +177,7 @@ class AdmissionTests(EntryTestCase):
         self.assertEqual("a c", self.passed())
 
     def test_reconsidered_meanwhile(self) -> None:
-        """An answer that was asked for under the old policy does not count."""
+        """An answer that was requested under the old policy does not count."""
         entry = self.made()
         entry.accept([stanza("a")])
         entry.reconsider()
@@ -188,10 +188,10 @@ class AdmissionTests(EntryTestCase):
 
 
 class FoundQueueTests(EntryTestCase):
-    """The queue is looked up once, as long as it is there."""
+    """The queue is looked up once, as long as it exists."""
 
     def test_forgotten(self) -> None:
-        """A queue that was forgotten meanwhile gets nothing more: the stanzas go to the new one."""
+        """A queue that was forgotten meanwhile gets nothing more: the stanzas go to its successor."""
         entry = self.admitted()
         former = self.queues.queue(IN)
         entry.accept([stanza("a")])
@@ -203,7 +203,7 @@ class FoundQueueTests(EntryTestCase):
         self.assertIsNot(former, entry._queue())
 
     def test_leaves_memory(self) -> None:
-        """A queue that was forgotten is not kept by the stream."""
+        """The stream does not keep a forgotten queue in memory."""
         entry = self.admitted()
         entry.accept([stanza("a")])
         former = ref(self.queues.queue(IN))
@@ -212,7 +212,7 @@ class FoundQueueTests(EntryTestCase):
         self.assertIsNone(former())
 
     def test_rest(self) -> None:
-        """On a stream that lasts, a pair that rested is admitted anew, also where no other pair has sent since."""
+        """On a long-lived stream, a pair that was idle is admitted anew, also if no other pair has sent since."""
         self.made()
         ingress = StreamIngress(self.ingress_services, self.connection, None, "federation", self, self.senders)  # type: ignore[arg-type]
         ingress.stanzas(IN, [stanza("a")])
@@ -226,10 +226,10 @@ class FoundQueueTests(EntryTestCase):
 
 
 class FilterTests(EntryTestCase):
-    """What the gate refuses."""
+    """Tests of stanzas that the filter refuses."""
 
     def test_answered(self) -> None:
-        """A refused stanza is answered with an error from whom it was for, counted once, and the rest passes."""
+        """A refused stanza is answered by an error from its recipient and counted once. The rest passes."""
         entry = self.admitted(kinds=("message", "iq"), deny_namespaces=("urn:x",))
         entry.accept([stanza("a"), stanza("b", "presence"), stanza("c", "iq", "set", ("urn:x}y",)), stanza("d")])
         self.assertEqual("a d", self.passed())
@@ -241,28 +241,28 @@ class FilterTests(EntryTestCase):
         self.assertEqual(0, self.record.stanzas["inbound", "presence", "bounced"])
 
     def test_no_answer_is_due(self) -> None:
-        """R33: an error, a result or an unavailable presence is answered by nothing, and counted."""
+        """R33: a refused error, result or unavailable presence is counted and not answered."""
         entry = self.admitted(kinds=("message",))
         entry.accept([stanza("a", "iq", "result"), stanza("b", "presence", "unavailable")])
         self.assertNotIn(OUT, self.kept)
         self.assertEqual(1, self.record.stanzas["inbound", "iq", "refused"])
 
     def test_dropped(self) -> None:
-        """`denied = "drop"`: nothing goes back."""
+        """`denied = "drop"`: no answer is sent."""
         entry = self.admitted(kinds=("message",), denied="drop")
         entry.accept([stanza("a", "iq", "get")])
         self.assertNotIn(OUT, self.kept)
         self.assertEqual(1, self.record.stanzas["inbound", "iq", "refused"])
 
     def test_recorded_once(self) -> None:
-        """A flood of refused stanzas is one record for each cause, with what was seen first."""
+        """A flood of refused stanzas makes one record for each cause, with the first stanza's details."""
         entry = self.admitted(kinds=("message",), deny_larger_than=5)
         for _ in range(3):
             entry.accept([stanza("a", "iq", "get"), stanza("b" * 6), stanza("c", "presence")])
         self.assertEqual([Cause.FILTERED, Cause.TOO_LARGE], [row.ending.cause for row in self.record.list("peer.example")])
 
     def test_both_ways(self) -> None:
-        """Filters hold for what goes to the peer too; rates for what comes from it alone."""
+        """Filters apply to stanzas for the peer too. Rates apply only to stanzas from it."""
         entry = self.made("backend", OUT, kinds=("message",), limits={"stanzas_per_second": 1})
         entry.accept([stanza("a", "presence")])
         self.admissions.pop().callback(None)
@@ -271,7 +271,7 @@ class FilterTests(EntryTestCase):
         self.assertEqual(set(), self.connection.holders)
 
     def test_own_pings(self) -> None:
-        """R41: the answer to a ping of the gateway's own goes by the gate, once it is expected."""
+        """R41: the expected answer to the gateway's own ping bypasses the filter."""
         entry = self.admitted(kinds=("message",), denied="drop")
         answered: list[str] = []
         self.queues.queue(IN).replies.expect("secret", lambda: answered.append("yes"))
@@ -279,7 +279,7 @@ class FilterTests(EntryTestCase):
         self.assertEqual((["yes"], "a"), (answered, self.passed()))
 
     def test_own_pings_before_admission(self) -> None:
-        """R41: nor does it wait until the peer is looked up, or is refused with it: a server that answers is not silent."""
+        """R41: that answer neither waits for the admission of the peer nor is refused with it: a server that answers is not silent."""
         entry = self.made()
         answered: list[str] = []
         for id in ("one", "two"):
@@ -293,14 +293,14 @@ class FilterTests(EntryTestCase):
         self.assertEqual(([("dropped_by_rule", 1), ("answered", 1)], ""), (receipt.by, self.passed()))
 
     def test_no_queue_for_a_stranger(self) -> None:
-        """What looks like such a reply makes no queue for a pair that is not admitted."""
+        """A stanza that looks like such an answer makes no queue for a pair that is not admitted."""
         entry = self.made()
         entry.accept([stanza("secret", "iq", "result")])
         self.assertEqual([], list(self.queues))
 
 
 class ReloadTests(EntryTestCase):
-    """A reload while the stanzas that waited are passed on in steps."""
+    """Tests of a reload while waiting stanzas are passed on in steps."""
 
     def test_order_of_two_streams(self) -> None:
         """The answer comes at once. No stanza of the next stream overtakes those of the first."""
@@ -322,14 +322,14 @@ class ReloadTests(EntryTestCase):
 
 
 class SeveralStreamsTests(EntryTestCase):
-    """R35: a server goes on with another stream while stanzas of the one before wait."""
+    """R35: tests of a server that uses another stream while stanzas of the one before wait."""
 
     def another(self) -> PairIngress:
-        """Return an entry of the same pair, on another stream."""
+        """Return an ingress of the same pair on another stream."""
         return PairIngress(self.ingress_services, Connection(), "federation", IN, self, self.senders, HeldBytes())  # type: ignore[arg-type]
 
     def test_in_order(self) -> None:
-        """What the first stream brought goes first, though it is gone. The pair is asked about again for the next."""
+        """The first stream's stanzas go first, although it has ended. The next stream asks for admission again."""
         first = self.made()
         first.accept([stanza("a"), stanza("b")])
         second = self.another()
@@ -345,7 +345,7 @@ class SeveralStreamsTests(EntryTestCase):
         self.assertEqual(("a b c d e", 0), (self.passed(), len(self.ingress_services.lines)))
 
     def test_refused(self) -> None:
-        """What the first brought is refused, and the second is not forgotten; nor is one that is gone meanwhile."""
+        """The first stream's stanzas are refused. The second stream is not forgotten, nor is one that has ended meanwhile."""
         first = self.made()
         first.accept([stanza("a")])
         second, third = self.another(), self.another()
@@ -358,7 +358,7 @@ class SeveralStreamsTests(EntryTestCase):
         self.assertEqual(("b c", 0), (self.passed(), len(self.ingress_services.lines)))
 
     def test_admitted(self) -> None:
-        """A stream whose pair is admitted waits for none that came later; where its rate makes it wait, nobody is asked twice."""
+        """A stream whose pair is admitted does not wait for later ones. If its rate makes it wait, admission is not asked for twice."""
         first = self.admitted(limits={"stanzas_per_second": 10})
         second = self.another()
         second.accept([stanza("z")])
@@ -370,7 +370,7 @@ class SeveralStreamsTests(EntryTestCase):
         self.assertEqual(("z", 0, False), (self.kept[IN][-1], len(self.ingress_services.lines), self.ingress_services.admitting))
 
     def test_many(self) -> None:
-        """Many streams that wait go on one after the other, however many they are."""
+        """Many waiting streams continue one after the other, however many they are."""
         first = self.made()
         first.accept([stanza("0")])
         others = [self.another() for _ in range(2000)]
@@ -382,7 +382,7 @@ class SeveralStreamsTests(EntryTestCase):
 
 
 class RateTests(EntryTestCase):
-    """A peer that is slowed."""
+    """Tests of a peer that is slowed."""
 
     def slowed(self, **limits: Any) -> PairIngress:
         entry = self.admitted(limits={"stanzas_per_second": 10, **limits})
@@ -390,7 +390,7 @@ class RateTests(EntryTestCase):
         return entry
 
     def test_slow(self) -> None:
-        """What is over the rate passes; what comes next waits for the debt, and the stream is not read meanwhile."""
+        """Stanzas over the rate pass. The next ones wait until the debt is paid, and the stream is not read meanwhile."""
         entry = self.slowed()
         entry.accept([stanza(str(number)) for number in range(25)])
         self.assertEqual(25, len(self.kept[IN]))
@@ -406,7 +406,7 @@ class RateTests(EntryTestCase):
         self.assertEqual(["a", "b"], self.kept[IN][-2:])
 
     def test_own_pings(self) -> None:
-        """R41: the answer to a ping of the gateway's own does not wait behind what is over the rate."""
+        """R41: the answer to the gateway's own ping does not wait behind stanzas that are over the rate."""
         entry = self.slowed()
         answered: list[str] = []
         self.queues.queue(IN).replies.expect("secret", lambda: answered.append("yes"))
@@ -416,7 +416,7 @@ class RateTests(EntryTestCase):
         self.assertEqual((["yes"], 25), (answered, len(self.kept[IN])))
 
     def test_slow_again(self) -> None:
-        """Each run that waits pays for the one before it; the order stays."""
+        """Each waiting run pays for the one before it. The order stays."""
         entry = self.slowed()
         entry.accept([stanza(str(number)) for number in range(21)])
         entry.accept([stanza("a")] * 10)
@@ -428,7 +428,7 @@ class RateTests(EntryTestCase):
         self.assertEqual((32, set()), (len(self.kept[IN]), self.connection.holders))
 
     def test_the_whole_link(self) -> None:
-        """Where other peers send on the stream, it is read on until too much waits."""
+        """If other peers send on the stream, it is read until too much waits."""
         entry = self.slowed()
         self.senders.add(OTHERS.sender)
         entry.accept([stanza(str(number)) for number in range(25)])
@@ -444,7 +444,7 @@ class RateTests(EntryTestCase):
         self.assertEqual((set(), OVERHEAD + 1), (self.connection.holders, self.waiting.bytes))
 
     def test_the_whole_link_in_all(self) -> None:
-        """What waits of all pairs of a stream is bounded too: it is read on once the one that went beyond waits no longer."""
+        """The total of all pairs that wait on a stream is bounded too. The stream is read again once the pair over the limit has gone on."""
         first = self.made()
         self.senders.add(OTHERS.sender)
         second = PairIngress(self.ingress_services, self.connection, "federation", OTHERS, self, (IN.sender, OTHERS.sender), self.waiting)  # type: ignore[arg-type]
@@ -460,7 +460,7 @@ class RateTests(EntryTestCase):
         self.assertEqual((0, "a b"), (self.waiting.bytes, self.passed()))
 
     def test_the_end(self) -> None:
-        """R16: what waits when the stream ends is passed on at once."""
+        """R16: stanzas that wait when the stream ends are passed on at once."""
         entry = self.slowed()
         entry.accept([stanza(str(number)) for number in range(25)])
         entry.accept([stanza("a")])
@@ -469,14 +469,14 @@ class RateTests(EntryTestCase):
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_refuse(self) -> None:
-        """`excess = "refuse"`: what is too many goes back with resource-constraint, nobody waits."""
+        """`excess = "refuse"`: excess stanzas are bounced with resource-constraint, and no stanza waits."""
         entry = self.slowed(excess="refuse")
         entry.accept([stanza(str(number)) for number in range(25)])
         self.assertEqual((20, 5, set()), (len(self.kept[IN]), len(self.kept[OUT]), self.connection.holders))
         self.assertIn("resource-constraint", self.kept[OUT][0])
 
     def test_two_streams_of_one_peer(self) -> None:
-        """The rate is the peer's, not the stream's."""
+        """The rate applies to the peer, not to one stream."""
         first = self.slowed()
         second = PairIngress(first._services, self.connection, "federation", IN, self, (IN.sender,), self.waiting)  # type: ignore[arg-type]
         second.accept([stanza(str(number)) for number in range(30)])
@@ -488,10 +488,10 @@ class RateTests(EntryTestCase):
 
 
 class StepTests(EntryTestCase):
-    """Many stanzas that waited for the same answer go in steps."""
+    """Tests of many stanzas that waited for the same answer and are processed in steps."""
 
     def waiting_runs(self, *sizes: int) -> list[str]:
-        """Let runs of so many stanzas each wait for admission, each run with a receipt. Return all ids."""
+        """Make runs of this many stanzas each wait for admission, each run with an upstream acknowledgement. Return all ids."""
         self.entry, self.settled = self.made(), 0
         numbers = iter(range(sum(sizes)))
         names = [[str(number) for number in islice(numbers, size)] for size in sizes]
@@ -503,7 +503,7 @@ class StepTests(EntryTestCase):
         self.settled += 1
 
     def test_refused(self) -> None:
-        """Each step bounces some, in order. A stop waits for the last; what came meanwhile is asked about."""
+        """Each step bounces some, in order. A stop waits for the last. For later stanzas admission is asked again."""
         names = self.waiting_runs(BOUNCED_AT_ONCE + 1, 2)
         self.admissions.pop().callback(Ending(Cause.NOT_ALLOWED, "no"))
         self.entry.accept([stanza("late")])
@@ -518,7 +518,7 @@ class StepTests(EntryTestCase):
         self.assertEqual((self.passed(), self.connection.holders, self.ingress_services.admitting), ("late", set(), False))
 
     def test_passed_on(self) -> None:
-        """Each step passes some on, in order, and what comes meanwhile goes behind them."""
+        """Each step passes some on, in order. Stanzas that arrive meanwhile follow them."""
         names = self.waiting_runs(PASSED_AT_ONCE, 1, PASSED_AT_ONCE)
         self.admissions.pop().callback(None)
         self.assertEqual(self.passed(), " ".join(names[:PASSED_AT_ONCE]))
@@ -531,7 +531,7 @@ class StepTests(EntryTestCase):
         self.assertFalse(self.ingress_services.admitting)
 
     def test_after_the_end(self) -> None:
-        """The steps go on when the stream is gone, and ask nothing of it."""
+        """The steps continue when the stream has ended, and do not use it."""
         names = self.waiting_runs(PASSED_AT_ONCE, 1)
         self.admissions.pop().callback(None)
         self.entry.close()
@@ -539,12 +539,12 @@ class StepTests(EntryTestCase):
         self.assertEqual(self.passed(), " ".join(names))
 
     def test_queue_that_fails(self) -> None:
-        """A run that its queue does not take is not settled. The others are passed on, and the stream goes on."""
+        """A run that its queue does not accept is not settled. The others are passed on, and the stream continues."""
         self.fails(False, True, False)
         self.assertEqual((self.passed(), self.settled), ("0 2", 2))
 
     def test_last_run_that_fails(self) -> None:
-        """The stream goes on when the last run is the one that its queue does not take."""
+        """The stream continues if the last run is the one that its queue does not accept."""
         self.fails(False, False, True)
         self.assertEqual((self.passed(), self.settled), ("0 1", 2))
 

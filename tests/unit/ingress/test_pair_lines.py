@@ -1,4 +1,4 @@
-"""The order of stanzas of one pair that wait on several streams."""
+"""Tests of the order of one pair's stanzas that wait on several streams."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAIR = Pair(Domain.parse("peer.example"), Domain.parse("here.example"))
 
 
 class Stream:
-    """The stanzas of one pair on one stream. When they may go on, they leave the line unless the stream is `held`."""
+    """The stanzas of one pair on one stream. When they may continue, they leave the line unless the stream is `held`."""
 
     def __init__(self, lines: PairLines, name: str, went_on: list[str], pair: Pair = PAIR) -> None:
         self.pair = pair
@@ -25,7 +25,7 @@ class Stream:
 
 
 class PairLinesTests(SynchronousTestCase):
-    """R35: three streams of one pair, in a line."""
+    """R35: tests of three streams of one pair, in a line."""
 
     def setUp(self) -> None:
         self.lines = PairLines()
@@ -35,12 +35,12 @@ class PairLinesTests(SynchronousTestCase):
             self.lines.join(stream)
 
     def test_must_wait(self) -> None:
-        """Only the first may go on; a stream of another pair does not wait."""
+        """Only the first stream may continue. A stream of another pair does not wait."""
         self.assertEqual([False, True, True], [self.lines.must_wait(each) for each in (self.first, self.second, self.third)])
         self.assertFalse(self.lines.must_wait(Stream(self.lines, "x", [], PAIR.inverse)))
 
     def test_all_go_on(self) -> None:
-        """When the first leaves, the others go on in their order, each once; the line is then forgotten."""
+        """When the first stream leaves, the others continue in their order, each once. The line is then forgotten."""
         self.lines.leave(self.first)
         self.assertEqual((["2", "3"], 0), (self.went_on, len(self.lines)))
 
@@ -54,14 +54,14 @@ class PairLinesTests(SynchronousTestCase):
         self.assertEqual((["2", "3"], 0), (self.went_on, len(self.lines)))
 
     def test_leaves_the_middle(self) -> None:
-        """A stream that is not the first leaves without a word to the others."""
+        """A stream that is not the first leaves without effect on the others."""
         self.lines.leave(self.second)
         self.assertEqual([], self.went_on)
         self.lines.leave(self.first)
         self.assertEqual(["3"], self.went_on)
 
     def test_twice(self) -> None:
-        """A stream is in the line once, and may leave it twice."""
+        """A stream is in the line once, also if it enters twice, and may leave twice."""
         self.lines.join(self.first)
         self.lines.leave(self.first)
         self.lines.leave(self.first)

@@ -1,4 +1,4 @@
-"""Rates: what a second may bring from one peer, slowed or refused."""
+"""Tests of rates: how much one peer may send per second, slowed or refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def stanza(kind: Kind = "message", size: int = 100) -> Stanza:
 
 
 class MeterTests(SynchronousTestCase):
-    """The buckets of one peer."""
+    """Tests of the buckets of one peer."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -31,13 +31,13 @@ class MeterTests(SynchronousTestCase):
         return RateLimiter(Limits(**limits), self.clock)
 
     def outcome(self, rate_limiter: RateLimiter, *stanzas: Stanza) -> str:
-        """One letter for each stanza: passed or refused, in that order."""
+        """Return one letter for each stanza: passed or refused, in order."""
         passed, refused = rate_limiter.partition(list(stanzas))
         self.assertEqual({Cause.RATE_EXCEEDED} if refused else set(), {ending.cause for _, ending in refused})
         return "p" * len(passed) + "r" * len(refused)
 
     def test_slow_by_bytes(self) -> None:
-        """Everything passes, and the peer then waits until it has paid for it."""
+        """Every stanza passes, and the peer then waits until its debt is paid."""
         rate_limiter = self.rate_limiter(bytes_per_second=1000)
         run = [stanza(size=1000), stanza(size=1000), stanza(size=500)]
         self.assertEqual((run, []), rate_limiter.partition(run))
@@ -46,7 +46,7 @@ class MeterTests(SynchronousTestCase):
         self.assertEqual(0.0, rate_limiter.seconds_to_wait())
 
     def test_slow_by_kind(self) -> None:
-        """The longest debt of all that apply is what the peer waits for."""
+        """The peer waits for the longest debt of all rates that apply."""
         rate_limiter = self.rate_limiter(stanzas_per_second=StanzaRates(total=100, presence=1))
         rate_limiter.partition([stanza("message")] * 50)
         self.assertEqual(0.0, rate_limiter.seconds_to_wait())
@@ -54,7 +54,7 @@ class MeterTests(SynchronousTestCase):
         self.assertEqual(3.0, rate_limiter.seconds_to_wait())
 
     def test_refuse_a_kind(self) -> None:
-        """Only the kind that is too many is refused; the others pass, and nobody waits."""
+        """Only the kind that exceeds its rate is refused. The others pass, and no stanza waits."""
         rate_limiter = self.rate_limiter(stanzas_per_second=StanzaRates(presence=1), excess="refuse")
         passed, refused = rate_limiter.partition([stanza("presence"), stanza("message"), stanza("presence"), stanza("presence"), stanza("iq")])
         self.assertEqual(["presence", "message", "presence", "iq"], [each.kind for each in passed])
@@ -65,7 +65,7 @@ class MeterTests(SynchronousTestCase):
         self.assertEqual("pr", self.outcome(rate_limiter, stanza("presence"), stanza("presence")))
 
     def test_refuse_by_total_and_bytes(self) -> None:
-        """Each rate by itself refuses what it has no room for; what is refused costs nothing."""
+        """Each rate alone refuses what exceeds it. A refused stanza costs nothing."""
         total = self.rate_limiter(stanzas_per_second=StanzaRates(total=2), excess="refuse")
         self.assertEqual("ppppr", self.outcome(total, *[stanza(kind) for kind in ("message", "iq", "presence", "message", "iq")]))
         size = self.rate_limiter(bytes_per_second=100, excess="refuse")
@@ -76,14 +76,14 @@ class MeterTests(SynchronousTestCase):
 
 
 class MetersTests(SynchronousTestCase):
-    """The meters of all peers."""
+    """Tests of the meters of all peers."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.rate_limiters = RateLimiters(self.clock)
 
     def test_one_for_a_peer(self) -> None:
-        """All streams of a peer share one meter; other limits make another."""
+        """All streams of a peer share one meter. Other limits make a new one."""
         limits = Limits(bytes_per_second=10)
         first = self.rate_limiters.for_peer(PEER, limits)
         self.assertIs(first, self.rate_limiters.for_peer(PEER, Limits(bytes_per_second=10)))
@@ -96,7 +96,7 @@ class MetersTests(SynchronousTestCase):
         self.assertIsNotNone(self.rate_limiters.for_peer(PEER, Limits(stanzas_per_second=StanzaRates(iq=1))))
 
     def test_bounded(self) -> None:
-        """Names that strangers choose are forgotten, the one that was asked for longest ago first."""
+        """Names that strangers choose are forgotten, the least recently used first."""
         self.patch(rates, "MAX_RATE_LIMITERS", 2)
         limits = Limits(bytes_per_second=10)
         first = self.rate_limiters.for_peer(PEER, limits)

@@ -1,4 +1,4 @@
-"""R35: custody and XEP-0198: what is acknowledged to whom sends to us, and what acknowledgements of ours come to."""
+"""R35: tests of custody with XEP-0198: which stanzas are acknowledged to their sender, and what acknowledgements from the next hop do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.ingress.test_pair_ingress import HERE, IN, OTHER, EntryTestCase,
 
 
 class Receipts(StreamReceipts):
-    """Of a stream that notes what it is told, and acknowledges that at once unless the test says otherwise."""
+    """The handled stanzas of a stream that records its calls, and acknowledges at once unless the test says otherwise."""
 
     def __init__(self) -> None:
         self.handled: list[int] = []
@@ -42,18 +42,18 @@ class Receipts(StreamReceipts):
         return sum(self.handled) if self.known is None else self.known
 
     def of(self, *ids: str) -> UpstreamAck:
-        """The receipt for a run of these stanzas."""
+        """Return the upstream acknowledgement for a run of these stanzas."""
         return self.receipt(IN, [stanza(id) for id in ids])
 
 
 class ReceiptsTests(SynchronousTestCase):
-    """R35: `h` is the longest prefix over all pairs."""
+    """R35: `h` is the longest settled prefix over all pairs."""
 
     def setUp(self) -> None:
         self.receipts = Receipts()
 
     def test_in_order(self) -> None:
-        """A run counts when all of it is settled; each stanza is counted by its evidence."""
+        """A run counts when all of it is settled. Each stanza is counted by its evidence."""
         first, second = self.receipts.of("1", "2"), self.receipts.of("3")
         first.settle(PASSED_ON)
         self.assertEqual(self.receipts.handled, [])
@@ -62,7 +62,7 @@ class ReceiptsTests(SynchronousTestCase):
         self.assertEqual((self.receipts.handled, self.receipts.tally), ([2, 1], {"passed_on": 2, "on_disk": 1}))
 
     def test_out_of_order(self) -> None:
-        """What settles before its time waits for what came before it on the stream."""
+        """A run that is settled early waits for those before it on the stream."""
         first, second, third = self.receipts.of("1", "2"), self.receipts.of("3", "4", "5"), self.receipts.of("6")
         second.settle(PASSED_ON, 3)
         third.settle(PASSED_ON)
@@ -71,7 +71,7 @@ class ReceiptsTests(SynchronousTestCase):
         self.assertEqual(self.receipts.handled, [6])
 
     def test_what_may_come_again(self) -> None:
-        """R35: at the end of the stream, what was not acknowledged to the sender, safe or not; nothing that was."""
+        """R35: at the end of the stream, stanzas not acknowledged to the sender may come again, safe or not. Others may not."""
         runs = [self.receipts.of("1"), self.receipts.of("2", "3"), self.receipts.of("4")]
         self.receipts.known = 2
         for each in runs[:2]:
@@ -84,10 +84,10 @@ class ReceiptsTests(SynchronousTestCase):
 
 
 class EntryReceiptTests(EntryTestCase):
-    """R35: whatever becomes of a stanza behind its entry, its receipt is settled."""
+    """R35: whatever happens to a stanza behind the ingress, its upstream acknowledgement is settled."""
 
     def test_refused_pair(self) -> None:
-        """R35: what is not admitted to its lane is ended, and so handled."""
+        """R35: a stanza whose pair is not admitted is ended, and so handled."""
         receipts = Receipts()
         entry = self.made()
         entry.accept([stanza("a"), stanza("b")], receipts.of("a", "b"))
@@ -104,14 +104,14 @@ class EntryReceiptTests(EntryTestCase):
         self.assertEqual(receipts.tally, {"written": 2, "answered": 1})
 
     def test_filtered_in_silence(self) -> None:
-        """R35: where the policy says that filtered stanzas are dropped, that is the rule that settles them."""
+        """R35: filtered stanzas are settled as dropped if the policy says so."""
         receipts = Receipts()
         entry = self.admitted(kinds=("message",), denied="drop")
         entry.accept([stanza("a", "presence")], receipts.of("a"))
         self.assertEqual((receipts.handled, receipts.tally), ([1], {"dropped_by_rule": 1}))
 
     def test_slowed(self) -> None:
-        """R35: what a rate holds back is handled when it goes on."""
+        """R35: a stanza that a rate delays is handled when it passes."""
         receipts = Receipts()
         entry = self.admitted(limits={"stanzas_per_second": 1})
         for number in range(4):
@@ -122,7 +122,7 @@ class EntryReceiptTests(EntryTestCase):
 
 
 class FakeEngine:
-    """Notes what was handled."""
+    """An engine that records what was handled."""
 
     claimed = (None, None)
     resumption = None
@@ -141,10 +141,10 @@ class FakeEngine:
 
 
 class AcceptedTests(EntryTestCase):
-    """R35: a stream that brings stanzas."""
+    """R35: tests of a stream that brings stanzas."""
 
     def test_from_enabled_on(self) -> None:
-        """R35: nothing is said of what came before `<enable/>`; behind it all pairs of the stream count together."""
+        """R35: stanzas before `<enable/>` are not counted. After it all pairs of the stream count together."""
         self.made()
         engine = FakeEngine()
         connection: Any = SimpleNamespace(
@@ -169,7 +169,7 @@ class AcceptedTests(EntryTestCase):
         self.assertEqual((engine.told, self.passed(), self.passed(other)), ([2, 1], "a b c", "d"))
 
     def test_sent_again(self) -> None:
-        """R35: what a server sends again after it lost a managed stream is handled, and not passed on twice."""
+        """R35: stanzas that a server sends again after it lost a managed stream are handled, and not passed on twice."""
         self.made()
         connection: Any = Mock(peer_address="192.0.2.1:1", step=lambda method, *arguments: method(*arguments))
         nothing = lambda *ignored: None  # noqa: E731
@@ -190,7 +190,7 @@ class AcceptedTests(EntryTestCase):
 
 
     def test_sent_again_too_soon(self) -> None:
-        """R35: a repeat is no safer than its first copy: it is acknowledged when that is in safe hands."""
+        """R35: a repeat is acknowledged when its first copy is safe, not before."""
         self.made()
         services = ingress_services(self.custody, self.peers)
         connection: Any = Mock(peer_address="192.0.2.1:1", step=lambda method, *arguments: method(*arguments))
@@ -209,7 +209,7 @@ class AcceptedTests(EntryTestCase):
 
 
 class CourierReceiptTests(SynchronousTestCase):
-    """R35: a stream that takes stanzas."""
+    """R35: tests of a stream that takes stanzas."""
 
     def setUp(self) -> None:
         self.world = World()
@@ -232,7 +232,7 @@ class CourierReceiptTests(SynchronousTestCase):
         self.connection.owner.event(self.connection, event)
 
     def test_acknowledged(self) -> None:
-        """R35: what is acknowledged is passed on; the rest stays in custody until it is."""
+        """R35: acknowledged stanzas are passed on. The others stay in custody until they are acknowledged."""
         self.assertEqual(self.sent, [2, 1])
         self.assertTrue(self.connection.written[-1].endswith(REQUEST))
         self.tell(Acknowledged(1))
@@ -242,14 +242,14 @@ class CourierReceiptTests(SynchronousTestCase):
         self.agent.data.acknowledgements.stop()  # type: ignore[union-attr]
 
     def test_refused(self) -> None:
-        """R35: without acknowledgements what was written counts as it does where there are none."""
+        """R35: if XEP-0198 is refused, written stanzas count as they do without acknowledgements."""
         self.tell(ManagementRefused())
         self.assertEqual((len(self.world.queue.pair_queue), self.agent.acknowledges), (0, False))
         self.world.queue.accept([message("5")])
         self.assertEqual((ids(self.connection.written)[-1], self.sent), ("5", [2, 1]))
 
     def test_refused_with_pings(self) -> None:
-        """R35: where pings serve, one asks for all that was written."""
+        """R35: if pings are used instead, one ping is sent for all that was written."""
         asked: list[int] = []
 
         def behind(number: int) -> bytes:
@@ -265,7 +265,7 @@ class CourierReceiptTests(SynchronousTestCase):
         self.assertEqual(asked, [3])
 
     def test_suspended(self) -> None:
-        """R35: what is in flight on a stream of theirs that broke off waits for it, but no longer than its hold time."""
+        """R35: stanzas in flight on a peer's interrupted stream wait for it, but no longer than their hold time."""
         self.agent.stream_suspended(Ending(Cause.CONNECTION_LOST))
         self.world.clock.advance(599)
         self.assertEqual((self.agent.state, self.world.queue.pair_queue.in_flight_count), ("broken", 3))
@@ -275,6 +275,6 @@ class CourierReceiptTests(SynchronousTestCase):
         self.assertEqual(len(self.world.queue.pair_queue), 0)
 
     def test_other_events(self) -> None:
-        """Anything else that the stream tells means nothing here."""
+        """Other events of the stream have no effect here."""
         self.tell(PairProven(self.world.queue.pair, "dialback"))
         self.assertEqual(len(self.world.queue.pair_queue), 3)

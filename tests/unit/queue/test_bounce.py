@@ -1,4 +1,4 @@
-"""Bounces: what comes back to the sender, and what never does (R33, R34)."""
+"""Tests of bounces: which stanzas are bounced, and how (R33, R34)."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def bounced(stanza: Stanza, cause: Cause = Cause.NO_SUCH_DOMAIN) -> Element:
 
 
 class BounceTests(SynchronousTestCase):
-    """One stanza error for one custody."""
+    """Tests of the one stanza error that ends a stanza's custody."""
 
     def test_whole(self) -> None:
-        """R34: the id is kept, the addresses are swapped, the error says why, and that is all there is."""
+        """R34: the bounce keeps the id, swaps the addresses, gives the reason, and contains nothing else."""
         self.assertEqual(
             b"<message type='error' to='juliet@capulet.example/balcony' from='romeo@montague.example/orchard' id='i1'>"
             b"<error type='cancel'><remote-server-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>"
@@ -50,11 +50,11 @@ class BounceTests(SynchronousTestCase):
         )
 
     def test_said(self) -> None:
-        """R34: what the next server's stream error was called stands with the cause."""
+        """R34: the condition of the next server's stream error is given with the cause."""
         self.assertIn(b" (queue: poison; policy-violation)</text>", bounce(stanza(), Cause.POISON, "policy-violation") or b"")
 
     def test_who_gets_one(self) -> None:
-        """R33: never for an error or a result, nor for presence other than available and subscribe."""
+        """R33: an error, a result, and presence other than available and subscribe are never bounced."""
         for kind, (yes, no) in BOUNCED.items():
             for type in yes:
                 self.assertTrue(may_bounce(stanza(kind, type)), (kind, type))
@@ -63,7 +63,7 @@ class BounceTests(SynchronousTestCase):
                 self.assertIsNone(bounce(stanza(kind, type), Cause.NO_SUCH_DOMAIN), (kind, type))
 
     def test_no_bounce_of_a_bounce(self) -> None:
-        """R33: what we send back is itself never bounced."""
+        """R33: a bounce is never bounced."""
         for kind, (yes, _) in BOUNCED.items():
             for type in yes:
                 _, answer = Framer().feed(stream_header() + (bounce(stanza(kind, type), Cause.POISON) or b""))
@@ -72,14 +72,14 @@ class BounceTests(SynchronousTestCase):
                 self.assertEqual((FROM, TO, "i1"), (answer.to, answer.from_, answer.id))
 
     def test_addresses(self) -> None:
-        """Without a sender there is nobody to tell; without an id none is invented; an odd address is quoted."""
+        """Without a sender there is no bounce. No id is invented. Special characters in an address are escaped."""
         self.assertIsNone(bounce(stanza(from_=""), Cause.NO_SUCH_DOMAIN))
         self.assertNotIn("id", bounced(stanza(id=None)).attributes)
         odd = bounced(stanza(from_="d'artagnan&\"<>@x.example/\t"))
         self.assertEqual("d'artagnan&\"<>@x.example/\t", odd.attributes["to"])
 
     def test_every_cause(self) -> None:
-        """R34: each cause has its condition and a text that names layer and cause, and no name or payload is in it."""
+        """R34: each cause has its condition and a text with layer and cause. The text contains no name or payload."""
         for cause in Cause:
             error = bounced(stanza(), cause).children[0]
             account = ACCOUNTS[cause]

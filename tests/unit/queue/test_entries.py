@@ -1,4 +1,4 @@
-"""Receipts: settled by evidence, stanza by stanza."""
+"""Tests of upstream acknowledgements: they are settled by evidence, stanza by stanza."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tests.support.custody import Receipt
 
 
 class UpstreamAckTests(SynchronousTestCase):
-    """What lets the previous hop forget stanzas."""
+    """Tests of the record that tells the previous hop which stanzas are safe."""
 
     def test_each_evidence_has_a_label(self) -> None:
-        """Settled receipts are counted by the label; an answer has its own, whatever makes the error safe."""
+        """Settled stanzas are counted by label. An answered stanza has its own label, whatever makes its error safe."""
         given = [each.label for each in (PASSED_ON, WRITTEN, ON_DISK, ErrorInCustody(ON_DISK), DROPPED[Rule.LATE_REPLY])]
         self.assertEqual(given, list(LABELS))
 
     def test_a_repeat_is_settled_with_the_first_copy(self) -> None:
-        """R35: not before, and by the same evidence."""
+        """R35: a repeat is settled with its first copy, not before, and by the same evidence."""
         first, repeat = Receipt(2), Receipt(1)
         repeat.settle_with(first)
         first.settle(PASSED_ON)
@@ -26,7 +26,7 @@ class UpstreamAckTests(SynchronousTestCase):
         self.assertEqual((repeat.left, repeat.evidence), (0, ON_DISK))
 
     def test_repeats_of_what_is_safe(self) -> None:
-        """A repeat of what is settled already is settled at once; several wait for one."""
+        """A repeat of a settled stanza is settled at once. Several repeats may wait for one stanza."""
         first, one, other, late = Receipt(1), Receipt(1), Receipt(2), Receipt(1)
         one.settle_with(first)
         other.settle_with(first, 2)
@@ -35,7 +35,7 @@ class UpstreamAckTests(SynchronousTestCase):
         self.assertEqual([each.evidence for each in (one, other, late)], [PASSED_ON] * 3)
 
     def test_repeats_of_repeats(self) -> None:
-        """A stanza that was sent again on thousands of streams, while the disk hung, is settled on each of them at last."""
+        """A stanza that was sent again on thousands of streams, while the disk did not answer, is settled on each of them."""
         receipts = [Receipt(1)]
         for _ in range(5000):
             repeat = Receipt(1)
@@ -45,6 +45,6 @@ class UpstreamAckTests(SynchronousTestCase):
         self.assertEqual({each.evidence for each in receipts}, {ON_DISK})
 
     def test_no_more_than_there_are(self) -> None:
-        """More stanzas than the receipt is for cannot be settled: another's would be acknowledged."""
+        """An error is raised if more stanzas are settled than the acknowledgement is for: another stanza would be acknowledged."""
         receipt = Receipt(1)
         self.assertRaises(AssertionError, receipt.settle, PASSED_ON, 2)

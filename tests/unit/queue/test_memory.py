@@ -1,4 +1,4 @@
-"""The memory of all queues, shared fairly among peers."""
+"""Tests of the memory of all queues, shared fairly among peers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from s2sgw.queue.memory import PeerMemory, SharedMemory
 
 
 def take(peer: PeerMemory, number: int) -> None:
-    """Count as a queue does (`PairQueue`)."""
+    """Count bytes as a queue does (`PairQueue`)."""
     peer.used += number
     peer.shared.used += number
 
 
 class SharedMemoryTests(SynchronousTestCase):
-    """`[queue] memory` and `share`."""
+    """Tests of `[queue] memory` and `share`."""
 
     def test_one_peer_alone(self) -> None:
-        """One peer may hold its share, and is crowded at half of it."""
+        """A single peer may use its share, and is crowded at half of it."""
         memory = SharedMemory(1000, 0.25)
         peer = PeerMemory(memory)
         self.assertEqual(peer.allowance, 250)
@@ -33,7 +33,7 @@ class SharedMemoryTests(SynchronousTestCase):
         self.assertEqual((peer.used, memory.used), (0, 0))
 
     def test_all_for_one(self) -> None:
-        """A share of 100% means that there are no shares."""
+        """A share of 100% removes the limit per peer."""
         memory = SharedMemory(1000, 1.0)
         peer, other = PeerMemory(memory), PeerMemory(memory)
         take(peer, 600)
@@ -42,7 +42,7 @@ class SharedMemoryTests(SynchronousTestCase):
         self.assertEqual((peer.full, memory.full), (True, True))
 
     def test_overrun(self) -> None:
-        """What was read is counted, whether it fits or not."""
+        """Bytes that were read are counted, whether they fit or not."""
         memory = SharedMemory(1000, 0.25)
         peer = PeerMemory(memory)
         take(peer, 2000)
@@ -50,7 +50,7 @@ class SharedMemoryTests(SynchronousTestCase):
 
     @given(st.integers(1, 200), st.sampled_from((0.05, 0.25, 0.5, 0.9)))
     def test_another_finds_room(self, number: int, share: float) -> None:
-        """However many peers grow side by side, each stops where as much is free for another one."""
+        """However many peers grow side by side, each of them stops while as much is free for another one."""
         memory = SharedMemory(1_000_000, share)
         peers = [PeerMemory(memory) for _ in range(number)]
         while growing := [peer for peer in peers if not peer.full]:

@@ -1,4 +1,4 @@
-"""The content of a delivery queue, and the schedule of attempts: in order, with deadlines by kind."""
+"""Tests of the content of a delivery queue: its order, and deadlines by kind."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def pair_queue(memory: int = 100_000, share: float = 0.1) -> PairQueue:
 
 
 def in_spool(number: int, accepted_at: float = 0) -> QueuedStanza:
-    """As it is read from the spool."""
+    """Return a stanza as it is read from the spool."""
     return QueuedStanza(number, stanza(str(number - 1)), accepted_at, accepted_at + 600, None, True, True)
 
 
 class PairQueueTests(SynchronousTestCase):
-    """What a lane holds, hands over and gives up."""
+    """Tests of what a queue holds, hands over and gives up."""
 
     def test_order(self) -> None:
-        """R33: what was accepted first is written and acknowledged first."""
+        """R33: the stanza accepted first is written and acknowledged first."""
         it = pair_queue()
         it.accept([stanza("1"), stanza("2", "iq")], 0)
         it.accept([stanza("3", "presence")], 1)
@@ -51,7 +51,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((len(it), it.bytes, it.oldest), (0, 0, None))
 
     def test_writes_in_parts(self) -> None:
-        """A hop with little room gets little, but never nothing."""
+        """A next hop with little room gets few stanzas, but at least one."""
         it = pair_queue()
         it.accept([stanza("1"), stanza("2"), stanza("3")], 0)
         self.assertEqual(ids(it.write(1)), ["1"])
@@ -59,7 +59,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(it.write(1), [])
 
     def test_largest(self) -> None:
-        """The largest of what is in flight, however it got there."""
+        """The largest stanza in flight is known, however it was written."""
         it = pair_queue()
         self.assertEqual(it.largest_in_flight, 0)
         it.add_in_flight([stanza("1"), stanza("2", size=300)], 0, None)
@@ -70,7 +70,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(it.largest_in_flight, 200)
 
     def test_taken_back(self) -> None:
-        """What was in flight when the hop was lost waits again before everything else, and is known to be in doubt."""
+        """Stanzas in flight when the stream is lost wait again, before all others, and are marked as in doubt."""
         it = pair_queue()
         it.accept([stanza("1"), stanza("2"), stanza("3")], 0)
         it.write(150)
@@ -79,7 +79,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(ids(again), ["1", "2", "3"])
 
     def test_takes_what_was_read(self) -> None:
-        """Nothing is refused for lack of memory: what was read is in custody, and the queue says that it is crowded."""
+        """No stanza is refused for lack of memory: a stanza that was read is in custody, and the queue reports that it is crowded."""
         it = pair_queue(memory=8 * (100 + OVERHEAD), share=0.5)
         it.accept([stanza("1"), stanza("2")], 0)
         self.assertFalse(it.crowded)
@@ -88,7 +88,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(ids(list(it)), ["1", "2", "big", "3"])
 
     def test_crowded_by_others(self) -> None:
-        """A peer may hold as much as is free: where others hold much it is crowded sooner; an empty queue is not."""
+        """A peer may use as much as is free: if others use much, it is crowded sooner. An empty queue is not crowded."""
         memory = SharedMemory(8 * (100 + OVERHEAD), 0.5)
         one, other, third = (PairQueue(PAIR, PeerMemory(memory), HoldTimes()) for _ in range(3))
         one.accept([stanza("1"), stanza("2")], 0)
@@ -100,7 +100,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((one.crowded, memory.used), (False, 4 * (100 + OVERHEAD)))
 
     def test_unsaved(self) -> None:
-        """What is in memory and not on the disk is counted, however it gets there or leaves."""
+        """Bytes that are in memory and not on the disk are counted, however they get there or leave."""
         it, each = pair_queue(), 100 + OVERHEAD
         it.add_in_flight([stanza("1"), stanza("2")], 0, None)
         it.accept([stanza("3"), stanza("4")], 0)
@@ -117,7 +117,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((it.unsaved, it.bytes, it.memory.used), (0, 0, 0))
 
     def test_given_back(self) -> None:
-        """What the spool did not take is given again, in order, before what came since; what has left meanwhile is not."""
+        """Stanzas that the spool did not store are given to it again, in order, before later ones. Those that have left meanwhile are not."""
         it = pair_queue()
         it.accept([stanza("1"), stanza("2"), stanza("3")], 0)
         batch = it.take_unspooled(0)
@@ -127,7 +127,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((ids(it.take_unspooled(9)), it.unsaved), (["1", "3", "4"], 3 * (100 + OVERHEAD)))
 
     def test_expiry_by_kind(self) -> None:
-        """An IQ waits its own, shorter time; the stanzas around it stay, in order; what is in flight is left alone."""
+        """An IQ has its own, shorter time. The stanzas around it stay in order, and stanzas in flight are not touched."""
         it = pair_queue()
         it.accept([stanza("f", "iq"), stanza("m1"), stanza("q", "iq"), stanza("m2")], 0)
         it.write(1)
@@ -138,7 +138,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((len(it), it.expire(10_000, 99)), (1, []))
 
     def test_a_step_takes_the_first(self) -> None:
-        """Steps that take the first ones do not build the rest of a long queue anew."""
+        """Steps that take the first stanzas do not rebuild the rest of a long queue."""
         it = pair_queue()
         it.accept([stanza(str(number)) for number in range(9)], 0)
         waiting = it.waiting
@@ -148,7 +148,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(ids(it.remove({8})) + ids(it.expire(600, 2)) + ids(it.waiting), list("768"))
 
     def test_expiry_of_what_was_in_flight(self) -> None:
-        """What was in flight when the stream was lost expires like anything else, written as it came or from what waited."""
+        """Stanzas in flight when the stream was lost expire like others, whether they were written at once or had waited."""
         it = pair_queue()
         it.add_in_flight([stanza("1"), stanza("q", "iq")], 0, None)
         it.accept([stanza("2")], 100)
@@ -160,7 +160,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(ids(it.expire(700, 99)), ["2"])
 
     def test_expiry_of_what_was_read_back(self) -> None:
-        """What only the disk had, and waits in memory again, expires there."""
+        """A stanza that was read back from disk expires in memory."""
         it = pair_queue()
         it.accept([stanza("1"), stanza("q", "iq")], 0)
         it.mark_durable(it.take_unspooled(0))
@@ -171,14 +171,14 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(ids(it.expire(600, 99)), ["1"])
 
     def test_clear(self) -> None:
-        """Everything that is not in flight can be given up at once, and the room is free again."""
+        """Everything that is not in flight can be given up at once. Its memory is free again."""
         it = pair_queue()
         it.accept([stanza("1"), stanza("2")], 0)
         self.assertEqual(ids(it.remove_up_to(it.next_position)), ["1", "2"])
         self.assertEqual((len(it), it.bytes, it.oldest), (0, 0, None))
 
     def test_unspooled(self) -> None:
-        """What is old enough and still here is for the spool, once."""
+        """Stanzas that are old enough and still here are given to the spool once."""
         it = pair_queue()
         it.accept([stanza("1"), stanza("2")], 0)
         it.accept([stanza("3")], 1)
@@ -189,7 +189,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(it.take_unspooled(9), [])
 
     def test_acknowledged_is_not_kept(self) -> None:
-        """What was acknowledged leaves memory at once, not when it would have been due for the spool."""
+        """An acknowledged stanza leaves memory at once, not when it would have been due for the spool."""
         it = pair_queue()
         it.add_in_flight([stanza("1"), stanza("2")], 0, None)
         it.add_in_flight([stanza("3")], 0, None)
@@ -199,7 +199,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(ids(it.unspooled), [])
 
     def test_receipt(self) -> None:
-        """A receipt is settled once, when every stanza it is for has been, and knows by what."""
+        """An upstream acknowledgement is settled once, when each of its stanzas is, and has their evidence."""
         settled: list[bool] = []
         receipt = Receipt(2, lambda: settled.append(True))
         it = pair_queue()
@@ -214,7 +214,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((settled, receipt.evidence, receipt.by), ([True], ON_DISK, [("passed_on", 1), ("on_disk", 1)]))
 
     def test_leaves_to_the_spool_and_fetches_back(self) -> None:
-        """What the spool holds need not stay in memory; it comes back in order, before what came since."""
+        """Stanzas in the spool need not stay in memory. They come back in order, before later ones."""
         it = pair_queue()
         it.mark_durable(it.accept([stanza(str(n)) for n in range(5)], 0))
         it.evict(2 * (100 + OVERHEAD))
@@ -230,7 +230,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((ids(it.write(10_000)), it.spooled_range, len(it)), (["3", "4", "5"], None, 6))
 
     def test_nothing_leaves_before_the_commit(self) -> None:
-        """What the spool was given, and does not have yet, stays in memory: the commit may fail."""
+        """Stanzas that are being spooled stay in memory until the commit: it may fail."""
         it = pair_queue()
         it.accept([stanza("1"), stanza("2")], 0)
         first = it.take_unspooled(0)
@@ -241,7 +241,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((it.spooled_range, ids(it.waiting), ids(it.arrived_since)), ((0, 2), [], ["3"]))
 
     def test_oldest_on_the_disk(self) -> None:
-        """The age of the stanza that waits longest is known, in memory or on the disk."""
+        """The age of the oldest waiting stanza is known, in memory or on the disk."""
         it = pair_queue()
         it.restore(3, 5, 3, oldest=7.0)
         it.accept([stanza("9")], 90)
@@ -250,7 +250,7 @@ class PairQueueTests(SynchronousTestCase):
         it.write(1)
         self.assertEqual(it.oldest, 7.0)
         it.acknowledge(1)
-        self.assertEqual(it.oldest, 7.0)  # at least: what the disk holds is no older
+        self.assertEqual(it.oldest, 7.0)  # at least: no stanza on the disk is older
         it.fill([in_spool(4, 8.0), in_spool(5, 9.0)], complete=True)
         self.assertEqual(it.oldest, 8.0)
         it.mark_durable(it.waiting)
@@ -258,7 +258,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((it.oldest, ids(list(it))), (8.0, []))
 
     def test_leaves_while_more_comes(self) -> None:
-        """What the spool has leaves memory also while stanzas come that it does not have yet; those stand behind the range."""
+        """Spooled stanzas leave memory also while unspooled ones arrive. Those are placed behind the range."""
         it = pair_queue()
         it.accept([stanza(str(n)) for n in range(4)], 0)
         it.mark_durable(it.take_unspooled(0))
@@ -272,7 +272,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((ids(it.write(10_000)), len(it)), (["0", "1", "2", "3", "4", "5"], 6))
 
     def test_read_in_front_of_what_came_since(self) -> None:
-        """What was just read stays, so that it is not read again at once; where all must leave memory, it leaves too."""
+        """Stanzas that were just read stay, so that they are not read again at once. If everything must leave memory, they leave too."""
         it = pair_queue()
         it.restore(1, 3, 3, oldest=0)
         it.accept([stanza("3")], 1)
@@ -283,7 +283,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((ids(it.waiting), it.spooled_range, it.only_spooled, ids(it.arrived_since)), ([], (0, 3), 3, ["3"]))
 
     def test_skipped(self) -> None:
-        """Where nothing of a part of the range is in custody any more, the range begins behind it."""
+        """If no stanza in the front part of the range is in custody any more, the range begins behind that part."""
         it = pair_queue()
         it.restore(1, 3, 3, oldest=0)
         it.only_spooled -= 2
@@ -291,7 +291,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((it.spooled_range, it.pending, len(it)), ((2, 3), True, 1))
 
     def test_enough_in_flight(self) -> None:
-        """So much is in flight at a time that the rest waits until some is acknowledged; one stanza may always be written."""
+        """The number of bytes in flight is limited; the rest waits for acknowledgements. One stanza may always be written."""
         it = pair_queue(memory=120 * (100 + OVERHEAD), share=0.1)
         it.add_in_flight([stanza("1"), stanza("2")], 0, None)
         self.assertFalse(it.enough_in_flight)
@@ -307,7 +307,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertTrue(tight.enough_in_flight)
 
     def test_stays_while_there_is_room(self) -> None:
-        """Nothing is set apart from a queue that is small, or of which the spool has nothing."""
+        """Nothing is evicted from a queue that is small, or of which the spool has nothing."""
         it = pair_queue()
         it.accept([stanza("1"), stanza("2")], 0)
         it.evict(0)
@@ -317,7 +317,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((ids(it.waiting), it.spooled_range, ids(it.arrived_since)), (["1", "2"], None, []))
 
     def test_batch(self) -> None:
-        """What is written as it comes is one item, until one of its stanzas matters: acknowledged, spooled or in doubt."""
+        """Stanzas written at once are one item, until one of them is acknowledged, spooled or in doubt."""
         receipt = Receipt(3)
         it = pair_queue()
         it.add_in_flight([stanza("1"), stanza("2"), stanza("3")], 0, receipt)
@@ -333,7 +333,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(ids(it.take_unspooled(9)), ["4"])
 
     def test_taken_back_in_order(self) -> None:
-        """What was not spooled when the stream was lost is given to the spool in its order."""
+        """Stanzas that were not spooled when the stream was lost are given to the spool in their order."""
         it = pair_queue()
         it.add_in_flight([stanza("1")], 0, None)
         it.accept([stanza("2")], 0)
@@ -344,7 +344,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual(ids(it.take_unspooled(9)), ["1", "2", "3", "4", "5"])
 
     def test_batch_settles_once(self) -> None:
-        """However a batch is taken apart, its receipt counts every stanza once."""
+        """However a batch is split, its upstream acknowledgement counts every stanza once."""
         receipt = Receipt(3)
         it = pair_queue()
         it.add_in_flight([stanza("1"), stanza("2"), stanza("3")], 0, receipt)
@@ -358,7 +358,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((receipt.left, receipt.evidence), (0, ON_DISK))
 
     def test_restored(self) -> None:
-        """After a start a lane knows how much the spool holds of it, and goes on counting behind that."""
+        """After a start a queue has the number of its stanzas in the spool, and continues to count behind them."""
         it = pair_queue()
         it.restore(7, 9, 2, oldest=0)
         held = it.accept([stanza("n")], 0)
@@ -370,7 +370,7 @@ class PairQueueTests(SynchronousTestCase):
         st.tuples(st.just("lose"), st.just(0)),
     )))
     def test_nothing_is_lost(self, steps: list[tuple[str, int]]) -> None:
-        """In any order of events each stanza is acknowledged, expired or still there, once; sizes add up."""
+        """In any order of events each stanza is acknowledged, expired or still there, exactly once. The sizes add up."""
         memory = SharedMemory(12_000, 0.6)
         it = PairQueue(PAIR, PeerMemory(memory), HoldTimes(stanza=30, iq=10))
         seen: list[str | None] = []

@@ -1,4 +1,4 @@
-"""Coalescing of waiting presence."""
+"""Tests of the coalescing of waiting presence."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ FROM, TO = "a@here.example/x", "b@there.example"
 
 
 def presence(type: str | None = None, from_: str = FROM, to: str = TO, payloads: tuple[str, ...] = ()) -> QueuedStanza:
-    """Return a presence that waits."""
+    """Return a waiting presence."""
     return QueuedStanza(1, Stanza("presence", b"<presence/>", to, from_, type, payloads=payloads), 0, 600)
 
 
 class ReplaceableTests(SynchronousTestCase):
-    """R40: which presence may be replaced."""
+    """R40: tests of which presence may be replaced."""
 
     def test_types(self) -> None:
-        """Available and unavailable presence of a resource."""
+        """Available and unavailable presence of a resource may be replaced."""
         for type in (None, "unavailable"):
             self.assertTrue(replaceable(presence(type).stanza))
         for type in ("subscribe", "subscribed", "unsubscribe", "unsubscribed", "probe", "error"):
@@ -34,27 +34,27 @@ class ReplaceableTests(SynchronousTestCase):
             self.assertFalse(replaceable(Stanza(kind, b"", TO, FROM)))
 
     def test_rooms(self) -> None:
-        """Presence of a chat room: each join and leave counts."""
+        """Presence of a chat room is never replaced: each join and leave counts."""
         for namespace in (MUC, MUC_USER):
             self.assertFalse(replaceable(presence(payloads=(f"{namespace}}}x",)).stanza))
         self.assertTrue(replaceable(presence(payloads=("vcard-temp:x:update}x",)).stanza))
 
 
 class LatestPresenceTests(SynchronousTestCase):
-    """R40: the presence that the next one replaces."""
+    """R40: tests of the presence that the next one replaces."""
 
     def setUp(self) -> None:
         self.latest = LatestPresence()
 
     def test_replaced(self) -> None:
-        """The older presence of the same addresses, and no other."""
+        """The older presence of the same addresses is replaced, and no other."""
         first, second, third = presence(), presence("unavailable"), presence(to="c@there.example")
         self.assertIsNone(self.latest.note(first))
         self.assertIsNone(self.latest.note(third))
         self.assertIs(first, self.latest.note(second))
 
     def test_between(self) -> None:
-        """Any other stanza of the same addresses between two keeps both."""
+        """If any other stanza of the same addresses is between two presences, both are kept."""
         self.latest.note(presence())
         self.assertIsNone(self.latest.note(presence("probe")))
         self.assertIsNone(self.latest.note(presence("unavailable")))
@@ -68,7 +68,7 @@ class LatestPresenceTests(SynchronousTestCase):
             self.assertIsNone(self.latest.note(presence()), attribute)
 
     def test_forgotten(self) -> None:
-        """A presence that does not wait any more is not held, and a newer one of the same addresses stays."""
+        """A presence that no longer waits is forgotten. A newer one of the same addresses is kept."""
         older, newer = presence(), presence()
         self.latest.note(older)
         self.latest.note(newer)

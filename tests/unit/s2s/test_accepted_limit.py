@@ -1,4 +1,4 @@
-"""How many streams a peer may have open towards us: proven ones count, and dead ones make room."""
+"""Tests of the limit of streams that a peer may have open to us: proven streams count, and dead ones make room."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEWEST = cast(StreamConnection, object())
 
 
 class FakeStream:
-    """A stream, and its connection too. `alive`: the other machine acknowledges what is written."""
+    """A stream and its connection. With `alive` the other machine acknowledges what is written."""
 
     ending: Ending | None = None
 
@@ -56,7 +56,7 @@ class World:
         return list(self.streams) if peer == PEER else []
 
     def open(self, number: int, *, managed: bool = False, alive: bool = True) -> list[FakeStream]:
-        """Further streams, a second after each other."""
+        """Open further streams, one second apart."""
         made = []
         for _ in range(number):
             self.clock.advance(1)
@@ -82,13 +82,13 @@ class LimitTests(SynchronousTestCase):
         return ending
 
     def test_below_the_limit(self) -> None:
-        """Below the limit nothing is asked of the streams there are."""
+        """Below the limit the open streams are not probed."""
         streams = self.world.open(3)
         self.assertIsNone(self.successResultOf(self.world.room(4)))
         self.assertEqual([[]] * 3, [stream.sent for stream in streams])
 
     def test_alive(self) -> None:
-        """The fifth of four that are alive is refused, soon; the record says that all of those counted were proven."""
+        """With four live streams a fifth is refused soon. The record says that all counted streams were proven."""
         streams = self.world.open(4)
         answer = self.world.room(4)
         self.assertNoResult(answer)
@@ -97,7 +97,7 @@ class LimitTests(SynchronousTestCase):
         self.assertIn("4 streams are open, all of them proven; at most 4", self.refused(answer).detail)
 
     def test_dead_machine(self) -> None:
-        """Of streams whose machine acknowledges nothing the one that was silent longest is ended, and no other."""
+        """Of several streams with dead machines only the one that was silent longest is ended."""
         first, *others = self.world.open(4, alive=False)
         others[0].last_received = -1.0
         answer = self.world.room(4)
@@ -107,7 +107,7 @@ class LimitTests(SynchronousTestCase):
         self.assertIsNotNone(others[0].ending)
 
     def test_held(self) -> None:
-        """A stream that we do not read cannot be seen to answer: it is ended only if the other machine is dead."""
+        """A stream that is not read cannot show an answer: it is ended only if the other machine is dead."""
         for alive in (True, False):
             self.world = World()
             (held,) = self.world.open(1, managed=True, alive=alive)
@@ -121,7 +121,7 @@ class LimitTests(SynchronousTestCase):
             self.assertEqual(held.ending is None, alive)
 
     def test_dead_among_the_living(self) -> None:
-        """One that is alive is not ended for having been silent longest."""
+        """A live stream is not ended, although it was silent longest."""
         alive, dead = *self.world.open(1), *self.world.open(1, alive=False)
         answer = self.world.room(2)
         self.world.wait()
@@ -129,7 +129,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual((None, Cause.UNRESPONSIVE), (alive.ending, dead.ending and dead.ending.cause))
 
     def test_acknowledging_stream(self) -> None:
-        """A stream with XEP-0198 must answer `<r/>`; that its machine acknowledges is not enough."""
+        """A stream with XEP-0198 must answer `<r/>`. A TCP acknowledgement is not enough."""
         answering, silent = self.world.open(2, managed=True)
         answer = self.world.room(2)
         self.assertEqual([[REQUEST]] * 2, [answering.sent, silent.sent])
@@ -140,7 +140,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual((None, Cause.UNRESPONSIVE), (answering.ending, silent.ending and silent.ending.cause))
 
     def test_all_answer_late(self) -> None:
-        """All that answer within the time stay, and the newest is refused."""
+        """Streams that answer in time stay, and the newest is refused."""
         streams = self.world.open(2, managed=True)
         answer = self.world.room(2)
         self.world.wait(PING_SECONDS - 5 * LOOK)
@@ -150,7 +150,7 @@ class LimitTests(SynchronousTestCase):
         self.refused(answer)
 
     def test_ended_meanwhile(self) -> None:
-        """One that ends while it is asked (its machine has restarted and knows nothing of it) makes room at once."""
+        """A stream that ends while it is probed (its machine has restarted) makes room at once."""
         streams = self.world.open(2, managed=True)
         answer = self.world.room(2)
         streams[1].abort(Ending(Cause.CONNECTION_LOST))
@@ -159,11 +159,11 @@ class LimitTests(SynchronousTestCase):
         self.assertIsNone(streams[0].ending)
 
     def test_several_newcomers(self) -> None:
-        """Each newcomer has one dead stream make room, and a third finds none."""
+        """Each new stream ends one dead stream. A third one finds none."""
         streams = self.world.open(2, alive=False)
         answers = [self.world.room(2)]
         self.world.wait()
-        streams += self.world.open(1)  # the first one is proven
+        streams += self.world.open(1)  # the first stream is proven
         answers.append(self.world.room(2))
         self.world.wait()
         streams += self.world.open(1)
@@ -174,7 +174,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(2, sum(stream.ending is not None for stream in streams))
 
     def test_limit_that_was_lowered(self) -> None:
-        """Where there are more streams than the limit, as many dead ones are ended as are too many."""
+        """If there are more streams than a lowered limit permits, as many dead ones are ended as are too many."""
         streams = self.world.open(4, alive=False)
         answer = self.world.room(2)
         self.world.wait()
@@ -182,7 +182,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(3, sum(stream.ending is not None for stream in streams))
 
     def test_own_stream(self) -> None:
-        """The stream that is asked about is not one of the others."""
+        """The new stream itself is not counted among the others."""
         (stream,) = self.world.open(1)
         self.assertIsNone(self.world.limit.excess(PEER, 1, stream.connection))
         self.assertIsNotNone(self.world.limit.excess(PEER, 1, NEWEST))

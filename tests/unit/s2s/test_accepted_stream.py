@@ -1,4 +1,4 @@
-"""The owner of an accepted stream, and what its connection's admission is told of it."""
+"""Tests of the owner of an accepted stream, and of what it reports to its connection's admission."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
 
 
 class AdmissionTests(SynchronousTestCase):
-    """An unproven stream claims a name, and comes first while its negotiation goes on."""
+    """An unproven stream claims a name, and has priority while its negotiation makes progress."""
 
     def setUp(self) -> None:
         self.answer: Deferred[None] = Deferred()
@@ -46,21 +46,21 @@ class AdmissionTests(SynchronousTestCase):
         self.assertEqual([call.claim("peer.example")], self.admitted.mock_calls)
 
     def test_answered(self) -> None:
-        """An answer takes the negotiation a step further."""
+        """An answer is progress of the negotiation."""
         self.stream.event(self.connection, ResolutionNeeded(PEER, HERE))
         self.answer.callback(None)
         self.assertEqual(call.advance(), self.admitted.mock_calls[-1])
         self.connection.step.assert_called_once_with(self.engine.resolved, None)
 
     def test_answered_too_late(self) -> None:
-        """The answer comes to a stream that is gone: nothing goes on."""
+        """An answer for a stream that has ended has no effect."""
         self.stream.event(self.connection, ResolutionNeeded(PEER, HERE))
         self.stream.ended(self.connection, Ending(Cause.CLOSED))
         self.admitted.advance.assert_not_called()
         self.connection.step.assert_not_called()
 
     def test_ended(self) -> None:
-        """Stanzas that go back lose the stream before what came on it is passed on: an answer to that is not written there."""
+        """Users that send stanzas back lose the stream before its last stanzas are passed on, so no answer to those is written there."""
         self.engine.claimed, order = (None, None), Mock()
         self.stream.incoming, self.stream.shared_stream = order.incoming, order.shared_stream
         ending = Ending(Cause.CONNECTION_LOST)
@@ -68,7 +68,7 @@ class AdmissionTests(SynchronousTestCase):
         self.assertEqual([call.shared_stream.lost(ending), call.incoming.close(ending)], order.mock_calls)
 
     def test_broken_off(self) -> None:
-        """XEP-0198 §5: so it is where the stream may be resumed. What is passed on is counted."""
+        """XEP-0198 §5: the same holds if the stream can be resumed. The stanzas passed on are counted."""
         order, resumption = Mock(), Mock(seconds=60)
         table = ResumptionTable(Clock(), Mock())
         order.shared_stream.suspend.return_value = False
@@ -80,7 +80,7 @@ class AdmissionTests(SynchronousTestCase):
         )
 
     def test_ended_before_it_began(self) -> None:
-        """A connection that breaks before its stream begins, as where TLS cannot, is recorded like any other."""
+        """A connection that breaks before its stream begins, for example if TLS fails, is recorded like any other."""
         services = Mock(clock=Clock())
         stream = AcceptedStream(self.stream.side, self.engine, services, Mock(), self.admitted)
         self.engine.claimed = None, None
@@ -88,13 +88,13 @@ class AdmissionTests(SynchronousTestCase):
         services.record.refused.assert_called_once()
 
     def test_proven(self) -> None:
-        """The first pair that is proven makes it one that never gives way."""
+        """With its first proven pair the stream is safe from displacement."""
         self.stream.event(self.connection, PairProven(Pair(PEER, HERE), "EXTERNAL"))
         self.assertEqual([call.prove()], self.admitted.mock_calls)
 
 
 class RefusalTests(SynchronousTestCase):
-    """A stream that we end because of what a proven peer sent is a refusal of the peer."""
+    """Tests of streams that we end because of what a proven peer sent: each is a refusal of the peer."""
 
     def ended(self, leg: str, ending: Ending) -> tuple[list[dict[str, object]], EventRecord, list[str]]:
         """Return the refusals of both domains after a proven stream ended, their record, and the events of its log."""
@@ -123,17 +123,17 @@ class RefusalTests(SynchronousTestCase):
             self.assertEqual(["stream proven", "stream closed", "refused"], events)
 
     def test_not_told(self) -> None:
-        """It is recorded also if the connection was gone before the stream error could be sent."""
+        """It is recorded also if the connection ended before the stream error could be sent."""
         rows, _, _ = self.ended("federation", Ending(Cause.INVALID_FROM))
         self.assertEqual(1, len(rows))
 
     def test_own_server(self) -> None:
-        """What our own server did is recorded for the peer of the stanza, on the backend leg: there is no letter to the peer."""
+        """A fault of our own server is recorded for the peer of the stanza, on the backend leg. There is no letter to the peer."""
         ((row,), _, _) = self.ended("backend", Ending(Cause.BAD_XML))
         self.assertEqual(("here.example", "peer.example", "backend"), (row["peer"], row["local"], row["leg"]))
 
     def test_ends_without_a_fault_of_the_peer(self) -> None:
-        """A stop, an ordinary close, a lost connection, a silent peer and a fault of ours are no refusals."""
+        """A stop, an orderly close, a lost connection, a silent peer and an internal fault are no refusals."""
         for ending in (
             Ending(Cause.SHUTDOWN), Ending(Cause.CLOSED), Ending(Cause.CLOSED, by="them"), Ending(Cause.IDLE), Ending(Cause.INTERNAL),
             Ending(Cause.CONNECTION_LOST, by="network"), Ending(Cause.CONNECTION_LOST), Ending(Cause.UNRESPONSIVE, by="them"),

@@ -1,4 +1,4 @@
-"""Names that connections claim, and who asks for them."""
+"""Tests of the names that connections claim, and of the requester of their look-ups."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ClaimsTests(SynchronousTestCase):
         return peer == FRIEND
 
     def test_addresses(self) -> None:
-        """A stranger is known by its address, in every spelling of a connection's other end."""
+        """A stranger is identified by its address, in every spelling of the connection's remote end."""
         for address, site in (
             ("192.0.2.1:5000", "192.0.2.1/32"), ("[2001:db8::1]:5000", "2001:db8::/64"), ("[::ffff:192.0.2.1]:5", "192.0.2.1/32"),
             ("UNIXAddress(None)", "UNIXAddress(None)"),
@@ -38,7 +38,7 @@ class ClaimsTests(SynchronousTestCase):
             self.assertEqual((requester.owner[-1], requester.is_stranger), (site, True))
 
     def test_one_transaction(self) -> None:
-        """One name on one connection is one requester, for a minute."""
+        """One name on one connection is one requester for a minute."""
         first = self.claims.requester(self.connection, PEER)
         self.clock.rightNow = CLAIM_SECONDS - 1
         self.assertIs(self.claims.requester(self.connection, PEER), first)
@@ -47,12 +47,12 @@ class ClaimsTests(SynchronousTestCase):
         self.assertIsNot(self.claims.requester(self.connection, PEER), first)
 
     def test_known(self) -> None:
-        """A known name is asked for by ourselves, whoever claims it."""
+        """A known name is looked up on our own behalf, whichever connection claims it."""
         requester = self.claims.requester(self.connection, FRIEND)
         self.assertEqual((requester.owner, requester.is_stranger), (("friend.example",), False))
 
     def test_bounded(self) -> None:
-        """Few claims of a connection are remembered, and none when it is gone."""
+        """Few claims of a connection are remembered, and none after its end."""
         for number in range(2 * CLAIMS):
             self.claims.requester(self.connection, Domain.parse(f"d{number}.example"))
         self.assertEqual(len(self.claims._claims[self.connection]), CLAIMS)

@@ -1,4 +1,4 @@
-"""Attempts to open a stream: races within a priority, what follows a failure, and what is said of one."""
+"""Tests of attempts to open a stream: races within a priority, the steps after a failure, and its report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def target(name: str, *addresses: str, priority: int = 0) -> Target:
 
 
 class Side(FakeSide):
-    """Its places are connected by the test."""
+    """A leg whose connections are completed by the test."""
 
     def __init__(self, *targets: Target) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Side(FakeSide):
 
 
 class Attempts(SynchronousTestCase):
-    """Attempts over connections in memory."""
+    """Base class for attempts over connections in memory."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -85,10 +85,10 @@ class Attempts(SynchronousTestCase):
 
 
 class OpeningTests(Attempts):
-    """R36."""
+    """R36: tests of the choice among targets and addresses."""
 
     def test_a_black_hole_costs_a_quarter_of_a_second(self) -> None:
-        """R36: an address that does not answer is raced by the next; the stream is opened where it answered alone."""
+        """R36: if an address does not answer, the next one is tried too. The stream is opened only where a server answered."""
         opening = self.open(target("a", "2001:db8::1", "192.0.2.1"))
         self.assertEqual(self.side.dialled, ["2001:db8::1"])
         self.clock.advance(ATTEMPT_DELAY)
@@ -99,7 +99,7 @@ class OpeningTests(Attempts):
         self.assertEqual((self.steps, self.clock.getDelayedCalls()), (["dns", "tcp", "auth", "total"], []))
 
     def test_by_name(self) -> None:
-        """A proxy may be given the name of a host instead of its addresses, and is asked once."""
+        """A proxy may be given a host's name instead of its addresses, and is asked once."""
         opening = self.open(target("a", "2001:db8::1", "192.0.2.1"))
         opening.addErrback(lambda _: None).cancel()
         self.side = side = Side(target("a", "2001:db8::1", "192.0.2.1"))
@@ -113,7 +113,7 @@ class OpeningTests(Attempts):
         self.assertEqual(self.successResultOf(opening).target.host, "a.there.example")
 
     def test_races_stay_within_a_priority(self) -> None:
-        """R36: a target of lower priority waits until those before it have failed, and then is tried at once."""
+        """R36: a target of lower priority waits until those before it have failed, and is then tried at once."""
         opening = self.open(target("a", "192.0.2.1", priority=1), target("b", "192.0.2.2", priority=2))
         self.clock.advance(1)
         self.assertEqual(self.side.dialled, ["192.0.2.1"])
@@ -124,7 +124,7 @@ class OpeningTests(Attempts):
         self.assertEqual(self.successResultOf(opening).target.host, "b.there.example")
 
     def test_the_next_when_the_negotiation_fails(self) -> None:
-        """R36: where TLS or the negotiation fails the others of the race go on, those that did not answer first included."""
+        """R36: if TLS or the negotiation fails, the other addresses of the race are tried, including those that did not answer first."""
         opening = self.open(target("a", "2001:db8::1", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
         self.clock.advance(ATTEMPT_DELAY)
         self.side.connect("192.0.2.1")
@@ -137,7 +137,7 @@ class OpeningTests(Attempts):
         self.assertEqual(self.successResultOf(opening).target.host, "b.there.example")
 
     def test_all_failed_is_known_at_once(self) -> None:
-        """R36: no time-out is waited for where every address has refused; each is named."""
+        """R36: if every address has refused, the attempt fails without a time-out and names each of them."""
         opening = self.open(target("a", "192.0.2.1", "192.0.2.2"))
         self.side.fail("192.0.2.1")
         self.side.fail("192.0.2.2", Cause.UNREACHABLE)
@@ -146,7 +146,7 @@ class OpeningTests(Attempts):
         self.assertEqual(self.clock.seconds(), 0)
 
     def test_the_most_telling_failure(self) -> None:
-        """What a server said counts for more than that another could not be reached."""
+        """A server's own answer is a better cause than an unreachable address."""
         opening = self.open(target("a", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
         self.side.connect("192.0.2.1")
         self.connections[0].close(Ending(Cause.EXPIRED))
@@ -154,11 +154,11 @@ class OpeningTests(Attempts):
         self.assertEqual(self.refused(opening).cause, Cause.EXPIRED)
 
     def test_no_address(self) -> None:
-        """A resolution without an address."""
+        """A resolution without addresses fails."""
         self.assertEqual(self.refused(self.open(target("a"))).cause, Cause.UNREACHABLE)
 
     def test_patience(self) -> None:
-        """The whole attempt is bounded: after a while no further address is begun with."""
+        """The whole attempt is bounded: after its time no further address is tried."""
         opening = self.open(target("a", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
         self.side.connect("192.0.2.1")
         self.clock.advance(PATIENCE)
@@ -167,7 +167,7 @@ class OpeningTests(Attempts):
         self.assertEqual(self.side.dialled, ["192.0.2.1"])
 
     def test_cut_off_between_claim_and_connection(self) -> None:
-        """A stream whose connection is lost before it was its own goes unheard; the race goes on."""
+        """If a connection is lost before its attempt owns it, no event is reported and the race continues."""
         opening = self.open(target("a", "192.0.2.1", "192.0.2.2"))
         build, attempt = self.side.ways["192.0.2.1"]
         build()
@@ -178,7 +178,7 @@ class OpeningTests(Attempts):
         self.assertIs(self.successResultOf(opening).connection, self.connections[1])
 
     def test_direct_tls_that_breaks(self) -> None:
-        """XEP-0368: where direct TLS fails and STARTTLS does not, direct TLS is left out from then on, if there is another way."""
+        """XEP-0368: if direct TLS fails and STARTTLS does not, direct TLS is not used from then on if there is an alternative."""
         direct, plain = replace(target("a", "192.0.2.1"), direct_tls=True), target("b", "192.0.2.2", priority=1)
         opening = self.open(direct, plain)
         self.side.connect("192.0.2.1")
@@ -193,7 +193,7 @@ class OpeningTests(Attempts):
         self.assertEqual(self.side.dialled, ["192.0.2.1"])
 
     def test_known_to_be_dead(self) -> None:
-        """A server that failed a moment ago is not asked again by another lane: the same reason, and when to try."""
+        """A server that failed a moment ago is not contacted for another queue: that gets the same cause and the time of the next attempt."""
         opening = self.open(target("a", "192.0.2.1"))
         self.side.fail("192.0.2.1")
         first = self.failureResultOf(opening, StreamUnavailable).value
@@ -202,7 +202,7 @@ class OpeningTests(Attempts):
         self.assertEqual((again.ending, self.side.dialled), (first.ending, []))
 
     def test_verifying_asks_all_the_same(self) -> None:
-        """A stranger waits for the answer; that there is none is no news of the lanes' server."""
+        """A verification for a stranger connects all the same. Its failure does not count for the queues' server."""
         self.destinations.failed("there.example", Ending(Cause.CONNECTION_REFUSED))
         opening = self.open(target("a", "192.0.2.1"), verifying=True)
         self.assertEqual(self.side.dialled, ["192.0.2.1"])
@@ -210,7 +210,7 @@ class OpeningTests(Attempts):
         self.assertIsNone(self.failureResultOf(opening, StreamUnavailable).value.retry)
 
     def test_missed(self) -> None:
-        """A missed server is reported to rediscovery with its places; a missed verification is not."""
+        """An unreachable server is reported to rediscovery with its addresses. A failed verification is not."""
         missed = Recorder()
         connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, watcher=missed)
         for verifying in (True, False):
@@ -222,7 +222,7 @@ class OpeningTests(Attempts):
         self.assertEqual((pair, known.targets), (PAIR, (target("a", "192.0.2.1"),)))
 
     def test_as_many_as_it_has_to_bear(self) -> None:
-        """At most `limits.streams` to a peer, those on their way included; what verifies a key does not count."""
+        """A peer has at most `limits.streams` streams, including those being opened. A stream that verifies a key does not count."""
         side = Side(target("a", "192.0.2.1"))
         side.most = 1
         connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions)
@@ -237,7 +237,7 @@ class OpeningTests(Attempts):
             self.failureResultOf(opening, CancelledError)
 
     def test_place_lost(self) -> None:
-        """A place that is gone when the handshake's turn has come is waited for again, without its slot."""
+        """If the place is gone when the handshake's turn comes, the attempt waits for another place and gives up its slot."""
         side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
         connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, room=room)
         busy = [self.destinations.attempt("there.example", owner=number) for number in range(4)]
@@ -255,7 +255,7 @@ class OpeningTests(Attempts):
         self.assertEqual((room._total, dict(room._held)), (0, {}))
 
     def test_place_of_a_failure(self) -> None:
-        """An attempt that fails gives its place back."""
+        """An attempt that fails releases its place."""
         side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
         connect_services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, room=room)
         opening = Deferred.fromCoroutine(open_stream(side, PAIR, connect_services))  # type: ignore[arg-type]
@@ -265,7 +265,7 @@ class OpeningTests(Attempts):
         self.assertEqual(room._total, 0)
 
     def test_retired(self) -> None:
-        """A stream that has to give way takes no more, and closes as soon as what is in flight was acknowledged."""
+        """A retired stream accepts no more stanzas, and closes when those in flight are acknowledged."""
         for busy, seconds in ((False, 0.0), (True, 0.3), (True, RETIRE_SECONDS + 1)):
             opening = self.open(target("a", "192.0.2.1"))
             self.side.connect("192.0.2.1")
@@ -285,7 +285,7 @@ class OpeningTests(Attempts):
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancelled(self) -> None:
-        """Cancelling ends the race, or the stream that won it, and no other place is tried for it."""
+        """A cancelled attempt ends its race, or the stream that won it, and tries no other address."""
         racing = self.open(target("a", "192.0.2.1"))
         racing.cancel()
         self.failureResultOf(racing, CancelledError)
@@ -300,7 +300,7 @@ class OpeningTests(Attempts):
 
 
 class TrialTests(Attempts):
-    """An extension that breaks a peer is found out by leaving it out."""
+    """Tests of the search for an extension that breaks a peer: the next stream does not use it."""
 
     def ready(self, managed: bool = True) -> FakeConnection:
         opening = self.open(target("a", "192.0.2.1"))
@@ -318,7 +318,7 @@ class TrialTests(Attempts):
         return self.extensions.usable("there.example", "management")
 
     def test_to_blame(self) -> None:
-        """A stream that breaks young with an extension, and then lives without it: it is left out for a day."""
+        """If a stream breaks early with an extension, and the next one lives without it, the extension is disabled for a day."""
         self.broken()
         self.assertFalse(self.bears)
         self.ready(managed=False)
@@ -328,14 +328,14 @@ class TrialTests(Attempts):
         self.assertFalse(self.bears)
 
     def test_without_a_word(self) -> None:
-        """A server that breaks down on the extension at once, or closes in order, without a stream error, is found out too."""
+        """An extension is also found if the server breaks the connection at once, or closes in order, without a stream error."""
         for ending in (Ending(Cause.CONNECTION_LOST, by="them"), Ending(Cause.CLOSED, by="them")):
             self.ready().close(ending)
             self.assertFalse(self.bears)
             self.extensions.clear("there.example")
 
     def test_before_it_is_ready(self) -> None:
-        """`<bidi/>` goes before authentication: a peer that errs on it never comes to be ready."""
+        """`<bidi/>` precedes authentication: a peer that fails on it never completes a stream."""
         opening = self.open(target("a", "192.0.2.1"))
         self.side.connect("192.0.2.1")
         self.connections[0].owner.engine.bidi = True
@@ -345,7 +345,7 @@ class TrialTests(Attempts):
         self.assertTrue(self.bears)
 
     def test_hung_up_on(self) -> None:
-        """And one that hangs up on it without a word is found out too."""
+        """An extension is also found if the peer ends the connection during the negotiation without an error."""
         opening = self.open(target("a", "192.0.2.1"))
         self.side.connect("192.0.2.1")
         self.connections[0].owner.engine.bidi = True
@@ -354,7 +354,7 @@ class TrialTests(Attempts):
         self.assertFalse(self.extensions.usable("there.example", "bidi"))
 
     def acknowledged(self, stream: FakeConnection, bidi: bool) -> tuple[bool, bool]:
-        """bidi was suspected elsewhere, and `stream` acknowledges: whether bidi may be used, and is still suspected."""
+        """Suspect bidi elsewhere and acknowledge on `stream`; return whether bidi may be used, and whether a suspicion remains."""
         self.extensions.suspect("there.example", "bidi", Ending(Cause.CONNECTION_LOST, by="network"))
         stream.owner.engine.bidi = bidi
         stream.owner.engine.sent = lambda number: True
@@ -363,16 +363,16 @@ class TrialTests(Attempts):
         return self.extensions.usable("there.example", "bidi"), self.extensions.suspects("there.example")
 
     def test_trial_acknowledges(self) -> None:
-        """Then it lives, and is told of at once."""
+        """A trial stream that acknowledges has lived: the suspect is disabled and reported at once."""
         self.assertEqual(self.acknowledged(self.ready(), bidi=False), (False, False))
         self.assertEqual(list(self.extensions.disabled()), [("there.example", ("bidi",))])
 
     def test_suspected_elsewhere(self) -> None:
-        """What works on another stream broke nothing."""
+        """A stream that uses the suspected extension and works clears it."""
         self.assertEqual(self.acknowledged(self.ready(), bidi=True), (True, False))
 
     def test_answered(self) -> None:
-        """What has answered `<enable/>` and then errs over content errs over a stanza; over anything else it is a suspect still."""
+        """After the answer to `<enable/>` an error about content concerns a stanza. Any other error still makes the extension suspect."""
         for condition, bears in (("bad-format", True), ("internal-server-error", False)):
             stream = self.ready()
             stream.owner.engine.enabling = False
@@ -380,13 +380,13 @@ class TrialTests(Attempts):
             self.assertEqual(self.bears, bears)
 
     def test_cleared(self) -> None:
-        """Where the stream without it breaks as well, it was not that."""
+        """If the stream without the extension breaks too, the extension is cleared."""
         self.broken()
         self.broken(managed=False)
         self.assertTrue(self.bears)
 
     def test_not_suspected(self) -> None:
-        """A stream that lived, that acknowledged, that we ended, or on which no extension was used raises no suspicion."""
+        """No suspicion follows the end of a stream that lived, that acknowledged, that we ended, or that used no extension."""
         self.broken(managed=False)
         old = self.ready()
         self.clock.advance(ERROR_SECONDS)
@@ -407,10 +407,10 @@ class TrialTests(Attempts):
 
 
 class RefusalTests(Attempts):
-    """A stream of ours that is ready, and that we end because of what the other side sent on it."""
+    """Tests of a ready stream of ours that we end because of what the other side sent on it."""
 
     def after(self, *endings: Ending) -> list[tuple[object, ...]]:
-        """Return what was recorded after streams ended so."""
+        """Return the records after streams ended with these endings."""
         refused: list[tuple[object, ...]] = []
         record: Any = SimpleNamespace(refused=lambda *facts: refused.append(facts))
         for ending in endings:
@@ -424,14 +424,14 @@ class RefusalTests(Attempts):
         return refused
 
     def test_recorded(self) -> None:
-        """It is recorded with pair, address and ending, once."""
+        """The refusal is recorded once, with pair, address and ending."""
         ending = Ending(Cause.INVALID_FROM, "from elsewhere.example", condition="invalid-from")
         peer, local = str(PAIR.recipient), str(PAIR.sender)
         refused = self.after(ending)
         self.assertEqual([("outbound", "federation", (peer, local), self.connections[-1].peer_address, ending)], refused)
 
     def test_not_recorded(self) -> None:
-        """An ordinary close, a lost connection and the other side's error are no refusals by us."""
+        """An orderly close, a lost connection and an error of the other side are not refusals by us."""
         self.assertEqual([], self.after(
             Ending(Cause.SHUTDOWN), Ending(Cause.CLOSED, by="them"), Ending(Cause.CONNECTION_LOST, by="network"),
             Ending(Cause.STREAM_ERROR, by="them", condition="reset"),

@@ -1,4 +1,4 @@
-"""Attempts to one server are budgeted, and a server that fails is left alone for a while."""
+"""Tests of the limits on attempts to one server, and of the back-off after a failure."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ PER_SERVER = PER_DESTINATION["outbound"]
 HANDSHAKES = 16
 SHARE = HANDSHAKES // destinations.SHARE
 
-#: Attempts of the test that runs.
+#: : the attempts of the current test
 begun: list[Attempt] = []
 
 
 class Attempt:
-    """One attempt: `running` once it has its slot, `end` ends it. Without `owner` each server's attempts have one of their own."""
+    """One attempt: `running` once it has its slot. `end` ends it. Without `owner` each server is an owner of its own."""
 
     def __init__(
         self, destinations: Destinations, name: str = PEER, forced: bool = False, purpose: Purpose = "outbound", owner: str = "",
@@ -68,7 +68,7 @@ class Attempt:
 
 
 class DestinationsCase(SynchronousTestCase):
-    """Sixteen handshakes for each purpose."""
+    """Base class with sixteen handshakes for each purpose."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -76,7 +76,7 @@ class DestinationsCase(SynchronousTestCase):
         self.destinations = Destinations(self.clock, FixedRandom(), BackOff(first=2, jitter=0), HANDSHAKES, self._hit)
 
     def tearDown(self) -> None:
-        """No attempt is left to the garbage collector, which would end it in the middle of another test."""
+        """Cancel all attempts. Otherwise the garbage collector would end them during another test."""
         while begun:
             attempt = begun.pop()
             attempt.done.addErrback(lambda _: None)
@@ -89,7 +89,7 @@ class DestinationsCase(SynchronousTestCase):
         return [Attempt(self.destinations, name) for _ in range(number)]
 
     def many(self, number: int, owner: str = "", purpose: Purpose = "outbound") -> list[Attempt]:
-        """As many attempts, each to a server of its own."""
+        """Return this many attempts, each to a different server."""
         return [Attempt(self.destinations, f"p{n}.{owner}.example", purpose=purpose, owner=owner) for n in range(number)]
 
     def refused(self, attempt: Attempt) -> DestinationBackingOff:
@@ -99,17 +99,17 @@ class DestinationsCase(SynchronousTestCase):
 
 
 class ConcurrencyTests(DestinationsCase):
-    """How many handshakes run."""
+    """Tests of the number of concurrent handshakes."""
 
     def test_so_many_at_once(self) -> None:
-        """A few handshakes with one server at a time; the others have their turn as these end."""
+        """The number of handshakes with one server is limited. The others start as these end."""
         attempts = self.attempts(PER_SERVER + 2)
         self.assertEqual([each.running for each in attempts], [True] * PER_SERVER + [False] * 2)
         attempts[0].end()
         self.assertEqual([each.running for each in attempts[PER_SERVER:]], [True, False])
 
     def test_so_many_in_all(self) -> None:
-        """Handshakes are capped over all servers, and an attempt that waits for that gets the next slot there is."""
+        """The number of handshakes with all servers is limited. A waiting attempt gets the next free slot."""
         attempts = [Attempt(self.destinations, f"p{number}.example") for number in range(HANDSHAKES + 1)]
         self.assertEqual([each.running for each in attempts], [True] * HANDSHAKES + [False])
         self.assertEqual((self.destinations.counts()["outbound"], self.hits), ((HANDSHAKES, 1), 1))
@@ -130,13 +130,13 @@ class ConcurrencyTests(DestinationsCase):
         self.assertTrue(Attempt(self.destinations).running)
 
     def test_one_owner_has_a_share(self) -> None:
-        """One owner has at most a quarter of a budget, even while nobody else wants some."""
+        """One owner has at most a quarter of a budget, even if nobody else waits."""
         greedy = self.many(HANDSHAKES * 2, "greedy")
         self.assertEqual(sum(each.running for each in greedy), SHARE)
         self.assertTrue(Attempt(self.destinations, "fresh.example").running)
 
     def test_who_has_none_gets_one_at_once(self) -> None:
-        """The last quarter of a budget is for owners that have no handshake yet, so several greedy ones delay no newcomer."""
+        """The last quarter of a budget is for owners without a handshake, so several greedy ones delay no newcomer."""
         greedy = [attempt for owner in "abcdef" for attempt in self.many(HANDSHAKES, owner)]
         running = sum(each.running for each in greedy)
         self.assertLess(running, HANDSHAKES)
@@ -152,7 +152,7 @@ class ConcurrencyTests(DestinationsCase):
         self.assertTrue(fresh.running)
 
     def test_a_slot_is_not_lost(self) -> None:
-        """An attempt that gets a slot of the budget and then has to wait for its server leaves the slot to the next in line."""
+        """An attempt that gets a slot and then has to wait for its server leaves the slot to the next in line."""
         busy = self.attempts(PER_SERVER - 1)
         fill = [Attempt(self.destinations, f"p{number}.example") for number in range(HANDSHAKES - len(busy))]
         waiting = [Attempt(self.destinations, owner="first"), Attempt(self.destinations, owner="second")]
@@ -166,10 +166,10 @@ class ConcurrencyTests(DestinationsCase):
 
 
 class BackOffTests(DestinationsCase):
-    """A server that fails."""
+    """Tests of a server that fails."""
 
     def test_a_dead_server_is_left_alone_by_all(self) -> None:
-        """One failure speaks for all lanes: those that waited for their turn are told, and so is who comes during the back-off."""
+        """One failure counts for all queues: those that wait are told, and so are those that come during the back-off."""
         attempts = self.attempts(PER_SERVER + 1)
         for attempt in attempts[:PER_SERVER]:
             attempt.end(REFUSED)
@@ -179,7 +179,7 @@ class BackOffTests(DestinationsCase):
         self.assertEqual((told.ending, round(told.wait)), (REFUSED, 15))
 
     def test_one_asks_for_all(self) -> None:
-        """After the back-off one attempt is made; it clears the way for the others, or sends them home."""
+        """After the back-off one attempt is made. Its success lets the others start; its failure ends them."""
         first, *_ = self.attempts(1)
         first.end(REFUSED)
         self.clock.advance(2)
@@ -194,12 +194,12 @@ class BackOffTests(DestinationsCase):
         self.assertEqual([each.running for each in attempts], [False, True, True])
 
     def test_jitter(self) -> None:
-        """The back-off varies, so that gateways do not come in step."""
+        """The back-off varies, so that gateways do not act in step."""
         destinations = Destinations(self.clock, FixedRandom(0.0, 1.0), BackOff(first=2, jitter=0.25))
         self.assertEqual([destinations.failed(name, REFUSED) for name in ("a", "b")], [2.0, 1.5])
 
     def test_a_failure_of_one_pair(self) -> None:
-        """What concerns one pair alone holds up no other."""
+        """A failure that concerns one pair delays no other."""
         self.assertIsNone(self.destinations.failed(PEER, Ending(Cause.DIALBACK_INVALID)))
         self.assertTrue(Attempt(self.destinations).running)
         self.assertEqual(
@@ -208,13 +208,13 @@ class BackOffTests(DestinationsCase):
         )
 
     def test_a_backend_is_not_blamed_for_a_peer(self) -> None:
-        """A pair that a backend cannot stand, by whatever it ends the stream, holds up no other peer; a dead backend does."""
+        """If a backend ends a stream because of one pair, in whatever way, no other peer is delayed. A dead backend delays all."""
         causes = (Cause.TLS_FAILED, Cause.CONNECTION_LOST, Cause.NEGOTIATION_TIMEOUT, Cause.CONNECTION_REFUSED)
         told = [self.destinations.failed(PEER, Ending(cause), purpose="backend") for cause in causes]
         self.assertEqual(told, [None, None, None, 2.0])
 
     def test_reached_meanwhile(self) -> None:
-        """A failed attempt says nothing of a server that another attempt has reached since it began."""
+        """A failed attempt does not count if another attempt has reached the server since it began."""
         first, second, third = self.attempts(3)
         self.clock.advance(1)
         first.end()
@@ -223,7 +223,7 @@ class BackOffTests(DestinationsCase):
         third.end()
 
     def test_contact_wakes(self) -> None:
-        """A server that contacts us is asked again at once, but not at its every word: that is put off, and one timer is enough."""
+        """A contact by the server ends the back-off at once. Further contacts are delayed, with one timer."""
         told: list[str] = []
         self.destinations.failed(PEER, REFUSED)
         self.clock.advance(1)
@@ -260,7 +260,7 @@ class BackOffTests(DestinationsCase):
         self.assertTrue(attempts[-1].running)
 
     def test_bounded(self) -> None:
-        """Strangers choose the names: so many are remembered, and none that is at work is forgotten."""
+        """Strangers choose the names: the number of remembered servers is bounded, and no active one is forgotten."""
         self.patch(destinations, "MAX_DESTINATIONS", 3)
         busy = Attempt(self.destinations, "busy.example")
         for number in range(10):
@@ -270,7 +270,7 @@ class BackOffTests(DestinationsCase):
         busy.end()
 
     def test_nothing_to_remember(self) -> None:
-        """A server that was reached, and of which nothing is known, is not remembered."""
+        """A server that was reached, and has no other state, is not remembered."""
         first, second = Attempt(self.destinations), Attempt(self.destinations)
         first.end()
         self.assertEqual([PEER], list(self.destinations._destinations))
@@ -278,7 +278,7 @@ class BackOffTests(DestinationsCase):
         self.assertEqual([], list(self.destinations._destinations))
 
     def test_forgotten_while_it_waits(self) -> None:
-        """A server that is forgotten while an attempt waits for the budget still has its bound of handshakes."""
+        """A server that is forgotten while an attempt waits for the budget keeps its limit of handshakes."""
         self.patch(destinations, "MAX_DESTINATIONS", 1)
         fill = [Attempt(self.destinations, f"p{number}.example") for number in range(HANDSHAKES)]
         waiting = [Attempt(self.destinations, owner=str(number)) for number in range(PER_SERVER + 2)]
@@ -289,12 +289,12 @@ class BackOffTests(DestinationsCase):
 
 
 class ModelTests(DestinationsCase):
-    """Attempts and ends in any order."""
+    """Tests with attempts and ends in any order."""
 
     @settings(deadline=None)
     @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4), st.sampled_from(PURPOSES), st.booleans()), max_size=60), st.data())
     def test_nobody_waits_in_vain(self, steps: list[tuple[int, int, Purpose, bool]], data: st.DataObject) -> None:
-        """No bound is exceeded; who waits does so for a reason; and when all have ended nobody is left waiting."""
+        """No limit is exceeded. An attempt waits only for a reason. After all have ended none is left waiting."""
         clock = Clock()
         tested = Destinations(clock, FixedRandom(), BackOff(first=2, jitter=0), 8)
         attempts: list[Attempt] = []

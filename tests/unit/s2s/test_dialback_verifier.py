@@ -1,4 +1,4 @@
-"""Asking the authoritative server whether a key is its own (R28)."""
+"""Tests of verification requests to the authoritative server (R28)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUESTION = DialbackNeeded(PAIR, "key", "id")
 
 
 class FakeStream:
-    """A verifying stream: notes what was asked, and that it was closed."""
+    """A verifying stream that records the questions, and whether it was closed."""
 
     def __init__(self) -> None:
         self.user: Any = None
@@ -42,7 +42,7 @@ class FakeStream:
 
 
 class VerifierTests(SynchronousTestCase):
-    """R28: one question, on a stream of its own, within a bounded time."""
+    """R28: tests of one question, on its own stream, within a bounded time."""
 
     def setUp(self) -> None:
         self.clock, self.stream = Clock(), FakeStream()
@@ -60,14 +60,14 @@ class VerifierTests(SynchronousTestCase):
         self.outcome = Deferred.fromCoroutine(self.verifier.verify(QUESTION))
 
     def error(self) -> tuple[Cause, str]:
-        """The cause and the words of an outcome that is an error."""
+        """Return the cause and the text of an outcome that is an error."""
         outcome: DialbackOutcome = self.successResultOf(self.outcome)
         self.assertEqual(outcome.type, "error")
         assert outcome.ending is not None
         return outcome.ending.cause, outcome.ending.detail
 
     def test_answered(self) -> None:
-        """R28: the sender's own server is asked, its answer counts, and the stream is closed; nothing else said there does."""
+        """R28: the sender's own server is asked, its answer counts, and the stream is closed. Other answers on it do not count."""
         self.assertEqual(self.opened, [(PAIR.inverse, True)])
         self.opening.callback(self.stream)
         self.assertEqual(self.stream.asked, [("verify", PAIR, "id", "key")])
@@ -82,7 +82,7 @@ class VerifierTests(SynchronousTestCase):
         self.assertEqual((self.stream.closed, self.stream.user), ([Ending(Cause.CLOSED)], None))
 
     def test_not_reached(self) -> None:
-        """R28: a server that cannot be reached is an error, never a yes and never an invalid."""
+        """R28: an unreachable server is an error, never valid and never invalid."""
         self.opening.errback(StreamUnavailable(Ending(Cause.CONNECTION_REFUSED)))
         self.assertEqual(self.error()[0], Cause.CONNECTION_REFUSED)
 
@@ -103,7 +103,7 @@ class VerifierTests(SynchronousTestCase):
         return Deferred.fromCoroutine(self.verifier.verify(QUESTION, requester))
 
     def test_shares(self) -> None:
-        """Verifications for strangers share half of the slots by address; ours, and a backend's, never wait behind them."""
+        """Verifications for strangers share half of the slots by address. Ours, and a backend's, never wait behind them."""
         for number in range(20):
             self.ask(Requester.stranger(f"10.0.{number}.1"))
         self.assertEqual((len(self.opened), self.verifier.slots.in_flight, self.verifier.slots.in_line), (1 + 8, 8, 12))
@@ -113,7 +113,7 @@ class VerifierTests(SynchronousTestCase):
         self.assertEqual([asker is not None and asker.is_stranger for asker in self.askers], [False] + [True] * 8 + [False] * 2)
 
     def test_too_many(self) -> None:
-        """One address has one verification under way, and its claims are rated; beyond, it is told to wait, in words of its own."""
+        """One address has one verification at a time, and its claims are rated. Further ones are told to wait, with a text of their own."""
         outcomes = [self.ask(Requester.stranger("10.0.0.1")) for _ in range(130)]
         self.assertEqual(len(self.opened), 2)
         endings = [self.successResultOf(each).ending for each in (outcomes[1], outcomes[-1])]
@@ -122,7 +122,7 @@ class VerifierTests(SynchronousTestCase):
         self.assertEqual(set(self.verifier.slots.given_up), {"rate", "line-full"})
 
     def test_left(self) -> None:
-        """A stream that ends takes its verification along."""
+        """The end of a stream ends its verification."""
         self.opening = Deferred()
         asking = self.ask(Requester.stranger("10.0.0.1"))
         self.assertEqual(self.verifier.slots.in_flight, 1)

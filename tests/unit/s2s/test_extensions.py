@@ -1,4 +1,4 @@
-"""Which extensions a server bears is found out, and remembered for a day."""
+"""Tests of the extensions that a server does not support: they are found and remembered for a day."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PEER = "peer.example"
 
 
 class ExtensionMemoryTests(SynchronousTestCase):
-    """`ExtensionMemory`. What `ExtensionTrial` finds out is tested with the attempts (`test_connecting`)."""
+    """Tests of `ExtensionMemory`. `ExtensionTrial` is tested with the attempts (`test_connecting`)."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -24,7 +24,7 @@ class ExtensionMemoryTests(SynchronousTestCase):
         self.extensions = ExtensionMemory(self.clock, lambda name, extension, ending: self.told.append((name, extension, ending.cause)))
 
     def state(self) -> tuple[bool, bool]:
-        """Whether the next stream is a trial, and whether XEP-0198 may be used."""
+        """Return whether the next stream is a trial, and whether XEP-0198 may be used."""
         return self.extensions.suspects(PEER), self.extensions.usable(PEER, "management")
 
     def test_for_a_day(self) -> None:
@@ -40,7 +40,7 @@ class ExtensionMemoryTests(SynchronousTestCase):
         self.assertEqual(list(self.extensions.disabled()), [])
 
     def test_suspicion(self) -> None:
-        """A suspect is not used once: where that helps it is disabled, where it does not it is cleared."""
+        """A suspect is not used on the next stream. If that helps it is disabled, otherwise it is cleared."""
         self.extensions.suspect(PEER, "management", REFUSED)
         self.assertEqual(self.state(), (True, False))
         self.extensions.clear(PEER)
@@ -51,13 +51,13 @@ class ExtensionMemoryTests(SynchronousTestCase):
         self.assertEqual(self.told, [(PEER, "management", Cause.CONNECTION_REFUSED)])
 
     def test_unknown_server(self) -> None:
-        """Nothing can be confirmed or cleared of a server that nothing is known of, and neither makes it known."""
+        """For an unknown server `confirm` and `clear` have no effect, and do not add it."""
         self.extensions.confirm(PEER)
         self.extensions.clear(PEER)
         self.assertEqual((self.state(), self.told, len(self.extensions._servers)), ((False, True), [], 0))
 
     def test_bounded(self) -> None:
-        """Strangers choose the names: only so many servers are remembered, the latest written."""
+        """Strangers choose the names: the number of remembered servers is bounded, and the latest are kept."""
         self.extensions._servers.limit = 3
         for number in range(5):
             self.extensions.disable(f"p{number}.example", "bidi", REFUSED)
@@ -65,7 +65,7 @@ class ExtensionMemoryTests(SynchronousTestCase):
         self.assertEqual({name for name, _ in self.extensions.disabled()}, {"p0.example", "p3.example", "p4.example"})
 
     def test_worked(self) -> None:
-        """What has worked is remembered for an hour, and not of what was forgotten."""
+        """Extensions that worked are remembered for an hour. Those of a forgotten server are not."""
         self.extensions.work(PEER, ["bidi"])
         self.assertEqual(self.extensions.have_worked(PEER), {"bidi"})
         self.clock.advance(WORKED_SECONDS)
@@ -76,7 +76,7 @@ class ExtensionMemoryTests(SynchronousTestCase):
 
 
 class LossTests(SynchronousTestCase):
-    """A line that is cut says nothing of extensions that have worked; an error of the other side does."""
+    """A lost connection does not make extensions suspect that have worked. An error of the other side does."""
 
     LOST = Ending(Cause.CONNECTION_LOST, by="them")
 
@@ -92,12 +92,12 @@ class LossTests(SynchronousTestCase):
         return [self.extensions.usable(PEER, each) for each in ("management", "bidi")]
 
     def test_never_worked(self) -> None:
-        """The first stream is lost at once: the next one is opened without its extensions."""
+        """If the first stream is lost at once, the next one is opened without its extensions."""
         self.trial().end(self.LOST)
         self.assertEqual(self.usable(), [False, False])
 
     def test_acknowledged(self) -> None:
-        """A stream was acknowledged; the next is lost while it is negotiated: it goes on with the same extensions."""
+        """A stream was acknowledged, and the next is lost during its negotiation: the extensions stay in use."""
         before = self.trial()
         before.begin()
         before.event(Acknowledged(1))
@@ -105,7 +105,7 @@ class LossTests(SynchronousTestCase):
         self.assertEqual(self.usable(), [True, True])
 
     def test_lived(self) -> None:
-        """A stream lived for longer than a server needs to end it over an extension. Then two are lost at once."""
+        """A stream lived longer than a server needs to end it because of an extension. Two losses at once then change nothing."""
         before = self.trial()
         before.begin()
         self.clock.advance(LOSS_SECONDS + 0.1)
@@ -117,7 +117,7 @@ class LossTests(SynchronousTestCase):
             self.assertEqual(self.usable(), [True, True])
 
     def test_an_error(self) -> None:
-        """An error of the other side makes suspect what has worked, too: it may be another server by now."""
+        """An error of the other side makes even proven extensions suspect: the server may be a different one by now."""
         before = self.trial()
         before.begin()
         before.event(Acknowledged(1))

@@ -1,4 +1,4 @@
-"""A waiting line that is shared fairly."""
+"""Tests of a waiting line that is shared fairly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from s2sgw.s2s.fair_queue import FairQueue
 
 
 class FairQueueTests(SynchronousTestCase):
-    """`FairQueue`."""
+    """Tests of `FairQueue`."""
 
     def setUp(self) -> None:
         self.queue: FairQueue[str] = FairQueue()
@@ -18,7 +18,7 @@ class FairQueueTests(SynchronousTestCase):
         self.queue.wait(name[0]).addCallbacks(lambda _: self.order.append(name), lambda _: None)
 
     def test_round_robin(self) -> None:
-        """Owners take turns, each in the order of its own waiters: who comes late with one is next, not last."""
+        """Owners take turns, each in the order of its own waiters: a late owner with one waiter is next, not last."""
         for name in ("a1", "a2", "a3", "b1"):
             self.wait(name)
         self.queue.release()
@@ -27,7 +27,7 @@ class FairQueueTests(SynchronousTestCase):
         self.assertEqual((self.order, len(self.queue)), (["a1", "b1", "a2", "c1", "a3"], 0))
 
     def test_owners_that_may_not(self) -> None:
-        """An owner that may not go is passed over and keeps its place."""
+        """An owner that may not start is skipped and keeps its place."""
         for name in ("a1", "b1"):
             self.wait(name)
         self.assertTrue(self.queue.release(lambda owner: owner == "b"))
@@ -43,7 +43,7 @@ class FairQueueTests(SynchronousTestCase):
         self.assertEqual((len(self.queue), self.queue.release(), dict(self.queue._waiters)), (0, False, {}))
 
     def test_waits_again(self) -> None:
-        """A waiter that is released and waits again at once goes behind the others."""
+        """A waiter that is released and waits again at once is placed behind the others."""
         self.queue.wait("a").addCallback(lambda _: self.wait("a2"))
         self.wait("b1")
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""The initiating half of the federation leg."""
+"""Tests of the initiating half of the federation leg."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SERVER = Target("s.peer.example", 5269, ("192.0.2.1", "2001:db8::1"))
 
 
 class OutboundReconsiderTests(SynchronousTestCase):
-    """The same for a stream of ours."""
+    """Tests of the current policy's decision on an open stream of ours."""
 
     def reconsidered(self, verdict: Verdict, **policy: Any) -> Cause | None:
         peers = PeerPolicies({"default": PeerObject(**policy)})
@@ -40,17 +40,17 @@ class OutboundReconsiderTests(SynchronousTestCase):
         return refusal.ending.cause if refusal else None
 
     def test_reconsidered(self) -> None:
-        """Barred, refused by the verdict, or neither."""
+        """The peer is barred, refused by the verdict, or neither."""
         self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered(Verdict(), allow=False))
         self.assertEqual(Cause.EXPIRED, self.reconsidered(Verdict(ending=Ending(Cause.EXPIRED))))
         self.assertIsNone(self.reconsidered(Verdict(external=True)))
 
 
 class ProxyTests(SynchronousTestCase):
-    """What a proxy is asked to connect to."""
+    """Tests of what a proxy is asked to connect to."""
 
     def test_names(self) -> None:
-        """It is given each host by its name once, however many addresses that has; a name that it could misread is left out."""
+        """The proxy gets the name of each host once, however many addresses it has. A name that it could misread is left out."""
         hosts = ("a.example", "198.51.100.1", "2001:db8::1", "a.example:22", "a b.example", "a@b.example", "a\\013.example", "[::1]")
         targets = [Target(host, 5269, ("192.0.2.1", "192.0.2.2")) for host in hosts]
         for names, given in ((True, [(host,) for host in hosts[:3]]), (False, [("192.0.2.1", "192.0.2.2")] * len(hosts))):
@@ -60,7 +60,7 @@ class ProxyTests(SynchronousTestCase):
 
 
 class SharedStreamTests(SynchronousTestCase):
-    """XEP-0220 §2.6.1: which of our streams to a peer may be shared."""
+    """XEP-0220 §2.6.1: tests of which of our streams to a peer may be shared."""
 
     def shown(self, local: Domain = OURS, **policy: Any) -> str | None:
         none: Any = None
@@ -69,12 +69,12 @@ class SharedStreamTests(SynchronousTestCase):
         return side.shown(Pair(local, PEER))
 
     def test_certificate(self) -> None:
-        """Those that show the same certificate, or none; the policy may want none shared."""
+        """Streams with the same certificate, or none, may be shared, unless the policy says otherwise."""
         self.assertEqual((self.shown(), self.shown(PEER)), ("ab12", ""))
         self.assertIsNone(self.shown(features={"multiplexing": False}))
 
     def test_secret(self) -> None:
-        """R26: none where a secret is shared: each pair proves itself by it."""
+        """R26: no stream is shared if there is a shared secret: each pair proves itself by it."""
         path = Path(self.mktemp()).absolute()
         path.touch()
         self.assertIsNone(self.shown(secret_file=str(path)))

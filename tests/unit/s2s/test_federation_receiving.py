@@ -1,4 +1,4 @@
-"""The federation's receiving side: who may come at all, from where, and within which limits."""
+"""Tests of the federation's receiving side: which peers are accepted, from which addresses, and within which limits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ METHODS = ("EXTERNAL", "certificate", "dialback", "SCRAM-SHA-256")
 
 
 class FakeConnection:
-    """Where a peer connects from."""
+    """A connection from a peer's address."""
 
     def __init__(self, address: str = "192.0.2.1:40000") -> None:
         self.peer_address = address
@@ -48,7 +48,7 @@ class FakeConnection:
 
 
 class InboundTestCase(SynchronousTestCase):
-    """A side whose look-ups and verdicts are the test's own."""
+    """Base class: a leg whose look-ups and verdicts are set by the test."""
 
     opinion = Verdict()
     contradicted = False
@@ -58,7 +58,7 @@ class InboundTestCase(SynchronousTestCase):
     external = True
 
     def setUp(self) -> None:
-        #: who asked for what was looked up
+        #: : the requesters of the look-ups
         self.requesters: list[Requester] = []
         self.clock = Clock()
 
@@ -97,7 +97,7 @@ class InboundTestCase(SynchronousTestCase):
         return refusal_of_unproven(ending, peer, (), datetime(2026, 1, 1, tzinfo=UTC))
 
     async def room(self, peer: Domain, limit: int, besides: object) -> Ending | None:
-        """As `AcceptedStreamLimit`."""
+        """Answer as `AcceptedStreamLimit` does."""
         return self.excess(peer, limit, besides)
 
     def excess(self, peer: Domain, limit: int, besides: object) -> Ending | None:
@@ -119,28 +119,28 @@ class InboundTestCase(SynchronousTestCase):
 
 
 class SenderTests(InboundTestCase):
-    """The names that can be a peer's."""
+    """Tests of the names that may be a peer's."""
 
     def cause_of(self, side: FederationReceiving, name: str) -> Cause | None:
         refusal = side.refuses_sender(Domain.parse(name))
         return refusal.ending.cause if refusal else None
 
     def test_r14(self) -> None:
-        """R14: our own domains, addresses and single labels are none."""
+        """R14: our own domains, addresses and single labels are refused."""
         side = self.made()
         for name in ("ours.example", "192.0.2.1", "localhost"):
             self.assertEqual(Cause.INVALID_FROM, self.cause_of(side, name))
         self.assertIsNone(self.cause_of(side, "peer.example"))
 
     def test_not_allowed(self) -> None:
-        """What the policy does not allow is refused with policy-violation."""
+        """A peer that the policy does not allow is refused with policy-violation."""
         side = self.made(allow=False)
         refusal = side.refuses_sender(PEER)
         assert refusal is not None
         self.assertEqual((Cause.NOT_ALLOWED, "policy-violation"), (refusal.ending.cause, refusal.condition.value))
 
     def test_deny_listed(self) -> None:
-        """The peer hears that a list names it, and not which; our record says which."""
+        """The peer is told that a list names it, but not which list. Our record names the list."""
         side = self.made()
         self.peers.deny([DenyList("https://lists.example/secret", frozenset({"peer.example"}))])
         refusal = side.refuses_sender(PEER)
@@ -151,7 +151,7 @@ class SenderTests(InboundTestCase):
 
 
 class JudgementTests(InboundTestCase):
-    """What a peer that asserts itself is permitted."""
+    """Tests of the permission of a peer that is not proven yet."""
 
     def test_limits(self) -> None:
         """R32: the permission carries the peer's own limits, and whether they are announced."""
@@ -161,18 +161,18 @@ class JudgementTests(InboundTestCase):
         self.assertTrue(self.judged(self.made()).announced)
 
     def test_unresolved(self) -> None:
-        """R2: a name that does not resolve is refused whatever else holds."""
+        """R2: a name that does not resolve is refused, whatever else is proven."""
         unresolved = Resolution(PEER, (), Ending(Cause.NO_SUCH_DOMAIN))
         self.assertEqual(Cause.NO_SUCH_DOMAIN, self.cause(self.judged(self.made(resolution=unresolved, resolve="address-match"))))
 
     def test_streams(self) -> None:
-        """One stream more than the limit is refused, where the certificate proves the peer; else dialback or SCRAM has to first."""
+        """One stream above the limit is refused if the certificate proves the peer. Otherwise dialback or SCRAM has to prove it first."""
         for streams, external, cause in ((3, True, None), (4, True, Cause.TOO_MANY_STREAMS), (4, False, None)):
             self.streams, self.external = streams, external
             self.assertEqual(cause, self.cause(self.judged(self.made())))
 
     def test_streams_by_dialback(self) -> None:
-        """A key that is valid proves a peer that has too many streams: the answer is an error, and the record says why."""
+        """If a valid key proves a peer that has too many streams, the answer is an error, and the record gives the reason."""
         for streams, kind in ((3, "valid"), (4, "error")):
             self.streams = streams
             question = DialbackNeeded(Pair(PEER, OURS), "key", "id")
@@ -182,7 +182,7 @@ class JudgementTests(InboundTestCase):
         self.assertEqual(Cause.TOO_MANY_STREAMS, outcome.ending.cause)
 
     def test_streams_at_the_proof(self) -> None:
-        """At the proof itself the limit is asked once more."""
+        """The limit is checked again at the proof itself."""
         for streams in (3, 4):
             self.streams = streams
             excess = self.made().excess(FakeConnection(), Pair(PEER, OURS))  # type: ignore[arg-type]
@@ -191,7 +191,7 @@ class JudgementTests(InboundTestCase):
         self.assertEqual(StreamCondition.RESOURCE_CONSTRAINT, excess.condition)
 
     def test_address_match(self) -> None:
-        """`resolve = "address-match"`: any address that the look-up gives, in any spelling; no other."""
+        """`resolve = "address-match"`: any address of the look-up matches, in any spelling, and no other."""
         for address, cause in (
             ("192.0.2.1:40000", None), ("[2001:db8:0:0::1]:40000", None), ("[::ffff:192.0.2.1]:40000", None),
             ("192.0.2.2:40000", Cause.ADDRESS_MISMATCH), ("[2001:db8::2]:5269", Cause.ADDRESS_MISMATCH),
@@ -200,13 +200,13 @@ class JudgementTests(InboundTestCase):
             self.assertIsNone(self.cause(self.judged(self.made(), address)))
 
     def test_route(self) -> None:
-        """Where there is a route, its address is the one that must match."""
+        """If there is a route, its address is the one that must match."""
         self.judged(self.made(resolve="address-match", route="192.0.2.9"))
         self.assertEqual(["192.0.2.9:5269"], self.asked)
 
 
 class RequesterTests(InboundTestCase):
-    """The requester of look-ups for a claimed name."""
+    """Tests of the requester of look-ups for a claimed name."""
 
     def verified(self, side: FederationReceiving, connection: FakeConnection) -> Requester:
         needed = DialbackNeeded(Pair(PEER, OURS), "key", "id")
@@ -214,7 +214,7 @@ class RequesterTests(InboundTestCase):
         return self.requesters[-1]
 
     def test_stranger(self) -> None:
-        """A claim is one requester, by its address, from the judgement to the verification; after a minute it is a new one."""
+        """A claim is one requester, by its address, from the judgement to the verification. After a minute it is a new one."""
         side, connection = self.made(), FakeConnection("192.0.2.1:40000")
         first = self.verified(side, connection)
         self.assertEqual((first.owner, first.is_stranger, first.questions_left), (("192.0.2.0/24", "192.0.2.1/32"), True, QUESTIONS))
@@ -224,17 +224,17 @@ class RequesterTests(InboundTestCase):
         self.assertIsNot(self.verified(side, connection), first)
 
     def test_known(self) -> None:
-        """A peer that was proven lately, or that the configuration names, is looked up as our own affair."""
+        """A peer that was proven lately, or that the configuration names, is looked up on our own behalf."""
         self.known = (PEER,)
         self.judged(self.made())
         self.assertEqual([(each.owner, each.is_stranger) for each in self.requesters], [(("peer.example",), False)])
 
     def test_address_match(self) -> None:
-        """Where the address must match all targets may be asked for."""
+        """If the address must match, all targets may be looked up."""
         self.assertEqual(self.verified(self.made(resolve="address-match"), FakeConnection()).questions_left, 40)
 
     def test_abandoned(self) -> None:
-        """What was begun beside the handshake ends with the connection."""
+        """Look-ups beside the handshake end with the connection."""
         ended: list[object] = []
         begun: Deferred[None] = Deferred(ended.append)
         begun.addErrback(lambda _: None)
@@ -247,7 +247,7 @@ class RequesterTests(InboundTestCase):
         self.assertEqual(len(ended), 1)
 
     def test_nothing_to_abandon(self) -> None:
-        """A stream for which nothing more is looked up holds nothing of the look-ups until it ends."""
+        """A stream without further look-ups keeps no reference to them."""
         side, connection = self.made(), FakeConnection()
         side.judge_of.begin = lambda *arguments, **more: succeed(None)  # type: ignore[method-assign]
         added: list[object] = []
@@ -258,7 +258,7 @@ class RequesterTests(InboundTestCase):
 
 
 class ReconsiderTests(InboundTestCase):
-    """What the policy of now makes of a stream that is open."""
+    """Tests of the current policy's decision on an open stream."""
 
     opinion = Verdict(external=True)
 
@@ -269,7 +269,7 @@ class ReconsiderTests(InboundTestCase):
         return refusal.ending.cause if refusal else None
 
     def test_by_method(self) -> None:
-        """Each method as far as the verdict still lets it prove the peer; one that the verdict does not speak of goes on."""
+        """Each method counts if the verdict still permits it to prove the peer. A method outside the verdict stays valid."""
         self.opinion = Verdict(external=True, dialback=False)
         self.assertEqual([None, None, Cause.NOT_PROVEN, None], [self.reconsidered(method) for method in METHODS])
         self.opinion = Verdict(external=False, dialback=True)
@@ -277,7 +277,7 @@ class ReconsiderTests(InboundTestCase):
         self.assertEqual([Cause.NOT_PROVEN, Cause.NOT_PROVEN, None, Cause.NOT_PROVEN], lost)
 
     def test_refused(self) -> None:
-        """The verdict's own ending is the reason."""
+        """The verdict's own ending is the cause."""
         self.opinion = Verdict(ending=Ending(Cause.TLS_TOO_OLD))
         self.assertEqual(Cause.TLS_TOO_OLD, self.reconsidered())
 
@@ -288,19 +288,19 @@ class ReconsiderTests(InboundTestCase):
             self.assertEqual(cause, self.reconsidered("zero-handshake", zero_handshake=agreed))
 
     def test_mechanism_barred(self) -> None:
-        """A stream that was authenticated by a mechanism which the policy names no more is closed; others stay."""
+        """A stream that was authenticated by a mechanism no longer in the policy is closed. Others stay."""
         self.assertEqual(Cause.NOT_PROVEN, self.reconsidered("EXTERNAL", sasl=("SCRAM-SHA-256",)))
         self.assertIsNone(self.reconsidered("certificate", sasl=("SCRAM-SHA-256",)))
 
     def test_barred(self) -> None:
-        """A peer that is not allowed is refused before any look-up, with a text that tells a stranger nothing else."""
+        """A peer that is not allowed is refused before any look-up, with a text that gives a stranger no details."""
         self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered(allow=False))
         self.assertEqual(Cause.NOT_ALLOWED, self.reconsidered("", allow=False))
         self.opinion = Verdict(ending=Ending(Cause.NOT_PROVEN))
         self.assertIsNone(self.reconsidered(""))
 
     def test_address(self) -> None:
-        """`address-match` holds for open streams too; a look-up that fails just now refuses nobody."""
+        """`address-match` applies to open streams too. A look-up that fails temporarily refuses no peer."""
         self.assertEqual(Cause.ADDRESS_MISMATCH, self.reconsidered(address="192.0.2.2:1", resolve="address-match"))
         self.assertIsNone(self.reconsidered(resolve="address-match"))
         unreachable = Resolution(PEER, (), Ending(Cause.DNS_UNREACHABLE))
@@ -308,10 +308,10 @@ class ReconsiderTests(InboundTestCase):
 
 
 class ZeroHandshakeTests(InboundTestCase):
-    """XEP-0361."""
+    """XEP-0361: tests of streams without a handshake."""
 
     def test_dialled(self) -> None:
-        """It is TLS from the first byte, whatever the route says."""
+        """Our connection uses TLS from the first byte, whatever the route says."""
         side: Any = SimpleNamespace(routes=SimpleNamespace(dials_names=lambda peer: False))
         for agreed in (True, False):
             side.peers = PeerPolicies({"peer.example": PeerObject(zero_handshake=agreed)})
@@ -319,7 +319,7 @@ class ZeroHandshakeTests(InboundTestCase):
             self.assertEqual(target.direct_tls, agreed)
 
     def test_identified(self) -> None:
-        """The peers are those that have agreed and for whom the key is pinned; without a certificate there are none."""
+        """The peers are those that have agreed and whose key is pinned. Without a certificate there are none."""
         leaf = leaf_for("peer.example").der
         pin = str(Fingerprint.of(leaf))
         objects = {
@@ -333,7 +333,7 @@ class ZeroHandshakeTests(InboundTestCase):
             self.assertEqual([str(peer) for peer in found], names)
 
     def test_reloaded(self) -> None:
-        """What is agreed is as the configuration of now says."""
+        """After a reload the new configuration's agreements apply."""
         policies = PeerPolicies({"peer.example": PeerObject(zero_handshake=True, pins=("sha256:" + "0" * 64,))})
         key = "sha256:" + "0" * 64
         self.assertEqual((PEER,), policies.agreed(key))
@@ -342,22 +342,22 @@ class ZeroHandshakeTests(InboundTestCase):
 
 
 class BothWaysTests(InboundTestCase):
-    """R36: who may have stanzas of ours on a stream of its own."""
+    """R36: tests of which peers get our stanzas on their own streams."""
 
     def test_proven(self) -> None:
-        """R36: a peer that its certificate proves, unless the policy keeps it from that."""
+        """R36: a peer that is proven by its certificate, unless the policy forbids it."""
         self.assertTrue(self.judged(self.made()).bidi)
         self.assertFalse(self.judged(self.made(features={"bidi": False})).bidi)
 
     def test_contradicted(self) -> None:
-        """R22: not where the DNS speaks of another key."""
+        """R22: a peer whose key differs from the DNS does not."""
         self.contradicted = True
         permission = self.judged(self.made())
         self.assertEqual((permission.external, permission.bidi), (True, False))
 
 
 class CertificateTests(InboundTestCase):
-    """R11: which certificate an asserted peer is shown."""
+    """R11: tests of the certificate that we show to a peer."""
 
     def shown(self, order: StartTLS | None, **policy: Any) -> list[Any]:
         asked: list[Any] = []
@@ -373,15 +373,15 @@ class CertificateTests(InboundTestCase):
         return asked
 
     def test_by_sni(self) -> None:
-        """R11: direct TLS goes by SNI."""
+        """R11: direct TLS uses SNI."""
         self.assertEqual(self.shown(None), [(True, None)])
 
     def test_by_to(self) -> None:
-        """R11: STARTTLS goes by the domain that was asked for."""
+        """R11: STARTTLS uses the domain in the stream header."""
         self.assertEqual(self.shown(StartTLS(OURS, PEER)), [(False, OURS)])
 
     def test_by_peer(self) -> None:
-        """A peer whose policy names a certificate is shown that one; who it is must be known before TLS."""
+        """If a peer's policy names a certificate, that one is shown. The peer must be known before TLS."""
         certificate = str(Path(self.mktemp()).absolute())
         self.assertEqual(self.shown(StartTLS(OURS, PEER), certificate=certificate), [(False, "peer.example's")])
         self.assertEqual(self.shown(StartTLS(OURS, None), certificate=certificate), [(False, OURS)])

@@ -1,4 +1,4 @@
-"""The duration of each step of one attempt."""
+"""Tests of the duration of each step of one attempt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Times:
 
 
 class HandshakeTimerTests(SynchronousTestCase):
-    """An attempt whose steps take 1, 2 and 4 seconds."""
+    """Tests of an attempt whose steps take 1, 2 and 4 seconds."""
 
     def steps(self, times: Times | None) -> float:
         clock = Clock()
@@ -32,11 +32,11 @@ class HandshakeTimerTests(SynchronousTestCase):
         return timer.elapsed
 
     def test_steps(self) -> None:
-        """Each step counts from the end of the one before; the total from the beginning."""
+        """Each step is measured from the end of the one before, and the total from the beginning."""
         times = Times()
         self.assertEqual(7, self.steps(times))
         self.assertEqual([("dns", 1), ("tcp", 2), ("tls", 4), ("total", 7)], times.found)
 
     def test_without_times(self) -> None:
-        """An attempt whose times are not kept is timed all the same."""
+        """An attempt whose times are not kept works all the same."""
         self.assertEqual(7, self.steps(None))

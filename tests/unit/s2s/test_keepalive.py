@@ -1,4 +1,4 @@
-"""Streams at rest, on a wheel that the test turns."""
+"""Tests of idle streams, on a timer wheel that the test turns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BOUNDS = KeepAliveLimits()
 
 
 class FakeSocket:
-    """Notes its options."""
+    """A socket that records its options."""
 
     def __init__(self) -> None:
         self.options: list[tuple[int, int]] = []
@@ -36,10 +36,10 @@ class FakeSocket:
 
 
 class LivenessTests(SynchronousTestCase):
-    """What TCP is told."""
+    """Tests of the TCP options."""
 
     def test_options(self) -> None:
-        """R37: sent data may go unacknowledged for a minute; in a negotiation input is acknowledged without delay, not after it."""
+        """R37: sent data may be unacknowledged for a minute. During a negotiation input is acknowledged without delay, afterwards not."""
         solo = Solo()
         solo.transport.socket = fake = FakeSocket()  # type: ignore[attr-defined]
         solo.transport.unregisterProducer()
@@ -52,14 +52,14 @@ class LivenessTests(SynchronousTestCase):
         self.assertEqual(len(fake.options), 5)
 
     def test_elsewhere(self) -> None:
-        """Where the transport has no socket, or the system no such options, nothing is said."""
+        """No option is set if the transport has no socket, or the system has no such option."""
         self.patch(tcp_options, "socket", object())
         set_user_timeout(SimpleNamespace(socket=FakeSocket()))
         set_quick_ack(SimpleNamespace())
 
 
 class KeepingTests(SynchronousTestCase):
-    """R37."""
+    """R37: tests of keep-alive."""
 
     def kept(self, role: Role = "initiating", prove: bool = True, engine: Any = None) -> Solo:
         self.solo = solo = Solo(role=role, engine=engine)
@@ -72,7 +72,7 @@ class KeepingTests(SynchronousTestCase):
         return solo
 
     def test_a_stream_that_fails(self) -> None:
-        """One stream that cannot be looked after is told, has its turn again, and keeps no other from its own."""
+        """The failure of one stream is reported. It has its next turn, and the others are not affected."""
         solo = self.kept()
         other = Solo()
         other.connection.negotiated()
@@ -97,7 +97,7 @@ class KeepingTests(SynchronousTestCase):
         self.assertGreater(looked.count(other.connection), 1)
 
     def test_many(self) -> None:
-        """However many are due at once, a turn of the reactor looks at a few of them; all have been looked at soon."""
+        """However many streams are due at once, one turn of the reactor checks a few of them. All are checked soon."""
         self.patch(keepalive, "AT_ONCE", 3)
         solo = self.kept()
         for _ in range(7):
@@ -112,9 +112,9 @@ class KeepingTests(SynchronousTestCase):
         self.assertEqual([3, 8], [seen[0], seen[-1]])
 
     def test_gone(self) -> None:
-        """A stream that is gone does not stay in memory until its slot comes."""
+        """A stream that has ended does not stay in memory until its slot comes."""
         gone = ref(self.kept().connection)
-        gc.disable()  # nor until circles are looked for
+        gc.disable()  # nor until the next garbage collection
         self.addCleanup(gc.enable)
         self.solo.lose()
         clock, self.solo = self.solo.clock, Solo()
@@ -130,7 +130,7 @@ class KeepingTests(SynchronousTestCase):
             self.keeper.turn()
 
     def test_made_small(self) -> None:
-        """After some silence the engine lets go of what it can make again, once for each silence (docs/decisions.md#idle-streams)."""
+        """After some silence the engine releases what it can make again, once for each silence (docs/decisions.md#idle-streams)."""
         solo = self.kept("receiving")
         self.pass_time(BOUNDS.rest * 4)
         self.assertEqual(solo.engine.log, ["rest"])
@@ -139,7 +139,7 @@ class KeepingTests(SynchronousTestCase):
         self.assertEqual(solo.engine.log, ["rest", "rest"])
 
     def test_not_while_it_is_used(self) -> None:
-        """A stream on which something comes all the time is left as it is."""
+        """A stream with constant input is not compacted."""
         solo = self.kept("receiving")
         for _ in range(20):
             solo.receive(b"hello\n")
@@ -147,7 +147,7 @@ class KeepingTests(SynchronousTestCase):
         self.assertEqual(solo.engine.log, [])
 
     def test_kept_alive(self) -> None:
-        """R37: white space after two minutes without stanzas of ours, in either role, and again."""
+        """R37: white space is sent after each two minutes without stanzas of ours, in either role."""
         for role in ("initiating", "receiving"):
             solo = self.kept(role)
             self.pass_time(BOUNDS.keep_alive - TICK)
@@ -158,7 +158,7 @@ class KeepingTests(SynchronousTestCase):
             self.assertEqual(solo.written(), b" ")
 
     def test_stanzas_are_signs_of_life(self) -> None:
-        """What is sent in use of the stream puts the white space off."""
+        """Sent stanzas postpone the white space."""
         solo = self.kept()
         self.pass_time(100)
         solo.connection.write(b"<message/>")
@@ -168,13 +168,13 @@ class KeepingTests(SynchronousTestCase):
         self.assertEqual(solo.written(), b" ")
 
     def test_never_while_it_is_negotiated(self) -> None:
-        """R5: no white space between the elements of a negotiation."""
+        """R5: no white space is sent between the elements of a negotiation."""
         solo = self.kept(prove=False)
         self.pass_time(25)
         self.assertEqual(solo.written(), b"")
 
     def test_the_silence_that_the_other_side_suffers(self) -> None:
-        """XEP-0478: signs of life come well within the idle-seconds that were announced."""
+        """XEP-0478: white space is sent well within the announced idle-seconds."""
         options = InitiatingOptions(local=LOCAL, peer=PEER, keys=DialbackKeys(b"s"))
         engine = InitiatingStream(options)
         engine.features = StreamFeatures(limits=PeerLimits(idle_seconds=40))
@@ -183,7 +183,7 @@ class KeepingTests(SynchronousTestCase):
         self.assertEqual(solo.written(), b" ")
 
     def test_unused(self) -> None:
-        """R37: a stream of ours that carries nothing for ten minutes is closed in order; white space is no use of it."""
+        """R37: a stream of ours without stanzas for ten minutes is closed in order. White space is not use."""
         solo = self.kept()
         self.pass_time(300)
         solo.connection.write(b"<message/>")
@@ -203,7 +203,7 @@ class KeepingTests(SynchronousTestCase):
         self.assertIsNone(solo.ending)
 
     def test_silent(self) -> None:
-        """R37: a stream of theirs is closed after an hour without a byte; theirs is the choice before."""
+        """R37: a stream that the peer opened is closed after an hour without a byte. Until then its end is left to the peer."""
         solo = self.kept("receiving")
         self.pass_time(3000)
         solo.receive(b"\n")
@@ -213,7 +213,7 @@ class KeepingTests(SynchronousTestCase):
         self.assertEqual(solo.ending, Ending(Cause.IDLE))
 
     def test_blocked(self) -> None:
-        """R37: who takes nothing for a minute is dead, and known for it within a bounded time."""
+        """R37: a peer that reads nothing for a minute is dead, and is recognised as dead within a bounded time."""
         solo = self.kept()
         solo.tap.pauseProducing()
         self.pass_time(BOUNDS.blocked - TICK)
@@ -232,7 +232,7 @@ class KeepingTests(SynchronousTestCase):
         self.assertIsNone(solo.ending)
 
     def test_asked_and_silent(self) -> None:
-        """R37: where the other side acknowledges it is asked instead, and dead if it does not answer in time."""
+        """R37: a stream with acknowledgements is probed by `<r/>` instead. It is dead if the answer is late."""
         solo = self.kept()
         solo.engine.probe = REQUEST
         self.pass_time(BOUNDS.keep_alive)
@@ -245,7 +245,7 @@ class KeepingTests(SynchronousTestCase):
         self.assertEqual((solo.ending.cause, solo.ending.by), (Cause.UNRESPONSIVE, "them"))
 
     def test_asked_and_held(self) -> None:
-        """While we do not read a stream its answer cannot be seen: the time begins when we read again."""
+        """While we do not read a stream, its answer cannot be seen. The time starts when we read again."""
         solo = self.kept()
         solo.engine.probe = REQUEST
         self.pass_time(BOUNDS.keep_alive - TICK)
@@ -260,7 +260,7 @@ class KeepingTests(SynchronousTestCase):
         self.assertEqual(solo.ending.cause, Cause.UNRESPONSIVE)
 
     def test_thousands(self) -> None:
-        """One turn looks at those alone whose slot it is, and there is no timer of their own (docs/decisions.md#idle-streams)."""
+        """One turn checks only the streams of its slot. They have no timers of their own (docs/decisions.md#idle-streams)."""
         self.kept()
         for _ in range(1000):
             self.keeper.keep(self.solo.connection)

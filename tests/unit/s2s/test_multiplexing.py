@@ -1,4 +1,4 @@
-"""Several of our domains on one stream to a peer (XEP-0220 §2.6.1): over real TLS in memory, and what becomes of it when it breaks."""
+"""Tests of several of our domains on one stream to a peer (XEP-0220 §2.6.1), over real TLS in memory, and of its end."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def stanza(sender: Domain, id: str, body: str = "hi") -> Stanza:
 
 
 class FarEnd:
-    """The peer's end of one stream: takes a further domain by its certificate, unless `peer.how` says otherwise."""
+    """The peer's end of one stream. It accepts a further domain by its certificate, unless `peer.how` says otherwise."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
@@ -103,12 +103,12 @@ class FarEnd:
         if domain != self.first and self.peer.how == "close":
             self.connection.close(Ending(Cause.CLOSED))
         trusted = domain == self.first or not self.peer.how
-        further = domain != self.first  # by its certificate alone, where that is trusted
+        further = domain != self.first  # by its certificate alone, if that is trusted
         permission = Permission(external=trusted, dialback=not (further and trusted), management=self.peer.management)
         self.connection.step(self.engine.judged, permission)
 
     def take(self, stanzas: list[Stanza]) -> None:
-        """It chokes on poison, and acknowledges from then on."""
+        """Take stanzas: end the stream on poison, and acknowledge from then on; stop answering at "stifling"."""
         for each in stanzas:
             if b"stifling" in each.data:
                 self.stifled = True
@@ -124,7 +124,7 @@ class FarEnd:
 
 
 class Peer:
-    """What all ends of the peer's share."""
+    """The state that all of the peer's ends share."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -136,7 +136,7 @@ class Peer:
 
 
 class Side(FakeSide):
-    """Streams over wires in memory. `certificates`: what is shown for each domain."""
+    """A leg with streams over wires in memory. `certificates` is the certificate shown for each domain."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Side(FakeSide):
 
 
 class World:
-    """Lanes from our domains to one peer; nothing moves until `flush`."""
+    """Queues from our domains to one peer. No data moves until `flush`."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -197,7 +197,7 @@ class World:
             self.queue(sender).accept([stanza(sender, body, body)])
 
     def flush(self) -> None:
-        """Until nothing moves."""
+        """Move data until none is left."""
         for _ in range(12):
             self.clock.advance(0)
             for pump in list(self.pumps):
@@ -218,7 +218,7 @@ class World:
 
 
 class SharingTests(SynchronousTestCase):
-    """One stream for all domains that show the peer the same certificate."""
+    """Tests of one stream for all domains that show the peer the same certificate."""
 
     def setUp(self) -> None:
         self.world = World()
@@ -230,7 +230,7 @@ class SharingTests(SynchronousTestCase):
         self.world.flush()
 
     def test_one_stream(self) -> None:
-        """A lane that comes during the first attempt waits for it; then each lane sends on the one stream, in its order."""
+        """A queue that starts during the first attempt waits for it. Then each queue sends on the one stream, in its order."""
         self.both()
         self.assertEqual((len(self.world.peer.ends), self.world.pairs()), (1, [["here.example", "rooms.example"]]))
         self.world.write(HERE, "h2", "h3")
@@ -245,7 +245,7 @@ class SharingTests(SynchronousTestCase):
         self.assertEqual(list(self.world.peer.ends[0].engine.pairs), [Pair(sender, THERE) for sender in OURS])
 
     def test_acknowledged(self) -> None:
-        """R35: one count for all pairs, and each lane is told of its own."""
+        """R35: all pairs have one count, and each queue is told of its own stanzas."""
         self.world.peer.acknowledges = False
         self.both(management=True)
         self.world.write(HERE, "h2")
@@ -259,7 +259,7 @@ class SharingTests(SynchronousTestCase):
         self.assertEqual([len(self.world.queue(each).pair_queue) for each in (HERE, ROOMS)], [0, 0])
 
     def test_another_certificate(self) -> None:
-        """A domain with a certificate of its own has its own stream, and one whose streams are never shared too."""
+        """A domain with a different certificate has its own stream. So has one whose streams are never shared."""
         self.world.side.certificates |= {ROOMS: "two", THIRD: None}
         self.both()
         self.world.write(THIRD, "t1")
@@ -267,7 +267,7 @@ class SharingTests(SynchronousTestCase):
         self.assertEqual(self.world.pairs(), [["here.example"], ["rooms.example"], ["third.example"]])
 
     def test_rather_than_none(self) -> None:
-        """Where there is no room for one more stream, a stream that shows another certificate will do."""
+        """If there is no room for one more stream, a stream with a different certificate is shared."""
         self.world.side.certificates |= {ROOMS: "two"}
         self.world.side.most = 1
         self.world.write(HERE, "h1")
@@ -277,7 +277,7 @@ class SharingTests(SynchronousTestCase):
         self.assertEqual((self.world.pairs(), self.world.peer.got), ([["here.example", "rooms.example"]], ["h1", "r1"]))
 
     def test_no_room_at_all(self) -> None:
-        """No stream to share, and no room for one: the lane tries again soon."""
+        """With no stream to share and no room for another, the queue tries again soon."""
         self.world.side.certificates |= {ROOMS: "two"}
         self.world.side.most = 1
         self.world.peer.how = "error"
@@ -288,7 +288,7 @@ class SharingTests(SynchronousTestCase):
         self.assertEqual((self.world.queue(ROOMS).next_hop.state, self.world.peer.got), ("backing off", ["h1"]))
 
     def test_lost(self) -> None:
-        """The loss of the stream wakes all its lanes, and they come together again on the next."""
+        """The loss of the stream wakes all its queues, and they share the next one."""
         self.both()
         self.world.pass_time(11)
         self.world.peer.ends[0].connection.abort(Ending(Cause.CONNECTION_LOST))
@@ -299,7 +299,7 @@ class SharingTests(SynchronousTestCase):
         self.assertEqual((len(self.world.peer.ends), self.world.peer.got), (2, ["h1", "r1", "h2", "r2"]))
 
     def test_stop(self) -> None:
-        """The last lane to go closes the stream, in order; what the others have in flight is not in doubt before."""
+        """The last queue to leave closes the stream in order. Until then stanzas in flight of the others are not in doubt."""
         self.world.peer.acknowledges = False
         self.both(management=True)
         stopped = stop(self.world.custody)
@@ -309,7 +309,7 @@ class SharingTests(SynchronousTestCase):
         self.assertEqual([outcome for _, _, outcome in self.world.record.stanzas if outcome == "resent"], [])
 
     def test_several_attempts(self) -> None:
-        """Where the first attempt fails, each of those that waited makes its own, and none waits for another again."""
+        """If the first attempt fails, each waiting queue makes its own, and none waits for another again."""
         self.world.side.ending = Ending(Cause.DIALBACK_ERROR)
         side: Any = self.world.side
         opening = [Deferred.fromCoroutine(PeerStreamProvider(side, self.world.connect_services).find(Pair(each, THERE))) for each in OURS]
@@ -319,7 +319,7 @@ class SharingTests(SynchronousTestCase):
 
 
 class RefusedTests(SynchronousTestCase):
-    """A peer that will not have a further pair gets a stream for it, and is not asked again for a day."""
+    """A peer that refuses a further pair gets a stream for it, and is not asked again for a day."""
 
     def setUp(self) -> None:
         self.world = World()
@@ -342,7 +342,7 @@ class RefusedTests(SynchronousTestCase):
         self.assertTrue(self.world.extensions.usable("there.example", "multiplexing"))
 
     def test_error(self) -> None:
-        """A dialback error leaves the first pair alone."""
+        """A dialback error does not affect the first pair."""
         self.refused("error")
         self.world.write(HERE, "h2")
         self.world.flush()
@@ -351,7 +351,7 @@ class RefusedTests(SynchronousTestCase):
         self.remembered(Cause.DIALBACK_ERROR)
 
     def test_silence(self) -> None:
-        """No answer is waited for longer than is bearable."""
+        """The answer is waited for only for a bounded time."""
         self.refused("silence")
         self.assertEqual(self.world.queue(ROOMS).next_hop.state, "connecting")
         self.world.pass_time(ANSWER)
@@ -359,7 +359,7 @@ class RefusedTests(SynchronousTestCase):
         self.remembered(Cause.DIALBACK_ERROR)
 
     def test_close(self) -> None:
-        """A server that closes the stream instead of answering: both have streams of their own, and nothing is lost."""
+        """If a server closes the stream instead of answering, both queues have their own streams, and no stanza is lost."""
         self.refused("close")
         self.world.write(HERE, "h2")
         self.world.pass_time(3)
@@ -367,7 +367,7 @@ class RefusedTests(SynchronousTestCase):
         self.remembered(Cause.CLOSED)
 
     def test_stopped(self) -> None:
-        """A lane that waits for an answer, or for another's attempt, can be stopped."""
+        """A queue can be stopped while it waits for an answer or for another queue's attempt."""
         self.refused("silence")
         self.world.queue(ROOMS).next_hop.stop(Cause.SHUTDOWN)
         self.assertEqual(self.world.told, [])
@@ -379,10 +379,10 @@ class RefusedTests(SynchronousTestCase):
 
 
 class PoisonTests(SynchronousTestCase):
-    """Poison on a shared stream: the innocent do not suffer for it twice (docs/decisions.md#poison)."""
+    """Tests of poison on a shared stream: the other queues are not affected twice (docs/decisions.md#poison)."""
 
     def test_ambiguous(self) -> None:
-        """With stanzas of two lanes in doubt nobody is to blame: each goes on alone, and the culprit is found there."""
+        """With stanzas of two queues in doubt none is accused. Each queue gets its own stream, and the culprit is found there."""
         world = World()
         world.peer.management, world.peer.acknowledges = True, False
         for sender in (HERE, ROOMS):
@@ -401,7 +401,7 @@ class PoisonTests(SynchronousTestCase):
         self.assertEqual((world.peer.got[-1], [sorted(row) for row in world.pairs()]), ("h3", [["here.example", "rooms.example"]]))
 
     def test_silence(self) -> None:
-        """A peer that falls silent over a large stanza: the other lane has another stream at once, and suffers no second time."""
+        """A peer stops answering after a large stanza: the other queue gets another stream at once, and is not affected again."""
         world = World()
         world.peer.management = True
         for sender in (HERE, ROOMS):
@@ -419,7 +419,7 @@ class PoisonTests(SynchronousTestCase):
         self.assertEqual((len(world.peer.ends), world.told), (3, []))
 
     def test_its_own(self) -> None:
-        """Where one lane alone had something in doubt, it is that one's."""
+        """If only one queue had stanzas in doubt, the stanza of that queue is accused."""
         world = World()
         world.peer.management = True
         for sender in (HERE, ROOMS):
@@ -432,7 +432,7 @@ class PoisonTests(SynchronousTestCase):
 
 
 class AdditionsTests(SynchronousTestCase):
-    """What may be laid at the door of a further pair."""
+    """Tests of the endings that count against a further pair."""
 
     def setUp(self) -> None:
         self.clock, self.told = Clock(), []  # type: tuple[Clock, list[str]]
@@ -451,17 +451,17 @@ class AdditionsTests(SynchronousTestCase):
         return additions.ended(ending)
 
     def test_of_senders(self) -> None:
-        """A server that takes the pair, and then not what comes of it, does not bear it."""
+        """A server that accepts the pair and then refuses its stanzas does not support multiplexing."""
         self.assertTrue(self.added(Ending(Cause.INVALID_FROM, by="them", condition="invalid-from"), 3600))
         self.assertEqual(self.told, ["multiplexing"])
 
     def test_young(self) -> None:
-        """Any error soon after; later it is something else."""
+        """Any error soon after the addition counts. Later ones do not."""
         error = Ending(Cause.STREAM_ERROR, by="them", condition="undefined-condition")
         self.assertEqual([self.added(error, BRIEF), self.added(error, BRIEF + 1)], [True, False])
 
     def test_not_over_it(self) -> None:
-        """A loss, an end of ours, and what speaks of the server's own state are no reason."""
+        """A lost connection, our own ending, and an error about the server's state do not count."""
         for ending in (
             Ending(Cause.CONNECTION_LOST, by="network"), Ending(Cause.CLOSED, by="them"), Ending(Cause.IDLE),
             Ending(Cause.STREAM_ERROR, by="them", condition="system-shutdown"),
@@ -470,7 +470,7 @@ class AdditionsTests(SynchronousTestCase):
         self.assertFalse(self.additions().ended(Ending(Cause.STREAM_ERROR, by="them", condition="undefined-condition")))
 
     def test_while_asked(self) -> None:
-        """Any end of the stream while the answer is due, except our own graceful close."""
+        """While the answer is due any end of the stream counts, except our own orderly close."""
         for ending, blamed in (
             (Ending(Cause.CLOSED, by="them"), True), (Ending(Cause.PROTOCOL_ERROR, condition="bad-format"), True), (Ending(Cause.IDLE), False),
         ):
@@ -479,7 +479,7 @@ class AdditionsTests(SynchronousTestCase):
             self.assertEqual((additions.ended(ending), self.successResultOf(answer)), (blamed, ending))
 
     def test_late(self) -> None:
-        """An answer that nobody waits for any more changes nothing."""
+        """An answer that comes too late changes nothing."""
         additions, pair = self.additions(), Pair(ROOMS, THERE)
         answer = additions.ask(pair)
         self.clock.advance(ANSWER)
@@ -491,10 +491,10 @@ class AdditionsTests(SynchronousTestCase):
 
 
 class JoiningTests(SynchronousTestCase):
-    """Which streams take one more."""
+    """Tests of the streams that accept one more pair."""
 
     def test_which(self) -> None:
-        """Not one on which dialback is not offered; one that has taken the pair already is not asked again."""
+        """A stream without dialback accepts none. A stream that has the pair already is not asked again."""
         part = object()
         shared_stream = SimpleNamespace(takes_user=lambda: True, for_pair=lambda pair: part)
         stream: Any = SimpleNamespace(
@@ -509,7 +509,7 @@ class JoiningTests(SynchronousTestCase):
         self.assertIs(joining(), part)
 
     def test_gone(self) -> None:
-        """Nothing is kept of a stream that is gone."""
+        """No reference to an ended stream is kept."""
         stream: Any = SimpleNamespace(pair=Pair(HERE, THERE), connection=SimpleNamespace(when_closed=lambda: succeed(None)))
         multiplexing = ShareableStreams()
         multiplexing.add(stream)

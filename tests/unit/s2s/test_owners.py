@@ -1,4 +1,4 @@
-"""The owner of a stream of ours."""
+"""Tests of the owner of a stream of ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def connection(address: str, *chain: bytes) -> StreamConnection:
 
 
 class OwnerTests(SynchronousTestCase):
-    """Certificates, sites and registered domains."""
+    """Tests of certificates, sites and registered domains as owners."""
 
     def test_registered_domain(self) -> None:
         """All names under one registration have one owner."""
@@ -29,14 +29,14 @@ class OwnerTests(SynchronousTestCase):
         self.assertEqual({name: owner_by_name(Domain.parse(name))[1] for name in rows}, rows)
 
     def test_certificate(self) -> None:
-        """What a certificate proved is owned by that certificate, wherever it is shown."""
+        """A peer proven by a certificate is owned by that certificate, wherever it is shown."""
         first, second = connection("192.0.2.1:5269", b"leaf", b"ca"), connection("198.51.100.1:5269", b"leaf", b"other")
         self.assertEqual(owner_by_proof(first, "EXTERNAL"), owner_by_proof(second, "certificate"))
         self.assertEqual(owner_by_proof(first, "EXTERNAL")[0], "certificate")
         self.assertNotEqual(owner_by_proof(first, "EXTERNAL"), owner_by_proof(connection("192.0.2.1:1", b"new"), "EXTERNAL"))
 
     def test_dialback(self) -> None:
-        """What dialback proved is owned by the site: a certificate beside it is nobody's, and a new one costs nothing."""
+        """A peer proven by dialback is owned by the site. A certificate shown beside it does not count, so new ones give no advantage."""
         for chain in ((b"self-signed",), ()):
             self.assertEqual(owner_by_proof(connection("192.0.2.1:5269", *chain), "dialback"), ("site", "192.0.2.0/24"))
 

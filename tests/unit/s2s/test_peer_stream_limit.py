@@ -1,4 +1,4 @@
-"""Streams of ours to one server, and room for one more."""
+"""Tests of the limit of our streams to one server."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PEER = "peer.example"
 
 
 class CrowdTests(SynchronousTestCase):
-    """R37: at most `limits.streams` to a peer."""
+    """R37: tests of `limits.streams` for a peer."""
 
     def setUp(self) -> None:
         self.peer_streams = PeerStreamLimit()
 
     def join(self, number: int) -> list[Solo]:
-        """Streams that are used a second after one another."""
+        """Add streams that are used one second apart."""
         streams = []
         for second in range(number):
             solo = Solo(role="initiating")
@@ -35,7 +35,7 @@ class CrowdTests(SynchronousTestCase):
             pass
 
     def test_room(self) -> None:
-        """There is room below the limit, and for another server; no limit is always room."""
+        """There is room below the limit, and for another server. Without a limit there is always room."""
         self.join(3)
         self.enter(4)
         self.enter(0)
@@ -43,17 +43,17 @@ class CrowdTests(SynchronousTestCase):
             pass
 
     def test_all_at_work(self) -> None:
-        """A full house of streams at work is left alone, and the lane tries again soon."""
+        """If all streams are busy, none is closed, and the queue tries again soon."""
         streams = self.join(2)
         full = self.assertRaises(LimitReached, self.enter, 2, REST_SECONDS - 0.1)
         self.assertEqual((full.ending.cause, full.wait), (Cause.TOO_MANY_STREAMS, RETRY_SECONDS))
         self.assertEqual([each.ending for each in streams], [None, None])
 
     def test_one_at_rest_makes_room(self) -> None:
-        """R37: the one that has rested longest is closed in order."""
+        """R37: the stream that has been idle longest is closed in order."""
         streams = self.join(2)
         streams[0].clock.advance(3)
-        streams[0].connection.write(b"<message/>")  # at 3; the other at 1
+        streams[0].connection.write(b"<message/>")  # one at 3, the other at 1
         self.enter(2, REST_SECONDS + 1)
         self.assertIsNone(streams[0].ending)
         assert streams[1].ending is not None
@@ -62,7 +62,7 @@ class CrowdTests(SynchronousTestCase):
         self.enter(2, REST_SECONDS + 1)  # the closing one no longer counts
 
     def test_those_on_their_way_count(self) -> None:
-        """Attempts take room as streams do, until they have failed."""
+        """Attempts count like streams until they have failed."""
         with ExitStack() as attempts:
             for _ in range(2):
                 attempts.enter_context(self.peer_streams.entering(PEER, 2, 0.0))
@@ -70,7 +70,7 @@ class CrowdTests(SynchronousTestCase):
         self.enter(2)
 
     def test_gone(self) -> None:
-        """What is closed takes no room, and nothing of it is kept."""
+        """A closed stream takes no room, and no reference to it is kept."""
         streams = self.join(2)
         for each in streams:
             each.lose()

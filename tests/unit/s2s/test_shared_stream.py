@@ -1,4 +1,4 @@
-"""R36: accepted streams that carry stanzas back (XEP-0288), and streams of ours on which stanzas come."""
+"""R36: tests of accepted streams that carry stanzas back (XEP-0288), and of our streams that receive stanzas."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from tests.unit.ingress.test_pair_ingress import IN, OTHER, OUT, PEER, EntryTest
 
 
 class PartsOf:
-    """Gives parts of one stream (`PairStreams`)."""
+    """A provider of parts of one stream (`PairStreams`)."""
 
     def __init__(self, shared_stream: SharedStream) -> None:
         self.pair_stream = shared_stream.for_pair
 
 
 class Engine:
-    """Counts what is sent, once it is managed."""
+    """An engine that counts what is sent, once it is managed."""
 
     closing = continues = False
     resumption = None
@@ -67,7 +67,7 @@ class Engine:
 
 
 class Listening(StreamUser):
-    """Notes what a delivery agent would hear."""
+    """A stream user that records its calls."""
 
     busy = alone = False
 
@@ -103,7 +103,7 @@ class Listening(StreamUser):
 
 
 class LendingTests(SynchronousTestCase):
-    """R36: one stream, several pairs, a courier for each."""
+    """R36: tests of one stream with several pairs and a delivery agent for each."""
 
     def setUp(self) -> None:
         self.engine = Engine()
@@ -123,7 +123,7 @@ class LendingTests(SynchronousTestCase):
         return pair_stream, listening
 
     def test_each_pair_once(self) -> None:
-        """Only allowed pairs, each for one courier, and none of a stream that has ended."""
+        """Only allowed pairs are given out, each to one agent, and none of a stream that has ended."""
         self.assertIsNone(self.shared_stream.for_pair(IN))
         pair_stream, _ = self.borrow(OUT)
         self.assertIsNone(self.shared_stream.for_pair(OUT))
@@ -144,7 +144,7 @@ class LendingTests(SynchronousTestCase):
         self.assertIsNone(self.shared_stream.for_pair(self.second))
 
     def test_leaving(self) -> None:
-        """The stream is closed by the last that leaves it."""
+        """The last user that leaves the stream closes it."""
         (first, _), (second, _) = self.borrow(OUT), self.borrow(self.second)
         first.leave(Ending(Cause.SHUTDOWN))
         self.assertEqual((self.connection.ending, first.user, second.sole), (None, None, True))
@@ -152,7 +152,7 @@ class LendingTests(SynchronousTestCase):
         self.assertEqual(self.connection.ending, Ending(Cause.SHUTDOWN))
 
     def test_by_turns(self) -> None:
-        """When the other side takes again another pair goes first each time."""
+        """When the stream becomes writable again, a different pair is first each time."""
         order: list[str] = []
         for name, (_, listening) in (("one", self.borrow(OUT)), ("two", self.borrow(self.second))):
             listening.stream_free = partial(order.append, name)  # type: ignore[method-assign]
@@ -161,7 +161,7 @@ class LendingTests(SynchronousTestCase):
         self.assertEqual(order, ["two", "one", "one", "two", "two", "one"])
 
     def test_a_user_that_breaks(self) -> None:
-        """One that breaks as it is told of the end keeps no other from being told."""
+        """A user that raises at the end of the stream does not keep the others from being told."""
         (_, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
         ending = Ending(Cause.CONNECTION_LOST)
         self.patch(one, "stream_lost", lambda ending: 1 / 0)
@@ -169,7 +169,7 @@ class LendingTests(SynchronousTestCase):
         self.assertEqual((two.told, len(self.flushLoggedErrors(ZeroDivisionError))), ([ending], 1))
 
     def test_owed(self) -> None:
-        """R35: what was counted on the stream with which this one goes on comes first."""
+        """R35: stanzas counted on the resumed stream come first."""
         self.engine.managed = True
         (pair_stream, listening), (other, _) = self.borrow(OUT), self.borrow(self.second)
         self.shared_stream.count_resumed(other, 0)
@@ -189,7 +189,7 @@ class LendingTests(SynchronousTestCase):
             self.assertEqual(first.ambiguous, busy)
 
     def test_refused(self) -> None:
-        """R35: what was counted in vain is forgotten."""
+        """R35: after a refusal of XEP-0198 the counted stanzas are forgotten."""
         pair_stream, listening = self.borrow(OUT)
         self.engine.managed = True
         pair_stream.count_sent(2)
@@ -197,7 +197,7 @@ class LendingTests(SynchronousTestCase):
         self.assertEqual((pair_stream.unacknowledged, listening.told), (0, [ManagementRefused()]))
 
     def test_acknowledgements_are_shared_out(self) -> None:
-        """R35: one count for all pairs, in the order in which they were written."""
+        """R35: all pairs have one count, and acknowledgements follow the order of writing."""
         (first, one), (second, two) = self.borrow(OUT), self.borrow(self.second)
         first.count_sent(9)
         self.engine.managed = True
@@ -211,7 +211,7 @@ class LendingTests(SynchronousTestCase):
         self.assertEqual((one.told, two.told), ([Acknowledged(2)], [Acknowledged(2), Acknowledged(1)]))
 
     def test_goes_on(self) -> None:
-        """R35: on a stream that is resumed what is left goes again in the order in which it was written, over all pairs."""
+        """R35: on a resumed stream unacknowledged stanzas are sent again in the order of writing, over all pairs."""
         self.engine.managed = True
         (first, one), (second, two) = self.borrow(OUT), self.borrow(self.second)
         for pair_stream, number in ((first, 2), (second, 1), (first, 1)):
@@ -232,7 +232,7 @@ class LendingTests(SynchronousTestCase):
         self.assertEqual([part and part.unacknowledged for part in parts], [2, 1])
 
     def test_a_user_left_meanwhile(self) -> None:
-        """R35: what was in doubt went another way, as its hold time was over: the stream cannot be resumed in its order."""
+        """R35: if a user's stanzas in doubt were sent on another stream after their hold time, this stream cannot be resumed in order."""
         self.engine.managed = True
         (first, one), (second, two) = self.borrow(OUT), self.borrow(self.second)
         first.count_sent(1)
@@ -244,7 +244,7 @@ class LendingTests(SynchronousTestCase):
         self.assertFalse(self.shared_stream.resumable)
 
     def test_suspended(self) -> None:
-        """R35: whoever has nothing in doubt looks for another way at once."""
+        """R35: a user with no stanza in doubt looks for another stream at once."""
         self.engine.managed = True
         (first, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
         first.count_sent(1)
@@ -255,7 +255,7 @@ class LendingTests(SynchronousTestCase):
         self.assertEqual((one.told[1:], two.told[1:]), ([ending], []))
 
     def test_what_concerns_all(self) -> None:
-        """Back-pressure, the end, and that acknowledgements are to be had, is for everybody who uses the stream."""
+        """Back-pressure, the end, and the offer of acknowledgements are reported to every user of the stream."""
         (_, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
         ending = Ending(Cause.CLOSED)
         self.shared_stream.slow()
@@ -267,7 +267,7 @@ class LendingTests(SynchronousTestCase):
 
 
 class CarryingBackTests(EntryTestCase):
-    """R36: a stream towards us that carries back is found by whoever has something for the peer."""
+    """R36: tests of an accepted stream that carries stanzas back: queues for the peer find it."""
 
     def setUp(self) -> None:
         self.made()
@@ -289,7 +289,7 @@ class CarryingBackTests(EntryTestCase):
         return owner
 
     def test_found(self) -> None:
-        """R36: from the moment on that it may, until it ends."""
+        """R36: it is found from the moment it may carry stanzas back until its end."""
         self.assertIsNone(self.accepted.pair_stream(OUT))
         owner = self.accept()
         self.assertIsNone(self.accepted.pair_stream(OUT))
@@ -310,7 +310,7 @@ class CarryingBackTests(EntryTestCase):
         self.assertEqual(listening.told, ["slow", "free", ManagementEnabled(), Acknowledged(1), Ending(Cause.CLOSED)])
 
     def test_the_newest(self) -> None:
-        """R36: a server that comes again has lost its older streams, whether we know of that or not."""
+        """R36: a server that connects again has lost its older streams, whether we have noticed that or not."""
         links = [Mock(ending=None, retiring=False, peer_address="192.0.2.1:1", tls_version=None) for _ in range(2)]
         for self.link in links:
             self.accepted.accept(self.side)
@@ -323,13 +323,13 @@ class CarryingBackTests(EntryTestCase):
         self.assertIs(pair_stream.connection, links[1])
 
     def test_only_of_peers(self) -> None:
-        """A backend's streams are not lent."""
+        """A backend's streams are not used by others."""
         self.side.leg = "backend"
         self.accept().event(self.link, PairProven(OUT, "bidi"))
         self.assertIsNone(self.accepted.pair_stream(OUT))
 
     def test_entered_and_struck_off(self) -> None:
-        """What a stream claims, proves and carries is found by name while it is open, and nothing of it stays behind."""
+        """The claimed, proven and carried names of a stream are registered while it is open, and removed with it."""
         owner = self.accept()
         owner.event(self.link, PairProven(OUT, "bidi"))
         self.link.local_address = "192.0.2.2:5269"
@@ -341,7 +341,7 @@ class CarryingBackTests(EntryTestCase):
         self.assertEqual([index._streams for index in (self.accepted._of_peer, self.accepted._proven, self.accepted._carrying)], [{}, {}, {}])
 
     def test_owner(self) -> None:
-        """A pair belongs to the certificate that proved it on the newest stream, or to the site by dialback; else to its name."""
+        """A pair is owned by the certificate that proved it on the newest stream, or by the site with dialback, otherwise by its name."""
         self.assertEqual(self.accepted.owner(IN), ("domain", "peer.example"))
         self.link.chain = (b"leaf",)
         owner = self.accept()
@@ -352,7 +352,7 @@ class CarryingBackTests(EntryTestCase):
         self.assertEqual(self.accepted.owner(IN), ("domain", "peer.example"))
 
     def test_counted_by_proof(self) -> None:
-        """A stream counts for no name that it claims, but for those that it has proven, until it ends."""
+        """A stream counts for the names that it has proven until it ends, not for those that it claims."""
         async def never(*ignored: object) -> None:
             await Deferred()
 
@@ -371,7 +371,7 @@ class CarryingBackTests(EntryTestCase):
         self.assertEqual((0, 0), (len(self.accepted.of_peer(other)), len(self.accepted.of_peer(PEER))))
 
     def test_one_too_many(self) -> None:
-        """A stream whose first proof comes when its peer has as many streams as it may is refused; a further pair is not."""
+        """A stream is refused if at its first proof the peer has as many streams as it may. A further pair on it is not."""
         excess = Refusal(StreamCondition.RESOURCE_CONSTRAINT, "too many", Ending(Cause.TOO_MANY_STREAMS))
         owner = self.accept()
         self.side.excess = lambda connection, pair: excess
@@ -386,7 +386,7 @@ class CarryingBackTests(EntryTestCase):
         self.assertEqual({}, second.methods)
 
     def test_before_opening_one(self) -> None:
-        """R36: a courier takes what is lent, and opens nothing."""
+        """R36: an agent uses an accepted stream and opens none."""
         pair_stream: Any = object()
         connect_services: Any = SimpleNamespace(carrying_back=SimpleNamespace(pair_stream=lambda pair, alone: pair_stream))
         found = PeerStreamProvider(self.side, connect_services).find(OUT)
@@ -396,7 +396,7 @@ class CarryingBackTests(EntryTestCase):
 
 
 class BorrowingCourierTests(SynchronousTestCase):
-    """R36: a courier on a stream that is lent."""
+    """R36: tests of an agent on an accepted stream."""
 
     def setUp(self) -> None:
         self.world = World()
@@ -417,7 +417,7 @@ class BorrowingCourierTests(SynchronousTestCase):
         return ids([call.args[0] for call in self.link.write.call_args_list])
 
     def test_sends(self) -> None:
-        """R35, R36: nothing is dialled; when the other side asks for acknowledgements it is asked for them in turn."""
+        """R35, R36: no connection is made. When the other side enables acknowledgements, we request them in turn."""
         self.queue.accept([message("1")])
         self.assertEqual((self.written(), self.world.dials, self.agent.acknowledges), (["1"], [], False))
         self.engine.managed = True
@@ -429,7 +429,7 @@ class BorrowingCourierTests(SynchronousTestCase):
         self.agent.data.acknowledgements.stop()  # type: ignore[union-attr]
 
     def test_counts_in_any_case(self) -> None:
-        """R35: with pings under way the other side's acknowledgements settle nothing, but all that is written is counted."""
+        """R35: while pings are used, the other side's acknowledgements settle nothing, but everything written is counted."""
         self.acks = "ping"
         self.queue.accept([message("1")])
         self.engine.managed = True
@@ -441,7 +441,7 @@ class BorrowingCourierTests(SynchronousTestCase):
         self.agent.data.acknowledgements.stop()  # type: ignore[union-attr]
 
     def test_pings_after_a_rest(self) -> None:
-        """R41: the way back is forgotten while it rests between two pings; the next answer is caught all the same."""
+        """R41: if the inverse queue is forgotten between two pings, the next answer is caught all the same."""
         self.acks = "ping"
         for id in "12":
             self.queue.accept([message(id)])
@@ -453,7 +453,7 @@ class BorrowingCourierTests(SynchronousTestCase):
             self.assertNotIn(back, list(self.world.queues))
 
     def test_later(self) -> None:
-        """R35: while an answer to a ping is due nothing changes; what is written with nothing else in flight is acknowledged."""
+        """R35: while a ping is unanswered nothing changes. Stanzas written later, with nothing else in flight, are acknowledged by XEP-0198."""
         self.acks = "auto"
         self.queue.accept([message("1")])
         self.engine.managed = True
@@ -473,17 +473,17 @@ class BorrowingCourierTests(SynchronousTestCase):
         self.agent.data.acknowledgements.stop()
 
     def test_lost(self) -> None:
-        """When it is gone the courier looks for another way."""
+        """When the stream is lost the agent looks for another one."""
         self.queue.accept([message("1")])
         self.shared_stream.lost(Ending(Cause.CLOSED))
         self.assertEqual(self.agent.stream, None)
 
 
 class IncomingOnOursTests(EntryTestCase):
-    """R36: what comes on a stream of ours goes the way of all that comes."""
+    """R36: tests of stanzas received on a stream of ours: they are treated like all others."""
 
     def test_comes(self) -> None:
-        """R36: from when the pair may come; its limits and filters are those of the peer."""
+        """R36: they are accepted once their pair may be received. The peer's limits and filters apply."""
         world = World()
         made: list[Any] = []
         self.made(kinds=("message",))

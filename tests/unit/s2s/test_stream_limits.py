@@ -1,4 +1,4 @@
-"""Places for streams of ours: shared by owner, given up by those that have most or rest, taken by turns (R37)."""
+"""Tests of places for streams of ours: shared by owner, released by those with most or idle ones, given out in turns (R37)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class OpenStream:
 
 
 class LimitCase(SynchronousTestCase):
-    """Streams whose owner is the first letter of their names."""
+    """Base class: the owner of a stream is the first letter of its name."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -48,7 +48,7 @@ class LimitCase(SynchronousTestCase):
         self.room = StreamLimit(self.clock, number, self.hits.append)
 
     def want(self, *names: str, bound: int = 0, fails: bool = False) -> None:
-        """Attempts that need no time, once they have their places."""
+        """Start attempts that succeed at once when they have their places."""
         for name in names:
             self.waits[name] = Deferred.fromCoroutine(self._attempt(name, bound, fails))
 
@@ -79,10 +79,10 @@ class LimitCase(SynchronousTestCase):
 
 
 class PlacesTests(LimitCase):
-    """Waiting for a place."""
+    """Tests of attempts that wait for a place."""
 
     def test_room(self) -> None:
-        """No attempt waits while there is room; an attempt that fails gives its place back."""
+        """No attempt waits while there is room. An attempt that fails releases its place."""
         self.want("a1", fails=True)
         self.want("b1")
         self.want("c1", fails=True)
@@ -90,14 +90,14 @@ class PlacesTests(LimitCase):
         self.assertEqual(("a1 b1 c1 d1", 0, [], []), (self.opened, len(self.room), self.clock.getDelayedCalls(), self.hits))
 
     def test_those_on_their_way_count(self) -> None:
-        """A place is taken from the beginning of the attempt, and `take` fails where there is none any more."""
+        """An attempt has its place from its beginning. `take` fails if no place is left."""
         self.assertEqual([self.room.take(("domain", name)) for name in "abc"], [True, True, False])
         self.want("c1")
         self.room.give_back(("domain", "a"))
         self.assertEqual((self.opened, self.hits), ("c1", ["streams"]))
 
     def test_longest_unused_first(self) -> None:
-        """Among owners with one stream each, that which has rested longest gives way, and its place is free at once."""
+        """Among owners with one stream each, the one that has been idle longest is closed. Its place is free at once."""
         self.want("a1", "b1")
         self.clock.advance(1)
         self.use("a1")
@@ -110,10 +110,10 @@ class PlacesTests(LimitCase):
         self.assertEqual((self.retired, self.clock.getDelayedCalls()), ("b1", []))
         self.streams["b1"].gone()
         self.want("d1")
-        self.assertEqual(len(self.room), 1)  # the place of b1 was given to c1, not freed twice
+        self.assertEqual(len(self.room), 1)  # the place of b1 was given to c1, and freed only once
 
     def test_at_work(self) -> None:
-        """Neither what is used nor what waits for an acknowledgement is closed; it is looked at again."""
+        """A stream in use, or with unacknowledged stanzas, is not closed. It is checked again later."""
         self.want("a1", "b1")
         self.streams["a1"].busy = True
         self.clock.advance(REST_SECONDS - LOOK_SECONDS)
@@ -127,7 +127,7 @@ class PlacesTests(LimitCase):
         self.assertEqual((self.retired, self.opened), ("a1", "a1 b1 c1"))
 
     def test_given_up(self) -> None:
-        """A cancelled attempt takes no place and makes no stream close."""
+        """A cancelled attempt takes no place and closes no stream."""
         self.want("a1", "b1", "c1")
         self.waits["c1"].cancel()
         self.failureResultOf(self.waits["c1"], CancelledError)
@@ -135,13 +135,13 @@ class PlacesTests(LimitCase):
         self.assertEqual((self.retired, len(self.room), self.clock.getDelayedCalls()), ("", 0, []))
 
     def test_closed_by_others(self) -> None:
-        """A stream that ends for whatever reason makes room at once."""
+        """A stream that ends for any reason makes room at once."""
         self.want("a1", "b1", "c1")
         self.streams["a1"].gone()
         self.assertEqual(self.opened, "a1 b1 c1")
 
     def test_closed_before_it_joins(self) -> None:
-        """A stream that is gone when it is entered takes no place."""
+        """A stream that has already ended when it is added takes no place."""
         self.limit(1)
         stream = OpenStream()
         stream.gone()
@@ -152,10 +152,10 @@ class PlacesTests(LimitCase):
 
 
 class SharingTests(LimitCase):
-    """When all places are in use."""
+    """Tests of sharing when all places are in use."""
 
     def test_whoever_has_none_gets_one_at_once(self) -> None:
-        """The owner with most gives way to one that has none, though all of its streams are at work."""
+        """The owner with most streams gives one to an owner that has none, even if all of its streams are busy."""
         self.limit(20)
         self.want(*(f"a{number}" for number in range(20)))
         for stream in self.streams.values():
@@ -164,7 +164,7 @@ class SharingTests(LimitCase):
         self.assertEqual((self.order[20:], len(self.retired.split()), self.hits), (["b1", "c1"], 2, []))
 
     def test_what_is_not_at_work_goes_first(self) -> None:
-        """Of the owner with most it is a stream with nothing in flight, the one that was used longest ago."""
+        """The owner with most streams gives the least recently used one with nothing in flight."""
         self.limit(4)
         for name in ("a1", "a2", "a3", "a4"):
             self.want(name)
@@ -174,7 +174,7 @@ class SharingTests(LimitCase):
         self.assertEqual(self.retired, "a2")
 
     def test_until_it_is_fair(self) -> None:
-        """An owner takes from one that has at least two more than it has itself, and no further."""
+        """An owner takes places only from one that has at least two more than itself."""
         self.limit(4)
         self.want("a1", "a2", "a3", "a4", "b1", "b2", "b3")
         for _ in range(3):
@@ -185,14 +185,14 @@ class SharingTests(LimitCase):
         self.assertEqual((self.opened, len(self.room)), ("a1 a2 a3 a4 b1 b2", 1))
 
     def test_by_turns(self) -> None:
-        """Owners that wait take turns, whoever of them has how many in line."""
+        """Waiting owners take turns, however many attempts each has in line."""
         self.want("a1", "b1", "c1", "c2", "c3", "d1")
         for name in ("a1", "b1", "c1"):
             self.streams[name].gone()
         self.assertEqual(self.opened, "a1 b1 c1 d1 c2")
 
     def test_bound_of_an_owner(self) -> None:
-        """However much room there is, an owner has no more than its bound: one of its own that rests is closed for another."""
+        """An owner has no more streams than its limit, however much room there is: an idle one of its own is closed for another."""
         self.limit(100)
         self.want("a1", "a2", "a3", bound=2)
         self.want("b1", bound=2)
@@ -200,24 +200,24 @@ class SharingTests(LimitCase):
         self.clock.advance(REST_SECONDS + LOOK_SECONDS)
         self.assertEqual((self.retired, self.opened), ("a1", "a1 a2 b1"))
         self.clock.advance(LOOK_SECONDS)
-        self.assertEqual(self.retired, "a1")  # that is enough for one that waits
+        self.assertEqual(self.retired, "a1")  # one closing stream is enough for one waiting attempt
         self.streams["a1"].gone()
         self.assertEqual(self.opened, "a1 a2 b1 a3")
 
     def test_bound_and_limit(self) -> None:
-        """A stream that had to give way to another owner counts against the bound of its own owner until it is closed."""
+        """A stream that was retired for another owner counts against its own owner's limit until it is closed."""
         self.limit(17)
         self.want(*(f"a{number}" for number in range(16)), bound=16)
         self.want("b1", "c1")
         self.assertEqual((len(self.retired.split()), self.opened.split()[-1]), (1, "c1"))
-        self.streams["b1"].gone()  # there is room again, and `a` has fifteen places
+        self.streams["b1"].gone()  # there is room again, and `a` has fifteen streams
         self.want("a16", bound=16)
         self.assertEqual((len(self.room), self.hits), (1, ["domains_per_stream"]))
         next(stream for stream in self.streams.values() if stream.retired).gone()
         self.assertEqual(self.opened.split()[-1], "a16")
 
     def test_few_close_at_once(self) -> None:
-        """The places of streams that are still closing are given away only up to a part of the limit."""
+        """The places of closing streams are given out only up to a fraction of the limit."""
         self.limit(CLOSING_SHARE * 2)
         self.want(*(f"a{number}" for number in range(CLOSING_SHARE * 2)))
         self.want("b1", "c1", "d1")
@@ -227,7 +227,7 @@ class SharingTests(LimitCase):
         self.assertEqual(self.order[-1], "d1")
 
     def test_many_streams_of_one_owner(self) -> None:
-        """A few of them are looked at each time, others the next."""
+        """Of many streams a few are checked each time, and the next ones later."""
         self.patch(stream_limits, "SAMPLE", 3)
         self.limit(9)
         self.want(*(f"a{number}" for number in range(9)), bound=9)
@@ -243,12 +243,12 @@ class SharingTests(LimitCase):
 
 
 class ModelTests(LimitCase):
-    """Attempts and ends in any order."""
+    """Tests with attempts and ends in any order."""
 
     @settings(deadline=None)
     @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 6), st.integers(0, 5)), max_size=50))
     def test_bounds_hold(self, steps: list[tuple[str, int, int]]) -> None:
-        """Places in use never exceed the limit, closing ones no more than their part of it; nobody waits once there is room."""
+        """Used places never exceed the limit, nor closing ones their fraction of it. No attempt waits if there is room."""
         self.setUp()
         self.limit(5)
         for number, (owner, act, seconds) in enumerate(steps):

@@ -1,4 +1,4 @@
-"""What is counted of the streams with peers."""
+"""Tests of the counts of streams with peers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ PEER = Domain.parse("peer.example")
 
 
 class StreamCountsTests(SynchronousTestCase):
-    """Counts by direction, method and TLS."""
+    """Tests of counts by direction, method and TLS."""
 
     def test_zero(self) -> None:
-        """Every series is there before its first stream, each label a word; a pair that a stream carries back opens none."""
+        """Every series exists before its first stream, and each label is a word. The inverse pair that a stream carries has no series of its own."""
         counts = StreamCounts().counts
         self.assertIn(("inbound", "EXTERNAL", "TLSv1.3"), counts)
         self.assertIn(("outbound", "dialback", "none"), counts)
@@ -22,7 +22,7 @@ class StreamCountsTests(SynchronousTestCase):
         self.assertTrue(all(isinstance(word, str) and word != "bidi" for key in counts for word in key))
 
     def test_opened(self) -> None:
-        """A stream is counted once; one without TLS as such."""
+        """A stream is counted once. One without TLS is counted as such."""
         outcomes = StreamCounts()
         outcomes.opened("inbound", PEER, "dialback", None)
         outcomes.closed()

@@ -1,4 +1,4 @@
-"""The spool in memory keeps the contract."""
+"""Tests of the spool in memory against the spool's contract."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.spool_contract import Deliver, SpoolContract
 
 
 class MemorySpoolTests(SpoolContract, SynchronousTestCase):
-    """The reference."""
+    """Tests of the reference implementation."""
 
     def open(self, deliver: Deliver, limit: int) -> FaultySpool:
         return FaultySpool(limit, deliver)

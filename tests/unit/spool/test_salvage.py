@@ -1,4 +1,4 @@
-"""A damaged spool: what can be read is delivered, what cannot is named, and nothing is delivered that was not written."""
+"""Tests of a damaged spool: readable stanzas are delivered, unreadable ones are named, and no altered stanza is delivered."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ C = Pair(Domain.parse("c.example"), B.sender)
 
 
 def stanza(pair: Pair, position: int, size: int = 400) -> Spooled:
-    """A stanza whose addresses are of its pair, as they are in a gateway."""
+    """Return a stanza with addresses of its pair, as in a gateway."""
     data = f"<message id='{position}'>{pair}".encode().ljust(size, b".")
     inner = Stanza("message", data, f"u@{pair.recipient.ascii}/r", f"v@{pair.sender.ascii}", None, str(position), ("x}body",))
     return Spooled(pair, position, inner, float(position), 1000.0 + position)
 
 
 class Filled:
-    """A file with three lanes, and what is in it by pair and position."""
+    """A file with three lanes, and its content by pair and position."""
 
     def __init__(self, path: str, numbers: tuple[int, int, int] = (150, 40, 2), size: int = 400) -> None:
         self.file = File(path)
@@ -53,7 +53,7 @@ class Filled:
 
 
 def content(row: Spooled) -> tuple[object, ...]:
-    """What a row says, its times to the millisecond: where the clock is lost, they are told by another one."""
+    """Return what a row says, its times to the millisecond: a lost clock is replaced by another one."""
     pair, position, words, accepted_at, deadline, written = told(row)
     return pair, position, words, round(accepted_at, 3), round(deadline, 3), written  # type: ignore[call-overload]
 
@@ -70,10 +70,10 @@ def drain(it: Asking) -> list[Spooled]:
 
 
 class PageTests(SynchronousTestCase):
-    """One page of the file is damaged."""
+    """Tests of one damaged page of the file."""
 
     def check(self, filled: Filled, missing_at_most: int) -> str:
-        """Open the file, and check that what was written is delivered or named; return the report of the salvage."""
+        """Open the file, check that each stanza written is delivered or named, and return the salvage report."""
         it = filled.file.open()
         rows = drain(it)
         reports = [report for report in filled.file.reports if "saved and are delivered" in report]
@@ -100,7 +100,7 @@ class PageTests(SynchronousTestCase):
         return filled
 
     def test_any_page(self) -> None:
-        """Whichever it is, at most the stanzas on it are lost, and they are named by lane and number."""
+        """Whichever page is damaged, at most its stanzas are lost. They are named by lane and number."""
         original = Filled(self.mktemp())
         self.rows = original.rows
         whole = original.path.read_bytes()
@@ -115,7 +115,7 @@ class PageTests(SynchronousTestCase):
         self.assertGreater(named, 40)
 
     def test_unreadable_page(self) -> None:
-        """The same where the disk does not read a page: at work, after some tries, the rest is saved."""
+        """The same holds for a page that the disk does not read while the gateway runs. After some tries the rest is saved."""
         filled = Filled(self.mktemp())
         now = [0.0]
         it = filled.file.open(clock=lambda: now[0])
@@ -137,7 +137,7 @@ class PageTests(SynchronousTestCase):
         it.close()
 
     def fail_page(self, path: Path, it: Asking, pair: Pair) -> set[tuple[Pair, int]]:
-        """Let the disk fail on the page in the middle of a lane: for SQLite, and for whoever reads the file. Return what is on it."""
+        """Let the disk fail on the page in the middle of a lane, for SQLite and for direct reads of the file. Return the page's stanzas."""
         whole = path.read_bytes()
         number = whole.index(b"<message id='75'>" + str(pair).encode()) // PAGE + 1
         content = whole[(number - 1) * PAGE : number * PAGE]
@@ -163,7 +163,7 @@ class PageTests(SynchronousTestCase):
         return {(pair, int(position)) for position in re.findall(rb"<message id='(\d+)'>", content)}
 
     def test_a_disk_that_is_away(self) -> None:
-        """Where hardly a page can be read nothing is given up: it is tried again until the disk is back."""
+        """If hardly any page can be read, nothing is given up. The file is tried again until the disk is back."""
         filled = Filled(self.mktemp())
         whole = filled.path.read_bytes()
         filled.path.write_bytes(b"\xff" * 100 + whole[100:])
@@ -181,7 +181,7 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(self.check(filled, 0), "")
 
     def test_no_room_to_save(self) -> None:
-        """A damaged spool on a full disk stays as it is, every call is an error, and with room it is saved."""
+        """A damaged spool on a full disk is not changed, and every call is an error. Once there is room it is saved."""
         filled = Filled(self.mktemp())
         whole = filled.path.read_bytes()
         filled.path.write_bytes(b"\xff" * PAGE + whole[PAGE:])
@@ -206,7 +206,7 @@ class PageTests(SynchronousTestCase):
         it.close()
 
     def test_a_kill_while_saving(self) -> None:
-        """What was saved in part is forgotten, and saved anew."""
+        """After a kill during the salvage, the partial copy is removed and made again."""
         filled = Filled(self.mktemp())
         data = bytearray(filled.path.read_bytes())
         data[:100] = b"\xff" * 100
@@ -225,7 +225,7 @@ class PageTests(SynchronousTestCase):
 
 
 class FailingPlaceTests(SynchronousTestCase):
-    """SQLite cannot read one place of the file, again and again, though the file itself can be read."""
+    """Tests of a place of the file that SQLite cannot read, while the file itself can be read."""
 
     def setUp(self) -> None:
         self.bad = 0
@@ -256,7 +256,7 @@ class FailingPlaceTests(SynchronousTestCase):
         self.patch(sqlite3, "connect", connect)
 
     def needs(self, path: Path, statement: str, parameters: Any) -> bool:
-        """Whether a query by ranges of ids, or by an id, meets a row on the bad page."""
+        """Return whether a query by ranges of ids, or by an id, meets a row on the bad page."""
         ids = [value for value in parameters if isinstance(value, int) and value >= POSITIONS]
         if not ids:
             return False
@@ -267,7 +267,7 @@ class FailingPlaceTests(SynchronousTestCase):
         return any(low <= number <= high for number in on_page)
 
     def test_saved_to_other_places(self) -> None:
-        """Everything is saved, for the file can be read, and the new file does not use that place."""
+        """Everything is saved: the file can be read, and the new file does not use that place."""
         filled = Filled(self.mktemp())
         number = filled.path.read_bytes().index(b"<message id='75'>a") // PAGE + 1
         now = [0.0]
@@ -285,7 +285,7 @@ class FailingPlaceTests(SynchronousTestCase):
         it.close()
 
     def test_not_for_ever(self) -> None:
-        """A disk that fails in new places again and again does not fill itself with damaged files."""
+        """A disk that fails in new places again and again does not fill up with damaged files."""
         filled = Filled(self.mktemp())
         it = filled.file.open()
         assert isinstance(it.spool, sqlite_spool.SQLiteSpool)
@@ -299,10 +299,10 @@ class FailingPlaceTests(SynchronousTestCase):
 
 
 class AlteredTests(SynchronousTestCase):
-    """Bytes of the file are changed."""
+    """Tests of changed bytes in the file."""
 
     def test_content(self) -> None:
-        """A stanza whose bytes were changed is known with its sender; one whose addresses were is known as such."""
+        """A stanza with changed bytes is reported with its sender. One with changed addresses is reported as such."""
         for old, new, damage in ((b"<message id='75'>a", b"<message id='75'>x", "content"), (b"u@b.example/r", b"u@x.example/r", "envelope")):
             filled = Filled(self.mktemp())
             data = filled.path.read_bytes()
@@ -317,7 +317,7 @@ class AlteredTests(SynchronousTestCase):
             it.close()
 
     def test_in_quarantine(self) -> None:
-        """What was altered is kept as it was found."""
+        """An altered stanza is kept in quarantine as it was found."""
         filled = Filled(self.mktemp(), (1, 0, 0))
         it = filled.file.open()
         row = stanza(A, 9)._replace(damage="content")
@@ -326,7 +326,7 @@ class AlteredTests(SynchronousTestCase):
         it.close()
 
     def test_random(self) -> None:
-        """However bytes are changed, no stanza is delivered that was not written, and the spool goes on."""
+        """However bytes are changed, no altered stanza is delivered, and the spool continues."""
         original = Filled(self.mktemp(), (40, 12, 2), 300)
         whole = original.path.read_bytes()
         for seed in range(120):
@@ -348,17 +348,17 @@ class AlteredTests(SynchronousTestCase):
 
 
 class HiddenTests(SynchronousTestCase):
-    """A page says that it holds fewer rows than it does, which SQLite believes."""
+    """Tests of a page that claims to hold fewer rows than it does, which SQLite believes."""
 
     def hide(self, filled: Filled, marker: bytes, fewer: int) -> None:
-        """Let the page with `marker` lose its last rows."""
+        """Remove the last rows from the count of the page with `marker`."""
         data = bytearray(filled.path.read_bytes())
         at = data.index(marker) // PAGE * PAGE + 3
         data[at : at + 2] = (int.from_bytes(data[at : at + 2], "big") - fewer).to_bytes(2, "big")
         filled.path.write_bytes(data)
 
     def test_stanzas(self) -> None:
-        """They are missed at the end of their lane, and named by their numbers; none is taken for delivered."""
+        """The hidden stanzas are missed at the end of their lane, and named by their numbers. None counts as delivered."""
         filled = Filled(self.mktemp())
         self.hide(filled, b"<message id='75'>a", 2)
         it = filled.file.open()
@@ -370,7 +370,7 @@ class HiddenTests(SynchronousTestCase):
         it.close()
 
     def test_lanes(self) -> None:
-        """A lane that is hidden is missed at the start, and known again from the addresses of its stanzas."""
+        """A hidden lane is missed at the start, and restored from the addresses of its stanzas."""
         filled = Filled(self.mktemp())
         self.hide(filled, b"c.exampleb.example", 1)
         it = filled.file.open()
@@ -380,10 +380,10 @@ class HiddenTests(SynchronousTestCase):
 
 
 class LogTests(SynchronousTestCase):
-    """The write-ahead log is damaged, with sound commits behind the damage."""
+    """Tests of a damaged write-ahead log, with sound commits behind the damage."""
 
     def filled(self, request: bool = False) -> tuple[File, list[int]]:
-        """A file whose log has ten commits, as a kill leaves it, and where each ends, in frames."""
+        """Make a file whose log has ten commits, as after a kill; return it with the end of each commit, in frames."""
         file = File(self.mktemp())
         it = file.open()
         it.append(stanza(C, 1))
@@ -405,7 +405,7 @@ class LogTests(SynchronousTestCase):
         log.write_bytes(data)
 
     def test_commits_behind_the_damage(self) -> None:
-        """They are saved, the log is kept, and the operator is told."""
+        """The commits behind the damage are saved, the log is kept, and the operator is informed."""
         file, ends = self.filled()
         log = Path(f"{file.path}-wal").read_bytes()
         self.damage(file, HEADER + ends[3] * FRAME + 100)
@@ -422,7 +422,7 @@ class LogTests(SynchronousTestCase):
         again.close()
 
     def test_header(self) -> None:
-        """The same where the beginning of the log is damaged, so that SQLite would ignore all of it."""
+        """The same holds if the beginning of the log is damaged, so that SQLite would ignore all of it."""
         file, _ = self.filled()
         self.damage(file, 17)
         it = file.open()
@@ -431,7 +431,7 @@ class LogTests(SynchronousTestCase):
         it.close()
 
     def test_in_the_middle_of_a_commit(self) -> None:
-        """Of a large commit only what was on the damaged page is lost, and it is named."""
+        """Of a large commit only the damaged page is lost, and its stanzas are named."""
         file = File(self.mktemp())
         it = file.open()
         it.append(*(stanza(A, position) for position in range(1, 201)))
@@ -450,7 +450,7 @@ class LogTests(SynchronousTestCase):
         it.close()
 
     def test_requests(self) -> None:
-        """R33: no request is sent again that may have been passed on in a commit that is lost."""
+        """R33: no request is sent again that may have been passed on according to a lost commit."""
         file, ends = self.filled(request=True)
         self.damage(file, HEADER + ends[3] * FRAME + 100)
         it = file.open()
@@ -458,7 +458,7 @@ class LogTests(SynchronousTestCase):
         it.close()
 
     def test_torn_end(self) -> None:
-        """The end of a log that a crash cut off was acknowledged to nobody: nothing is said, and nothing kept."""
+        """The end of a log that a crash cut off was never confirmed: nothing is reported and nothing kept."""
         file, _ = self.filled()
         log = Path(f"{file.path}-wal")
         log.write_bytes(log.read_bytes()[:-100])
@@ -468,7 +468,7 @@ class LogTests(SynchronousTestCase):
         it.close()
 
     def test_no_room_to_keep_it(self) -> None:
-        """Where the log cannot be kept nothing is overwritten: the spool waits for room."""
+        """If the log cannot be kept, nothing is overwritten: the spool waits for room."""
         file, ends = self.filled()
         self.damage(file, HEADER + ends[3] * FRAME + 100)
         before = Path(f"{file.path}-wal").read_bytes()
@@ -484,13 +484,13 @@ class LogTests(SynchronousTestCase):
 
 
 class StaleTests(SynchronousTestCase):
-    """Rows that were removed are still in pages that are free."""
+    """Tests of removed rows that are still on free pages."""
 
     def test_removed_stanzas_do_not_come_back(self) -> None:
-        """Where the list of free pages is lost too, a lane has no more stanzas than it held, and its last ones."""
+        """If the list of free pages is lost too, a lane has no more stanzas than it held, and they are its last ones."""
         filled = Filled(self.mktemp(), (400, 0, 0))
         it = filled.file.open()
-        connection_of(it).execute("PRAGMA secure_delete=OFF")  # the default of SQLite, though not of every system
+        connection_of(it).execute("PRAGMA secure_delete=OFF")  # the default of SQLite, but not of every system
         it.spool.remove(A, 300)
         it.held()
         it.close()
@@ -503,10 +503,10 @@ class StaleTests(SynchronousTestCase):
         it.close()
 
     def test_free_pages_stay_free(self) -> None:
-        """What was removed does not come back where another page is damaged."""
+        """Removed rows do not come back if another page is damaged."""
         filled = Filled(self.mktemp(), (400, 0, 0))
         it = filled.file.open()
-        connection_of(it).execute("PRAGMA secure_delete=OFF")  # the default of SQLite, though not of every system
+        connection_of(it).execute("PRAGMA secure_delete=OFF")  # the default of SQLite, but not of every system
         it.spool.remove(A, 300)
         it.held()
         it.close()
@@ -521,7 +521,7 @@ class StaleTests(SynchronousTestCase):
             it.close()
 
     def test_what_is_in_doubt_is_not_sent_as_new(self) -> None:
-        """R33: rows of which it is not sure that they were not removed are marked as written; not where the numbers agree."""
+        """R33: rows that may have been removed are marked as written. They are not if the numbers agree."""
         for pages, written in ((1, False), (2, True)):
             filled = Filled(self.mktemp(), (50, 0, 0))
             data = bytearray(filled.path.read_bytes())

@@ -1,4 +1,4 @@
-"""The spool's file: made, migrated, opened without a write, and replaced."""
+"""Tests of the spool's file: it is made, migrated, opened without a write, and replaced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.spool_files import File, connection_of
 
 #: Statements that write.
 WRITES = ("INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "BEGIN IMMEDIATE", "PRAGMA user_version=", "PRAGMA application_id=")
-#: A process that may write no byte to any file opens the spool, tells what it holds, and that it takes nothing.
+#: A process that may write no byte to any file opens the spool, prints its content, and that it stores nothing.
 _ON_A_FULL_DISK = """\
 import resource, sys
 from pathlib import Path
@@ -46,7 +46,7 @@ class FullDisk(sqlite3.Connection):
 
 
 class OpenTests(SynchronousTestCase):
-    """What is opened as it is."""
+    """Tests of a file that is opened unchanged."""
 
     def setUp(self) -> None:
         self.file = File(self.mktemp())
@@ -60,7 +60,7 @@ class OpenTests(SynchronousTestCase):
         return self.patch(sqlite3, "connect", connect)
 
     def test_on_a_full_disk(self) -> None:
-        """The spool is opened without a write: what it holds is delivered, and what comes is refused in words."""
+        """The spool is opened without a write: its content is delivered, and new stanzas are bounced."""
         it = self.file.open()
         it.append(*(spooled(A, position) for position in range(1, 4)))
         it.close()
@@ -74,7 +74,7 @@ class OpenTests(SynchronousTestCase):
         it.close()
 
     def test_no_byte_is_written(self) -> None:
-        """The same where the system itself lets no file be written, after a stop in order and after a kill."""
+        """The same holds if the system permits no write to any file, after an orderly stop and after a kill."""
         it = self.file.open()
         it.append(*(spooled(A, position) for position in range(1, 4)))
         killed = self.file.after_a_kill()
@@ -89,7 +89,7 @@ class OpenTests(SynchronousTestCase):
             again.close()
 
     def test_no_file_and_no_room(self) -> None:
-        """Where the file is absent and cannot be made the spool is empty and full, until there is room."""
+        """If the file is absent and cannot be made, the spool is empty and full until there is room."""
         full = self.fill_disk()
         now = [0.0]
         it = self.file.open(clock=lambda: now[0])
@@ -107,7 +107,7 @@ class OpenTests(SynchronousTestCase):
         again.close()
 
     def test_cannot_be_read_at_first(self) -> None:
-        """A disk that fails at the start is no empty spool: every call is an error until it can be read."""
+        """A disk that fails at the start is not an empty spool: every call is an error until it can be read."""
         it = self.file.open()
         it.append(spooled(A, 1))
         it.close()
@@ -131,11 +131,11 @@ class OpenTests(SynchronousTestCase):
         it.close()
 
     def test_nowhere_to_go(self) -> None:
-        """Where the directory is missing the start is told."""
+        """A missing directory is an error at the start."""
         self.assertIn("cannot be made", str(self.assertRaises(SpoolBroken, File(f"{self.mktemp()}/no/where").open)))
 
     def test_newer_version(self) -> None:
-        """What a newer version wrote is not guessed at, nor called damaged; moved back, all of it is there."""
+        """A file of a newer version is neither guessed at nor called damaged. Under that version all of it is still there."""
         it = self.file.open()
         it.append(spooled(A, 1))
         it.close()
@@ -160,7 +160,7 @@ class OpenTests(SynchronousTestCase):
 
 
 class MigrationTests(SynchronousTestCase):
-    """Files of older versions."""
+    """Tests of files of older versions."""
 
     def setUp(self) -> None:
         self.file = File(self.mktemp())
@@ -184,7 +184,7 @@ class MigrationTests(SynchronousTestCase):
         connection.close()
 
     def test_first_version(self) -> None:
-        """A file of the first version is brought up to date. What it holds is delivered as it is, for want of checksums."""
+        """A file of the first version is migrated. Its rows have no checksums, and are delivered as they are."""
         self.first_version()
         it = self.file.open(clock=lambda: 50.0, wall=lambda: 1_700_000_060.0, boot=lambda: "this boot")
         self.assertEqual((it.positions(A), it.held(), it.spool.next_position, self.file.reports), ([41, 42], (2, 200), 43, []))
@@ -199,7 +199,7 @@ class MigrationTests(SynchronousTestCase):
         again.close()
 
     def test_damaged_first_version(self) -> None:
-        """A damaged file of the first version is saved and brought up to date at once."""
+        """A damaged file of the first version is saved and migrated at once."""
         self.first_version()
         data = bytearray(self.file.path.read_bytes())
         data[100:4096] = b"\xff" * 3996
@@ -221,7 +221,7 @@ class MigrationTests(SynchronousTestCase):
         again.close()
 
     def test_later_version(self) -> None:
-        """A step that is added later is taken once."""
+        """A migration step that is added later runs once."""
         it = self.file.open()
         it.append(spooled(A, 1))
         it.close()
@@ -234,7 +234,7 @@ class MigrationTests(SynchronousTestCase):
 
 
 class ReplacementTests(SynchronousTestCase):
-    """A file takes the place of another one, wherever a crash comes."""
+    """Tests of the replacement of a file, interrupted by a crash at any point."""
 
     def setUp(self) -> None:
         folder = Path(self.mktemp())
@@ -267,7 +267,7 @@ class ReplacementTests(SynchronousTestCase):
         self.assertEqual((finish_replacement(self.path), self.files()), (None, kept))
 
     def test_crash_before_the_decision(self) -> None:
-        """What was built in part is built anew, and the old file stays until then."""
+        """A partial copy is made again, and the old file stays until the decision."""
         new = begin_replacement(self.path)
         for ending in ("", "-wal", "-shm"):
             Path(f"{new}{ending}").write_text("half")
@@ -276,7 +276,7 @@ class ReplacementTests(SynchronousTestCase):
         self.assertEqual(self.files(), {"spool.db": "old", "spool.db-wal": "old-wal"})
 
     def test_crash_behind_it(self) -> None:
-        """At each step after the decision the next start does the others; the log of the old file never meets the new one."""
+        """After a crash at any step behind the decision the next start does the remaining steps. The old log is never applied to the new file."""
         for crash in range(3):
             self.setUp()
             begin_replacement(self.path).write_text("new")

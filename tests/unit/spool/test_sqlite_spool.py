@@ -1,4 +1,4 @@
-"""The spool on the disk keeps the contract and outlives its process, and faults of the disk lose nothing."""
+"""Tests of the spool on disk: it fulfils the contract, outlives its process, and loses nothing through disk faults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.spool_files import File, connection_of
 
 
 class SQLiteSpoolTests(SpoolContract, SynchronousTestCase):
-    """The one that lasts."""
+    """Tests of the SQLite spool against the spool's contract."""
 
     def open(self, deliver: Deliver, limit: int) -> Spool:
         return SQLiteSpool(Path(self.mktemp()), limit, deliver, durability="crash")
@@ -66,13 +66,13 @@ class FailingConnection:
 
 
 class LastingTests(SynchronousTestCase):
-    """What is durable outlives the process, however it ends."""
+    """Durable data outlives the process, however it ends."""
 
     def setUp(self) -> None:
         self.file = File(self.mktemp())
 
     def test_over_a_restart(self) -> None:
-        """Stanzas, marks, positions, accounts and the pen are there again."""
+        """Stanzas, marks, positions, accounts and the quarantine are kept over a restart."""
         it = self.file.open()
         it.append(*(spooled(A, position) for position in range(1, 4)), spooled(B, 1))
         it.mark(A, [2])
@@ -87,7 +87,7 @@ class LastingTests(SynchronousTestCase):
         again.close()
 
     def test_over_a_kill(self) -> None:
-        """What `done` told of is there after a kill, and so is everything else that was committed."""
+        """Everything that `done` reported is there after a kill, and so is everything else that was committed."""
         for durability in ("power-loss", "crash"):
             file = File(self.mktemp())
             it = file.open(durability=durability)
@@ -109,7 +109,7 @@ class LastingTests(SynchronousTestCase):
         it.close()
 
     def test_numbers_of_lanes_are_used_again(self) -> None:
-        """A lane that ran empty gives its number back, now and at the next start."""
+        """The number of an emptied lane is used again, now and after the next start."""
         it = self.file.open()
         for pair in (A, B):
             it.append(spooled(pair, 1))
@@ -121,7 +121,7 @@ class LastingTests(SynchronousTestCase):
         again.close()
 
     def test_private(self) -> None:
-        """The file and its log are nobody else's to read."""
+        """Other users cannot read the file and its log."""
         it = self.file.open()
         it.append(spooled(A, 1))
         modes = {each.name.removeprefix(self.file.path.name): oct(each.stat().st_mode & 0o777) for each in self.file.path.parent.glob(f"{self.file.path.name}*")}
@@ -129,7 +129,7 @@ class LastingTests(SynchronousTestCase):
         it.close()
 
     def test_one_gateway_at_a_time(self) -> None:
-        """A file in use is not damaged: it is left alone, in words."""
+        """A file that another gateway uses is not opened. The error says so."""
         it = self.file.open()
         it.append(spooled(A, 1))
         self.assertIn("cannot be opened", str(self.assertRaises(SpoolBroken, self.file.open)))
@@ -137,7 +137,7 @@ class LastingTests(SynchronousTestCase):
         it.close()
 
     def test_after_the_end(self) -> None:
-        """A call of a closed spool gets an error, and nothing hangs."""
+        """A call of a closed spool gets an error and does not block."""
         it = self.file.open()
         it.close()
         self.assertIsInstance(it.append(spooled(A, 1)), SpoolBroken)
@@ -161,13 +161,13 @@ class LastingTests(SynchronousTestCase):
 
 
 class ShareTests(SynchronousTestCase):
-    """No peer takes the space of the others. Each stanza counts 1,000 bytes."""
+    """Tests of the shares of peers. Each stanza counts 1,000 bytes."""
 
     def setUp(self) -> None:
         self.file = File(self.mktemp())
 
     def open(self, limit: int = 100_000) -> Asking:
-        """A spool of which one peer may take a fifth; b.example is local."""
+        """Open a spool of which one peer may use a fifth; b.example is local."""
         return Asking(lambda deliver: SQLiteSpool(
             self.file.path, limit, deliver, share=20_000, peer_of=lambda pair: pair.sender if pair.recipient == B.sender else pair.recipient,
         ))
@@ -176,7 +176,7 @@ class ShareTests(SynchronousTestCase):
         return it.append(*(spooled(pair, position, 840) for position in range(first, first + number)))
 
     def test_full_share(self) -> None:
-        """What goes to a peer and comes from it counts together; a full share is refused alone, and others have theirs."""
+        """Stanzas to a peer and from it count together. If its share is full, only its stanzas are refused."""
         it = self.open()
         self.assertEqual((self.fill(it, A, 1, 10), self.fill(it, B, 1, 10)), (None, None))
         for pair in (A, B):
@@ -189,7 +189,7 @@ class ShareTests(SynchronousTestCase):
         it.close()
 
     def test_many_peers_that_are_away(self) -> None:
-        """However many fill what they may have, another has half of what is left."""
+        """However many peers fill their shares, another one has half of the rest."""
         it = self.open()
         for number in range(60):
             position = 1
@@ -203,7 +203,7 @@ class ShareTests(SynchronousTestCase):
         it.close()
 
     def test_over_a_restart(self) -> None:
-        """Shares are counted anew at the start, go down with what is removed, and do not bind a stop."""
+        """Shares are counted anew at the start and go down with each removal. They do not apply to a stop."""
         it = self.open()
         self.fill(it, A, 1, 20)
         it.close()
@@ -217,7 +217,7 @@ class ShareTests(SynchronousTestCase):
         it.close()
 
     def test_a_commit_that_fails(self) -> None:
-        """What was not held does not count."""
+        """Stanzas of a failed commit do not count."""
         it = self.open()
         connection_of(it).execute("PRAGMA query_only=ON")
         self.assertIsInstance(self.fill(it, A, 1, 10), SpoolBroken)
@@ -227,7 +227,7 @@ class ShareTests(SynchronousTestCase):
 
 
 class FaultTests(SynchronousTestCase):
-    """The disk fails; nothing that is held is lost."""
+    """Tests of disk faults: nothing that is held is lost."""
 
     def setUp(self) -> None:
         self.file = File(self.mktemp())
@@ -243,7 +243,7 @@ class FaultTests(SynchronousTestCase):
         connection.execute(f"PRAGMA max_page_count={pages + more if more is not None else 1 << 30}").fetchall()
 
     def test_full_disk(self) -> None:
-        """What does not fit is refused, what fits beside it is held, and what was held stays; with room it goes on."""
+        """Stanzas that do not fit are refused, those that fit are held, and earlier ones stay. Once there is room, new ones are held again."""
         self.limit_pages(2)
         outcomes: list[Exception | None] = []
         self.it.spool.append([spooled(B, 1, 1000)], outcomes.append)
@@ -259,7 +259,7 @@ class FaultTests(SynchronousTestCase):
         killed.close()
 
     def test_full_disk_is_an_alert(self) -> None:
-        """Small commits that succeed do not end the alert. It ends a while after the last refusal, and that is reported."""
+        """Small commits that succeed do not end the alert. It ends a while after the last refusal, and its end is reported."""
         self.it.close()
         now = [0.0]
         self.it = self.file.open(clock=lambda: now[0])
@@ -288,7 +288,7 @@ class FaultTests(SynchronousTestCase):
         self.limit_pages(None)
 
     def test_room_is_noticed_at_rest(self) -> None:
-        """Without any call, too."""
+        """New room is noticed without any call, too."""
         self.it.close()
         self.patch(sqlite_spool, "REOPEN_SECONDS", 0.001)
         now, noticed = [0.0], Event()
@@ -300,7 +300,7 @@ class FaultTests(SynchronousTestCase):
         self.assertEqual([], self.it.spool.alerts())
 
     def test_debts_are_paid(self) -> None:
-        """What cannot be removed now is removed as soon as the disk takes it; appends are refused meanwhile."""
+        """Rows that cannot be removed are removed as soon as the disk permits. Appends are refused meanwhile."""
         connection_of(self.it).execute("PRAGMA query_only=ON")
         self.it.spool.remove(A, 5)
         self.assertIsInstance(self.it.mark(A, [6]), SpoolBroken)
@@ -312,7 +312,7 @@ class FaultTests(SynchronousTestCase):
         self.assertFalse(self.it.read(A)[0].written)
 
     def test_debts_are_bounded(self) -> None:
-        """A disk that never comes back does not fill the memory."""
+        """A disk that never recovers does not fill the memory."""
         self.patch(sqlite_spool, "RETRIES", 2)
         connection_of(self.it).execute("PRAGMA query_only=ON")
         for position in (1, 2, 3):
@@ -322,7 +322,7 @@ class FaultTests(SynchronousTestCase):
         self.assertEqual(self.it.positions(A), list(range(3, 11)))
 
     def test_a_job_that_breaks(self) -> None:
-        """A fault of our own in one job is that job's alone, and is told."""
+        """An internal error in one job affects only that job, and is reported."""
         outcomes: list[Any] = []
         self.it.spool.append([spooled(B, 1)], outcomes.append)
         self.it.spool.append([spooled(B, 2)._replace(deadline="soon")], outcomes.append)  # type: ignore[arg-type]
@@ -331,7 +331,7 @@ class FaultTests(SynchronousTestCase):
         self.assertIn("TypeError", self.file.reports[0])
 
     def test_an_answer_that_breaks(self) -> None:
-        """One answer that raises does not take those behind it along."""
+        """An answer that raises does not affect those behind it."""
         def breaks(outcome: object) -> None:
             raise ZeroDivisionError
 
@@ -345,7 +345,7 @@ class FaultTests(SynchronousTestCase):
         self.assertEqual(seen, [1])
 
     def test_answers_of_many_commits(self) -> None:
-        """However many commits were done in one turn of the reactor, one call gives their answers: the time is one call's."""
+        """However many commits ended in one turn of the reactor, one call gives their answers within one call's time."""
         self.patch(sqlite_spool, "GROUP", 1)
         calls: list[Any] = []
         answers: list[object] = []
@@ -359,7 +359,7 @@ class FaultTests(SynchronousTestCase):
         self.assertEqual((answers, calls), ([[], [], [], "closed"], []))
 
     def test_strange_rows(self) -> None:
-        """Rows of a lane that has no account are nobody's."""
+        """Rows of a lane without an account belong to no lane."""
         connection_of(self.it).execute(
             f"INSERT INTO stanza SELECT 77 * {tables.POSITIONS} + 1, kind, data, addressee, author, type, ident, payloads, accepted, 0, 0, 0, 0 "
             "FROM stanza LIMIT 1"
@@ -367,7 +367,7 @@ class FaultTests(SynchronousTestCase):
         self.assertEqual(self.it.ask(self.it.spool.expired, 1.0, 9), [])
 
     def test_too_many_lanes(self) -> None:
-        """The numbers of lanes are bounded."""
+        """The number of lanes is bounded."""
         self.patch(tables, "LANES", 2)
         self.assertIsInstance(self.it.append(spooled(B, 1), spooled(B.inverse, 20), spooled(A, 11)), SpoolFull)
         self.assertEqual(self.it.append(spooled(A, 11), spooled(A, 12)), None)

@@ -1,4 +1,4 @@
-"""Times that outlive restarts, reboots and steps of the wall clock."""
+"""Tests of times that outlive restarts, reboots and steps of the wall clock."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ WALL = 1_700_000_000.0
 
 class StoredClockTests(SynchronousTestCase):
     def test_written_out(self) -> None:
-        """What was written is read; anything else is refused."""
+        """A time that was written is read back. Any other text is refused."""
         clock = StoredClock("a-b", 1234567890123456)
         self.assertEqual(StoredClock.from_json(clock.to_json()), clock)
         for text in ("", "[]", "{}", '{"boot": "x", "offset": "soon"}', "7"):
             self.assertRaises(ValueError, StoredClock.from_json, text)
 
     def test_boot_id(self) -> None:
-        """The boot is known where the system tells it."""
+        """The boot id is read if the system has one."""
         path = Path(self.mktemp())
         self.assertEqual(boot_id(path), "")
         path.write_text("8d2c\n")
@@ -32,7 +32,7 @@ class StoredClockTests(SynchronousTestCase):
         self.assertEqual(boot_id(path), "")
 
     def test_an_unknown_boot_is_another(self) -> None:
-        """Where no boot is told, the wall clock counts."""
+        """Without a boot id the wall clock counts."""
         stored = clock_now(None, "", 10.0, WALL, 0)
         self.assertEqual(clock_now(stored, "", 20.0, WALL, 0).offset, round((WALL - 20) * 1e6))
 
@@ -59,7 +59,7 @@ class Machine:
 
 
 class RestartTests(SynchronousTestCase):
-    """A stanza with a hold of 600 seconds, 100 of them over when the gateway ends."""
+    """Tests of a stanza with a hold time of 600 seconds, 100 of them passed when the gateway ends."""
 
     def setUp(self) -> None:
         self.machine = Machine(Path(self.mktemp()))
@@ -70,7 +70,7 @@ class RestartTests(SynchronousTestCase):
         it.close()
 
     def ages(self) -> tuple[float, float]:
-        """How long the stanza has waited and may wait yet, in a new life."""
+        """Start again; return how long the stanza has waited and may wait yet."""
         it = self.machine.life()
         [row] = it.read(A)
         [summary] = it.queues()
@@ -82,7 +82,7 @@ class RestartTests(SynchronousTestCase):
         return now - row.accepted_at, row.deadline - now
 
     def test_restart(self) -> None:
-        """The time until the next start counts, whatever the wall clock does meanwhile."""
+        """The time until the next start counts, whatever the wall clock does."""
         for step in (0.0, -3600.0, 3600.0):
             self.machine.pass_time(10, step)
         self.assertEqual(self.ages(), (130, 470))
@@ -90,17 +90,17 @@ class RestartTests(SynchronousTestCase):
         self.assertEqual(self.ages(), (1130, -530))
 
     def test_reboot(self) -> None:
-        """The time that the machine was off counts by the wall clock."""
+        """The time that the machine was off is taken from the wall clock."""
         self.machine.reboot(200)
         self.assertEqual(self.ages(), (300, 300))
 
     def test_reboot_with_the_clock_set_back(self) -> None:
-        """Nothing waits for the wall clock to catch up: the stanza is not older, and expires within its hold."""
+        """If the wall clock was set back, the stanza does not wait for it to catch up. Its age is kept, and it expires within its hold time."""
         self.machine.reboot(200, -7200)
         self.assertEqual(self.ages(), (0, 600))
 
     def test_lives_after_a_reboot(self) -> None:
-        """What was stored before the reboot and after it goes on together."""
+        """Stanzas stored before and after the reboot keep their times together."""
         self.machine.reboot(100, -7200)
         it = self.machine.life()
         now = self.machine.monotonic

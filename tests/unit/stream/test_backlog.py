@@ -1,4 +1,4 @@
-"""A stream that asks for many answers is read in parts, and nothing is lost or changes its order."""
+"""Tests of a stream that requests many answers: it is read in parts, without loss and in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PER_FEED = FramingLimits().elements
 
 
 def ready() -> ReceivingStream:
-    """A stream that has authenticated, with acknowledgements."""
+    """Return a stream that has authenticated, with acknowledgements."""
     engine = stream()
     engine.receive(header(from_="peer.example", to="ours.example", version="1.0").encode())
     engine.resolved(None)
@@ -42,7 +42,7 @@ def ready() -> ReceivingStream:
 
 @dataclass
 class Shell:
-    """Feeds an engine as `net.connection` does, and notes what comes of each step."""
+    """Feeds an engine as `net.connection` does, and records the result of each step."""
 
     engine: ReceivingStream = field(default_factory=ready)
     sent: list[bytes] = field(default_factory=list)
@@ -69,16 +69,16 @@ class Shell:
 
 
 class BacklogTests(SynchronousTestCase):
-    """`Negotiation.backlogged` and `proceed`."""
+    """Tests of `Negotiation.backlogged` and `proceed`."""
 
     def test_so_many_elements_at_once(self) -> None:
-        """A long read is answered in parts; the answers are as many as the questions."""
+        """A long read is answered in parts. There is one answer for each request."""
         shell = Shell().feed((ASK * 1000).encode())
         counts = [data.count(b"<a ") for data in shell.sent]
         self.assertEqual((max(counts), sum(counts)), (PER_FEED, 1000))
 
     def test_so_many_bytes_at_once(self) -> None:
-        """Answers that are long are fewer at once."""
+        """Fewer long answers are given at once."""
         shell = Shell().feed((LONG * 9).encode())
         self.assertEqual(sum(data.count(b"<db:verify") for data in shell.sent), 9)
         self.assertLess(max(map(len, shell.sent)), ANSWER_BYTES + 8 * ID_CHARACTERS)
@@ -90,7 +90,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual((len(events[0].stanzas) if isinstance(events[0], StanzasReceived) else 0, engine.backlogged), (1000, False))
 
     def test_more_comes_meanwhile(self) -> None:
-        """What comes before the rest was read goes behind it."""
+        """Bytes that arrive before the rest was read are read after it."""
         shell = Shell()
         shell.engine.receive((ASK * 100 + message(body="first")).encode())
         self.assertTrue(shell.engine.backlogged)
@@ -104,7 +104,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual(b"".join(shell.sent).count(b"<a "), 100)
 
     def test_waiting(self) -> None:
-        """An engine that waits for an answer of the shell is not backlogged; with the answer it reads on in the right order."""
+        """An engine that waits for an answer of the shell is not backlogged. After the answer it continues in the right order."""
         engine = stream()
         engine.receive((header(from_="peer.example", to="ours.example", version="1.0") + "<nonsense/>" * 2).encode())
         self.assertFalse(engine.backlogged)
@@ -112,7 +112,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertIn(b"nonsense", engine.data_to_send())
 
     def test_echo_is_bounded(self) -> None:
-        """An `id` that would be echoed is bounded (`improper-addressing`), whichever request it is on."""
+        """The length of an echoed `id` is bounded (`improper-addressing`), in every kind of request."""
         for request in (LONG, f"<db:result from='peer.example' to='elsewhere.example' id='{'x' * ID_CHARACTERS}'>k</db:result>"):
             self.assertEqual(Shell().feed(request.encode()).endings, [])
             long = request.replace(" id='", " id='x")
@@ -123,7 +123,7 @@ class BacklogTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=25)
     @given(st.lists(st.tuples(st.sampled_from(ELEMENTS), st.integers(1, 80)), max_size=4), st.integers(1, 20_000))
     def test_the_same_in_any_parts(self, elements: list[tuple[str, int]], size: int) -> None:
-        """However the bytes are cut, answers, stanzas and ending are those of elements that come one by one."""
+        """However the bytes are cut, answers, stanzas and ending are the same as for single elements."""
         one_by_one = Shell()
         for element, number in elements:
             for _ in range(number):

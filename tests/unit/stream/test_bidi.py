@@ -1,4 +1,4 @@
-"""R36: bidirectional streams (XEP-0288) in both roles."""
+"""R36: tests of bidirectional streams (XEP-0288) in both roles."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ VALID = [Do("dialback_answered", PAIR, DialbackOutcome("valid")), Out(result("ou
 
 
 class ReceivingBidiTests(TranscriptCase):
-    """R36: stanzas go back on a stream that was opened towards us."""
+    """R36: tests of stanzas sent back on a stream that the peer opened."""
 
     def told(self, *steps: Step) -> ReceivingStream:
         engine = self.play(receiving.stream, *steps)
@@ -71,7 +71,7 @@ class ReceivingBidiTests(TranscriptCase):
         return engine
 
     def test_external(self) -> None:
-        """R36: asked for before SASL; the inverse of the pair may be sent once our features are out."""
+        """R36: bidi is requested before SASL. The inverse of the pair may be sent after our features."""
         self.told(
             *OFFERED, In(BIDI + auth()), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")), In(receiving.ASK),
             Out(header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE)),
@@ -79,14 +79,14 @@ class ReceivingBidiTests(TranscriptCase):
         )
 
     def test_dialback(self) -> None:
-        """R36: or before dialback."""
+        """R36: bidi may also be requested before dialback."""
         self.told(
             *ASKED[:-2], In(BIDI + result("peer.example", "ours.example", "k")), Says(DialbackNeeded(PAIR, "k", "s2")),
             *VALID, Says(PairProven(PAIR, "dialback"), PairProven(BACK, "bidi")),
         )
 
     def test_each_domain_by_itself(self) -> None:
-        """R36: a further domain on the stream is sent to only where it met the policy itself."""
+        """R36: stanzas are sent back to a further domain only if that domain meets the policy itself."""
         for permission in (Permission(dialback=True), Permission(dialback=True, bidi=True)):
             pair = Pair(OTHER, OURS)
             proven = [PairProven(pair, "dialback"), *([PairProven(pair.inverse, "bidi")] if permission.bidi else [])]
@@ -98,11 +98,11 @@ class ReceivingBidiTests(TranscriptCase):
             )
 
     def test_unasked(self) -> None:
-        """Where the other side does not ask for it, nothing is sent back."""
+        """Nothing is sent back if the other side does not request bidi."""
         self.told(*ASKED, *VALID, Says(PairProven(PAIR, "dialback")))
 
     def test_unoffered(self) -> None:
-        """R36: refused where it was not offered, before TLS, and after authentication has begun."""
+        """R36: a request is refused if bidi was not offered, before TLS, and after authentication has begun."""
         self.told(*receiving.BOTH, In(BIDI), *REFUSED)
         self.told(*receiving.PLAIN, In(BIDI), *REFUSED)
         self.told(*receiving.OPEN, In(BIDI), *REFUSED)
@@ -122,7 +122,7 @@ ONE, TWO = message(body="one"), message(body="two")
 
 
 class InitiatingBidiTests(TranscriptCase):
-    """R36: stanzas come back on a stream that we opened."""
+    """R36: tests of stanzas received on a stream that we opened."""
 
     def told(self, *steps: Step, options: InitiatingOptions = SENDING) -> InitiatingStream:
         engine = self.play(lambda: InitiatingStream(options), *steps)
@@ -130,11 +130,11 @@ class InitiatingBidiTests(TranscriptCase):
         return engine
 
     def test_external(self) -> None:
-        """R36: asked for before SASL; then stanzas of the inverse pair are received."""
+        """R36: bidi is requested before SASL. Then stanzas of the inverse pair are received."""
         self.told(*OPEN, In(ONE + TWO), Says(Stanzas(OUTBOUND.inverse, (ONE, TWO))))
 
     def test_dialback(self) -> None:
-        """R36: asked for before dialback; each pair that is proven may come back."""
+        """R36: bidi is requested before dialback. The inverse of each proven pair may be received."""
         rooms = Pair(ROOMS, PEER)
         back = message(to="a@rooms.ours.example")
         self.told(
@@ -147,7 +147,7 @@ class InitiatingBidiTests(TranscriptCase):
         )
 
     def test_further_pair(self) -> None:
-        """R36: a pair that is added by dialback may come back too; what leads to none of those that send is refused as such."""
+        """R36: the inverse of a pair added by dialback may be received too. A stanza to a domain that sends nothing here is refused."""
         rooms, back = Pair(ROOMS, PEER), message(to="a@rooms.ours.example")
         self.told(
             *OPEN, Do("authorize", rooms), initiating.asking("r3", rooms), In(result("peer.example", "rooms.ours.example", type="valid")),
@@ -158,7 +158,7 @@ class InitiatingBidiTests(TranscriptCase):
         )
 
     def test_only_the_inverse(self) -> None:
-        """R36: no other pair may come."""
+        """R36: no other pair may be received."""
         for given, condition, text in (
             (message(from_="a@other.example"), "invalid-from", "other.example is not authenticated on this stream"),
             (message(to="a@other.example"), "host-unknown", "other.example is not served here"),
@@ -167,7 +167,7 @@ class InitiatingBidiTests(TranscriptCase):
             self.told(*OPEN, In(given), Out(error(condition, text)), Says(End(cause, condition=condition)))
 
     def test_not_asked(self) -> None:
-        """R36: not where we do not want it, where the peer has not proven itself, to verify a key, or unoffered: nothing may come."""
+        """R36: bidi is not requested if it is off or not offered, if the peer is not proven, or to verify a key. Then nothing may be received."""
         answered = initiating.answered("r2", EXTERNAL_FEATURE, BIDI_FEATURE)
         self.told(*REACHABLE, answered, Out(initiating.AUTH), options=initiating.FEDERATION)
         self.told(*initiating.SECURED, answered, Out(initiating.AUTH))
@@ -179,14 +179,14 @@ class InitiatingBidiTests(TranscriptCase):
         self.told(*initiating.OPEN, In(ONE), Out(error("invalid-from", text)), end)
 
     def test_not_before_proven(self) -> None:
-        """R36: nothing may come before we are authenticated."""
+        """R36: no stanza may be received before we are authenticated."""
         text = "this stream carries stanzas in the other direction only"
         self.told(
             *OPEN[:-4], In(ONE), Out(error("invalid-from", text)), Says(End(Cause.INVALID_FROM, condition="invalid-from")),
         )
 
     def test_heard_out(self) -> None:
-        """R16, R36: a stream that carries both ways is heard out when we close it; one that does not, not."""
+        """R16, R36: when we close a stream that carries both ways, it is read until the peer's closing tag. A one-way stream is not."""
         shutdown = Ending(Cause.SHUTDOWN)
         self.told(
             *OPEN, Do("wind_down", shutdown), Out(CLOSE), In(ONE), Says(Stanzas(OUTBOUND.inverse, (ONE,))), In(CLOSE),
@@ -195,7 +195,7 @@ class InitiatingBidiTests(TranscriptCase):
         self.told(*initiating.OPEN, Do("wind_down", shutdown), Out(CLOSE), Says(End(Cause.SHUTDOWN)))
 
     def test_limits(self) -> None:
-        """R32: what comes is bounded as the judgement says."""
+        """R32: received stanzas are limited as the judgement says."""
         permission = Permission(bidi=True, limits=FramingLimits(stanza_bytes=100))
         steps = [*initiating.JUDGING, Do("judged", permission), *OPEN[len(initiating.JUDGING) + 1 :]]
         large = message(body="x" * 100)
@@ -206,7 +206,7 @@ class InitiatingBidiTests(TranscriptCase):
         )
 
     def test_acknowledged(self) -> None:
-        """R35: both directions are acknowledged on one stream; ours counts from `<enable/>`, theirs from `<enabled/>`."""
+        """R35: both directions are acknowledged on one stream. Our count starts at `<enable/>`, theirs at `<enabled/>`."""
         self.told(
             *OPEN[:-2], initiating.answered("r3", SM_FEATURE), Out(ENABLE),
             Says(PairProven(OUTBOUND, "EXTERNAL"), PairProven(OUTBOUND.inverse, "bidi")), In(ONE + ENABLED + TWO + REQUEST),

@@ -1,4 +1,4 @@
-"""Dialback keys and elements (XEP-0185, XEP-0220)."""
+"""Tests of dialback keys and elements (XEP-0185, XEP-0220)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ KEY = "b4835385f37fe2895af6c196b59097b16862406db80559900d96bf6fa7d23df3"
 
 
 class KeyTests(SynchronousTestCase):
-    """XEP-0185."""
+    """Tests of keys (XEP-0185)."""
 
     def test_example(self) -> None:
-        """R27: the keys of the examples in XEP-0220 §2.1.1 and §2.2.2 come out."""
+        """R27: the keys equal those of the examples in XEP-0220 §2.1.1 and §2.2.2."""
         self.assertEqual(KEYS.key(MONTAGUE, CAPULET, "D60000229F"), KEY)
         verifying = DialbackKeys(b"d14lb4ck43v3r").key(CAPULET, MONTAGUE, "417GAF25")
         self.assertEqual(verifying, "225cc5aa6a071133249d25fef42ae516fc7a86c523aa1c6980a7f73e784c972d")
 
     def test_verify(self) -> None:
-        """R27: a key is valid for its own receiving and originating domain, its stream and its secret alone."""
+        """R27: a key is valid only for its own receiving and originating domain, stream and secret."""
         self.assertTrue(KEYS.verify(MONTAGUE, CAPULET, "D60000229F", KEY))
         self.assertTrue(DialbackKeys(b"s3cr3tf0rd14lb4ck").verify(MONTAGUE, CAPULET, "D60000229F", KEY))
         self.assertFalse(KEYS.verify(CAPULET, MONTAGUE, "D60000229F", KEY))
@@ -39,18 +39,18 @@ class KeyTests(SynchronousTestCase):
         self.assertFalse(DialbackKeys(b"").verify(MONTAGUE, CAPULET, "D60000229F", KEY))
 
     def test_any_text(self) -> None:
-        """R27: a key or a stream id may be any text; it is only wrong."""
+        """R27: a key or a stream id may be any text. It is then simply wrong."""
         for text in ("", "é", "\ud800", KEY.upper()):
             self.assertFalse(KEYS.verify(MONTAGUE, CAPULET, "D60000229F", text))
             self.assertFalse(KEYS.verify(MONTAGUE, CAPULET, text, KEY))
 
     def test_international(self) -> None:
-        """R18, R27: a domain makes one key, however it is spelled."""
+        """R18, R27: a domain has one key, however it is spelled."""
         spelled = [Domain.parse(name) for name in ("bücher.example", "xn--bcher-kva.example", "BÜCHER.example")]
         self.assertEqual(len({KEYS.key(MONTAGUE, domain, "x") for domain in spelled}), 1)
 
     def test_derive(self) -> None:
-        """R27: the two legs have secrets of their own, and neither is the gateway's."""
+        """R27: the two legs have secrets of their own, and neither is the gateway's secret."""
         federation, inner = derive(b"secret", "federation"), derive(b"secret", "backend")
         self.assertEqual(len({federation, inner, b"secret"}), 3)
         self.assertEqual(len(federation), 32)
@@ -62,7 +62,7 @@ def element(name: str, text: str = "", **attributes: str) -> Element:
 
 
 class RequestTests(SynchronousTestCase):
-    """What is asked, and how it is answered."""
+    """Tests of requests and their answers."""
 
     def refused(self, condition: StreamCondition, request: Element) -> None:
         fault = self.assertRaises(RemoteFault, Request.read, request)
@@ -70,13 +70,13 @@ class RequestTests(SynchronousTestCase):
         self.assertTrue(fault.text)
 
     def test_written(self) -> None:
-        """XEP-0220 §2.1: a result goes from sender to recipient, a verify the other way, with the id."""
+        """XEP-0220 §2.1: a result goes from sender to recipient. A verify goes the other way, with the id."""
         self.assertEqual(dialback.result(PAIR, "k").to_xml(), b"<db:result from='peer.example' to='ours.example'>k</db:result>")
         written = dialback.verify(PAIR, "i<d", "k").to_xml()
         self.assertEqual(written, b"<db:verify from='ours.example' to='peer.example' id='i&lt;d'>k</db:verify>")
 
     def test_read(self) -> None:
-        """A request is read whatever white space surrounds its key."""
+        """A request is read with any white space around its key."""
         read = Request.read(element("verify", "\n  k\n", from_="Peer.example", to="ours.example", id="7"))
         self.assertEqual((read.name, read.pair, read.key, read.stream_id), ("verify", PAIR, "k", "7"))
         self.assertEqual(Request.read(element("result", "k", from_="peer.example", to="ours.example")).stream_id, "")
@@ -90,18 +90,18 @@ class RequestTests(SynchronousTestCase):
         self.refused(StreamCondition.BAD_FORMAT, element("verify", "k", from_="peer.example", to="ours.example", id=""))
 
     def test_unsolicited(self) -> None:
-        """R27: an answer is no request."""
+        """R27: an answer is not a request."""
         for type in ("valid", "invalid", "error", ""):
             self.refused(StreamCondition.INVALID_FROM, element("result", "k", from_="peer.example", to="ours.example", type=type))
 
     def test_answer(self) -> None:
-        """The answer has the addresses as they were spelled, swapped, and nothing else of the request."""
+        """The answer has the swapped addresses, spelled as in the request, and nothing else of it."""
         asked = Request.read(element("verify", "k", from_="PEER.example", to="ours.example.", id="7", other="x"))
         answer = asked.answer(DialbackOutcome("valid")).to_xml()
         self.assertEqual(answer, b"<db:verify from='ours.example.' to='PEER.example' id='7' type='valid'/>")
 
     def test_error(self) -> None:
-        """R28: errors are sent as such, with the words of XEP-0220 §2.5 and without details of ours."""
+        """R28: errors are sent as errors, with the conditions of XEP-0220 §2.5 and without internal details."""
         asked = Request.read(element("result", "k", from_="peer.example", to="ours.example"))
         for ending, condition, type in (
             (Ending(Cause.DNS_UNREACHABLE, "ns1"), "remote-server-timeout", "wait"),
@@ -115,24 +115,24 @@ class RequestTests(SynchronousTestCase):
         self.assertIn(b"<remote-server-timeout ", asked.answer(DialbackOutcome("error")).to_xml())
 
     def test_error_text(self) -> None:
-        """A request that cannot be served is told why."""
+        """The answer to a request that cannot be served gives the reason."""
         asked = Request.read(element("result", "k", from_="peer.example", to="ours.example"))
         answer = asked.error(StanzaCondition.ITEM_NOT_FOUND, "no & no")
         self.assertIn(b">no &amp; no</text>", answer.to_xml())
 
 
 class OutcomeTests(SynchronousTestCase):
-    """Answers, read."""
+    """Tests of received answers."""
 
     def test_plain(self) -> None:
-        """valid and invalid."""
+        """The types are "valid" and "invalid"."""
         self.assertEqual(dialback.outcome(element("result", type="valid")), DialbackOutcome("valid"))
         invalid = dialback.outcome(element("result", type="invalid"))
         assert invalid.ending is not None
         self.assertEqual((invalid.type, invalid.ending.cause, invalid.ending.by), ("invalid", Cause.DIALBACK_INVALID, "them"))
 
     def test_unknown(self) -> None:
-        """Another type, or none, is no answer."""
+        """An element with another type, or none, is not an answer."""
         for attributes in ({}, {"type": "VALID"}, {"type": ""}):
             fault = self.assertRaises(RemoteFault, dialback.outcome, element("result", **attributes))
             self.assertEqual(fault.condition, StreamCondition.BAD_FORMAT)
@@ -145,7 +145,7 @@ class OutcomeTests(SynchronousTestCase):
         return told.ending
 
     def test_error(self) -> None:
-        """An error's condition and text go into the record; item-not-found says that the domain is not served."""
+        """An error's condition and text are recorded. The condition item-not-found means that the domain is not served."""
         condition = Element("remote-connection-failed", STANZA_ERRORS)
         text = Element("text", STANZA_ERRORS, text="x" * 5000)
         ending = self.error(Element("error", SERVER, children=[Element("x", SERVER), text, condition]))
@@ -156,7 +156,7 @@ class OutcomeTests(SynchronousTestCase):
         self.assertEqual((ending.cause, ending.detail), (Cause.HOST_UNKNOWN, "item-not-found"))
 
     def test_empty_error(self) -> None:
-        """An error that says nothing is one."""
+        """An empty error is an error."""
         self.assertEqual(self.error().detail, "undefined-condition")
         self.assertEqual(self.error(Element("error", SERVER)).detail, "undefined-condition")
 

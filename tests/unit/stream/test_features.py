@@ -1,4 +1,4 @@
-"""Stream features: what is offered over the full product of a stream's standing, and what is read of the other side's."""
+"""Tests of stream features: those offered in every state of a stream, and those read from the other side."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ USES: tuple[TLSUse, ...] = ("required", "optional", "never")
 
 
 def expected(tls: str, secured: bool, authenticated: bool, external: bool, dialback: bool) -> list[str]:
-    """The reference: R3, R4, R8, R24, R28, R32 in words."""
+    """Return the features that R3, R4, R8, R24, R28 and R32 ask for."""
     if tls == "required" and not secured:
-        return ["starttls"]  # R3: and nothing else
+        return ["starttls"]  # R3: nothing else
     rows = []
     if tls == "optional" and not secured:
         rows.append("starttls")
@@ -30,24 +30,24 @@ def expected(tls: str, secured: bool, authenticated: bool, external: bool, dialb
 
 
 class OfferTests(SynchronousTestCase):
-    """What we offer."""
+    """Tests of our features."""
 
     def test_every_standing(self) -> None:
-        """R3, R4, R8, R24, R28, R32: the rows over the full product of a stream's standing."""
+        """R3, R4, R8, R24, R28, R32: the rows over the full product of a stream's state."""
         for tls, (secured, authenticated, external, dialback) in itertools.product(USES, itertools.product((False, True), repeat=4)):
             standing = Standing(tls, secured, authenticated, Permission(external, dialback), 1000)
             names = [child.name for child in offer(standing).children]
             self.assertEqual(names, expected(tls, secured, authenticated, external, dialback), standing)
 
     def test_required(self) -> None:
-        """R3: `<required/>` stands where TLS is mandatory, only there."""
+        """R3: `<required/>` is present if TLS is mandatory, and only then."""
         required = offer(Standing("required", False, False, Permission(), 1)).to_xml()
         self.assertIn(b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>", required)
         self.assertNotIn(b"required", offer(Standing("optional", False, False, Permission(), 1)).to_xml())
 
 
 class ReadTests(SynchronousTestCase):
-    """What the other side offers."""
+    """Tests of the other side's features."""
 
     def read(self, inside: str) -> StreamFeatures:
         return StreamFeatures.read(Element.parse(f"<stream:features>{inside}</stream:features>".encode()))
@@ -58,7 +58,7 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(self.read("<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>").mechanisms, ())
 
     def test_everything(self) -> None:
-        """All that we know of is read, the rest is named."""
+        """All known features are read. The others are named."""
         read = self.read(
             "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>"
             "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>\nEXTERNAL </mechanism><mechanism>X</mechanism><y/></mechanisms>"
@@ -71,13 +71,13 @@ class ReadTests(SynchronousTestCase):
         self.assertIn("y}x", read.names)
 
     def test_less(self) -> None:
-        """The same features without what may be in them."""
+        """The same features are read without their optional content."""
         read = self.read("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><dialback xmlns='urn:xmpp:features:dialback'/>")
         self.assertTrue(read.starttls and read.dialback)
         self.assertFalse(read.starttls_required)
 
     def test_numbers(self) -> None:
-        """R32: a limit that is no number, or an absurd one, is none."""
+        """R32: a limit that is not a number, or an absurd one, counts as absent."""
         for text in ("", "-1", "1.5", "x", "٣", "9" * 16, "1 0"):
             read = self.read(f"<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>{text}</max-bytes></limits>")
             self.assertEqual(read.limits, PeerLimits())

@@ -1,4 +1,4 @@
-"""The initiating role: every phase of a stream that we open, and every input there."""
+"""Tests of the initiating role: every phase of a stream that we open, and every input there."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ OPEN: list[Step] = [*SUCCEEDED, answered("r3", ERRORS_FEATURE, LIMITS_FEATURE), 
 
 
 def asking(id: str, pair: Pair = OUTBOUND) -> Out:
-    """Our request for a pair."""
+    """Return our dialback request for a pair."""
     return Out(result(pair.sender.text, pair.recipient.text, KEYS.key(pair.recipient, pair.sender, id)))
 
 
@@ -110,26 +110,26 @@ class InitiatingCase(TranscriptCase):
         return engine
 
     def refused(self, before: list[Step], given: str, condition: str, text: str, cause: Cause, **more: Any) -> None:
-        """After `before`, the input `given` ends the stream with that error."""
+        """Check that the input `given`, after `before`, ends the stream with that error."""
         self.told(*before, In(given), Out(error(condition, text)), Says(End(cause, condition=condition)), **more)
 
 
 class TLSTests(InitiatingCase):
-    """R1, R5–R8: into TLS."""
+    """R1, R5–R8: tests of the way to TLS."""
 
     def test_external(self) -> None:
-        """R1, R8, R24, R25: STARTTLS, judgement, EXTERNAL, and a proven pair behind the third header."""
+        """R1, R8, R24, R25: STARTTLS, judgement and EXTERNAL lead to a proven pair after the third header."""
         engine = self.told(*OPEN)
         self.assertEqual(engine.proven, {OUTBOUND: "EXTERNAL"})
         self.assertEqual(engine.peer_limits, PeerLimits(524288))
         self.assertTrue(engine.features.dialback)
 
     def test_optional(self) -> None:
-        """R3: where TLS is optional it is used if offered."""
+        """R3: optional TLS is used if it is offered."""
         self.told(*BEGUN, answered("r1", STARTTLS), Out(STARTTLS), options=OPTIONAL)
 
     def test_not_offered(self) -> None:
-        """R4: where TLS is required nothing goes on without it."""
+        """R4: if TLS is required and not offered, the stream ends."""
         end = [Out(error("policy-violation", "TLS is required here, and <starttls/> was not offered"))]
         ended = Says(End(Cause.TLS_NOT_OFFERED, condition="policy-violation"))
         self.told(*BEGUN, answered("r1", ERRORS_FEATURE), *end, ended)
@@ -137,14 +137,14 @@ class TLSTests(InitiatingCase):
         self.told(*BEGUN, In(HEAD + " id='r1'>"), *end, ended)
 
     def test_required_there(self) -> None:
-        """R3: where the other side requires TLS and we have none, that is the end."""
+        """R3: if the other side requires TLS and we have none, the stream ends."""
         self.told(
             *BEGUN, answered("r1", STARTTLS_REQUIRED), Out(error("unsupported-feature", "the other side requires TLS, which is disabled here")),
             Says(End(Cause.ENCRYPTION_REQUIRED, condition="unsupported-feature")), options=NEVER,
         )
 
     def test_injection(self) -> None:
-        """R6: bytes behind `<proceed/>` are refused without a word, even white space."""
+        """R6: bytes behind `<proceed/>`, even white space, end the stream without an error."""
         for more in (" ", "<x/>"):
             engine = InitiatingStream(FEDERATION)
             self._play(engine, lambda data: [data], ASKED)
@@ -159,21 +159,21 @@ class TLSTests(InitiatingCase):
         self.told(*ORDERED, Do("fail", NOT_PROVEN), Says(End(Cause.NOT_PROVEN)))
 
     def test_failure(self) -> None:
-        """R7: `<failure/>` is the end."""
+        """R7: `<failure/>` ends the stream."""
         self.told(*ASKED, In(TLS_FAILURE + CLOSE), Out(CLOSE), Says(End(Cause.TLS_FAILED, "them")))
 
     def test_judged(self) -> None:
-        """R12: the other side is judged before anything is sent to it; refused, it is told why (R15)."""
+        """R12: the other side is judged before anything is sent to it. If it is refused, it gets the reason (R15)."""
         end = [Out(ASK + error("policy-violation", "who are you?")), Says(End(Cause.NOT_PROVEN, condition="policy-violation"))]
         self.told(*JUDGING, Do("judged", Permission(refusal=NOT_PROVEN)), *end)
 
     def test_bytes_before_the_judgement(self) -> None:
-        """What comes before we said anything is kept."""
+        """Bytes that arrive before our header are kept."""
         given = answered("r2", ERRORS_FEATURE)
         self.told(*JUDGING, given, Do("judged", Permission()), Out(ASK + asking("r2").data))
 
     def test_direct_tls(self) -> None:
-        """R36: with direct TLS the stream begins behind the handshake."""
+        """R36: with direct TLS the stream begins after the handshake."""
         options = replace(FEDERATION, direct_tls=True)
         self.told(
             Do("begin"), Do("tls_established"), Says(JudgementNeeded(PEER, OURS, True)), Do("judged", Permission()), Out(ASK),
@@ -181,21 +181,21 @@ class TLSTests(InitiatingCase):
         )
 
     def test_not_begun(self) -> None:
-        """Before it began a stream ends without a word."""
+        """A stream that ends before it began sends nothing."""
         self.told(Do("close", Ending(Cause.SHUTDOWN)), Says(End(Cause.SHUTDOWN)))
         self.told(Do("fail", NOT_PROVEN), Says(End(Cause.NOT_PROVEN)))
 
 
 class HeaderTests(InitiatingCase):
-    """R8, R14: the answering headers."""
+    """R8, R14: tests of the answering headers."""
 
     def test_version(self) -> None:
-        """R14: versions other than 1.x are not ours."""
+        """R14: versions other than 1.x are refused."""
         text = "the stream header has version 2.0; only version 1.0 is supported"
         self.refused(BEGUN, header(id="r1", version="2.0"), "unsupported-version", text, Cause.PROTOCOL_ERROR)
 
     def test_stranger(self) -> None:
-        """An answer for another domain than was asked for, or to another one, is none; an error in it is told all the same."""
+        """An answer from another domain, or to another one, is refused. An error in it is reported all the same."""
         for from_, to, name in (
             ("other.example", "ours.example", "other.example"), ("peer.example", "other.example", "other.example"), ("a@b", None, "a@b"),
         ):
@@ -207,7 +207,7 @@ class HeaderTests(InitiatingCase):
             self.told(*BEGUN, In(f"{opened}<stream:error>{condition}</stream:error>"), Out(CLOSE), ended)
 
     def test_main_domain_instead(self) -> None:
-        """R14: Openfire answers behind TLS with its main domain; that passes where TLS has proven the domain asked for, and only there."""
+        """R14: Openfire answers behind TLS with its main domain. This is accepted only if TLS has proven the requested domain."""
         proven = [*JUDGING, Do("judged", Permission(proven=True)), Out(ASK)]
         answer = header(from_="main.example", to="ours.example", id="r2") + features(EXTERNAL_FEATURE)
         engine = self.told(*proven, In(answer), Out(AUTH))
@@ -223,28 +223,28 @@ class HeaderTests(InitiatingCase):
         self.refused(proven, answer, "invalid-from", text, Cause.INVALID_FROM)
 
     def test_nothing_proven_before_tls(self) -> None:
-        """R14: a permission counts only behind TLS; without TLS another domain in the answer is refused."""
+        """R14: a permission counts only behind TLS. Without TLS another domain in the answer is refused."""
         answer = header(from_="main.example", to="ours.example", id="r1") + features(STARTTLS)
         text = "the stream header names main.example, which was not asked for"
         self.refused(BEGUN, answer, "invalid-from", text, Cause.INVALID_FROM)
 
     def test_nameless(self) -> None:
-        """An answer without names is taken as the one that was asked for."""
+        """An answer without names counts as coming from the requested domain."""
         self.told(*BEGUN, In(header(id="r1") + features(STARTTLS)), Out(STARTTLS))
         self.told(*BEGUN, In(header(from_="PEER.example", id="r1") + features(STARTTLS)), Out(STARTTLS))
 
     def test_fault(self) -> None:
-        """R31: what is no stream is refused as such."""
+        """R31: bytes that are not a stream are refused with the matching error."""
         self.refused(BEGUN, "HTTP/1.1 400", "not-well-formed", "the stream does not begin with a tag", Cause.BAD_XML)
 
     def test_close(self) -> None:
-        """R16: a closing tag is answered, wherever it comes."""
+        """R16: a closing tag is answered in every phase."""
         for steps in ([*BEGUN, In(header(id="r1"))], ASKED, OPEN, PROVEN):
             self.told(*steps, In(CLOSE), Out(CLOSE), Says(End(Cause.CLOSED, "them")))
 
 
 class SASLTests(InitiatingCase):
-    """R24, R25: EXTERNAL, and what may follow."""
+    """R24, R25: tests of EXTERNAL and what may follow it."""
 
     def test_challenge(self) -> None:
         """RFC 6120 §6.4.3: a challenge is answered once."""
@@ -260,19 +260,19 @@ class SASLTests(InitiatingCase):
         self.told(*AUTHENTICATING, In(SUCCESS + "\n" + opened), Out(ASK), Says(PairProven(OUTBOUND, "EXTERNAL")))
 
     def test_failure(self) -> None:
-        """R25: behind a failure dialback follows on the same stream, where it is to be had."""
+        """R25: after a failure dialback follows on the same stream, if it is offered."""
         failed = In(sasl_failure("not-authorized", "no"))
         self.told(*AUTHENTICATING, failed, asking("r2"), VALID, Says(PairProven(OUTBOUND, "dialback")))
 
     def test_failure_then_close(self) -> None:
-        """R25: where the other side closes instead, the failure is the reason."""
+        """R25: if the other side closes instead, the failure is the cause."""
         failed = In(sasl_failure("not-authorized", "no"))
         end = Says(End(Cause.SASL_FAILED, "them", detail="EXTERNAL: not-authorized: no"))
         self.told(*AUTHENTICATING, failed, asking("r2"), In(CLOSE), Out(CLOSE), end)
         self.told(*AUTHENTICATING, In(CLOSE), Out(CLOSE), Says(End(Cause.SASL_FAILED, "them")))
 
     def test_nothing_left(self) -> None:
-        """R25: without dialback a failure is the end; so is nothing to begin with."""
+        """R25: without dialback a failure ends the stream. So does the absence of any mechanism."""
         bare = [*SECURED, In((HEAD + ">").replace(" xmlns:db='jabber:server:dialback'", " from='peer.example' id='r2' version='1.0'"))]
         failed = Ending(Cause.SASL_FAILED, "EXTERNAL: not-authorized: no", "them")
         self.told(
@@ -285,30 +285,30 @@ class SASLTests(InitiatingCase):
         self.told(*bare, In(features(ERRORS_FEATURE)), asking("r2"))
 
     def test_features_are_forgotten(self) -> None:
-        """R8: what was offered before TLS is not offered behind it."""
+        """R8: a feature offered before TLS does not count behind it."""
         steps = [*BEGUN, answered("r1", STARTTLS, ERRORS_FEATURE), Out(STARTTLS), *SECURED[4:]]
         none = Ending(Cause.NO_COMMON_METHOD, "the other side offers neither a usable mechanism nor dialback")
         given = In((HEAD + " id='r2'>").replace(" xmlns:db='jabber:server:dialback'", ""))
         self.told(*steps, given, Out(CLOSE), Says(PairRefused(OUTBOUND, none), End(Cause.NO_COMMON_METHOD)))
 
     def test_no_certificate(self) -> None:
-        """R24: without a certificate of ours EXTERNAL is not tried."""
+        """R24: without a certificate of our own EXTERNAL is not tried."""
         self.told(*SECURED, answered("r2", EXTERNAL_FEATURE, ERRORS_FEATURE), asking("r2"), options=BARE)
 
 
 class DialbackTests(InitiatingCase):
-    """R27, R28: pairs by dialback."""
+    """R27, R28: tests of pairs proven by dialback."""
 
     def test_valid(self) -> None:
-        """R28: a valid pair may be sent, and nothing begins anew."""
+        """R28: a valid pair may be sent, and the stream does not restart."""
         self.assertEqual(self.told(*PROVEN).proven, {OUTBOUND: "dialback"})
 
     def test_by_the_header(self) -> None:
-        """XEP-0220 §2.4.1: dialback is offered by the header's namespace too."""
+        """XEP-0220 §2.4.1: the header's namespace also offers dialback."""
         self.told(*SECURED, answered("r2"), asking("r2"))
 
     def test_invalid(self) -> None:
-        """R28: where nothing else is on it, a refused pair is the end of the stream."""
+        """R28: the refusal of the only pair ends the stream."""
         for inside, type, cause, detail in (
             ("", "invalid", Cause.DIALBACK_INVALID, "the key was found invalid"),
             (dialback_error("item-not-found", "no"), "error", Cause.HOST_UNKNOWN, "item-not-found: no"),
@@ -319,7 +319,7 @@ class DialbackTests(InitiatingCase):
             self.told(*DIALBACK, given, Out(CLOSE), Says(PairRefused(OUTBOUND, ending), End(cause, "them", detail=detail)))
 
     def test_more_pairs(self) -> None:
-        """R28: further pairs on the same stream stand for themselves."""
+        """R28: further pairs on the same stream do not affect each other."""
         pair, third = Pair(ROOMS, PEER), Pair(OTHER, PEER)
         valid = In(result("peer.example", "rooms.ours.example", type="valid"))
         self.told(*OPEN, Do("authorize", pair), asking("r3", pair), valid, Says(PairProven(pair, "dialback")))
@@ -332,7 +332,7 @@ class DialbackTests(InitiatingCase):
         ])
 
     def test_extensible(self) -> None:
-        """XEP-0220 §2.4: whoever offers dialback can be asked for more pairs: by a feature, before 1.0 by the header's namespace."""
+        """XEP-0220 §2.4: a server that offers dialback accepts more pairs. It offers it by a feature, or before 1.0 by the header's namespace."""
         self.assertTrue(self.told(*OPEN).extensible)
         self.assertTrue(self.told(*PROVEN).extensible)
         opened = [*SUCCEEDED, answered("r3"), Says(PairProven(OUTBOUND, "EXTERNAL"))]
@@ -347,12 +347,12 @@ class DialbackTests(InitiatingCase):
         self.assertFalse(leaving.extensible)
 
     def test_asked_again(self) -> None:
-        """A pair that is proven or asked for is not asked for again."""
+        """A pair that is proven or already requested is not requested again."""
         self.told(*OPEN, Do("authorize", OUTBOUND))
         self.told(*DIALBACK, Do("authorize", OUTBOUND), VALID, Says(PairProven(OUTBOUND, "dialback")))
 
     def test_unsolicited(self) -> None:
-        """R27: an answer counts only where it was asked for, on this stream, and once."""
+        """R27: an answer counts only if it was requested, on this stream, and only once."""
         text = "<db:result/> answers a request that was not made on this stream"
         for steps in (DIALBACK, OPEN, PROVEN):
             given = result("peer.example", "rooms.ours.example", type="valid")
@@ -362,12 +362,12 @@ class DialbackTests(InitiatingCase):
         self.refused(DIALBACK, result("other.example", "ours.example", type="valid"), "invalid-from", text, Cause.INVALID_FROM)
 
     def test_request(self) -> None:
-        """The other side asks nothing on a stream of ours."""
+        """The other side must not send requests on a stream of ours."""
         text = "<db:result/> with a `type` that is neither valid, invalid nor error"
         self.refused(OPEN, result("peer.example", "ours.example", "key"), "bad-format", text, Cause.BAD_XML)
 
     def test_no_id(self) -> None:
-        """A key needs the stream's id."""
+        """Without a stream id no key can be made."""
         ending = Ending(Cause.PROTOCOL_ERROR, "the other side's stream header has no id, which a dialback key needs", "them")
         for id in (None, ""):
             given = answered(id, ERRORS_FEATURE)
@@ -377,12 +377,12 @@ class DialbackTests(InitiatingCase):
         self.told(*steps, Do("authorize", pair), Says(PairRefused(pair, ending)))
 
     def test_closed_unanswered(self) -> None:
-        """XEP-0220 §2.1.1: a stream that is closed instead of an answer is an error of dialback."""
+        """XEP-0220 §2.1.1: if the stream is closed instead of an answer, that is a dialback error."""
         self.told(*DIALBACK, In(CLOSE), Out(CLOSE), Says(End(Cause.DIALBACK_ERROR, "them")))
         self.told(*OPEN, Do("authorize", Pair(ROOMS, PEER)), asking("r3", Pair(ROOMS, PEER)), In(CLOSE), Out(CLOSE), Says(End(Cause.CLOSED, "them")))
 
     def test_without_tls(self) -> None:
-        """R28: where policy lets it be, dialback goes on without TLS, the other side being judged as unsecured."""
+        """R28: if the policy permits, dialback is done without TLS. The other side is then judged as unsecured."""
         judging = [Says(JudgementNeeded(PEER, OURS, False)), Do("judged", Permission())]
         for options, rows in ((OPTIONAL, (ERRORS_FEATURE,)), (NEVER, (STARTTLS, EMPTY_MECHANISMS))):
             self.told(*BEGUN, answered("r1", *rows), *judging, asking("r1"), options=options)
@@ -397,7 +397,7 @@ class DialbackTests(InitiatingCase):
         self.told(*BEGUN, answered("r1", EXTERNAL_FEATURE), *judging, asking("r1"), options=OPTIONAL)
 
     def test_pre_1_0(self) -> None:
-        """R1: jabberd2's answer without version: straight to dialback, before TLS and behind it."""
+        """R1: after jabberd2's answer without a version dialback follows at once, before TLS and behind it."""
         given = In(HEAD + " id='r1'>")
         judging = [Says(JudgementNeeded(PEER, OURS, False)), Do("judged", Permission())]
         self.told(*BEGUN, given, *judging, asking("r1"), VALID, Says(PairProven(OUTBOUND, "dialback")), options=OPTIONAL)
@@ -407,36 +407,36 @@ class DialbackTests(InitiatingCase):
 
 
 class VerifyTests(InitiatingCase):
-    """R27, R28: asking the authoritative server."""
+    """R27, R28: tests of requests to the authoritative server."""
 
     asked = Do("verify", OUTBOUND.inverse, "s7", "key")
     written = Out(verify("ours.example", "peer.example", "s7", "key"))
 
     def test_verify(self) -> None:
-        """R28: behind TLS, without SASL; the answer is told with the pair and the stream it is about."""
+        """R28: a key is verified behind TLS, without SASL. The answer is reported with its pair and stream."""
         for type, ending in (("valid", None), ("invalid", Ending(Cause.DIALBACK_INVALID, "the key was found invalid", "them"))):
             outcome = DialbackOutcome(type, ending)  # type: ignore[arg-type]
             given = In(verify("peer.example", "ours.example", "s7", type=type))
             self.told(*READY, self.asked, self.written, given, Says(Verified(OUTBOUND.inverse, "s7", outcome)), options=VERIFYING)
 
     def test_error(self) -> None:
-        """R28: an error is told as such."""
+        """R28: an error is reported as an error."""
         given = In(verify("peer.example", "ours.example", "s7", dialback_error("not-acceptable", "hm"), "error"))
         outcome = DialbackOutcome("error", Ending(Cause.DIALBACK_ERROR, "not-acceptable: hm", "them"))
         self.told(*READY, self.asked, self.written, given, Says(Verified(OUTBOUND.inverse, "s7", outcome)), options=VERIFYING)
 
     def test_on_a_stream_for_stanzas(self) -> None:
-        """XEP-0220 §2.1.2: an open stream may be used."""
+        """XEP-0220 §2.1.2: an open stream for stanzas may be used."""
         given = In(verify("peer.example", "ours.example", "s7", type="valid"))
         self.told(*OPEN, self.asked, self.written, given, Says(Verified(OUTBOUND.inverse, "s7", DialbackOutcome("valid"))))
 
     def test_without_tls(self) -> None:
-        """R28: without TLS where policy lets it be."""
+        """R28: a key is verified without TLS if the policy permits."""
         judging = [Says(JudgementNeeded(PEER, OURS, False, verifying=True)), Do("judged", Permission()), Says(VerifyReady())]
         self.told(*BEGUN, answered("r1", ERRORS_FEATURE), *judging, self.asked, self.written, options=replace(VERIFYING, tls="optional"))
 
     def test_unsolicited(self) -> None:
-        """R27: an answer that matches no request in from, to and id is refused, and a second one too."""
+        """R27: an answer that does not match a request in from, to and id is refused, and so is a second one."""
         text = "<db:verify/> answers a request that was not made on this stream"
         steps = [*READY, self.asked, self.written]
         for from_, to, id in (
@@ -478,7 +478,7 @@ INPUTS = {
     "unknown": "<x xmlns='y'/>",
     "stanza": message(),
 }
-#: what each phase knows; everything else is refused
+#: : the inputs that each phase accepts; all others are refused
 KNOWN = {
     "AwaitFeatures": {"features"},
     "AwaitProceed": {"proceed", "tls failure"},
@@ -490,10 +490,10 @@ KNOWN = {
 
 
 class RefusalTests(InitiatingCase):
-    """Habit 6: what a phase does not know it refuses."""
+    """Each phase refuses the inputs that it does not accept."""
 
     def test_every_pair(self) -> None:
-        """R29, R30: each input in each phase that does not know it ends the stream with the same answer."""
+        """R29, R30: each input that a phase does not accept ends the stream with the same answer."""
         for phase, (steps, options) in PHASES.items():
             for name, given in INPUTS.items():
                 engine = InitiatingStream(options)
@@ -508,7 +508,7 @@ class RefusalTests(InitiatingCase):
                 self.assertIn(f"<stream:error><{condition} ".encode(), engine.data_to_send())
 
     def test_unasked(self) -> None:
-        """The shell's own mistakes: orders and answers that a phase does not know."""
+        """Calls of the shell that a phase does not accept raise `LocalFault`."""
         allowed = {"Idle": {"begin"}, "Handshaking": {"tls_established"}, "Judging": {"judged"}, "Ready": {"authorize", "verify"}}
         phases = {**PHASES, "Idle": ([], FEDERATION), "Handshaking": (ORDERED, FEDERATION), "Judging": (JUDGING, FEDERATION), "AwaitHeader": (BEGUN, FEDERATION)}
         for phase, (steps, options) in phases.items():
@@ -522,7 +522,7 @@ class RefusalTests(InitiatingCase):
                     self.assertRaises(LocalFault, getattr(engine, method), *arguments)
 
     def test_after_the_end(self) -> None:
-        """What comes behind the end is nobody's, from either side."""
+        """After the end nothing more has an effect, from either side."""
         engine = self.told(*OPEN, In(CLOSE + "<x/>"), Out(CLOSE), Says(End(Cause.CLOSED, "them")), In("<y/>"))
         for late in (
             engine.begin(), engine.judged(Permission()), engine.authorize(Pair(ROOMS, PEER)), engine.verify(OUTBOUND, "s", "k"),
@@ -532,17 +532,17 @@ class RefusalTests(InitiatingCase):
         self.assertEqual(engine.data_to_send(), b"")
 
     def test_international(self) -> None:
-        """R18: our headers have U-labels, whatever we were told."""
+        """R18: our headers have U-labels, however the domain was given."""
         options = replace(FEDERATION, peer=Domain.parse("xn--bcher-kva.example"))
         self.told(Do("begin"), Out(header(from_="ours.example", to="bücher.example")), options=options)
 
     def test_two_readings(self) -> None:
-        """R18: a domain whose U-labels servers read in two ways has A-labels in our headers."""
+        """R18: a domain whose U-labels servers read in two ways is written with A-labels in our headers."""
         options = replace(FEDERATION, peer=Domain.parse("xn--fa-hia.example"))
         self.told(Do("begin"), Out(header(from_="ours.example", to="xn--fa-hia.example")), options=options)
 
 
-#: What servers answered to a header of cap.example, byte by byte, on 20 November 2026 (Debian 12): before TLS, behind it with a
+#: : The answers of servers to a header of cap.example, byte by byte, on 20 November 2026 (Debian 12): before TLS, behind it with a
 #: certificate that they could use, and without one (Prosody then with `s2s_secure_auth = false`).
 CAPTURED = {
     "Prosody 0.12.3": (
@@ -563,7 +563,7 @@ CAPTURED = {
 
 
 class PresumedLimitTests(SynchronousTestCase):
-    """R32: what a server accepts that announces nothing."""
+    """R32: tests of the stanza size that a server without an announced limit accepts."""
 
     def limits(self, *texts: str) -> PeerLimits:
         stream = InitiatingStream(InitiatingOptions(local=OURS, peer=PEER, keys=DialbackKeys(b"x"), tls="optional"))
@@ -576,7 +576,7 @@ class PresumedLimitTests(SynchronousTestCase):
         return self.limits(*texts).presumed
 
     def test_captured(self) -> None:
-        """The servers themselves: jabberd2 is known by what it says, and nobody else is taken for it."""
+        """jabberd2 is recognised from its own answers, and no other server is taken for it."""
         for name, captures in CAPTURED.items():
             jabberd2 = name.startswith("jabberd2")
             for capture in captures:
@@ -584,7 +584,7 @@ class PresumedLimitTests(SynchronousTestCase):
                 self.assertEqual((JABBERD2_BYTES, is_fit) if jabberd2 else (None, None), (limits.presumed, limits.holds), name)
 
     def test_jabberd2(self) -> None:
-        """jabberd2 answers without a version, or offers dialback as required; Prosody and ejabberd offer it with errors, or bare."""
+        """jabberd2 answers without a version, or offers dialback as required. Prosody and ejabberd offer it with errors, or empty."""
         required, errors, bare = (f"<dialback xmlns='urn:xmpp:features:dialback'>{each}</dialback>" for each in ("<required/>", "<errors/>", ""))
         answer = header(from_=PEER.text, to=OURS.text, id="1")
         self.assertEqual(JABBERD2_BYTES, self.limit(header(version=None, id="1")))

@@ -1,4 +1,4 @@
-"""The stream with jabberd2's router: what it says, what we say, and what it carries."""
+"""Tests of the stream with jabberd2's router: both sides' elements, and the stanzas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ANSWER = HEAD + " id='1'>"
 FEATURES = "<stream:features xmlns:stream='http://etherx.jabber.org/streams'>{}</stream:features>"
 OFFER = FEATURES.format(f"<mechanisms {SASL}><mechanism>DIGEST-MD5</mechanism></mechanisms>")
 CHALLENGE = b'realm="jabberd-router", nonce="bb963H52Dqlm0sfj40OEnA==", qop="auth", charset=utf-8, algorithm=md5-sess'
-#: what jabberd2 2.7.0 answered to user "jabberd", secret "secret", nonce "abcdef" at 127.0.0.1
+#: : the answer of jabberd2 2.7.0 to user "jabberd", secret "secret", nonce "abcdef" at 127.0.0.1
 PROOF = b"rspauth=ce348ce2bf2a9842e29d9b59384af284"
 RESPONSE = "d62735237e3ea3ed7cac5d36fd43b92a"
 BOUND = f"<bind {COMPONENT}><default></default></bind>"
@@ -58,10 +58,10 @@ class ComponentTestCase(SynchronousTestCase):
 
 
 class BindingTests(ComponentTestCase):
-    """Until we are the default route."""
+    """Tests of the time until we are the default route."""
 
     def test_conversation(self) -> None:
-        """As it went with jabberd2 2.7.0: no default namespace, both sides know the secret, then the default route."""
+        """The conversation is the one recorded with jabberd2 2.7.0: no default namespace, proof of the secret on both sides, then the default route."""
         self.stream.begin()
         self.assertEqual(HEAD + ">", self.stream.data_to_send().decode())
         self.assertEqual(f"<auth {SASL} mechanism='DIGEST-MD5'/>", self.hear(ANSWER, OFFER))
@@ -75,14 +75,14 @@ class BindingTests(ComponentTestCase):
         self.assertTrue(self.stream.hears)
 
     def test_early_proof(self) -> None:
-        """The proof may come as a challenge of its own; byte by byte all is the same."""
+        """The proof may come as a separate challenge. The result is the same byte by byte."""
         self.stream.begin()
         self.hear(ANSWER, OFFER, encoded("challenge", CHALLENGE))
         self.assertEqual(f"<response {SASL}/>", self.hear(encoded("challenge", PROOF)))
         self.assertEqual(HEAD + ">", self.hear(f"<success {SASL}/>", bytewise=True))
 
     def test_refusals(self) -> None:
-        """Each way in which it comes to nothing is told in words for the operator."""
+        """Each failure is explained in words for the operator."""
         proven = [ANSWER, OFFER, encoded("challenge", CHALLENGE), encoded("success", PROOF), ANSWER, FEATURES.format("")]
         for texts, cause, words in (
             ([ANSWER, FEATURES.format("")], Cause.NO_COMMON_METHOD, "DIGEST-MD5"),
@@ -100,7 +100,7 @@ class BindingTests(ComponentTestCase):
             self.assertIn(words, self.ending().detail)
 
     def test_unexpected(self) -> None:
-        """Anything out of turn ends the stream."""
+        """Any element out of order ends the stream."""
         for text in (encoded("challenge", b"x"), encoded("success", b"x"), f"<failure {SASL}/>", BOUND, f"<unbind {COMPONENT}/>",
                      f"<presence {COMPONENT} from='x'/>", "<x xmlns='urn:x'/>", route(IQ)):
             self.setUp()
@@ -114,7 +114,7 @@ class BindingTests(ComponentTestCase):
         self.assertEqual([], self.stream.unbind())
 
     def test_our_own_mistakes(self) -> None:
-        """A stream begins once; before it does nothing is said."""
+        """A stream begins once. Before that nothing is sent."""
         self.assertEqual([Ended(Ending(Cause.SHUTDOWN))], self.stream.close(Ending(Cause.SHUTDOWN)))
         self.assertEqual(b"", self.stream.data_to_send())
         self.setUp()
@@ -122,17 +122,17 @@ class BindingTests(ComponentTestCase):
         self.assertRaises(LocalFault, self.stream.begin)
 
     def test_no_stream(self) -> None:
-        """Something that is no stream is told so inside one."""
+        """If the other side does not send a stream, the error is sent inside one."""
         self.stream.begin()
         self.hear("<html>")
         self.assertEqual(Cause.PROTOCOL_ERROR, self.ending().cause)
 
 
 class UnopenedTests(ComponentTestCase):
-    """What happens before our header is out."""
+    """Tests of the time before our header is sent."""
 
     def test_ends_without_a_word(self) -> None:
-        """R15: a stream that has not begun is ended in silence; the header that an error would need is the one of every beginning."""
+        """R15: a stream that has not begun ends without an error: its header is the one that every stream begins with."""
         self.events += self.stream.fail(Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.NOT_ALLOWED)))
         self.assertEqual("", self.hear())
         self.assertEqual([Ended(Ending(Cause.NOT_ALLOWED))], self.events)
@@ -143,7 +143,7 @@ class UnopenedTests(ComponentTestCase):
 
 
 class CarryingTests(ComponentTestCase):
-    """As the default route."""
+    """Tests of stanzas on the default route."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -153,7 +153,7 @@ class CarryingTests(ComponentTestCase):
         return [(str(each.pair), [stanza.data.decode() for stanza in each.stanzas]) for each in self.events if isinstance(each, StanzasReceived)]
 
     def test_stanzas(self) -> None:
-        """A run of one pair is one event; each is a jabber:server stanza, byte by byte the same."""
+        """A run of one pair is one event. Each stanza has the namespace jabber:server and is otherwise unchanged, byte by byte."""
         expected = "<iq type='get' id='1' from='a@in.example/x' to='b@out.example'><q xmlns='urn:q'/></iq>"
         self.hear(route(IQ) + route(IQ) + route(IQ.replace("b@out", "c@other")))
         self.assertEqual([("in.example -> out.example", [expected] * 2), ("in.example -> other.example", [expected.replace("b@out", "c@other")])], self.runs())
@@ -164,7 +164,7 @@ class CarryingTests(ComponentTestCase):
         self.assertEqual([("in.example -> out.example", [expected])], self.runs())
 
     def test_passed_over(self) -> None:
-        """What is told to all, copied to a log, for ourselves, no stanza, or not known goes no further; as with jabberd2's s2s."""
+        """Broadcasts, log copies, messages for ourselves, non-stanzas and unknown elements are not forwarded, as in jabberd2's s2s."""
         self.hear(
             route(IQ, more=" type='broadcast'"), route(IQ, more=" type='log'"), route(IQ, to="s2s"), route("<session xmlns='urn:s'/>"),
             route(""), route("<ping xmlns='urn:xmpp:ping'/>", to="s2s"), f"<throttle {COMPONENT}/>", f"<presence {COMPONENT}/>", " ",
@@ -172,17 +172,17 @@ class CarryingTests(ComponentTestCase):
         self.assertEqual([], self.events)
 
     def test_returned(self) -> None:
-        """One of ours that comes back comes with its number; so does one without valid addresses, with none."""
+        """A stanza of ours that comes back has its number. One without valid addresses has none."""
         self.hear(route(IQ, more=" error='404'"), route(IQ.replace("b@out.example", "@@")))
         self.assertEqual(["404", None], [each.error for each in self.events if isinstance(each, Routed)])
 
     def test_announcements(self) -> None:
-        """The components that serve a domain, and that stop serving it."""
+        """The components that begin or cease to serve a domain are reported."""
         self.hear(f"<presence {COMPONENT} from='in.example'/><presence {COMPONENT} from='in.example' type='unavailable'/>")
         self.assertEqual([Announced("in.example", True), Announced("in.example", False)], self.events)
 
     def test_unbound(self) -> None:
-        """Asked once; what comes before the answer is still for us."""
+        """The route is requested once. Elements that arrive before the answer are still processed."""
         self.stream.unbind()
         self.stream.unbind()
         self.assertEqual(f"<unbind {COMPONENT} name='s2s'/>", self.stream.data_to_send().decode())
@@ -191,14 +191,14 @@ class CarryingTests(ComponentTestCase):
         self.assertEqual(Bound(False), self.events[-1])
 
     def test_the_end(self) -> None:
-        """Their closing tag, and their error."""
+        """The router's closing tag and its error end the stream."""
         self.hear("</stream:stream>")
         self.assertEqual((Cause.CLOSED, "them"), (self.ending().cause, self.ending().by))
         self.assertEqual([], self.stream.handled(1))
         self.stream.rest()
 
     def test_wrapped(self) -> None:
-        """R29: a route has the domain of the lane, whatever the stanza says; what is in it stays in it."""
+        """R29: a route has the domains of the pair, whatever the stanza says. The content of a stanza stays inside it."""
         data = wrapped(Domain.parse("in.example"), [b"<message to='x@y'><body>&lt;/route></body></message>"])
         self.assertEqual(
             f"<route {COMPONENT} to='in.example' from='s2s'><message xmlns='jabber:client' to='x@y'><body>&lt;/route></body></message></route>", data.decode(),

@@ -1,4 +1,4 @@
-"""R35: stream management (XEP-0198) in both roles."""
+"""R35: tests of stream management (XEP-0198) in both roles."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def failed(condition: str) -> str:
 
 
 def too_high(h: int, sent: int) -> str:
-    """The stream error that answers an impossible `h` (§4)."""
+    """Return the stream error that answers an impossible `h` (§4)."""
     text = f"h is {h}, but {sent} stanzas were sent"
     said = f"<handled-count-too-high {SM} h='{h}' send-count='{sent}'/>"
     return error("undefined-condition", text).replace("</stream:error>", f"{said}</stream:error>")
@@ -83,7 +83,7 @@ ONE, TWO, THREE = (message(body=body) for body in ("one", "two", "three"))
 
 
 class ReceivingManagementTests(TranscriptCase):
-    """R35: what comes is acknowledged."""
+    """R35: tests of the acknowledgement of received stanzas."""
 
     def told(self, *steps: Step) -> ReceivingStream:
         engine = self.play(receiving.stream, *steps)
@@ -91,7 +91,7 @@ class ReceivingManagementTests(TranscriptCase):
         return engine
 
     def test_acknowledged(self) -> None:
-        """R35: `<r/>` is answered at once with what is handled by then; what is all handled is acknowledged unasked."""
+        """R35: `<r/>` is answered at once with the number handled by then. Once everything is handled, that is acknowledged without a request."""
         engine = self.told(
             *MANAGED, In(ONE + TWO + ASK), Out(ack(0)), Says(Stanzas(PAIR, (ONE, TWO))), Do("handled", 1), Out(""), In(ASK),
             Out(ack(1)), Do("handled", 1), Out(ack(2)), In(THREE), Says(Stanzas(PAIR, (THREE,))), Do("handled", 1), Out(ack(3)),
@@ -100,7 +100,7 @@ class ReceivingManagementTests(TranscriptCase):
         self.assertTrue(engine.managed)
 
     def test_before_the_closing_tag(self) -> None:
-        """R16, R35: what came together with their closing tag is acknowledged before ours, which waits for that."""
+        """R16, R35: stanzas received with the peer's closing tag are acknowledged before our own closing tag, which waits for that."""
         theirs = Ending(Cause.CLOSED, by="them")
         self.told(*MANAGED, In(CLOSE), Out(CLOSE), Says(End(Cause.CLOSED, by="them")))
         came: list[Step] = [*MANAGED, In(ONE + TWO + CLOSE), Says(Stanzas(PAIR, (ONE, TWO)), ClosingTagDue(theirs)), Do("handled", 1), Out("")]
@@ -112,7 +112,7 @@ class ReceivingManagementTests(TranscriptCase):
         self.assertIsNone(engine.broken_off())
 
     def test_before_any_closing_tag(self) -> None:
-        """R35: whoever closes, and however, has said what it has."""
+        """R35: whichever side closes, and however, the last count is sent first."""
         came: list[Step] = [*MANAGED, In(ONE + TWO), Says(Stanzas(PAIR, (ONE, TWO))), Do("handled", 1), Out("")]
         self.told(*came, Do("close", Ending(Cause.IDLE)), Out(ack(1) + CLOSE), Says(End(Cause.IDLE)))
         text = error("not-well-formed", "mismatched tag")
@@ -120,7 +120,7 @@ class ReceivingManagementTests(TranscriptCase):
         self.told(*came, Do("fail", refusal), Out(ack(1) + text), Says(End(Cause.BAD_XML, condition="not-well-formed")))
 
     def test_unheard(self) -> None:
-        """R35: what is handled when the transport is gone is told to nobody: the other side sends it again, elsewhere."""
+        """R35: stanzas handled after the transport is gone are not acknowledged: the other side sends them again elsewhere."""
         engine = self.told(*MANAGED, In(ONE + TWO), Says(Stanzas(PAIR, (ONE, TWO))), Do("handled", 1), In(ASK), Out(ack(1)))
         engine.unheard = True
         engine.handled(1)
@@ -129,14 +129,14 @@ class ReceivingManagementTests(TranscriptCase):
         self.assertEqual((engine.acknowledged_to_peer, engine.counters.handled, engine.data_to_send()), (1, 2, b""))
 
     def test_counts_from_enable_on(self) -> None:
-        """R35: what came before `<enable/>` is not counted, even in the same segment."""
+        """R35: stanzas before `<enable/>` are not counted, even in the same segment."""
         self.told(
             *OPEN, In(ONE + ENABLE + TWO), Out(ENABLED), Says(Stanzas(PAIR, (ONE,)), ManagementEnabled(), Stanzas(PAIR, (TWO,))),
             Do("handled", 1), Out(ack(1)),
         )
 
     def test_not_before_authentication(self) -> None:
-        """R35: offered beside dialback, for no features come again after it; it is given to proven pairs only, once."""
+        """R35: management is offered beside dialback, because no features follow it. It is enabled only for proven pairs, once."""
         self.told(
             *receiving.judged(BY_KEY, ERRORS_FEATURE, LIMITS_FEATURE, SM_FEATURE),
             In(ENABLE), Out(failed("unexpected-request")), In(result("peer.example", "ours.example", "k")),
@@ -146,7 +146,7 @@ class ReceivingManagementTests(TranscriptCase):
         )
 
     def test_unoffered(self) -> None:
-        """R35: enabled only where it was advertised, and nothing is acknowledged without."""
+        """R35: management is enabled only if it was advertised. Without it nothing is acknowledged."""
         engine = self.told(*receiving.OPEN, In(ENABLE), Out(failed("service-unavailable")))
         self.assertFalse(engine.managed)
         for given, name in ((ASK, "r"), (ack(0), "a")):
@@ -155,7 +155,7 @@ class ReceivingManagementTests(TranscriptCase):
             self.told(*receiving.OPEN, In(given), Out(error("unsupported-stanza-type", text)), Says(end))
 
     def test_resume(self) -> None:
-        """R35: no stream is resumed; who asks for it is told so, and may ask to begin anew (XEP-0198 §5)."""
+        """R35: no stream is resumed here. A request for it is refused and may be followed by `<enable/>` (XEP-0198 §5)."""
         resume = f"<resume {SM} h='0' previd='x'/>"
         self.told(
             *OPEN, In(resume), Out(failed("feature-not-implemented")), In(ENABLE), Out(ENABLED), Says(ManagementEnabled()),
@@ -167,7 +167,7 @@ class ReceivingManagementTests(TranscriptCase):
         )
 
     def test_offered_after_authentication(self) -> None:
-        """R35: where SASL is the only way, `<sm/>` comes behind it; `<enable/>` before is refused as anything is."""
+        """R35: if SASL is the only mechanism, `<sm/>` follows it. An earlier `<enable/>` is refused."""
         text = f"<enable xmlns='{MANAGEMENT}'/> is not expected here"
         self.told(
             *receiving.SECURED, Do("judged", EXTERNAL_ONLY), Out(features(EXTERNAL_FEATURE, LIMITS_FEATURE)),
@@ -179,14 +179,14 @@ class ReceivingManagementTests(TranscriptCase):
         )
 
     def test_theirs(self) -> None:
-        """R35: nothing was sent to the initiating side, so no `h` but 0 is possible."""
+        """R35: nothing was sent to the initiating side, so the only possible `h` is 0."""
         self.told(*MANAGED, In(ack(0)))
         self.told(
             *MANAGED, In(ack(1)), Out(too_high(1, 0)), Says(End(Cause.PROTOCOL_ERROR, condition="undefined-condition")),
         )
 
     def test_no_count(self) -> None:
-        """R35: an `h` that is no number of 32 bits is bad format."""
+        """R35: an `h` that is not a 32-bit number is a bad format."""
         for h in ("", "x", "-1", "²", "4294967296", "00000000001"):
             self.told(
                 *MANAGED, In(ack(h)), Out(error("bad-format", "<a/> whose `h` is not a number")),
@@ -194,7 +194,7 @@ class ReceivingManagementTests(TranscriptCase):
             )
 
     def test_shell(self) -> None:
-        """The shell handles no more than came, and nothing on a stream without acknowledgements; late words mean nothing."""
+        """The shell cannot report more stanzas than were received, and none on a stream without acknowledgements. A late report has no effect."""
         engine = self.told(*MANAGED, In(ONE), Says(Stanzas(PAIR, (ONE,))))
         for number in (2, -1):
             with self.assertRaises(LocalFault):
@@ -214,7 +214,7 @@ SENT_EXTERNAL: list[Step] = [
 
 
 class InitiatingManagementTests(TranscriptCase):
-    """R35: what we send is acknowledged to us."""
+    """R35: tests of acknowledgements for the stanzas that we send."""
 
     def told(self, *steps: Step, options: InitiatingOptions = SENDING) -> InitiatingStream:
         engine = self.play(lambda: InitiatingStream(options), *steps)
@@ -222,7 +222,7 @@ class InitiatingManagementTests(TranscriptCase):
         return engine
 
     def test_acknowledged(self) -> None:
-        """R35: `<enable/>` right after the proof; the shell writes at once, and hears how many more have arrived."""
+        """R35: `<enable/>` follows the proof at once. The shell writes at once and is told how many more stanzas have arrived."""
         engine = self.told(
             *SENT_EXTERNAL, Do("sent", 4), In(ENABLED), In(ack(2)), Says(Acknowledged(2)), In(ack(2)), In(ack(3)),
             Says(Acknowledged(1)), In(ASK), Out(ack(0)),
@@ -230,7 +230,7 @@ class InitiatingManagementTests(TranscriptCase):
         self.assertEqual((engine.managed, engine.unacknowledged), (True, 1))
 
     def test_dialback(self) -> None:
-        """R35: behind dialback, by the features that came before it; a further pair does not ask again."""
+        """R35: `<enable/>` also follows dialback, by the features before it. A further pair does not request it again."""
         rooms = Pair(ROOMS, PEER)
         self.told(
             *initiating.SECURED, initiating.answered("r2", ERRORS_FEATURE, SM_FEATURE), initiating.asking("r2"), initiating.VALID,
@@ -240,21 +240,21 @@ class InitiatingManagementTests(TranscriptCase):
         )
 
     def test_not_asked(self) -> None:
-        """R35: neither where it is not wanted nor where it is not offered; `sent` means nothing then."""
+        """R35: management is not requested if it is off or not offered. The call `sent` has no effect then."""
         without: list[Step] = [*SENT_EXTERNAL[:-2], SENT_EXTERNAL[-1], Do("sent", 2)]
         self.assertFalse(self.told(*without, options=initiating.FEDERATION).managed)
         engine = self.told(*initiating.OPEN, Do("sent", 2))
         self.assertEqual((engine.managed, engine.unacknowledged), (False, 0))
 
     def test_refused(self) -> None:
-        """R35: refused, the stream goes on without."""
+        """R35: after a refusal the stream continues without management."""
         engine = self.told(
             *SENT_EXTERNAL, Do("sent", 1), In(failed("service-unavailable")), Says(ManagementRefused()), Do("sent", 1),
         )
         self.assertFalse(engine.managed)
 
     def test_too_high(self) -> None:
-        """R35: an `h` beyond what was sent, or one that goes back, is an error."""
+        """R35: an `h` beyond the number sent, or a decreasing one, is an error."""
         end = Says(End(Cause.PROTOCOL_ERROR, condition="undefined-condition"))
         self.told(*SENT_EXTERNAL, Do("sent", 1), In(ENABLED), In(ack(2)), Out(too_high(2, 1)), end)
         self.told(
@@ -262,7 +262,7 @@ class InitiatingManagementTests(TranscriptCase):
         )
 
     def test_unasked(self) -> None:
-        """An answer to what was not asked is refused; so is a second one."""
+        """An answer without a request is refused, and so is a second one."""
         end = Says(End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type"))
         for given, name in ((ENABLED, "enabled"), (failed("unexpected-request"), "failed"), (ack(0), "a"), (ASK, "r")):
             text = f"<{name} xmlns='{MANAGEMENT}'/> is not expected here"
@@ -272,7 +272,7 @@ class InitiatingManagementTests(TranscriptCase):
 
 
 class CounterTests(TranscriptCase):
-    """R35: counting."""
+    """R35: tests of the counters."""
 
     def test_modulus(self) -> None:
         """R35: `h` is counted modulo 2**32, both ways."""

@@ -1,4 +1,4 @@
-"""Mouth to ear: an initiating and a receiving engine wired together, over every way that policy leaves them."""
+"""Tests of an initiating and a receiving engine that are connected to each other, over every combination of policies."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ USES: tuple[TLSUse, ...] = ("required", "optional", "never")
 
 @dataclass
 class World:
-    """What both shells know: the policies, and whether keys are found valid."""
+    """The data of both shells: the policies, and whether keys are valid."""
 
     initiating: InitiatingOptions = field(default_factory=lambda: InitiatingOptions(local=PEER, peer=OURS, keys=KEYS))
     tls: TLSUse = "required"
@@ -92,7 +92,7 @@ class World:
 
 
 class Wire:
-    """Both engines and a shell for each; TLS is established when both have ordered it, and swallows nothing."""
+    """Both engines with a shell for each. TLS is established when both have ordered it, and loses nothing."""
 
     def __init__(self, world: World, cut: Cut) -> None:
         numbers = itertools.count(1)
@@ -113,7 +113,7 @@ class Wire:
         self.unanswered += [(role, event) for event in events]
 
     def run(self) -> Wire:
-        """Until nothing moves any more."""
+        """Exchange data until nothing more is sent."""
         while self.carry() or self.answer():
             pass
         return self
@@ -153,7 +153,7 @@ class Wire:
         return [event for event in self.told[role] if isinstance(event, kind)]
 
     def write(self, data: str) -> None:
-        """The initiating shell writes stanzas past its engine."""
+        """Write stanzas of the initiating shell past its engine."""
         for part in self.cut(data.encode()):
             self.do("receiving", self.receiving.receive(part))
 
@@ -167,7 +167,7 @@ def bytewise(data: bytes) -> list[bytes]:
 
 
 def halves() -> Iterator[Cut]:
-    """Cut once, at every byte of the longest exchange."""
+    """Return the exchanges that are cut once, at every byte of the longest one."""
     for place in range(1, 420):
         yield lambda data, place=place: [part for part in (data[:place], data[place:]) if part]  # type: ignore[misc]
 
@@ -176,14 +176,14 @@ CUTS: list[Cut] = [whole, bytewise, *halves()]
 
 
 class MouthToEarTests(SynchronousTestCase):
-    """Both engines understand each other."""
+    """Tests of a complete negotiation between both engines."""
 
     def every_way(self, world: World) -> Iterator[Wire]:
         for cut in CUTS:
             yield Wire(world, cut).run()
 
     def proven(self, world: World, method: Method) -> None:
-        """The pair is proven on both sides, by `method`, and stanzas pass."""
+        """Check that the pair is proven on both sides by `method`, and that stanzas pass."""
         for wire in self.every_way(world):
             for role in ("initiating", "receiving"):
                 self.assertEqual(wire.of(role, PairProven), [PairProven(PAIR, method)])
@@ -198,21 +198,21 @@ class MouthToEarTests(SynchronousTestCase):
         self.assertEqual(wire.of("receiving", Ended), [Ended(Ending(Cause.CLOSED, by="them"))])
 
     def test_external(self) -> None:
-        """R1–R8, R24, R25: STARTTLS and EXTERNAL."""
+        """R1–R8, R24, R25: STARTTLS and EXTERNAL prove the pair."""
         self.proven(World(), "EXTERNAL")
 
     def test_direct_tls(self) -> None:
-        """R11, R24: direct TLS and EXTERNAL."""
+        """R11, R24: direct TLS and EXTERNAL prove the pair."""
         options = InitiatingOptions(local=PEER, peer=OURS, keys=KEYS, direct_tls=True)
         self.proven(World(initiating=options, direct_tls=True), "EXTERNAL")
 
     def test_dialback(self) -> None:
-        """R28: STARTTLS and dialback, for want of a certificate on either side's view."""
+        """R28: STARTTLS and dialback prove the pair if either side lacks a certificate."""
         self.proven(World(permission=Permission(dialback=True)), "dialback")
         self.proven(World(initiating=InitiatingOptions(local=PEER, peer=OURS, keys=KEYS, external=False)), "dialback")
 
     def test_without_tls(self) -> None:
-        """R28: dialback without TLS, where both let it be."""
+        """R28: dialback without TLS proves the pair if both sides permit it."""
         never = InitiatingOptions(local=PEER, peer=OURS, keys=KEYS, tls="never")
         self.proven(World(initiating=never, tls="optional"), "dialback")
 
@@ -225,7 +225,7 @@ class MouthToEarTests(SynchronousTestCase):
         self.assertEqual(sum(len(event.stanzas) for event in wire.of("receiving", StanzasReceived)), 2)
 
     def test_dialback_refused(self) -> None:
-        """R28: invalid and error arrive as such."""
+        """R28: the results "invalid" and "error" are read as such."""
         invalid = DialbackOutcome("invalid", Ending(Cause.DIALBACK_INVALID))
         unreachable = DialbackOutcome("error", Ending(Cause.CONNECTION_TIMEOUT))
         for outcome, cause in ((invalid, Cause.DIALBACK_INVALID), (unreachable, Cause.DIALBACK_ERROR)):
@@ -237,7 +237,7 @@ class MouthToEarTests(SynchronousTestCase):
                 self.assertEqual(len(wire.of("receiving", Ended)), 1)
 
     def test_refusals(self) -> None:
-        """R2, R8, R12: a refusal of either side is read by the other."""
+        """R2, R8, R12: a refusal by either side is read by the other."""
         unresolved = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "no such domain", Ending(Cause.NO_SUCH_DOMAIN))
         for world, speaker, condition in (
             (World(resolved=unresolved), "receiving", "remote-connection-failed"),
@@ -251,7 +251,7 @@ class MouthToEarTests(SynchronousTestCase):
                     self.assertEqual(wire.of(role, PairProven), [])
 
     def test_more_pairs(self) -> None:
-        """R28, R29: further pairs by dialback on a stream that EXTERNAL opened; by the certificate, where no key would do."""
+        """R28, R29: further pairs are added by dialback to a stream that EXTERNAL opened, or by the certificate if a key is not sufficient."""
         for dialback, method in ((True, "dialback"), (False, "certificate")):
             self.more_pairs(World(permission=Permission(external=True, dialback=dialback)), method)
 
@@ -266,8 +266,8 @@ class MouthToEarTests(SynchronousTestCase):
             self.assertEqual(sum(len(event.stanzas) for event in wire.of("receiving", StanzasReceived)), 2)
 
     def test_verify(self) -> None:
-        """R27, R28: the authoritative side knows its keys: of its own domain, for that pair and that stream."""
-        asked = Pair(OURS, PEER)  # a key for stanzas from OURS came to PEER, who asks OURS
+        """R27, R28: the authoritative side confirms only keys of its own domain, for their pair and stream."""
+        asked = Pair(OURS, PEER)  # PEER received a key for stanzas from OURS, and asks OURS
         right = KEYS.key(PEER, OURS, "s1")
         for key, id, type in ((right, "s1", "valid"), (right, "s2", "invalid"), ("x", "s1", "invalid")):
             options = InitiatingOptions(local=PEER, peer=OURS, keys=KEYS, purpose="verify")
@@ -280,7 +280,7 @@ class MouthToEarTests(SynchronousTestCase):
                 self.do_close(wire)
 
     def test_every_policy(self) -> None:
-        """R3, R4, R24, R28: over the full product of both policies, both sides come to the same end, and it is the right one."""
+        """R3, R4, R24, R28: over the full product of both policies, both sides reach the same, expected result."""
         for mine, yours, (cert, external, dialback) in itertools.product(USES, USES, itertools.product((False, True), repeat=3)):
             options = InitiatingOptions(local=PEER, peer=OURS, keys=KEYS, tls=mine, external=cert)
             world = World(initiating=options, tls=yours, permission=Permission(external, dialback))
@@ -294,7 +294,7 @@ class MouthToEarTests(SynchronousTestCase):
 
 
 def outcome(mine: str, yours: str, cert: bool, external: bool, dialback: bool) -> str | None:
-    """The reference: by what the pair is proven."""
+    """Return the expected result: the method by which the pair is proven."""
     if {mine, yours} == {"required", "never"}:
         return None
     if external and cert and "never" not in (mine, yours):  # TLS
@@ -302,7 +302,7 @@ def outcome(mine: str, yours: str, cert: bool, external: bool, dialback: bool) -
     return "dialback" if dialback else None
 
 
-#: what a peer may say, in an order of its own
+#: : elements that a peer may send, in any order
 ASKED = header(from_="peer.example", to="ours.example")
 ANSWERED = header(from_="ours.example", to="peer.example", id="r")
 UTTERANCES = (
@@ -314,7 +314,7 @@ UTTERANCES = (
     verify("peer.example", "ours.example", "i", "k"), verify("ours.example", "peer.example", "i", type="valid"),
     message(), message(), message() * 2, message("x@other.example"), message(to="x@rooms.ours.example"), " ", "x", "<x xmlns='y'/>", "<stream:error/>", CLOSE,
 )
-#: what a shell may do, in an order of its own
+#: : calls that a shell may make, in any order
 DEEDS: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("begin", ()), ("tls_established", ()), ("resolved", (None,)), ("resolved", (REFUSAL,)), ("judged", (BOTH,)),
     ("judged", (Permission(dialback=True),)), ("judged", (Permission(refusal=REFUSAL),)), ("dialback_answered", (PAIR, VALID)),
@@ -322,7 +322,7 @@ DEEDS: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("verify", (PAIR, "i", "k")), ("rest", ()), ("close", (Ending(Cause.IDLE),)), ("fail", (REFUSAL,)),
 )
 steps = st.lists(st.one_of(st.sampled_from(UTTERANCES), st.sampled_from(DEEDS)), max_size=14)
-#: ways far into a stream, so that chance need not find them
+#: : steps that lead far into a stream, so that chance need not find them
 PERMITTED = ("judged", (BOTH,))
 SECURE = ("tls_established", ())
 RECEIVING_WAYS: tuple[tuple[Any, ...], ...] = (
@@ -345,12 +345,12 @@ INITIATING_WAYS: tuple[tuple[Any, ...], ...] = (
 
 
 class AnythingTests(SynchronousTestCase):
-    """For any input of the other side and any call of the shell: no stanza passes unproven, and an end is final.
+    """For any input of the other side and any call of the shell, no stanza passes unproven, and an end is final.
 
-    1. No exception but `LocalFault`, which only a deed can bring about.
-    2. A pair's stanzas come behind the fact that it is proven, and have its domains.
-    3. A pair is proven by dialback only behind the shell's word, by EXTERNAL only where the shell permitted it.
-    4. `Ended` is the last event; nothing is told or sent behind it.
+    1. The only exception is `LocalFault`, and only a call of the shell raises it.
+    2. A pair's stanzas follow the event that proves the pair, and have its domains.
+    3. A pair is proven by dialback only after the shell's answer, and by EXTERNAL only if the shell permitted it.
+    4. `Ended` is the last event. Nothing is reported or sent after it.
     """
 
     @settings(max_examples=500, deadline=None)
@@ -408,10 +408,10 @@ class AnythingTests(SynchronousTestCase):
 
 
 class MemoryTests(SynchronousTestCase):
-    """What an end leaves behind."""
+    """Tests of what remains in memory after an end."""
 
     def test_no_circle(self) -> None:
-        """A stream that we end is not kept, with all that was on the stack, by the exception that ended it."""
+        """The exception that ends a stream does not keep it, and everything on the stack, in memory."""
         ends = (lambda stream: stream.close(Ending(Cause.IDLE)), lambda stream: stream.fail(REFUSAL))
         gc.collect()
         gc.disable()
@@ -426,7 +426,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual([], [each for each in gc.get_objects() if isinstance(each, Stop)])
 
     def test_released(self) -> None:
-        """A stream whose transport is gone, in the middle of whatever it read, is not kept by its phase or its parser."""
+        """A stream whose transport is gone is kept neither by its phase nor by its parser, wherever it was in its input."""
         gc.collect()
         gc.disable()
         self.addCleanup(gc.enable)
@@ -441,10 +441,10 @@ class MemoryTests(SynchronousTestCase):
 
 
 class ElementPhaseTests(SynchronousTestCase):
-    """How a phase takes elements."""
+    """Tests of the way in which a phase takes elements."""
 
     def test_each_input_is_taken_somewhere(self) -> None:
-        """Each method that a table of inputs names is one of a phase of that role; a phase without it refuses the element."""
+        """Each method in a table of inputs belongs to a phase of that role. A phase without the method refuses the element."""
         for role in (ReceivingPhase, InitiatingPhase, RouterPhase):
             methods = {name for phase in derived(role) for name in vars(phase)} | set(dir(role))
             self.assertEqual(set(), set(role.inputs.values()) - methods, role)

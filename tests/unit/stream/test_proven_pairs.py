@@ -1,4 +1,4 @@
-"""The pairs that are proven on a stream."""
+"""Tests of the pairs that are proven on a stream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HERE, ROOMS = Domain.parse("here.example"), Domain.parse("rooms.here.example")
 
 
 class ProvenPairsTests(SynchronousTestCase):
-    """R29, R30: one pair is proven; two domains are served."""
+    """R29, R30: tests with one proven pair and two served domains."""
 
     def setUp(self) -> None:
         self.pairs = ProvenPairs()
@@ -28,29 +28,29 @@ class ProvenPairsTests(SynchronousTestCase):
         return fault.condition
 
     def test_admitted(self) -> None:
-        """A stanza of the pair, in any spelling of its addresses, which is then remembered."""
+        """A stanza of the pair passes in any spelling of its addresses, and the spelling is remembered."""
         self.assertEqual(Pair(PEER, HERE), self.admit("a@PEER.example/x", "b@here.example"))
         self.assertEqual({("a@PEER.example/x", "b@here.example"): Pair(PEER, HERE)}, self.pairs.routes)
         self.assertEqual(([Pair(PEER, HERE)], 1), (list(self.pairs), len(self.pairs)))
 
     def test_not_proven(self) -> None:
-        """A sender that is not proven, and a proven sender for another served domain; nothing is remembered of them."""
+        """An unproven sender is refused, and so is a proven sender for another served domain. Nothing is remembered of them."""
         self.assertEqual(StreamCondition.INVALID_FROM, self.refused("a@other.example", "b@here.example"))
         self.assertEqual(StreamCondition.INVALID_FROM, self.refused("a@peer.example", "b@rooms.here.example"))
         self.assertEqual({}, self.pairs.routes)
 
     def test_not_served(self) -> None:
-        """A recipient that is not served is told so to a proven sender only."""
+        """Only a proven sender learns that a recipient is not served."""
         self.assertEqual(StreamCondition.HOST_UNKNOWN, self.refused("a@peer.example", "b@elsewhere.example"))
         self.assertEqual(StreamCondition.INVALID_FROM, self.refused("a@other.example", "b@elsewhere.example"))
 
     def test_addresses(self) -> None:
-        """A stanza without an address, or with one that is not valid."""
+        """A stanza without an address, or with an invalid one, is refused."""
         for from_, to in (("", "b@here.example"), ("a@peer.example", ""), ("a@peer.example/", "b@here.example"), ("a@peer.example", "@x")):
             self.assertEqual(StreamCondition.IMPROPER_ADDRESSING, self.refused(from_, to))
 
     def test_bounded(self) -> None:
-        """However many spellings come, only so many are remembered."""
+        """The number of remembered spellings is bounded."""
         for number in range(ROUTES + 1):
             self.admit(f"a{number}@peer.example", "b@here.example")
         self.assertEqual(1, len(self.pairs.routes))

@@ -1,4 +1,4 @@
-"""The receiving role: every phase of a stream that was opened towards us, and every input there."""
+"""Tests of the receiving role: every phase of a stream that the peer opened, and every input there."""
 
 from __future__ import annotations
 
@@ -131,23 +131,23 @@ class ReceivingCase(TranscriptCase):
         return engine
 
     def refused(self, before: list[Step], given: str | bytes, condition: str, text: str, cause: Cause, **more: Any) -> None:
-        """After `before`, the input `given` ends the stream with that error."""
+        """Check that the input `given`, after `before`, ends the stream with that error."""
         opening = more.pop("opening", "")
         self.told(*before, In(given), Out(opening + error(condition, text)), Says(End(cause, condition=condition)), **more)
 
 
 class HeaderTests(ReceivingCase):
-    """R1, R14: stream headers before TLS."""
+    """R1, R14: tests of stream headers before TLS."""
 
     def header_refused(self, given: str, condition: str, text: str, cause: Cause, **more: Any) -> None:
         self.refused([], given, condition, text, cause, opening=header(id="s1"), **more)
 
     def test_features(self) -> None:
-        """R3, R4: the answer has from, to, id and version; where TLS is mandatory the features say so, and nothing else."""
+        """R3, R4: the answer has from, to, id and version. If TLS is mandatory, the features say so and contain nothing else."""
         self.told(*PLAIN)
 
     def test_optional(self) -> None:
-        """R3: where TLS is optional dialback is offered beside it, and SASL is not."""
+        """R3: if TLS is optional, dialback is offered beside it and SASL is not."""
         starttls = features(STARTTLS, ERRORS_FEATURE)
         self.told(
             In(ASK), Out(header(from_="ours.example", to="peer.example", id="s1") + starttls), Says(ResolutionNeeded(PEER, OURS)),
@@ -155,25 +155,25 @@ class HeaderTests(ReceivingCase):
         )
 
     def test_never(self) -> None:
-        """R3: where TLS is never used it is not offered."""
+        """R3: if TLS is never used, it is not offered."""
         self.told(
             In(ASK), Out(header(from_="ours.example", to="peer.example", id="s1") + features(ERRORS_FEATURE)),
             Says(ResolutionNeeded(PEER, OURS)), options=NEVER,
         )
 
     def test_without_from(self) -> None:
-        """R14: `from` may be absent before TLS; then nothing is resolved before it (R2)."""
+        """R14: `from` may be absent before TLS. Then nothing is resolved before TLS (R2)."""
         self.told(
             In(header(to="ours.example")), Out(header(from_="ours.example", id="s1") + features(STARTTLS_REQUIRED)),
             In(STARTTLS), Says(StartTLS(OURS, None)), Do("tls_ready"), Out(PROCEED),
         )
 
     def test_empty_id(self) -> None:
-        """Prosody's `id=''` in its header is nothing to us, nor is anything else that it says."""
+        """Prosody's `id=''` in its header is ignored, and so are its other attributes."""
         self.told(In(ASK[:-1] + " id='' xml:lang='en'>"), *PLAIN[1:])
 
     def test_version(self) -> None:
-        """R14: any version 1.x is answered; others are `<unsupported-version/>`."""
+        """R14: any version 1.x is answered. Others get `<unsupported-version/>`."""
         self.told(In(header(from_="peer.example", to="ours.example", version="1.99")), *PLAIN[1:])
         for version in ("2.0", "0.9", "1", "1.", "1.0 ", "x", ""):
             given = header(from_="peer.example", to="ours.example", version=version)
@@ -181,13 +181,13 @@ class HeaderTests(ReceivingCase):
             self.header_refused(given, "unsupported-version", text, Cause.PROTOCOL_ERROR)
 
     def test_pre_1_0(self) -> None:
-        """R1: a header without version is served on the backend leg only."""
+        """R1: a header without a version is accepted only on the backend leg."""
         given = header(from_="peer.example", to="ours.example", version=None)
         text = "the stream header has no version; only version 1.0 is supported"
         self.header_refused(given, "unsupported-version", text, Cause.PROTOCOL_ERROR)
 
     def test_to(self) -> None:
-        """R14: no `to`, one that is no domain, one that is not served."""
+        """R14: a missing `to`, one that is not a domain, and one that is not served are refused."""
         self.header_refused(header(from_="peer.example"), "improper-addressing", "the stream header has no `to`", Cause.ADDRESSING)
         text = "the stream header's `to` is not a domain: the domainpart is empty"
         self.header_refused(header(to=""), "improper-addressing", text, Cause.ADDRESSING)
@@ -195,7 +195,7 @@ class HeaderTests(ReceivingCase):
         self.header_refused(header(to="other.example"), "host-unknown", text, Cause.HOST_UNKNOWN)
 
     def test_from(self) -> None:
-        """R14: `from` is a domain, none of ours, and one that may be a peer."""
+        """R14: `from` must be a domain, not one of ours, and one that may be a peer."""
         given = header(from_="rooms.ours.example", to="ours.example")
         text = "rooms.ours.example is served here and cannot be the sender"
         self.header_refused(given, "invalid-from", text, Cause.INVALID_FROM)
@@ -204,7 +204,7 @@ class HeaderTests(ReceivingCase):
         self.header_refused(header(from_="juliet@peer.example", to="ours.example"), "improper-addressing", text, Cause.ADDRESSING)
 
     def test_ambiguous_domains(self) -> None:
-        """R18: a domain that servers read in two ways is refused, with the spelling that passes."""
+        """R18: a domain that servers read in two ways is refused, with the spelling that is accepted."""
         for attribute, name, plain in (("from", "faß.example", "xn--fa-hia.example"), ("to", "βόλος.example", "xn--nxasmm1c.example")):
             given = header(**{"from_": "peer.example", "to": "ours.example", "from_" if attribute == "from" else "to": name})
             text = (
@@ -214,16 +214,16 @@ class HeaderTests(ReceivingCase):
             self.header_refused(given, "improper-addressing", text, Cause.AMBIGUOUS_DOMAIN)
 
     def test_namespace(self) -> None:
-        """R14, R38: another namespace is `<invalid-namespace/>`, in a stream that is opened for it (R15)."""
+        """R14, R38: another namespace gets `<invalid-namespace/>`, in a stream that is opened for the error (R15)."""
         given = ASK.replace("xmlns='jabber:server'", "xmlns='jabber:client'")
         self.header_refused(given, "invalid-namespace", "the default namespace is not jabber:server", Cause.PROTOCOL_ERROR)
 
     def test_not_xml(self) -> None:
-        """R31: what is no XML is answered as XMPP."""
+        """R31: bytes that are not XML get an XMPP error."""
         self.header_refused("GET / HTTP/1.1\r\n", "not-well-formed", "the stream does not begin with a tag", Cause.BAD_XML)
 
     def test_second_header(self) -> None:
-        """A stream header inside a stream is none of the elements it may hold."""
+        """A stream header inside a stream is refused like any unexpected element."""
         text = "<stream xmlns='http://etherx.jabber.org/streams'/> is not expected here"
         given = "<stream:stream to='ours.example' version='1.0'/>"
         self.refused([*PLAIN], given, "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
@@ -233,19 +233,19 @@ class HeaderTests(ReceivingCase):
         self.told(*PLAIN, In(CLOSE), Out(CLOSE), Says(End(Cause.CLOSED, "them", detail="")))
 
     def test_closed_by_us(self) -> None:
-        """Before their header there is nothing to close; behind ours there is."""
+        """Before the peer's header no closing tag is sent. After our own header it is."""
         self.told(Do("close", Ending(Cause.SHUTDOWN)), Says(End(Cause.SHUTDOWN)))
         self.told(*PLAIN, Do("close", Ending(Cause.SHUTDOWN)), Out(CLOSE), Says(End(Cause.SHUTDOWN)))
 
     def test_failed_by_us(self) -> None:
-        """R15: an error of the shell's opens the stream if need be."""
+        """R15: an error of the shell opens the stream if necessary."""
         self.told(
             Do("fail", NOT_ALLOWED), Out(header(id="s1") + error("policy-violation", "not you")),
             Says(End(Cause.NOT_ALLOWED, condition="policy-violation", detail="not you")),
         )
 
     def test_their_error(self) -> None:
-        """A stream error of theirs is read and the stream closed."""
+        """A stream error of the peer is read and the stream closed."""
         streams = "xmlns='urn:ietf:params:xml:ns:xmpp-streams'"
         for inside, condition, cause, detail in (
             (f"<reset {streams}/><text {streams}>bye</text>", "reset", Cause.STREAM_ERROR, "bye"),
@@ -256,7 +256,7 @@ class HeaderTests(ReceivingCase):
             self.told(*PLAIN, In(given), Out(CLOSE), Says(End(cause, "them", condition, detail)))
 
     def test_after_the_end(self) -> None:
-        """What comes behind the end is nobody's, from either side."""
+        """After the end nothing more has an effect, from either side."""
         engine = self.told(*PLAIN, In(CLOSE + ASK), Out(CLOSE), Says(End(Cause.CLOSED, "them")), In("<x/>"))
         self.assertEqual(engine.resolved(UNRESOLVED), [])
         self.assertEqual(engine.judged(PERMIT_BOTH), [])
@@ -267,7 +267,7 @@ class HeaderTests(ReceivingCase):
         self.assertEqual(engine.data_to_send(), b"")
 
     def test_bytes_before_authentication(self) -> None:
-        """R32: the bytes of a stream that is nobody's yet are counted, and the limit is told."""
+        """R32: the bytes of a stream without a proven peer are counted. The error names the limit."""
         options = replace(FEDERATION, before=FramingLimits(stream_bytes=len(ASK) + 3))
         text = f"more than {len(ASK) + 3} bytes before authentication"
         engine = stream(options)
@@ -279,17 +279,17 @@ class HeaderTests(ReceivingCase):
 
 
 class StartTLSTests(ReceivingCase):
-    """R3–R9: the way into TLS."""
+    """R3–R9: tests of the way to TLS."""
 
     def tls_refused(self, steps: list[Step], given: str, cause: Cause = Cause.PROTOCOL_ERROR, **more: Any) -> None:
         self.told(*steps, In(given), Out(TLS_FAILURE + CLOSE), Says(End(cause)), **more)
 
     def test_proceed(self) -> None:
-        """R5, R6: `<proceed/>` and the order to begin TLS, with not a byte behind."""
+        """R5, R6: `<proceed/>` and the order to begin TLS follow, with no byte after it."""
         self.told(*TO_TLS)
 
     def test_waits_for_resolution(self) -> None:
-        """R2: `<starttls/>` is answered once the peer's hostname is resolved, and not before."""
+        """R2: `<starttls/>` is answered after the peer's hostname is resolved, not before."""
         self.told(*PLAIN, In(STARTTLS), Do("resolved", None), Says(StartTLS(OURS, PEER)), Do("tls_ready"), Out(PROCEED))
 
     def test_unresolved(self) -> None:
@@ -299,13 +299,13 @@ class StartTLSTests(ReceivingCase):
         self.told(*PLAIN, In(STARTTLS), Do("resolved", UNRESOLVED), *end)
 
     def test_no_resolution_asked(self) -> None:
-        """On a leg where nothing is to be resolved nothing is asked."""
+        """On a leg without resolution none is requested."""
         offered = Out(header(from_="ours.example", to="peer.example", id="s1") + features(STARTTLS_REQUIRED))
         told = [In(STARTTLS), Says(StartTLS(OURS, PEER)), Do("tls_ready"), Out(PROCEED)]
         self.told(In(ASK), offered, *told, options=replace(FEDERATION, resolve=False))
 
     def test_injection(self) -> None:
-        """R6: bytes behind `<starttls/>` are refused, even white space, and before or after the resolution."""
+        """R6: bytes behind `<starttls/>` are refused, even white space, before and after the resolution."""
         for more in ("<message/>", " ", "\x16\x03\x01", STARTTLS):
             engine = stream()
             engine.receive(ASK.encode())
@@ -317,7 +317,7 @@ class StartTLSTests(ReceivingCase):
             self.tls_refused([*PLAIN, In(STARTTLS)], more, Cause.TLS_INJECTION)
 
     def test_injection_with_the_header(self) -> None:
-        """R6: the same where header, `<starttls/>` and more come in one piece, or the peer is not resolved yet."""
+        """R6: the same holds if header, `<starttls/>` and more arrive together, or the peer is not resolved yet."""
         for options in (FEDERATION, replace(FEDERATION, resolve=False)):
             engine = stream(options)
             told = engine.receive((ASK + STARTTLS + "x").encode())
@@ -325,16 +325,16 @@ class StartTLSTests(ReceivingCase):
             self._compare(told[-1:], (End(Cause.TLS_INJECTION),))
 
     def test_bytes_during_the_handshake(self) -> None:
-        """R6, R7: bytes that TLS should have got end the stream without a word."""
+        """R6, R7: unencrypted bytes during the handshake end the stream without an error."""
         self.told(*TO_TLS[:-1], In("x"), Says(End(Cause.TLS_INJECTION, "them")))
 
     def test_no_certificate(self) -> None:
-        """R7: where TLS cannot begin, `<starttls/>` is answered with `<failure/>`, and `<proceed/>` is never said."""
+        """R7: if TLS cannot begin, `<starttls/>` is answered with `<failure/>`, and `<proceed/>` is not sent."""
         ending = Ending(Cause.INTERNAL, "no certificate")
         self.told(*PREPARING, Do("tls_unavailable", ending), Out(TLS_FAILURE + CLOSE), Says(End(Cause.INTERNAL, detail="no certificate")))
 
     def test_injection_before_proceed(self) -> None:
-        """R6: bytes that come while `<starttls/>` waits for its answer are refused."""
+        """R6: bytes that arrive while `<starttls/>` is unanswered are refused."""
         self.tls_refused(PREPARING, " ", Cause.TLS_INJECTION)
 
     def test_ended_during_the_handshake(self) -> None:
@@ -348,7 +348,7 @@ class StartTLSTests(ReceivingCase):
             self.tls_refused([*PLAIN], STARTTLS.replace("/>", f">{inside}</starttls>"))
 
     def test_not_offered(self) -> None:
-        """R7: so is one that was not offered: on a leg without TLS, behind TLS, behind authentication."""
+        """R7: `<starttls/>` that was not offered gets `<failure/>` too: on a leg without TLS, behind TLS, after authentication."""
         plain = [In(ASK), Out(header(from_="ours.example", to="peer.example", id="s1") + features(ERRORS_FEATURE)), Says(ResolutionNeeded(PEER, OURS))]
         self.tls_refused(plain, STARTTLS, options=NEVER)
         self.tls_refused(BOTH, STARTTLS)
@@ -356,7 +356,7 @@ class StartTLSTests(ReceivingCase):
         self.tls_refused(PROVEN, STARTTLS)
 
     def test_other_input(self) -> None:
-        """R29, R30: nothing but STARTTLS passes where it is required."""
+        """R29, R30: only STARTTLS is accepted if it is required."""
         self.refused(PLAIN, message(), "invalid-from", "peer.example is not authenticated on this stream", Cause.INVALID_FROM)
         text = "<x xmlns='y'/> is not expected here"
         self.refused(PLAIN, "<x xmlns='y'/>", "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
@@ -368,7 +368,7 @@ class StartTLSTests(ReceivingCase):
             self.refused(PLAIN, f"<{name} {SASL}/>", "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
 
     def test_sasl_before_tls(self) -> None:
-        """R4, R25: SASL before TLS fails, and too often ends the stream; until then TLS may follow."""
+        """R4, R25: SASL before TLS fails, and repeated attempts end the stream. Until then TLS may follow."""
         failed = sasl_failure("encryption-required", "authentication comes after TLS")
         twice = [*PLAIN, In(auth()), Out(failed), In(auth("*")), Out(failed)]
         self.told(*twice, Do("resolved", None), In(STARTTLS), Says(StartTLS(OURS, PEER)), Do("tls_ready"), Out(PROCEED))
@@ -378,14 +378,14 @@ class StartTLSTests(ReceivingCase):
         )
 
     def test_sasl_without_tls(self) -> None:
-        """R4: where there is no TLS no mechanism is offered."""
+        """R4: without TLS no mechanism is offered."""
         self.told(
             In(ASK), Out(header(from_="ours.example", to="peer.example", id="s1") + features(ERRORS_FEATURE)),
             Says(ResolutionNeeded(PEER, OURS)), In(auth()), Out(sasl_failure("invalid-mechanism", "no mechanism is offered")), options=NEVER,
         )
 
     def test_answers_unasked(self) -> None:
-        """The shell's own mistakes: answers that nobody waits for."""
+        """An answer of the shell without a question raises `LocalFault`."""
         engine = stream()
         for call in (
             lambda: engine.resolved(None), lambda: engine.judged(PERMIT_BOTH), engine.tls_established,
@@ -398,16 +398,16 @@ class StartTLSTests(ReceivingCase):
 
 
 class SecuredTests(ReceivingCase):
-    """R8, R9, R24, R25: behind TLS."""
+    """R8, R9, R24, R25: tests of the stream behind TLS."""
 
     def test_offers(self) -> None:
-        """R8, R24, R28: offered is what would succeed, never STARTTLS; the id is new."""
+        """R8, R24, R28: only mechanisms that would succeed are offered, never STARTTLS. The id is new."""
         self.told(*BOTH)
         self.told(*DIALBACK)
         self.told(*EXTERNAL)
 
     def test_limits(self) -> None:
-        """R32: the limit announced is the one that holds behind authentication."""
+        """R32: the announced limit is the one that applies after authentication."""
         options = replace(FEDERATION, after=FramingLimits(stanza_bytes=10000))
         limits = LIMITS_FEATURE.replace("524288", "10000")
         text = "the stanza is longer than 10000 bytes"
@@ -420,7 +420,7 @@ class SecuredTests(ReceivingCase):
         self._compare(ended, (End(Cause.LIMIT_EXCEEDED, condition="policy-violation"),))
 
     def test_limits_of_the_peer(self) -> None:
-        """R32: what the judgement limits is announced in place of the listener's own, and holds once the peer is proven."""
+        """R32: the judgement's limits are announced in place of the listener's, and apply once the peer is proven."""
         permission = replace(PERMIT_BOTH, limits=FramingLimits(stanza_bytes=20000))
         limits = LIMITS_FEATURE.replace("524288", "20000")
         steps = [*SECURED, Do("judged", permission), Out(features(EXTERNAL_FEATURE, ERRORS_FEATURE, limits)), *AUTHENTICATED[-3:], In(ASK)]
@@ -431,14 +431,14 @@ class SecuredTests(ReceivingCase):
         self.assertEqual(engine.data_to_send().decode(), error("policy-violation", "the stanza is longer than 20000 bytes"))
 
     def test_limits_kept_to_ourselves(self) -> None:
-        """A limit that is not announced holds all the same."""
+        """A limit that is not announced applies all the same."""
         permission = replace(PERMIT_EXTERNAL, limits=FramingLimits(stanza_bytes=20000), announced=False)
         engine = self.told(*SECURED, Do("judged", permission), Out(features(EXTERNAL_FEATURE)), In(auth()), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")))
         engine.receive((ASK + message(body="x" * 20000)).encode())
         self.assertIn("the stanza is longer than 20000 bytes", engine.data_to_send().decode())
 
     def test_refused(self) -> None:
-        """R8: a refusal, or no way at all, ends the stream with `<policy-violation/>`."""
+        """R8: a refusal, or the absence of any mechanism, ends the stream with `<policy-violation/>`."""
         end = [Out(error("policy-violation", "not you")), Says(End(Cause.NOT_ALLOWED, condition="policy-violation"))]
         self.told(*SECURED, Do("judged", Permission(refusal=NOT_ALLOWED)), *end)
         text = "peer.example has no way to authenticate here"
@@ -448,7 +448,7 @@ class SecuredTests(ReceivingCase):
         )
 
     def test_changed_from(self) -> None:
-        """R9: a `from` changed behind TLS is judged afresh, and alone counts."""
+        """R9: if `from` changes behind TLS, the new one is judged, and it alone counts."""
         pair = Pair(OTHER, ROOMS)
         self.told(
             *TO_TLS, In(header(from_="other.example", to="rooms.ours.example")),
@@ -458,7 +458,7 @@ class SecuredTests(ReceivingCase):
         )
 
     def test_header_refused(self) -> None:
-        """R14, R15: behind TLS `from` is required, and everything is checked as before."""
+        """R14, R15: behind TLS `from` is required, and the header is checked as before."""
         text = "the stream header has no `from`, which authentication needs"
         opened = header(from_="ours.example", id="s2")
         self.refused(TO_TLS, header(to="ours.example"), "improper-addressing", text, Cause.ADDRESSING, opening=opened)
@@ -468,7 +468,7 @@ class SecuredTests(ReceivingCase):
         self.refused(TO_TLS, header(from_="bad.example", to="ours.example"), "policy-violation", "not you", Cause.NOT_ALLOWED, opening=opened)
 
     def test_header_unread(self) -> None:
-        """R14: a header for an internationalised domain that is not served is refused before its names are read."""
+        """R14: a header for an internationalised domain that is not served is refused before its names are converted."""
         self.patch(Domain, "claimed", self.fail)
         options = replace(FEDERATION, serves_spelling=lambda text: False)
         text = "the domain in the stream header's `to` is not served here"
@@ -476,12 +476,12 @@ class SecuredTests(ReceivingCase):
         self.refused([], given, "host-unknown", text, Cause.HOST_UNKNOWN, opening=header(id="s1"), options=options)
 
     def test_waiting_for_the_judgement(self) -> None:
-        """Until the evidence is judged what comes is kept, in its order (docs/decisions.md#external)."""
+        """Input is kept in order until the evidence is judged (docs/decisions.md#external)."""
         self.told(*SECURED, In(auth()), Do("judged", PERMIT_BOTH), Out(features(EXTERNAL_FEATURE, ERRORS_FEATURE, LIMITS_FEATURE) + SUCCESS), *AUTHENTICATED[-1:])
         self.told(*SECURED, In(CLOSE), Do("judged", PERMIT_EXTERNAL), Out(features(EXTERNAL_FEATURE, LIMITS_FEATURE) + CLOSE), Says(End(Cause.CLOSED, "them")))
 
     def test_all_at_once(self) -> None:
-        """Input that was sent ahead, after TLS and after `<auth/>`, counts at its place in the stream (docs/decisions.md#engines)."""
+        """Input sent ahead, after TLS and after `<auth/>`, counts at its place in the stream (docs/decisions.md#engines)."""
         opened = header(from_="ours.example", to="peer.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE)
         self.told(
             *SECURED, In(auth()), In("\n" + ASK + message()), Do("judged", PERMIT_BOTH),
@@ -495,7 +495,7 @@ class SecuredTests(ReceivingCase):
         self.assertEqual(len(told), 2)
 
     def test_kept_bytes_are_bounded(self) -> None:
-        """R32: what is sent without waiting for an answer is bounded."""
+        """R32: the input sent ahead is bounded."""
         engine = stream()
         self._play(engine, lambda data: [data], SECURED)
         self.assertEqual(engine.receive(b" " * negotiation.KEPT_BYTES), [])
@@ -505,7 +505,7 @@ class SecuredTests(ReceivingCase):
         self._compare(ended, (End(Cause.LIMIT_EXCEEDED, condition="policy-violation"),))
 
     def test_direct_tls(self) -> None:
-        """R11: with direct TLS the stream begins behind the handshake."""
+        """R11: with direct TLS the stream begins after the handshake."""
         options = replace(FEDERATION, direct_tls=True)
         answered = Out(header(from_="ours.example", to="peer.example", id="s1"))
         judging = [Do("tls_established"), In(ASK), answered, Says(JudgementNeeded(PEER, OURS, True))]
@@ -514,15 +514,15 @@ class SecuredTests(ReceivingCase):
 
 
 class SASLTests(ReceivingCase):
-    """R24, R25: EXTERNAL."""
+    """R24, R25: tests of EXTERNAL."""
 
     def test_success(self) -> None:
-        """R24, R25: an empty authorization identity or the stream's `from`, then a new stream with a new id and features."""
+        """R24, R25: an empty authorization identity or the stream's `from` succeeds. A new stream with a new id and features follows."""
         self.told(*OPEN)
         self.told(*BOTH, In(auth("cGVlci5leGFtcGxl")), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")))
 
     def test_challenge(self) -> None:
-        """RFC 6120 §6.4.2: without an initial response there is a challenge."""
+        """RFC 6120 §6.4.2: without an initial response a challenge is sent."""
         asked = [*BOTH, In(auth("")), Out(f"<challenge {SASL}/>")]
         self.told(*asked, In(f"<response {SASL}>=</response>"), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")))
         self.told(*asked, In(f"<response {SASL}/>"), Out(SUCCESS), Says(PairProven(PAIR, "EXTERNAL")))
@@ -531,7 +531,7 @@ class SASLTests(ReceivingCase):
         self.told(*asked, In(f"<abort {SASL}/>"), Out(sasl_failure("aborted", "aborted as asked")))
 
     def test_during_the_exchange(self) -> None:
-        """Only `<response/>` and `<abort/>` belong into an exchange."""
+        """Only `<response/>` and `<abort/>` are accepted during an exchange."""
         asked = [*BOTH, In(auth("")), Out(f"<challenge {SASL}/>")]
         for given, name in (
             (auth(), "auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl'"),
@@ -544,7 +544,7 @@ class SASLTests(ReceivingCase):
         self.told(*asked, In(STARTTLS), Out(TLS_FAILURE + CLOSE), Says(End(Cause.PROTOCOL_ERROR)))
 
     def test_failures(self) -> None:
-        """R24, R25: each failure says what was wrong, dialback may follow, the third one ends the stream."""
+        """R24, R25: each failure gives its reason. Dialback may follow. The third failure ends the stream."""
         encoding = sasl_failure("incorrect-encoding", "the message is not encoded in canonical base64")
         mechanism = sasl_failure("invalid-mechanism", "the mechanism is not offered")
         authzid = sasl_failure("invalid-authzid", "the authorization identity is not the stream's `from`, peer.example")
@@ -556,12 +556,12 @@ class SASLTests(ReceivingCase):
         )
 
     def test_not_offered(self) -> None:
-        """R24: EXTERNAL where the certificate proves nothing is not to be had."""
+        """R24: EXTERNAL cannot be used if the certificate proves nothing."""
         self.told(*DIALBACK, In(auth()), Out(sasl_failure("invalid-mechanism", "the mechanism is not offered")))
         self.told(*DIALBACK, In(f"<auth {SASL}/>"), Out(sasl_failure("invalid-mechanism", "the mechanism is not offered")))
 
     def test_not_now(self) -> None:
-        """SASL has its place before dialback on a stream, and once; no exchange, nothing to respond to."""
+        """SASL is accepted once, and only before dialback on a stream. Without an exchange there is nothing to respond to."""
         text = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/> is not expected here"
         self.refused(ASKED, auth(), "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
         self.refused(PROVEN, auth(), "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
@@ -571,7 +571,7 @@ class SASLTests(ReceivingCase):
             self.refused(BOTH, f"<{name} {SASL}/>", "unsupported-stanza-type", text, Cause.PROTOCOL_ERROR)
 
     def test_restart(self) -> None:
-        """R9, R25: the stream behind SASL is the authenticated pair's; `from` may be left out."""
+        """R9, R25: the stream after SASL belongs to the authenticated pair. `from` may be absent."""
         self.told(
             *AUTHENTICATED, In(header(to="ours.example")),
             Out(header(from_="ours.example", id="s3") + features(ERRORS_FEATURE, LIMITS_FEATURE)),
@@ -584,16 +584,16 @@ class SASLTests(ReceivingCase):
 
 
 class StanzaTests(ReceivingCase):
-    """R16, R29, R30: what may pass, and what else there is."""
+    """R16, R29, R30: tests of the stanzas that may pass, and of other elements."""
 
     def test_pass(self) -> None:
-        """Stanzas of the proven pair pass in runs, as they are."""
+        """Stanzas of the proven pair pass in runs, unchanged."""
         many = tuple(message(body=str(number)) for number in range(3))
         self.told(*OPEN, In("".join(many) + "\n"), Says(Stanzas(PAIR, many)))
         self.told(*PROVEN, In("".join(many)), Says(Stanzas(PAIR, many)))
 
     def test_before_the_close(self) -> None:
-        """R16: what came before the closing tag is still delivered, and before an error too."""
+        """R16: stanzas received before the closing tag, or before an error, are still delivered."""
         self.told(*OPEN, In(message() + CLOSE), Out(CLOSE), Says(Stanzas(PAIR, (message(),)), End(Cause.CLOSED, "them")))
         text = "comments are not allowed"
         self.told(
@@ -602,20 +602,20 @@ class StanzaTests(ReceivingCase):
         )
 
     def test_unproven(self) -> None:
-        """R29: an unproven `from` is `<invalid-from/>`, wherever negotiation stands."""
+        """R29: an unproven `from` gets `<invalid-from/>`, in every phase of the negotiation."""
         for steps in (BOTH, ASKED, OPEN, PROVEN):
             text = "other.example is not authenticated on this stream"
             self.refused(steps, message("mercutio@other.example"), "invalid-from", text, Cause.INVALID_FROM)
         self.refused(BOTH, message(), "invalid-from", "peer.example is not authenticated on this stream", Cause.INVALID_FROM)
 
     def test_unproven_recipient(self) -> None:
-        """R29: to a served domain of no proven pair is `<invalid-from/>`, to another one `<host-unknown/>`."""
+        """R29: a stanza to a served domain outside the proven pairs gets `<invalid-from/>`; to another domain, `<host-unknown/>`."""
         text = "peer.example is authenticated on this stream, but not for rooms.ours.example"
         self.refused(OPEN, message(to="rooms.ours.example"), "invalid-from", text, Cause.INVALID_FROM)
         self.refused(OPEN, message(to="x@other.example"), "host-unknown", "other.example is not served here", Cause.HOST_UNKNOWN)
 
     def test_addresses(self) -> None:
-        """R30: `to` and `from` are there and are JIDs."""
+        """R30: `to` and `from` are required and must be JIDs."""
         for given, text in (
             ("<iq to='ours.example'/>", "a stanza without `from`"),
             ("<iq from='peer.example'/>", "a stanza without `to`"),
@@ -626,7 +626,7 @@ class StanzaTests(ReceivingCase):
             self.refused(OPEN, given, "improper-addressing", text, Cause.ADDRESSING)
 
     def test_ambiguous_addresses(self) -> None:
-        """R18: nor does a stanza pass whose address a server behind would read as another's."""
+        """R18: a stanza is refused if a server behind the gateway would read its address as another one."""
         for given, attribute in (
             ("<iq from='x@faß.example' to='ours.example'/>", "from"), ("<iq from='peer.example' to='x@faß.example/y'/>", "to"),
         ):
@@ -637,12 +637,12 @@ class StanzaTests(ReceivingCase):
             self.refused(OPEN, given, "improper-addressing", text, Cause.AMBIGUOUS_DOMAIN)
 
     def test_other_elements(self) -> None:
-        """R30: other elements are `<unsupported-stanza-type/>`."""
+        """R30: other elements get `<unsupported-stanza-type/>`."""
         for given, name in (("<x/>", "<x xmlns='jabber:server'/>"), (PROCEED, "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")):
             self.refused(OPEN, given, "unsupported-stanza-type", f"{name} is not expected here", Cause.PROTOCOL_ERROR)
 
     def test_routes_are_bounded(self) -> None:
-        """Spellings of addresses are remembered up to a bound."""
+        """The number of remembered address spellings is bounded."""
         engine = stream()
         self._play(engine, lambda data: [data], OPEN)
         engine.receive("".join(message(f"u{number}@peer.example") for number in range(1024)).encode())
@@ -651,7 +651,7 @@ class StanzaTests(ReceivingCase):
         self.assertEqual(len(engine.pairs.routes), 1)
 
     def test_order(self) -> None:
-        """R33: what is told between stanzas stands between them."""
+        """R33: an event between two stanzas is reported between them."""
         given = message(body="1") + result("other.example", "ours.example", "k") + message(body="2")
         engine = stream()
         self._play(engine, lambda data: [data], OPEN)
@@ -660,7 +660,7 @@ class StanzaTests(ReceivingCase):
         ))
 
     def test_rest(self) -> None:
-        """A stream at rest goes on as if nothing had been (docs/decisions.md#idle-streams)."""
+        """A compacted idle stream continues without a difference (docs/decisions.md#idle-streams)."""
         self.told(*OPEN, In(message()), Says(Stanzas(PAIR, (message(),))), Do("rest"), In(message()), Says(Stanzas(PAIR, (message(),))))
         self.assertIs(self.told(*OPEN, Do("rest"))._framer._parser, None)
 
@@ -670,10 +670,10 @@ def pair(sender: Domain = PEER, recipient: Domain = OURS) -> Pair:
 
 
 class DialbackTests(ReceivingCase):
-    """R27, R28: dialback, receiving and authoritative."""
+    """R27, R28: tests of dialback, receiving and authoritative."""
 
     def test_valid(self) -> None:
-        """R28: a valid key proves the pair, and the stream goes on without a restart."""
+        """R28: a valid key proves the pair, and the stream continues without a restart."""
         engine = self.told(*PROVEN, In(message()), Says(Stanzas(PAIR, (message(),))))
         self.assertEqual(list(engine.pairs), [PAIR])
 
@@ -687,7 +687,7 @@ class DialbackTests(ReceivingCase):
             )
 
     def test_invalid_beside_others(self) -> None:
-        """R28: beside other pairs it is an error, `<forbidden/>` (XEP-0220 §2.1.2)."""
+        """R28: on a stream with other pairs an invalid key is an error, `<forbidden/>` (XEP-0220 §2.1.2)."""
         forbidden = dialback_error("forbidden", Ending(Cause.DIALBACK_INVALID).account.bounce, "auth")
         outcome = DialbackOutcome("invalid", Ending(Cause.DIALBACK_INVALID))
         asked = [In(result("peer.example", "rooms.ours.example", "k2")), Says(DialbackNeeded(pair(PEER, ROOMS), "k2", "s2"))]
@@ -696,7 +696,7 @@ class DialbackTests(ReceivingCase):
         self.told(*ASKED, *asked, *answered)
 
     def test_error(self) -> None:
-        """R28: where the authoritative server cannot be asked it is an error, and the stream stays."""
+        """R28: if the authoritative server cannot be asked, the answer is an error and the stream stays."""
         outcome = DialbackOutcome("error", Ending(Cause.CONNECTION_REFUSED))
         text = dialback_error("remote-server-timeout", "The remote server refuses connections.", "wait")
         self.told(
@@ -705,7 +705,7 @@ class DialbackTests(ReceivingCase):
         )
 
     def test_unserved_target(self) -> None:
-        """R28: a target that is not served is an error with item-not-found, and the stream stays."""
+        """R28: a target that is not served gets the error item-not-found, and the stream stays."""
         text = dialback_error("item-not-found", "other.example is not served here")
         self.told(
             *DIALBACK, In(result("peer.example", "other.example", "k")), Out(result("other.example", "peer.example", text, "error")),
@@ -713,13 +713,13 @@ class DialbackTests(ReceivingCase):
         )
 
     def test_refused_sender(self) -> None:
-        """R14, R28: a sender that can be none is an error too."""
+        """R14, R28: a sender that cannot be a peer is an error too."""
         for sender, text in (("bad.example", "not you"), ("ours.example", "ours.example is served here and cannot be the sender")):
             inside = dialback_error("policy-violation", text, "modify")
             self.told(*OPEN, In(result(sender, "ours.example", "k")), Out(result("ours.example", sender, inside, "error")))
 
     def test_more_pairs(self) -> None:
-        """R28: several pairs on one stream; each further domain is judged once, and stanzas flow meanwhile."""
+        """R28: several pairs may share one stream. Each further domain is judged once, and stanzas pass meanwhile."""
         other = pair(OTHER)
         self.told(
             *OPEN, In(result("other.example", "ours.example", "k") + result("other.example", "rooms.ours.example", "k2")),
@@ -732,7 +732,7 @@ class DialbackTests(ReceivingCase):
         )
 
     def test_limits_of_more_peers(self) -> None:
-        """R32: the largest limit of the peers that are proven on the stream holds; one that is only judged raises none."""
+        """R32: the largest limit of the proven peers on the stream applies. A peer that is only judged does not raise it."""
         small, large = (Permission(dialback=True, limits=FramingLimits(stanza_bytes=size)) for size in (20000, 40000))
         engine = self.told(
             *SECURED, Do("judged", small), Out(features(ERRORS_FEATURE, LIMITS_FEATURE.replace("524288", "20000"))), *PROVEN[-5:],
@@ -748,7 +748,7 @@ class DialbackTests(ReceivingCase):
         self.assertEqual([StanzasReceived], [type(event) for event in engine.receive(message(body="x" * 30000).encode())])
 
     def test_side_by_side(self) -> None:
-        """R28: further domains are judged side by side, and their keys verified so; the answers may come in any order."""
+        """R28: further domains are judged in parallel, and their keys verified in parallel. The answers may come in any order."""
         third = Domain.parse("third.example")
         valid = DialbackOutcome("valid")
         self.told(
@@ -763,7 +763,7 @@ class DialbackTests(ReceivingCase):
         )
 
     def test_few_at_once(self) -> None:
-        """Four domains are judged at a time, and eight keys verified; the next has its turn when one is done."""
+        """At most four domains are judged, and eight keys verified, at a time. The next one starts when one ends."""
         names = [f"d{number}.example" for number in range(12)]
         engine = self.told(*OPEN)
         asked: list[Any] = engine.receive("".join(result(name, "ours.example", "k") for name in names).encode())
@@ -779,7 +779,7 @@ class DialbackTests(ReceivingCase):
         self.assertEqual([event.pair.sender.ascii for event in begun], ["d8.example"])
 
     def test_which_judgement(self) -> None:
-        """The shell says whose judgement it is, where several are open, and of nobody else."""
+        """If several judgements are open, the shell names the domain. Another domain is refused."""
         asked = "".join(result(name, "ours.example", "k") for name in ("other.example", "third.example"))
         engine = self.told(*OPEN)
         engine.receive(asked.encode())
@@ -789,7 +789,7 @@ class DialbackTests(ReceivingCase):
         self.assertRaises(LocalFault, engine.judged, PERMIT_DIALBACK, OTHER)
 
     def answers(self, engine: ReceivingStream, *requests: str) -> list[str]:
-        """What is answered to each of the requests: a condition, the stream error that ends it, or nothing."""
+        """Return the answer to each request: a condition, the stream error that ends it, or "" for none."""
         answers = []
         for request in requests:
             engine.receive(request.encode())
@@ -799,7 +799,7 @@ class DialbackTests(ReceivingCase):
         return answers
 
     def test_waiting(self) -> None:
-        """So many requests wait; three more are told to come later, and one more ends the stream."""
+        """The number of waiting requests is bounded. Three more are told to come later, and one more ends the stream."""
         options = replace(FEDERATION, claims_waiting=5)
         engine = self.told(*OPEN, options=options)
         told = self.answers(engine, *(result(f"d{number}.example", "ours.example", "k") for number in range(9)))
@@ -807,7 +807,7 @@ class DialbackTests(ReceivingCase):
         self.assertTrue(engine.over)
 
     def test_rate(self) -> None:
-        """Requests are rated, refused ones too; those that were answered free their places, and a minute allows one more."""
+        """Requests are rated, including refused ones. An answered request frees its place, and each minute permits one more."""
         now = [0.0]
         options = replace(FEDERATION, claims_per_second=2, seconds=lambda: now[0])
         engine = self.told(*OPEN, options=options)
@@ -817,7 +817,7 @@ class DialbackTests(ReceivingCase):
         self.assertEqual(self.answers(engine, *[bad] * 14), ["policy-violation"] * 10 + ["resource-constraint"] * 2 + ["resource-constraint+resource-constraint"] + [""])
 
     def test_not_served(self) -> None:
-        """§2.2.1: three requests for domains that are not served are errors, and so one more a minute; more end the stream."""
+        """§2.2.1: three requests for domains that are not served get errors, plus one more a minute. Further ones end the stream."""
         now = [0.0]
         engine = self.told(*OPEN, options=replace(FEDERATION, seconds=lambda: now[0]))
         asked = [result("peer.example", f"x{number}.example", "k") for number in range(3)] + [verify("peer.example", "x.example", "i", "k")]
@@ -827,7 +827,7 @@ class DialbackTests(ReceivingCase):
         self.assertTrue(engine.over)
 
     def test_unread(self) -> None:
-        """A request for a domain that is not served costs no reading of internationalised names, and is answered as it was spelled."""
+        """A request for a domain that is not served is answered as it was spelled, without converting internationalised names."""
         engine = self.told(*OPEN, options=replace(FEDERATION, serves_spelling=lambda text: spelling(text) == "bücher.example"))
         self.patch(Domain, "claimed", self.fail)
         asked = result("käse.example", "köln.example", "k")
@@ -836,7 +836,7 @@ class DialbackTests(ReceivingCase):
         self.assertIn("<db:result from='köln.example' to='käse.example' type='error'>", engine.data_to_send().decode())
 
     def test_spellings(self) -> None:
-        """A domain that is served is known in every spelling."""
+        """A served domain is recognised in every spelling."""
         served = Domain.parse("bücher.example")
         options = replace(FEDERATION, serves=served.__eq__, serves_spelling=lambda text: spelling(text) in ("bücher.example", served.ascii))
         for text in ("BÜCHER.example", "xn--BCHER-kva.example.", "bu\u0308cher.example"):
@@ -846,7 +846,7 @@ class DialbackTests(ReceivingCase):
             self.assertEqual(event, JudgementNeeded(OTHER, served, True), text)
 
     def test_domains(self) -> None:
-        """So many domains may send on one stream; a further one is told to use another, as often as it asks; their pairs go on."""
+        """The number of sending domains on a stream is bounded. A further one is told to use another stream each time. The others continue."""
         options = replace(FEDERATION, domains=2)
         engine = self.told(*OPEN, options=options)
         asked = [result(f"{name}.example", "ours.example", "k") for name in ("other", "third", "third", "third", "third", "third")]
@@ -858,7 +858,7 @@ class DialbackTests(ReceivingCase):
         self.assertEqual(self.answers(engine, result("peer.example", "rooms.ours.example", "k")), [""])
 
     def test_more_domains(self) -> None:
-        """A peer whose policy says more may bring more; one that says less has what all have."""
+        """A peer's policy may permit more domains. If it permits fewer, the default applies."""
         for of_peer, number in ((4, 4), (1, 2), (0, 2)):
             steps = [Do("judged", replace(PERMIT_BOTH, domains=of_peer)) if isinstance(step, Do) and step.method == "judged" else step for step in OPEN]
             engine = self.told(*steps, options=replace(FEDERATION, domains=2))
@@ -888,7 +888,7 @@ class DialbackTests(ReceivingCase):
         self.assertLess(compared, 1000)
 
     def test_further_domain_refused(self) -> None:
-        """R28: a further domain that policy refuses gets an error; the stream is not its own."""
+        """R28: a further domain that the policy refuses gets an error. The stream continues."""
         nowhere = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "nowhere", Ending(Cause.NO_SUCH_DOMAIN))
         for permission, text, condition, kind in (
             (Permission(refusal=NOT_ALLOWED), "not you", "policy-violation", "modify"),
@@ -901,7 +901,7 @@ class DialbackTests(ReceivingCase):
             self.told(*OPEN, asked, Says(JudgementNeeded(OTHER, OURS, True)), Do("judged", permission), answer, asked, answer)
 
     def test_further_domain_refused_for_now(self) -> None:
-        """R2, R28: a further domain that was told to wait is judged anew when it comes again, so often on one stream."""
+        """R2, R28: a further domain that was told to wait is judged again when it asks again, a bounded number of times on one stream."""
         asked, question = In(result("other.example", "ours.example", "k")), Says(JudgementNeeded(OTHER, OURS, True))
         unasked = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "unasked", Ending(Cause.DNS_UNREACHABLE))
         error = dialback_error("remote-server-timeout", "unasked", "wait")
@@ -912,12 +912,12 @@ class DialbackTests(ReceivingCase):
         self.told(*OPEN, *refused, *refused, asked, answer)
 
     def test_not_permitted(self) -> None:
-        """R28: dialback where the peer must authenticate by its certificate is an error, before it has."""
+        """R28: dialback is an error if the peer must authenticate by its certificate and has not done so."""
         inside = dialback_error("policy-violation", "peer.example may not authenticate by dialback here", "modify")
         self.told(*EXTERNAL, In(result("peer.example", "ours.example", "k")), Out(result("ours.example", "peer.example", inside, "error")))
 
     def test_key_before_certificate(self) -> None:
-        """R28: where dialback is allowed the key is verified, whatever the certificate proves, of a further domain too."""
+        """R28: if dialback is allowed, the key is verified whatever the certificate proves, also for a further domain."""
         asked = In(result("peer.example", "ours.example", "k"))
         self.told(*BOTH, asked, Says(DialbackNeeded(PAIR, "k", "s2")))
         asked = In(result("other.example", "ours.example", "k"))
@@ -926,7 +926,7 @@ class DialbackTests(ReceivingCase):
         )
 
     def test_certified_beside_a_key(self) -> None:
-        """R28: on a stream that has not authenticated by SASL the certificate of a further domain is not enough."""
+        """R28: on a stream that has not authenticated by SASL, the certificate is not sufficient for a further domain."""
         inside = dialback_error("policy-violation", "other.example may not authenticate by dialback here", "modify")
         self.told(
             *PROVEN, In(result("other.example", "ours.example", "k")), Says(JudgementNeeded(OTHER, OURS, True)),
@@ -934,8 +934,9 @@ class DialbackTests(ReceivingCase):
         )
 
     def test_certified_beside_another(self) -> None:
-        """R28: where no key would do, a peer brings all the domains of its certificate on a stream that has authenticated; one that is
-        not in it is refused.
+        """R28: if keys are not sufficient, a peer may add all domains of its certificate to a stream authenticated by SASL. A domain that
+        is
+        not in the certificate is refused.
         """
         other, third = pair(OTHER), Domain.parse("third.example")
         inside = dialback_error("policy-violation", "third.example may not authenticate by dialback here", "modify")
@@ -951,7 +952,7 @@ class DialbackTests(ReceivingCase):
         )
 
     def test_again(self) -> None:
-        """A proven pair stays proven; a question that is asked twice is answered once."""
+        """A proven pair stays proven. A repeated question is answered once."""
         asked = In(result("peer.example", "ours.example", "k"))
         valid = Out(result("ours.example", "peer.example", type="valid"))
         self.told(*PROVEN, asked, valid)
@@ -962,7 +963,7 @@ class DialbackTests(ReceivingCase):
         )
 
     def test_bounded(self) -> None:
-        """R28: pairs on one stream are bounded."""
+        """R28: the number of pairs on one stream is bounded."""
         self.patch(dialback_authorization, "PAIRS", 2)
         said = "more than 4096 domains, or 2 pairs, on one stream: open another one"
         text = dialback_error("resource-constraint", said, "wait")
@@ -971,7 +972,7 @@ class DialbackTests(ReceivingCase):
         self.told(*PROVEN, *asked, In(result("other.example", "ours.example", "k")), answer, Says(LimitHit("domains_per_stream")))
 
     def test_malformed(self) -> None:
-        """R27: what is no request ends the stream."""
+        """R27: an element that is not a valid request ends the stream."""
         text = "<db:result/> answers a request that was not made on this stream"
         self.refused(OPEN, result("peer.example", "ours.example", type="valid"), "invalid-from", text, Cause.INVALID_FROM)
         text = "<db:verify/> answers a request that was not made on this stream"
@@ -979,7 +980,7 @@ class DialbackTests(ReceivingCase):
         self.refused(OPEN, result("peer.example", "ours.example"), "bad-format", "<db:result/> without a key", Cause.BAD_XML)
 
     def test_answers_unasked(self) -> None:
-        """The shell's own mistakes."""
+        """An answer of the shell without a question raises `LocalFault`."""
         engine = stream()
         self._play(engine, lambda data: [data], ASKED)
         self.assertRaises(LocalFault, engine.judged, PERMIT_BOTH)
@@ -988,7 +989,7 @@ class DialbackTests(ReceivingCase):
         self.assertRaises(LocalFault, engine.dialback_answered, PAIR, DialbackOutcome("valid"))
 
     def test_verify(self) -> None:
-        """R27: keys of ours are verified for our domains, on any stream, and nothing else is said."""
+        """R27: our keys are verified for our domains, on any stream. The answer contains nothing else."""
         key = KEYS.key(PEER, OURS, "there")
         for steps in (BOTH, DIALBACK, OPEN, PROVEN):
             self.told(*steps, In(verify("peer.example", "ours.example", "there", f"\n{key}\n")), Out(verify("ours.example", "peer.example", "there", type="valid")))
@@ -999,7 +1000,7 @@ class DialbackTests(ReceivingCase):
             self.told(*BOTH, In(verify(from_, to, id, given)), Out(verify(to, from_, id, type="invalid")))
 
     def test_verify_for_others(self) -> None:
-        """R27: for other domains there is no answer but item-not-found, and the stream stays."""
+        """R27: for other domains the only answer is item-not-found, and the stream stays."""
         key = KEYS.key(PEER, ROOMS, "there")
         text = dialback_error("item-not-found", "rooms.ours.example is not served here")
         asked = In(verify("peer.example", "rooms.ours.example", "there", key))
@@ -1008,7 +1009,7 @@ class DialbackTests(ReceivingCase):
 
 
 class WithoutTLSTests(ReceivingCase):
-    """R1, R28: dialback without TLS, where policy lets it be, and the pre-1.0 streams of the backend leg."""
+    """R1, R28: tests of dialback without TLS, if the policy permits it, and of the pre-1.0 streams of the backend leg."""
 
     options = NEVER
     opened: list[Step] = [
@@ -1026,7 +1027,7 @@ class WithoutTLSTests(ReceivingCase):
         )
 
     def test_optional(self) -> None:
-        """R28: the same where TLS is offered and not taken; behind dialback it is not offered any more (R7)."""
+        """R28: the same holds if TLS is offered and not used. After dialback it is not offered any more (R7)."""
         self.told(
             In(ASK), Out(header(from_="ours.example", to="peer.example", id="s1") + features(STARTTLS, ERRORS_FEATURE)),
             Says(ResolutionNeeded(PEER, OURS)), Do("resolved", None), self.asking, Says(JudgementNeeded(PEER, OURS, False)),
@@ -1034,7 +1035,7 @@ class WithoutTLSTests(ReceivingCase):
         )
 
     def test_refused(self) -> None:
-        """R28: where the stream's own peer is refused, the stream ends."""
+        """R28: if the stream's own peer is refused, the stream ends."""
         self.told(
             *self.opened, Do("resolved", None), self.asking, Says(JudgementNeeded(PEER, OURS, False)),
             Do("judged", Permission(refusal=NOT_ALLOWED)), Out(error("policy-violation", "not you")),
@@ -1042,7 +1043,7 @@ class WithoutTLSTests(ReceivingCase):
         )
 
     def test_waits_for_resolution(self) -> None:
-        """R2: dialback waits for the resolution, and what comes behind it too."""
+        """R2: dialback waits for the resolution, and so does all further input."""
         key = KEYS.key(PEER, OURS, "there")
         asked = In(result("peer.example", "ours.example", "k") + verify("peer.example", "ours.example", "there", key))
         self.told(
@@ -1055,12 +1056,12 @@ class WithoutTLSTests(ReceivingCase):
         )
 
     def test_verify(self) -> None:
-        """R27: keys are verified without TLS too, where policy lets it be."""
+        """R27: keys are verified without TLS too, if the policy permits it."""
         asked = In(verify("peer.example", "ours.example", "there", KEYS.key(PEER, OURS, "there")))
         self.told(*self.opened, Do("resolved", None), asked, Out(verify("ours.example", "peer.example", "there", type="valid")))
 
     def test_pre_1_0(self) -> None:
-        """R1: jabberd2's header, without version, to and from: answered with an id and no features; domains come by db:result."""
+        """R1: jabberd2's header without version, to and from is answered with an id and no features. The domains follow with db:result."""
         other = Pair(OTHER, OURS)
         self.told(
             In(HEAD + ">"), Out(HEAD + " id='s1'>"), In(result("peer.example", "ours.example", "k") + result("other.example", "ours.example", "k2")),
@@ -1072,7 +1073,7 @@ class WithoutTLSTests(ReceivingCase):
         )
 
     def test_pre_1_0_refused(self) -> None:
-        """R1: such a stream belongs to no peer, so a refusal is told by an error."""
+        """R1: such a stream belongs to no peer, so a refusal is sent as an error."""
         inside = dialback_error("policy-violation", "not you", "modify")
         self.told(
             In(HEAD + ">"), Out(HEAD + " id='s1'>"), self.asking, Says(JudgementNeeded(PEER, OURS, False)),
@@ -1080,20 +1081,20 @@ class WithoutTLSTests(ReceivingCase):
         )
 
     def test_pre_1_0_with_names(self) -> None:
-        """R1: a pre-1.0 header with names is checked as any other."""
+        """R1: a pre-1.0 header with names is checked like any other."""
         given = header(from_="peer.example", to="ours.example", version=None)
         self.told(In(given), Out(header(from_="ours.example", to="peer.example", id="s1", version=None)), options=BACKEND)
         text = "other.example is not served here"
         self.refused([], header(to="other.example", version=None), "host-unknown", text, Cause.HOST_UNKNOWN, options=BACKEND, opening=header(id="s1"))
 
     def test_pre_1_0_needs_no_tls(self) -> None:
-        """R1: where TLS is required a stream without version cannot be."""
+        """R1: a stream without a version is refused if TLS is required."""
         options = replace(BACKEND, tls=lambda peer: "required")
         text = "TLS is required here; a stream without version has none"
         self.refused([], HEAD + ">", "policy-violation", text, Cause.ENCRYPTION_REQUIRED, options=options, opening=HEAD + " id='s1'>")
 
     def test_nameless_behind_tls(self) -> None:
-        """R1, R14: on the backend leg `from` may be absent behind TLS too, with and without version."""
+        """R1, R14: on the backend leg `from` may be absent behind TLS too, with and without a version."""
         options = replace(BACKEND, direct_tls=True)
         self.told(
             Do("tls_established"), In(header(to="ours.example")),
@@ -1112,7 +1113,7 @@ PHASES: dict[str, list[Step]] = {
     "Exchanging": [*BOTH, In(auth("")), Out(f"<challenge {SASL}/>")],
     "Conversing": OPEN,
 }
-#: phases whose next input is bytes of another kind, or a header, or nothing before an answer
+#: : phases whose next input is bytes of another kind, a header, or nothing until an answer
 OTHER_PHASES: dict[str, list[Step]] = {
     "AwaitHeader": [],
     "PreparingTLS": PREPARING,
@@ -1134,7 +1135,7 @@ INPUTS = {
     "verify": verify("peer.example", "ours.example", "i", "k"),
     "unknown": "<x xmlns='y'/>",
 }
-#: what each phase knows; everything else is refused
+#: : the inputs that each phase accepts; all others are refused
 KNOWN = {
     "Plain": {"starttls", "auth", "result", "verify"},
     "Authenticating": {"auth", "result", "verify"},
@@ -1144,10 +1145,10 @@ KNOWN = {
 
 
 class RefusalTests(ReceivingCase):
-    """Habit 6: what a phase does not know it refuses."""
+    """Each phase refuses the inputs that it does not accept."""
 
     def test_second_header(self) -> None:
-        """A framer gives one header to a stream; if it ever gave more, no phase would take it."""
+        """A framer gives one header per stream. No phase would accept a second one."""
         second = Header("ours.example", "peer.example", None, "1.0")
         for phase, steps in PHASES.items():
             engine = self.at(phase, steps)
@@ -1160,7 +1161,7 @@ class RefusalTests(ReceivingCase):
         return engine
 
     def test_every_pair(self) -> None:
-        """R7, R30: each input in each phase that does not know it ends the stream, STARTTLS in its own way."""
+        """R7, R30: each input that a phase does not accept ends the stream; STARTTLS gets its own answer."""
         for phase, steps in PHASES.items():
             for name in INPUTS.keys() - KNOWN[phase]:
                 engine = self.at(phase, steps)
@@ -1173,13 +1174,13 @@ class RefusalTests(ReceivingCase):
                     self.assertIn(b"<stream:error><unsupported-stanza-type ", engine.data_to_send())
 
     def test_stanzas(self) -> None:
-        """R29: a stanza of no proven pair is `<invalid-from/>` in every phase."""
+        """R29: a stanza outside the proven pairs gets `<invalid-from/>` in every phase."""
         for phase, steps in PHASES.items():
             ended = self.at(phase, steps).receive(message("x@other.example").encode())
             self._compare(ended, (End(Cause.INVALID_FROM, condition="invalid-from"),))
 
     def test_unasked(self) -> None:
-        """The shell's own mistakes: answers that a phase does not wait for."""
+        """An answer of the shell that a phase does not expect raises `LocalFault`."""
         allowed = {
             "Plain": {"resolved"}, "ResolvingForTLS": {"resolved"}, "Judging": {"judged"},
             "PreparingTLS": {"tls_ready", "tls_unavailable"}, "Handshaking": {"tls_established"},
@@ -1194,7 +1195,7 @@ class RefusalTests(ReceivingCase):
                     self.assertRaises(LocalFault, getattr(self.at(phase, steps), method), *arguments)
 
     def test_ended_anywhere(self) -> None:
-        """R15: the shell may end a stream in any phase: with a closing tag, in silence during the handshake."""
+        """R15: the shell may end a stream in any phase: with a closing tag, or without one during the handshake."""
         for phase, steps in {**PHASES, **OTHER_PHASES}.items():
             engine = self.at(phase, steps)
             self._compare(engine.close(Ending(Cause.IDLE)), (End(Cause.IDLE),))

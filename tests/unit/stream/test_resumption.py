@@ -1,4 +1,4 @@
-"""R35: streams that broke off are resumed (XEP-0198 §5), in both roles."""
+"""R35: tests of resumption (XEP-0198 §5) in both roles."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def failed_at(h: object) -> str:
 
 
 def broken(handled: int, came: int, sent: int = 0, acknowledged: int = 0) -> Resumption:
-    """What is left of a stream on which so much had come and been sent."""
+    """Return the state of an interrupted stream on which this much was received and sent."""
     counters = Counters(-came)
     counters.handled, counters.sent, counters.acknowledged = handled, sent, acknowledged
     return Resumption("s4", 120, counters)
@@ -88,7 +88,7 @@ GRANTED: list[Step] = [*OPEN, In(ENABLE_RESUME), Out(enabled("s4")), Says(Manage
 
 
 class ReceivingTests(TranscriptCase):
-    """R35: a stream towards us."""
+    """R35: tests of a stream that the peer opened."""
 
     def told(self, *steps: Step) -> ReceivingStream:
         engine = self.play(receiving.stream, *steps)
@@ -96,7 +96,7 @@ class ReceivingTests(TranscriptCase):
         return engine
 
     def resuming(self, h: int, *steps: Step, **counts: int) -> ReceivingStream:
-        """`<resume/>` comes, and is granted, for a stream with these counts."""
+        """Send `<resume/>` and grant it, for a stream with these counts."""
         played = [
             self._play(
                 receiving.stream(), cut, [*OPEN, In(resume(h)), Says(ResumptionNeeded("s4")), Do("resumed", broken(**counts)), *steps],
@@ -106,7 +106,7 @@ class ReceivingTests(TranscriptCase):
         return played[0]
 
     def test_granted(self) -> None:
-        """R35: to those who ask, for no longer than they want it; the id is one of ours."""
+        """R35: resumption is granted to those who ask for it, for at most the time that they ask for. The id is one of ours."""
         engine = self.told(*GRANTED)
         assert engine.resumption is not None
         self.assertEqual((engine.resumption.id, engine.resumption.seconds), ("s4", 120))
@@ -115,13 +115,13 @@ class ReceivingTests(TranscriptCase):
             self.told(*OPEN, asked, Out(enabled("s4", seconds)), Says(ManagementEnabled()))
 
     def test_not_granted(self) -> None:
-        """R35: not to those who do not ask, or want it for no time at all."""
+        """R35: it is not granted without a request, or for a requested time of zero."""
         for asked in (ENABLE, f"<enable {SM} resume='false'/>", f"<enable {SM} resume='true' max='0'/>"):
             engine = self.told(*OPEN, In(asked), Out(ENABLED), Says(ManagementEnabled()))
             self.assertIsNone(engine.broken_off())
 
     def test_broken_off(self) -> None:
-        """R35: a stream that neither side has ended; what came on it by then may be in safe hands later."""
+        """R35: a stream that neither side has ended is resumable. Stanzas received by then may become safe later."""
         engine = self.told(*GRANTED, In(ONE + TWO + THREE), Says(Stanzas(PAIR, (ONE, TWO, THREE))), Do("handled", 1), Out(""))
         left = engine.broken_off()
         assert left is not None
@@ -130,7 +130,7 @@ class ReceivingTests(TranscriptCase):
         self.assertEqual((engine.broken_off(), engine.managed), (None, False))
 
     def test_ended(self) -> None:
-        """R35: a stream that was closed, in order or not, by either side, is at its end."""
+        """R35: a stream that either side has closed, in order or not, is not resumable."""
         for last in (
             [Do("close", ENDED), Out(CLOSE), Says(End(Cause.IDLE))], [In(CLOSE), Out(CLOSE), Says(End(Cause.CLOSED, "them"))],
             [Do("wind_down", ENDED), Out(CLOSE)],
@@ -138,7 +138,7 @@ class ReceivingTests(TranscriptCase):
             self.assertIsNone(self.told(*GRANTED, *last).broken_off())
 
     def test_resumed(self) -> None:
-        """R35: `h` is what was in safe hands; what came behind it comes again and is not passed on twice, but counts on."""
+        """R35: `h` counts the stanzas that were safe. Those behind it are sent again, counted, and not passed on twice."""
         engine = self.resuming(
             0, Out(resumed(1)), Says(Resumed(0)), In(ASK), Out(ack(1)), Do("handled", 1), Out(""), In(ONE + TWO + THREE),
             Says(Stanzas(PAIR, (THREE,))), In(ASK), Out(ack(2)), Do("handled", 2), Out(ack(4)), handled=1, came=3,
@@ -146,7 +146,7 @@ class ReceivingTests(TranscriptCase):
         self.assertFalse(engine.owes)
 
     def test_told(self) -> None:
-        """R35: what our `h` says is known to the other side: it does not come again, not even on a third stream."""
+        """R35: stanzas that our `h` covers are not sent again, not even on a third stream."""
         engine = self.resuming(0, Out(resumed(2)), Says(Resumed(0)), handled=2, came=3)
         self.assertEqual(engine.acknowledged_to_peer, 2)
         left = engine.broken_off()
@@ -154,7 +154,7 @@ class ReceivingTests(TranscriptCase):
         self.assertEqual(left.counters.told, 2)
 
     def test_before(self) -> None:
-        """R35: what came on the new stream before is passed on and not counted."""
+        """R35: stanzas received on the new stream before the resumption are passed on and not counted."""
         steps = [*OPEN, In(ONE + resume(0)), Says(Stanzas(PAIR, (ONE,)), ResumptionNeeded("s4"))]
         for cut in cuts(steps):
             self._play(receiving.stream(), cut, [
@@ -163,7 +163,7 @@ class ReceivingTests(TranscriptCase):
             ])
 
     def test_theirs(self) -> None:
-        """R35: their `h` says what of ours they have; the shell sends the rest again, which is counted already."""
+        """R35: the peer's `h` tells which of our stanzas it has. The shell sends the rest again, which is counted already."""
         engine = self.resuming(
             4, Out(resumed(0)), Says(Resumed(1)), Do("sent", 1), In(ack(7)), Says(Acknowledged(3)), In(ack(8)), Out(too_high(8, 7)),
             Says(End(Cause.PROTOCOL_ERROR, condition="undefined-condition")), handled=0, came=0, sent=6, acknowledged=3,
@@ -171,14 +171,14 @@ class ReceivingTests(TranscriptCase):
         self.assertTrue(engine.over)
 
     def test_again(self) -> None:
-        """R35: a stream that was resumed may break off in turn, and goes on by the same id."""
+        """R35: a resumed stream may be interrupted again, and is resumed by the same id."""
         engine = self.resuming(0, Out(resumed(0)), Says(Resumed(0)), In(ONE + TWO), Says(Stanzas(PAIR, (TWO,))), handled=0, came=1)
         left = engine.broken_off()
         assert left is not None
         self.assertEqual((left.id, left.counters.handled, left.counters.outstanding(0)), ("s4", 0, 2))
 
     def test_too_high(self) -> None:
-        """R35: an impossible `h` is an error here too, and takes nothing from the stream that broke off."""
+        """R35: an impossible `h` is an error here too, and takes nothing from the interrupted stream."""
         left = broken(handled=1, came=3, sent=2)
         steps = [*OPEN, In(resume(3)), Says(ResumptionNeeded("s4")), Do("resumed", left), Out(too_high(3, 2))]
         for cut in cuts(steps):
@@ -193,7 +193,9 @@ class ReceivingTests(TranscriptCase):
         )
 
     def test_unknown(self) -> None:
-        """R35: a stream that is not there, or not theirs; of one that is past, how far it had come. The stream goes on without."""
+        """R35: a stream that does not exist, or belongs to another peer, is not resumed. For a past stream its last count is given.
+        The new stream continues.
+        """
         for past, answer in ((None, failed("item-not-found")), (broken(handled=7, came=9).counters, failed_at(7))):
             self.told(
                 *OPEN, In(resume(0) + ONE), Says(ResumptionNeeded("s4")), Do("resumed", None, past), Out(answer),
@@ -202,7 +204,7 @@ class ReceivingTests(TranscriptCase):
         self.told(*OPEN, In(f"<resume {SM} h='0'/>"), Says(ResumptionNeeded("")), Do("resumed", None), Out(failed("item-not-found")))
 
     def test_not_now(self) -> None:
-        """R35: neither on a stream that counts already nor before anybody is authenticated."""
+        """R35: a stream with stream management already, or without authentication, cannot be used to resume another."""
         self.told(*GRANTED, In(resume(0)), Out(failed("unexpected-request")))
         permission = Permission(dialback=True, management=True, resume=60)
         self.told(
@@ -212,7 +214,7 @@ class ReceivingTests(TranscriptCase):
             self.told(*OPEN).resumed(None)
 
     def test_questions_meanwhile(self) -> None:
-        """What the shell answers about other pairs while it looks for the stream is heard."""
+        """The shell's answers about other pairs are processed while it looks for the stream."""
         pair = Pair(OTHER, OURS)
         permission = Permission(dialback=True, management=True, resume=60)
         steps: list[Step] = [
@@ -248,7 +250,7 @@ COMES_BACK: list[Step] = [*bidi.OPEN[:-2], initiating.answered("r3", SM_FEATURE)
 
 
 class InitiatingTests(TranscriptCase):
-    """R35: a stream of ours."""
+    """R35: tests of a stream that we opened."""
 
     def told(self, *steps: Step, options: InitiatingOptions = SENDING) -> InitiatingStream:
         engine = self.play(lambda: InitiatingStream(options), *steps)
@@ -256,7 +258,7 @@ class InitiatingTests(TranscriptCase):
         return engine
 
     def resuming(self, *steps: Step, options: InitiatingOptions = SENDING, **counts: int) -> InitiatingStream:
-        """A stream that is to go on with one of these counts."""
+        """Run a stream that is to resume one with these counts."""
         def make() -> InitiatingStream:
             engine = InitiatingStream(options)
             engine.previous = broken(**counts)
@@ -267,7 +269,7 @@ class InitiatingTests(TranscriptCase):
         return engine
 
     def test_granted(self) -> None:
-        """R35: kept for as long as both sides will."""
+        """R35: the stream is resumable for the shorter of both sides' times."""
         for given, seconds in ((enabled("x", 60), 60), (enabled("x", 600), 300), (f"<enabled {SM} id='x' resume='1'/>", 300)):
             engine = self.told(*ASKED, Do("sent", 3), In(given), In(ack(1)), Says(Acknowledged(1)))
             left = engine.broken_off()
@@ -275,7 +277,7 @@ class InitiatingTests(TranscriptCase):
             self.assertEqual((left.id, left.seconds, left.counters.sent, left.counters.acknowledged), ("x", seconds, 3, 1))
 
     def test_not_granted(self) -> None:
-        """R35: nor by who says that it can be, and not how (Prosody); nor where it was not asked for."""
+        """R35: it is not if the server says so without an id (Prosody), or if resumption was not requested."""
         for given in (
             ENABLED, f"<enabled {SM} resume='true'/>", f"<enabled {SM} id='x'/>", f"<enabled {SM} id='' resume='true'/>",
             enabled("x", 0),
@@ -286,7 +288,7 @@ class InitiatingTests(TranscriptCase):
         self.assertIsNone(without.broken_off())
 
     def test_resumed(self) -> None:
-        """R35: after authentication, in place of `<enable/>`; nothing is sent before the answer, whose `h` settles what it says."""
+        """R35: `<resume/>` follows authentication in place of `<enable/>`. Nothing is sent before the answer, whose `h` acknowledges stanzas."""
         engine = self.resuming(
             *RESUMING, Out(resume(0)), In(resumed(4)), Says(Resumed(2), PROVEN), Do("sent", 1), In(ack(6)), Says(Acknowledged(2)),
             In(ack(8)), Out(too_high(8, 7)), Says(End(Cause.PROTOCOL_ERROR, condition="undefined-condition")),
@@ -295,19 +297,19 @@ class InitiatingTests(TranscriptCase):
         self.assertFalse(engine.resuming)
 
     def test_waits(self) -> None:
-        """R35: until it is answered the stream is not ready, and has nothing to resume."""
+        """R35: until the answer the stream is not ready, and is not resumable itself."""
         engine = self.resuming(*RESUMING, Out(resume(0)), handled=0, came=0, sent=1)
         self.assertEqual((engine.resuming, engine.managed, engine.broken_off()), (True, False, None))
 
     def test_dialback(self) -> None:
-        """R35: behind dialback as behind SASL."""
+        """R35: `<resume/>` follows dialback as it follows SASL."""
         self.resuming(
             *initiating.SECURED, initiating.answered("r2", ERRORS_FEATURE, SM_FEATURE), initiating.asking("r2"), initiating.VALID,
             Out(resume(0)), In(resumed(0)), Says(Resumed(0), PairProven(initiating.OUTBOUND, "dialback")), handled=0, came=0,
         )
 
     def test_failed(self) -> None:
-        """R35: its `h` counts too, where it has one; then the stream begins anew."""
+        """R35: the `h` of a refusal counts too, if there is one. Then the stream begins anew."""
         for answer, count in ((failed("item-not-found"), 0), (failed_at(5), 3)):
             engine = self.resuming(
                 *RESUMING, Out(resume(0)), In(answer), Out(ENABLE_RESUME), Says(NotResumed(count), PROVEN), Do("sent", 1),
@@ -317,7 +319,7 @@ class InitiatingTests(TranscriptCase):
             self.assertEqual(engine.resumption.id, "new")
 
     def test_too_high(self) -> None:
-        """R35: an `h` beyond what was sent is an error, in either answer."""
+        """R35: an `h` beyond the number sent is an error, in either answer."""
         for answer in (resumed(7), failed_at(7)):
             self.resuming(
                 *RESUMING, Out(resume(0)), In(answer), Out(too_high(7, 6)),
@@ -325,7 +327,7 @@ class InitiatingTests(TranscriptCase):
             )
 
     def test_of_another(self) -> None:
-        """An answer that speaks of another stream is refused; so is one that nobody asked for."""
+        """An answer that names another stream is refused, and so is one without a request."""
         text = "<resumed/> names another stream"
         self.resuming(
             *RESUMING, Out(resume(0)), In(resumed(0, "x")), Out(error("undefined-condition", text)),
@@ -338,16 +340,16 @@ class InitiatingTests(TranscriptCase):
         self.resuming(*RESUMING, Out(resume(0)), In(ENABLED), Out(error("unsupported-stanza-type", text)), end, handled=0, came=0)
 
     def test_closed(self) -> None:
-        """A server that answers by its closing tag."""
+        """A closing tag instead of an answer ends the stream."""
         engine = self.resuming(*RESUMING, Out(resume(0)), In(CLOSE), Out(CLOSE), Says(End(Cause.CLOSED, "them")), handled=0, came=0)
         self.assertTrue(engine.resuming)
 
     def test_unoffered(self) -> None:
-        """R35: nothing is resumed where acknowledgements are not offered."""
+        """R35: no stream is resumed if acknowledgements are not offered."""
         self.resuming(*RESUMING[:-1], initiating.answered("r3", LIMITS_FEATURE), Says(PROVEN), handled=0, came=0, sent=1)
 
     def test_bidi(self) -> None:
-        """R35, R36: what comes back is counted on, and not passed on twice; what came before the answer is not counted."""
+        """R35, R36: received stanzas are counted on, and not passed on twice. Those before the answer are not counted."""
         self.resuming(
             *COMES_BACK, Out(resume(1)), Says(PairProven(BACK, "bidi")), In(ONE), Says(Stanzas(BACK, (ONE,))), In(resumed(0)),
             Says(Resumed(0), PairProven(bidi.OUTBOUND, "EXTERNAL")), In(TWO + THREE), Says(Stanzas(BACK, (THREE,))),
@@ -355,7 +357,7 @@ class InitiatingTests(TranscriptCase):
         )
 
     def test_handled_meanwhile(self) -> None:
-        """R35, R36: the other side sends again what came behind the `h` that it was told, whatever became of that since."""
+        """R35, R36: the other side sends again everything behind the `h` that it was given, even if it was handled since."""
         for cut in cuts([In(TWO + THREE + ASK)]):
             left = broken(handled=1, came=3)
             engine = InitiatingStream(BOTH)

@@ -1,4 +1,4 @@
-"""SASL between servers: messages, EXTERNAL in both roles, and what is offered and chosen."""
+"""Tests of SASL between servers: messages, EXTERNAL in both roles, and the choice of mechanisms."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tests.support.transcripts import PEER
 
 
 class MessageTests(SynchronousTestCase):
-    """Base64 as RFC 6120 §6.4 has it."""
+    """Tests of base64 as RFC 6120 §6.4 defines it."""
 
     def test_round(self) -> None:
-        """No message, an empty one and others come back as they were."""
+        """An absent message, an empty one and others are read as they were written."""
         for data in (None, b"", b"=", b"peer.example", bytes(range(256))):
             self.assertEqual(sasl.decode(sasl.encode(data)), data)
         self.assertEqual((sasl.encode(None), sasl.encode(b""), sasl.encode(b"a")), ("", "=", "YQ=="))
 
     def test_incorrect(self) -> None:
-        """R24: bad base64 is `<incorrect-encoding/>`: another alphabet, white space, missing or wrong padding."""
+        """R24: bad base64 gets `<incorrect-encoding/>`: another alphabet, white space, missing or wrong padding."""
         for text in ("*", "YQ", "YQ=", "YQ==\n", " YQ==", "YR==", "==", "YQ==YQ==", "é", "Y-_=", "a"):
             failed = self.assertRaises(SASLRefused, sasl.decode, text)
             self.assertEqual(failed.condition, SASLCondition.INCORRECT_ENCODING)
 
     def test_elements(self) -> None:
-        """What is written."""
+        """The elements are written as RFC 6120 says."""
         ns = b"xmlns='urn:ietf:params:xml:ns:xmpp-sasl'"
         self.assertEqual(sasl.auth("EXTERNAL", b"").to_xml(), b"<auth " + ns + b" mechanism='EXTERNAL'>=</auth>")
         self.assertEqual(sasl.auth("EXTERNAL", None).to_xml(), b"<auth " + ns + b" mechanism='EXTERNAL'/>")
@@ -42,7 +42,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(failure, b"<failure " + ns + b"><aborted/><text xml:lang='en'>so</text></failure>")
 
     def test_read_failure(self) -> None:
-        """A failure is read into one line, whatever it lacks."""
+        """A failure is read into one line, whatever parts it lacks."""
         text = Element("text", SASL, text="go away")
         reasons = [Element("x", "y"), Element("not-authorized", SASL), text]
         self.assertEqual(sasl.read_failure(Element("failure", SASL, children=reasons)), "not-authorized: go away")
@@ -50,17 +50,17 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(sasl.read_failure(Element("failure", SASL)), "")
 
     def test_read_challenge(self) -> None:
-        """A challenge that is no base64 is the other side's mistake."""
+        """A challenge that is not base64 is an error of the other side."""
         self.assertIs(sasl.read_challenge(Element("challenge", SASL)), None)
         fault = self.assertRaises(RemoteFault, sasl.read_challenge, Element("challenge", SASL, text="*"))
         self.assertEqual(fault.condition, StreamCondition.BAD_FORMAT)
 
 
 class ExternalTests(SynchronousTestCase):
-    """R24: EXTERNAL."""
+    """R24: tests of EXTERNAL."""
 
     def test_authzid(self) -> None:
-        """R24: the authorization identity is empty, or the stream's `from`, however it is spelled."""
+        """R24: the authorization identity is empty or the stream's `from`, in any spelling."""
         for identity in (b"", b"peer.example", b"PEER.example", b"peer.example."):
             self.assertIs(ExternalServer(PEER).step(identity), None)
         books = Domain.parse("bücher.example")
@@ -68,26 +68,26 @@ class ExternalTests(SynchronousTestCase):
             self.assertIs(ExternalServer(books).step(name.encode()), None)
 
     def test_invalid_authzid(self) -> None:
-        """R24: anything else is `<invalid-authzid/>`."""
+        """R24: any other identity gets `<invalid-authzid/>`."""
         for identity in (b"other.example", b"juliet@peer.example", b"peer.example/x", b"\xff", b"peer", b" "):
             failed = self.assertRaises(SASLRefused, ExternalServer(PEER).step, identity)
             self.assertEqual(failed.condition, SASLCondition.INVALID_AUTHZID)
 
     def test_no_initial_response(self) -> None:
-        """RFC 6120 §6.4.2: without an initial response the identity is asked for."""
+        """RFC 6120 §6.4.2: without an initial response the identity is requested."""
         exchange = ExternalServer(PEER)
         self.assertEqual(exchange.step(None), b"")
         self.assertIs(exchange.step(b""), None)
 
     def test_client(self) -> None:
-        """R24: the initiating side names its own domain; asked, it says it once more, and then no more."""
+        """R24: the initiating side names its own domain, and answers one challenge with it."""
         exchange = ExternalClient(Means(PEER, True))
         self.assertEqual(exchange.start(), b"peer.example")
         self.assertEqual(exchange.respond(None), b"peer.example")
         self.assertRaises(RemoteFault, exchange.respond, b"")
 
     def test_rows(self) -> None:
-        """R24: offered where it would succeed, chosen where we have a certificate and it is offered."""
+        """R24: EXTERNAL is offered if it would succeed. It is chosen if it is offered and we have a certificate."""
         self.assertEqual([row.name for row in sasl.offered(Permission(external=True))], ["EXTERNAL"])
         self.assertEqual(sasl.offered(Permission(dialback=True)), [])
         self.assertEqual([row.name for row in sasl.choose(Means(PEER, True, offered=("PLAIN", "EXTERNAL")))], ["EXTERNAL"])

@@ -1,4 +1,4 @@
-"""R26: authentication by a shared secret (SCRAM) in both roles, and what is announced of channel binding (XEP-0440)."""
+"""R26: tests of authentication by a shared secret (SCRAM) in both roles, and of the announced channel bindings (XEP-0440)."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def mechanisms(*names: str) -> str:
 
 
 def said(name: str, message: bytes | None) -> str:
-    """An element of SASL with that message."""
+    """Return a SASL element with that message."""
     assert message is not None
     text = base64.b64encode(message).decode()
     return f"<{name} {SASL}>{text}</{name}>" if text else f"<{name} {SASL}/>"
 
 
 class Exchange:
-    """The messages of one exchange, as both sides would write them; `secret` is the initiating side's."""
+    """The messages of one exchange, as both sides write them. `secret` is the initiating side's."""
 
     def __init__(self, variant: object = PLUS, secret: StreamSecret = THEIRS, server: StreamSecret = BOUND, client: object = PEER) -> None:
         mine = ScramClient(variant, client, secret, NAMES)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ ASKED: list[Step] = [
 
 
 class ReceivingSecretTests(TranscriptCase):
-    """R26: the peer has the secret."""
+    """R26: tests of a peer that has the secret."""
 
     def told(self, *steps: Step) -> ReceivingStream:
         engine = self.play(receiving.stream, *steps)
@@ -89,7 +89,7 @@ class ReceivingSecretTests(TranscriptCase):
         return engine
 
     def test_proven(self) -> None:
-        """R26: the pair is proven by the mechanism, and `<success/>` proves us."""
+        """R26: the pair is proven by the mechanism, and `<success/>` proves our side."""
         self.told(
             *ASKED, In(said("response", WELL.response)), Out(said("success", WELL.conclusion)),
             Says(PairProven(PAIR, "SCRAM-SHA-256-PLUS")), In(receiving.ASK),
@@ -97,14 +97,14 @@ class ReceivingSecretTests(TranscriptCase):
         )
 
     def test_empty_first(self) -> None:
-        """R26: without an initial response it is asked for."""
+        """R26: without an initial response it is requested."""
         self.told(
             *OFFERED, In(auth("", "SCRAM-SHA-256-PLUS")), Out(f"<challenge {SASL}/>"), In(said("response", WELL.first)),
             Out(said("challenge", WELL.challenge)),
         )
 
     def test_wrong_secret(self) -> None:
-        """R26: another secret proves nothing; another way may follow."""
+        """R26: another secret proves nothing. Another mechanism may follow."""
         wrong = Exchange(secret=StreamSecret(SharedSecret("wrong", b"salt", 4096), THEIRS.nonce, THEIRS.binding))
         self.told(
             *OFFERED, In(auth(base64.b64encode(wrong.first).decode(), "SCRAM-SHA-256-PLUS")), Out(said("challenge", wrong.challenge)),
@@ -113,7 +113,9 @@ class ReceivingSecretTests(TranscriptCase):
         )
 
     def test_offers(self) -> None:
-        """R26, docs/decisions.md#external: beside EXTERNAL and dialback where those would do; -PLUS and its types only where TLS can be bound to."""
+        """R26, docs/decisions.md#external: SCRAM is offered beside EXTERNAL and dialback if those would succeed. -PLUS and its types are
+        offered only if TLS can be bound to.
+        """
         self.told(*receiving.judged(
             Permission(external=True, dialback=True, secret=UNBOUND), mechanisms("EXTERNAL", "SCRAM-SHA-256", "SCRAM-SHA-1"),
             ERRORS_FEATURE, LIMITS_FEATURE,
@@ -125,7 +127,7 @@ class ReceivingSecretTests(TranscriptCase):
         )
 
     def test_order(self) -> None:
-        """The policy says which mechanisms are offered, in which order; what it does not name is not taken either."""
+        """The policy sets which mechanisms are offered, and in which order. Others are not accepted."""
         permission = Permission(external=True, secret=UNBOUND, mechanisms=("SCRAM-SHA-1", "EXTERNAL"))
         self.told(
             *receiving.judged(permission, mechanisms("SCRAM-SHA-1", "EXTERNAL"), LIMITS_FEATURE), In(auth("", "SCRAM-SHA-256")),
@@ -137,10 +139,10 @@ LEGACY_LAST: tuple[Mechanism, ...] = ("DIGEST-MD5", "EXTERNAL", "SCRAM-SHA-1")
 
 
 class LegacyTests(TranscriptCase):
-    """R26: DIGEST-MD5, where the policy for a peer names it."""
+    """R26: tests of DIGEST-MD5, if the policy for a peer names it."""
 
     def test_receiving(self) -> None:
-        """R26: it is offered last; the peer proves itself, and so do we, before `<success/>`."""
+        """R26: it is offered last. The peer proves itself, and so do we, before `<success/>`."""
         server = DigestServer(PEER, "correct horse", OURS, "receiving")
         client = DigestClient("peer.example", "correct horse", "ours.example", "xmpp/ours.example", "cnonce")
         challenge = server.step(None)
@@ -155,7 +157,7 @@ class LegacyTests(TranscriptCase):
         )
 
     def test_wrong_secret(self) -> None:
-        """R26: another secret proves nothing, and the next exchange has a nonce of its own."""
+        """R26: another secret proves nothing, and the next exchange has a new nonce."""
         numbers = itertools.count()
         secret = StreamSecret(SECRET, lambda: f"n{next(numbers)}")
         client = DigestClient("peer.example", "wrong", "ours.example", "xmpp/ours.example", "cnonce")
@@ -171,7 +173,7 @@ class LegacyTests(TranscriptCase):
             self.assertIn((b"<not-authorized", b"<malformed-request")[number], engine.data_to_send())
 
     def test_off(self) -> None:
-        """R26, R38: it is neither offered nor taken nor asked for where the policy does not name it, or there is no secret."""
+        """R26, R38: it is neither offered, accepted nor requested if the policy does not name it, or there is no secret."""
         for permission, offered in (
             (Permission(secret=UNBOUND), mechanisms("SCRAM-SHA-256", "SCRAM-SHA-1")),
             (Permission(external=True, mechanisms=LEGACY_LAST), mechanisms("EXTERNAL")),
@@ -182,7 +184,7 @@ class LegacyTests(TranscriptCase):
             )
 
     def test_initiating(self) -> None:
-        """R26: asked for where nothing better is offered and the peer is proven; success without proof is none."""
+        """R26: it is requested if nothing better is offered and the peer is proven. A success without proof counts as failure."""
         permission = Permission(secret=StreamSecret(SECRET, lambda: "cnonce"), mechanisms=LEGACY_LAST)
         server = DigestServer(OURS, "correct horse", PEER, "nonce")
         client = DigestClient("ours.example", "correct horse", "peer.example", "xmpp/peer.example", "cnonce")
@@ -220,7 +222,7 @@ SENT: list[Step] = [
 
 
 class InitiatingSecretTests(TranscriptCase):
-    """R26: we have the secret, and so has the peer."""
+    """R26: tests of both sides having the secret, with us as the initiating side."""
 
     def told(self, *steps: Step, **more: object) -> InitiatingStream:
         engine = self.play(lambda: InitiatingStream(more.get("options", initiating.FEDERATION)), *steps)  # type: ignore[arg-type]
@@ -228,14 +230,14 @@ class InitiatingSecretTests(TranscriptCase):
         return engine
 
     def test_proven(self) -> None:
-        """R26: the best mechanism is used, and the peer has proven itself when it succeeds."""
+        """R26: the best mechanism is used. Its success proves the peer."""
         self.told(
             *SENT, In(said("success", MINE.conclusion)), Out(initiating.ASK), initiating.answered("r3", LIMITS_FEATURE),
             Says(PairProven(initiating.OUTBOUND, "SCRAM-SHA-256-PLUS")),
         )
 
     def test_external_first(self) -> None:
-        """R24, R26: where our certificate serves and the peer is proven, EXTERNAL comes first."""
+        """R24, R26: if our certificate is accepted and the peer is proven, EXTERNAL comes first."""
         self.told(
             *judged(Permission(secret=THEIRS)), answered(mechanisms("SCRAM-SHA-1-PLUS", "EXTERNAL")), Out(initiating.AUTH),
             In(sasl_failure("not-authorized", "no")),
@@ -243,7 +245,7 @@ class InitiatingSecretTests(TranscriptCase):
         )
 
     def test_impostor(self) -> None:
-        """R26: who does not prove to have the secret is not whom we asked for, whatever it says."""
+        """R26: a peer that does not prove that it has the secret is not the requested one, whatever it says."""
         end = Says(End(Cause.SASL_FAILED, condition="not-authorized"))
         text = "SCRAM-SHA-256-PLUS: the other side has not proven that it has the secret"
         self.told(*SENT, In(f"<success {SASL}/>"), Out(error("not-authorized", text)), end)
@@ -254,7 +256,7 @@ class InitiatingSecretTests(TranscriptCase):
         self.told(*SENT, In(f"<success {SASL}>!</success>"), Out(error("bad-format", text)), bad)
 
     def test_abort(self) -> None:
-        """R25, R26: a challenge that cannot be is answered with `<abort/>`, and dialback follows where it may."""
+        """R25, R26: an impossible challenge is answered with `<abort/>`, and dialback follows if it is permitted."""
         weak = In(said("challenge", b"r=initiatingmore,s=c2FsdA==,i=1"))
         why = "SCRAM-SHA-256-PLUS: 1 iterations are asked for; from 4096 to 100000 are made here"
         failure = In(sasl_failure("aborted", "as asked"))
@@ -270,7 +272,7 @@ class InitiatingSecretTests(TranscriptCase):
             self.told(*MUTUAL, *begun, more, Out(error("unsupported-stanza-type", text)), end)
 
     def test_nothing_else_proves_the_peer(self) -> None:
-        """R26: a peer that nothing has proven is sent nothing by EXTERNAL, dialback or a mechanism that could be relayed."""
+        """R26: EXTERNAL, dialback and mechanisms that can be relayed are not used with a peer that is not proven otherwise."""
         text = "peer.example offers no mechanism that proves it to us"
         refused = [Out(error("not-authorized", text)), Says(End(Cause.NOT_PROVEN, condition="not-authorized"))]
         for rows in ((EXTERNAL_FEATURE, ERRORS_FEATURE), (mechanisms("SCRAM-SHA-256"), ERRORS_FEATURE), (ERRORS_FEATURE,)):
@@ -283,7 +285,7 @@ class InitiatingSecretTests(TranscriptCase):
         )
 
     def test_without_tls(self) -> None:
-        """R26: nor without TLS."""
+        """R26: nothing is sent without TLS either."""
         text = "peer.example offers no mechanism that proves it to us"
         self.told(
             *initiating.BEGUN, initiating.answered("r1", ERRORS_FEATURE), Says(JudgementNeeded(PEER, OURS, False)),
@@ -293,10 +295,10 @@ class InitiatingSecretTests(TranscriptCase):
 
 
 class ChoiceTests(TranscriptCase):
-    """R26: which mechanisms are used, by what is offered."""
+    """R26: tests of the choice among the offered mechanisms."""
 
     def test_policy(self) -> None:
-        """The order is the policy's; of those that need the secret one alone; a bound one that it bars is no reason to wait for it."""
+        """The policy sets the order. Of the mechanisms that need the secret one is used. A bound one that the policy excludes does not delay it."""
         both = (*NAMES, "EXTERNAL", "DIGEST-MD5")
         for allowed, chosen in (
             (("EXTERNAL",), []), (("SCRAM-SHA-1", "SCRAM-SHA-256"), ["SCRAM-SHA-1"]), (("SCRAM-SHA-1", "SCRAM-SHA-1-PLUS"), ["SCRAM-SHA-1-PLUS"]),
@@ -307,7 +309,7 @@ class ChoiceTests(TranscriptCase):
         self.assertEqual([mechanism.name for mechanism in choose(means)], ["SCRAM-SHA-256", "EXTERNAL"])
 
     def test_legacy(self) -> None:
-        """R26: DIGEST-MD5 can be relayed, so something else must prove the peer; without a secret there is nothing to say."""
+        """R26: DIGEST-MD5 can be relayed, so the peer must be proven otherwise. Without a secret it is not used."""
         allowed = ("EXTERNAL", "SCRAM-SHA-256-PLUS", "DIGEST-MD5")
         self.assertEqual(self.chosen(("DIGEST-MD5",), mechanisms=allowed, peer=PEER), ["DIGEST-MD5"])
         self.assertEqual(self.chosen(("DIGEST-MD5",), mechanisms=allowed, peer=PEER, mutual=True), [])
@@ -319,7 +321,7 @@ class ChoiceTests(TranscriptCase):
         return [mechanism.name for mechanism in choose(means)]
 
     def test_best_first(self) -> None:
-        """R26: one alone, bound ones before others, SHA-256 before SHA-1; what could be relayed only where nothing is bound."""
+        """R26: one mechanism is used: bound before unbound, SHA-256 before SHA-1. One that can be relayed is used only if none is bound."""
         self.assertEqual(self.chosen(NAMES), ["SCRAM-SHA-256-PLUS"])
         self.assertEqual(self.chosen(("SCRAM-SHA-1-PLUS", "SCRAM-SHA-256")), ["SCRAM-SHA-1-PLUS"])
         self.assertEqual(self.chosen(("SCRAM-SHA-1", "SCRAM-SHA-256")), ["SCRAM-SHA-256"])
@@ -327,6 +329,6 @@ class ChoiceTests(TranscriptCase):
         self.assertEqual(self.chosen(NAMES, None), [])
 
     def test_types(self) -> None:
-        """XEP-0440: -PLUS is of no use where the other side knows no type of ours."""
+        """XEP-0440: -PLUS is not used if the other side supports none of our types."""
         self.assertEqual(self.chosen(NAMES, bindings=("tls-exporter",)), ["SCRAM-SHA-256-PLUS"])
         self.assertEqual(self.chosen(NAMES, bindings=("tls-unique",)), ["SCRAM-SHA-256"])

@@ -1,4 +1,4 @@
-"""XEP-0361: streams without handshake, in both roles."""
+"""XEP-0361: tests of streams without a handshake, in both roles."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ OPEN: list[Step] = [*ASKED, Do("judged", PINNED, PEER), Says(PROVEN)]
 
 
 class ReceivingTests(TranscriptCase):
-    """What comes without a header."""
+    """Tests of a received stream without a header."""
 
     def told(self, *steps: Step, **options: object) -> None:
         agreed = replace(receiving.FEDERATION, direct_tls=True, **{"zero_handshake": (OURS,), **options})  # type: ignore[arg-type]
         self.play(lambda: receiving.stream(agreed), *steps)
 
     def test_proven(self) -> None:
-        """Stanzas pass as soon as a pinned key has proven the peer; not a byte is sent; the closing tag is answered."""
+        """Stanzas pass as soon as a pinned key has proven the peer. No byte is sent before the closing tag is answered."""
         self.told(*OPEN, In(message()), Says(Stanzas(PAIR, (message(),))), In(CLOSE), Out(CLOSE), Says(End(Cause.CLOSED, "them")))
 
     def test_sent_ahead(self) -> None:
-        """What comes while the judgement is made is kept; it may be white space."""
+        """Input, also white space, that arrives before the judgement is kept."""
         steps = [*ASKED, In("\n " + message()), Do("judged", PINNED, PEER), Says(PROVEN, Stanzas(PAIR, (message(),)))]
         self.told(*steps)
 
     def test_every_domain(self) -> None:
-        """The peers of a key may send to every domain that is served; each pair is proven once, with its first stanza."""
+        """The peers of a key may send to every served domain. Each pair is proven once, with its first stanza."""
         to_rooms = [message("a@other.example", "x@rooms.ours.example"), message("b@other.example", "x@rooms.ours.example")]
         pair = Pair(OTHER, ROOMS)
         self.told(
@@ -69,7 +69,7 @@ class ReceivingTests(TranscriptCase):
         )
 
     def test_addresses(self) -> None:
-        """R30: what is no address, and a domain that is not served, end the stream as ever."""
+        """R30: an invalid address, or a domain that is not served, ends the stream as on other streams."""
         for to, condition, text, cause in (
             ("@", "improper-addressing", None, Cause.ADDRESSING), ("x@far.example", "host-unknown", "far.example is not served here", Cause.HOST_UNKNOWN),
         ):
@@ -79,7 +79,7 @@ class ReceivingTests(TranscriptCase):
             self.assertIn((text or condition).encode(), engine.data_to_send())
 
     def test_unknown(self) -> None:
-        """A key with whose owner nothing is agreed, and one that does not prove the peer, end the stream."""
+        """A key whose owner has no agreement, or that does not prove the peer, ends the stream."""
         text = "no zero handshake is agreed with the owner of this key"
         end = [Out(error("not-authorized", text)), Says(End(Cause.NOT_PROVEN, condition="not-authorized"))]
         self.told(*SECURED, Do("identified", ()), *end)
@@ -88,7 +88,7 @@ class ReceivingTests(TranscriptCase):
         self.told(*ASKED, Do("judged", REFUSED, PEER), *refused)
 
     def test_one_of_two(self) -> None:
-        """Of the peers of one key those may send whom the judgement allows."""
+        """Of several peers with one key, only those that the judgement allows may send."""
         self.told(
             *SECURED, Do("identified", (PEER, OTHER)), Says(JudgementNeeded(PEER, OURS, True), JudgementNeeded(OTHER, OURS, True)),
             Do("judged", REFUSED, OTHER), Do("judged", PINNED, PEER), Says(PROVEN), In(message("a@other.example")),
@@ -97,7 +97,7 @@ class ReceivingTests(TranscriptCase):
         )
 
     def test_nothing_else(self) -> None:
-        """R29: nothing is negotiated: a header, STARTTLS and SASL are refused, and stanzas before the judgement are not passed on."""
+        """R29: nothing is negotiated: a header, STARTTLS and SASL are refused. Stanzas before the judgement are not passed on."""
         for given in (receiving.ASK, STARTTLS, auth()):
             engine = receiving.stream(replace(receiving.FEDERATION, direct_tls=True, zero_handshake=(OURS,)))
             self._play(engine, lambda data: [data], OPEN)
@@ -105,7 +105,7 @@ class ReceivingTests(TranscriptCase):
             self.assertEqual([type(each).__name__ for each in ended], ["Ended"])
 
     def test_unasked(self) -> None:
-        """The shell's own mistakes."""
+        """A call of the shell out of order raises `LocalFault`."""
         engine = receiving.stream(replace(receiving.FEDERATION, direct_tls=True, zero_handshake=(OURS,)))
         self.assertRaises(LocalFault, engine.identified, (PEER,))
         self._play(engine, lambda data: [data], SECURED)
@@ -116,7 +116,7 @@ class ReceivingTests(TranscriptCase):
 
 
 class InitiatingTests(TranscriptCase):
-    """What we send without a header."""
+    """Tests of a stream that we send without a header."""
 
     options = replace(initiating.FEDERATION, direct_tls=True, zero_handshake=True)
     begun: tuple[Step, ...] = (Do("begin"), Do("tls_established"), Says(JudgementNeeded(PEER, OURS, True)))
@@ -125,21 +125,21 @@ class InitiatingTests(TranscriptCase):
         self.play(lambda: InitiatingStream(self.options), *steps)
 
     def test_proven(self) -> None:
-        """The pair may be sent as soon as a pinned key has proven the peer; closing tags are exchanged."""
+        """The pair may be sent as soon as a pinned key has proven the peer. Closing tags are exchanged."""
         proven = [Do("judged", PINNED), Says(PairProven(initiating.OUTBOUND, "zero-handshake"))]
         self.told(*self.begun, *proven, In(CLOSE), Out(CLOSE), Says(End(Cause.CLOSED, "them")))
         self.told(*self.begun, *proven, In(error("host-unknown", "gone")), Out(CLOSE), Says(End(Cause.HOST_UNKNOWN, "them", "host-unknown")))
 
     def test_not_pinned(self) -> None:
-        """Nothing but a pinned key will do, and nothing is said to whom it has not proven."""
+        """Only a pinned key is accepted. Nothing is sent to a peer that it does not prove."""
         self.told(*self.begun, Do("judged", Permission(external=True, proven=True)), Says(End(Cause.NOT_PROVEN)))
 
 
 class MouthToEarTests(TranscriptCase):
-    """Both engines."""
+    """Tests of both engines, connected to each other."""
 
     def test_stanzas(self) -> None:
-        """Stanzas written by the one are read by the other, and both know when the stream ends."""
+        """Stanzas written by one are read by the other, and both report the end of the stream."""
         one = InitiatingStream(replace(initiating.FEDERATION, local=PEER, peer=OURS, direct_tls=True, zero_handshake=True))
         other = receiving.stream(replace(receiving.FEDERATION, direct_tls=True, zero_handshake=(OURS,)))
         assert isinstance(other, ReceivingStream)
