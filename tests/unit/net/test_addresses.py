@@ -1,4 +1,4 @@
-"""Which addresses a stranger's DNS may name, and which are our own."""
+"""Tests of the addresses that a stranger's DNS may name, and of our own addresses."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from s2sgw.net.addresses import is_public, is_this_machine
 
 
 class PublicTests(SynchronousTestCase):
-    """The special-purpose registries of IANA."""
+    """Tests of the special-purpose registries of IANA."""
 
     def test_public(self) -> None:
-        """Ordinary addresses of both families."""
+        """Ordinary addresses of both families are public."""
         for address in ("8.8.8.8", "172.15.0.1", "172.32.0.1", "223.255.255.255", "2a00:1450::1", "2606:4700::1", "2001:4860::1"):
             self.assertTrue(is_public(address), address)
 
     def test_not_public(self) -> None:
-        """Loopback, private, link-local, shared, mapped, NAT64, 6to4, multicast, unspecified, documentation, and no address."""
+        """Not public are loopback, private, link-local, shared, mapped, NAT64, 6to4, multicast, unspecified and documentation addresses, and other text."""
         for address in (
             *("0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "127.53.0.1", "169.254.169.254", "172.16.0.1", "172.31.255.255"),
             *("192.0.0.8", "192.0.2.1", "192.88.99.1", "192.168.1.1", "198.18.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.1"),
@@ -27,7 +27,7 @@ class PublicTests(SynchronousTestCase):
             self.assertFalse(is_public(address), address)
 
     def test_this_machine(self) -> None:
-        """What a socket can be bound to is ours; an address of documentation is nobody's."""
+        """An address that a socket can be bound to is ours. A documentation address is not."""
         self.assertTrue(is_this_machine("127.0.0.1"))
         self.assertFalse(is_this_machine("192.0.2.1"))
         self.assertFalse(is_this_machine("2001:db8::1"))

@@ -1,4 +1,4 @@
-"""Which connections may be open at once, and which gives way."""
+"""Tests of the limits of open connections, and of the choice of the connection that gives way."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NONE = ConnectionLimits(0, 0, 0, 0, 0)
 
 
 class Holder:
-    """The protocol of a connection, whose transport is gone once the connection is dismissed."""
+    """The protocol of a connection, whose transport ends when the connection is dismissed."""
 
     def __init__(self, admitted: AdmittedConnection, *, lingers: bool = False) -> None:
         self.admitted = admitted
@@ -57,7 +57,7 @@ class AdmissionCase(SynchronousTestCase):
         return Admission(ConnectionLimits(**values), self.clock, lambda limit: self.hits.update([limit]))
 
     def open(self, admission: Admission, *addresses: str) -> list[Holder]:
-        """One connection from each of these."""
+        """Open one connection from each of these addresses."""
         holders = []
         for address in addresses:
             admitted = admission.admit(address)
@@ -66,15 +66,15 @@ class AdmissionCase(SynchronousTestCase):
         return holders
 
     def gone(self, holders: Sequence[Holder]) -> list[int]:
-        """Which of them were dismissed."""
+        """Return the indices of the dismissed connections."""
         return [number for number, holder in enumerate(holders) if holder.dismissed]
 
 
 class StrangersTests(AdmissionCase):
-    """The descriptors of those that have proven nothing, in the order in which they wait: the last ones are read first."""
+    """Tests of the descriptors of unproven connections, in the order in which they wait: the last ones are read first."""
 
     def strangers(self, number: int) -> tuple[Admission, list[AdmittedConnection]]:
-        """Return an admission and so many connections, whose descriptors are 0, 1, …"""
+        """Return an admission and this many connections, whose descriptors are 0, 1, …"""
         admission = self.admission()
         connections = [holder.admitted for holder in self.open(admission, *["192.0.2.1"] * number)]
         for descriptor, connection in enumerate(connections):
@@ -82,7 +82,7 @@ class StrangersTests(AdmissionCase):
         return admission, connections
 
     def test_advanced(self) -> None:
-        """One that goes a step further waits no longer than those that have come meanwhile."""
+        """A connection that makes progress waits no longer than those accepted meanwhile."""
         admission, connections = self.strangers(4)
         connections[1].advance()
         connections[2].prove()
@@ -90,7 +90,7 @@ class StrangersTests(AdmissionCase):
         self.assertEqual([0, 3, 1], list(admission.strangers))
 
     def test_descriptor_of_another(self) -> None:
-        """A descriptor that the system has given to another connection is that one's."""
+        """A descriptor that the system has given to another connection belongs to that one."""
         admission, (gone, other) = self.strangers(2)
         other.opened(0)
         gone.advance()
@@ -99,17 +99,17 @@ class StrangersTests(AdmissionCase):
 
 
 class LimitTests(AdmissionCase):
-    """Each limit by itself."""
+    """Tests of each limit separately."""
 
     def test_address_with_unproven(self) -> None:
-        """An address at its limit: its oldest unproven connection gives way to the newcomer; other addresses have no part in it."""
+        """At the limit of an address its oldest unproven connection gives way. Other addresses are not affected."""
         admission = self.admission(per_address=2)
         holders = self.open(admission, "192.0.2.9", *["192.0.2.1"] * 3)
         self.assertEqual(([1], {"connections_per_address": 1}), (self.gone(holders), dict(self.hits)))
         self.assertEqual((3, 3), (admission.total, admission.unproven))
 
     def test_address_with_proven_alone(self) -> None:
-        """Proven ones never give way: the newcomer is refused, with a hint at load balancers."""
+        """Proven connections never give way: the new one is refused, with a hint at load balancers."""
         admission = self.admission(per_address=2)
         holders = self.open(admission, *["2001:db8::1"] * 2)
         for holder in holders:
@@ -123,7 +123,7 @@ class LimitTests(AdmissionCase):
         self.assertIsInstance(admission.admit("2001:db8:1::1"), AdmittedConnection)
 
     def test_total(self) -> None:
-        """As many as there may be: an unproven one gives way, where there is one."""
+        """At the total limit an unproven connection gives way, if there is one."""
         admission = self.admission(total=3)
         holders = self.open(admission, "192.0.2.1", "192.0.2.2", "192.0.2.3")
         holders[0].admitted.prove()
@@ -138,7 +138,7 @@ class LimitTests(AdmissionCase):
         self.assertIsInstance(admission.admit("192.0.2.5"), AdmittedConnection)
 
     def test_unproven_in_all(self) -> None:
-        """The oldest of the most crowded site goes, in the /24 with most the address with most."""
+        """At the limit of unproven connections the oldest of the most crowded address gives way, in the most crowded /24."""
         admission = self.admission(unproven=6)
         holders = self.open(
             admission, "198.51.100.1", "192.0.2.1", "192.0.2.2", "192.0.2.2", "203.0.113.1", "203.0.113.1", "203.0.113.9",
@@ -146,7 +146,7 @@ class LimitTests(AdmissionCase):
         self.assertEqual([2], self.gone(holders))
 
     def test_sites(self) -> None:
-        """An address, an IPv4 /24, an IPv6 /64, /56 and /48 are bounded each; a newcomer from anywhere else changes nothing."""
+        """An address and an IPv4 /24, IPv6 /64, /56 and /48 each have a limit. A new connection from elsewhere is not affected."""
         for addresses, bound in (
             (["192.0.2.1"], 3), ([f"192.0.2.{number}" for number in range(90)], 6),
             ([f"2001:db8:0:7::{number}" for number in range(9)], 3),
@@ -160,7 +160,7 @@ class LimitTests(AdmissionCase):
             self.assertEqual([], holders[-1].dismissed)
 
     def test_names(self) -> None:
-        """Among those that claim one name the most crowded site's oldest gives way; a claim that is given up counts no more."""
+        """Of the connections that claim one name the oldest of the most crowded site gives way. A claim that is given up no longer counts."""
         admission = self.admission(unproven_per_name=3)
         holders = self.open(admission, "192.0.2.1", *["198.51.100.1"] * 3)
         for holder in holders:
@@ -171,14 +171,14 @@ class LimitTests(AdmissionCase):
         holders += self.open(admission, "198.51.100.1")
         holders[4].admitted.claim("four.example")
         self.assertEqual([1], self.gone(holders))
-        holders[0].admitted.prove()  # and so do proven ones
+        holders[0].admitted.prove()  # nor do proven ones count
         holders[0].admitted.claim("four.example")
         holders += self.open(admission, "198.51.100.1")
         holders[5].admitted.claim("four.example")
         self.assertEqual([1], self.gone(holders))
 
     def test_one_that_lingers(self) -> None:
-        """One that was told to go counts for its address until its transport is gone, and is not told again."""
+        """A dismissed connection counts for its address until its transport has ended, and is not dismissed again."""
         admission = self.admission(per_address=1)
         first = Holder(self.admitted(admission, "192.0.2.1"), lingers=True)
         second = Holder(self.admitted(admission, "192.0.2.1"))
@@ -194,17 +194,17 @@ class LimitTests(AdmissionCase):
         return found
 
     def test_no_limit(self) -> None:
-        """0 is no limit."""
+        """The value 0 means no limit."""
         admission = Admission(NONE, self.clock)
         self.assertEqual(set(), {type(admission.admit("192.0.2.1")) for _ in range(1000)} - {AdmittedConnection})
 
     def test_no_address(self) -> None:
-        """Connections without an address, as of a socket in the file system, are one site."""
+        """Connections without an address, for example from a socket in the file system, are one site."""
         admission = self.admission(per_address=2)
         self.assertEqual([0], self.gone(self.open(admission, "", "", "")))
 
     def test_lowered(self) -> None:
-        """Limits may be exchanged: what is open stays, what comes is measured by the new ones."""
+        """Limits may be replaced: open connections stay, and new ones are measured by the new limits."""
         admission = self.admission(unproven=9)
         holders = self.open(admission, *[f"192.0.2.{number}" for number in range(9)])
         admission.limits = ConnectionLimits(unproven=3)
@@ -213,10 +213,10 @@ class LimitTests(AdmissionCase):
 
 
 class TimeTests(AdmissionCase):
-    """How long a connection may prove nothing."""
+    """Tests of the time in which a connection must prove a pair."""
 
     def test_late(self) -> None:
-        """After the time of a negotiation it is ended in words; one that has proven a pair is not."""
+        """A connection that is late is ended with an error. One that has proven a pair is not."""
         admission = self.admission()
         holders = self.open(admission, "192.0.2.1", "192.0.2.2")
         holders[1].admitted.prove()
@@ -230,7 +230,7 @@ class TimeTests(AdmissionCase):
         self.assertEqual((1, 0, 1), (self.hits["negotiation"], admission.unproven, admission.proven))
 
     def test_under_pressure(self) -> None:
-        """From half of the unproven connections on the time shrinks, down to `LEAST_NEGOTIATION`."""
+        """If more than half of the unproven connections are in use, the time shrinks, down to `LEAST_NEGOTIATION`."""
         admission = self.admission(unproven=8)
         seen = []
         for number in range(8):
@@ -240,14 +240,14 @@ class TimeTests(AdmissionCase):
         self.assertEqual(5.0, LEAST_NEGOTIATION)
 
     def test_shorter_than_the_least(self) -> None:
-        """A time that is configured to be short does not grow."""
+        """A time that is configured shorter than that is not extended."""
         limits = ConnectionLimits(0, 0, 2, 0, 0, negotiation=5.0)
         admission = Admission(limits, self.clock)
         self.open(admission, "192.0.2.1", "192.0.2.2")
         self.assertEqual(5.0, admission.negotiation_seconds)
 
     def test_many_at_once(self) -> None:
-        """However many are late at once, one turn of the reactor ends a few of them."""
+        """However many connections are late at once, one turn of the reactor ends a few of them."""
         self.patch(module, "ENDED_PER_TURN", 3)
         admission = self.admission()
         holders = self.open(admission, *["192.0.2.1"] * 8)
@@ -264,7 +264,7 @@ class TimeTests(AdmissionCase):
         self.assertEqual(([3, 6], 8, []), (turns, len(self.gone(holders)), self.clock.getDelayedCalls()))
 
     def test_closed(self) -> None:
-        """At the end of the gateway those that have proven nothing are ended; proven ones close in order by themselves."""
+        """At a stop unproven connections are ended. Proven ones are closed in order by their owners."""
         admission = self.admission()
         holders = self.open(admission, "192.0.2.1", "192.0.2.2")
         holders[0].admitted.prove()
@@ -273,7 +273,7 @@ class TimeTests(AdmissionCase):
         self.assertTrue(holders[1].dismissed[0].ending.in_order)
 
     def test_no_timer_at_rest(self) -> None:
-        """Nothing is looked at where nothing is unproven."""
+        """No timer runs while no connection is unproven."""
         admission = self.admission()
         (holder,) = self.open(admission, "192.0.2.1")
         holder.admitted.release()
@@ -289,7 +289,7 @@ ACTIONS = st.lists(
 
 
 class AnythingTests(AdmissionCase):
-    """In any order: bounds hold, proven connections stay, and a site with one connection keeps it while others have more."""
+    """In any order of events the limits hold, proven connections stay, and a site with one connection keeps it while others have more."""
 
     @settings(max_examples=200, deadline=None)
     @given(ACTIONS)
@@ -330,16 +330,16 @@ class AnythingTests(AdmissionCase):
         self.assertEqual([], [each for each in alive if each.admitted.proven and each.dismissed])
 
     def least_harm(self, gone: AdmittedConnection, crowd: Counter[str], newcomer: Sequence[str]) -> None:
-        """Check that the connection that gave way was of the widest site with most, or shares a site with the newcomer."""
+        """Check that the connection that gave way was of the most crowded widest site, or shares a site with the new one."""
         most = max(number for site, number in crowd.items() if site.endswith(("/24", "/48")))
         self.assertTrue(crowd[gone.path[0]] == most or gone.path[0] == newcomer[0], (gone.path, newcomer, crowd))
 
 
 class AtOnceTests(AdmissionCase):
-    """Which connections are read in the turn that accepts them."""
+    """Tests of which connections are read in the turn that accepts them."""
 
     def test_much_was_done_in_this_turn(self) -> None:
-        """None is read at once when a part of the turn is used up: each handshake of direct TLS takes some milliseconds."""
+        """No connection is read at once if part of the turn is used up: each handshake of direct TLS takes some milliseconds."""
         now = [0.0]
         budget = TurnBudget(stopwatch=lambda: now[0])
         admission = Admission(NONE, self.clock, budget=budget)

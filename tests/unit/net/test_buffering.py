@@ -1,4 +1,4 @@
-"""Input that waits to be read, and what waits to be written."""
+"""Tests of input that waits to be read, and of output that waits to be written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2sgw.net.turns import Turns
 
 
 class InputBufferTests(SynchronousTestCase):
-    """`InputBuffer` by itself; `test_connection` has it at work."""
+    """Tests of `InputBuffer` alone. `test_connection` uses it in a connection."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -31,7 +31,7 @@ class InputBufferTests(SynchronousTestCase):
         self.noted.append("too long")
 
     def test_taken_in_parts(self) -> None:
-        """What came is taken in parts of a size, nothing is lost and the order stays."""
+        """Input is taken in parts of a given size, completely and in order."""
         self.buffer.add(b"abc")
         self.buffer.add(b"defg")
         self.assertEqual([self.buffer.take(2), self.buffer.take(4), self.buffer.size], [b"ab", b"cdef", 1])
@@ -39,7 +39,7 @@ class InputBufferTests(SynchronousTestCase):
         self.assertEqual([self.buffer.take(), self.buffer.take(), self.buffer.size], [b"gh", b"", 0])
 
     def test_full(self) -> None:
-        """A reader that is behind stops the transport, which goes on as soon as there is room; the reader is not held."""
+        """A full buffer pauses the transport and resumes it as soon as there is room. The reader is not paused."""
         self.buffer.add(b"x" * INPUT_BYTES)
         self.assertEqual(self.noted, [])
         self.buffer.add(b"x")
@@ -48,7 +48,7 @@ class InputBufferTests(SynchronousTestCase):
         self.assertEqual(self.noted, ["pause", "resume"])
 
     def test_full_and_held(self) -> None:
-        """With another holder the transport stays stopped until both are gone."""
+        """With another holder the transport stays paused until both are gone."""
         self.buffer.add(b"x" * (INPUT_BYTES + 1))
         self.buffer.pause("lane")
         self.assertTrue(self.buffer.held)
@@ -59,13 +59,13 @@ class InputBufferTests(SynchronousTestCase):
         self.assertEqual(self.noted, ["pause", "resume"])
 
     def test_closed_while_full(self) -> None:
-        """At the end nothing is kept, and the transport reads on so as to see the other side close."""
+        """At the end the buffer is emptied, and the transport is read so that the other side's close is seen."""
         self.buffer.add(b"x" * (INPUT_BYTES + 1))
         self.buffer.close(read_on=True)
         self.assertEqual((self.buffer.size, self.noted, self.clock.getDelayedCalls()[1:]), (0, ["pause", "resume"], []))
 
     def test_unfinished(self) -> None:
-        """A reader that has something left gets its turn behind a hold, though nothing came."""
+        """A reader with unread bytes gets its turn after a hold, though no new bytes came."""
         self.buffer.unfinished = True
         self.buffer.pause("lane")
         self.buffer.resume("lane")
@@ -74,14 +74,14 @@ class InputBufferTests(SynchronousTestCase):
 
 
 class UnsentBytesTests(SynchronousTestCase):
-    """All is counted in the memory that the queues have."""
+    """Tests of unsent bytes: all of them count in the memory of the queues."""
 
     def setUp(self) -> None:
         self.memory = SimpleNamespace(limit=UNPROVEN_SHARE * 100, used=7)
         self.unsent = UnsentBytes(self.memory)
 
     def test_counted(self) -> None:
-        """What streams leave unread is used memory until it is sent, or the stream is gone."""
+        """Unread output of a stream counts as used memory until it is sent or the stream has ended."""
         self.unsent.add("a", 60, True)
         self.unsent.add("b", 30, False)
         self.unsent.add("a", 10, True)
@@ -92,7 +92,7 @@ class UnsentBytesTests(SynchronousTestCase):
         self.assertEqual((self.memory.used, self.unsent.total, self.unsent.unproven, self.unsent._of), (7, 0, 0, {}))
 
     def test_strangers_have_a_share(self) -> None:
-        """Streams that have proven nothing have little of it; others are counted even beyond the limit."""
+        """Unproven streams have a small share. The bytes of others are counted even beyond the limit."""
         self.assertTrue(self.unsent.add("a", 100, False))
         self.assertFalse(self.unsent.add("b", 1, False))
         self.assertTrue(self.unsent.add("c", 100_000, True))
@@ -100,7 +100,7 @@ class UnsentBytesTests(SynchronousTestCase):
         self.assertTrue(self.unsent.add("b", 1, False))
 
     def test_proven_meanwhile(self) -> None:
-        """A stream that is proven while it is blocked is given back where it was counted."""
+        """If a stream is proven while it is blocked, its bytes are released where they were counted."""
         self.unsent.add("a", 60, False)
         self.unsent.add("a", 60, True)
         self.unsent.remove("a")

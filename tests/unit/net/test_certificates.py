@@ -1,4 +1,4 @@
-"""The folder of our own certificates."""
+"""Tests of the folder of our own certificates."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def d(text: str) -> Domain:
 
 
 class FolderTests(SynchronousTestCase):
-    """Files made for each test."""
+    """Base class that makes files for each test."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
         self.folder.mkdir()
 
     def put(self, name: str, issued: Issued, key: bytes | None = None, mode: int = 0o600) -> None:
-        """NAME.crt and NAME.key; `key` in place of its own."""
+        """Write NAME.crt and NAME.key; `key` replaces its own."""
         (self.folder / f"{name}.crt").write_bytes(issued.pem_chain)
         path = self.folder / f"{name}.key"
         path.write_bytes(issued.key_pem if key is None else key)
@@ -44,7 +44,7 @@ class FolderTests(SynchronousTestCase):
 
 
 class ChoiceTests(FolderTests):
-    """R11: the names in the certificate decide, not the file's."""
+    """R11: the names in the certificate decide, not the file's name."""
 
     def test_both_shapes(self) -> None:
         """NAME.crt with NAME.key, and NAME/fullchain.pem with NAME/privkey.pem, chain and key included."""
@@ -62,10 +62,10 @@ class ChoiceTests(FolderTests):
             credential = directory.for_domain(d(domain))
             assert credential is not None
             self.assertEqual((credential.name, credential.chain), (name, leaf_for(domain).der_chain))
-            new_context(credential, "1.2")  # OpenSSL takes it
+            new_context(credential, "1.2")  # OpenSSL accepts it
 
     def test_every_kind_of_name(self) -> None:
-        """R17: xmppAddr, SRV-ID, dNSName and a left-most wildcard each serve; a common name does not."""
+        """R17: xmppAddr, SRV-ID, dNSName and a left-most wildcard are accepted. A common name is not."""
         issuer = shared_issuer()
         self.put("addr", issuer.issue(xmpp=["addr.example"]))
         self.put("srv", issuer.issue(srv=["srv.example"]))
@@ -81,7 +81,7 @@ class ChoiceTests(FolderTests):
         })  # fmt: skip
 
     def test_exact_before_wildcard(self) -> None:
-        """An exact name goes before a wildcard, whatever their dates and the order of their files."""
+        """An exact name comes before a wildcard, whatever their dates and the order of their files."""
         self.put("a-wild", shared_issuer().issue(dns=["*.example.org"], not_after=datetime(2050, 1, 1, tzinfo=UTC)))
         self.put("b-exact", leaf_for("rooms.example.org"))
         self.put("c-wild", shared_issuer().issue(dns=["*.example.org"]))
@@ -89,7 +89,7 @@ class ChoiceTests(FolderTests):
         self.assertEqual(self.directory().for_domain(d("other.example.org")).name, "a-wild")  # type: ignore[union-attr]
 
     def test_without_xmpp_addr_first(self) -> None:
-        """Of two that serve the domain, the one without an id-on-xmppAddr is presented: ejabberd cannot read the other."""
+        """Of two certificates for the domain, the one without an id-on-xmppAddr is presented: ejabberd cannot read the other."""
         self.put("a", shared_issuer().issue(dns=["example.org"], xmpp=["example.org"], not_after=NOT_AFTER + timedelta(days=900)))
         self.put("b", leaf_for("example.org"))
         chosen = self.directory().for_domain(Domain.parse("example.org"))
@@ -97,13 +97,13 @@ class ChoiceTests(FolderTests):
         self.assertEqual("b", chosen.name)
 
     def test_xmpp_addr_is_warned_of(self) -> None:
-        """A certificate with an id-on-xmppAddr is told of: no ejabberd takes it."""
+        """A certificate with an id-on-xmppAddr gets a warning: no ejabberd accepts it."""
         self.put("a", shared_issuer().issue(dns=["example.org"], xmpp=["example.org"]))
         (warning,) = self.directory().warnings
         self.assertIn("has an id-on-xmppAddr in its subjectAltName; ejabberd", warning)
 
     def test_the_one_that_lasts_longest(self) -> None:
-        """Among equals the one that lasts longest is shown, and one out of its dates only for want of another."""
+        """Of equal certificates the one that is valid longest is shown. One outside its dates is shown only if there is no other."""
         year = [datetime(2027 + n, 1, 1, tzinfo=UTC) for n in range(3)]
         for name, not_before, not_after in (("a", AT, year[1]), ("b", AT, year[0]), ("c", year[1], year[2])):
             self.put(name, shared_issuer().issue(dns=["example.org"], not_before=not_before, not_after=not_after))
@@ -111,14 +111,14 @@ class ChoiceTests(FolderTests):
         self.assertEqual(self.directory(year[2]).for_domain(d("example.org")).name, "c")  # type: ignore[union-attr]
 
     def test_without_a_name(self) -> None:
-        """Where no name is known the first in the order of names is shown; none where there is none."""
+        """For an unknown name the first certificate by name is shown, or none if there is none."""
         self.assertIsNone(self.directory().for_domain(None))
         self.put("b", leaf_for("b.example"))
         self.put("a", leaf_for("a.example"))
         self.assertEqual(self.directory().for_domain(None).name, "a")  # type: ignore[union-attr]
 
     def test_answers_are_bounded(self) -> None:
-        """Strangers choose the names that are asked for, not how many answers are kept (docs/decisions.md#bounds)."""
+        """Strangers choose the requested names, but the number of kept answers is bounded (docs/decisions.md#bounds)."""
         self.patch(certificates, "ANSWERS_KEPT", 2)
         self.put("a", leaf_for("example.org"))
         directory = self.directory()
@@ -128,17 +128,17 @@ class ChoiceTests(FolderTests):
         self.assertIsNotNone(directory.for_domain(d("example.org")))
 
     def test_unserved_domains(self) -> None:
-        """Each domain that no certificate names is told."""
+        """Each domain that no certificate names is reported."""
         self.put("a", leaf_for("example.org"))
         (complaint,) = self.directory().unserved([d("example.org"), d("rooms.example.org")])
         self.assertIn("rooms.example.org", complaint)
 
 
 class ComplaintTests(FolderTests):
-    """What is wrong is told, all of it at once."""
+    """Tests of errors: all of them are reported at once."""
 
     def test_all_at_once(self) -> None:
-        """Each file's faults are listed; the sound certificates are there nevertheless."""
+        """Each file's errors are listed, and the sound certificates are loaded nevertheless."""
         self.put("a", leaf_for("a.example"), leaf_for("b.example").key_pem)
         self.put("b", self_signed(common_name="b.example"), mode=0o604)
         self.put("c", leaf_for("c.example"), b"rubbish")
@@ -152,7 +152,7 @@ class ComplaintTests(FolderTests):
         self.assertIn("c.key: holds no private key", c)
 
     def test_folders_that_hold_none(self) -> None:
-        """A folder that is missing, or empty, or a file."""
+        """A missing or empty folder, or a file in its place, is an error."""
         self.assertIn("holds no certificate (NAME.crt", self.complaint())
         (complaint,) = load(self.folder / "missing", AT).complaints
         self.assertIn("cannot be read: No such file", complaint)
@@ -161,7 +161,7 @@ class ComplaintTests(FolderTests):
         self.assertIn("cannot be read: Not a directory", complaint)
 
     def test_halves(self) -> None:
-        """A certificate without its key, and a key without its certificate, in both shapes."""
+        """A certificate without its key is an error, and so is a key without its certificate, in both layouts."""
         (self.folder / "a.crt").write_bytes(leaf_for("a.example").pem_chain)
         (self.folder / "b.key").write_bytes(leaf_for("b.example").key_pem)
         (self.folder / "b.key").chmod(0o600)
@@ -176,22 +176,22 @@ class ComplaintTests(FolderTests):
         self.assertIn("d/fullchain.pem: cannot be read: No such file", d_)
 
     def test_what_is_no_certificate(self) -> None:
-        """A file that holds none."""
+        """A file without a certificate is an error."""
         self.put("a", leaf_for("a.example"))
         (self.folder / "a.crt").write_text("rubbish")
         self.assertIn("a.crt: holds no certificate", self.complaint())
 
     def test_unreadable_key(self) -> None:
-        """A key that the gateway may not read."""
+        """A key that the gateway may not read is an error."""
         if os.geteuid() == 0:
             (self.folder / "a.crt").write_bytes(leaf_for("a.example").pem_chain)
-            (self.folder / "a.key").mkdir()  # root reads every file, but no folder
+            (self.folder / "a.key").mkdir()  # root can read every file, but not a folder as a file
         else:
             self.put("a", leaf_for("a.example"), mode=0o000)
         self.assertIn("a.key: cannot be read: ", self.complaint())
 
     def test_keys_that_will_not_do(self) -> None:
-        """A password, a kind that TLS has no use for, and keys that are too weak."""
+        """A key with a password, of an unsupported type, or too weak is an error."""
         leaf = leaf_for("a.example")
         secret = leaf.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password"))
 
@@ -213,14 +213,14 @@ class ComplaintTests(FolderTests):
         self.assertEqual(load(self.folder, AT).complaints, ())
 
     def test_rsa_keys(self) -> None:
-        """An RSA key of 2048 bits does."""
+        """An RSA key of 2048 bits is accepted."""
         self.put("a", shared_issuer().issue(dns=["a.example"], key=rsa_key()))
         (credential,) = load(self.folder, AT).credentials
         new_context(credential, "1.2")
 
 
 class WarningTests(FolderTests):
-    """What is told, and lived with."""
+    """Tests of warnings about certificates that are used all the same."""
 
     def warning(self) -> str:
         loaded = load(self.folder, AT)
@@ -229,28 +229,28 @@ class WarningTests(FolderTests):
         return warning
 
     def test_dates(self) -> None:
-        """An expired certificate, and one that is not valid yet, are warnings."""
+        """An expired certificate and one that is not valid yet get warnings."""
         self.put("a", shared_issuer().issue(dns=["a.example"], not_after=datetime(2026, 5, 1, tzinfo=UTC)))
         self.assertIn("a.crt: expired on 2026-05-01", self.warning())
         self.put("a", shared_issuer().issue(dns=["a.example"], not_before=datetime(2027, 5, 1, tzinfo=UTC)))
         self.assertIn("a.crt: is not valid before 2027-05-01", self.warning())
 
     def test_chains_out_of_order(self) -> None:
-        """Certificates after the leaf that do not follow from each other."""
+        """Certificates after the leaf that do not follow from each other get a warning."""
         self.put("a", leaf_for("a.example").with_chain(leaf_for("b.example").certificate))
         self.assertIn("a.crt: its certificates are not in order", self.warning())
 
     def test_malformed_names(self) -> None:
-        """A malformed name drops out, and is told."""
+        """A malformed name is ignored with a warning."""
         self.put("a", shared_issuer().issue(dns=["a.example", "*.*.example"]))
         self.assertIn("a.crt: dNSName *.*.example is malformed", self.warning())
 
 
 class ReloadTests(FolderTests):
-    """The folder read again while the gateway runs."""
+    """Tests of reading the folder again while the gateway runs."""
 
     def test_a_new_certificate(self) -> None:
-        """A reload shows the new certificate, though the old one has been asked for."""
+        """After a reload the new certificate is shown, even if the old one has been requested before."""
         self.put("a", leaf_for("a.example"))
         directory = self.directory()
         old = directory.for_domain(d("a.example"))

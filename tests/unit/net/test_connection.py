@@ -1,4 +1,4 @@
-"""The adapter between transport and engine, with toy engines and real TLS in memory."""
+"""Tests of the adapter between transport and engine, with simple engines and real TLS in memory."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ SOON = ConnectionOptions(negotiation_timeout=10.0, close_timeout=5.0, hold_timeo
 
 
 class InputTests(SynchronousTestCase):
-    """What one reactor turn brings is fed at once (docs/decisions.md#batching)."""
+    """The input of one reactor turn is fed at once (docs/decisions.md#batching)."""
 
     def test_reads_of_one_turn_are_joined(self) -> None:
-        """Several reads before the turn are one call of the engine, in their order."""
+        """Several reads before the turn make one call of the engine, in their order."""
         solo = Solo()
         solo.receive(b"one\n", b"two\n", b"three\n")
         self.assertEqual(solo.engine.fed, [b"one\ntwo\nthree\n"])
 
     def test_records_are_joined(self) -> None:
-        """Under TLS, where each record is delivered by itself, thousands of one-byte records are one call of the engine."""
+        """Under TLS, where each record is delivered separately, thousands of one-byte records make one call of the engine."""
         solo = Solo()
         solo.receive(b"STARTTLS\n")
         raw = RawTLS(solo, raw_context()).run()
@@ -40,7 +40,7 @@ class InputTests(SynchronousTestCase):
         self.assertEqual(solo.engine.fed, [b"x" * 5000])
 
     def test_each_turn_is_fed(self) -> None:
-        """What comes in a later turn is fed in that turn, and the time of the last is known."""
+        """Input of a later turn is fed in that turn, and the time of the last input is known."""
         solo = Solo()
         solo.receive(b"one\n")
         solo.clock.advance(3)
@@ -49,36 +49,36 @@ class InputTests(SynchronousTestCase):
         self.assertEqual(solo.connection.last_received, 3)
 
     def test_heard_after_the_loss(self) -> None:
-        """R16: what came in the turn in which the connection is lost is still delivered, before the end."""
+        """R16: input of the turn in which the connection is lost is delivered before the end."""
         solo = Solo()
         solo.connection.dataReceived(b"last words\n")
         solo.lose()
         self.assertEqual(solo.engine.fed, [b"last words\n"])
         self.assertEqual(len(solo.owner.events), 1)
         self.assertEqual([e.cause for e in solo.owner.endings], [Cause.CONNECTION_LOST])
-        solo.clock.advance(0)  # the turn that was due finds nothing to do
+        solo.clock.advance(0)  # the scheduled turn has nothing to do
 
     def test_a_closing_tag_before_the_loss(self) -> None:
-        """R16: a stream that was closed before its transport went was closed in order."""
+        """R16: a stream that was closed before its transport ended was closed in order."""
         solo = Solo()
         solo.connection.dataReceived(b"BYE\n")
         solo.lose()
         self.assertEqual([e.cause for e in solo.owner.endings], [Cause.CLOSED])
 
     def test_nothing_after_the_end(self) -> None:
-        """Input after the end is not heard."""
+        """Input after the end is ignored."""
         solo = Solo()
         solo.receive(b"BYE\n")
         solo.receive(b"more\n")
         self.assertEqual(solo.engine.fed, [b"BYE\n"])
-        self.assertEqual(solo.connection._intake.size, 0)  # and not kept
+        self.assertEqual(solo.connection._intake.size, 0)  # and is not kept
 
 
 class HoldTests(SynchronousTestCase):
-    """Back-pressure towards the other side."""
+    """Tests of back-pressure to the other side."""
 
     def test_several_holders(self) -> None:
-        """Reading goes on when the last of several holders lets go; each may say so twice."""
+        """Reading continues when the last of several holders has resumed. Each may call pause and resume twice."""
         solo = Solo()
         for holder in ("lane", "lane", "limit"):
             solo.connection.pause(holder)
@@ -90,18 +90,18 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual(solo.transport.producerState, "producing")
 
     def test_what_is_read_already_waits(self) -> None:
-        """Records of the read in which the pause came are not fed until it is over."""
+        """Records of the read in which the pause came are not fed until the pause is over."""
         solo = Solo()
         solo.connection.pause("lane")
         solo.receive(b"one\n", b"two\n")
         self.assertEqual(solo.engine.fed, [])
         solo.connection.resume("lane")
-        self.assertEqual(solo.engine.fed, [])  # not from within the call
+        self.assertEqual(solo.engine.fed, [])  # not during the call
         solo.clock.advance(0)
         self.assertEqual(solo.engine.fed, [b"one\ntwo\n"])
 
     def test_pause_and_resume_before_the_turn(self) -> None:
-        """A turn that was due when reading was held and let go again feeds once."""
+        """A scheduled turn feeds once, also after a pause and a resume."""
         solo = Solo()
         solo.connection.dataReceived(b"one\n")
         solo.connection.pause("lane")
@@ -110,7 +110,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual(solo.engine.fed, [b"one\n"])
 
     def test_held_input_is_heard_after_the_loss(self) -> None:
-        """R16: what was held back when the connection is lost is delivered."""
+        """R16: input held back when the connection is lost is delivered."""
         solo = Solo()
         solo.connection.pause("lane")
         solo.connection.dataReceived(b"one\n")
@@ -119,7 +119,7 @@ class HoldTests(SynchronousTestCase):
         solo.connection.resume("lane")  # nothing is left to resume
 
     def test_held_too_long(self) -> None:
-        """A paused transport sees neither FIN nor RST, so a hold is bounded: then the stream ends for want of room."""
+        """A paused transport sees neither FIN nor RST, so a hold is bounded: at its end the stream ends for lack of room."""
         solo = Solo(options=SOON)
         solo.connection.negotiated()
         solo.connection.pause("lane")
@@ -129,10 +129,10 @@ class HoldTests(SynchronousTestCase):
         assert solo.ending is not None
         self.assertEqual(solo.ending.cause, Cause.QUEUE_FULL)
         self.assertEqual(solo.written(), b"ERROR resource-constraint\nCLOSE\n")
-        self.assertEqual(solo.transport.producerState, "producing")  # so as to see the other side close
+        self.assertEqual(solo.transport.producerState, "producing")  # so that the other side's close is seen
 
     def test_short_holds_are_no_long_one(self) -> None:
-        """Many short holds, one watch: its time counts from the beginning of the present one."""
+        """Many short holds need one timer. Its time counts from the start of the current hold."""
         solo = Solo(options=SOON)
         solo.connection.negotiated()
         for _ in range(4):
@@ -149,7 +149,7 @@ class HoldTests(SynchronousTestCase):
         self.assertIsNotNone(solo.ending)
 
     def test_a_hold_that_is_over(self) -> None:
-        """The watch of a hold that ended finds nothing to do."""
+        """The timer of a hold that has ended does nothing."""
         solo = Solo(options=SOON)
         solo.connection.negotiated()
         solo.connection.pause("lane")
@@ -159,7 +159,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual(solo.clock.getDelayedCalls(), [])
 
     def test_no_hold_after_the_end(self) -> None:
-        """A closing transport is never paused, or it would not see the other side close."""
+        """A closing transport is never paused: it must see the other side close."""
         solo = Solo(options=SOON)
         solo.connection.close(CLOSING)
         solo.connection.pause("lane")
@@ -167,7 +167,7 @@ class HoldTests(SynchronousTestCase):
         solo.connection.resume("lane")
 
     def test_evidence_is_not_held(self) -> None:
-        """The engine hears of TLS even while its reading is held."""
+        """The engine is told of TLS even while reading is paused."""
         solo = Solo()
         solo.receive(b"STARTTLS\n")
         raw = RawTLS(solo, raw_context())
@@ -178,10 +178,10 @@ class HoldTests(SynchronousTestCase):
 
 
 class OutputTests(SynchronousTestCase):
-    """Back-pressure from the other side, and what is written."""
+    """Tests of back-pressure from the other side, and of output."""
 
     def test_owner_hears_of_a_full_transport(self) -> None:
-        """A transport that is full closes the tap once, and opens it once, though it may say so twice."""
+        """A full transport pauses the owner once, and resumes it once, even if it reports twice."""
         solo = Solo()
         tap = solo.tap
         self.assertTrue(solo.transport.streaming)
@@ -195,7 +195,7 @@ class OutputTests(SynchronousTestCase):
         tap.stopProducing()
 
     def test_through_tls(self) -> None:
-        """The tap stands behind the TLS layer, whose transport is what fills."""
+        """The output is paused by the transport below the TLS layer: that is the one that fills up."""
         solo = Solo()
         solo.receive(b"STARTTLS\n")
         RawTLS(solo, raw_context()).run()
@@ -205,7 +205,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(solo.owner.calls[-2:], ["paused", "resumed"])
 
     def test_not_after_the_end(self) -> None:
-        """After the end, a call reports nothing."""
+        """After the end back-pressure is no longer reported."""
         solo = Solo()
         tap = solo.tap
         solo.connection.close(CLOSING)
@@ -213,7 +213,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(solo.owner.calls, ["connected", CLOSING])
 
     def test_stanzas_are_written_past_the_engine(self) -> None:
-        """Stanza bytes go to the transport; after the end they go nowhere."""
+        """Stanza bytes go to the transport. After the end they are discarded."""
         solo = Solo()
         solo.connection.write(b"<message/>")
         self.assertEqual(solo.written(), b"<message/>")
@@ -223,7 +223,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(solo.written(), b"")
 
     def test_nothing_is_written_to_a_lost_transport(self) -> None:
-        """What an owner writes on hearing the last words goes nowhere, without harm."""
+        """Bytes that an owner writes after the connection was lost are discarded without an error."""
         solo = Solo()
         solo.owner.on_event = write_too_late
         solo.connection.dataReceived(b"last words\n")
@@ -236,7 +236,7 @@ def write_too_late(connection: StreamConnection, event: Event) -> None:
 
 
 class Answering(ToyEngine):
-    """An engine that answers each line with as many bytes as it has, and reads `lines` of them in one step."""
+    """An engine that answers each line with a fixed number of bytes, and reads `lines` of them in one step."""
 
     def __init__(self, answer: int = 1000, lines: int = 4) -> None:
         super().__init__()
@@ -267,7 +267,7 @@ class Answering(ToyEngine):
 
 
 class UnreadAnswersTests(SynchronousTestCase):
-    """A side that asks and does not read what it is answered."""
+    """Tests of a peer that sends requests and does not read the answers."""
 
     def solo(self, established: bool = False, **options: int) -> Solo:
         self.engine = Answering(**options)
@@ -277,14 +277,14 @@ class UnreadAnswersTests(SynchronousTestCase):
         return solo
 
     def ask(self, solo: Solo, number: int, turns: int = 50) -> int:
-        """Ask so often in one read, and let so many turns pass: bytes of the answers that were written."""
+        """Send this many requests in one read, and run this many turns; return the number of answer bytes written."""
         solo.connection.dataReceived(b"?\n" * number)
         for _ in range(turns):
             solo.clock.turn()
         return len(solo.written())
 
     def test_all_is_answered_in_several_turns(self) -> None:
-        """One turn makes a bounded number of bytes of answers; the others follow, and none is lost."""
+        """One turn makes a bounded number of answer bytes. The others follow, and none is lost."""
         for established in (False, True):
             solo = self.solo(established)
             self.assertEqual(self.ask(solo, 100, turns=1), 20_000)
@@ -292,7 +292,7 @@ class UnreadAnswersTests(SynchronousTestCase):
             self.assertEqual((self.engine.backlogged, len(solo.clock.getDelayedCalls())), (False, 0 if established else 1))
 
     def test_read_no_further(self) -> None:
-        """While the transport is full nothing is read or answered, in either state; then it goes on where it stood."""
+        """While the transport is full nothing is read or answered, in either state. Then reading continues from there."""
         for established in (False, True):
             solo = self.solo(established)
             solo.tap.pauseProducing()
@@ -303,7 +303,7 @@ class UnreadAnswersTests(SynchronousTestCase):
             self.assertEqual(self.ask(solo, 0), 100_000)
 
     def test_full_in_the_midst(self) -> None:
-        """A transport that fills up while a long read is answered gets no more than one step behind it."""
+        """If a transport fills up during a long read, at most one more step is answered."""
         solo = self.solo(True)
         self.ask(solo, 100, turns=1)
         solo.tap.pauseProducing()
@@ -311,7 +311,7 @@ class UnreadAnswersTests(SynchronousTestCase):
         self.assertTrue(self.engine.backlogged)
 
     def test_two_sides_that_both_send(self) -> None:
-        """Where stanzas go out too, the stream is read on while it is full, or both sides would wait for each other; up to a bound."""
+        """If stanzas are sent too, the stream is read while it is full, up to a limit: otherwise both sides would wait for each other."""
         solo = self.solo(True)
         solo.connection.write(b"<message/>")
         solo.written()
@@ -321,7 +321,7 @@ class UnreadAnswersTests(SynchronousTestCase):
         self.assertEqual(solo.transport.producerState, "paused")
 
     def test_it_ends(self) -> None:
-        """Behind a pause no FIN is seen: a stream that is not read for a minute is cut off."""
+        """A paused transport sees no FIN: a stream that is not read for a minute is aborted."""
         solo = self.solo(True)
         solo.tap.pauseProducing()
         self.ask(solo, 10)
@@ -332,7 +332,7 @@ class UnreadAnswersTests(SynchronousTestCase):
         self.assertEqual(solo.clock.getDelayedCalls(), [])
 
     def test_timer_of_an_end(self) -> None:
-        """A stream that ends otherwise while it is full leaves no timer behind."""
+        """A stream that ends otherwise while it is full leaves no timer."""
         for end in ("close", "lose", "open"):
             solo = self.solo(True)
             solo.tap.pauseProducing()
@@ -342,7 +342,7 @@ class UnreadAnswersTests(SynchronousTestCase):
             self.assertNotIn(solo.connection._blocked_too_long, [call.func for call in solo.clock.calls], end)
 
     def test_the_loss_ends_the_wait(self) -> None:
-        """R16: what came before a loss is read, however it was held back."""
+        """R16: input received before a loss is read, however it was held back."""
         solo = self.solo(True)
         solo.tap.pauseProducing()
         self.ask(solo, 100)
@@ -351,7 +351,7 @@ class UnreadAnswersTests(SynchronousTestCase):
         self.assertEqual((self.engine.backlogged, self.engine.steps - steps), (False, 25))
 
     def test_counted(self) -> None:
-        """What waits is counted in memory from the moment the transport is full until it has room, or is gone."""
+        """Waiting bytes count as memory from the moment the transport is full until it has room or has ended."""
         for end in ("open", "lose", "abort"):
             memory = SharedMemory(1 << 20)
             solo = self.solo(True)
@@ -365,7 +365,7 @@ class UnreadAnswersTests(SynchronousTestCase):
             self.assertEqual(memory.used, 0)
 
     def test_strangers_beyond_their_share(self) -> None:
-        """A stranger for whose answers there is no room is cut off, soon but not from within the write."""
+        """A stranger is disconnected if there is no room for its answers: soon, but not during the write."""
         solo = self.solo()
         solo.connection._unsent = UnsentBytes(SharedMemory(FULL_BYTES))
         solo.tap.pauseProducing()
@@ -375,10 +375,10 @@ class UnreadAnswersTests(SynchronousTestCase):
 
 
 class TurnTests(SynchronousTestCase):
-    """How much of one stream is read in one turn."""
+    """Tests of how much of one stream is read in one turn."""
 
     def test_negotiation(self) -> None:
-        """A stream that is negotiated is read in parts, one a turn."""
+        """A stream in negotiation is read in parts, one per turn."""
         solo = Solo()
         solo.connection.dataReceived(b"x" * 40_000)
         fed = []
@@ -389,14 +389,14 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual(fed, [[NEGOTIATION_BYTES], [NEGOTIATION_BYTES], [40_000 - 2 * NEGOTIATION_BYTES], []])
 
     def test_stanzas(self) -> None:
-        """One that is established is read in one turn, as far as it has come."""
+        """An established stream is read in one turn, as far as input has arrived."""
         solo = Solo()
         solo.receive(b"PROVE\n")
         solo.receive(b"x" * 40_000)
         self.assertEqual(len(b"".join(solo.engine.fed[-2:])), 40_000)
 
     def test_portions(self) -> None:
-        """As much is read at once as does not take too long: little at first, then more, then less where that takes long."""
+        """The size of a read is adapted to its time: small at first, then larger, and smaller if reads take long."""
         solo = Solo()
         solo.receive(b"PROVE\n")
         now, each = 0.0, 0.0
@@ -443,7 +443,7 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual(steps, [2, 2, 1, 0])
 
     def test_an_answer_of_the_owner(self) -> None:
-        """An answer that lets the engine read on has it read on in a turn of its own."""
+        """If an answer of the owner lets the engine continue, it continues in a turn of its own."""
         engine = Answering(answer=0, lines=1)
         solo = Solo(engine=engine)
         engine.rest_of_lines = [b"?\n"] * 3
@@ -454,18 +454,18 @@ class TurnTests(SynchronousTestCase):
 
 
 class DelayTests(SynchronousTestCase):
-    """TCP options."""
+    """Tests of TCP options."""
 
     def test_no_delay(self) -> None:
-        """TCP_NODELAY on every leg (docs/decisions.md#batching)."""
+        """TCP_NODELAY is set on every leg (docs/decisions.md#batching)."""
         self.assertTrue(Solo().transport.no_delay)
 
 
 class StartTLSTests(SynchronousTestCase):
-    """The change to TLS."""
+    """Tests of the change to TLS."""
 
     def test_both_sides_are_secured(self) -> None:
-        """R12: each engine hears that TLS is established, and each side has the other's whole chain."""
+        """R12: each engine is told that TLS is established, and each side has the other's whole chain."""
         ends = Ends().start_tls()
         for owner, engine in ((ends.server_owner, ends.server_engine), (ends.client_owner, ends.client_engine)):
             self.assertEqual(engine.log, ["tls"])
@@ -479,21 +479,21 @@ class StartTLSTests(SynchronousTestCase):
         self.assertEqual((connection.chain, connection.tls_version, connection.cipher), ((), None, None))
 
     def test_proceed_is_sent_before_tls_begins(self) -> None:
-        """R5, R6: `<proceed/>` goes out in the clear, with nothing after it, and TLS begins at the next byte."""
+        """R5, R6: `<proceed/>` is sent unencrypted, with nothing after it, and TLS begins at the next byte."""
         solo = Solo()
         self.assertEqual(solo.receive(b"STARTTLS\n"), b"PROCEED\n")
         raw = RawTLS(solo, raw_context()).run()
         self.assertEqual((raw.problem, solo.engine.log), (None, ["tls"]))
 
     def test_greeting_after_tls_is_encrypted(self) -> None:
-        """R8: what the engine says after the handshake goes through TLS."""
+        """R8: the engine's output after the handshake is encrypted."""
         solo = Solo()
         solo.engine.greets_after_tls = b"<stream>"
         solo.receive(b"STARTTLS\n")
         self.assertEqual(RawTLS(solo, raw_context()).run().plain, b"<stream>")
 
     def test_plain_text_that_waits_is_an_injection(self) -> None:
-        """R6, R7: plain text that has come when TLS is to begin is refused and never read; `<proceed/>` is not said."""
+        """R6, R7: if unencrypted input has arrived when TLS is to begin, it is refused and not read. `<proceed/>` is not sent."""
         solo = Solo()
         solo.connection.dataReceived(b"<message from='admin'/>\n")
         solo.connection.step(solo.engine.line, b"STARTTLS\n")
@@ -505,7 +505,7 @@ class StartTLSTests(SynchronousTestCase):
         self.assertEqual(solo.engine.fed, [])
 
     def test_what_is_no_tls(self) -> None:
-        """R7: a failed handshake closes TCP, with no stream error and no closing tag; the ending has OpenSSL's words."""
+        """R7: a failed handshake closes TCP without a stream error or closing tag. The ending has OpenSSL's text."""
         solo = Solo()
         solo.receive(b"STARTTLS\n")
         said = solo.receive(b"<message/> is no ClientHello\n")
@@ -518,7 +518,7 @@ class StartTLSTests(SynchronousTestCase):
         self.assertTrue(solo.ending.detail)
 
     def test_lost_during_the_handshake(self) -> None:
-        """R7: a connection that goes in the middle of the handshake is a TLS failure."""
+        """R7: a connection that is lost during the handshake is a TLS failure."""
         solo = Solo()
         solo.receive(b"STARTTLS\n")
         solo.lose()
@@ -526,7 +526,7 @@ class StartTLSTests(SynchronousTestCase):
         self.assertEqual(solo.ending.cause, Cause.TLS_FAILED)
 
     def test_nothing_is_said_during_the_handshake(self) -> None:
-        """R7: whoever ends the stream during the handshake sends neither an error nor a closing tag."""
+        """R7: a stream that ends during the handshake, by either side, sends neither an error nor a closing tag."""
         for end in (
             lambda connection: connection.close(CLOSING), lambda connection: connection.fail(REFUSAL),
             lambda connection: connection.abort(CLOSING),
@@ -539,7 +539,7 @@ class StartTLSTests(SynchronousTestCase):
             self.assertEqual(len(solo.owner.endings), 1)
 
     def test_no_way_to_open_tls(self) -> None:
-        """R7: where our certificate cannot be had, `<failure/>` is the answer instead of `<proceed/>`; direct TLS just ends."""
+        """R7: without a usable certificate the answer is `<failure/>` instead of `<proceed/>`. Direct TLS just ends."""
 
         def none(order: StartTLS | None) -> object:
             raise LookupError("no certificate")
@@ -554,7 +554,7 @@ class StartTLSTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 2)
 
     def test_no_way_to_open_tls_as_initiator(self) -> None:
-        """R7: nothing is said behind the other side's `<proceed/>` where our TLS cannot begin."""
+        """R7: if our TLS cannot begin, nothing is sent after the other side's `<proceed/>`."""
 
         def none(order: StartTLS | None) -> object:
             raise LookupError("no certificate")
@@ -567,7 +567,7 @@ class StartTLSTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 
     def test_a_failure_after_the_handshake(self) -> None:
-        """R7: a record that does not decrypt ends the connection, what came before it having been heard."""
+        """R7: a record that does not decrypt ends the connection. Input before it is processed."""
         solo = Solo()
         solo.receive(b"STARTTLS\n")
         raw = RawTLS(solo, raw_context()).run()
@@ -580,7 +580,7 @@ class StartTLSTests(SynchronousTestCase):
         self.assertEqual((solo.ending.cause, solo.engine.fed[-1]), (Cause.TLS_FAILED, b"good\n"))
 
     def test_certificate_refused_in_tls_1_3(self) -> None:
-        """In TLS 1.3 the initiating side's handshake is over before the other side has seen its certificate."""
+        """In TLS 1.3 the initiating side's handshake ends before the other side has seen its certificate."""
         refusing = raw_context(leaf_for("example.org"))
         refusing.set_verify(SSL.VERIFY_PEER, lambda *ignored: False)
         solo = Solo(role="initiating", tls=Ends().client._tls)
@@ -592,17 +592,17 @@ class StartTLSTests(SynchronousTestCase):
 
 
 class DirectTLSTests(SynchronousTestCase):
-    """XEP-0368."""
+    """Tests of direct TLS (XEP-0368)."""
 
     def test_tls_comes_first(self) -> None:
-        """Both sides are secured without a word in the clear, and each owner is told of the connection first."""
+        """Both sides are secured without an unencrypted byte, and each owner is first told of the connection."""
         ends = Ends(direct=True)
         ends.pump.flush()
         for owner, engine in ((ends.server_owner, ends.server_engine), (ends.client_owner, ends.client_engine)):
             self.assertEqual((owner.calls, engine.log, engine.fed), (["connected"], ["tls"], []))
 
     def test_what_is_written_early_waits_for_the_handshake(self) -> None:
-        """What the initiating side begins with is sent once TLS is there."""
+        """The initiating side's first output is sent once TLS is established."""
         ends = Ends(direct=True)
         ends.client.step(ends.client_engine.begin)
         ends.pump.flush()
@@ -610,10 +610,10 @@ class DirectTLSTests(SynchronousTestCase):
 
 
 class StepTests(SynchronousTestCase):
-    """Habit 9: receive, flush, perform events, flush."""
+    """Tests of the step: receive, flush, perform events, flush."""
 
     def test_flush_before_perform(self) -> None:
-        """What the engine said is on the wire before its event is performed."""
+        """The engine's output is on the wire before its event is performed."""
         solo = Solo()
         seen: list[bytes] = []
         solo.owner.on_event = lambda connection, event: seen.append(solo.written())
@@ -626,13 +626,13 @@ class StepTests(SynchronousTestCase):
         self.assertEqual(seen, [b"said"])
 
     def test_output_without_events(self) -> None:
-        """What the engine says without an event is flushed too."""
+        """The engine's output without an event is flushed too."""
         solo = Solo()
         solo.connection.step(solo.engine.begin)
         self.assertEqual(solo.written(), b"STARTTLS\n")
 
     def test_answers_from_within_an_event(self) -> None:
-        """An answer given at once, from within the event that asked, is performed after the events before it."""
+        """An answer given within the event that asked is performed after the events before it."""
         solo = Solo()
 
         def answer(connection: StreamConnection, event: Event) -> None:
@@ -645,7 +645,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual(order, [b"one\n", b"two\n", b"answer\n"])
 
     def test_events_are_not_nested(self) -> None:
-        """The owner is never called from within its own call, and what an answer makes the engine say goes out."""
+        """The owner is never called within its own call, and output caused by an answer is sent."""
         solo = Solo()
         within: list[bool] = []
 
@@ -661,7 +661,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual(len(solo.owner.events), 2)
 
     def test_nothing_is_said_after_an_abort(self) -> None:
-        """What an engine still had to say when its connection was aborted is not written."""
+        """Output that an engine still had when its connection was aborted is not written."""
         solo = Solo()
 
         def end(connection: StreamConnection, event: Event) -> None:
@@ -672,7 +672,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual(solo.receive(b"one\n"), b"")
 
     def test_closing_ends_the_step(self) -> None:
-        """Habit 8: events that were due are not performed after the end, however it came."""
+        """Events that were due are not performed after the end, whatever its cause."""
         for end in (
             lambda connection: connection.close(CLOSING), lambda connection: connection.abort(CLOSING),
             lambda connection: connection.fail(REFUSAL),
@@ -684,7 +684,7 @@ class StepTests(SynchronousTestCase):
             self.assertEqual((len(solo.owner.endings), solo.owner.calls[-1]), (1, solo.ending))
 
     def test_answers_after_the_end(self) -> None:
-        """A look-up that answers too late changes nothing; the engine is not asked."""
+        """A look-up that answers too late changes nothing, and the engine is not called."""
         solo = Solo()
         solo.receive(b"BYE\n")
         solo.connection.step(solo.engine.line, b"late\n")
@@ -695,7 +695,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual((solo.owner.events, len(solo.owner.endings)), ([], 1))
 
     def test_an_engine_that_breaks(self) -> None:
-        """Our own mistake ends the stream with internal-server-error, is logged, and told once."""
+        """An internal error of the engine ends the stream with internal-server-error, is logged, and is reported once."""
         solo = Solo()
         self.assertEqual(solo.receive(b"CRASH\n"), b"ERROR internal-server-error\nCLOSE\n")
         self.assertEqual([e.cause for e in solo.owner.endings], [Cause.INTERNAL])
@@ -703,7 +703,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_an_owner_that_breaks(self) -> None:
-        """A mistake of the owner's does the same, wherever it is made."""
+        """An internal error of the owner does the same, wherever it is raised."""
 
         def crash(*ignored: object) -> None:
             raise RuntimeError("a mistake")
@@ -724,7 +724,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 4)
 
     def test_an_engine_that_cannot_even_fail(self) -> None:
-        """A broken engine does not keep the transport open."""
+        """An engine that raises even in `fail` does not keep the transport open."""
         engine = ToyEngine()
         solo = Solo(engine=engine)
 
@@ -738,10 +738,10 @@ class StepTests(SynchronousTestCase):
 
 
 class EndTests(SynchronousTestCase):
-    """The end, once, in order, in bounded time."""
+    """Tests of the end: once, in order, in bounded time."""
 
     def test_closing_in_order(self) -> None:
-        """R16: a closing line is answered, then both transports close and each owner hears of one end."""
+        """R16: a closing line is answered. Then both transports close, and each owner is told of one end."""
         ends = Ends().start_tls()
         ends.client.write(b"hello\nBYE\n")
         ends.pump.flush()
@@ -752,7 +752,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(ends.clock.getDelayedCalls(), [])
 
     def test_unheard(self) -> None:
-        """What came before the loss is read after it; the engine knows that nothing it says arrives."""
+        """Input received before the loss is read after it. The engine knows that its output will not arrive."""
         solo = Solo()
         heard: list[tuple[bytes, bool]] = []
 
@@ -767,7 +767,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(heard, [(b"one\n", False), (b"two\n", True)])
 
     def test_a_turn_that_breaks(self) -> None:
-        """A mistake while a stream is read ends it: it would wait for a turn that never comes."""
+        """An error while a stream is read ends it. Otherwise it would wait for a turn that never comes."""
         solo = Solo()
         self.patch(solo.connection._intake, "take", lambda at_most: 1 / 0)
         solo.receive(b"hello\n")
@@ -775,7 +775,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_an_end_that_breaks(self) -> None:
-        """A mistake at the end keeps nobody waiting for it: who counts the connection is told that it is gone."""
+        """An error at the end does not keep others from being told that the connection has ended."""
         solo = Solo()
         closed = solo.connection.when_closed()
         self.patch(solo.engine, "release", lambda: 1 / 0)
@@ -785,7 +785,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(([each.cause for each in solo.owner.endings], solo.clock.getDelayedCalls()), ([Cause.CONNECTION_LOST], []))
 
     def test_flushed_before_closed(self) -> None:
-        """R15: the error and the closing tag are written, then the producer is let go, then the transport is closed."""
+        """R15: the error and the closing tag are written, then the producer is unregistered, then the transport is closed."""
         solo = Solo()
         solo.connection.fail(REFUSAL)
         self.assertEqual(solo.written(), b"ERROR policy-violation\nCLOSE\n")
@@ -794,7 +794,7 @@ class EndTests(SynchronousTestCase):
         self.assertFalse(solo.transport.disconnected)
 
     def test_the_close_is_bounded(self) -> None:
-        """A peer that does not answer close_notify has five seconds, then the connection is aborted."""
+        """A peer has five seconds to answer close_notify, then the connection is aborted."""
         solo = Solo()
         solo.receive(b"STARTTLS\n")
         RawTLS(solo, raw_context()).run()
@@ -805,7 +805,7 @@ class EndTests(SynchronousTestCase):
         self.assertTrue(solo.transport.disconnected)
 
     def test_a_close_that_is_answered(self) -> None:
-        """A transport that goes in time leaves no timer behind."""
+        """A transport that closes in time leaves no timer."""
         solo = Solo(options=SOON)
         solo.connection.pause("lane")
         solo.connection.close(CLOSING)
@@ -814,16 +814,16 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(solo.owner.endings, [CLOSING])
 
     def test_lost(self) -> None:
-        """A connection that goes without a word is lost: by them where it was closed, by the network where it broke."""
+        """A connection that ends without a closing tag is lost: by them if it was closed, by the network if it broke."""
         for error, by in ((None, "them"), (ConnectionLost(), "network")):
             solo = Solo()
             solo.lose(error)
             assert solo.ending is not None
             self.assertEqual((solo.ending.cause, solo.ending.by), (Cause.CONNECTION_LOST, by))
-            self.assertFalse(solo.transport.disconnecting)  # there is nothing left to close
+            self.assertFalse(solo.transport.disconnecting)  # nothing is left to close
 
     def test_starttls_as_last_words(self) -> None:
-        """R7: no TLS is opened on a transport that is gone."""
+        """R7: TLS is not started on a transport that has ended."""
         solo = Solo()
         solo.connection.dataReceived(b"STARTTLS\n")
         solo.lose()
@@ -831,7 +831,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual((solo.ending.cause, solo.written(), solo.connection._link), (Cause.CONNECTION_LOST, b"", None))
 
     def test_aborted_by_others(self) -> None:
-        """A connection that somebody else in this process aborts is our own doing."""
+        """A connection that is aborted by other code of this process was ended by us."""
         solo = Solo()
         solo.lose(ConnectionAborted())
         assert solo.ending is not None
@@ -853,7 +853,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual((solo.written(), solo.transport.disconnected, solo.ending), (b"", True, CLOSING))
 
     def test_when_closed(self) -> None:
-        """A Deferred for the end of the transport fires, requested before or after."""
+        """A Deferred for the end of the transport fires, whether it is requested before or after."""
         solo = Solo()
         waiting = solo.connection.when_closed()
         solo.connection.close(CLOSING)
@@ -863,11 +863,11 @@ class EndTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(solo.connection.when_closed()))
 
     def test_attributes(self) -> None:
-        """A stream at rest is small: its own attributes are slots, and its dict holds those of Twisted's base class alone."""
+        """An idle stream is small: its own attributes are slots, and its dict holds only those of Twisted's base class."""
         self.assertEqual({"transport", "connected"}, set(vars(Solo().connection)))
 
     def test_addresses(self) -> None:
-        """Addresses as people write them; a transport without any is shown as it is."""
+        """Addresses are shown in their usual notation. A transport without one is shown as it is."""
         solo = Solo()
         self.assertEqual((solo.connection.peer_address, solo.connection.local_address), ("192.0.2.7:4000", "127.0.0.1:5269"))
         solo.transport.peerAddr = IPv6Address("TCP", "2001:db8::1", 5269)
@@ -876,7 +876,7 @@ class EndTests(SynchronousTestCase):
 
 
 class NegotiationTimeTests(SynchronousTestCase):
-    """R37: negotiation takes a bounded time."""
+    """R37: the time for negotiation is bounded."""
 
     def test_too_late(self) -> None:
         """A stream that is not negotiated in time ends with connection-timeout."""
@@ -889,7 +889,7 @@ class NegotiationTimeTests(SynchronousTestCase):
         self.assertEqual(solo.written(), b"ERROR connection-timeout\nCLOSE\n")
 
     def test_too_late_during_the_handshake(self) -> None:
-        """R7: in the middle of a handshake it closes without a word."""
+        """R7: if the time ends during a handshake, the stream closes without an error."""
         solo = Solo(options=SOON)
         solo.receive(b"STARTTLS\n")
         solo.clock.advance(10)
@@ -897,7 +897,7 @@ class NegotiationTimeTests(SynchronousTestCase):
         self.assertEqual((solo.ending.cause, solo.written()), (Cause.NEGOTIATION_TIMEOUT, b""))
 
     def test_in_time(self) -> None:
-        """A proven pair, readiness to verify, or the owner's word meet the deadline."""
+        """A proven pair, readiness to verify, or the owner's call ends the time limit."""
         for event in (PairProven(PAIR, "EXTERNAL"), VerifyReady()):
             solo = Solo(options=SOON)
             solo.connection.step(lambda event=event: [event])  # type: ignore[misc]
@@ -910,7 +910,7 @@ class NegotiationTimeTests(SynchronousTestCase):
         self.assertIsNone(solo.ending)
 
     def test_other_events_do_not_count(self) -> None:
-        """A question, or a stanza, is not the end of negotiation."""
+        """A question or a stanza does not end the negotiation."""
         solo = Solo(options=SOON)
         solo.connection.step(lambda: [JudgementNeeded(PEER, LOCAL, True)])
         solo.clock.advance(10)

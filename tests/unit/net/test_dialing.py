@@ -1,4 +1,4 @@
-"""Connecting to one address."""
+"""Tests of connecting to one address."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from s2sgw.xmpp.ending import Cause
 
 
 class DialTests(SynchronousTestCase):
-    """`DirectDialler` on a reactor in memory."""
+    """Tests of `DirectDialler` on a reactor in memory."""
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
@@ -38,7 +38,7 @@ class DialTests(SynchronousTestCase):
         self.reactor.tcpClients[0][2].clientConnectionFailed(self.reactor.connectors[0], Failure(problem))
 
     def test_connected(self) -> None:
-        """The protocol given is the one connected, and the result comes when it has its transport."""
+        """The given protocol is connected, and the result comes when it has its transport."""
         result = self.dial()
         transport = self.connect()
         self.assertNoResult(result)
@@ -47,13 +47,13 @@ class DialTests(SynchronousTestCase):
         self.assertIs(self.protocol.transport, transport)
 
     def test_where_and_how_long(self) -> None:
-        """Address, port, timeout and source address are those asked for."""
+        """Address, port, timeout and source address are those requested."""
         self.dial(timeout=7.0, sources=("198.51.100.1",)).addErrback(lambda _: None)
         host, port, _factory, timeout, bind = self.reactor.tcpClients[0]
         self.assertEqual((host, port, timeout, bind), ("192.0.2.1", 5269, 7.0, ("198.51.100.1", 0)))
 
     def test_failures(self) -> None:
-        """Each way to fail has its cause, and names the place."""
+        """Each failure has its cause, and names the address."""
         for problem, cause in (
             (error.ConnectionRefusedError(), Cause.CONNECTION_REFUSED),
             (error.TimeoutError(), Cause.CONNECTION_TIMEOUT),
@@ -70,12 +70,12 @@ class DialTests(SynchronousTestCase):
             self.assertIn("[2001:db8::1]:5269", failure.value.ending.detail)
 
     def test_names_are_not_resolved(self) -> None:
-        """A name is a mistake of the caller's: looking it up here would pass by the rules for addresses."""
+        """A host name is an error of the caller: a look-up here would bypass the rules for addresses."""
         self.assertRaises(ValueError, self.dial, "peer.example")
         self.assertEqual(self.reactor.tcpClients, [])
 
     def test_cancelled_while_connecting(self) -> None:
-        """Cancelling gives the attempt up; its late failure is nobody's."""
+        """Cancelling ends the attempt. Its late failure is ignored."""
         result = self.dial()
         result.cancel()
         self.failureResultOf(result, CancelledError)
@@ -93,13 +93,13 @@ class DialTests(SynchronousTestCase):
 
 
 class DiallerTests(SynchronousTestCase):
-    """`DirectDialler`."""
+    """Tests of `DirectDialler`: its source addresses, and connections that are no longer needed."""
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
 
     def test_sources(self) -> None:
-        """Of several source addresses the first of the family is taken; where there is none, the system chooses."""
+        """Of several source addresses the first of the family is used. If there is none, the system chooses."""
         dialler = DirectDialler(self.reactor, sources=("198.51.100.1", "198.51.100.2", "2001:db8::9"))
         plain = DirectDialler(self.reactor)
         for each, address in ((dialler, "192.0.2.1"), (dialler, "2001:db8::1"), (plain, "192.0.2.1")):
@@ -107,14 +107,14 @@ class DiallerTests(SynchronousTestCase):
         self.assertEqual([client[4] for client in self.reactor.tcpClients], [("198.51.100.1", 0), ("2001:db8::9", 0), None])
 
     def test_no_longer_wanted(self) -> None:
-        """A way that opens when nobody wants it is closed, and the result says so."""
+        """A connection that opens when it is no longer needed is closed, and the result says so."""
         result = DirectDialler(self.reactor)("192.0.2.1", 5269, lambda: None)
         self.assertIsNone(self.reactor.tcpClients[0][2].buildProtocol(None))
         self.reactor.advance(0)
         self.failureResultOf(result, DialFailed)
 
     def test_not_built_after_cancelling(self) -> None:
-        """A way that opens after the attempt was cancelled is closed without asking."""
+        """A connection that opens after the attempt was cancelled is closed without building a protocol."""
         result = DirectDialler(self.reactor)("192.0.2.1", 5269, lambda: self.fail("built"))
         result.cancel()
         self.failureResultOf(result, CancelledError)

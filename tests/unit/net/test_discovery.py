@@ -1,4 +1,4 @@
-"""Where a domain is reached, and what is said where it cannot be."""
+"""Tests of where a domain is reached, and of the causes if it cannot be."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ PEER = Domain.parse("peer.example")
 
 
 def unlocated(host: str) -> Target:
-    """A target whose addresses are not known."""
+    """Return a target without known addresses."""
     return Target(host, 5269, (), located=False)
 
 
 def listeners(*places: tuple[str, int]) -> Callable[[str, int], bool]:
-    """Return what says that our listeners are at these places."""
+    """Return a function that lists these addresses as our listeners."""
     return lambda address, port: (address, port) in places
 
 
 class DiscoveryCase(SynchronousTestCase):
-    """A discovery over a resolver over a name server."""
+    """Base class with a discovery, its resolver and a name server."""
 
     def setUp(self) -> None:
         self.reactor = FakeReactor()
@@ -48,13 +48,13 @@ class DiscoveryCase(SynchronousTestCase):
         return Discovery(self.reactor, self.resolver, **{"random": Random(7), **options})
 
     def resolve(self, domain: str = "peer.example", route: str | None = None, **options: Any) -> Resolution:
-        """What is found without any time passing."""
+        """Return the resolution that needs no time."""
         found = self.discovery(**options).resolve(Domain.parse(domain), route)
         self.reactor.settle()
         return self.successResultOf(found)
 
     def located(self, **options: Any) -> Resolution:
-        """What is found, with the addresses of all targets."""
+        """Return the resolution with the addresses of all targets."""
         finder = self.discovery(**options)
         found = finder.resolve(PEER)
         self.reactor.settle()
@@ -74,10 +74,10 @@ class DiscoveryCase(SynchronousTestCase):
 
 
 class ServiceTests(DiscoveryCase):
-    """By SRV records."""
+    """Tests of SRV records."""
 
     def test_priorities(self) -> None:
-        """RFC 6120 §3.2.1: targets in the order of their priorities, each with its port and addresses."""
+        """RFC 6120 §3.2.1: targets are in the order of their priorities, each with its port and addresses."""
         self.server.srv("peer.example", "20 0 5270 h2.example.", "10 0 5269 h1.example.", "30 0 5271 h3.example.")
         self.assertEqual(
             self.places(self.located()),
@@ -85,14 +85,14 @@ class ServiceTests(DiscoveryCase):
         )
 
     def test_no_fallback(self) -> None:
-        """R36: where there is an SRV record the domain itself is not tried."""
+        """R36: if there is an SRV record, the domain itself is not tried."""
         self.server.add("peer.example", "A", "8.8.0.9")
         self.server.srv("peer.example", "1 0 5269 gone.example.")
         self.assertEqual(self.cause(self.resolve()), Cause.NO_SUCH_DOMAIN)
         self.assertEqual(self.server.count("peer.example", "A"), 0)
 
     def test_not_available(self) -> None:
-        """R2: the SRV target "." says that there is no such service."""
+        """R2: the SRV target "." means that the service does not exist."""
         self.server.add("peer.example", "A", "8.8.0.9")
         self.server.srv("peer.example", "0 0 0 .")
         resolution = self.resolve()
@@ -100,24 +100,24 @@ class ServiceTests(DiscoveryCase):
         self.assertIn("no such service", str(resolution.ending))
 
     def test_odd_targets(self) -> None:
-        """Targets that can name no host are passed over, the same one twice is one."""
+        """Targets that cannot be host names are skipped. A target that occurs twice counts once."""
         self.server.srv("peer.example", "1 0 5269 h\\032x.example.", "2 0 5269 h1.example.", "3 0 5269 h2.example.", "4 0 5269 H1.example.")
         self.assertEqual([host for host, _, _ in self.places(self.resolve())], ["h1.example", "h2.example"])
 
     def test_aliases(self) -> None:
-        """The domain's service and the target may be aliases."""
+        """The service name and the target may be aliases."""
         self.server.add("_xmpp-server._tcp.peer.example", "CNAME", "_xmpp-server._tcp.host.example.")
         self.server.srv("host.example", "1 0 5269 alias.example.")
         self.server.add("alias.example", "CNAME", "h1.example.")
         self.assertEqual(self.places(self.resolve()), [("alias.example", 5269, ("8.8.0.1",))])
 
     def test_internationalised(self) -> None:
-        """An internationalised domain is asked for by its A-labels."""
+        """An internationalised domain is looked up by its A-labels."""
         self.server.srv("xn--bcher-kva.example", "1 0 5269 h1.example.")
         self.assertEqual(len(self.places(self.resolve("Bücher.example"))), 1)
 
     def test_families(self) -> None:
-        """Addresses of both families come in turns, IPv6 first, and not without measure."""
+        """Addresses of both families alternate, IPv6 first. Their number is bounded."""
         self.server.add("both.example", "A", *(f"8.8.1.{last}" for last in range(20)))
         self.server.add("both.example", "AAAA", "2a00::1", "2a00::2")
         self.server.srv("peer.example", "1 0 5269 both.example.")
@@ -126,25 +126,25 @@ class ServiceTests(DiscoveryCase):
         self.assertEqual(len(addresses), 16)
 
     def test_some_targets_fail(self) -> None:
-        """Targets without addresses, or that cannot be looked up, are left out where another has some."""
+        """Targets without addresses, or whose look-up fails, are left out if another one has addresses."""
         self.server.rcodes["broken.example", "*"] = dns.rcode.SERVFAIL
         self.server.srv("peer.example", "1 0 5269 broken.example.", "2 0 5269 gone.example.", "3 0 5269 h3.example.")
         self.assertEqual(self.places(self.resolve()), [("h3.example", 5269, ("8.8.0.3",))])
 
     def test_many_targets(self) -> None:
-        """Of very many targets so many are looked at."""
+        """Of very many targets a bounded number is looked up."""
         self.server.srv("peer.example", *(f"{number} 0 {number + 1} h1.example." for number in range(40)))
         self.assertEqual([port for _, port, _ in self.places(self.resolve())], list(range(1, 17)))
 
 
 class DirectTests(DiscoveryCase):
-    """XEP-0368: direct TLS beside STARTTLS."""
+    """Tests of direct TLS (XEP-0368) beside STARTTLS."""
 
     def order(self, **options: Any) -> list[tuple[str, int, bool]]:
         return [(target.host, target.port, target.direct_tls) for target in self.resolve(**options).targets]
 
     def test_merged(self) -> None:
-        """R36: the targets of both services are one list by priority; the same host may be in it by either."""
+        """R36: the targets of both services are one list by priority. The same host may be in it for both."""
         self.server.srv("peer.example", "10 0 5269 h1.example.", "30 0 5269 h2.example.")
         self.server.srv("peer.example", "20 0 5223 h1.example.", "5 0 443 h3.example.", service="_xmpps-server")
         self.assertEqual(
@@ -152,13 +152,13 @@ class DirectTests(DiscoveryCase):
         )
 
     def test_same_place(self) -> None:
-        """One port named by both services is tried in both ways, for it may be multiplexed or one of them be wrong."""
+        """A port named by both services is tried in both ways: it may be multiplexed, or one record may be wrong."""
         self.server.srv("peer.example", "10 0 5269 h1.example.")
         self.server.srv("peer.example", "20 0 5269 h1.example.", service="_xmpps-server")
         self.assertEqual(self.order(), [("h1.example", 5269, False), ("h1.example", 5269, True)])
 
     def test_weights(self) -> None:
-        """Within a priority weights count across the services, statistically."""
+        """Within a priority weights count across the services, as a statistical test shows."""
         self.server.srv("peer.example", "10 25 5269 h1.example.")
         self.server.srv("peer.example", "10 75 5223 h2.example.", service="_xmpps-server")
         finder = self.discovery()
@@ -170,7 +170,7 @@ class DirectTests(DiscoveryCase):
         self.assertApproximates(firsts[True] / firsts.total(), 0.75, 0.03)
 
     def test_direct_alone(self) -> None:
-        """A domain may have direct TLS alone: its STARTTLS service absent, or denied by "."; there is no fallback then."""
+        """A domain may have direct TLS alone, with its STARTTLS service absent or denied by ".". There is no fallback then."""
         self.server.add("peer.example", "A", "8.8.0.9")
         self.server.srv("peer.example", "20 0 5223 h1.example.", service="_xmpps-server")
         self.assertEqual(self.order(), [("h1.example", 5223, True)])
@@ -179,7 +179,7 @@ class DirectTests(DiscoveryCase):
         self.assertEqual(self.order(), [("h1.example", 5223, True)])
 
     def test_no_direct(self) -> None:
-        """A direct service denied by "." says nothing of STARTTLS: its records count, or the domain itself."""
+        """A direct service denied by "." does not affect STARTTLS: its records count, or the domain itself."""
         self.server.add("peer.example", "A", "8.8.0.9")
         self.server.srv("peer.example", "0 0 0 .", service="_xmpps-server")
         self.assertEqual(self.order(), [("peer.example", 5269, False)])
@@ -188,13 +188,13 @@ class DirectTests(DiscoveryCase):
         self.assertEqual(self.order(), [("h1.example", 5269, False)])
 
     def test_both_denied(self) -> None:
-        """R2: where both are denied there is no such domain."""
+        """R2: if both are denied, the domain does not exist."""
         self.server.srv("peer.example", "0 0 0 .")
         self.server.srv("peer.example", "0 0 0 .", service="_xmpps-server")
         self.assertEqual(self.cause(self.resolve()), Cause.NO_SUCH_DOMAIN)
 
     def test_one_fails(self) -> None:
-        """One service that cannot be asked for leaves the targets of the other; without any, nothing is known (R2)."""
+        """If one service cannot be looked up, the targets of the other remain. Without any the answer is unknown (R2)."""
         for broken, works in (("_xmpps-server", "_xmpp-server"), ("_xmpp-server", "_xmpps-server")):
             self.resolver.cache.clear()
             self.server.rcodes = {(f"{broken}._tcp.{PEER}", "SRV"): dns.rcode.SERVFAIL}
@@ -206,7 +206,7 @@ class DirectTests(DiscoveryCase):
             self.server.records.pop((f"{works}._tcp.{PEER}", "SRV"))
 
     def test_one_silent(self) -> None:
-        """One that never answers costs three seconds."""
+        """A service whose look-up gets no answer costs three seconds."""
         self.server.srv("peer.example", "20 0 5269 h1.example.")
         self.server.mute.add(("_xmpps-server._tcp.peer.example", "SRV"))
         found = self.discovery().resolve(PEER)
@@ -216,7 +216,7 @@ class DirectTests(DiscoveryCase):
         self.assertEqual(len(self.places(self.successResultOf(found))), 1)
 
     def test_secure(self) -> None:
-        """R13: a target is secure where its own SRV record is, its addresses apart; the domain itself where both absences are."""
+        """R13: a target is secure if its own SRV record is, apart from its addresses. The domain itself is secure if both absences are."""
         self.server.secure = True
         self.server.srv("peer.example", "10 0 5269 h1.example.", "20 0 5269 h2.example.")
         self.server.srv("peer.example", "30 0 5223 h3.example.", service="_xmpps-server")
@@ -230,10 +230,10 @@ class DirectTests(DiscoveryCase):
 
 
 class SelfTests(DiscoveryCase):
-    """The domain itself."""
+    """Tests of the domain itself as target."""
 
     def test_fallback(self) -> None:
-        """R36: where there is no SRV record, or no data, it is the domain itself at 5269."""
+        """R36: without an SRV record, or data, the target is the domain itself at port 5269."""
         self.server.add("peer.example", "A", "8.8.0.9")
         self.assertEqual(self.places(self.resolve()), [("peer.example", 5269, ("8.8.0.9",))])
         self.server.add("_xmpp-server._tcp.other.example", "TXT", "x")
@@ -241,7 +241,7 @@ class SelfTests(DiscoveryCase):
         self.assertEqual(self.places(self.resolve("other.example")), [("other.example", 5269, ("2a00::9",))])
 
     def test_nothing(self) -> None:
-        """R2: no SRV, A or AAAA record: the domain does not exist."""
+        """R2: without SRV, A and AAAA records the domain does not exist."""
         resolution = self.resolve()
         self.assertEqual(self.cause(resolution), Cause.NO_SUCH_DOMAIN)
         self.assertTrue(resolution.ending and resolution.ending.final)
@@ -254,17 +254,17 @@ class SelfTests(DiscoveryCase):
         self.assertEqual(self.server.asked, [])
 
     def test_too_long_for_a_service(self) -> None:
-        """A domain so long that it can have no SRV record may have addresses."""
+        """A domain that is too long to have an SRV record may have addresses."""
         name = ".".join(["a" * 60] * 4) + ".ab"
         self.server.add(name, "A", "8.8.0.9")
         self.assertEqual(len(self.places(self.resolve(name))), 1)
 
 
 class UnaskableTests(DiscoveryCase):
-    """R2: what could not be asked is no proof that it does not exist."""
+    """R2: a failed look-up is no proof that a name does not exist."""
 
     def test_service_fails(self) -> None:
-        """R2: SERVFAIL for the SRV record is temporary, and no reason to fall back."""
+        """R2: SERVFAIL for the SRV record is temporary, and no reason for the fallback."""
         self.server.add("peer.example", "A", "8.8.0.9")
         self.server.rcodes["_xmpp-server._tcp.peer.example", "SRV"] = dns.rcode.SERVFAIL
         resolution = self.resolve()
@@ -274,20 +274,20 @@ class UnaskableTests(DiscoveryCase):
         self.assertEqual(resolution.ending.detail, "_xmpp-server._tcp.peer.example SRV: SERVFAIL")
 
     def test_addresses_fail(self) -> None:
-        """One family that cannot be asked for, the other having none, leaves it open."""
+        """If the look-up of one family fails and the other has no address, the answer is unknown."""
         self.server.rcodes["peer.example", "AAAA"] = dns.rcode.SERVFAIL
         resolution = self.resolve()
         self.assertEqual(self.cause(resolution), Cause.DNS_UNREACHABLE)
         self.assertIn("peer.example AAAA: ", str(resolution.ending))
 
     def test_one_target_fails(self) -> None:
-        """So does one target of several."""
+        """The same holds if the look-up of one of several targets fails."""
         self.server.rcodes["h1.example", "*"] = dns.rcode.REFUSED
         self.server.srv("peer.example", "1 0 5269 h1.example.", "2 0 5269 gone.example.")
         self.assertEqual(self.cause(self.resolve()), Cause.DNS_UNREACHABLE)
 
     def test_silence(self) -> None:
-        """A name server that is silent is given up within the time for a resolution."""
+        """A silent name server is given up within the time of a resolution."""
         self.server.mute.add(("_xmpp-server._tcp.peer.example", "*"))
         found = self.discovery(timeout=4).resolve(PEER)
         self.reactor.pass_time(3.75)
@@ -296,7 +296,7 @@ class UnaskableTests(DiscoveryCase):
         self.assertIn("no answer in time", str(self.successResultOf(found).ending))
 
     def test_silence_of_targets(self) -> None:
-        """The time is that of the whole, the service and its targets together."""
+        """That time applies to the service and its targets together."""
         self.server.srv("peer.example", "1 0 5269 h1.example.")
         self.server.delays["_xmpp-server._tcp.peer.example", "SRV"] = 1.5
         self.server.mute.add(("h1.example", "*"))
@@ -306,10 +306,10 @@ class UnaskableTests(DiscoveryCase):
 
 
 class GraceTests(DiscoveryCase):
-    """What is slow does not hold up what is there."""
+    """Tests of slow answers, which do not delay others."""
 
     def test_silent_family(self) -> None:
-        """A name server that never answers for AAAA costs a second."""
+        """A name server that never answers for AAAA costs one second."""
         self.server.srv("peer.example", "1 0 5269 h1.example.")
         self.server.mute.add(("h1.example", "AAAA"))
         found = self.discovery().resolve(PEER)
@@ -319,7 +319,7 @@ class GraceTests(DiscoveryCase):
         self.assertEqual(len(self.places(self.successResultOf(found))), 1)
 
     def test_slow_first_target(self) -> None:
-        """A target of the best priority may be slower than another and still comes first."""
+        """A target of the best priority stays first, even if its look-up is slower than another one's."""
         self.server.srv("peer.example", "1 0 5269 h1.example.", "2 0 5269 h2.example.")
         self.server.delays["h1.example", "A"] = 1.5
         found = self.discovery().resolve(PEER)
@@ -327,7 +327,7 @@ class GraceTests(DiscoveryCase):
         self.assertEqual([host for host, _, _ in self.places(self.successResultOf(found))], ["h1.example", "h2.example"])
 
     def test_silent_target(self) -> None:
-        """After two seconds the next is asked beside it; the silent one keeps its place, for it may only be slow."""
+        """After two seconds the next target is looked up too. The silent one keeps its place, because it may only be slow."""
         self.server.srv("peer.example", "1 0 5269 h1.example.", "2 0 5269 h2.example.")
         self.server.mute.add(("h1.example", "*"))
         found = self.discovery().resolve(PEER)
@@ -338,7 +338,7 @@ class GraceTests(DiscoveryCase):
         self.assertEqual([(target.host, target.located) for target in targets], [("h1.example", False), ("h2.example", True)])
 
     def test_silent_target_of_a_priority(self) -> None:
-        """When all of a priority are looked up, one that never answers costs three seconds."""
+        """If all targets of a priority are looked up, one without an answer costs three seconds."""
         self.server.srv("peer.example", "1 0 5269 h1.example.", "1 0 5269 h2.example.")
         self.server.mute.add(("h1.example", "*"))
         finder = self.discovery()
@@ -350,10 +350,10 @@ class GraceTests(DiscoveryCase):
 
 
 class RefusedAddressTests(DiscoveryCase):
-    """Where a stranger's DNS may not lead us."""
+    """Tests of addresses that a stranger's DNS must not name."""
 
     def test_private(self) -> None:
-        """Addresses that are not public are dropped; where none is left the ending says so."""
+        """Addresses that are not public are removed. If none is left, the ending says so."""
         self.server.add("mixed.example", "A", "10.0.0.1", "8.8.0.7")
         self.server.add("mixed.example", "AAAA", "::ffff:8.8.0.7", "64:ff9b::808:7", "fe80::1")
         self.server.add("inner.example", "A", "127.0.0.1", "0.0.0.0", "169.254.169.254")
@@ -364,12 +364,12 @@ class RefusedAddressTests(DiscoveryCase):
         self.assertIn("127.0.0.1", str(resolution.ending))
 
     def test_allowed(self) -> None:
-        """With private_addresses = "allow" they are taken."""
+        """With private_addresses = "allow" they are accepted."""
         self.server.add("peer.example", "A", "127.0.0.1")
         self.assertEqual(self.places(self.resolve(private_addresses="allow")), [("peer.example", 5269, ("127.0.0.1",))])
 
     def test_own(self) -> None:
-        """Our own listeners are no peer's, whatever the spelling; another port of the machine may be."""
+        """Our own listeners cannot be a peer's target, in any spelling. Another port of the machine can."""
         self.server.add("peer.example", "A", "8.8.0.9")
         self.server.add("peer.example", "AAAA", "2a00::9")
         own = listeners(("8.8.0.9", 5269), ("2a00::9", 5269))
@@ -378,16 +378,16 @@ class RefusedAddressTests(DiscoveryCase):
         self.assertEqual(len(self.places(self.resolve(own_addresses=other))), 1)
 
     def test_own_mapped(self) -> None:
-        """Nor are they in the shape of a mapped address, where private ones are allowed."""
+        """The same holds for mapped addresses, if private ones are allowed."""
         self.server.add("peer.example", "AAAA", "::ffff:127.0.0.1")
         self.assertEqual(self.cause(self.resolve(private_addresses="allow", own_addresses=listeners(("127.0.0.1", 5269)))), Cause.LOOP)
 
 
 class FixedTests(DiscoveryCase):
-    """What the operator wrote."""
+    """Tests of the operator's static answers and routes."""
 
     def test_static(self) -> None:
-        """A static answer counts as resolved, without any DNS, for that domain alone, wherever it leads."""
+        """A static answer counts as resolved without any DNS, for its domain alone, with any address."""
         options: dict[str, Any] = {"static": {"Peer.Example": "127.0.0.1:5299", "bücher.example": "[::1]"}, "own_addresses": listeners(("127.0.0.1", 5299))}
         self.assertEqual(self.places(self.resolve(**options)), [("127.0.0.1", 5299, ("127.0.0.1",))])
         self.assertEqual(self.places(self.resolve("xn--bcher-kva.example", **options)), [("::1", 5269, ("::1",))])
@@ -395,7 +395,7 @@ class FixedTests(DiscoveryCase):
         self.assertEqual(self.cause(self.resolve("sub.peer.example", **options)), Cause.NO_SUCH_DOMAIN)
 
     def test_route(self) -> None:
-        """A route goes before everything; a name in it is looked up, and may have a private address."""
+        """A route comes before everything else. A host name in it is looked up, and may have a private address."""
         self.server.add("inner.example", "A", "10.0.0.1")
         static = {"peer.example": "127.0.0.1:5299"}
         self.assertEqual(self.places(self.resolve(route="inner.example:5280", static=static)), [("inner.example", 5280, ("10.0.0.1",))])
@@ -407,13 +407,13 @@ class FixedTests(DiscoveryCase):
         self.assertEqual(self.server.asked, [])
 
     def test_route_to_nowhere(self) -> None:
-        """A name in a route that does not exist, or cannot be asked for, is told like any other."""
+        """A host name in a route that does not exist, or cannot be looked up, is reported like any other."""
         self.assertEqual(self.cause(self.resolve(route="gone.example")), Cause.NO_SUCH_DOMAIN)
         self.server.rcodes["bad.example", "*"] = dns.rcode.SERVFAIL
         self.assertEqual(self.cause(self.resolve(route="bad.example")), Cause.DNS_UNREACHABLE)
 
     def test_bad_route(self) -> None:
-        """A route that no configuration would have let through ends in words, not in a failure."""
+        """A route that no configuration permits is an ending with a text, not an exception."""
         self.assertEqual(self.cause(self.resolve(route="a b")), Cause.INTERNAL)
 
     def test_bad_static(self) -> None:
@@ -423,10 +423,10 @@ class FixedTests(DiscoveryCase):
 
 
 class ManyTests(DiscoveryCase):
-    """Many who ask at once."""
+    """Tests of simultaneous resolutions."""
 
     def test_joined(self) -> None:
-        """The same domain by the same route is resolved once for all who ask; who cancels leaves alone."""
+        """The same domain by the same route is resolved once for all callers. A caller that cancels affects no other."""
         self.server.srv("peer.example", "1 0 5269 h1.example.")
         finder = self.discovery()
         one, other, routed = finder.resolve(PEER), finder.resolve(PEER), finder.resolve(PEER, "127.0.0.1")
@@ -438,7 +438,7 @@ class ManyTests(DiscoveryCase):
         self.assertEqual(self.server.count("_xmpp-server._tcp.peer.example", "SRV"), 1)
 
     def test_told_once(self) -> None:
-        """A claim is one transaction: its requester is told the same again, though the DNS has changed; others ask, and failures are not kept."""
+        """A claim is one transaction: its requester gets the same answer again, though the DNS has changed. Others look it up, and failures are not kept."""
         finder, requester = self.discovery(), Requester.stranger("192.0.2.1")
         failed = finder.resolve(PEER, requester=requester)
         self.reactor.settle()
@@ -460,7 +460,7 @@ class ManyTests(DiscoveryCase):
         self.assertEqual(len(self.places(self.successResultOf(other))), 1)
 
     def test_abandoned(self) -> None:
-        """When all who asked have left, nothing more is asked, and nothing is left behind."""
+        """When all callers have cancelled, no further question is sent, and nothing stays in memory."""
         self.server.mute.add(("_xmpp-server._tcp.peer.example", "SRV"))
         finder = self.discovery()
         asking = [finder.resolve(PEER), finder.resolve(PEER)]
@@ -473,7 +473,7 @@ class ManyTests(DiscoveryCase):
         self.assertEqual(len(finder._joined), 0)
 
     def test_strangers_apart(self) -> None:
-        """A stranger never waits behind another's look-up: it joins those of its own site, and ours."""
+        """A stranger never waits behind another stranger's look-up: it joins those of its own site, and ours."""
         self.server.srv("peer.example", "1 0 5269 h1.example.")
         finder = self.discovery()
         askers = [Requester.stranger("192.0.2.1"), Requester.stranger("192.0.2.1"), Requester.stranger("198.51.100.1"), None]
@@ -484,7 +484,7 @@ class ManyTests(DiscoveryCase):
 
 
 class ClaimTests(DiscoveryCase):
-    """What a stranger's claim of a name may cost."""
+    """Tests of the cost of a stranger's claim of a name."""
 
     def claim(self, asker: Requester | None = None) -> Resolution:
         found = self.discovery().resolve(PEER, None, asker or Requester.stranger("192.0.2.1"))
@@ -492,14 +492,14 @@ class ClaimTests(DiscoveryCase):
         return self.successResultOf(found)
 
     def test_healthy(self) -> None:
-        """Of sixteen targets one is asked for, when it has an address: four questions; the others keep their places."""
+        """Of sixteen targets one is looked up if it has an address: four questions. The others keep their places."""
         self.server.srv("peer.example", *(f"{number} 0 5269 h{number}.example." for number in range(1, 17)))
         resolution = self.claim()
         self.assertEqual([target.located for target in resolution.targets], [True] + [False] * 15)
         self.assertEqual(len(self.server.asked), 4)
 
     def test_no_address(self) -> None:
-        """At most eight questions are asked, whatever a zone has: three targets; that the others exist is not denied."""
+        """At most eight questions are sent, whatever a zone contains: three targets. The others are not reported as absent."""
         self.server.srv("peer.example", *(f"1 0 5269 x{number}.victim.example." for number in range(16)))
         resolution = self.claim()
         self.assertEqual(self.cause(resolution), Cause.DNS_UNREACHABLE)
@@ -507,14 +507,14 @@ class ClaimTests(DiscoveryCase):
         self.assertEqual(len(self.server.asked), 8)
 
     def test_ours(self) -> None:
-        """Before we give a message up all targets are asked for."""
+        """Before a message of ours is given up, all targets are looked up."""
         self.server.srv("peer.example", *(f"{number} 0 5269 x{number}.example." for number in range(1, 16)), "16 0 5269 h1.example.")
         found = self.discovery().resolve(PEER)
         self.reactor.settle()
         self.assertEqual([target.host for target in self.successResultOf(found).targets], ["h1.example"])
 
     def test_one_transaction(self) -> None:
-        """RFC 1035 §3.2.1: with a TTL of zero nothing is asked twice for one claim, but for the next claim it is."""
+        """RFC 1035 §3.2.1: with a TTL of zero no question is repeated for one claim. It is for the next claim."""
         self.server.add("_xmpp-server._tcp.peer.example", "SRV", "1 0 5269 z.example.", ttl=0)
         self.server.add("z.example", "A", "8.8.0.1", ttl=0)
         asker = Requester.stranger("192.0.2.1")
@@ -525,7 +525,7 @@ class ClaimTests(DiscoveryCase):
         self.assertEqual(self.server.count("z.example", "A"), 2)
 
     def test_budget(self) -> None:
-        """However a claim goes on, it causes no more than eight questions; then it fails, and is not accepted on less."""
+        """A claim causes at most eight questions. Then it fails, and is not accepted on less evidence."""
         self.server.srv("peer.example", *(f"1 0 5269 x{number}.victim.example." for number in range(16)))
         asker = Requester.stranger("192.0.2.1")
         finder = self.discovery()
@@ -536,7 +536,7 @@ class ClaimTests(DiscoveryCase):
         self.assertEqual(len(self.server.asked), QUESTIONS)
 
     def test_busy(self) -> None:
-        """A resolver of ours that cannot be reached is not put down to the domain's name servers."""
+        """If our own resolver cannot be reached, the domain's name servers are not blamed."""
         self.server.srv("peer.example", "1 0 5269 h1.example.")
         self.server.stop()
         resolution = self.claim()
@@ -546,10 +546,10 @@ class ClaimTests(DiscoveryCase):
 
 
 class OrderTests(SynchronousTestCase):
-    """RFC 2782: in proportion to their weights."""
+    """RFC 2782: targets are ordered in proportion to their weights."""
 
     def first(self, weights: dict[str, int], rounds: int = 5000) -> Counter[str]:
-        """How often each came first."""
+        """Return how often each target came first."""
         random = Random(1)
         candidates = [Candidate(dns.name.from_text(name), 1, weight=weight) for name, weight in weights.items()]
         return Counter(str(in_order(candidates, random)[0].name).rstrip(".") for _ in range(rounds))
@@ -559,29 +559,29 @@ class OrderTests(SynchronousTestCase):
         return counted[name] / counted.total()
 
     def test_shares(self) -> None:
-        """Each is first as often as its weight says."""
+        """Each target is first as often as its weight says."""
         weights = {"a": 10, "b": 30, "c": 60}
         for name, weight in weights.items():
             self.assertApproximates(self.share(weights, name), weight / 100, 0.012)
 
     def test_second(self) -> None:
-        """The second is drawn among the rest by their weights."""
+        """The second target is drawn among the rest by weight."""
         random = Random(2)
         candidates = [Candidate(dns.name.from_text(name), 1, weight=weight) for name, weight in (("a", 10**4), ("b", 30), ("c", 10))]
         seconds = Counter(str(in_order(candidates, random)[1].name) for _ in range(5000))
         self.assertApproximates(seconds["b."] / (seconds["b."] + seconds["c."]), 0.75, 0.02)
 
     def test_zero_beside_weights(self) -> None:
-        """A weight of zero has a very small chance beside others, but one."""
+        """A weight of zero has a very small chance beside others, but not none."""
         self.assertApproximates(self.share({"a": 0, "b": 99}, "a"), 0.01, 0.004)
 
     def test_all_zero(self) -> None:
-        """Where all weigh nothing they share alike, whatever their order in the answer."""
+        """If all weights are zero, the targets share equally, whatever their order in the answer."""
         for name in "abc":
             self.assertApproximates(self.share({"a": 0, "b": 0, "c": 0}, name), 1 / 3, 0.015)
 
     def test_priority_first(self) -> None:
-        """No weight goes before a priority, and nothing is lost."""
+        """No weight takes precedence over a priority, and no target is lost."""
         candidates = [
             Candidate(dns.name.from_text("late"), 1, priority=2, weight=65535),
             Candidate(dns.name.from_text("soon"), 1, priority=1, weight=0),
@@ -591,7 +591,7 @@ class OrderTests(SynchronousTestCase):
 
 
 class TLSATests(DiscoveryCase):
-    """R22: what the DNS says of a target's key, and how far DNSSEC secured it."""
+    """R22: tests of the TLSA records of a target, and of their DNSSEC status."""
 
     KEY = "aa" * 32
 
@@ -601,7 +601,7 @@ class TLSATests(DiscoveryCase):
         self.server.srv("peer.example", "1 0 5269 h1.example.")
 
     def lookups(self, **options: Any) -> list[TLSALookup]:
-        """For each target of the peer, afresh."""
+        """Look up the TLSA records of each target of the peer, afresh."""
         self.resolver.cache.clear()
         finder = self.discovery(**options)
         resolving = finder.resolve(PEER)
@@ -611,7 +611,7 @@ class TLSATests(DiscoveryCase):
         return [self.successResultOf(asked) for asked in asking]
 
     def test_secured(self) -> None:
-        """Secured all the way: the records as they are, for the port of the target."""
+        """If every step is secure, the records are returned unchanged, for the port of the target."""
         self.server.add("_5269._tcp.h1.example", "TLSA", f"3 1 1 {self.KEY}", f"2 0 2 {self.KEY}{self.KEY}")
         [lookup] = self.lookups()
         key = bytes.fromhex(self.KEY)
@@ -619,33 +619,33 @@ class TLSATests(DiscoveryCase):
         self.assertEqual((lookup.target, lookup.secure, lookup.addresses_secure, lookup.failure), ("h1.example", True, True, ""))
 
     def test_none(self) -> None:
-        """That there are none may be secured as well."""
+        """The absence of records may be secure too."""
         [lookup] = self.lookups()
         self.assertEqual((lookup.records, lookup.secure, lookup.failure), ((), True, ""))
 
     def test_insecure_target(self) -> None:
-        """A target that DNSSEC does not secure is not asked about."""
+        """The TLSA records of an insecure target are not looked up."""
         self.server.insecure.add(("_xmpp-server._tcp.peer.example", "SRV"))
         [lookup] = self.lookups()
         self.assertEqual((lookup.records, lookup.secure, lookup.failure), ((), False, "its zone is not signed (DNSSEC)"))
         self.assertEqual(self.server.count("_5269._tcp.h1.example", "TLSA"), 0)
 
     def test_insecure_addresses(self) -> None:
-        """Insecure addresses are told apart: inbound they do not matter."""
+        """Insecure addresses are marked as such: inbound they do not matter."""
         self.server.insecure.add(("h1.example", "A"))
         self.server.add("_5269._tcp.h1.example", "TLSA", f"3 1 1 {self.KEY}")
         [lookup] = self.lookups()
         self.assertEqual((len(lookup.records), lookup.secure, lookup.addresses_secure), (1, True, False))
 
     def test_insecure_records(self) -> None:
-        """Insecure TLSA records are never told as secure."""
+        """Insecure TLSA records are never returned as secure."""
         self.server.insecure.add(("_5269._tcp.h1.example", "TLSA"))
         self.server.add("_5269._tcp.h1.example", "TLSA", f"3 1 1 {self.KEY}")
         [lookup] = self.lookups()
         self.assertEqual((len(lookup.records), lookup.secure), (1, False))
 
     def test_failures(self) -> None:
-        """A lookup that fails, bogus or silent, says so and counts for nothing."""
+        """A look-up that fails, is bogus or gets no answer is marked as such and does not count."""
         self.server.rcodes["_5269._tcp.h1.example", "TLSA"] = dns.rcode.SERVFAIL
         [lookup] = self.lookups()
         self.assertEqual((lookup.secure, lookup.failure), (False, "_5269._tcp.h1.example TLSA: SERVFAIL"))
@@ -657,7 +657,7 @@ class TLSATests(DiscoveryCase):
         self.assertIn("no answer in time", self.successResultOf(asking).failure)
 
     def test_alias(self) -> None:
-        """RFC 7671 §7: of a target that is an alias the records of its true name count first, then its own."""
+        """RFC 7671 §7: for an alias the records of its true name count first, then its own."""
         self.server.srv("other.example", "1 0 5269 alias.example.")
         self.server.add("_xmpp-server._tcp.peer.example", "CNAME", "_xmpp-server._tcp.other.example.")
         self.server.add("alias.example", "CNAME", "h1.example.")
@@ -669,7 +669,7 @@ class TLSATests(DiscoveryCase):
         self.assertEqual((lookup.target, [record.data[0] for record in lookup.records]), ("alias.example", [2]))
 
     def test_insecure_alias(self) -> None:
-        """Where DNSSEC does not secure the alias its true name is anybody's word."""
+        """If DNSSEC does not secure the alias, its true name does not count."""
         self.server.srv("other.example", "1 0 5269 alias.example.")
         self.server.add("_xmpp-server._tcp.peer.example", "CNAME", "_xmpp-server._tcp.other.example.")
         self.server.add("alias.example", "CNAME", "h1.example.")
@@ -686,7 +686,7 @@ class TLSATests(DiscoveryCase):
 
 
 class DeferredTests(DiscoveryCase):
-    """The look-ups underneath."""
+    """Tests of the look-ups underneath."""
 
     def test_internal_error(self) -> None:
         """An internal error is an ending too."""

@@ -1,4 +1,4 @@
-"""Questions, which compare as names do."""
+"""Tests of questions, which compare as names do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def question(name: str, rdtype: RdataType = RdataType.A) -> Question:
 
 class QuestionTests(SynchronousTestCase):
     def test_equal(self) -> None:
-        """The case of letters does not matter; the name, and the type, do."""
+        """The case of letters does not matter. The name and the type do."""
         self.assertEqual(question("A.Example"), question("a.example."))
         self.assertEqual(hash(question("A.Example")), hash(question("a.example.")))
         for other in (question("b.example"), question("a.example", RdataType.AAAA), question("a.example.example"), "a.example."):

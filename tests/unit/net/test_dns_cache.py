@@ -1,4 +1,4 @@
-"""The cache of DNS answers."""
+"""Tests of the cache of DNS answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ A, TXT = dns.rdatatype.A, dns.rdatatype.TXT
 
 
 class CacheTests(SynchronousTestCase):
-    """Room for six records."""
+    """Tests of a cache with room for six records."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -30,7 +30,7 @@ class CacheTests(SynchronousTestCase):
         return question
 
     def test_ttl(self) -> None:
-        """An answer has the rest of its TTL, and is forgotten at its end."""
+        """An answer has the rest of its TTL, and is removed at its end."""
         question = self.put("a.example", "192.0.2.1")
         self.clock.advance(59)
         answer = self.cache.get(question)
@@ -41,7 +41,7 @@ class CacheTests(SynchronousTestCase):
         self.assertEqual((0, 0), (len(self.cache), self.cache.weight))
 
     def test_not_kept(self) -> None:
-        """An answer with a TTL of 0 is not kept, and the one before it is forgotten."""
+        """An answer with a TTL of 0 is not kept, and replaces an earlier one."""
         question = self.put("a.example", "192.0.2.1")
         self.put("a.example", "192.0.2.2", ttl=0)
         self.assertIsNone(self.cache.get(question))

@@ -1,4 +1,4 @@
-"""dnspython's sockets on a reactor, where the order of things is another than in a query."""
+"""Tests of dnspython's sockets on a reactor, with events in another order than in a query."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERVER = ("127.0.0.1", 53)
 
 
 class SocketTests(SynchronousTestCase):
-    """Reading before, after and instead of what arrives."""
+    """Tests of reading before, after and instead of an arrival."""
 
     def setUp(self) -> None:
         self.reactor = FakeReactor()
@@ -28,19 +28,19 @@ class SocketTests(SynchronousTestCase):
         return Deferred.fromCoroutine(self.socket.recvfrom(65535, None))
 
     def test_backend(self) -> None:
-        """It names itself, and wants its sockets connected."""
+        """The backend has a name and wants its sockets connected."""
         self.assertEqual(self.backend.name(), "twisted")
         self.assertTrue(self.backend.datagram_connection_required())
 
     def test_arrives_first(self) -> None:
-        """What arrives before it is read is kept, but not without measure: the newest stay."""
+        """A datagram that arrives before it is read is kept. Their number is bounded: the newest stay."""
         for number in range(20):
             self.port.protocol.datagramReceived(bytes([number]), SERVER)
         self.assertEqual([self.successResultOf(self.read())[0][0] for _ in range(16)], list(range(4, 20)))
         self.assertNoResult(self.read())
 
     def test_refused_first(self) -> None:
-        """A refusal that came before the reading is found by it, whatever else comes; closing once more does nothing."""
+        """A refusal before the read is reported by it, whatever else arrives. A second close has no effect."""
         self.reactor.settle()
         self.port.protocol.connectionRefused()
         self.port.stopListening()
@@ -48,7 +48,7 @@ class SocketTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.socket.close()))
 
     def test_scoped(self) -> None:
-        """A link-local server is known by its address; the scope comes with no datagram."""
+        """A link-local server is recognised by its address. Datagrams carry no scope."""
         place = ("fe80::1%lo", 53)
         making = Deferred.fromCoroutine(self.backend.make_socket(socket.AF_INET6, socket.SOCK_DGRAM, destination=place))
         self.socket = self.successResultOf(making)
@@ -66,7 +66,7 @@ class SocketTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.read())[0], b"late")
 
     def test_connecting_cancelled(self) -> None:
-        """To cancel a connection attempt ends in the same word as to cancel anything, so that time-outs are known as such."""
+        """A cancelled connection attempt raises the same exception as any cancelled call, so that time-outs are recognised."""
         FakeServer(self.reactor, ("127.0.0.1", 5300))
         self.reactor.deaf.add(("127.0.0.1", 5300))
         making = Deferred.fromCoroutine(self.backend.make_socket(socket.AF_INET, socket.SOCK_STREAM, destination=("127.0.0.1", 5300)))

@@ -1,4 +1,4 @@
-"""The query as it is sent."""
+"""Tests of the query as it is sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from s2sgw.net.dns_upstream import EDNS_PAYLOAD, Query
 
 class QueryTests(SynchronousTestCase):
     def test_wire(self) -> None:
-        """It is, byte for byte, what dnspython makes of the same question."""
+        """The query equals, byte for byte, dnspython's message for the same question."""
         for name, kind in (("a.example", RdataType.A), ("_xmpp-server._tcp.B.example", RdataType.SRV), (".", RdataType.NS)):
             query = Query(Question(dns.name.from_text(name), kind))
             query.id = 4711
@@ -23,7 +23,7 @@ class QueryTests(SynchronousTestCase):
             self.assertEqual(query.to_wire(), same.to_wire())
 
     def test_answers(self) -> None:
-        """An answer to it is told from an answer to another question, or with another id."""
+        """The answer is told apart from answers to another question or with another id."""
         query = Query(Question(dns.name.from_text("a.example"), RdataType.A))
         query.id = 5
         for name, number, answers in (("a.example", 5, True), ("A.example", 5, True), ("b.example", 5, False), ("a.example", 6, False)):

@@ -1,4 +1,4 @@
-"""Endpoint strings: what they say, and what is refused in words."""
+"""Tests of endpoint strings and their error texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from s2sgw.net.endpoint_strings import EndpointString
 
 class EndpointStringTests(SynchronousTestCase):
     def test_taken_apart(self) -> None:
-        """Ports, interfaces and families, however they are written."""
+        """Ports, interfaces and families are read in every notation."""
         for text, kind, port, interface, families in (
             ("tcp:5269", "tcp", 5269, "", {4, 6}),
             ("tcp:port=5269:interface=127.0.0.1", "tcp", 5269, "127.0.0.1", {4}),
@@ -26,7 +26,7 @@ class EndpointStringTests(SynchronousTestCase):
             self.assertEqual((kind, port, interface, families), (found.kind, found.port, found.interface, set(found.families)), text)
 
     def test_direct_tls_is_no_endpoint(self) -> None:
-        """Twisted's `ssl:` and `tls:` are refused with what to write instead: they would not open the port that they seem to name."""
+        """Twisted's `ssl:` and `tls:` are refused with the correct alternative: they would not open the port that they seem to name."""
         for text in ("ssl:5270", "tls:5270", "ssl:5270:privateKey=x.pem"):
             complaint = str(self.assertRaises(ValueError, EndpointString.parse, text))
             self.assertIn('for direct TLS write endpoint = "tcp:5270" and tls = "direct"', complaint)

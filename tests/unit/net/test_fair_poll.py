@@ -1,4 +1,4 @@
-"""A turn of the reactor is shared among the sockets that are ready."""
+"""Tests of sharing a turn of the reactor among the ready sockets."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Observer:
 
 
 class Turns:
-    """Streams that were read, and the rounds that were told of."""
+    """Records the rounds of reads."""
 
     def __init__(self, stopwatch: Callable[[], float] = lambda: 0.0, negotiating: Callable[[], int] = int) -> None:
         self.budget = TurnBudget(stopwatch=stopwatch)
@@ -66,7 +66,7 @@ class Turns:
 
 
 class Served:
-    """What a reactor serves, each event for so many seconds."""
+    """A reactor that serves each event for a number of seconds."""
 
     def __init__(
         self, descriptors: list[int], seconds: float = 0.001, start: int = 0, waiting: int | None = None, gone: Iterable[int] = (),
@@ -92,16 +92,16 @@ class Served:
 
 
 class ShareTests(SynchronousTestCase):
-    """The sockets that are served in one turn, and their order."""
+    """Tests of the sockets that are served in one turn, and of their order."""
 
     def changing(self, strangers: dict[int, object]) -> tuple[Any, Turns]:
-        """Return a poller of many ready descriptors, some of whose strangers have gone, and what it tells."""
+        """Return a poller with many ready descriptors, of which some strangers have closed, and the record of its rounds."""
         turns, epoll = Turns(), Mock()
         epoll.poll.return_value = [(3, EPOLLIN), *((each, GONE) for each in strangers)]
         return FairPoller(epoll, strangers, turns, Observer(), start=lambda number: 0), turns
 
     def test_stranger_no_more(self) -> None:
-        """A stranger who has closed his side may be proven, or be gone, while others are served: no more is said of him."""
+        """A stranger that closed may be proven, or be gone, while others are served: its event is then discarded."""
         strangers: dict[int, object] = {each: object() for each in range(1000, 1020)}
         poller, turns = self.changing(strangers)
         served = []
@@ -109,11 +109,11 @@ class ShareTests(SynchronousTestCase):
             served.append(descriptor)
             if descriptor == 3:
                 del strangers[1001]
-                strangers[1002] = object()  # another one has the descriptor
+                strangers[1002] = object()  # another connection has the descriptor
         self.assertEqual((served, turns.told), ([3, 1000, *range(1003, 1020)], ["begin", "end"]))
 
     def test_round_that_breaks(self) -> None:
-        """Streams that were read are served all the same."""
+        """If a round raises, the streams that were read are served all the same."""
         poller, turns = self.changing({each: object() for each in range(1000, 1020)})
         self.patch(poller, "_is_datagram", lambda descriptor: 1 / 0)
         with self.assertRaises(ZeroDivisionError):
@@ -121,29 +121,29 @@ class ShareTests(SynchronousTestCase):
         self.assertEqual(turns.told, ["begin", "end"])
 
     def test_one(self) -> None:
-        """One event is served as it comes."""
+        """A single event is served as it comes."""
         served = Served([1500], seconds=1.0)
         self.assertEqual([1500], served.descriptors)
         served.epoll.poll.assert_called_once_with(1.5, 99)
 
     def test_few(self) -> None:
-        """A few events are served as they come, from another one on each time, until the turn is over."""
+        """A few events are served as they come, starting from a different one each time, until the turn is over."""
         few = [*range(1, FEW - 1), 5000]
         self.assertEqual([*few[3:], *few[:3]], Served(few, seconds=0.0, start=3).descriptors)
         self.assertEqual([4, 5], Served(few, seconds=TURN_SECONDS * 0.6, start=3).descriptors)
 
     def test_few_with_a_stranger(self) -> None:
-        """A stranger comes last even where there are few events."""
+        """A stranger is served last even among few events."""
         self.assertEqual([3, 1500], Served([1500, 3], seconds=1.0).descriptors)
 
     def test_strangers_last(self) -> None:
-        """Peers, our own sockets and listeners come before strangers, wherever epoll has them."""
+        """Peers, our own sockets and listeners are served before strangers, whatever the order of epoll."""
         served = Served([*range(1000, 1020), 7, 8, 9], seconds=0.0)
         self.assertEqual([7, 8, 9], served.descriptors[:3])
         self.assertEqual(list(range(1000, 1020)), sorted(served.descriptors[3:]))
 
     def test_bounded(self) -> None:
-        """However many are ready, a turn has its bound; of strangers some are served even where the others take all of it."""
+        """However many are ready, a turn is bounded. Some strangers are served even if the others use all of their time."""
         served = Served([*range(1000, 1900), *range(900)])
         peers = [descriptor for descriptor in served.descriptors if descriptor < 1000]
         self.assertAlmostEqual(PEERS_SECONDS, len(peers) * 0.001, delta=0.0011)
@@ -151,14 +151,14 @@ class ShareTests(SynchronousTestCase):
         self.assertAlmostEqual(PEERS_SECONDS + STRANGERS_SECONDS, served.now, delta=0.0021)
 
     def test_over(self) -> None:
-        """When the turn is over one of each kind is served, no more: each begins a piece of work at most."""
+        """If the turn is over, one of each kind is served and no more: each begins at most one piece of work."""
         served = Served([*range(1000, 1100), *range(100), *range(5000, 5100)], seconds=TURN_SECONDS, gone=[1900, 1901])
         self.assertEqual([1, 1, 2], [
             sum(each in group for each in served.descriptors) for group in (range(100), DATAGRAMS, STRANGERS)
         ])
 
     def test_datagrams(self) -> None:
-        """Answers to DNS questions come behind streams and listeners, however many there are, and before strangers."""
+        """DNS answers are served after streams and listeners, a bounded number of them, and before strangers."""
         served = Served([*range(5000, 5100), *range(1000, 1020), 7, 8])
         self.assertEqual([7, 8], served.descriptors[:2])
         datagrams = [descriptor for descriptor in served.descriptors if descriptor in DATAGRAMS]
@@ -167,21 +167,21 @@ class ShareTests(SynchronousTestCase):
         self.assertIn(served.descriptors[-1], STRANGERS)
 
     def test_strangers_alone(self) -> None:
-        """Where nobody else wants anything turns are as short: who comes next does not wait long."""
+        """If only strangers are ready, turns are just as short, so that later events do not wait long."""
         self.assertAlmostEqual(STRANGERS_SECONDS, Served(list(range(1000, 1900))).now, delta=0.0011)
 
     def test_one_that_takes_long(self) -> None:
-        """One of each group is served however long it takes."""
+        """One of each group is served, however long it takes."""
         self.assertEqual([5, 1000], Served([*range(1000, 1020), *range(5, 30)], seconds=1.0).descriptors)
 
     def test_newest(self) -> None:
-        """Of strangers the newest that are ready alternate with the others, so that a crowd keeps nobody out who comes later."""
+        """The newest ready strangers alternate with the others, so that a crowd does not block later ones."""
         served = Served([*range(1000, 1017), 1998, 1990], seconds=0.0, start=2)
         self.assertEqual([1998, 1002, 1990, 1003, 1004, 1005], served.descriptors[:6])
         self.assertEqual(19, len(set(served.descriptors)))
 
     def test_changes_meanwhile(self) -> None:
-        """Connections that go while others are served change nothing."""
+        """Connections that end while others are served have no effect."""
         strangers = dict.fromkeys(range(1000, 1100))
         epoll = Mock()
         epoll.poll.return_value = [(descriptor, 1) for descriptor in strangers]
@@ -189,7 +189,7 @@ class ShareTests(SynchronousTestCase):
         self.assertEqual(100, sum(strangers.pop(descriptor, 1) is None for descriptor, _ in poller.poll(0, 9)))
 
     def test_gone(self) -> None:
-        """Strangers who have closed their side come last, and what they said is read; nobody waits for that long."""
+        """Strangers that have closed their side are served last, for a bounded time, and their input is read."""
         served = Served([*range(1000, 1100), 7], gone=range(1500, 1500 + CROWD - 1))
         gone = [descriptor for descriptor in served.descriptors if descriptor >= 1500]
         self.assertEqual(served.descriptors[-len(gone):], gone)
@@ -197,12 +197,12 @@ class ShareTests(SynchronousTestCase):
         self.assertEqual({GONE}, {served.masks[descriptor] for descriptor in gone})
 
     def test_a_crowd_has_gone(self) -> None:
-        """What a crowd of strangers said is not read once they have closed their side; what a peer said is."""
+        """If a crowd of strangers has closed, their input is not read. A peer's is."""
         served = Served([], gone=[7, *range(1500, 1500 + CROWD)], seconds=0.0)
         self.assertEqual({7: GONE, **dict.fromkeys(range(1500, 1500 + CROWD), EPOLLHUP)}, served.masks)
 
     def test_gone_before_it_is_served(self) -> None:
-        """A descriptor that is another connection's by now does not end that one."""
+        """An event does not end another connection that has the descriptor by now."""
         strangers = {descriptor: object() for descriptor in range(1000, 1000 + CROWD)}
         epoll = Mock()
         epoll.poll.return_value = [(descriptor, GONE) for descriptor in strangers]
@@ -213,7 +213,7 @@ class ShareTests(SynchronousTestCase):
         self.assertEqual(set(range(1000, 1000 + CROWD)) - {first, 1100, 1150}, {descriptor for descriptor, _ in events})
 
     def test_watched(self) -> None:
-        """The end of the other side is asked for where it is read, and not where reading is paused."""
+        """The close of the other side is watched for while the socket is read, and not while reading is paused."""
         served = Served([3])
         served.poller.register(3, EPOLLIN)
         served.poller.modify(3, EPOLLOUT)
@@ -221,26 +221,26 @@ class ShareTests(SynchronousTestCase):
         served.epoll.modify.assert_called_once_with(3, EPOLLOUT)
 
     def test_read_and_not_served(self) -> None:
-        """Once many strangers wait to be served one more is read, the newest; peers are read as ever."""
+        """If many strangers already wait to be served, one more is read, the newest. Peers are read as usual."""
         served = Served([*range(1000, 1900), 7, 1950], seconds=0.0001, waiting=STRANGERS_WAITING)
         self.assertEqual([7, 1950], served.descriptors)
 
     def test_so_many_wait(self) -> None:
-        """No more are read than may wait to be served; the ends of those who have gone are served as ever."""
+        """No more strangers are read than may wait to be served. Those that have closed are ended as usual."""
         served = Served(list(range(1000, 1900)), seconds=0.0, waiting=STRANGERS_WAITING - 5, gone=[1950])
         self.assertEqual((5 + 1, 1950), (len(served.strangers), served.strangers[-1]))
 
     def test_from_another_place_each_time(self) -> None:
-        """No place in epoll's list is better than another: each turn begins somewhere else, and goes round."""
+        """No place in epoll's list is preferred: each turn begins at a different one, and goes round."""
         served = Served([*range(1000, 1020), 7, 8, 9], seconds=0.0, start=2)
         self.assertEqual([9, 7, 8], served.descriptors[:3])
 
     def test_observed(self) -> None:
-        """A turn ends where the reactor waits, and begins where it waits no more."""
+        """A turn ends when the reactor waits, and begins when it no longer waits."""
         self.assertEqual(["ended", "began"], Served([3]).observer.told)
 
     def test_the_rest_is_the_pollers(self) -> None:
-        """All else that the reactor asks of it goes to the poller."""
+        """All other calls of the reactor go to the poller."""
         served = Served([3])
         served.poller.unregister(3)
         served.epoll.unregister.assert_called_once_with(3)
@@ -248,16 +248,16 @@ class ShareTests(SynchronousTestCase):
 
 
 class InstallTests(TestCase):
-    """On Twisted's own reactor."""
+    """Tests on Twisted's own reactor."""
 
     def test_another_reactor(self) -> None:
-        """Any other reactor stays as it is."""
+        """Any other reactor is not changed."""
         clock = Clock()
         share_turns(clock, STRANGERS, Turns(), Observer())()
         self.assertFalse(hasattr(clock, "_poller"))
 
     async def test_epoll(self) -> None:
-        """Under the reactor that runs here sockets and timers are served as before, and turns are told of."""
+        """On the current reactor sockets and timers are served as before, and turns are reported."""
         if not isinstance(reactor, EPollReactor):
             raise SkipTest("another reactor runs")
         before = reactor._poller
@@ -278,7 +278,7 @@ class InstallTests(TestCase):
         self.assertEqual(turns.told[:4], ["begin", "end", "begin", "end"])
 
     async def test_connections_of_our_own(self) -> None:
-        """They are read and lost as under the reactor itself, without its log context; one that breaks is logged."""
+        """Our connections are read and lost as by the reactor itself, without its log context. An error in one is logged."""
         if not isinstance(reactor, EPollReactor):
             raise SkipTest("another reactor runs")
         end = share_turns(reactor, STRANGERS, Turns(), Observer())

@@ -1,4 +1,4 @@
-"""Slots that are shared fairly."""
+"""Tests of slots that are shared fairly."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ class SlotsCase(SynchronousTestCase):
 
 
 class SlotsTests(SlotsCase):
-    """The order of slots."""
+    """Tests of the order of slots."""
 
     def test_free(self) -> None:
-        """While there are slots calls begin at once."""
+        """Calls begin at once while there are free slots."""
         calls = [self.call("a") for _ in range(4)]
         self.assertEqual((self.slots.in_flight, self.slots.in_line), (4, 0))
         for call in calls:
@@ -73,14 +73,14 @@ class SlotsTests(SlotsCase):
         self.assertEqual((self.slots.in_flight, self.clock.getDelayedCalls()), (0, []))
 
     def test_results(self) -> None:
-        """The result may come at once, and may be a failure; a call that cannot begin fails."""
+        """The result may come at once, and may be a failure. A call that cannot begin fails."""
         self.assertEqual(self.successResultOf(self.slots.run(("a",), lambda: succeed("x"))), "x")
         self.failureResultOf(self.slots.run(("a",), lambda: fail(KeyError())), KeyError)
         self.failureResultOf(self.slots.run(("a",), lambda: {}["x"]), KeyError)  # type: ignore[index]
         self.assertEqual(self.slots.in_flight, 0)
 
     def test_per_owner(self) -> None:
-        """One owner holds only so many, and the rest of its calls wait in its own line; others go on."""
+        """One owner has a limited number of slots. Its other calls wait in its own line, and other owners continue."""
         self.slots = self.made(4, per_owner=2)
         first = [self.call("a") for _ in range(4)]
         self.assertEqual([call.runs for call in first], [True, True, False, False])
@@ -89,7 +89,7 @@ class SlotsTests(SlotsCase):
         self.assertEqual([call.runs for call in first[2:]], [True, False])
 
     def test_fewest_first(self) -> None:
-        """A free slot goes to the group that holds the fewest, in it to the owner that holds the fewest, and in turns."""
+        """A free slot goes to the group with the fewest, in it to the owner with the fewest, and in turns."""
         running = [self.call("a", "1"), self.call("a", "1"), self.call("a", "2"), self.call("b", "1")]
         waiting = [self.call("a", "1"), self.call("a", "3"), self.call("b", "1"), self.call("b", "2"), self.call("a", "2")]
         order = []
@@ -99,7 +99,7 @@ class SlotsTests(SlotsCase):
         self.assertEqual(order, ["b/2", "a/3", "a/1", "b/1"])
 
     def test_crowd_gives_way(self) -> None:
-        """When all slots are taken the group that holds the most gives up its oldest, if that has had its time."""
+        """If all slots are taken, the group with the most gives up its oldest call, if that has had its time."""
         crowd = [self.call("a", str(number % 2)) for number in range(4)]
         newcomer = self.call("b", "1")
         self.assertTrue(newcomer.waits)
@@ -113,14 +113,14 @@ class SlotsTests(SlotsCase):
         self.assertEqual((self.lost(crowd[1]), self.slots.given_up), ("displaced", {"displaced": 2}))
 
     def test_crowd_within(self) -> None:
-        """It is so among the owners of one group too."""
+        """The same holds among the owners of one group."""
         crowd = [self.call("a", "1") for _ in range(4)]
         self.clock.advance(JOSTLE_SECONDS)
         self.assertTrue(self.call("a", "2").runs)
         self.assertEqual(self.lost(crowd[0]), "displaced")
 
     def test_equals_wait(self) -> None:
-        """Among equals nobody gives way, but for a call that is slow."""
+        """Among equals no call gives way, unless it is slow."""
         calls = [self.call(name) for name in "abcd"]
         newcomer = self.call("e")
         self.clock.advance(SLOW_SECONDS - 0.01)
@@ -130,13 +130,13 @@ class SlotsTests(SlotsCase):
         self.assertEqual(self.lost(calls[0]), "displaced")
 
     def test_own_crowd(self) -> None:
-        """An owner never displaces its own calls before they are slow."""
+        """An owner displaces its own calls only if they are slow."""
         crowd = [self.call("a") for _ in range(5)]
         self.clock.advance(SLOW_SECONDS - 0.01)
         self.assertEqual([call.runs for call in crowd], [True] * 4 + [False])
 
     def test_lines_are_bounded(self) -> None:
-        """The call that has waited longest goes: of its owner's line, or of the longest line of all."""
+        """If a line is full, the call that has waited longest is removed: from its owner's line, or from the longest line of all."""
         self.slots = self.made(1, per_line=2, waiting=4)
         self.call("x")
         line = [self.call("a") for _ in range(3)]
@@ -147,7 +147,7 @@ class SlotsTests(SlotsCase):
         self.assertEqual((self.slots.in_line, self.slots.given_up), (4, {"line-full": 2}))
 
     def test_leaving(self) -> None:
-        """A caller that leaves takes its call along, out of the line or out of its slot, which the next gets."""
+        """A caller that cancels removes its call from the line or from its slot, which the next call gets."""
         self.slots = self.made(1)
         first, second, third = self.call("a"), self.call("a"), self.call("a")
         second.result.cancel()
@@ -159,7 +159,7 @@ class SlotsTests(SlotsCase):
         self.assertEqual((self.slots.in_flight, self.slots.in_line, self.slots.given_up), (0, 0, {}))
 
     def test_nothing_is_left(self) -> None:
-        """When all is over there is no timer and nothing is remembered of any owner."""
+        """When all calls have ended there is no timer, and no owner is remembered."""
         calls = [self.call(f"a{number}", "x") for number in range(20)]
         self.clock.advance(SLOW_SECONDS)
         for call in calls:
@@ -168,7 +168,7 @@ class SlotsTests(SlotsCase):
         self.assertEqual((self.clock.getDelayedCalls(), self.slots._root.children), ([], {}))
 
     def test_few_begin_at_once(self) -> None:
-        """Where many slow calls have to give way, a few do in each turn of the reactor, and all of them in the end."""
+        """If many slow calls have to give way, a few do in each turn of the reactor, and finally all of them."""
         self.slots = self.made(100)
         slow = [self.call("a", str(number)) for number in range(100)]
         for _ in range(10):
@@ -188,7 +188,7 @@ class SlotsTests(SlotsCase):
         self.assertGreaterEqual(begun, 50)
 
     def test_many_results_at_once(self) -> None:
-        """A long line of calls that have their results at once is no deep recursion."""
+        """A long line of calls with immediate results causes no deep recursion."""
         self.slots = self.made(1, per_line=5000, waiting=5000)
         first = self.call("a")
         rest = [self.slots.run(("a",), lambda: succeed("x")) for _ in range(4000)]
@@ -199,12 +199,12 @@ class SlotsTests(SlotsCase):
 
 
 class InvariantTests(SlotsCase):
-    """Calls and ends in any order."""
+    """Tests with calls and ends in any order."""
 
     @settings(max_examples=60, deadline=None)
     @given(st.lists(st.tuples(st.sampled_from("rrrecat"), st.integers(0, 5), st.integers(0, 2)), max_size=120))
     def test_invariants(self, steps: list[tuple[str, int, int]]) -> None:
-        """No bound is passed, every call ends once, a free slot never lies idle beside a call that may take it."""
+        """No limit is exceeded, every call ends once, and no slot is free while a call may take it."""
         self.clock = Clock()
         self.slots = self.made(4, per_owner=3, per_line=4, waiting=10)
         calls: list[Call] = []

@@ -1,4 +1,4 @@
-"""Fetches by HTTPS: the addresses that may be asked, and the trust anchors."""
+"""Tests of fetches by HTTPS: the permitted addresses and the trust anchors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.certificates import shared_root
 
 
 class FetchingTests(SynchronousTestCase):
-    """Where a document may be fetched from."""
+    """Tests of the addresses from which a document may be fetched."""
 
     def resolve(self, host: str, private: bool, *answers: tuple[Status, tuple[str, ...]]) -> Any:
         class Resolver:
@@ -31,7 +31,7 @@ class FetchingTests(SynchronousTestCase):
         return Deferred.fromCoroutine(permitted_addresses(Resolver(), private, host))  # type: ignore[arg-type]
 
     def test_addresses(self) -> None:
-        """Public addresses, or any where the configuration allows them; failures are told from absence."""
+        """Public addresses are permitted, or any if the configuration allows it. Failures are told apart from absence."""
         none, found = (Status.NO_DATA, ()), (Status.FOUND, ("9.9.9.9",))
         inside = (Status.FOUND, ("127.0.0.1",))
         self.assertEqual(["9.9.9.9"], self.successResultOf(self.resolve("a.example", False, found, none)))
@@ -46,7 +46,7 @@ class FetchingTests(SynchronousTestCase):
             self.assertIn(words, str(self.failureResultOf(self.resolve("a.example", False, *answers), Unfetched).value))
 
     def test_cancelled(self) -> None:
-        """A cancelled look-up leaves no unhandled errors behind."""
+        """A cancelled look-up leaves no unhandled errors."""
         asked: list[Deferred[Answer]] = [Deferred(), Deferred()]
         resolver = Mock(query=Mock(side_effect=list(asked)))
         found = Deferred.fromCoroutine(permitted_addresses(resolver, False, "a.example"))
@@ -57,7 +57,7 @@ class FetchingTests(SynchronousTestCase):
         self.assertEqual([], self.flushLoggedErrors())
 
     def test_trust_root(self) -> None:
-        """The anchors are turned into OpenSSL's only when they change."""
+        """The anchors are converted to OpenSSL's form only when they change."""
         anchors = [Anchors([shared_root().certificate])]
         roots = AnchorRoots(SimpleNamespace(anchors=lambda: anchors[-1]))
         first = roots.current()

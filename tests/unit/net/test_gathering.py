@@ -1,4 +1,4 @@
-"""Several answers, awaited at once or one after another."""
+"""Tests of several answers, awaited at once or one after another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2sgw.net.gathering import gather_until, try_in_turn
 
 
 class SettleTests(SynchronousTestCase):
-    """When it ends, and with what."""
+    """Tests of when `settle` ends, and with which results."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -24,22 +24,22 @@ class SettleTests(SynchronousTestCase):
         self.cancelled.append(number)
 
     def ended(self) -> list[str | None]:
-        """The results, with no timer left."""
+        """Return the results; check that no timer is left."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
         return self.successResultOf(self.done)
 
     def test_all(self) -> None:
-        """Everything has come: it ends at once, in the order of what was awaited."""
+        """When everything has arrived it ends at once. The results are in the order of the calls."""
         for number in (2, 0, 1):
             self.awaited[number].callback(str(number))
         self.assertEqual(self.ended(), ["0", "1", "2"])
 
     def test_none(self) -> None:
-        """Nothing awaited is nothing missing."""
+        """Without calls there is nothing to wait for."""
         self.assertEqual(self.successResultOf(gather_until(Clock(), [], deadline=10, grace=1, enough=bool)), [])
 
     def test_deadline(self) -> None:
-        """At the deadline what is missing is cancelled."""
+        """At the deadline the missing calls are cancelled."""
         self.awaited[1].callback("1")
         self.clock.advance(9)
         self.assertNoResult(self.done)
@@ -48,7 +48,7 @@ class SettleTests(SynchronousTestCase):
         self.assertEqual(self.cancelled, [0, 2])
 
     def test_past_deadline(self) -> None:
-        """A deadline that is over still lets in what is there already."""
+        """A deadline in the past still accepts results that are there already."""
         self.clock.advance(20)
         ready: Deferred[str] = Deferred()
         ready.callback("x")
@@ -57,7 +57,7 @@ class SettleTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(done), ["x", None])
 
     def test_grace(self) -> None:
-        """After enough has come the rest gets but the grace, counted from the first."""
+        """After enough results the rest has only the grace time, counted from the first."""
         self.clock.advance(3)
         self.awaited[1].callback("enough")
         self.clock.advance(0.75)
@@ -66,20 +66,20 @@ class SettleTests(SynchronousTestCase):
         self.assertEqual(self.ended(), ["enough", "enough", None])
 
     def test_grace_before_deadline(self) -> None:
-        """The grace never goes beyond the deadline."""
+        """The grace time never exceeds the deadline."""
         self.clock.advance(9.5)
         self.awaited[1].callback("enough")
         self.clock.advance(0.5)
         self.assertEqual(self.ended(), [None, "enough", None])
 
     def test_failures(self) -> None:
-        """A failure is but a missing result."""
+        """A failure counts as a missing result."""
         for awaited in self.awaited:
             awaited.errback(ValueError())
         self.assertEqual(self.ended(), [None, None, None])
 
     def test_cancelled(self) -> None:
-        """Cancelled, it cancels what it waits for."""
+        """Cancelling it cancels the calls that it waits for."""
         self.done.cancel()
         self.failureResultOf(self.done, CancelledError)
         self.assertEqual(self.cancelled, [0, 1, 2])
@@ -87,7 +87,7 @@ class SettleTests(SynchronousTestCase):
 
 
 class InTurnTests(SynchronousTestCase):
-    """Calls that are made one after another."""
+    """Tests of calls that are made one after another."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -104,24 +104,24 @@ class InTurnTests(SynchronousTestCase):
         return self.begun[-1]
 
     def ended(self) -> list[str | None]:
-        """The results, with no timer left."""
+        """Return the results; check that no timer is left."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
         return self.successResultOf(self.done)
 
     def test_first(self) -> None:
-        """Where the first is enough no other begins."""
+        """If the first result is enough, no other call begins."""
         self.begun[0].callback("enough")
         self.assertEqual((self.ended(), len(self.begun)), (["enough"], 1))
 
     def test_next(self) -> None:
-        """The next begins when one was not enough, or failed."""
+        """The next call begins if one was not enough, or failed."""
         self.begun[0].callback("little")
         self.begun[1].errback(KeyError())
         self.begun[2].callback("enough")
         self.assertEqual(self.ended(), ["little", None, "enough"])
 
     def test_stagger(self) -> None:
-        """The next begins beside one that is slow; what has not come when one is enough is cancelled."""
+        """If a call is slow, the next one begins too. Unfinished calls are cancelled once one result is enough."""
         self.clock.advance(1.5)
         self.assertEqual(len(self.begun), 1)
         self.clock.advance(0.5)
@@ -130,13 +130,13 @@ class InTurnTests(SynchronousTestCase):
         self.assertEqual((self.ended(), self.cancelled), ([None, "enough"], [0]))
 
     def test_slow_first(self) -> None:
-        """A slow one that is enough after all ends it."""
+        """A slow result that is enough ends it."""
         self.clock.advance(2)
         self.begun[0].callback("enough")
         self.assertEqual((self.ended(), self.cancelled), (["enough", None], [1]))
 
     def test_none(self) -> None:
-        """Where none is enough it ends when the last has come, or at the deadline."""
+        """If no result is enough, it ends with the last one, or at the deadline."""
         self.begun[0].callback("a")
         self.begun[1].callback("b")
         self.begun[2].callback("c")
@@ -146,14 +146,14 @@ class InTurnTests(SynchronousTestCase):
         self.assertEqual((self.ended(), self.cancelled), ([None, None, None], [0, 1, 2]))
 
     def test_no_calls(self) -> None:
-        """Nothing to call is nothing missing."""
+        """Without calls there is nothing to wait for."""
         self.done.cancel()
         self.failureResultOf(self.done, CancelledError)
         self.done = self.tried(0)
         self.assertEqual(self.ended(), [])
 
     def test_cancelled(self) -> None:
-        """Cancelling ends what is under way, and nothing more begins."""
+        """Cancelling it ends the running calls, and no other begins."""
         self.done.cancel()
         self.failureResultOf(self.done, CancelledError)
         self.clock.advance(20)

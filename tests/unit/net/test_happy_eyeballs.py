@@ -1,4 +1,4 @@
-"""Happy eyeballs, with diallers in memory and on a clock."""
+"""Tests of happy eyeballs, with diallers in memory and a clock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLACES = tuple(map(Spot, ("v6", "v4", "third", "fourth")))
 
 
 class RaceTests(SynchronousTestCase):
-    """RFC 8305 §5."""
+    """Tests of RFC 8305 §5."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -50,7 +50,7 @@ class RaceTests(SynchronousTestCase):
         return race(self.clock, places or PLACES, self.build, lambda place: self.dial, **options)  # type: ignore[arg-type]
 
     def connect(self, address: str) -> bool:
-        """The way is open: whether the place was wanted."""
+        """Complete a connection; return whether it was needed."""
         wanted = self.builds[address]() is not None
         if wanted:
             self.attempts[address].callback(None)
@@ -60,7 +60,7 @@ class RaceTests(SynchronousTestCase):
         self.attempts[address].errback(DialFailed(Ending(cause, address), address))
 
     def test_one_after_another(self) -> None:
-        """R36: the next place is tried a quarter of a second after the last, not before, and four at most are under way."""
+        """R36: the next address is tried a quarter of a second after the last, not earlier. At most four are tried at a time."""
         self.race(*map(Spot, "abcdef")).addErrback(lambda _: None)
         for _ in range(40):
             self.clock.advance(0.0625)
@@ -69,7 +69,7 @@ class RaceTests(SynchronousTestCase):
         self.assertEqual(len(self.dialled), 5)
 
     def test_the_first_wins(self) -> None:
-        """The first that answers is built; the others are ended, not built, and named as still worth a try."""
+        """The first connection is built. The other attempts are ended, not built, and listed as worth another try."""
         result = self.race()
         self.clock.advance(0.25)
         self.assertTrue(self.connect("v4"))
@@ -78,21 +78,21 @@ class RaceTests(SynchronousTestCase):
         self.assertEqual((self.built, self.cancelled, self.clock.getDelayedCalls()), ([PLACES[1]], ["v6"], []))
 
     def test_both_in_one_turn(self) -> None:
-        """Of two that answer in one turn only the first is built, and the other is still worth a try."""
+        """If two connect in one turn, only the first is built, and the other is still worth a try."""
         result = self.race()
         self.clock.advance(0.25)
         self.assertIsNotNone(self.builds["v6"]())
         self.assertFalse(self.connect("v4"))
         self.attempts["v4"].errback(DialFailed(Ending(Cause.CLOSED)))
         self.clock.advance(0.25)
-        self.assertEqual(len(self.dialled), 2)  # the race is over in all but name
+        self.assertEqual(len(self.dialled), 2)  # the race is decided
         self.attempts["v6"].callback(None)
         winner = self.successResultOf(result)
         self.assertEqual((winner.place, winner.others), (PLACES[0], PLACES[1:]))
         self.assertEqual(self.built, [PLACES[0]])
 
     def test_failures_are_not_waited_for(self) -> None:
-        """A place that fails makes room for the next at once; the delay counts anew from there."""
+        """If an attempt fails, the next one starts at once. The delay starts again from there."""
         result = self.race()
         self.refuse("v6")
         self.assertEqual(self.dialled, [(0, "v6"), (0, "v4")])
@@ -100,10 +100,10 @@ class RaceTests(SynchronousTestCase):
         self.assertEqual(len(self.dialled), 2)
         self.connect("v4")
         winner = self.successResultOf(result)
-        self.assertEqual(winner.others, PLACES[2:])  # what failed is not worth a try
+        self.assertEqual(winner.others, PLACES[2:])  # the failed address is not worth a try
 
     def test_all_failed(self) -> None:
-        """That all have failed is known at once, with each place's reason, and the sum of them."""
+        """When all attempts have failed the race ends at once, with each address's cause and a summary."""
         result = self.race(*PLACES[:2])
         self.clock.advance(0.25)
         self.refuse("v4")
@@ -117,12 +117,12 @@ class RaceTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_no_place(self) -> None:
-        """Nowhere to go."""
+        """Without addresses the race fails."""
         result = race(self.clock, (), self.build, lambda place: self.dial)
         self.assertEqual(self.failureResultOf(result, RaceLost).value.ending.cause, Cause.UNREACHABLE)
 
     def test_too_late(self) -> None:
-        """The whole race is bounded: what was under way is ended, and told as unanswered."""
+        """The whole race is bounded: running attempts are ended, and reported as unanswered."""
         result = self.race(*PLACES[:3], timeout=10)
         self.refuse("v6")
         self.clock.advance(0.25)
@@ -135,7 +135,7 @@ class RaceTests(SynchronousTestCase):
         self.assertFalse(self.connect("v4"))  # late
 
     def test_cancelled(self) -> None:
-        """Cancelling the race ends every attempt, and a late answer is not built."""
+        """Cancelling the race ends every attempt. A late connection is not built."""
         result = self.race()
         self.clock.advance(0.25)
         result.cancel()
@@ -144,7 +144,7 @@ class RaceTests(SynchronousTestCase):
         self.assertFalse(self.connect("v4"))
 
     def test_mistakes_of_ours(self) -> None:
-        """A dialler that breaks, and a winner that cannot be built, are failures like others."""
+        """A dialler that raises, and a winner that cannot be built, are failures like others."""
 
         def broken(address: str, port: int, build: Build) -> Deferred[None]:
             raise ValueError("a mistake")
@@ -164,7 +164,7 @@ class RaceTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(result).place, PLACES[1])
 
     def test_each_place_its_dialler(self) -> None:
-        """How a place is dialled is asked for each."""
+        """The dialler is requested for each address."""
         asked: list[Spot] = []
 
         def dialler(place: Spot) -> object:
@@ -177,10 +177,10 @@ class RaceTests(SynchronousTestCase):
 
 
 class HeatTests(SynchronousTestCase):
-    """R36: races stay within one priority."""
+    """R36: tests of the limits of a race to one priority."""
 
     def test_by_priority(self) -> None:
-        """The addresses of targets of one priority race each other, and their order is kept, within the limit."""
+        """The addresses of all targets of one priority are in one race, in order, within the limit."""
         targets = (
             Target("a.example", 5269, ("2001:db8::1", "192.0.2.1"), 5), Target("b.example", 5270, ("192.0.2.2",), 5, direct_tls=True),
             Target("c.example", 5269, ("192.0.2.3", "192.0.2.4"), 10),
@@ -191,7 +191,7 @@ class HeatTests(SynchronousTestCase):
         self.assertEqual([place.address for place in endpoints(second, 1)], ["192.0.2.3"])
 
     def test_each_place_once(self) -> None:
-        """Many names that lead to one address and port are one place; direct TLS is another."""
+        """Many names with the same address and port are one entry. Direct TLS is another."""
         targets = [Target(f"h{number}.example", 5269, ("192.0.2.1",)) for number in range(16)]
         self.assertEqual(len(endpoints(targets, 8)), 1)
         other = Target("d.example", 5269, ("192.0.2.1",), direct_tls=True)

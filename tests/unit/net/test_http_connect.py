@@ -1,4 +1,4 @@
-"""Through an HTTP proxy by CONNECT, played by hand."""
+"""Tests of connecting through an HTTP proxy by CONNECT; the test acts as the proxy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Recording(Protocol):
 
 
 class HTTPConnectTests(SynchronousTestCase):
-    """RFC 9110 §9.3.6."""
+    """Tests of RFC 9110 §9.3.6."""
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
@@ -49,7 +49,7 @@ class HTTPConnectTests(SynchronousTestCase):
         return ending
 
     def test_a_name(self) -> None:
-        """A name goes to the proxy as it is, and what follows the blank line belongs to the stream."""
+        """A host name is sent to the proxy unchanged. Bytes after the blank line belong to the stream."""
         result = self.dial()
         self.assertEqual(ASKED, self.transport.value())
         self.protocol.dataReceived(CONNECTED + b"<stream")
@@ -62,7 +62,7 @@ class HTTPConnectTests(SynchronousTestCase):
         self.assertEqual([], [call for call in self.reactor.getDelayedCalls() if call.active()])
 
     def test_byte_by_byte(self) -> None:
-        """The answer may come in any pieces; bare line feeds end lines too."""
+        """The answer may arrive in any pieces. Bare line feeds end lines too."""
         for answer in (CONNECTED, b"HTTP/1.0 200\nx: y\n\n"):
             self.inner = Recording()
             result = self.dial()
@@ -73,20 +73,20 @@ class HTTPConnectTests(SynchronousTestCase):
             self.assertEqual(b"", self.inner.data)
 
     def test_addresses(self) -> None:
-        """An IPv6 address stands in brackets; a trailing dot of a name is left out."""
+        """An IPv6 address is in brackets. A trailing dot of a name is removed."""
         for host, authority in (("2001:db8::1", b"[2001:db8::1]"), ("192.0.2.1", b"192.0.2.1"), ("xmpp.example.", b"xmpp.example")):
             self.dial(host)
             self.assertTrue(self.transport.value().startswith(b"CONNECT %b:5269 HTTP/1.1\r\n" % authority))
 
     def test_authentication(self) -> None:
-        """RFC 7617: the user and the password as Basic authentication."""
+        """RFC 7617: the user and the password are sent as Basic authentication."""
         self.dial(user="Aladdin", password="open sesame")
         self.assertIn(b"Proxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n", self.transport.value())
         for user, password in (("a:b", ""), ("a", "b\r\nX: y")):
             self.assertRaises(ValueError, credentials, user, password)
 
     def test_refused(self) -> None:
-        """Each status that is no success ends the attempt in words, and closes the connection."""
+        """Each status that is not a success ends the attempt with a text, and closes the connection."""
         for answer, cause, words in (
             (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", Cause.UNREACHABLE, "it rejects the user and password"),
             (b"HTTP/1.1 403 Forbidden\r\n\r\n", Cause.UNREACHABLE, "its rules do not allow this connection (status 403)"),
@@ -102,7 +102,7 @@ class HTTPConnectTests(SynchronousTestCase):
             self.assertTrue(self.transport.disconnecting)
 
     def test_endless_head(self) -> None:
-        """A head without end is bounded."""
+        """The size of the head is bounded."""
         result = self.dial()
         self.protocol.dataReceived(b"HTTP/1.1 200 OK\r\nx: " + b"y" * HEAD_BYTES)
         self.assertIn("more than 8192 bytes", self.failure(result).detail)
@@ -114,7 +114,7 @@ class HTTPConnectTests(SynchronousTestCase):
         self.assertEqual(Cause.CONNECTION_TIMEOUT, self.failure(result).cause)
 
     def test_cancelled(self) -> None:
-        """A cancelled attempt closes the connection; what comes later is not heard."""
+        """A cancelled attempt closes the connection. Later input is ignored."""
         result = self.dial()
         result.cancel()
         self.failureResultOf(result, CancelledError)
@@ -123,7 +123,7 @@ class HTTPConnectTests(SynchronousTestCase):
         self.assertIsNone(self.inner.transport)
 
     def test_no_longer_wanted(self) -> None:
-        """Where another attempt has won, the connection closes."""
+        """If another attempt has won, the connection closes."""
         self.inner = None
         result = self.dial()
         self.protocol.dataReceived(CONNECTED)

@@ -1,4 +1,4 @@
-"""The HTTP server: bounds of a request, of time, and of connections."""
+"""Tests of the HTTP server: limits of requests, times and connections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.turn_clock import TurnClock
 
 
 class Echo(Resource):
-    """Answers with the body, or never."""
+    """A resource that answers with the body, or never."""
 
     isLeaf = True
     asked = 0
@@ -41,10 +41,10 @@ class SiteTestCase(SynchronousTestCase):
 
 
 class HalfClosedTests(SiteTestCase):
-    """A client that sends nothing more, on a connection that can be closed in one direction."""
+    """Tests of a client that has closed its sending side, on a connection that can be closed in one direction."""
 
     def test_pipelined(self) -> None:
-        """All requests that came are answered, in their turns; then the connection closes."""
+        """All requests that arrived are answered, in their turns. Then the connection closes."""
         clock = self.clock = TurnClock()
         self.site = BoundedSite(self.echo, clock)
         protocol, transport = Client(self.site, clock).connect()
@@ -57,7 +57,7 @@ class HalfClosedTests(SiteTestCase):
         self.assertIn(b"c|", transport.value())
 
     def test_not_whole(self) -> None:
-        """Half a request can never become whole, and no request at all has no answer: the connection closes at once."""
+        """An incomplete request cannot be completed, and without a request there is no answer: the connection closes at once."""
         for sent in (b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf"):
             protocol, transport = self.client.connect()
             protocol.dataReceived(sent)
@@ -70,7 +70,7 @@ class HalfClosedTests(SiteTestCase):
         self.assertEqual((1, True), (transport.value().count(b"200"), transport.disconnecting))
 
     def test_last_answer_is_late(self) -> None:
-        """An answer that takes its time is waited for, within its bound; told twice that nothing more comes, nothing else happens."""
+        """A late answer is waited for, within its time limit. A second report of the client's close has no effect."""
         protocol, transport = self.client.connect()
         protocol.dataReceived(b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n")
         protocol.readConnectionLost()
@@ -81,21 +81,21 @@ class HalfClosedTests(SiteTestCase):
 
 
 class BodyTests(SiteTestCase):
-    """Bytes of a body."""
+    """Tests of the size of a body."""
 
     def test_allowed(self) -> None:
-        """A body of the most bytes is processed."""
+        """A body of the maximum size is processed."""
         self.assertEqual(len("localhost|") + BODY_BYTES, len(self.client.ask("POST", "/", b"x" * BODY_BYTES).body))
 
     def test_announced(self) -> None:
-        """A body that is announced too large is refused before it comes."""
+        """A body that is announced too large is refused before it arrives."""
         protocol, transport = self.client.connect()
         protocol.dataReceived(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n")
         self.assertEqual(413, parse(transport.value()).status)
         self.assertTrue(transport.disconnecting)
 
     def test_not_announced(self) -> None:
-        """A body in chunks is refused: a chunk may have one byte, and costs as much as a large one. Nothing of it is decoded."""
+        """A chunked body is refused without decoding: a chunk may have one byte, and costs as much as a large one."""
         self.patch(http_server.BoundedRequest, "handleContentChunk", lambda *args: self.fail("it is decoded"))
         protocol, transport = self.client.connect()
         protocol.dataReceived(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10000)
@@ -104,7 +104,7 @@ class BodyTests(SiteTestCase):
         self.assertEqual(1, transport.value().count(b"HTTP/1.1"))
 
     def test_refused_under_tls(self) -> None:
-        """TLS closes a connection only once no producer is registered: a refused one is closed, and not when its time is up."""
+        """TLS closes a connection only when no producer is registered: a refused one is closed at once, not when its time is up."""
         protocol, transport = self.client.connect()
         protocol.dataReceived(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n")
         self.assertIsNone(transport.producer)
@@ -119,7 +119,7 @@ class BodyTests(SiteTestCase):
         return status
 
     def test_costly_forms(self) -> None:
-        """Forms of many parts or fields take long to parse: they are refused unparsed. So is a query, a long path, a long type."""
+        """Forms with many parts or fields take long to parse: they are refused unparsed. So are a query, a long path and a long type."""
         form = "application/x-www-form-urlencoded"
         nested = b"".join(b"--x\r\nContent-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n) for n in range(900))
         for kind in ("multipart/form-data; boundary=x", "Multipart/Form-Data", " multipart/form-data", form + "; multipart/form-data"):
@@ -134,7 +134,7 @@ class BodyTests(SiteTestCase):
         self.assertEqual(200, self.refusal("/", b'"' + b"&" * 5000 + b'"', Content_Type="application/json"))
 
     def test_headers_that_are_no_text(self) -> None:
-        """Headers that are not UTF-8 are refused at once, and leave no line in the log: anybody may send them, at any rate."""
+        """Headers that are not UTF-8 are refused at once without a log line, because a stranger may send them at any rate."""
         for name in (b"Host", b"Authorization", b"Origin", b"Accept", b"Content-Type", b"X"):
             protocol, transport = self.client.connect()
             protocol.dataReceived(b"GET / HTTP/1.1\r\n" + name + b": \xc3\r\nY: \xa9\r\n\r\n")
@@ -156,7 +156,7 @@ class BodyTests(SiteTestCase):
         return protocol, transport
 
     def test_refusals_in_words(self) -> None:
-        """Each refusal is a JSON object that says why."""
+        """Each refusal is a JSON object with the reason."""
         for head, status, words in (
             (b"POST / HTTP/1.1\r\nContent-Length: 65537\r\n\r\n", 413, "a body has at most 65536 bytes"),
             (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411, "the body must have a Content-Length"),
@@ -176,17 +176,17 @@ class BodyTests(SiteTestCase):
             self.assertIn(words, response.json["error"])
 
     def test_most_header_fields(self) -> None:
-        """A request of the most header fields is processed."""
+        """A request with the maximum number of header fields is processed."""
         _, transport = self.sent(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 99 + b"\r\n")
         self.assertEqual(200, parse(transport.value()).status)
 
     def test_refused_head(self) -> None:
-        """A refused HEAD request has no body in its answer."""
+        """The answer to a refused HEAD request has no body."""
         response = self.refused(b"HEAD / HTTP/1.1\r\nX: \xff\r\n\r\n")
         self.assertEqual((400, b""), (response.status, response.body))
 
     def test_refused_behind_another(self) -> None:
-        """What follows on the connection is refused only once the request before it is answered."""
+        """A refused request is answered after the request before it."""
         _, transport = self.sent(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nnonsense\r\n")
         for _ in range(3):
             self.clock.advance(0)
@@ -194,14 +194,14 @@ class BodyTests(SiteTestCase):
         self.assertEqual((b"200", b"400", True), (first[:3], second[:3], transport.disconnecting))
 
     def test_words_of_a_status(self) -> None:
-        """A status has the words of the standard, also one that Twisted does not know."""
+        """A status has the standard's reason phrase, also if Twisted does not have it."""
         for status, words in ((421, b"Misdirected Request"), (429, b"Too Many Requests"), (404, b"Not Found")):
             request = BoundedRequest(Mock())
             request.setResponseCode(status)
             self.assertEqual((status, words), (request.code, request.code_message))
 
     def test_host_names(self) -> None:
-        """The host's name is what stands in the one Host header."""
+        """The host name is the one in the only Host header."""
         for host, name in (("Name.Example:8269", "name.example"), ("[::1]:8269", "::1"), ("127.0.0.1", "127.0.0.1"), ("", "")):
             self.client.host = host
             self.assertEqual(f"{name}|", self.client.get("/").text)
@@ -211,10 +211,10 @@ class BodyTests(SiteTestCase):
 
 
 class TimeTests(SiteTestCase):
-    """Time for requests and answers."""
+    """Tests of the time for requests and answers."""
 
     def test_slow_request(self) -> None:
-        """A client that sends a byte now and then is cut off all the same."""
+        """A client that sends single bytes slowly is disconnected all the same."""
         protocol, transport = self.client.connect()
         for byte in b"GET / HTTP/1.1\r\n":
             protocol.dataReceived(bytes([byte]))
@@ -222,7 +222,7 @@ class TimeTests(SiteTestCase):
         self.assertTrue(transport.aborted)
 
     def test_slow_second_request(self) -> None:
-        """The time of a further request on the connection begins with its first byte."""
+        """The time of a further request on the connection starts with its first byte."""
         protocol, transport = self.client.send("GET", "/")
         self.clock.advance(50)
         self.assertFalse(transport.aborted)
@@ -231,13 +231,13 @@ class TimeTests(SiteTestCase):
         self.assertTrue(transport.aborted)
 
     def test_idle(self) -> None:
-        """A connection without a request is closed after a while."""
+        """A connection without a request is closed after its time."""
         _, transport = self.client.send("GET", "/")
         self.clock.advance(http_server.IDLE_SECONDS)
         self.assertTrue(transport.aborted)
 
     def test_answer_that_is_not_read(self) -> None:
-        """An answer has its time too."""
+        """The time for reading an answer is limited too."""
         _, transport = self.client.send("GET", "/never")
         self.clock.advance(http_server.ANSWER_SECONDS - 1)
         self.assertFalse(transport.aborted)
@@ -245,14 +245,14 @@ class TimeTests(SiteTestCase):
         self.assertTrue(transport.aborted)
 
     def test_stream_of_events(self) -> None:
-        """An answer without end may take any time."""
+        """An answer without an end may take any time."""
         protocol, transport = self.client.send("GET", "/never")
         protocol.answer_without_end()
         self.clock.advance(10_000)
         self.assertFalse(transport.aborted)
 
     def test_last_answer_that_is_not_read(self) -> None:
-        """The answer after which the connection closes has its time too, also one that has ended without a bound on its time."""
+        """The time of the last answer before the close is limited too, also if the answer had no limit before it ended."""
         for without_end in (False, True):
             protocol, transport = self.client.send("GET", "/never", Connection="close")
             if without_end:
@@ -263,14 +263,14 @@ class TimeTests(SiteTestCase):
             self.assertTrue(transport.aborted)
 
     def test_closed(self) -> None:
-        """A closed connection leaves nothing behind that is due."""
+        """A closed connection leaves no timer."""
         protocol, _ = self.client.send("GET", "/never")
         protocol.connectionLost()
         self.assertEqual(([], 0), (self.clock.getDelayedCalls(), len(self.site)))
 
 
 class PipelineTests(SiteTestCase):
-    """Requests that come together."""
+    """Tests of requests that arrive together."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -283,7 +283,7 @@ class PipelineTests(SiteTestCase):
         self.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * number)
 
     def test_one_in_a_turn(self) -> None:
-        """Each turn of the reactor answers one of them, and all are answered in the end."""
+        """Each turn of the reactor answers one of them. Finally all are answered."""
         self.send(500)
         for number in range(1, 501):
             self.assertEqual((number, number), (self.echo.asked, self.transport.value().count(b"HTTP/1.1 200")))
@@ -293,7 +293,7 @@ class PipelineTests(SiteTestCase):
         self.assertEqual(501, self.echo.asked)
 
     def test_bodies(self) -> None:
-        """So it is with requests that have a body."""
+        """The same holds for requests with a body."""
         self.protocol.dataReceived(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nxy" * 3)
         self.assertEqual(1, self.echo.asked)
         for _ in range(2):
@@ -316,7 +316,7 @@ class PipelineTests(SiteTestCase):
         self.assertEqual((4, True), (self.echo.asked, self.transport.aborted))
 
     def test_gone(self) -> None:
-        """Of a client that is gone nothing more is answered, and nothing is due."""
+        """If a client disconnects, no further request is answered, and no timer is left."""
         for paused in (False, True):
             self.protocol, self.transport = self.client.connect()
             if paused:
@@ -330,15 +330,15 @@ class PipelineTests(SiteTestCase):
 
 
 class ConnectionTests(SiteTestCase):
-    """Connections in all and of one site."""
+    """Tests of the number of connections in total and of one site."""
 
     def test_one_site(self) -> None:
-        """A site has so many connections: its oldest gives way."""
+        """The connections of a site are limited: its oldest gives way."""
         opened = [self.client.connect() for _ in range(http_server.CONNECTIONS_PER_SITE + 1)]
         self.assertEqual([True] + [False] * http_server.CONNECTIONS_PER_SITE, [transport.aborted for _, transport in opened])
 
     def test_many_sites(self) -> None:
-        """If there is no room the site with the most connections gives way."""
+        """If there is no room, the site with the most connections gives way."""
         self.patch(http_server, "CONNECTIONS", 6)
         other = Client(self.site, self.clock, "192.0.2.1").connect()
         crowd = [self.client.connect() for _ in range(5)]
@@ -348,7 +348,7 @@ class ConnectionTests(SiteTestCase):
         self.assertEqual(6, len(self.site))
 
     def test_users_keep_their_place(self) -> None:
-        """A crowd of strangers cuts off nobody who has logged in, and one of it makes room for a user."""
+        """A crowd of strangers does not disconnect a logged-in user. One of the crowd gives way for a user."""
         self.patch(http_server, "CONNECTIONS", 4)
         protocol, user = self.client.connect()
         protocol.trusted = True
@@ -357,14 +357,14 @@ class ConnectionTests(SiteTestCase):
         self.assertEqual(3, sum(not transport.aborted for _, transport in crowd))
 
     def test_full_of_users(self) -> None:
-        """If everybody has logged in, the newcomer is refused."""
+        """If all connections are logged in, a new one is refused."""
         self.patch(http_server, "CONNECTIONS", 2)
         for _ in range(2):
             self.client.connect()[0].trusted = True
         self.assertIsNone(self.client.connect()[0])
 
     def test_close(self) -> None:
-        """At the end all are cut."""
+        """At the end all connections are closed."""
         opened = [self.client.connect() for _ in range(3)]
         self.site.close()
         self.assertTrue(all(transport.aborted for _, transport in opened))

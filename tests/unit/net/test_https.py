@@ -1,4 +1,4 @@
-"""One HTTPS GET: bounded in size and time, redirects told and not followed, addresses tried in turn, failures in words."""
+"""Tests of one HTTPS GET: bounded in size and time, redirects returned and not followed, addresses tried in turn, failures with a text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.certificates import shared_root
 
 
 class Response:
-    """What an Agent answers with."""
+    """The answer of an Agent."""
 
     def __init__(self, code: int = 200, body: bytes = b"", location: bytes | None = None, why: type[Exception] = ResponseDone) -> None:
         self.code = code
@@ -63,32 +63,32 @@ class GetTests(SynchronousTestCase):
         return str(self.failureResultOf(self.get(answer), Unfetched).value)
 
     def test_page(self) -> None:
-        """A page is fetched whole."""
+        """A document is fetched completely."""
         self.assertEqual(Fetched(200, None, b"a page"), self.successResultOf(self.get(succeed(Response(body=b"a page")))))
         self.assertEqual((b"GET", b"https://a.example/x", [b"s2sgw"]), self.agent.asked)
 
     def test_redirect(self) -> None:
-        """R23: a redirect is told and not followed; what else it says is not read."""
+        """R23: a redirect is returned and not followed. Its body is not read."""
         response = Response(302, b"elsewhere", b"https://b.example/")
         self.assertEqual(Fetched(302, "https://b.example/", b""), self.successResultOf(self.get(succeed(response))))
         self.assertTrue(response.transport.disconnecting)
         self.assertEqual(Fetched(404, None, b""), self.successResultOf(self.get(succeed(Response(404, why=PotentialDataLoss)))))
 
     def test_too_long(self) -> None:
-        """A longer answer than is wanted is given up, one that breaks off is none."""
+        """An answer that is too long is given up. An incomplete answer is a failure."""
         response = Response(body=b"a longer page")
         self.assertIn("longer than 10 bytes", self.failure(succeed(response)))
         self.assertTrue(response.transport.disconnecting)
         self.assertIn("lost during the answer", self.failure(succeed(Response(body=b"a", why=PotentialDataLoss))))
 
     def test_too_slow(self) -> None:
-        """Seconds are counted."""
+        """The time is limited."""
         getting = self.get(Deferred())
         self.clock.advance(TIMEOUT)
         self.assertIn("no answer in 5 s", str(self.failureResultOf(getting, Unfetched).value))
 
     def test_words(self) -> None:
-        """Any failure has the words of its first cause."""
+        """Any failure has the text of its first cause."""
         broken = SSL.Error([("SSL routines", "", "certificate verify failed")])
         for error, words in (
             (ResponseFailed([Failure(broken)]), "certificate verify failed"), (ValueError("x"), "ValueError: x"), (ValueError(), "ValueError"),
@@ -98,7 +98,7 @@ class GetTests(SynchronousTestCase):
 
 
 class EndpointTests(SynchronousTestCase):
-    """To which addresses is connected."""
+    """Tests of the addresses that are connected to."""
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
@@ -111,7 +111,7 @@ class EndpointTests(SynchronousTestCase):
         return self.endpoints.endpointForURI(URI.fromBytes(url)).connect(Factory.forProtocol(Protocol))
 
     def test_in_turn(self) -> None:
-        """One address after the other, so many of them, of either family."""
+        """The addresses are tried one after the other, a limited number of them, of either family."""
         self.addresses = ["192.0.2.1", "2001:db8::1", "192.0.2.2", "192.0.2.3"]
         connecting = self.connect()
         for address in self.addresses[:ADDRESSES]:
@@ -122,7 +122,7 @@ class EndpointTests(SynchronousTestCase):
         self.assertEqual(ADDRESSES, len(self.reactor.tcpClients))
 
     def test_none(self) -> None:
-        """No address, no connection; and nothing but HTTPS."""
+        """Without an address there is no connection. Only HTTPS is supported."""
         self.assertIn("no address that may be asked", str(self.failureResultOf(self.connect(), Unfetched).value))
         self.assertRaises(Unfetched, self.connect, b"http://a.example/x")
 
@@ -137,7 +137,7 @@ class EndpointTests(SynchronousTestCase):
         self.assertIsInstance(self.successResultOf(connecting), Protocol)
 
     def test_bounded(self) -> None:
-        """A server that sends too much is cut off."""
+        """A server that sends too much is disconnected."""
         inner = Factory.forProtocol(Protocol)
         protocol: Any = https._Bounding(inner, 1000).buildProtocol(None)
         transport = StringTransport()

@@ -1,4 +1,4 @@
-"""Calls that several callers make at the same time."""
+"""Tests of calls that several callers make at the same time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class JoinedCallsTests(SynchronousTestCase):
         return self.begun[-1]
 
     def test_once(self) -> None:
-        """The call is made once, and every caller gets the result; afterwards it is made anew."""
+        """The call is made once, and every caller gets the result. After it a new call is made."""
         waiting = [self.calls.join("a", self.begin) for _ in range(3)]
         self.assertTrue("a" in self.calls and "b" not in self.calls)
         self.begun[0].callback(7)
@@ -29,7 +29,7 @@ class JoinedCallsTests(SynchronousTestCase):
         self.assertEqual(len(self.begun), 2)
 
     def test_failure(self) -> None:
-        """A failure is every caller's."""
+        """Every caller gets the failure."""
         waiting = [self.calls.join("a", self.begin) for _ in range(2)]
         self.begun[0].errback(KeyError("x"))
         for each in waiting:
@@ -42,7 +42,7 @@ class JoinedCallsTests(SynchronousTestCase):
         self.assertEqual(len(self.calls), 0)
 
     def test_leaving(self) -> None:
-        """A caller that cancels leaves alone; when the last has left, the call is cancelled, and the next begins anew."""
+        """A caller that cancels affects no other. When the last has cancelled, the call is cancelled, and the next one begins anew."""
         one, other = self.calls.join("a", self.begin), self.calls.join("a", self.begin)
         one.cancel()
         self.failureResultOf(one, CancelledError)
@@ -55,7 +55,7 @@ class JoinedCallsTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(again), 2)
 
     def test_coming_while_leaving(self) -> None:
-        """A caller that comes while the call is being cancelled is not given the end of that one."""
+        """A caller that joins while the call is being cancelled does not get that cancellation."""
         came: list[Deferred[int]] = []
         first: Deferred[int] = Deferred(lambda _: came.append(self.calls.join("a", self.begin)))
         lone = self.calls.join("a", lambda: first)
@@ -66,7 +66,7 @@ class JoinedCallsTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(came[0]), 3)
 
     def test_joining_in_a_callback(self) -> None:
-        """A caller that asks again when it has its result begins a new call."""
+        """A caller that calls again in its callback begins a new call."""
         again: list[Deferred[int]] = []
         waiting = self.calls.join("a", self.begin)
         waiting.addCallback(lambda _: again.append(self.calls.join("a", self.begin)))

@@ -1,4 +1,4 @@
-"""Listeners that a reload changes: all of it or nothing, and nobody is cut off."""
+"""Tests of listeners that a reload changes: completely or not at all, without closing a connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2sgw.net.listener_set import ListenerSet
 
 
 class Row(NamedTuple):
-    """How a listener is configured."""
+    """The configuration of a listener."""
 
     endpoint: str
     tls: str = "starttls"
@@ -31,7 +31,7 @@ class FakePort:
 
 
 class ListenerSetTests(SynchronousTestCase):
-    """A set whose ports the test looks at."""
+    """Tests of a set whose ports the test inspects."""
 
     def setUp(self) -> None:
         self.ports: list[FakePort] = []
@@ -55,7 +55,7 @@ class ListenerSetTests(SynchronousTestCase):
         return [port.endpoint for port in self.ports if port.open]
 
     def test_change(self) -> None:
-        """What is new is opened before the rest is closed; what stays is not touched."""
+        """New listeners are opened before the others are closed. Unchanged ones are not touched."""
         self.assertEqual([], self.change(Row("a"), Row("b")))
         kept = [port for port in self.ports if port.endpoint == "b"]
         self.set.prepare([Row("b"), Row("c")])
@@ -67,7 +67,7 @@ class ListenerSetTests(SynchronousTestCase):
         self.assertEqual(6, len(self.opened))
 
     def test_all_or_nothing(self) -> None:
-        """One that cannot be opened: those that were opened with it are closed, and all stays as it was."""
+        """If one listener cannot be opened, those opened with it are closed, and the others stay as they were."""
         self.change(Row("a"))
         self.taken = {"c"}
         (wrong,) = self.set.prepare([Row("b"), Row("c")])
@@ -77,7 +77,7 @@ class ListenerSetTests(SynchronousTestCase):
         self.assertEqual(2, len(self.opened))
 
     def test_abandoned(self) -> None:
-        """What was prepared for a configuration that is not adopted is closed; a later change begins anew."""
+        """Listeners prepared for a configuration that is not adopted are closed. A later change begins anew."""
         self.change(Row("a"))
         self.set.prepare([Row("b")])
         self.set.abandon()
@@ -88,13 +88,13 @@ class ListenerSetTests(SynchronousTestCase):
         self.assertEqual(["c", "c"], self.listening())
 
     def test_options(self) -> None:
-        """An endpoint that stays, with other options, serves the next connections by another factory, on the same port."""
+        """An unchanged endpoint with other options uses a new factory for its next connections, on the same port."""
         self.change(Row("a"))
         self.change(Row("a", "direct"))
         self.assertEqual((2, {Row("a", "direct")}), (len(self.ports), {port.factory for port in self.ports}))
 
     def test_same(self) -> None:
-        """The same again changes nothing."""
+        """The same configuration again changes nothing."""
         self.change(Row("a"))
         factories = [port.factory for port in self.ports]
         self.change(Row("a"))

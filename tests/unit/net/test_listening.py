@@ -1,4 +1,4 @@
-"""Accepting connections, as many as there may be."""
+"""Tests of accepting connections, up to their limits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class AbortableTransport(CountingTransport):
 
 
 class AcceptanceTests(SynchronousTestCase):
-    """R37: everything is bounded, connections too (docs/decisions.md#bounds)."""
+    """R37: everything is bounded, also connections (docs/decisions.md#bounds)."""
 
     def factory(self, **limits: int) -> StreamFactory:
         self.refused: list[tuple[str, Ending]] = []
@@ -65,7 +65,7 @@ class AcceptanceTests(SynchronousTestCase):
         return self.built[-1]
 
     def accept(self, factory: StreamFactory, host: str = "192.0.2.1", data: bytes = b"") -> Any:
-        """A connection that has said `data`."""
+        """Return a connection that has sent `data`."""
         protocol = factory.buildProtocol(peer(host))
         protocol.makeConnection(AbortableTransport())
         if data:
@@ -74,7 +74,7 @@ class AcceptanceTests(SynchronousTestCase):
         return protocol
 
     def test_built_at_the_first_byte(self) -> None:
-        """A connection costs a stream once it says something; what it says is heard from the first byte on."""
+        """A connection gets a stream at its first byte. Its input is processed from the first byte on."""
         factory = self.factory()
         one, two = self.accept(factory), self.accept(factory, data=b"a\n")
         self.assertEqual(1, len(self.built))
@@ -85,13 +85,13 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertEqual(2, self.admission.total)
 
     def test_closed_before_the_first_byte(self) -> None:
-        """A health check is no refusal, and makes room as it goes."""
+        """A connection that closes before its first byte (a health check) is no refusal, and makes room."""
         factory = self.factory()
         self.accept(factory).connectionLost(Failure(ConnectionDone()))
         self.assertEqual(([], [], 0), (self.refused, self.built, self.admission.total))
 
     def test_stranger(self) -> None:
-        """The descriptor of a connection is one of a stranger until it has proven a pair, or is gone."""
+        """The descriptor of a connection counts as a stranger's until the connection has proven a pair or has ended."""
         factory = self.factory()
         first = self.accept(factory, data=b"a\n")
         self.assertEqual([77], list(self.admission.strangers))
@@ -101,7 +101,7 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertEqual({}, self.admission.strangers)
 
     def test_silent_for_too_long(self) -> None:
-        """One that says nothing is ended after the time of a negotiation, and told of as one that named nobody."""
+        """A silent connection is ended after the time of a negotiation, and is reported without a name."""
         factory = self.factory()
         silent = self.accept(factory)
         self.clock.advance(31)
@@ -109,7 +109,7 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertEqual([("192.0.2.1", Cause.NEGOTIATION_TIMEOUT)], [(who, ending.cause) for who, ending in self.refused])
 
     def test_late_in_its_negotiation(self) -> None:
-        """One that has said something is told why it is ended, and its transport waits for nothing."""
+        """A connection that has sent something gets the reason of its end, and its transport waits for nothing."""
         factory = self.factory()
         late = self.accept(factory, data=b"a\n")
         self.clock.advance(31)
@@ -119,7 +119,7 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertEqual(Cause.NEGOTIATION_TIMEOUT, self.built[0].ending and self.built[0].ending.cause)
 
     def test_gives_way(self) -> None:
-        """The oldest of an address with too many makes room, whether it has said something or not."""
+        """The oldest connection of an address over its limit makes room, whether it has sent something or not."""
         factory = self.factory()
         silent, said = self.accept(factory), self.accept(factory, data=b"a\n")
         self.accept(factory)
@@ -129,7 +129,7 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertIn(b"ERROR resource-constraint", said.transport.value())
 
     def test_refused(self) -> None:
-        """Beyond the limits, where nobody can give way, Twisted is told to close the transport; and so is the record."""
+        """If the limits are reached and no connection can give way, Twisted is told to close the transport, and the refusal is recorded."""
         factory = self.factory()
         for _ in range(2):
             protocol = factory.buildProtocol(peer("192.0.2.1"))
@@ -140,7 +140,7 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertEqual((address, ending.cause), ("192.0.2.1", Cause.TOO_MANY_CONNECTIONS))
 
     def test_released_with_the_transport(self) -> None:
-        """Room is made when the transport is gone, not when the stream has ended."""
+        """Room is made when the transport has ended, not when the stream has."""
         factory = self.factory()
         protocol = self.accept(factory, data=b"BYE\n")
         self.assertIsNotNone(self.built[0].ending)
@@ -149,7 +149,7 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertEqual(0, self.admission.total)
 
     def test_what_has_no_address(self) -> None:
-        """Transports without an address, as of a socket in the file system, count together."""
+        """Transports without an address, for example from a socket in the file system, count together."""
         factory = self.factory()
         for address in (UNIXAddress("/run/socket"), None):
             factory.buildProtocol(address)._admitted.prove()
@@ -165,7 +165,7 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertRaises(ValueError, listen, reactor, "nonsense:1", self.factory())
 
     def test_accepts(self) -> None:
-        """However many connections wait, a turn of the reactor accepts so many of them."""
+        """However many connections wait, one turn of the reactor accepts a limited number of them."""
         accepted: list[int] = []
         port: Any = SimpleNamespace(numberAccepts=1000)
 
@@ -181,7 +181,7 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertEqual("socket", bound_accepts("socket"))
 
     def test_both_families(self) -> None:
-        """A TCP port without an interface listens on IPv4 and on IPv6, each with a socket of its own; without IPv6, on IPv4 alone."""
+        """A TCP port without an interface listens on IPv4 and on IPv6, with a socket each. Without IPv6, it listens on IPv4 alone."""
         for available in (True, False):
             self.patch(listening, "has_ipv6", lambda available=available: available)
             adopted: list[int] = []
@@ -192,7 +192,7 @@ class AcceptanceTests(SynchronousTestCase):
             self.assertEqual([(5269, "0.0.0.0")], [(each[0], each[3]) for each in reactor.tcpServers])
 
     def test_ipv6_alone(self) -> None:
-        """An IPv6 socket takes no connection of IPv4 (IPV6_V6ONLY), whatever the system's default is."""
+        """An IPv6 socket accepts no IPv4 connection (IPV6_V6ONLY), whatever the system's default."""
         if not has_ipv6():
             raise SkipTest("this host has no IPv6")
         taken: list[bool] = []
@@ -207,7 +207,7 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertEqual([True], taken)
 
     def test_trouble(self) -> None:
-        """A port in use, and a privilege that is missing, are told with what to do; anything else in its own words."""
+        """A port in use and a missing privilege are reported with the remedy. Other errors have their own text."""
         for number, word in ((errno.EADDRINUSE, "ss -ltnp"), (errno.EACCES, "CAP_NET_BIND_SERVICE"), (errno.EMFILE, "too many")):
             error = CannotListenError(None, 5269, OSError(number, "too many"))
             self.assertIn(word, trouble(Failure(error)))
@@ -226,7 +226,7 @@ class AcceptanceTests(SynchronousTestCase):
 
 
 class FirstByteTests(SynchronousTestCase):
-    """An accepted connection on a real socket, until its stream is built."""
+    """Tests of an accepted connection on a real socket, until its stream is built."""
 
     def setUp(self) -> None:
         self.reactor = SocketReactor()
@@ -237,7 +237,7 @@ class FirstByteTests(SynchronousTestCase):
         self.built: list[StreamConnection] = []
 
     def accept(self, *, direct_tls: bool = False, first: bytes = b"", crowd: int = 0) -> tuple[socket.socket, Any]:
-        """Return the other end of a connection that has sent `first` before it was accepted, and the protocol of this one."""
+        """Connect and send `first` before it is accepted; return the client's socket, and our protocol."""
         for number in range(crowd):
             self.admission.admit(f"198.51.100.{number}")
 
@@ -264,7 +264,7 @@ class FirstByteTests(SynchronousTestCase):
         return client_handshake(self.reactor, near)
 
     def test_read_as_it_is_accepted(self) -> None:
-        """What has come already is read at once, and the reactor is not waited for; in a crowd it waits for its turn."""
+        """Input that has already arrived is read at once, without waiting for the reactor. In a crowd it waits for its turn."""
         self.accept(first=b"a\n")
         self.assertEqual(1, len(self.built))
         self.accept(first=b"a\n", crowd=CROWD)
@@ -273,7 +273,7 @@ class FirstByteTests(SynchronousTestCase):
         self.assertEqual([[b"a\n"], [b"a\n"]], [cast(ToyEngine, each.engine).fed for each in self.built])
 
     def test_direct_tls(self) -> None:
-        """XEP-0368: OpenSSL reads the socket from the first byte of TLS on, whether it comes before the connection is accepted or later."""
+        """XEP-0368: OpenSSL reads the socket from the first byte of TLS, whether that arrives before the accept or later."""
         for crowd in (0, CROWD):
             near, _ = self.accept(direct_tls=True, crowd=crowd)
             self.reactor.settle()
@@ -291,7 +291,7 @@ class FirstByteTests(SynchronousTestCase):
             self.built.clear()
 
     def test_direct_tls_in_pieces(self) -> None:
-        """The handshake goes on however few bytes come at once."""
+        """The handshake succeeds however few bytes arrive at once."""
         client = SSL.Connection(raw_context(leaf_for("peer.example")), None)
         client.set_connect_state()
         self.assertRaises(SSL.WantReadError, client.do_handshake)
@@ -308,7 +308,7 @@ class FirstByteTests(SynchronousTestCase):
         self.assertEqual(["tls"], cast(ToyEngine, self.built[0].engine).log)
 
     def test_no_tls(self) -> None:
-        """R7: what is no TLS ends in OpenSSL's words, without a stream error."""
+        """R7: input that is not TLS ends the connection with OpenSSL's text, without a stream error."""
         near, _ = self.accept(direct_tls=True, first=b"<stream:stream>")
         self.reactor.settle()
         ending = self.built[0].ending
@@ -317,7 +317,7 @@ class FirstByteTests(SynchronousTestCase):
         self.assertNotIn(b"<", near.recv(99))
 
     def test_gone_without_a_byte(self) -> None:
-        """R37: one that is closed or reset before its first byte is no refusal, makes room, and leaves memory at once."""
+        """R37: a connection that is closed or reset before its first byte is no refusal, makes room, and leaves memory at once."""
         for direct_tls in (False, True):
             for reset in (False, True):
                 for early in (False, True):
@@ -337,7 +337,7 @@ class FirstByteTests(SynchronousTestCase):
                         gc.enable()
 
     def test_gone_unread(self) -> None:
-        """R37: where a crowd has gone, nobody looks whether a byte came (`net.fair_poll`): that leaves memory at once too."""
+        """R37: after a crowd has closed, its sockets are not read for a first byte (`net.fair_poll`). They leave memory at once too."""
         _, protocol = self.accept(direct_tls=True)
         transport, left = protocol.transport, weakref.ref(protocol)
         gc.disable()
@@ -351,7 +351,7 @@ class FirstByteTests(SynchronousTestCase):
             gc.enable()
 
     def test_silent_for_too_long(self) -> None:
-        """R37: one that is silent under direct TLS is ended after the time of a negotiation, and leaves memory at once."""
+        """R37: a connection that is silent under direct TLS is ended after the time of a negotiation, and leaves memory at once."""
         near, protocol = self.accept(direct_tls=True)
         left = weakref.ref(protocol)
         gc.disable()
@@ -366,7 +366,7 @@ class FirstByteTests(SynchronousTestCase):
         self.assertRaises(ConnectionResetError, near.recv, 1)
 
     def test_leaves_memory(self) -> None:
-        """A stream of direct TLS that is over is in no circle."""
+        """A stream of direct TLS that has ended is in no reference cycle."""
         near, protocol = self.accept(direct_tls=True)
         self.shake(near)
         left = [weakref.ref(protocol), weakref.ref(self.built.pop())]
@@ -381,16 +381,16 @@ class FirstByteTests(SynchronousTestCase):
 
 
 class SystemdTests(SynchronousTestCase):
-    """Sockets that systemd holds."""
+    """Tests of sockets that systemd passes."""
 
     def test_not_handed_over(self) -> None:
-        """An endpoint whose socket was not handed over is a failure in words, by index or by name."""
+        """An endpoint whose socket was not passed is a failure with a text, by index or by name."""
         for endpoint in ("systemd:domain=INET:index=0", "systemd:domain=INET6:name=s2sgw.socket"):
             failure = self.failureResultOf(listen(MemoryReactor(), endpoint, ServerFactory())[0], ValueError)
             self.assertIn("no such socket", str(failure.value))
 
     def test_handed_over(self) -> None:
-        """All sockets of a name are found: before Twisted's endpoints were imported, and after they have taken two variables away."""
+        """All sockets of a name are found: before Twisted's endpoints are imported, and after they have removed two variables."""
         with socket.socket() as first, socket.socket() as second, socket.socket() as deaf:
             for each in (first, second):
                 each.bind(("127.0.0.1", 0))
@@ -410,7 +410,7 @@ class SystemdTests(SynchronousTestCase):
             self.assertEqual([], handed_over("s2sgw", {}, start))
 
     def test_after_twisted(self) -> None:
-        """A new process finds its sockets by name after it imported Twisted's endpoints."""
+        """A new process finds its sockets by name after it has imported Twisted's endpoints."""
         program = (
             "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='s2sgw')\n"
             "import twisted.internet.endpoints\nfrom s2sgw.net.listening import handed_over\nprint(handed_over('s2sgw'))"

@@ -1,4 +1,4 @@
-"""The PROXY protocol, both versions, both ways."""
+"""Tests of the PROXY protocol, both versions, receiving and sending."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SIX = (IPv6Address("TCP", "2001:db8::7", 51234), IPv6Address("TCP", "2001:db8::1
 
 GOOD: list[tuple[bytes, tuple[IPv4Address | IPv6Address, ...]]] = [
     (V1, FOUR), (V1_6, SIX), (v2(), FOUR), (V2_6, SIX),
-    (v2(body=v2()[16:] + b"\x20\x00\x05extra"), FOUR),  # extensions are passed over
+    (v2(body=v2()[16:] + b"\x20\x00\x05extra"), FOUR),  # extensions are skipped
     (b"PROXY UNKNOWN\r\n", ()), (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n", ()),
     (v2(command=0x20), ()), (v2(command=0x20, family=0, body=b""), ()),  # LOCAL
     (v2(family=0, body=b""), ()), (v2(family=0x31, body=b"/run/x" + bytes(210)), ()), (v2(family=0x12), ()),
@@ -61,26 +61,26 @@ BAD = [
 
 
 class HeaderTests(SynchronousTestCase):
-    """`parse` and `write`."""
+    """Tests of `parse` and `write`."""
 
     def test_good(self) -> None:
-        """Both versions and families, and headers without ends; what follows is left."""
+        """Both versions and families, and headers without addresses, are read. The bytes after them are left."""
         for data, ends in GOOD:
             self.assertEqual(parse(data), ProxyHeader(len(data), *ends))
             self.assertEqual(parse(data + b"<stream>"), ProxyHeader(len(data), *ends))
 
     def test_in_pieces(self) -> None:
-        """Anything short of a whole header waits for more."""
+        """An incomplete header waits for more."""
         for data, _ends in GOOD:
             self.assertEqual({parse(data[:size]) for size in range(len(data))}, {None})
 
     def test_bad(self) -> None:
-        """What begins otherwise, is too long or does not add up is malformed."""
+        """A header that begins differently, is too long or is inconsistent is malformed."""
         for data in BAD:
             self.assertRaises(MalformedHeader, parse, data)
 
     def test_written(self) -> None:
-        """What is written is read back; ends of two families cannot be told, so the connection is called our own."""
+        """A written header is read back. Two addresses of different families cannot be sent, so the connection is declared as local."""
         for source, destination in (FOUR, SIX):
             data = write(HostPort(source.host, source.port), HostPort(destination.host, destination.port))
             self.assertEqual(parse(data), ProxyHeader(len(data), source, destination))
@@ -88,7 +88,7 @@ class HeaderTests(SynchronousTestCase):
 
 
 class ReceivingTests(SynchronousTestCase):
-    """Listening behind a load balancer."""
+    """Tests of listening behind a load balancer."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -120,7 +120,7 @@ class ReceivingTests(SynchronousTestCase):
         return protocol  # type: ignore[no-any-return]
 
     def test_listed_addresses_alone(self) -> None:
-        """From others than listed addresses nobody may connect, or whoever did would choose his own address."""
+        """Only listed addresses may connect. Others could choose their own client address."""
         factory = self.factory()
         for host in ("192.0.2.1", "2001:db8:2::1", "", "unix"):
             self.assertIsNone(factory.buildProtocol(IPv4Address("TCP", host, 1)))
@@ -130,7 +130,7 @@ class ReceivingTests(SynchronousTestCase):
             self.assertIsNotNone(factory.buildProtocol(IPv4Address("TCP", host, 1)))
 
     def test_the_connection_is_the_clients(self) -> None:
-        """The connection is built for, and knows, the client's address; what came with the header is its first input."""
+        """The connection is built for the client's address. Bytes that came with the header are its first input."""
         protocol = self.accept()
         protocol.dataReceived(V1 + b"one\n")
         self.solo.clock.advance(0)
@@ -140,7 +140,7 @@ class ReceivingTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_byte_by_byte(self) -> None:
-        """A header may come in any pieces."""
+        """A header may arrive in any pieces."""
         for data, _ends in GOOD:
             self.setUp()
             protocol = self.accept()
@@ -149,13 +149,13 @@ class ReceivingTests(SynchronousTestCase):
             self.assertEqual((len(self.built), self.refused), (1, []))
 
     def test_the_proxys_own(self) -> None:
-        """A header without ends, as of a health check: the connection is the proxy's."""
+        """A header without addresses, for example of a health check, means that the connection is the proxy's own."""
         protocol = self.accept()
         protocol.dataReceived(v2(command=0x20))
         self.assertEqual((self.built, self.connection.peer_address), ([PROXY], "10.0.0.1:40000"))
 
     def test_malformed(self) -> None:
-        """A bad header closes the connection, told once, and nothing of it is heard."""
+        """A bad header closes the connection and is reported once. Its bytes are not passed on."""
         for data in BAD:
             self.setUp()
             protocol = self.accept()
@@ -166,25 +166,25 @@ class ReceivingTests(SynchronousTestCase):
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_too_late(self) -> None:
-        """A header that does not come in time."""
+        """A header that does not arrive in time closes the connection."""
         self.accept()
         self.clock.advance(HEADER_TIMEOUT)
         self.assertTrue(self.transport.disconnected)
         self.assertIn("in time", self.refused[0][1].detail)
 
     def test_lost_before(self) -> None:
-        """A connection that goes before its header, as a port check does, leaves nothing behind and is nobody's refusal."""
+        """A connection that ends before its header, for example a port check, leaves nothing and is no refusal."""
         self.accept().connectionLost(Failure(ConnectionDone()))
         self.assertEqual((self.clock.getDelayedCalls(), self.refused, self.built), ([], [], []))
 
     def test_full(self) -> None:
-        """A client for whom there is no room is closed."""
+        """If there is no room for a client, its connection is closed."""
         self.full = True
         self.accept().dataReceived(V1)
         self.assertTrue(self.transport.disconnected)
 
     def test_the_whole_life_of_a_stream(self) -> None:
-        """STARTTLS, back-pressure and the end pass through to the socket's transport."""
+        """STARTTLS, back-pressure and the end are passed through to the socket's transport."""
         protocol = self.accept()
         protocol.dataReceived(V1)
         self.solo.clock.advance(0)
@@ -203,7 +203,7 @@ class ReceivingTests(SynchronousTestCase):
 
 
 class AnnouncingTests(SynchronousTestCase):
-    """Towards the backend."""
+    """Tests of the header to the backend."""
 
     def dial(self, address: str, port: int, build: Build) -> Deferred[None]:
         self.assertEqual((address, port), ("127.0.0.1", 15269))
@@ -211,7 +211,7 @@ class AnnouncingTests(SynchronousTestCase):
         return Deferred()
 
     def test_header_first(self) -> None:
-        """The header goes before anything that the stream says, and then the transport is the stream's own."""
+        """The header is sent before anything else of the stream. Then the transport belongs to the stream."""
         solo = Solo()
         connection = StreamConnection(ToyEngine(), Recorder(), clock=solo.clock, role="initiating", tls=lambda order: None)
         announcing(self.dial, V1)("127.0.0.1", 15269, lambda: connection)
@@ -225,6 +225,6 @@ class AnnouncingTests(SynchronousTestCase):
         self.assertEqual(connection.engine.fed, [b"answer\n"])  # type: ignore[attr-defined]
 
     def test_no_longer_wanted(self) -> None:
-        """A connection that is not wanted is not announced."""
+        """A connection that is not needed is not announced."""
         announcing(self.dial, V1)("127.0.0.1", 15269, lambda: None)
         self.assertIsNone(self.protocol)

@@ -1,4 +1,4 @@
-"""The party that a look-up is made for."""
+"""Tests of the party that a look-up is made for."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from s2sgw.net.requester import DIALS, Requester
 
 class RequesterTests(SynchronousTestCase):
     def test_owners(self) -> None:
-        """A stranger is known by its networks, we by the domain that it is for."""
+        """A stranger is identified by its networks, we by the domain of the look-up."""
         self.assertEqual(Requester.stranger("192.0.2.1").owner, ("192.0.2.0/24", "192.0.2.1/32"))
         self.assertEqual(Requester.ourselves("a.example.org").owner, ("example.org",))
 
     def test_memory(self) -> None:
-        """A stranger's claim is told what it was told before, failures apart; we look it up."""
+        """A stranger's claim gets the answers that it got before, except failures. For our own requests the look-up is made."""
         name = dns.name.from_text("a.example")
         found, failed = Answer(name, RdataType.A, Status.FOUND), Answer(name, RdataType.AAAA, Status.FAILED)
         address, other = Question(name, RdataType.A), Question(name, RdataType.AAAA)
@@ -28,7 +28,7 @@ class RequesterTests(SynchronousTestCase):
         self.assertIsNone(ours.recall(address))
 
     def test_dials(self) -> None:
-        """A stranger's claim may cause a few connections, and that of the next pair as many; ours are not counted."""
+        """A stranger's claim may cause a few connections, and that of the next pair as many. Our own are not counted."""
         stranger, ours = Requester.stranger("192.0.2.1"), Requester.ourselves("a.example")
         self.assertEqual([stranger.take_dials(3), stranger.is_spent, stranger.take_dials(3), stranger.is_spent], [3, False, DIALS - 3, True])
         stranger.renew_dials()

@@ -1,4 +1,4 @@
-"""Look-ups: what is told apart, joined, kept, bounded and believed."""
+"""Tests of look-ups: which answers are told apart, joined, cached, bounded and trusted."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.dns import FakeReactor, FakeServer
 
 
 def stranger() -> Requester:
-    """A claim of its own."""
+    """Return a claim of its own."""
     return Requester.stranger("203.0.113.1")
 
 
 class ResolverCase(SynchronousTestCase):
-    """A resolver and a name server."""
+    """Base class with a resolver and a name server."""
 
     def setUp(self) -> None:
         self.reactor = FakeReactor()
@@ -33,23 +33,23 @@ class ResolverCase(SynchronousTestCase):
         self.resolver = Resolver(self.reactor, ["127.0.0.1:5300"])
 
     def ask(self, name: str | dns.name.Name, rdtype: str = "A", resolver: Resolver | None = None) -> Answer:
-        """The answer, all that needs no time having happened."""
+        """Return the answer after everything that needs no time."""
         answer = (resolver or self.resolver).query(name, rdtype)
         self.reactor.settle()
         return self.successResultOf(answer)
 
     def two(self, **kinds: bool) -> tuple[FakeServer, Resolver]:
-        """A second server, and a resolver that asks it second."""
+        """Add a second server; return it and a resolver that asks it second."""
         second = FakeServer(self.reactor, ("9.9.9.9", 53))
         second.add("a.example", "A", "7.7.7.7")
         return second, Resolver(self.reactor, ["127.0.0.1:5300", "9.9.9.9"], **kinds)
 
 
 class AnswerTests(ResolverCase):
-    """What comes of a look-up."""
+    """Tests of the results of a look-up."""
 
     def test_found(self) -> None:
-        """Records, with their lifetime and the name asked for."""
+        """The result has the records, with their lifetime and the requested name."""
         answer = self.ask("a.example")
         self.assertEqual(answer.status, Status.FOUND)
         self.assertTrue(answer.found and not answer.failed)
@@ -70,12 +70,12 @@ class AnswerTests(ResolverCase):
         self.assertEqual((len(answer.records), str(answer.canonical), answer.ttl), (2, "a.example.", 20))
 
     def test_cname_to_nothing(self) -> None:
-        """An alias of a name that does not exist names nothing."""
+        """An alias of a name that does not exist has no records."""
         self.server.add("www.example", "CNAME", "gone.example.", ttl=20)
         self.assertEqual(self.ask("www.example").status, Status.NO_SUCH_NAME)
 
     def test_cname_loop(self) -> None:
-        """A chain without end is a failure, not a hang."""
+        """An endless chain is a failure and does not hang."""
         def loop(query: dns.message.Message) -> dns.message.Message:
             reply = dns.message.make_response(query)
             for one, other in (("l1", "l2"), ("l2", "l1")):
@@ -86,13 +86,13 @@ class AnswerTests(ResolverCase):
         self.assertTrue(self.ask("l1.example").failed)
 
     def test_no_name_for_the_dns(self) -> None:
-        """What cannot be in the DNS does not exist there, and nobody is asked: IDNA was done before, or never will be."""
+        """A name that cannot be in the DNS does not exist, and no server is asked: IDNA was applied before, or never will be."""
         for name in ("a" * 64 + ".example", ".".join(["a" * 60] * 5), "a..example", "bücher.example"):
             self.assertEqual(self.ask(name).status, Status.NO_SUCH_NAME, name)
         self.assertEqual(self.server.asked, [])
 
     def test_query(self) -> None:
-        """The query asks for recursion and for DNSSEC's word, never for unchecked data, with EDNS; ids and ports vary."""
+        """The query requests recursion and DNSSEC status, never unchecked data, with EDNS. Ids and ports vary."""
         names = [f"n{number}.example" for number in range(20)]
         for name in names:
             self.ask(name)
@@ -104,12 +104,12 @@ class AnswerTests(ResolverCase):
         self.assertEqual(len(ports), 20)
 
     def test_many_records(self) -> None:
-        """Of an answer without measure only so much is kept."""
+        """The number of records kept of one answer is bounded."""
         self.server.add("big.example", "A", *(f"8.8.{x}.{y}" for x in range(2) for y in range(100)))
         self.assertEqual(len(self.ask("big.example").records), 64)
 
     def test_localhost(self) -> None:
-        """RFC 6761 §6.3: this machine is known without asking, its addresses alone; no DNSSEC stands behind that."""
+        """RFC 6761 §6.3: localhost needs no query, has addresses only, and is not secured by DNSSEC."""
         for rdtype, address in (("A", "127.0.0.1"), ("AAAA", "::1")):
             answer = self.ask("LocalHost.", rdtype)
             self.assertEqual(([str(record) for record in answer.records], answer.secure), ([address], False))
@@ -118,17 +118,17 @@ class AnswerTests(ResolverCase):
         self.assertFalse(self.ask("x.localhost", "A").found)
 
     def test_names_as_names(self) -> None:
-        """A name may be one already, in any case, as SRV targets are."""
+        """A name may be a `Name` object already, in any case, as SRV targets are."""
         self.assertTrue(self.ask(dns.name.from_text("A.Example.")).found)
         self.assertTrue(self.ask("a.EXAMPLE.").found)
         self.assertEqual(len(self.server.asked), 1)
 
 
 class SecureTests(ResolverCase):
-    """The servers whose AD flag is trusted."""
+    """Tests of the servers whose AD flag is trusted."""
 
     def test_loopback(self) -> None:
-        """A resolver on this machine is believed, for what is and for what is not."""
+        """A resolver on this machine is trusted, for existence and for absence."""
         self.assertFalse(self.ask("a.example").secure)
         self.server.secure = True
         self.resolver.cache.clear()
@@ -136,7 +136,7 @@ class SecureTests(ResolverCase):
         self.assertTrue(self.ask("none.example").secure)
 
     def test_elsewhere(self) -> None:
-        """One elsewhere only where the configuration says so."""
+        """A resolver elsewhere is trusted only if the configuration says so."""
         for trusted in (False, True):
             second, resolver = self.two(trust_ad=trusted)
             second.secure = True
@@ -146,36 +146,36 @@ class SecureTests(ResolverCase):
 
 
 class WireTests(ResolverCase):
-    """What else may come over the wire."""
+    """Tests of unusual answers on the wire."""
 
     def test_truncated(self) -> None:
-        """A truncated answer is asked for again over TCP."""
+        """A truncated answer is requested again over TCP."""
         self.server.truncated.add(("a.example", "A"))
         self.assertTrue(self.ask("a.example").found)
         self.assertEqual([how for _, _, how in self.server.asked], ["udp", "tcp"])
         self.assertTrue(all(stream.closed for stream in self.reactor.connections))
 
     def test_truncated_ipv6(self) -> None:
-        """The same on IPv6."""
+        """The same holds on IPv6."""
         server = FakeServer(self.reactor, ("2001:db8::53", 53))
         server.add("six.example", "A", "8.8.8.8")
         server.truncated.add(("six.example", "A"))
         self.assertTrue(self.ask("six.example", resolver=Resolver(self.reactor, ["2001:0db8::53"])).found)
 
     def test_tcp_in_pieces(self) -> None:
-        """An answer over TCP may come in any pieces."""
+        """An answer over TCP may arrive in any pieces."""
         self.server.truncated.add(("a.example", "A"))
         self.reactor.pieces = 1
         self.assertTrue(self.ask("a.example").found)
 
     def test_tcp_refused(self) -> None:
-        """A server without TCP that truncates has not answered."""
+        """A server that truncates and has no TCP has not answered."""
         self.server.truncated.add(("a.example", "A"))
         self.server.stream.stopListening()
         self.assertTrue(self.ask("a.example").failed)
 
     def test_tcp_cut(self) -> None:
-        """A connection that ends before the answer does is no answer: it is asked for again, then given up."""
+        """A TCP connection that ends before the answer does is no answer: the query is repeated, then given up."""
         self.server.truncated.add(("a.example", "A"))
         for cut in (b"", b"\0", b"\0\x30abc"):
             self.resolver.cache.clear()
@@ -184,7 +184,7 @@ class WireTests(ResolverCase):
         self.assertEqual(len(self.reactor.connections), 6)
 
     def test_tcp_junk(self) -> None:
-        """Nor is what is no message, or no answer to the question."""
+        """Bytes that are not a message, or do not answer the question, are no answer either."""
         self.server.truncated.add(("a.example", "A"))
         for junk in (b"abc", dns.message.make_response(dns.message.make_query("a.example.", "A", id=1)).to_wire()):
             self.resolver.cache.clear()
@@ -192,7 +192,7 @@ class WireTests(ResolverCase):
             self.assertTrue(self.ask("a.example").failed)
 
     def test_tcp_flood(self) -> None:
-        """Of more over TCP than one message can be no more than one is read."""
+        """Over TCP no more than one message is read."""
         self.server.truncated.add(("a.example", "A"))
         self.reactor.pieces = 40000
         self.server.cut = b"\xff\xff" + bytes(90000)
@@ -200,7 +200,7 @@ class WireTests(ResolverCase):
         self.assertTrue(all(stream.closed for stream in self.reactor.connections))
 
     def test_tcp_without_end(self) -> None:
-        """A server that does not take the connection is given up, in the time of an attempt and within that of the look-up."""
+        """A server that does not accept the connection is given up within the time of an attempt and of the look-up."""
         for timeout, passed in ((10, 6.25), (1, 1.25)):
             resolver = Resolver(self.reactor, ["127.0.0.1:5300"], timeout=timeout)
             self.server.truncated.add(("a.example", "A"))
@@ -212,7 +212,7 @@ class WireTests(ResolverCase):
             self.assertTrue(all(connector.stopped for connector in self.reactor.connectors))
 
     def test_junk(self) -> None:
-        """Datagrams that are no answer to the question (other id, other question, noise, other sender) are passed over."""
+        """Datagrams that do not answer the question (other id, other question, noise, other sender) are skipped."""
         def script(query: dns.message.Message) -> list[object]:
             true = dns.message.make_response(query)
             true.answer.append(dns.rrset.from_text("j.example.", 60, "IN", "A", "8.8.8.8"))
@@ -228,7 +228,7 @@ class WireTests(ResolverCase):
         self.assertTrue(self.ask("j.example").found)
 
     def test_stranger(self) -> None:
-        """A datagram from elsewhere, even with the right id and question, counts for nothing."""
+        """A datagram from elsewhere is ignored, even with the right id and question."""
         self.server.mute.add(("a.example", "A"))
         answer = self.resolver.query("a.example", "A")
         self.reactor.settle()
@@ -241,12 +241,12 @@ class WireTests(ResolverCase):
         self.assertNoResult(answer)
 
     def test_no_socket(self) -> None:
-        """Where no socket can be had the look-up fails, in words."""
+        """If no socket is available, the look-up fails with a text."""
         self.reactor.broken = True
         self.assertIn("no buffer space", self.ask("a.example").reason)
 
     def test_sockets_are_closed(self) -> None:
-        """However a look-up ends, its sockets do not stay."""
+        """However a look-up ends, its sockets are closed."""
         self.server.mute.add(("mute.example", "A"))
         for name in ("a.example", "none.example", "mute.example"):
             self.resolver.query(name, "A")
@@ -256,10 +256,10 @@ class WireTests(ResolverCase):
 
 
 class FailoverTests(ResolverCase):
-    """Servers that do not answer."""
+    """Tests of servers that do not answer."""
 
     def test_server_failure(self) -> None:
-        """R2: SERVFAIL from all is a failure with its reason, each being asked once; from one, the next is asked."""
+        """R2: SERVFAIL from all servers is a failure with its reason, after asking each once. After one, the next is asked."""
         self.server.rcodes["a.example", "A"] = dns.rcode.SERVFAIL
         answer = self.ask("a.example")
         self.assertEqual((answer.status, answer.reason), (Status.FAILED, "SERVFAIL"))
@@ -268,21 +268,21 @@ class FailoverTests(ResolverCase):
         self.assertEqual(str(self.ask("a.example", resolver=resolver).records[0]), "7.7.7.7")
 
     def test_which_server(self) -> None:
-        """Of several servers the reason tells each by its place, not by its address: it may be told to a peer."""
+        """Of several servers the reason names each by its position, not by its address: a peer may read it."""
         second, resolver = self.two()
         self.server.rcodes["a.example", "A"] = second.rcodes["a.example", "A"] = dns.rcode.SERVFAIL
         second.rcodes["a.example", "A"] = dns.rcode.REFUSED
         self.assertEqual(self.ask("a.example", resolver=resolver).reason, "name server 1: SERVFAIL; name server 2: REFUSED")
 
     def test_refused_by_server(self) -> None:
-        """REFUSED and the like say nothing of the name."""
+        """REFUSED and similar codes are no answer about the name."""
         for rcode in (dns.rcode.REFUSED, dns.rcode.NOTIMP, dns.rcode.FORMERR):
             self.resolver.cache.clear()
             self.server.rcodes["none.example", "A"] = rcode
             self.assertTrue(self.ask("none.example").failed)
 
     def test_extended_error(self) -> None:
-        """RFC 8914: the reason tells a bogus signature."""
+        """RFC 8914: the reason names a bogus signature."""
         def bogus(query: dns.message.Message) -> dns.message.Message:
             reply = dns.message.make_response(query)
             reply.set_rcode(dns.rcode.SERVFAIL)
@@ -293,7 +293,7 @@ class FailoverTests(ResolverCase):
         self.assertEqual(self.ask("bad.example").reason, "SERVFAIL, dnssec bogus signature expired")
 
     def test_refused_port(self) -> None:
-        """A refused datagram, told in either way, is known at once."""
+        """A refused datagram is recognised at once, whichever way the system reports it."""
         self.server.stop()
         for tells in (False, True):
             self.reactor.tells_refusal = tells
@@ -301,7 +301,7 @@ class FailoverTests(ResolverCase):
             self.assertIn("refused", self.ask("a.example").reason)
 
     def test_silence(self) -> None:
-        """A silent server is asked twice, then given up; the time is bounded."""
+        """A silent server is asked twice, then given up. The time is bounded."""
         self.server.mute.add(("a.example", "A"))
         answer = self.resolver.query("a.example", "A")
         self.reactor.pass_time(5.75)
@@ -311,7 +311,7 @@ class FailoverTests(ResolverCase):
         self.assertEqual(self.server.count("a.example", "A"), 2)
 
     def test_lost_datagram(self) -> None:
-        """One lost datagram does no more than delay."""
+        """One lost datagram only delays the answer."""
         self.server.mute.add(("a.example", "A"))
         answer = self.resolver.query("a.example", "A")
         self.reactor.pass_time(1)
@@ -329,7 +329,7 @@ class FailoverTests(ResolverCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_the_dead_are_asked_last(self) -> None:
-        """A server that did not answer is asked last for a while, and first again when the while is over."""
+        """A server that did not answer is asked last for a while. After that it is asked first again."""
         second, resolver = self.two()
         self.server.mute.add(("a.example", "A"))
         answer = resolver.query("a.example", "A")
@@ -354,7 +354,7 @@ class FailoverTests(ResolverCase):
         self.assertEqual((self.server.count("c.example", "A"), second.count("c.example", "A")), (1, 0))
 
     def test_an_id_for_each_attempt(self) -> None:
-        """An answer to the first attempt cannot be had for the second."""
+        """An answer to the first attempt is not accepted for the second."""
         ids = iter(range(7, 100))
         self.patch(dns.entropy, "random_16", lambda: next(ids))
         self.server.mute.add(("a.example", "A"))
@@ -364,7 +364,7 @@ class FailoverTests(ResolverCase):
         self.assertNotEqual(first.id, second.id)
 
     def test_servers(self) -> None:
-        """Servers are addresses, in the order given; one named twice is one; a name is refused."""
+        """Servers are addresses, in the given order. A server that is named twice counts once. A host name is refused."""
         resolver = Resolver(self.reactor, ["9.9.9.9", "[::1]:5300", "9.9.9.9:53"])
         self.assertEqual([str(server) for server in resolver.servers], ["9.9.9.9:53", "[::1]:5300"])
         with self.assertRaises(ValueError):
@@ -372,10 +372,10 @@ class FailoverTests(ResolverCase):
 
 
 class SystemTests(SynchronousTestCase):
-    """The resolvers of the machine."""
+    """Tests of the resolvers of the machine."""
 
     def test_resolv_conf(self) -> None:
-        """The first three name servers count; without any it is the one on this machine."""
+        """The first three name servers count. Without any, the one on this machine is used."""
         from s2sgw.net.dns_upstream import system_servers
 
         path = self.mktemp()
@@ -387,10 +387,10 @@ class SystemTests(SynchronousTestCase):
 
 
 class CacheTests(ResolverCase):
-    """What is kept, and how long."""
+    """Tests of the cached answers, and of their time."""
 
     def test_kept(self) -> None:
-        """An answer is kept for its TTL, which runs down; then the server is asked again."""
+        """An answer is kept for its TTL, which runs down. Then the server is asked again."""
         self.ask("a.example")
         self.reactor.advance(299)
         self.assertEqual(self.ask("a.example").ttl, 1)
@@ -399,21 +399,21 @@ class CacheTests(ResolverCase):
         self.assertEqual(len(self.server.asked), 2)
 
     def test_not_kept(self) -> None:
-        """A TTL of zero is obeyed."""
+        """A TTL of zero is respected."""
         self.server.add("zero.example", "A", "8.8.8.8", ttl=0)
         self.ask("zero.example")
         self.assertTrue(self.ask("zero.example").found)
         self.assertEqual((len(self.server.asked), len(self.resolver.cache)), (2, 0))
 
     def test_capped(self) -> None:
-        """A TTL of weeks is cut, that of absence more so."""
+        """A TTL of weeks is limited, that of absence even more."""
         self.server.add("long.example", "A", "8.8.8.8", ttl=10**6)
         self.assertEqual(self.ask("long.example").ttl, TTL)
         self.server.soa = "ns.example. admin.example. 1 3600 600 86400 86400"
         self.assertEqual(self.ask("none.example").ttl, NEGATIVE_TTL)
 
     def test_negative(self) -> None:
-        """RFC 2308 §5: absence is kept for the minimum of the SOA record; without one for no more than the cap."""
+        """RFC 2308 §5: absence is kept for the minimum of the SOA record; without one, for no more than the limit."""
         self.assertEqual(self.ask("none.example").ttl, 60)
         self.server.soa = None
         self.assertLessEqual(self.ask("other.example").ttl, NEGATIVE_TTL)
@@ -430,7 +430,7 @@ class CacheTests(ResolverCase):
         self.assertTrue(self.ask("a.example").found)
 
     def test_bounded(self) -> None:
-        """The least recently used go first, by the weight of their records; large records weigh more."""
+        """The least recently used answers are removed first, by the weight of their records. Large records weigh more."""
         resolver = Resolver(self.reactor, ["127.0.0.1:5300"], cached=6)
         for number in range(4):
             self.server.add(f"n{number}.example", "A", "8.8.8.8", "8.8.4.4")
@@ -448,15 +448,15 @@ class CacheTests(ResolverCase):
         self.assertEqual((len(resolver.cache), resolver.cache.weight), (0, 0))
 
     def test_unknown(self) -> None:
-        """An empty cache knows nothing."""
+        """An empty cache has no answer."""
         self.assertIsNone(Cache(self.reactor).get(Question(dns.name.root, dns.rdatatype.A)))
 
 
 class JoiningTests(ResolverCase):
-    """Many who ask at once."""
+    """Tests of simultaneous look-ups."""
 
     def test_joined(self) -> None:
-        """The same question at the same time is asked once, and all get the answer."""
+        """The same question at the same time is sent once, and all callers get the answer."""
         answers = [self.resolver.query(name, "A") for name in ("a.example", "A.example", "a.example.")]
         self.assertEqual(self.resolver.in_flight, 1)
         self.reactor.settle()
@@ -464,7 +464,7 @@ class JoiningTests(ResolverCase):
         self.assertEqual((len(self.server.asked), self.resolver.in_flight), (1, 0))
 
     def test_cancelled(self) -> None:
-        """A caller that cancels leaves alone; the others get their answer. When the last has left the look-up ends."""
+        """A caller that cancels affects no other. When the last has cancelled, the look-up ends."""
         one, other = self.resolver.query("a.example", "A"), self.resolver.query("a.example", "A")
         one.cancel()
         self.failureResultOf(one, CancelledError)
@@ -480,7 +480,7 @@ class JoiningTests(ResolverCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_left_alone_after_long_silence(self) -> None:
-        """A look-up that was silent for seconds before its last caller left is kept as a failure; one that was not is asked again."""
+        """A look-up that was silent for seconds before its last caller cancelled is kept as a failure. Otherwise it is made again."""
         for seconds, kept in ((HOPELESS_SECONDS - 0.5, False), (HOPELESS_SECONDS + 0.5, True)):
             name = f"silent{seconds:.0f}.example"
             self.server.mute.add((name, "A"))
@@ -497,7 +497,7 @@ class JoiningTests(ResolverCase):
                 self.failureResultOf(again, CancelledError)
 
     def test_strangers_join_ours(self) -> None:
-        """A stranger joins a look-up of ours; we never join a stranger's, which may wait in its line or be given up."""
+        """A stranger joins a look-up of ours. We never join a stranger's, which may wait in its line or be given up."""
         ours, theirs = self.resolver.query("a.example", "A"), self.resolver.query("a.example", "A", stranger())
         self.assertEqual(self.resolver.in_flight, 1)
         theirs.addErrback(lambda _: None).cancel()
@@ -508,7 +508,7 @@ class JoiningTests(ResolverCase):
         self.assertEqual([self.successResultOf(each).failed for each in (ours, other, again)], [False] * 3)
 
     def test_slots(self) -> None:
-        """Look-ups beyond the slots wait; beyond the line the one that waited longest is told that we are busy, not that it failed."""
+        """Look-ups beyond the slots wait. Beyond the line's limit the one that waited longest is told that we are busy, not that it failed."""
         resolver = Resolver(self.reactor, ["127.0.0.1:5300"], lookups=2)
         self.server.mute.add(("n0.example", "A"))
         names = [f"n{number}.example" for number in range(6)]
@@ -523,7 +523,7 @@ class JoiningTests(ResolverCase):
         self.assertEqual((resolver.in_flight, resolver.in_line, self.reactor.getDelayedCalls()), (0, 0, []))
 
     def test_not_asked_in_time(self) -> None:
-        """A look-up whose turn does not come in time was never asked: that is our own affair."""
+        """A look-up whose turn does not come in time was never sent: the failure is ours."""
         resolver = Resolver(self.reactor, ["127.0.0.1:5300"], lookups=2, timeout=1)
         self.server.mute.add(("n0.example", "A"))
         first, second = resolver.query("n0.example", "A"), resolver.query("n1.example", "A")
@@ -536,7 +536,7 @@ class JoiningTests(ResolverCase):
 
 
 class StrangerTests(ResolverCase):
-    """Look-ups for peers that have proven nothing (`net.requester`)."""
+    """Tests of look-ups for peers that have proven nothing (`net.requester`)."""
 
     def flood(self, sites: int, each: int, *, zone: str = "silent{}.example", start: int = 0) -> None:
         """Ask for names that are never answered, each below a zone of its own, from `sites` addresses of as many networks."""
@@ -547,7 +547,7 @@ class StrangerTests(ResolverCase):
                 self.resolver.query(name, "A", Requester.stranger(f"10.{site}.0.1")).addErrback(lambda _: None)
 
     def fresh(self, address: str = "192.0.2.77", seconds: float = 2.0) -> float:
-        """Return how long a fresh peer of a healthy zone takes for two look-ups, one after the other."""
+        """Return how long a new peer of a healthy zone takes for two look-ups, one after the other."""
         self.names = getattr(self, "names", 0) + 1
         asker, began = Requester.stranger(address), self.reactor.seconds()
         for kind in ("A", "AAAA"):
@@ -562,7 +562,7 @@ class StrangerTests(ResolverCase):
         return self.reactor.seconds() - began
 
     def test_one_address(self) -> None:
-        """200 silent names a second from one address: another's look-ups do not notice."""
+        """200 silent names a second from one address do not delay another address's look-ups."""
         times = []
         for second in range(12):
             self.flood(1, 200, start=200 * second)
@@ -572,7 +572,7 @@ class StrangerTests(ResolverCase):
         self.assertLessEqual(self.resolver.in_flight, 16)
 
     def test_fifty_addresses(self) -> None:
-        """Ten silent names a second from each of 50 addresses fill all slots: a fresh peer gets one at once all the same."""
+        """Ten silent names a second from each of 50 addresses fill all slots. A new peer gets one at once all the same."""
         times = []
         for second in range(10):
             self.flood(50, 10, start=10 * second)
@@ -582,7 +582,7 @@ class StrangerTests(ResolverCase):
         self.assertLess(max(times), 1.0)
 
     def test_neighbours(self) -> None:
-        """It is so where the fresh peer's address is of the same network as all 50."""
+        """The same holds if the new peer's address is in the same network as all 50."""
         for second in range(6):
             for host in range(50):
                 for number in range(10):
@@ -593,7 +593,7 @@ class StrangerTests(ResolverCase):
             self.reactor.pass_time(1)
 
     def test_own_share(self) -> None:
-        """Strangers hold half of the slots at most; the other half is ours, and answers at once."""
+        """Strangers use at most half of the slots. The other half is ours, and answers at once."""
         self.flood(60, 20)
         self.assertEqual(self.resolver.in_flight, 128)
         self.assertTrue(self.ask("a.example").found)
@@ -601,14 +601,14 @@ class StrangerTests(ResolverCase):
     def test_silent_zone(self) -> None:
         """After a few silent names below one domain further ones fail at once, for a minute, for the network that asked for them.
 
-        Those of other networks, and ours, are still asked.
+        Those of other networks, and ours, are still looked up.
         """
         self.flood(1, 4, zone="zone.example")
         self.ask("a.example")
         for _ in range(3):
             self.reactor.pass_time(3)
             self.resolver.cache.clear()
-            self.ask("a.example")  # others are answered meanwhile: it is the zone's own silence
+            self.ask("a.example")  # other names are answered meanwhile: only this zone is silent
         self.reactor.pass_time(3)
         before = len(self.server.asked)
         neighbour = Requester.stranger("10.0.0.77")
@@ -622,7 +622,7 @@ class StrangerTests(ResolverCase):
         self.assertEqual(self.ask_as(neighbour, "z.zone.example").status, Status.NO_SUCH_NAME)
 
     def test_silent_zone_in_line(self) -> None:
-        """Names that still wait for a slot when their zone is known to be silent, which takes four names, are not asked for."""
+        """Names that still wait for a slot when their zone is found to be silent, which takes four names, are not looked up."""
         asked = [Requester.stranger("10.0.0.1") for _ in range(30)]
         names = [f"n{number}.zone.example" for number in range(30)]
         self.server.mute.update([(name, "A") for name in names])
@@ -639,7 +639,7 @@ class StrangerTests(ResolverCase):
         self.assertGreater(self.resolver.given_up["silent-zone"], 0)
 
     def test_silent_resolver(self) -> None:
-        """Where our resolver answers nothing at all no zone is blamed."""
+        """If our own resolver does not answer at all, no zone is blamed."""
         self.flood(1, 8, zone="zone.example")
         self.reactor.pass_time(12)
         self.server.mute.clear()
@@ -653,7 +653,7 @@ class StrangerTests(ResolverCase):
         self.assertEqual(self.ask("a.example").status, Status.BUSY)
 
     def test_questions(self) -> None:
-        """One claim causes eight questions; answers that are known cost nothing."""
+        """One claim causes at most eight questions. Cached answers cost nothing."""
         asker = Requester.stranger("192.0.2.1")
         for number in range(QUESTIONS):
             self.assertFalse(self.ask_as(asker, f"n{number}.example").failed)
@@ -664,7 +664,7 @@ class StrangerTests(ResolverCase):
         self.assertEqual(self.resolver.given_up, {"questions": 1})
 
     def test_rate(self) -> None:
-        """Questions for one address are rated over all claims; what is known is not counted."""
+        """Questions for one address are rated over all claims. Cached answers are not counted."""
         resolver = Resolver(self.reactor, ["127.0.0.1:5300"], questions_per_second=1)
         statuses = []
         for number in range(22):

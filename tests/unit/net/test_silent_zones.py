@@ -1,4 +1,4 @@
-"""Zones whose name servers do not answer."""
+"""Tests of zones whose name servers do not answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SilentZonesTests(SynchronousTestCase):
         return self.zones.is_silent(dns.name.from_text(name), site)
 
     def test_few_names(self) -> None:
-        """Four different names below one domain make it silent, for a minute; one name asked often does not."""
+        """Four different silent names below one domain make it silent for a minute. One name asked often does not."""
         self.silent(*["_xmpp-server._tcp.a.zone.example"] * 9, "b.zone.example", "c.zone.example", "A.ZONE.example")
         self.assertFalse(self.holds("x.zone.example"))
         self.silent("d.zone.example")
@@ -36,7 +36,7 @@ class SilentZonesTests(SynchronousTestCase):
         self.assertFalse(self.holds("x.zone.example"))
 
     def test_each_its_own_parent(self) -> None:
-        """Names that are each below a name of their own are still below one domain."""
+        """Names that are each below a different parent are still below one domain."""
         self.silent(*(f"x.y{number}.zone.example" for number in range(4)))
         self.assertTrue(self.holds("x.y9.zone.example"))
 
@@ -47,7 +47,7 @@ class SilentZonesTests(SynchronousTestCase):
         self.assertFalse(self.holds("x9.zone.example"))
 
     def test_others_are_not_decided_for(self) -> None:
-        """The owner of some domains silences no others below the same public suffix."""
+        """The owner of some domains cannot make others below the same public suffix silent."""
         self.silent(*(f"bad{number}.example" for number in range(9)), *(f"bad{number}.co.uk" for number in range(9)))
         self.assertFalse(self.holds("good.example") or self.holds("good.co.uk"))
         self.silent(*(f"x{number}.bad.co.uk" for number in range(4)))
@@ -55,7 +55,7 @@ class SilentZonesTests(SynchronousTestCase):
         self.assertFalse(self.holds("y.good.co.uk"))
 
     def test_other_networks(self) -> None:
-        """A network that has not asked in vain asks once; when that was in vain too, it asks no more."""
+        """A network that has not asked in vain may ask once. If that is in vain too, it may not ask again."""
         self.silent(*(f"x{number}.zone.example" for number in range(9)))
         self.assertFalse(self.holds("healthy.zone.example", "there"))
         self.silent("y.zone.example", site="there")
@@ -63,12 +63,12 @@ class SilentZonesTests(SynchronousTestCase):
         self.assertFalse(self.holds("z.zone.example", "elsewhere"))
 
     def test_odd_names(self) -> None:
-        """Names without a domain above them count for nothing."""
+        """Names without a domain above them do not count."""
         self.silent(".", "com", "_tcp", "_a._b.com", "a\\.b.c\\255.d.example")
         self.assertFalse(self.holds("com") or self.holds("."))
 
     def test_bounded(self) -> None:
-        """Only so many domains are remembered, and only a few levels of one name."""
+        """The number of remembered domains is bounded, and so are the levels of one name."""
         self.zones._zones.limit = 10
         self.silent(*(f"x.zone{number}.example" for number in range(100)), ".".join(["a"] * 100) + ".example")
         self.assertEqual(len(self.zones._zones), 10)

@@ -1,4 +1,4 @@
-"""Rates by site."""
+"""Tests of rates by site."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class SiteRatesTests(SynchronousTestCase):
         self.rates = SiteRates(self.clock, rate=2, burst=5)
 
     def taken(self, address: str, times: int = 1000) -> int:
-        """Return how many of so many requests pass."""
+        """Return how many of this many requests pass."""
         return sum(self.rates.take(site_path(address)) for _ in range(times))
 
     def test_burst_and_rate(self) -> None:
-        """A burst, then the rate; what is not used adds up to the burst again, and no further."""
+        """A burst passes, then the rate applies. Unused tokens add up to the burst again, and no further."""
         self.assertEqual(self.taken("192.0.2.1"), 5)
         self.clock.advance(1)
         self.assertEqual(self.taken("192.0.2.1"), 2)
@@ -27,11 +27,11 @@ class SiteRatesTests(SynchronousTestCase):
         self.assertEqual(self.taken("192.0.2.1"), 5)
 
     def test_neighbours(self) -> None:
-        """An IPv4 address is not rated by its neighbours."""
+        """An IPv4 address is not limited by its neighbours."""
         self.assertEqual([self.taken(f"192.0.2.{host}", 20) for host in range(200)], [5] * 200)
 
     def test_ipv6(self) -> None:
-        """65,536 networks of one IPv6 customer may ask for sixteen times as much as one of them; others are not concerned."""
+        """65,536 networks of one IPv6 customer may send sixteen times as many requests as one of them. Others are not affected."""
         self.assertEqual(sum(self.taken(f"2001:db8:1:{net:x}::1", 10) for net in range(1000)), 80)
         self.assertEqual(self.taken("2001:db8:2::1"), 5)
 
@@ -41,7 +41,7 @@ class SiteRatesTests(SynchronousTestCase):
         self.assertEqual(self.taken("2001:db8:1:1::1"), 5)
 
     def test_bounded(self) -> None:
-        """Only so many sites are remembered."""
+        """The number of remembered sites is bounded."""
         self.rates._buckets.limit = 50
         for host in range(1000):
             self.rates.take((f"site {host}",))

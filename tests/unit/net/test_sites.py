@@ -1,4 +1,4 @@
-"""The networks that an address belongs to."""
+"""Tests of the networks that an address belongs to."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from s2sgw.net.sites import site_path
 
 
 class SiteTests(SynchronousTestCase):
-    """From the widest to the narrowest."""
+    """Tests of an address's sites, from the widest to the narrowest."""
 
     def test_ipv4(self) -> None:
-        """An IPv4 address counts with its /24, in whichever spelling it comes."""
+        """An IPv4 address counts with its /24, in any spelling."""
         for spelled in ("192.0.2.77", "::ffff:192.0.2.77"):
             self.assertEqual(site_path(spelled), ("192.0.2.0/24", "192.0.2.77/32"))
 

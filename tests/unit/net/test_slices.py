@@ -1,4 +1,4 @@
-"""Long work in slices, with turns of the reactor between."""
+"""Tests of long work in slices, with turns of the reactor between them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.turn_clock import TurnClock
 
 
 class SlicesTests(SynchronousTestCase):
-    """Slices of ten seconds, on a stopwatch that the work moves."""
+    """Tests of slices of ten seconds, on a stopwatch that the work moves."""
 
     def setUp(self) -> None:
         self.clock = TurnClock()
@@ -34,13 +34,13 @@ class SlicesTests(SynchronousTestCase):
         return f"result of {name}"
 
     def turn(self) -> str:
-        """What is done in the next turn of the reactor."""
+        """Return what is done in the next turn of the reactor."""
         self.done.clear()
         self.clock.turn()
         return "".join(self.done)
 
     def test_slices(self) -> None:
-        """SlicedWork is interrupted when its time is over and goes on in the next turn; its result comes with its last step."""
+        """The work is interrupted when its time is over and continues in the next turn. Its result comes with its last step."""
         result = self.slices.run(self.work("a", 7))
         self.assertEqual(([self.turn() for _ in range(2)], self.noResult(result)), (["aaa", "aaa"], True))
         self.assertEqual((self.turn(), self.successResultOf(result)), ("a", "result of a"))
@@ -57,7 +57,7 @@ class SlicesTests(SynchronousTestCase):
         self.assertEqual([self.turn() for _ in range(4)], ["aba", "baa", "aaa", "aa"])
 
     def test_a_turn_that_is_over(self) -> None:
-        """When the turn is over no more is done than a little, and that in each turn."""
+        """If the turn is over, only a little is done, in each turn."""
         budget = TurnBudget(1, lambda: self.now)
         self.slices = Slices(self.clock, 10, lambda: self.now, budget=budget)
         self.slices.run(self.work("a", 6, LEAST_SECONDS * 0.6))
@@ -71,7 +71,7 @@ class SlicesTests(SynchronousTestCase):
         self.assertEqual(self.turn(), "bbbb")
 
     def test_waits(self) -> None:
-        """SlicedWork that waits for something takes no time until that is there."""
+        """Work that waits for something takes no time until it arrives."""
         there: Deferred[str] = Deferred()
 
         def waiting() -> SlicedWork[str]:
@@ -88,7 +88,7 @@ class SlicesTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(result), "it is there")
 
     def test_waits_in_vain(self) -> None:
-        """What it waits for may fail, and the work may go on."""
+        """The awaited call may fail, and the work may continue."""
         there: Deferred[str] = Deferred()
 
         def waiting() -> SlicedWork[str]:
@@ -105,7 +105,7 @@ class SlicesTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(result), "without")
 
     def test_breaks(self) -> None:
-        """SlicedWork that fails tells whoever asked for it; other work goes on."""
+        """The failure of a piece of work is its result. Other work continues."""
         def breaks() -> SlicedWork[None]:
             yield None
             raise ValueError("broken")
@@ -117,7 +117,7 @@ class SlicesTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(other), "result of a")
 
     def test_cancelled(self) -> None:
-        """SlicedWork whose result nobody wants ends where it stands, and so does what it waits for."""
+        """Cancelled work ends where it is, and so does the call that it waits for."""
         result = self.slices.run(self.work("a", 100))
         self.turn()
         result.cancel()
@@ -132,19 +132,19 @@ class SlicesTests(SynchronousTestCase):
         self.assertTrue(there.called)
 
     def test_cancelled_before_it_begins(self) -> None:
-        """It never begins."""
+        """Work that is cancelled before it begins never begins."""
         result = self.slices.run(self.work("a", 1))
         result.cancel()
         self.failureResultOf(result, CancelledError)
         self.assertEqual(self.turn(), "")
 
     def test_each(self) -> None:
-        """So many calls are one step."""
+        """A fixed number of calls is one step."""
         steps = list(each("abcdefg", self.done.append, 3))
         self.assertEqual((len(steps), "".join(self.done)), (2, "abcdefg"))
 
     def test_in_order(self) -> None:
-        """Sorted in steps, equal ones as they came."""
+        """A list is sorted in steps, and equal items keep their order."""
         rows = [(number * 7919 % 101, number) for number in range(500)]
         result = self.slices.run(in_order(rows, lambda row: row[0], 50))
         while self.clock.getDelayedCalls():
@@ -153,7 +153,7 @@ class SlicesTests(SynchronousTestCase):
         self.assertEqual(list(found), sorted(rows, key=lambda row: row[0]))
 
     def test_emptied(self) -> None:
-        """Large tables are emptied bit by bit."""
+        """Large tables are emptied in parts."""
         tables: list[dict[Any, Any]] = [dict.fromkeys(range(250)), {}, {"a": 1}]
         sizes = [len(tables[0]) for _ in emptied(tables)]
         self.assertEqual((sizes, tables), ([150, 50, 0, 0], [{}, {}, {}]))
@@ -164,7 +164,7 @@ class SlicesTests(SynchronousTestCase):
         return result
 
     def test_few_at_once(self) -> None:
-        """No more calls than so many are unanswered at a time; the answers come as they came, and failures are left out."""
+        """The number of unanswered calls is limited. The answers are in their order of arrival, without failures."""
         asked: list[Deferred[str]] = []
 
         def ask() -> Deferred[str]:
@@ -186,7 +186,7 @@ class SlicesTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(result), ["b", "c", "e", "d"])
 
     def test_few_answered_at_once(self) -> None:
-        """Calls that are answered there and then are steps all the same."""
+        """Calls that are answered at once are steps all the same."""
 
         def ask() -> Deferred[float]:
             self.now += 4
@@ -199,7 +199,7 @@ class SlicesTests(SynchronousTestCase):
         self.assertEqual(len(self.successResultOf(result)), 7)
 
     def test_few_cancelled(self) -> None:
-        """A call that is answered when nobody waits any more disturbs nothing."""
+        """A call that is answered after the cancellation has no effect."""
         asked: list[Deferred[str]] = []
 
         def ask() -> Deferred[str]:

@@ -1,4 +1,4 @@
-"""The transport on the socket, held against Twisted's own: one suite, run with both (docs/decisions.md#transport)."""
+"""Tests of the transport on the socket and of Twisted's own: one suite for both (docs/decisions.md#transport)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class World:
         return StreamConnection(engine, owner, clock=self.reactor, role=role, tls=tls, options=SOON, turns=self.turns)
 
     def secured(self) -> World:
-        """Both streams under TLS, and their negotiation over."""
+        """Put both streams under TLS and complete their negotiation."""
         self.initiating.step(self.far_engine.begin)
         self.reactor.settle()
         for stream in (self.receiving, self.initiating):
@@ -70,25 +70,25 @@ class World:
         return self
 
     def stanzas(self) -> list[bytes]:
-        """What the receiving side has read as stanzas."""
+        """Return what the receiving side has read as stanzas."""
         return [stanza.data for event in self.owner.events if isinstance(event, StanzasReceived) for stanza in event.stanzas]
 
     @property
     def ending(self) -> Ending:
-        """How the receiving side ended."""
+        """Return how the receiving side ended."""
         assert self.receiving.ending is not None
         return self.receiving.ending
 
     def read(self) -> bytes:
-        """What the receiving side has read since TLS began, or since the beginning."""
+        """Return what the receiving side has read since TLS began, or since the beginning."""
         return b"".join(self.engine.fed[1:] if self.engine.fed[0] == b"STARTTLS\n" else self.engine.fed)
 
 
 class Suite:
-    """What both transports do."""
+    """Tests for both transports."""
 
     def test_tls(self: Any) -> None:
-        """R6: STARTTLS, the evidence of both sides, and what is sent behind it in both directions."""
+        """R6: STARTTLS works, with the evidence of both sides and data in both directions."""
         world = World(self).secured()
         self.assertEqual((world.engine.log, world.far_engine.log), (["tls"], ["tls"]))
         self.assertEqual(world.receiving.chain, leaf_for("peer.example").der_chain)
@@ -100,7 +100,7 @@ class Suite:
         self.assertEqual((world.stanzas(), world.far_engine.fed[-1]), ([b"one\n", b"two\n"], b"three\n"))
 
     def test_plain(self: Any) -> None:
-        """Before TLS it reads and writes in the clear, in order."""
+        """Before TLS data is read and written unencrypted, in order."""
         world = World(self, solo=True)
         world.socket.sendall(b"a\nb\n")
         world.reactor.settle()
@@ -109,7 +109,7 @@ class Suite:
         self.assertEqual((world.stanzas(), world.socket.recv(99)), ([b"a\n", b"b\n"], b"c\n"))
 
     def test_back_pressure(self: Any) -> None:
-        """A side that reads nothing fills the transport, which says so once; when it reads again, all comes in order."""
+        """A side that reads nothing fills the transport, which reports it once. When it reads again, all data arrives in order."""
         world = World(self).secured()
         world.receiving.pause("a test")
         blocks = 0
@@ -126,7 +126,7 @@ class Suite:
         self.assertIsNone(world.initiating.blocked_since)
 
     def test_held(self: Any) -> None:
-        """While reading is held nothing is read from the socket, under TLS too."""
+        """While reading is paused nothing is read from the socket, under TLS too."""
         world = World(self).secured()
         world.receiving.pause("a test")
         world.initiating.write(b"later\n")
@@ -137,7 +137,7 @@ class Suite:
         self.assertEqual(world.stanzas(), [b"later\n"])
 
     def test_in_order(self: Any) -> None:
-        """A close in order is told to both sides, and what was written before it arrives."""
+        """An orderly close is reported on both sides, and data written before it arrives."""
         world = World(self).secured()
         world.initiating.write(BLOCK * 4)
         world.initiating.write(b"last\n")
@@ -148,9 +148,9 @@ class Suite:
         self.assertTrue(world.initiating.when_closed().called and world.receiving.when_closed().called)
 
     def test_wait_for_close_notify(self: Any) -> None:
-        """A side that has closed waits for the other side to close, for a bounded time."""
+        """A side that has closed waits for the other side's close, for a bounded time."""
         world = World(self).secured()
-        world.receiving.pause("a test")  # it does not see the close
+        world.receiving.pause("a test")  # the close is not seen
         world.initiating.close(CLOSING)
         world.reactor.settle()
         self.assertFalse(world.initiating.when_closed().called)
@@ -159,7 +159,7 @@ class Suite:
         self.assertTrue(world.initiating.when_closed().called)
 
     def test_dismissed(self: Any) -> None:
-        """A side that is dismissed is closed as soon as its error is sent."""
+        """A connection that is dismissed is closed as soon as its error is sent."""
         world = World(self).secured()
         world.initiating.pause("a test")
         world.receiving.dismiss(REFUSAL)
@@ -170,7 +170,7 @@ class Suite:
         self.assertIn(b"ERROR policy-violation", world.far_engine.fed[-1])
 
     def test_truncated(self: Any) -> None:
-        """TCP that ends without close_notify is a loss, and no end in order; what came before is heard."""
+        """A TCP end without close_notify is a loss, not an orderly end. Earlier input is processed."""
         world = World(self, solo=True)
         tls = self.shake(world)
         tls.send(b"last words\n")
@@ -181,7 +181,7 @@ class Suite:
         self.assertEqual(ending.detail, "Connection to the other side was lost in a non-clean fashion: Connection lost.")
 
     def test_no_tls(self: Any) -> None:
-        """R7: what is no TLS ends the connection in OpenSSL's words, and no stream error is sent."""
+        """R7: input that is not TLS ends the connection with OpenSSL's text, and no stream error is sent."""
         world = World(self, solo=True)
         world.socket.sendall(b"STARTTLS\n")
         world.reactor.settle()
@@ -193,7 +193,7 @@ class Suite:
         self.assertNotIn(b"CLOSE", world.socket.recv(999))
 
     def test_lost_in_the_handshake(self: Any) -> None:
-        """R7: TCP that ends during the handshake is a failure of TLS."""
+        """R7: a TCP end during the handshake is a TLS failure."""
         world = World(self, solo=True)
         world.socket.sendall(b"STARTTLS\n")
         world.reactor.settle()
@@ -203,7 +203,7 @@ class Suite:
         self.assertEqual(world.ending.detail, "the connection closed during the TLS handshake")
 
     def test_garbled(self: Any) -> None:
-        """R7: a record that does not decrypt ends the connection as a failure of TLS."""
+        """R7: a record that does not decrypt is a TLS failure and ends the connection."""
         world = World(self, solo=True)
         tls = self.shake(world)
         tls.send(b"good\n")
@@ -212,14 +212,14 @@ class Suite:
         self.assertEqual((world.stanzas(), world.ending.cause), ([b"good\n"], Cause.TLS_FAILED))
 
     def test_certificate_refused(self: Any) -> None:
-        """R10: an alert of the other side is told as a failure of TLS."""
+        """R10: an alert of the other side is reported as a TLS failure."""
         world = World(self, solo=True)
         self.shake(world, verify=False)
         world.reactor.settle()
         self.assertEqual(world.ending.cause, Cause.TLS_FAILED)
 
     def test_renegotiation(self: Any) -> None:
-        """R10: who asks for a renegotiation is closed at once."""
+        """R10: a request for renegotiation closes the connection at once."""
         world = World(self, solo=True)
         tls = self.shake(world, highest=SSL.TLS1_2_VERSION)
         tls.renegotiate()
@@ -239,7 +239,7 @@ class Suite:
         self.assertEqual((world.receiving.ending, world.owner.endings), (CLOSING, [CLOSING]))
 
     def test_reset(self: Any) -> None:
-        """A reset while something is written is a loss, told once."""
+        """A reset during a write is a loss, reported once."""
         world = World(self).secured()
         world.initiating.abort(CLOSING)
         world.receiving.write(BLOCK)
@@ -249,7 +249,7 @@ class Suite:
         self.assertEqual([each.cause for each in world.owner.endings], [Cause.CONNECTION_LOST])
 
     def test_held_while_it_is_lost(self: Any) -> None:
-        """R16: what came is read after the loss. The owner may hold the stream then, and the stream ends once."""
+        """R16: input is read after the loss. The owner may pause the stream then, and the stream ends once."""
         world = World(self, solo=True)
         world.owner.on_event = lambda connection, event: connection.pause("no room")
         world.receiving.dataReceived(b"one\ntwo\n")
@@ -259,7 +259,7 @@ class Suite:
         self.assertTrue(world.receiving.when_closed().called)
 
     def test_lost_while_it_is_held(self: Any) -> None:
-        """A stream that is held, since its answers are not read or by its owner, is lost: it ends once."""
+        """A stream that is lost while it is paused, because of unread answers or by its owner, ends once."""
         for holder in ("answers", "owner"):
             world = World(self, solo=True)
             if holder == "answers":
@@ -272,7 +272,7 @@ class Suite:
             self.assertEqual((world.receiving.when_closed().called, world.reactor.getDelayedCalls()), (True, []), holder)
 
     def test_nothing_is_left(self: Any) -> None:
-        """A connection that is over is in no circle: it leaves memory at once."""
+        """A connection that has ended is in no reference cycle: it leaves memory at once."""
         for end in ("close", "abort", "garble"):
             world = World(self).secured()
             if end == "close":
@@ -313,13 +313,13 @@ class Suite:
 
 
 class SocketTransportTests(Suite, SynchronousTestCase):
-    """The transport on the socket."""
+    """Tests of the transport on the socket alone."""
 
     def setUp(self) -> None:
         self.assertIsInstance(World(self).receiving._transport, SocketTransport)
 
     def test_one_turn(self) -> None:
-        """What one turn writes is sent when it ends, in one piece, and the reactor is not asked to wait for the socket."""
+        """The output of one turn is sent at its end, in one piece, without waiting for the reactor."""
         world = World(self).secured()
         world.reactor.waits = 0
 
@@ -334,7 +334,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         self.assertEqual(world.engine.fed[-1], b"one\ntwo\n")
 
     def test_the_handshake_ends_in_the_turn_that_began_it(self) -> None:
-        """The other side may be so quick that its new header comes in the turn in which TLS began: TLS is told of first."""
+        """The other side's new header may arrive in the turn in which TLS began: TLS is reported first."""
         world = World(self, solo=True)
         facts = World(self).secured().receiving.secured
 
@@ -350,7 +350,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         self.assertEqual(world.engine.log, [b"STARTTLS\n", "tls", b"behind\n"])
 
     def told(self, engine: ToyEngine) -> Any:
-        """Return the engine's `receive`, which notes in its log what it is fed."""
+        """Return the engine's `receive`, wrapped to record its input in the log."""
         receive = engine.receive
 
         def noting(data: bytes) -> Any:
@@ -360,7 +360,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         return noting
 
     def test_many_small_records(self) -> None:
-        """Records of one byte are joined, and many turns read them all."""
+        """Records of one byte are joined, and all are read in many turns."""
         world = World(self, solo=True)
         tls = self.shake(world)
         world.receiving.negotiated()
@@ -372,7 +372,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         self.assertLess(len(world.engine.fed), 20)
 
     def test_begins_when_the_clear_is_sent(self) -> None:
-        """R5: TLS does not begin before what was written in the clear is out, however slowly the other side takes it."""
+        """R5: TLS does not begin before all unencrypted output is sent, however slowly the other side reads."""
         world = World(self, solo=True)
         for _ in range(200):
             world.receiving.write(BLOCK)
@@ -403,11 +403,11 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         self.assertEqual(world.engine.log, ["tls"])
 
     def test_other_transports(self) -> None:
-        """A transport that is no TCP socket of Twisted's is left as it is."""
+        """A transport that is not a TCP socket of Twisted's is not replaced."""
         self.assertIsNone(take_over(object(), Recorder(), Turns(SocketReactor())))  # type: ignore[arg-type]
 
     def test_relayed(self) -> None:
-        """The ends that a proxy tells of stay, and a preface that is still to be sent goes first."""
+        """The addresses that a proxy reported are kept, and a header that is still to be sent goes first."""
         reactor = SocketReactor()
         self.addCleanup(reactor.close)
         near, far = connected()
@@ -431,7 +431,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         self.assertIsInstance(stream._transport, SocketTransport)
 
     def test_direct_tls_that_was_read(self) -> None:
-        """XEP-0368: a connection whose first bytes of TLS were read before its stream was built is secured all the same."""
+        """XEP-0368: a connection whose first TLS bytes were read before its stream was built is secured all the same."""
         reactor = SocketReactor()
         self.addCleanup(reactor.close)
         near, far = connected()
@@ -455,7 +455,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         self.assertEqual((engine.log, engine.fed), (["tls"], [b"inside\n"]))
 
     def test_full(self) -> None:
-        """More than fits in one turn is sent at once, before the producer is told to pause."""
+        """More output than one turn holds is sent at once, before the producer is told to pause."""
         world = World(self).secured()
         world.initiating.write(b"z" * (FULL_BYTES // 2))
         world.initiating.write(b"z" * FULL_BYTES + b"\n")
@@ -464,7 +464,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         self.assertEqual(len(world.read()), FULL_BYTES * 3 // 2 + 1)
 
     def test_after_the_loss(self) -> None:
-        """After the loss every call does nothing."""
+        """After the loss every call has no effect."""
         world = World(self, solo=True)
         transport = world.receiving._socket
         assert transport is not None
@@ -480,7 +480,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
 
 
     def blocked(self) -> tuple[World, SSL.Connection]:
-        """Return a stream under TLS that has more to send than the other side takes, and that side."""
+        """Return a stream under TLS that has more to send than the other side reads, and that side."""
         world = World(self, solo=True)
         tls = self.shake(world)
         world.receiving.negotiated()
@@ -490,7 +490,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         return world, tls
 
     def drain(self, world: World, tls: SSL.Connection) -> bytes:
-        """Return what the other side reads, up to the close."""
+        """Return what the other side reads until the close."""
         data = b""
         for _ in range(5000):
             world.reactor.turn()
@@ -503,7 +503,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         raise AssertionError("it does not close")
 
     def test_closed_as_soon_as_it_is_writable(self) -> None:
-        """An owner may close a stream within the call that tells it that more is taken: the other side is waited for all the same."""
+        """An owner may close a stream within the call that resumes it: the close of the other side is waited for all the same."""
         world, tls = self.blocked()
         self.patch(world.owner, "resumed", lambda connection: connection.close(CLOSING))
         self.assertTrue(self.drain(world, tls).endswith(b"CLOSE\n"))
@@ -514,7 +514,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         self.assertTrue(world.receiving.when_closed().called)
 
     def test_not_writable_once_it_is_lost(self) -> None:
-        """What failed to send takes nothing more before it is closed, which may be some turns later: it would count as sent."""
+        """After a failed send no more output is accepted until the close, which may take some turns: it would count as sent."""
         world = World(self, solo=True)
         world.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         world.socket.close()
@@ -528,7 +528,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         self.assertEqual([each.cause for each in world.owner.endings], [Cause.CONNECTION_LOST])
 
     def test_no_room_for_close_notify(self) -> None:
-        """Where the socket has no room for close_notify it is sent as soon as there is, and the other side is waited for."""
+        """If the socket has no room for close_notify, it is sent as soon as there is room, and the other side is waited for."""
         world = World(self, solo=True)
         tls = self.shake(world)
         transport = world.receiving._socket
@@ -552,7 +552,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
 
 
 class TwistedTransportTests(Suite, SynchronousTestCase):
-    """Twisted's own transport, for those that have no socket of their own."""
+    """Tests of Twisted's own transport, which is used without a socket of our own."""
 
     def setUp(self) -> None:
         self.patch(connection_module, "take_over", lambda *arguments: None)

@@ -1,4 +1,4 @@
-"""Through a SOCKS5 proxy, played by hand."""
+"""Tests of connecting through a SOCKS5 proxy; the test acts as the proxy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Recording(Protocol):
 
 
 class SocksTests(SynchronousTestCase):
-    """RFC 1928."""
+    """Tests of RFC 1928."""
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
@@ -48,7 +48,7 @@ class SocksTests(SynchronousTestCase):
         return SocksDialler(self.reactor, PROXY, user=user, password=password)(host, 5269, self.build)
 
     def connect(self) -> None:
-        """The proxy accepts the connection."""
+        """Let the proxy accept the connection."""
         built = self.reactor.tcpClients[0][2].buildProtocol(None)
         assert built is not None
         self.protocol = built
@@ -73,7 +73,7 @@ class SocksTests(SynchronousTestCase):
         return ending
 
     def test_by_name(self) -> None:
-        """The name goes to the proxy as it is; nothing but the proxy's own address is ever connected to or resolved."""
+        """The host name is sent to the proxy unchanged. Only the proxy's own address is connected to or resolved."""
         result = self.dial()
         self.assertEqual([(client[0], client[1]) for client in self.reactor.tcpClients], [PROXY])
         self.connect()
@@ -86,7 +86,7 @@ class SocksTests(SynchronousTestCase):
         self.assertEqual((self.inner.data, self.reactor.getDelayedCalls()), (b"<early/>", []))
 
     def test_by_address(self) -> None:
-        """Addresses go as their bytes; a trailing dot of a name is dropped."""
+        """Addresses are sent as bytes. A trailing dot of a name is removed."""
         for host, target in (
             ("192.0.2.1", b"\x01\xc0\x00\x02\x01"), ("2001:db8::1", b"\x04\x20\x01\x0d\xb8" + bytes(11) + b"\x01"),
             ("host.example.", b"\x03\x0chost.example"),
@@ -98,7 +98,7 @@ class SocksTests(SynchronousTestCase):
             self.assertEqual(self.answer(b"\x05\x00"), b"\x05\x01\x00" + target + b"\x14\x95")
 
     def test_login(self) -> None:
-        """RFC 1929: user and password, where they are given."""
+        """RFC 1929: user and password are sent if they are configured."""
         result = self.dial(user="üser", password="secret")
         self.connect()
         self.assertEqual(self.said(), b"\x05\x01\x02")
@@ -108,7 +108,7 @@ class SocksTests(SynchronousTestCase):
         self.successResultOf(result)
 
     def test_byte_by_byte(self) -> None:
-        """The proxy's words may come in any pieces, with any form of bound address."""
+        """The proxy's answers may arrive in any pieces, with any form of bound address."""
         for bound in (b"\x01" + bytes(4), b"\x04" + bytes(16), b"\x03\x03abc"):
             self.setUp()
             result = self.dial(user="u", password="p")
@@ -121,14 +121,14 @@ class SocksTests(SynchronousTestCase):
             self.assertEqual(self.inner.data, b"")
 
     def test_all_at_once(self) -> None:
-        """A proxy that says everything in one read is understood as well."""
+        """All answers of a proxy may arrive in one read."""
         result = self.dial(user="u", password="p")
         self.connect()
         self.answer(b"\x05\x02\x01\x00" + CONNECTED)
         self.successResultOf(result)
 
     def test_the_connection_is_the_streams(self) -> None:
-        """Afterwards the transport is the stream's, and its other end is the one asked for, not the proxy."""
+        """Afterwards the transport belongs to the stream, and its remote end is the requested one, not the proxy."""
         self.dial()
         self.connect()
         self.answer(b"\x05\x00")
@@ -145,7 +145,7 @@ class SocksTests(SynchronousTestCase):
         self.assertEqual((inner.data, inner.lost), (b"answer", 1))
 
     def test_refusals(self) -> None:
-        """What the proxy says against it is told by cause."""
+        """Each refusal of the proxy has its cause."""
         for code, cause in (
             (1, Cause.UNREACHABLE), (4, Cause.UNREACHABLE), (5, Cause.CONNECTION_REFUSED), (6, Cause.CONNECTION_TIMEOUT),
             (0xF0, Cause.UNREACHABLE),
@@ -157,11 +157,11 @@ class SocksTests(SynchronousTestCase):
             self.answer(bytes((5, code)) + CONNECTED[2:])
             self.assertEqual(self.ending(result).cause, cause)
             self.assertTrue(self.transport.disconnected)
-            self.protocol.dataReceived(CONNECTED)  # late words change nothing
+            self.protocol.dataReceived(CONNECTED)  # later input changes nothing
             self.assertEqual(self.built, 0)
 
     def test_what_is_no_proxy(self) -> None:
-        """Other versions, methods that were not offered, malformed answers, a refused login."""
+        """Other versions, methods that were not offered, malformed answers and a refused login end the attempt."""
         for user, answers in (
             ("", [b"HTTP/1.1"]), ("", [b"\x05\xff"]), ("", [b"\x04\x00"]), ("", [b"\x05\x02"]), ("u", [b"\x05\x00"]), ("u", [b"\x05\x02", b"\x01\x01"]),
             ("", [b"\x05\x00", b"\x04\x00\x00\x01\x00"]), ("", [b"\x05\x00", b"\x05\x00\x00\x09\x00"]),
@@ -174,20 +174,20 @@ class SocksTests(SynchronousTestCase):
             self.assertEqual(self.ending(result).cause, Cause.UNREACHABLE)
 
     def test_proxy_that_is_not_there(self) -> None:
-        """A proxy that cannot be reached is told as such."""
+        """A proxy that cannot be reached is reported as such."""
         result = self.dial()
         self.reactor.tcpClients[0][2].clientConnectionFailed(self.reactor.connectors[0], Failure(error.ConnectionRefusedError()))
         self.assertIn("cannot be reached at 127.0.0.1:9050", self.ending(result).detail)
 
     def test_proxy_that_goes(self) -> None:
-        """A proxy that closes before it has connected us."""
+        """A proxy that closes before it has connected us ends the attempt."""
         result = self.dial()
         self.connect()
         self.protocol.connectionLost(Failure(error.ConnectionDone()))
         self.assertIn("closed", self.ending(result).detail)
 
     def test_too_late(self) -> None:
-        """All of it takes a bounded time, with the proxy there or not."""
+        """The whole attempt is bounded in time, whether the proxy answers or not."""
         for there in (True, False):
             self.setUp()
             result = self.dial()
@@ -201,7 +201,7 @@ class SocksTests(SynchronousTestCase):
                 self.assertEqual(self.built, 0)
 
     def test_cancelled(self) -> None:
-        """Cancelling gives up what there is."""
+        """Cancelling ends the attempt in every state."""
         for there in (True, False):
             self.setUp()
             result = self.dial()
@@ -213,7 +213,7 @@ class SocksTests(SynchronousTestCase):
             self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_no_longer_wanted(self) -> None:
-        """A way that opens when nobody wants it is closed."""
+        """A connection that opens when it is no longer needed is closed."""
         self.inner = None
         result = self.dial()
         self.connect()
@@ -223,7 +223,7 @@ class SocksTests(SynchronousTestCase):
         self.assertEqual((self.transport.disconnected, self.reactor.getDelayedCalls()), (True, []))
 
     def test_bounds(self) -> None:
-        """Names, users and passwords that the protocol cannot carry, and a proxy that is known by name alone."""
+        """Names, users and passwords that the protocol cannot carry are refused, and so is a proxy without an address."""
         for host in ("", "x" * 256):
             self.assertRaises(ValueError, self.dial, host)
         self.assertRaises(ValueError, self.dial, user="x" * 256, password="p")

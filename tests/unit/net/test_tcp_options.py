@@ -1,4 +1,4 @@
-"""What TCP tells of a connection."""
+"""Tests of the state of a connection that TCP reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2sgw.net.tcp_options import unacknowledged_bytes
 
 
 class UnacknowledgedTests(SynchronousTestCase):
-    """How much of what was sent the other machine has not acknowledged."""
+    """Tests of the number of sent bytes that the other machine has not acknowledged."""
 
     def setUp(self) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -22,13 +22,13 @@ class UnacknowledgedTests(SynchronousTestCase):
             self.addCleanup(each.close)
 
     def test_acknowledged(self) -> None:
-        """What has arrived is acknowledged, whether it was read or not."""
+        """Bytes that have arrived are acknowledged, whether they were read or not."""
         self.near.send(b" ")
         self.assertEqual(b" ", self.far.recv(1, socket.MSG_PEEK))
         self.assertEqual(0, unacknowledged_bytes(SimpleNamespace(socket=self.near)))
 
     def test_not_acknowledged(self) -> None:
-        """What the other machine has no room for is not."""
+        """Bytes that the other machine has no room for are not acknowledged."""
         self.near.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -36,7 +36,7 @@ class UnacknowledgedTests(SynchronousTestCase):
         self.assertGreater(unacknowledged_bytes(SimpleNamespace(socket=self.near)), 0)
 
     def test_unknown(self) -> None:
-        """A transport without a socket, or with one that is closed, tells nothing."""
+        """For a transport without a socket, or with a closed one, the number is unknown."""
         self.near.close()
         for transport in (SimpleNamespace(), SimpleNamespace(socket=self.near)):
             self.assertEqual(0, unacknowledged_bytes(transport))

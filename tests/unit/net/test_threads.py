@@ -1,4 +1,4 @@
-"""Calls in other threads: their results, and their failures."""
+"""Tests of calls in other threads: their results and their failures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2sgw.net.threads import AtOnce, ReactorThreads
 
 
 class FakeReactor:
-    """A reactor whose turn the test makes."""
+    """A reactor whose turns are run by the test."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -25,14 +25,14 @@ class FakeReactor:
         self.calls.append((call, args))
 
     def turn(self) -> None:
-        """Wait for the thread, then make the calls that it asked for."""
+        """Wait for the thread, then make the calls that it requested."""
         self.pool.stop()
         for call, args in self.calls:
             call(*args)
 
 
 class ThreadsTests(SynchronousTestCase):
-    """Both implementations of `Threads`."""
+    """Tests of both implementations of `Threads`."""
 
     def test_other_thread(self) -> None:
         """The call is made in another thread, with its arguments. The result comes in the reactor's turn, and not before."""
@@ -54,6 +54,6 @@ class ThreadsTests(SynchronousTestCase):
         self.failureResultOf(running, ValueError)
 
     def test_at_once(self) -> None:
-        """Without another thread the result, or the failure, is there at once."""
+        """Without another thread the result, or the failure, is available at once."""
         self.assertEqual(7, self.successResultOf(AtOnce().run(int, "7")))
         self.failureResultOf(AtOnce().run(int, "x"), ValueError)

@@ -1,4 +1,4 @@
-"""TLS of both roles against OpenSSL connections of the tests' own, in memory."""
+"""Tests of TLS in both roles against OpenSSL connections of the tests, in memory."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ ROOMS = Domain.parse("rooms.example.org")
 
 
 def receiving(**options: object) -> Solo:
-    """A receiving side that has just answered STARTTLS."""
+    """Return a receiving side that has just answered STARTTLS."""
     solo = Solo(**options)  # type: ignore[arg-type]
     assert solo.receive(b"STARTTLS\n") == b"PROCEED\n"
     return solo
 
 
 def initiating(**options: object) -> tuple[Solo, bytes]:
-    """An initiating side that has been told to proceed, and its ClientHello."""
+    """Return an initiating side that has received `<proceed/>`, and its ClientHello."""
     given = {"tls": lambda order: ClientTLS().for_peer(LOCAL, credential(leaf_for("peer.example"))), **options}
     solo = Solo(role="initiating", **given)  # type: ignore[arg-type]
     return solo, solo.receive(b"PROCEED\n")
 
 
 def by_name(*domains: str) -> ServerTLS:
-    """A server with a certificate for each domain, the first being shown where none is known."""
+    """Return a server with a certificate for each domain. The first is shown for an unknown name."""
     held = {Domain.parse(domain): credential(leaf_for(domain), domain) for domain in domains}
     return ServerTLS(lambda name: held[Domain.parse(domains[0])] if name is None else held.get(name))
 
 
 def shown(raw: RawTLS) -> bytes:
-    """The leaf that the other side showed."""
+    """Return the leaf that the other side showed."""
     certificate = raw.connection.get_peer_certificate()
     assert certificate is not None
     return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
 
 
 class EvidenceTests(SynchronousTestCase):
-    """What is known of the other side after the handshake."""
+    """Tests of the evidence of the other side after the handshake."""
 
     def chain_of(self, issued: Issued | None, version: int) -> tuple[bytes, ...]:
         solo = receiving()
@@ -57,12 +57,12 @@ class EvidenceTests(SynchronousTestCase):
         return solo.connection.chain
 
     def test_receiving_side_has_the_whole_chain(self) -> None:
-        """R11: the peer is asked for its certificate; its chain is kept leaf first, which OpenSSL leaves out on this side."""
+        """R11: the peer is asked for its certificate. Its chain is kept leaf first, which OpenSSL omits on this side."""
         for version in BOTH:
             self.assertEqual(self.chain_of(leaf_for("peer.example"), version), leaf_for("peer.example").der_chain)
 
     def test_any_certificate_is_accepted(self) -> None:
-        """R12: self-signed, expired and weak certificates pass the handshake, for they are judged after it."""
+        """R12: self-signed, expired and weak certificates pass the handshake, because they are judged after it."""
         strange = [
             self_signed(dns=["peer.example"]),
             shared_issuer().issue(dns=["peer.example"], not_after=NOT_BEFORE.replace(year=2021)),
@@ -73,7 +73,7 @@ class EvidenceTests(SynchronousTestCase):
                 self.assertEqual(self.chain_of(issued, version), issued.der_chain)
 
     def test_nothing_is_verified(self) -> None:
-        """OpenSSL checks no signatures of the authorities that are presented, of which there may be a hundred, on either side."""
+        """OpenSSL checks no signatures of the presented authorities, of which there may be a hundred, on either side."""
         looked_at: list[int] = []
 
         def accept(_connection: object, _certificate: object, _error: int, depth: int, _ok: int) -> bool:
@@ -95,12 +95,12 @@ class EvidenceTests(SynchronousTestCase):
         self.assertLessEqual(max(looked_at), 1)
 
     def test_no_certificate(self) -> None:
-        """R11: a peer without a certificate gets through the handshake, with an empty chain."""
+        """R11: a peer without a certificate passes the handshake, with an empty chain."""
         for version in BOTH:
             self.assertEqual(self.chain_of(None, version), ())
 
     def test_initiating_side_has_the_whole_chain(self) -> None:
-        """R12: the receiving side's chain, leaf first and once, though OpenSSL lists the leaf on this side."""
+        """R12: the receiving side's chain is kept, leaf first and once, though OpenSSL lists the leaf on this side."""
         for version in BOTH:
             for issued in (leaf_for("example.org"), self_signed(dns=["example.org"])):
                 solo, hello = initiating()
@@ -113,10 +113,10 @@ class EvidenceTests(SynchronousTestCase):
             solo, hello = initiating()
             raw = RawTLS(solo, raw_context(leaf_for("example.org"), highest=version), server=True).run(hello)
             self.assertEqual(shown(raw), leaf_for("peer.example").der)
-            self.assertEqual(len(raw.connection.get_peer_cert_chain() or ()), 1)  # the intermediate; the leaf is apart
+            self.assertEqual(len(raw.connection.get_peer_cert_chain() or ()), 1)  # the intermediate; the leaf is separate
 
     def test_version_and_cipher(self) -> None:
-        """The version and the cipher are facts of the connection."""
+        """The version and the cipher are known."""
         for version, name in ((TLS1_2, "TLSv1.2"), (TLS1_3, "TLSv1.3")):
             solo = receiving()
             raw = RawTLS(solo, raw_context(highest=version)).run()
@@ -125,10 +125,10 @@ class EvidenceTests(SynchronousTestCase):
 
 
 class ChoiceTests(SynchronousTestCase):
-    """Which certificate is shown."""
+    """Tests of the certificate that is shown."""
 
     def test_starttls_chooses_by_the_header(self) -> None:
-        """R11: with STARTTLS the domain in `to` chooses the certificate, whatever SNI says."""
+        """R11: with STARTTLS the domain in `to` chooses the certificate, whatever the SNI."""
         server = by_name("example.org", "rooms.example.org")
         solo = receiving(tls=lambda order: server.for_domain(order.local))
         raw = RawTLS(solo, raw_context(), server_name=b"rooms.example.org").run()
@@ -138,7 +138,7 @@ class ChoiceTests(SynchronousTestCase):
         self.assertEqual(shown(raw), leaf_for("rooms.example.org").der)
 
     def test_a_domain_without_a_certificate(self) -> None:
-        """R11: a served domain that no certificate names is shown the first: better encrypted by a wrong name than not."""
+        """R11: for a served domain without a certificate the first one is shown: encryption with a wrong name is better than none."""
         server = by_name("example.org")
         raw = RawTLS(receiving(tls=lambda order: server.for_domain(PEER)), raw_context()).run()
         self.assertEqual(shown(raw), leaf_for("example.org").der)
@@ -157,19 +157,19 @@ class ChoiceTests(SynchronousTestCase):
             self.assertEqual(len(raw.connection.get_peer_cert_chain() or ()), 2)
 
     def test_unknown_and_malformed_server_names(self) -> None:
-        """R11: no name, one that is not served, and what is no name at all are shown the first certificate."""
+        """R11: with no name, one that is not served, or an invalid one, the first certificate is shown."""
         for server_name in (None, b"stranger.example", b"..", b"\xff\xfe"):
             _, raw = self.direct(server_name)
             self.assertEqual(shown(raw), leaf_for("example.org").der)
 
     def test_protocol_is_agreed_on_the_chosen_context(self) -> None:
-        """XEP-0368: `xmpp-server` is agreed on by ALPN, also after SNI has exchanged the context."""
+        """XEP-0368: `xmpp-server` is agreed on by ALPN, also after SNI has replaced the context."""
         for server_name in (b"example.org", b"rooms.example.org"):
             _, raw = self.direct(server_name, [b"h2", b"xmpp-server"])
             self.assertEqual(raw.connection.get_alpn_proto_negotiated(), b"xmpp-server")
 
     def test_another_protocol_is_refused(self) -> None:
-        """XEP-0368: whoever offers other protocols alone has come to the wrong door: a fatal alert, and no stream."""
+        """XEP-0368: a client that offers only other protocols gets a fatal alert, and no stream."""
         for server_name in (b"example.org", b"rooms.example.org"):
             solo, raw = self.direct(server_name, [b"http/1.1", b"xmpp-client"])
             self.assertIn("no application protocol", str(raw.problem))
@@ -179,19 +179,19 @@ class ChoiceTests(SynchronousTestCase):
             self.assertEqual((solo.ending.cause, solo.engine.log), (Cause.TLS_FAILED, []))
 
     def test_no_protocol_is_fine(self) -> None:
-        """XEP-0368: a peer that offers no protocol at all is served."""
+        """XEP-0368: a peer that offers no protocol is accepted."""
         solo, raw = self.direct(b"example.org")
         self.assertEqual(solo.engine.log, ["tls"])
         self.assertEqual(raw.connection.get_alpn_proto_negotiated(), b"")
 
     def test_no_certificate_at_all(self) -> None:
-        """Without any certificate there is no TLS to offer, and the caller hears so."""
+        """Without any certificate TLS cannot be offered, and the caller gets an error."""
         server = ServerTLS(lambda name: None)
         self.assertRaisesRegex(NoCertificate, r"example\.org", server.for_domain, LOCAL)
         self.assertRaises(NoCertificate, server.for_domain, None)
 
     def test_client_names_the_peer(self) -> None:
-        """RFC 7590 §3.7: SNI carries the peer's domain in A-labels, and nothing for an address."""
+        """RFC 7590 §3.7: SNI carries the peer's domain in A-labels, and is absent for an address."""
         for text, expected in (("bücher.example", b"xn--bcher-kva.example"), ("192.0.2.1", None)):
             creator = ClientTLS().for_peer(Domain.parse(text), None)
             solo, hello = initiating(tls=lambda order, creator=creator: creator)
@@ -199,7 +199,7 @@ class ChoiceTests(SynchronousTestCase):
             self.assertEqual(raw.connection.get_servername(), expected)
 
     def test_client_offers_the_protocol_for_direct_tls_alone(self) -> None:
-        """XEP-0368: ALPN `xmpp-server` is offered where TLS comes first, and not after STARTTLS."""
+        """XEP-0368: ALPN `xmpp-server` is offered with direct TLS, and not after STARTTLS."""
         offered: list[list[bytes]] = []
 
         def select(connection: SSL.Connection, names: list[bytes]) -> bytes:
@@ -215,10 +215,10 @@ class ChoiceTests(SynchronousTestCase):
 
 
 class SessionTests(SynchronousTestCase):
-    """No session is ever resumed."""
+    """R11: tests that no session is ever resumed."""
 
     def test_no_session_is_resumed(self) -> None:
-        """R11: a client that brings back its session gets a full handshake, and we its chain."""
+        """R11: a client that offers its session gets a full handshake, and we get its chain."""
         for version in BOTH:
             context = raw_context(leaf_for("peer.example"), highest=version)
             server = by_name("example.org")
@@ -236,10 +236,10 @@ class SessionTests(SynchronousTestCase):
 
 
 class RenegotiationTests(SynchronousTestCase):
-    """OpenSSL itself only warns; the connection must close."""
+    """Tests of renegotiation: OpenSSL itself only warns, but the connection must close."""
 
     def test_the_peer_as_client_renegotiates(self) -> None:
-        """R10: a ClientHello on an established TLS 1.2 connection closes it at once, with no stream error."""
+        """R10: a ClientHello on an established TLS 1.2 connection closes it at once, without a stream error."""
         solo = receiving()
         raw = RawTLS(solo, raw_context(highest=TLS1_2)).run()
         answered = solo.receive(raw.renegotiate())
@@ -248,14 +248,14 @@ class RenegotiationTests(SynchronousTestCase):
         self.assertEqual(raw.plain, b"")
 
     def test_the_peer_as_server_renegotiates(self) -> None:
-        """R10: a HelloRequest to us as the initiating side closes the connection likewise."""
+        """R10: a HelloRequest to us as the initiating side closes the connection too."""
         solo, hello = initiating()
         raw = RawTLS(solo, raw_context(leaf_for("example.org"), highest=TLS1_2), server=True).run(hello)
         solo.receive(raw.renegotiate())
         self.assert_closed(solo)
 
     def test_what_follows_is_not_heard(self) -> None:
-        """R10: stanzas in the same read, before or after the attempt, are not heard."""
+        """R10: stanzas in the same read, before or after the request, are not processed."""
         solo = receiving()
         raw = RawTLS(solo, raw_context(highest=TLS1_2)).run()
         raw.connection.send(b"before\n")
@@ -266,7 +266,7 @@ class RenegotiationTests(SynchronousTestCase):
         self.assertEqual(solo.engine.fed, [b"STARTTLS\n"])
 
     def test_key_update_is_no_renegotiation(self) -> None:
-        """R10: streams on TLS 1.3 go on; OpenSSL refuses to renegotiate there by itself."""
+        """R10: streams on TLS 1.3 continue. OpenSSL itself refuses to renegotiate there."""
         solo = receiving()
         raw = RawTLS(solo, raw_context()).run()
         raw.send(b"hello\n")
@@ -281,7 +281,7 @@ class RenegotiationTests(SynchronousTestCase):
 
 
 class VersionTests(SynchronousTestCase):
-    """Old versions and weak suites."""
+    """Tests of old versions and weak cipher suites."""
 
     def test_minimum_of_the_receiving_side(self) -> None:
         """RFC 7590: below the minimum version the handshake fails, and the ending says that the other side is too old."""
@@ -296,7 +296,7 @@ class VersionTests(SynchronousTestCase):
             self.assertEqual(solo.ending.cause, Cause.TLS_TOO_OLD)
 
     def test_minimum_of_the_initiating_side(self) -> None:
-        """RFC 7590: a server that cannot do TLS 1.3 where it is asked for is too old."""
+        """RFC 7590: a server without TLS 1.3 is too old if that version is required."""
         solo, hello = initiating(tls=lambda order: ClientTLS().for_peer(LOCAL, None, minimum="1.3"))
         RawTLS(solo, raw_context(leaf_for("example.org"), highest=TLS1_2), server=True).run(hello)
         solo.lose()
@@ -304,7 +304,7 @@ class VersionTests(SynchronousTestCase):
         self.assertEqual(solo.ending.cause, Cause.TLS_TOO_OLD)
 
     def test_suites(self) -> None:
-        """R38: no suite without forward secrecy and authenticated encryption: no static RSA, CBC, 3DES, RC4, and none without a key."""
+        """R38: no suite without forward secrecy and authenticated encryption is offered: no static RSA, CBC, 3DES, RC4, or anonymous suite."""
         names = SSL.Connection(new_context(None, "1.2"), None).get_cipher_list()
         self.assertIn("ECDHE-RSA-AES128-GCM-SHA256", names)
         self.assertIn("TLS_AES_256_GCM_SHA384", names)
@@ -314,7 +314,7 @@ class VersionTests(SynchronousTestCase):
             self.assertRegex(name, "GCM|CHACHA20|CCM", "no authenticated encryption")
 
     def test_no_suite_in_common(self) -> None:
-        """R38: a peer that knows static RSA alone is refused."""
+        """R38: a peer that supports only static RSA is refused."""
         solo = receiving()
         RawTLS(solo, raw_context(highest=TLS1_2, ciphers=b"AES128-SHA:@SECLEVEL=0")).run()
         solo.lose()
@@ -324,10 +324,10 @@ class VersionTests(SynchronousTestCase):
 
 
 class ContextTests(SynchronousTestCase):
-    """Contexts are kept, within a bound."""
+    """Tests of the bounded cache of contexts."""
 
     def test_one_context_per_certificate(self) -> None:
-        """A context is made once per certificate and version, and anew for a new certificate."""
+        """One context is made per certificate and version. A new certificate gets a new one."""
         held = [credential(leaf_for("example.org"))]
         server = ServerTLS(lambda name: held[0])
         first = server.for_domain(LOCAL)._context
@@ -346,7 +346,7 @@ class ContextTests(SynchronousTestCase):
         self.assertIs(client.for_peer(PEER, mine)._context, made[0])
 
     def test_the_cache_is_bounded(self) -> None:
-        """Strangers choose the names, but not how much is kept; the last used stay (docs/decisions.md#bounds)."""
+        """Strangers choose the names, but the size of the cache is bounded. The most recently used stay (docs/decisions.md#bounds)."""
         self.patch(tls, "CONTEXTS_KEPT", 2)
         domains = [Domain.parse(f"d{number}.example") for number in range(3)]
         server = ServerTLS(lambda name: credential(leaf_for(str(name))))
@@ -357,7 +357,7 @@ class ContextTests(SynchronousTestCase):
         self.assertIs(server.for_domain(domains[0])._context, first)
 
     def test_what_is_no_order(self) -> None:
-        """The order names the domain: the adapter hands it to whoever chooses."""
+        """The order to begin TLS names the domain: the adapter passes it to the choice of the certificate."""
         orders: list[object] = []
 
         def choose(order: StartTLS | None) -> object:

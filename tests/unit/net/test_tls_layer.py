@@ -1,4 +1,4 @@
-"""TLS on a transport."""
+"""Tests of TLS on a transport."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.support.wires import Ends
 
 
 class BindingTests(SynchronousTestCase):
-    """RFC 9266: a value that only the two ends of a TLS connection can compute."""
+    """RFC 9266: tests of a value that only the two ends of a TLS connection can compute."""
 
     def test_the_same_on_both_ends(self) -> None:
-        """R26: tls-exporter is the same on both ends, another on each connection, and shown nowhere."""
+        """R26: tls-exporter is the same on both ends, different on each connection, and not shown in `repr`."""
         values = []
         for _ in range(2):
             ends = Ends().start_tls()
@@ -28,6 +28,6 @@ class BindingTests(SynchronousTestCase):
         self.assertNotEqual(*values)
 
     def test_tls_1_2(self) -> None:
-        """R26: none below TLS 1.3, where it cannot be told whether it is safe."""
+        """R26: it is absent below TLS 1.3, where its safety cannot be determined."""
         connection: Any = SimpleNamespace(get_protocol_version_name=lambda: "TLSv1.2")
         self.assertIsNone(exporter(connection))

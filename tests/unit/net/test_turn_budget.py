@@ -1,4 +1,4 @@
-"""The CPU time of a turn of the reactor."""
+"""Tests of the CPU time of a turn of the reactor."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from s2sgw.net.turn_budget import TurnBudget, TurnPart
 
 
 class TurnBudgetTests(SynchronousTestCase):
-    """A turn of ten seconds, on a stopwatch that the test moves."""
+    """Tests of a turn of ten seconds, on a stopwatch that the test moves."""
 
     def setUp(self) -> None:
         self.now = 5.0
         self.budget = TurnBudget(10, lambda: self.now)
 
     def test_no_turn(self) -> None:
-        """Where no turn has begun none is over, and each share ends by itself."""
+        """If no turn has begun, none is over, and each share ends on its own."""
         self.now = 1e9
         self.assertFalse(self.budget.is_over)
         self.assertEqual((self.budget.end_of(3), self.budget.end_of(inf)), (1e9 + 3, inf))
@@ -34,7 +34,7 @@ class TurnBudgetTests(SynchronousTestCase):
         self.assertEqual((self.budget.is_over, self.budget.end), (False, 25.0))
 
     def test_who_may_begin(self) -> None:
-        """While there is time each kind may; later one kind alone, another one in each turn."""
+        """While there is time, each kind may begin. Later only one kind may, a different one in each turn."""
         allowed = []
         for _ in TurnPart:
             self.budget.begin()

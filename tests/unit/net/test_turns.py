@@ -1,4 +1,4 @@
-"""The reactor's time is shared among the streams that have input."""
+"""Tests of sharing the reactor's time among the streams that have input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.turn_clock import TurnClock
 
 
 class Stream:
-    """Reads for some milliseconds in each turn, and wants `again` more turns."""
+    """A stream that reads for some milliseconds in each turn, and needs `again` more turns."""
 
     busy = False
 
@@ -29,7 +29,7 @@ class Stream:
 
 
 class TurnsTests(SynchronousTestCase):
-    """Turns on a stopwatch that the test moves."""
+    """Tests of turns on a stopwatch that the test moves."""
 
     def setUp(self) -> None:
         self.clock = TurnClock()
@@ -42,18 +42,18 @@ class TurnsTests(SynchronousTestCase):
         self.turns.add(Stream(self, name, ms, established, again))
 
     def call(self, name: str, ms: float = 0) -> Callable[[], None]:
-        """Return what is called by that name, and takes so many milliseconds."""
+        """Return a call of that name that takes this many milliseconds."""
         def call() -> None:
             self.called.append(name)
             self.now += ms / 1000
         return call
 
     def judge(self, name: str, ms: float = 0) -> Deferred[None]:
-        """Have the turn judge `name`."""
+        """Let the turn judge `name`."""
         return self.turns.time_to_judge().addCallback(lambda _: self.call(name, ms)())
 
     def round(self) -> str:
-        """What a turn of the reactor calls that begins now: at its end, and of what it leaves to timers."""
+        """Run a turn of the reactor; return what is called at its end and by the timers that it leaves."""
         self.called.clear()
         self.budget.begin()
         self.turns.begin_round()
@@ -62,13 +62,13 @@ class TurnsTests(SynchronousTestCase):
         return "".join(self.called)
 
     def turn(self) -> str:
-        """What the next turn of the reactor calls."""
+        """Return what the next turn of the reactor calls."""
         self.called.clear()
         self.clock.turn()
         return "".join(self.called)
 
     def test_one_call_for_all(self) -> None:
-        """All that wait are called in one turn, those of established streams first; then nothing is left."""
+        """All waiting streams are called in one turn, established ones first. Then nothing is left."""
         self.add("n", established=False)
         self.add("a")
         self.add("b")
@@ -76,7 +76,7 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual((self.turn(), self.turn(), self.clock.getDelayedCalls()), ("abn", "", []))
 
     def test_rounds(self) -> None:
-        """What is added while the reactor reads its sockets is called when that round ends; what it adds waits for the next turn."""
+        """Streams added while the reactor reads its sockets are called at the end of that round. Those that they add wait for the next turn."""
         self.turns.begin_round()
         self.add("a", again=1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -84,14 +84,14 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual((list(self.called), self.turn(), self.turn()), (["a"], "a", ""))
 
     def test_a_round_that_takes_what_was_due(self) -> None:
-        """What was added before a round is called at its end at the latest, once."""
+        """A stream added before a round is called at its end at the latest, once."""
         self.add("a")
         self.turns.begin_round()
         self.turns.end_round()
         self.assertEqual((list(self.called), self.turn()), (["a"], ""))
 
     def test_output(self) -> None:
-        """What is to be sent goes out once the turn has called all others; outside a turn, in the next one."""
+        """Output is sent after the turn has called all others. Outside a turn it is sent in the next one."""
         self.turns.send_soon(lambda: self.called.append("1"))
         self.add("a")
         writing = Stream(self, "b", 0, True, 0)
@@ -101,13 +101,13 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual((self.turn(), self.turn()), ("ac12", ""))
 
     def test_output_that_takes_long(self) -> None:
-        """Much output is sent in several turns, in its order, each of them with one piece at least."""
+        """Much output is sent over several turns, in order, with at least one piece in each."""
         for name in "abcde":
             self.turns.send_soon(self.call(name, 750 * STREAMS_SECONDS))
         self.assertEqual([self.turn() for _ in range(4)], ["ab", "cd", "e", ""])
 
     def test_output_that_breaks(self) -> None:
-        """Where one output breaks the others are sent all the same, and so is what is written later."""
+        """If one output raises, the others are sent all the same, and so is later output."""
         def broken() -> None:
             raise ZeroDivisionError
 
@@ -120,19 +120,19 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual(self.turn(), "3")
 
     def test_who_adds_itself_waits_for_the_next_turn(self) -> None:
-        """A stream with more to read does not keep the others from theirs."""
+        """A stream with more to read does not delay the others."""
         self.add("a", again=2)
         self.add("b")
         self.assertEqual([self.turn() for _ in range(4)], ["ab", "a", "a", ""])
 
     def test_the_rest_waits(self) -> None:
-        """When the time of a turn is used up the others come in the next one, before those that were called."""
+        """If the time of a turn is used up, the others are called in the next one, before those that were called already."""
         for name in "abc":
             self.add(name, 6, again=1)
         self.assertEqual([self.turn() for _ in range(4)], ["ab", "ca", "bc", ""])
 
     def test_who_uses_much_comes_last(self) -> None:
-        """Streams that took long come behind those that did not, one in each turn at least; later, as all others."""
+        """Streams that took long are called after the others, at least one in each turn. Later they are called as all others."""
         for name in "abc":
             self.add(name, 20, again=3)
         self.assertEqual([self.turn() for _ in range(3)], ["a", "ba", "cb"])
@@ -142,7 +142,7 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual([self.turn() for _ in range(2)], ["yc", "yb"])
 
     def test_busy_no_more(self) -> None:
-        """A stream that took long once is not behind the others for good."""
+        """A stream that took long once is not called after the others for good."""
         stream = Stream(self, "a", BUSY_SECONDS * 2000, True, 0)
         self.turns.add(stream)
         self.turn()
@@ -156,7 +156,7 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual(self.turn(), "ab")
 
     def test_strangers_are_not_starved(self) -> None:
-        """However busy the established streams are, one that is negotiated is called every few turns: the oldest, then the newest."""
+        """However busy the established streams are, one in negotiation is called every few turns: the oldest, then the newest."""
         self.add("a", 50, again=9)
         for name in "xyz":
             self.add(name, 1, established=False)
@@ -164,7 +164,7 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual(called, "xzy")
 
     def test_one_that_breaks(self) -> None:
-        """A mistake in one leaves the others their turn."""
+        """An error in one stream does not affect the others."""
         class Broken(Stream):
             def take_turn(self) -> None:
                 raise ZeroDivisionError
@@ -176,19 +176,19 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual(self.turn(), "a")
 
     def test_one_timer(self) -> None:
-        """However long streams have more to read, what waits is called by one timer, beside the ends of the rounds."""
+        """However long streams have more to read, they are called by one timer, and at the ends of the rounds."""
         self.add("a", again=20)
         self.assertEqual([self.round() for _ in range(5)], ["aa"] * 5)
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
     def test_over(self) -> None:
-        """When the turn is over no timer calls any more, and the next turn goes on."""
+        """When the turn is over timers call no stream, and the next turn continues."""
         for name in "ab":
             self.add(name, 20, again=3)
         self.assertEqual([self.round() for _ in range(4)], ["a", "b", "a", "b"])
 
     def test_turns_of_reading(self) -> None:
-        """In a turn that sockets have used up, streams that take little are called and what they write is sent; others have their turn."""
+        """In a turn that sockets have used up, streams that take little are called and their output is sent. The others are called later."""
         for name in "abc":
             self.add(name, 1)
         self.add("n", 1, established=False)
@@ -207,7 +207,7 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual([used_up() for _ in range(len(TurnPart))], ["abcn1x", "j", ""])
 
     def test_judgements(self) -> None:
-        """Judgements come behind streams, as many as there is time for: one in each turn at least, the newest and the oldest in turns."""
+        """Judgements follow the streams, as many as time permits: at least one in each turn, the newest and the oldest in turns."""
         for name in "vwxyz":
             self.judge(name, 20)
         self.add("a", 1, established=False)
@@ -215,13 +215,13 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual([self.round() for _ in range(6)], ["av", "z", "w", "y", "x", ""])
 
     def test_few_judgements(self) -> None:
-        """Where they take little, all of them are made in one turn."""
+        """Judgements that take little are all made in one turn."""
         for name in "xyz":
             self.judge(name)
         self.assertEqual([self.turn(), self.turn()], ["xzy", ""])
 
     def test_a_judgement_that_nobody_waits_for(self) -> None:
-        """It takes no time."""
+        """A cancelled judgement takes no time."""
         waiting = self.judge("x")
         self.judge("y")
         waiting.addErrback(lambda failure: failure.trap(CancelledError) and None)
@@ -229,14 +229,14 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual((self.turns.negotiating, self.turn(), self.turn()), (1, "y", ""))
 
     def test_a_judgement_that_breaks(self) -> None:
-        """It keeps no other from its own."""
+        """An error in one judgement does not affect the others."""
         broken = self.judge("x").addCallback(lambda _: 1 / 0)
         self.judge("y")
         self.assertEqual(self.turn(), "xy")
         self.failureResultOf(broken, ZeroDivisionError)
 
     def test_closing(self) -> None:
-        """What is closed is closed behind what is sent, and never at once; much of it takes several turns."""
+        """Connections are closed after the output is sent, and never at once. Many of them take several turns."""
         self.turns.close_soon(self.call("x"))
         self.turns.send_soon(self.call("1"))
         self.assertEqual(("".join(self.called), self.turn()), ("", "1x"))
@@ -245,7 +245,7 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual([self.turn() for _ in range(4)], ["vw", "xy", "z", ""])
 
     def test_closing_breaks(self) -> None:
-        """One that breaks keeps no other from its end, and nothing from being sent."""
+        """An error in a close affects neither other closes nor output."""
         def broken() -> None:
             raise ZeroDivisionError
 
