@@ -1,4 +1,4 @@
-"""The HTTP interface: verbs, errors, bounds, events, health."""
+"""Tests of the HTTP interface: verbs, errors, limits, events, health."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.support.http import Client, Transport, parse
 
 
 def producer(transport: Transport) -> Any:
-    """Return what writes to a transport."""
+    """Return the producer registered with a transport."""
     return transport.producer
 
 
 class APITestCase(SynchronousTestCase):
-    """A site with verbs whose answers are the arguments that they were given."""
+    """A site with verbs that answer with their arguments."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -68,7 +68,7 @@ class APITestCase(SynchronousTestCase):
 
 class VerbTests(APITestCase):
     def test_get(self) -> None:
-        """A verb that changes nothing is asked by GET; its arguments are in the query, each of its kind."""
+        """A verb that changes nothing is called by GET. Its arguments are in the query, each of its type."""
         self.assertEqual({"peer": "a.example", "limit": 5, "by": ""}, self.client.get("/api/v1/streams?peer=a.example&limit=5").json)
         found = self.client.get("/api/v1/queue/show?target=a.example&target=example.org&target=3").json
         self.assertEqual(["a.example", "example.org", "3"], found["target"])
@@ -77,12 +77,12 @@ class VerbTests(APITestCase):
         self.assertEqual(("application/json", "no-store"), (response.headers["content-type"], response.headers["cache-control"]))
 
     def test_post(self) -> None:
-        """A verb that changes something is asked by POST, with a JSON body or none."""
+        """A verb that changes something is called by POST, with a JSON body or none."""
         self.assertEqual({"target": ["a.example"], "by": ""}, self.client.post("/api/v1/queue/hold", {"target": ["a.example"]}).json)
         self.assertEqual({"by": ""}, self.client.post("/api/v1/queue/hold").json)
 
     def test_below_another(self) -> None:
-        """A verb whose name begins with another verb's has its own path, whichever of the two is put up first."""
+        """A verb whose name begins with another verb's has its own path, whichever of the two is added first."""
         for names in (("deny", "deny list"), ("deny list", "deny")):
             self.verbs = dict.fromkeys(names, dict)
             self.client = self.made()
@@ -101,12 +101,12 @@ class VerbTests(APITestCase):
             self.assertEqual(name, (self.client.post(path) if row.changes else self.client.get(path)).json, path)
 
     def test_head(self) -> None:
-        """HEAD gives no body."""
+        """The answer to HEAD has no body."""
         response = self.client.ask("HEAD", "/api/v1/streams")
         self.assertEqual((200, b""), (response.status, response.body))
 
     def test_methods(self) -> None:
-        """Each verb has its method."""
+        """Each verb has its HTTP method."""
         self.assertEqual((405, "POST"), self.status_and(self.client.get("/api/v1/queue/hold"), "allow"))
         self.assertEqual((405, "GET, HEAD"), self.status_and(self.client.post("/api/v1/streams"), "allow"))
 
@@ -114,7 +114,7 @@ class VerbTests(APITestCase):
         return response.status, response.headers[header]
 
     def test_nothing_there(self) -> None:
-        """Other paths are 404; so is a verb that is not in the table."""
+        """Other paths are 404, and so is a verb that is not in the table."""
         for path in (
             "/api/v1/nonsense", "/api/v1/nonsense/more", "/api/v1/unknown", "/api/v1/streams/x", "/api/v1", "/", "/api/v1/queue",
             "/api/v1/queue/nonsense", "/api/nonsense", "/nonsense", "/nonsense/more",
@@ -124,7 +124,7 @@ class VerbTests(APITestCase):
         self.assertIn("/openapi.json", self.client.get("/api/v1/nonsense").json["error"])
 
     def test_watch(self) -> None:
-        """The verb `watch` has a page of its own over HTTP, and its path among the verbs says so."""
+        """The verb `watch` has a page of its own over HTTP. Its path among the verbs refers to it."""
         response = self.client.get("/api/v1/watch")
         self.assertEqual((404, "over HTTP, events are at /events"), (response.status, response.json["error"]))
 
@@ -136,7 +136,7 @@ class VerbTests(APITestCase):
                 self.assertEqual((405, "GET, HEAD", "use GET"), (*self.status_and(response, "allow"), response.json["error"]), path)
 
     def test_bad_arguments(self) -> None:
-        """What is wrong with the arguments is told in words."""
+        """An error in the arguments is explained."""
         for path, words in (
             ("streams?limit=x", "limit must be a whole number"), ("streams?nonsense=1", "takes peer, limit"),
             ("streams?peer=a&peer=b", "peer is given twice"), ("explain?look_up=1", "true or false"), ("streams?peer=%ff", "UTF-8"),
@@ -146,7 +146,7 @@ class VerbTests(APITestCase):
             self.assertIn(words, response.json["error"])
 
     def test_bad_bodies(self) -> None:
-        """A body is a JSON object of known arguments, and says that it is JSON: no page of another site can send that."""
+        """A body is a JSON object of known arguments, with the content type JSON: a page of another site cannot send that."""
         path = "/api/v1/queue/hold"
         for body, kind, words in (
             (b"{", "application/json", "JSON object"), (b"[]", "application/json", "JSON object"), (b"[" * 9000, "application/json", "JSON object"),
@@ -159,7 +159,7 @@ class VerbTests(APITestCase):
         self.assertEqual(400, self.client.post(path + "?target=a.example").status)
 
     def test_refusals(self) -> None:
-        """A verb's own refusal, a mistake of ours, and an answer that takes too long have their status."""
+        """A verb's refusal, an internal error, and an answer that takes too long each have their status."""
         self.assertEqual((409, {"error": "not now", "kind": "failed"}), self.told(self.client.post("/api/v1/drain")))
         self.assertEqual(409, self.client.get("/api/v1/certs").status)
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
@@ -175,7 +175,7 @@ class VerbTests(APITestCase):
         self.assertEqual(list(range(100)), [row["number"] for row in self.client.get("/api/v1/peers").json])
 
     def test_breaks_late(self) -> None:
-        """Behind half an answer the connection is cut, so that the half is not taken for the whole."""
+        """If an answer fails halfway, the connection is cut, so that the half is not taken for the whole."""
         _, transport = self.client.send("GET", "/api/v1/refusals")
         for _ in range(10):
             self.clock.advance(0)
@@ -183,7 +183,7 @@ class VerbTests(APITestCase):
         self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
 
     def test_client_goes(self) -> None:
-        """What is asked for a client that is gone is given up."""
+        """A request is cancelled when its client disconnects."""
         cancelled: list[object] = []
         self.later = Deferred(cancelled.append)
         protocol, _ = self.client.send("GET", "/api/v1/status")
@@ -191,22 +191,22 @@ class VerbTests(APITestCase):
         self.assertEqual(1, len(cancelled))
 
     def test_openapi(self) -> None:
-        """The document is there, and is not written anew for each request: anybody may ask for it."""
-        self.patch(http_api, "_json_body", lambda value: self.fail("it is written anew"))
+        """The document is served. It is not made again for each request, because every user may ask for it."""
+        self.patch(http_api, "_json_body", lambda value: self.fail("it is made again"))
         self.assertIn("/api/v1/queue/hold", self.client.get("/openapi.json").json["paths"])
 
 
 class RoleTests(APITestCase):
-    """The roles and their verbs."""
+    """Tests of the roles and their verbs."""
 
     def test_nobody(self) -> None:
-        """Without a user nothing is answered."""
+        """Without a user no request is answered."""
         self.user = NotAuthorised(401, "log in")
         for path in ("/api/v1/streams", "/events"):
             self.assertEqual((401, "log in"), (self.client.get(path).status, self.client.get(path).json["error"]))
 
     def test_read_only(self) -> None:
-        """A read-only user changes nothing, and reads no text of a stanza."""
+        """A read-only user cannot change anything or read the text of a stanza."""
         self.user = APIUser("bob", operator=False, local=False)
         self.assertEqual(200, self.client.get("/api/v1/streams").status)
         self.assertEqual(200, self.client.get("/api/v1/queue/show?target=a.example").status)
@@ -214,20 +214,20 @@ class RoleTests(APITestCase):
         self.assertEqual(403, self.client.post("/api/v1/queue/hold", {"target": ["a.example"]}).status)
 
     def test_files(self) -> None:
-        """Files of this machine are read for the admin socket alone."""
+        """Files of this machine are read only for the admin socket."""
         for user, status in ((APIUser("alice", local=False), 403), (APIUser(), 200)):
             self.user = user
             for path in ("replay?with=/etc/passwd", "explain?peer=a.example&with=/etc/passwd"):
                 self.assertEqual(status, self.client.get(f"/api/v1/{path}").status, path)
 
     def test_name(self) -> None:
-        """The verb is told who asks; the client cannot say it."""
+        """The verb is told the user's name. The client cannot set it."""
         self.user = APIUser("alice", local=False)
         self.assertEqual("alice", self.client.post("/api/v1/pins/approve", {"peer": "a.example"}).json["by"])
 
 
 class EventTests(APITestCase):
-    """Server-sent events."""
+    """Tests of server-sent events."""
 
     def watched(self, path: str = "/events") -> tuple[Any, Transport]:
         return self.client.send("GET", path)
@@ -241,7 +241,7 @@ class EventTests(APITestCase):
         return [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
 
     def test_events(self) -> None:
-        """Each event is one JSON text on one line; `peer` chooses."""
+        """Each event is one JSON text on one line. `peer` selects events."""
         _, everything = self.watched()
         _, one = self.watched("/events?peer=A.example")
         self.tell("a.example")
@@ -252,11 +252,11 @@ class EventTests(APITestCase):
         self.assertEqual((5.0, "refused", "a.example", "a\nb\u2028é"), tuple(event[key] for key in ("at", "event", "peer", "detail")))
 
     def test_bad_peer(self) -> None:
-        """A peer that is no domain is refused."""
+        """A peer that is not a domain is refused."""
         self.assertEqual(400, self.client.get("/events?peer=a%20b").status)
 
     def test_client_does_not_read(self) -> None:
-        """A client that does not read costs no more than the events that wait, and is told what it missed."""
+        """A client that does not read costs no more than a bounded number of waiting events, and is told how many it missed."""
         protocol, transport = self.watched()
         producer(transport).pauseProducing()
         for _ in range(WAITING + 7):
@@ -268,21 +268,21 @@ class EventTests(APITestCase):
         protocol.connectionLost()
 
     def test_gone(self) -> None:
-        """A client that is gone watches no more, and nothing is due."""
+        """When a client has disconnected its watch ends, and no timer is left."""
         protocol, _ = self.watched()
         self.tell("a.example")
         protocol.connectionLost()
         self.assertEqual((0, []), (len(self.live), self.clock.getDelayedCalls()))
 
     def test_sign_of_life(self) -> None:
-        """Where nothing happens a comment shows that the connection lives, for any time."""
+        """While no event occurs a comment shows that the connection is alive, for any time."""
         _, transport = self.watched()
         for _ in range(30):
             self.clock.advance(http_api.ALIVE_SECONDS)
         self.assertEqual((30, False), (transport.value().count(b": alive"), transport.aborted))
 
     def test_session_ends(self) -> None:
-        """The stream ends with the right to watch."""
+        """The stream ends when the session ends."""
         _, transport = self.watched()
         _, stuck = self.watched()
         producer(stuck).pauseProducing()
@@ -292,7 +292,7 @@ class EventTests(APITestCase):
         self.assertEqual((True, 0), (stuck.aborted, len(self.live)))
 
     def test_too_many(self) -> None:
-        """The oldest of a user gives way; newcomers are told where there is no room that they have a right to."""
+        """The oldest watch of a user gives way. A new one is refused if there is no room to which it is entitled."""
         opened = [self.watched()[1] for _ in range(5)]
         self.assertEqual([True, False, False, False, False], [b"event: end" in transport.value() for transport in opened])
         self.assertTrue(opened[0].value().endswith(b"0\r\n\r\n"))
@@ -304,10 +304,10 @@ class EventTests(APITestCase):
 
 
 class HealthTests(APITestCase):
-    """For load balancers and containers."""
+    """Tests of the pages for load balancers and containers."""
 
     def test_health(self) -> None:
-        """/healthz answers while the process lives; /readyz says why it is not ready. Nobody logs in."""
+        """/healthz answers while the process runs. /readyz says why it is not ready. Neither needs a login."""
         self.user = NotAuthorised(401, "log in")
         self.assertEqual((200, "ok\n"), (self.client.get("/healthz").status, self.client.get("/readyz").text))
         self.reasons = ["it is starting", "another reason"]
@@ -316,7 +316,7 @@ class HealthTests(APITestCase):
 
 
 class SocketTests(APITestCase):
-    """Both protocols on the admin socket."""
+    """Tests of both protocols on the admin socket."""
 
     def connect(self) -> tuple[Any, Transport]:
         protocol = self.factory.buildProtocol(None)
@@ -330,7 +330,7 @@ class SocketTests(APITestCase):
         self.factory = AdminFactory(self.verbs, self.clock, http=self.site, identify=operator)
 
     def test_first_byte(self) -> None:
-        """The first byte tells HTTP from the line protocol, also where it comes alone."""
+        """The first byte tells HTTP from the line protocol, also if it arrives alone."""
         protocol, transport = self.connect()
         for byte in b"GET /api/v1/streams HTTP/1.1\r\nHost: s2sgw\r\n\r\n":
             protocol.dataReceived(bytes([byte]))
@@ -344,7 +344,7 @@ class SocketTests(APITestCase):
         self.assertEqual({"ok": True, "result": {}}, json.loads(transport.value()))
 
     def test_half_closed(self) -> None:
-        """A client that sends nothing more, as `nc -N`, gets its whole answer. Then the connection closes."""
+        """A client that closes its sending side, as `nc -N` does, gets its whole answer. Then the connection closes."""
         protocol, transport = self.connect()
         protocol.dataReceived(b"GET /api/v1/status HTTP/1.1\r\nHost: s2sgw\r\n\r\n")
         protocol.readConnectionLost()
@@ -356,7 +356,7 @@ class SocketTests(APITestCase):
         self.assertEqual(({"text": "late"}, True), (parse(transport.value()).json, transport.disconnecting))
 
     def test_half_closed_events(self) -> None:
-        """Events end when their client sends nothing more: whether it is still there could not be seen."""
+        """Events end when their client closes its sending side: its disconnection could not be seen."""
         protocol, transport = self.connect()
         protocol.dataReceived(b"GET /events HTTP/1.1\r\nHost: s2sgw\r\n\r\n")
         self.assertFalse(transport.disconnecting)
@@ -364,7 +364,7 @@ class SocketTests(APITestCase):
         self.assertTrue(transport.disconnecting)
 
     def test_silent(self) -> None:
-        """A connection that says nothing is closed after a while."""
+        """A silent connection is closed after a while."""
         protocol, transport = self.connect()
         self.clock.advance(server.IDLE_SECONDS)
         self.assertTrue(transport.disconnecting)
@@ -372,7 +372,7 @@ class SocketTests(APITestCase):
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_bound(self) -> None:
-        """Both protocols share the bound on connections."""
+        """Both protocols share the limit of connections."""
         opened = [self.connect()[0] for _ in range(server.CONNECTIONS)]
         opened[0].dataReceived(b"GET")
         self.assertIsNone(self.factory.buildProtocol(None))
@@ -380,6 +380,6 @@ class SocketTests(APITestCase):
         self.assertIsNotNone(self.factory.buildProtocol(None))
 
     def test_everybody(self) -> None:
-        """On the admin socket everybody is an operator, and stands in the audit log as "admin socket"."""
+        """On the admin socket every user is an operator, recorded in the audit log as "admin socket"."""
         user = self.successResultOf(everybody(None, changes=True))  # type: ignore[arg-type]
         self.assertEqual(("admin socket", True), (server.asked_by({"by": user.name}), user.operator))

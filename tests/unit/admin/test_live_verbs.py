@@ -1,4 +1,4 @@
-"""`probe` and `check live` over the admin socket: arguments, answers, and how many at once."""
+"""Tests of `probe` and `check live` over the admin socket: arguments, answers and limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HERE, ROOMS = Domain.parse("here.example"), Domain.parse("rooms.here.example")
 
 
 class Runs:
-    """Stands for each probe and each check that is run."""
+    """Replaces each probe and each check."""
 
     def __init__(self) -> None:
         self.results: list[Deferred[Any]] = []
@@ -30,7 +30,7 @@ class Runs:
 
 
 class LiveVerbTests(SynchronousTestCase):
-    """The verbs over probes that end when the test says so."""
+    """Tests of the verbs over probes that the test ends."""
 
     def setUp(self) -> None:
         self.asked: list[tuple[str, ...]] = []
@@ -47,7 +47,7 @@ class LiveVerbTests(SynchronousTestCase):
         return Deferred.fromCoroutine(self.live.verbs()[verb](arguments))
 
     def test_probe(self) -> None:
-        """The first local domain asks unless another is named; the report is as the command has it."""
+        """The probe is made for the first local domain unless another is named. The report is the one of the command."""
         asked = self.ask("probe", domain="Peer.example")
         self.results[0].callback(ProbeReport("peer.example", "here.example", federates=True))
         self.assertEqual("federates", self.successResultOf(asked)["verdict"])
@@ -55,20 +55,20 @@ class LiveVerbTests(SynchronousTestCase):
         self.assertEqual([("here.example", "peer.example"), ("rooms.here.example", "peer.example")], self.asked)
 
     def test_bad_arguments(self) -> None:
-        """No domain, another local domain than ours, and an `inbound` that is no truth value."""
+        """A missing domain, a domain that is not local, and an `inbound` that is not a boolean are refused."""
         for arguments in ({}, {"domain": "peer.example", "local": "other.example"}, {"domain": "peer.example", "inbound": 1}):
             self.failureResultOf(self.ask("probe", **arguments), VerbError)
         self.assertEqual([], self.asked)
 
     def test_check(self) -> None:
-        """The facts, and whether none has failed."""
+        """The answer has the facts, and whether none has failed."""
         for ok, wanted in ((True, True), (None, True), (False, False)):
             asked = self.ask("check live")
             self.results[-1].callback([LiveFact("clock", "system", ok, "seen", "remedy")])
             self.assertEqual(wanted, self.successResultOf(asked)["ok"])
 
     def test_bounded(self) -> None:
-        """So many at once; one that is over, or was given up, makes room."""
+        """The number of simultaneous probes is limited. One that has ended or was cancelled makes room."""
         waiting = [self.ask("check live") for _ in range(AT_ONCE)]
         self.failureResultOf(self.ask("probe", domain="peer.example"), VerbError)
         self.results[0].callback([])
@@ -79,7 +79,7 @@ class LiveVerbTests(SynchronousTestCase):
         self.failureResultOf(self.ask("check live"), VerbError)
 
     def test_rate(self) -> None:
-        """So many in a burst, then one in a while: nobody knocks at many doors through the gateway. What is refused costs nothing."""
+        """Probes are limited to a burst and then a rate, so that the gateway cannot be used to scan. A refused one does not count."""
         def begin() -> bool:
             asked = self.ask("check live")
             if self.results and not self.results[-1].called:

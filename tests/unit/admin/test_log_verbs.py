@@ -1,4 +1,4 @@
-"""`log level`."""
+"""Tests of `log level`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LevelTests(SynchronousTestCase):
         self.verb = LogVerbs(self.lines, self.audit).level
 
     def test_level(self) -> None:
-        """The level is told, and set: what is below is logged from then on."""
+        """The level is returned, and set: messages below it are logged from then on."""
         self.assertEqual({"level": "warn", "before": "warn"}, self.verb({}))
         self.assertEqual({"level": "debug", "before": "warn"}, self.verb({"level": "debug"}))
         self.lines({"event": "seen", "log_level": LogLevel.debug, "log_time": 0.0})
@@ -34,14 +34,14 @@ class LevelTests(SynchronousTestCase):
         self.assertIn('"log level"', (self.state / "audit.log").read_text())
 
     def test_wrong(self) -> None:
-        """A level that there is not, and a log that another program writes."""
+        """An unknown level, and a log that another program writes, are refused."""
         for level in ("loud", 7, ""):
             self.assertEqual("usage", self.assertRaises(VerbError, self.verb, {"level": level}).kind)
         self.assertRaises(VerbError, LogVerbs(None, self.audit).level, {})
         self.assertEqual({"debug", "info", "warn", "error", "critical"}, set(LEVELS))
 
     def test_not_noted(self) -> None:
-        """A change that cannot be noted is not made."""
+        """A change that cannot be written to the audit log is not made."""
         (self.state / "audit.log").mkdir()
         self.assertRaises(VerbError, self.verb, {"level": "debug"})
         self.assertEqual("warn", self.lines.level)

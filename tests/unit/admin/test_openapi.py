@@ -1,4 +1,4 @@
-"""The OpenAPI document against the code: every verb, every argument that a verb reads, and the shapes of rows."""
+"""Tests of the OpenAPI document against the code: every verb, every argument that a verb reads, and the shapes of rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.composition.test_reconfiguration import FolderCase
 
 
 class Recorded(Mapping[str, Any]):
-    """Arguments that note which of them a verb reads."""
+    """Arguments that record which of them a verb reads."""
 
     def __init__(self, given: dict[str, Any]) -> None:
         self.given = given
@@ -49,7 +49,7 @@ class Recorded(Mapping[str, Any]):
 
 
 class DocumentTests(FolderCase):
-    """The verbs of a real gateway against the document."""
+    """Tests of the verbs of a real gateway against the document."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -68,7 +68,7 @@ class DocumentTests(FolderCase):
         records.keys.learn(RememberedKey("peer.example", key, "first-use", 1.0, certificate=certificate))
 
     def ask(self, name: str, given: dict[str, Any]) -> tuple[Any, set[str]]:
-        """Return the answer of a verb, and which arguments it read."""
+        """Return the answer of a verb, and the arguments that it read."""
         arguments = Recorded(given)
         asked: Deferred[Any] = Deferred()
         asked.addCallback(lambda _: called(self.gateway.verbs[name], arguments))
@@ -86,11 +86,11 @@ class DocumentTests(FolderCase):
 
     def test_every_verb(self) -> None:
         """The table has each verb of the gateway, and no other."""
-        self.assertEqual(set(TABLE), {*self.gateway.verbs, "drain", "console token", "log level"} - {"watch"})  # over HTTP that is /events
+        self.assertEqual(set(TABLE), {*self.gateway.verbs, "drain", "console token", "log level"} - {"watch"})  # over HTTP this is /events
         self.assertEqual(len(ROWS), len(self.document["paths"]) - 1)
 
     def test_answers(self) -> None:
-        """What verbs answer is what the document says, and they read just the arguments that it lists."""
+        """Answers have the documented form, and verbs read exactly the listed arguments."""
         peer, target = {"peer": "peer.example"}, {"target": ["peer.example"]}
         for name, given, empty in (
             ("status", {}, False), ("streams", {}, True), ("lanes", peer, True), ("peers", {}, False), ("refusals", {"letter": True}, False),
@@ -105,7 +105,7 @@ class DocumentTests(FolderCase):
             self.assertEqual(empty, answer == [], name)
 
     def test_required(self) -> None:
-        """An argument that is required is asked for by the verb; one that is not can be left out."""
+        """A verb refuses a call without a required argument. An optional one may be left out."""
         for row in ROWS:
             listed = {each.name for each in row.parameters if each.required}
             if row.name in self.gateway.verbs and listed:
@@ -119,13 +119,13 @@ class DocumentTests(FolderCase):
         return str(self.failureResultOf(asked).value)
 
     def test_references(self) -> None:
-        """Every reference leads somewhere."""
+        """Every reference has a target."""
         schemas = self.document["components"]["schemas"]
         for name in references(self.document):
             self.assertIn(name, schemas)
 
     def test_roles(self) -> None:
-        """What changes something, or shows what users wrote, is for operators."""
+        """Verbs that change something, or show users' text, are for operators."""
         roles = {
             operation["operationId"]: operation["x-role"] for path in self.document["paths"].values() for operation in path.values()
         }
@@ -140,10 +140,10 @@ class DocumentTests(FolderCase):
 
 
 class SchemaTests(SynchronousTestCase):
-    """JSON Schema of Python's types."""
+    """Tests of the JSON Schema of Python types."""
 
     def test_kinds(self) -> None:
-        """Each kind that rows have."""
+        """Each kind of value in rows has its schema."""
         schemas: dict[str, Any] = {}
         self.assertEqual({"$ref": "#/components/schemas/Sample"}, schema(Sample, schemas))
         row = schemas["Sample"]
@@ -153,7 +153,7 @@ class SchemaTests(SynchronousTestCase):
         self.assertRaises(TypeError, schema, bytes, schemas)
 
     def test_faults(self) -> None:
-        """The checker of these tests finds what is wrong."""
+        """The checker of these tests finds errors."""
         schemas: dict[str, Any] = {}
         found = {"components": {"schemas": schemas}}
         reference = schema(Sample, schemas)
@@ -165,7 +165,7 @@ class SchemaTests(SynchronousTestCase):
 
 
 class Sample(TypedDict):
-    """One row."""
+    """An example of a row."""
 
     a: str | None
     b: list[dict[str, Any]]
@@ -174,7 +174,7 @@ class Sample(TypedDict):
 
 
 def references(value: Any) -> Iterator[str]:
-    """Yield the names that `$ref` leads to."""
+    """Yield the names in `$ref`."""
     if isinstance(value, dict):
         if "$ref" in value:
             yield value["$ref"].rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Which certificates of peers are about to end."""
+"""Tests of the list of peers' certificates that expire soon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def shown(peer: str, days: float) -> PeerChain:
 
 
 class EndingTests(SynchronousTestCase):
-    """Chains as open streams show them."""
+    """Tests of chains that open streams have shown."""
 
     def listed(self, *streams: PeerChain) -> tuple[list[Any], int]:
         """Return the rows as (peer, days), and the number of steps."""
@@ -29,7 +29,7 @@ class EndingTests(SynchronousTestCase):
             steps += 1
 
     def test_soon(self) -> None:
-        """The first to end stands first; one that has ended is listed, one with weeks to go is not."""
+        """The first to expire comes first. An expired one is listed, one with weeks left is not."""
         rows, _ = self.listed(shown("c.example", 13), shown("a.example", -1), shown("b.example", 3), shown("d.example", 30))
         self.assertEqual([("a.example", -1), ("b.example", 3), ("c.example", 13)], rows)
 
@@ -38,11 +38,11 @@ class EndingTests(SynchronousTestCase):
         self.assertEqual([], self.listed(shown("a.example", 2), shown("a.example", 80))[0])
 
     def test_no_certificate(self) -> None:
-        """A stream without a certificate, and one that cannot be read, are left out."""
+        """A stream without a certificate, or with one that cannot be read, is left out."""
         self.assertEqual([], self.listed(PeerChain("a.example", ()), PeerChain("b.example", (b"nonsense",)))[0])
 
     def test_bounded(self) -> None:
-        """Many streams are looked at in steps, and so many peers are listed."""
+        """Many streams are checked in steps, and the number of listed peers is bounded."""
         chain = shown("x.example", 2).chain
         rows, steps = self.listed(*(PeerChain(f"{number}.example", chain) for number in range(4 * AT_ONCE)))
         self.assertEqual((LISTED, 4), (len(rows), steps))

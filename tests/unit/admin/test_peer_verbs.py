@@ -1,4 +1,4 @@
-"""`close`, `deny`, `forget`: what an operator does to one peer."""
+"""Tests of `close`, `deny` and `forget`: an operator's changes for one peer."""
 
 from __future__ import annotations
 
@@ -88,19 +88,19 @@ class PeerVerbCase(SynchronousTestCase):
 
 class CloseTests(PeerVerbCase):
     def test_close(self) -> None:
-        """The streams of the peer are closed, in any spelling of its name, and the audit log has it."""
+        """The streams of the peer are closed, in any spelling of its name, and the audit log has an entry."""
         self.assertEqual({"peer": "peer.example", "closed": 2}, self.ask("close", peer="PEER.example"))
         self.assertEqual([PEER], [peer for peer, _ in self.streams.asked])
         self.assertEqual([("close", "peer.example")], [(row["action"], row["peer"]) for row in self.audit()])
 
     def test_wrong(self) -> None:
-        """No name, and a local domain."""
+        """A call without a name, or with a local domain, is refused."""
         for peer in (None, "a b", 7, "here.example"):
             self.assertEqual("usage", self.refused("close", peer=peer).kind)
         self.assertEqual([], self.streams.asked)
 
     def test_not_noted(self) -> None:
-        """A change that cannot be noted is not made."""
+        """A change that cannot be written to the audit log is not made."""
         (self.state / "audit.log").mkdir()
         for verb in ("close", "deny", "forget"):
             self.assertIn("audit log", str(self.refused(verb, peer="peer.example")))
@@ -109,7 +109,7 @@ class CloseTests(PeerVerbCase):
 
 class DenyTests(PeerVerbCase):
     def test_deny(self) -> None:
-        """A peer is denied, its streams are closed, and it can be undone; twice is no change and no entry."""
+        """A peer is denied, its streams are closed, and this can be undone. A repetition is no change and makes no entry."""
         answer = self.ask("deny", peer="peer.example")
         self.assertEqual(("peer.example", True, True, [CLOSED._asdict()]), tuple(answer.values()))
         self.assertEqual(False, self.ask("deny", peer="peer.example")["changed"])
@@ -121,16 +121,16 @@ class DenyTests(PeerVerbCase):
         self.assertEqual(2, self.applied)
 
     def test_pattern(self) -> None:
-        """All that is under a domain."""
+        """A pattern denies everything under a domain."""
         self.assertEqual("*.peer.example", self.ask("deny", peer="*.Peer.example")["peer"])
 
     def test_wrong(self) -> None:
-        """Neither local domains nor all peers can be denied; undo is a flag."""
+        """Neither local domains nor all peers can be denied. `undo` is a boolean."""
         for arguments in ({"peer": "here.example"}, {"peer": "*.here.example"}, {"peer": "default"}, {"peer": "*"}, {}, {"peer": "a.example", "undo": 1}):
             self.assertEqual("usage", self.refused("deny", **arguments).kind, arguments)
 
     def test_not_written(self) -> None:
-        """A disk that is full is told."""
+        """A full disk is reported."""
         (self.state / "denied.json").mkdir()
         self.assertIn("nothing was changed", str(self.refused("deny", peer="peer.example")))
         self.assertEqual(0, self.applied)
@@ -146,7 +146,7 @@ class ForgetTests(PeerVerbCase):
         self.extensions.disable("peer.example", "bidi", Ending(Cause.CLOSED))
 
     def test_forget(self) -> None:
-        """Everything but what the operator decided is gone."""
+        """Everything except the operator's decisions is removed."""
         self.remember()
         answer = self.ask("forget", peer="peer.example")
         self.assertEqual({"peer": "peer.example", "proofs": True, "keys": 1, "pending": 1, "refusals": 1}, answer)
@@ -156,7 +156,7 @@ class ForgetTests(PeerVerbCase):
         self.assertEqual({"peer": "peer.example", "proofs": False, "keys": 0, "pending": 0, "refusals": 0}, self.ask("forget", peer="peer.example"))
 
     def test_keys(self) -> None:
-        """With `keys` the approvals too."""
+        """With `keys` the approvals are removed too."""
         self.remember()
         self.assertEqual(2, self.ask("forget", peer="peer.example", keys=True)["keys"])
         self.assertEqual([], self.records.keys.of(PEER))

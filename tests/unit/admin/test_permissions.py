@@ -1,4 +1,4 @@
-"""The permissions on the admin socket, and over HTTP."""
+"""Tests of the permissions on the admin socket and over HTTP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from s2sgw.reporting.metrics import MetricsPage
 from tests.support.admin import member, operator
 from tests.support.http import Client
 
-#: What a read-only user may ask.
+#: : The verbs that a read-only user may call.
 LOOKS = {
     "status", "streams", "lanes", "peers", "names", "refusals", "certs", "pending", "pins list", "explain", "queue list", "queue show", "queue ages",
     "deny list", "report",
@@ -44,10 +44,10 @@ def questions(row: VerbRow) -> Iterator[dict[str, Any]]:
 
 
 class TableTests(SynchronousTestCase):
-    """One table for members of the group on the socket, and for read-only users over HTTP."""
+    """Members of the group on the socket and read-only users over HTTP have the same permissions."""
 
     def test_verbs(self) -> None:
-        """What changes nothing may be asked; what changes something, an unknown verb, or a file that the user names may not."""
+        """Verbs that change nothing are allowed. Verbs that change something, unknown ones, and files named by the user are not."""
         self.assertEqual(LOOKS, {name for name, row in TABLE.items() if all(map(row.is_read_only, [next(questions(row))]))})
         self.assertTrue(is_read_only("watch", {"peer": "a.example"}))
         for verb, arguments in (("frobnicate", {}), ("", {}), ("drain", {}), ("status", {"anything": 1}), ("watch", {"anything": 1})):
@@ -56,14 +56,14 @@ class TableTests(SynchronousTestCase):
         self.assertFalse(is_read_only("reload plan", {}))
 
     def test_text_of_stanzas(self) -> None:
-        """The stanzas of a lane are listed; the text of one is for operators."""
+        """The list of a lane's stanzas is allowed. The text of one is for operators."""
         self.assertTrue(is_read_only("queue show", {"target": ["a.example", "b.example"]}))
         self.assertFalse(is_read_only("queue show", {"target": ["a.example", "b.example", 7]}))
         self.assertFalse(is_read_only("queue poison", {}))
 
 
 class DoorsTests(SynchronousTestCase):
-    """Both doors, with every verb of the table."""
+    """Tests of both interfaces, with every verb of the table."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -101,7 +101,7 @@ class DoorsTests(SynchronousTestCase):
         return bool(self.asked)
 
     def test_the_same(self) -> None:
-        """A member of the group and a read-only user may ask exactly the same, with any arguments; an operator may ask all."""
+        """A member of the group and a read-only user have exactly the same permissions, with any arguments. An operator has all."""
         number = 0
         for name, row in TABLE.items():
             for arguments in questions(row):
@@ -114,7 +114,7 @@ class DoorsTests(SynchronousTestCase):
         self.assertGreater(number, len(TABLE) + 20)
 
     def test_members_without_a_table(self) -> None:
-        """Members of a group may ask nothing where nobody says what they may."""
+        """Members of a group have no permissions if no table is given."""
         protocol = AdminFactory(self.verbs, self.clock, identify=member).buildProtocol(None)
         assert protocol is not None
         protocol.makeConnection(StringTransport())
@@ -124,7 +124,7 @@ class DoorsTests(SynchronousTestCase):
 
 
 class CallerTests(SynchronousTestCase):
-    """The process at the other end."""
+    """Tests of the identity of the process at the other end."""
 
     def test_operators(self) -> None:
         """Root and the gateway's own user are operators."""
@@ -132,7 +132,7 @@ class CallerTests(SynchronousTestCase):
         self.assertFalse(member(None).is_operator)
 
     def test_kernel(self) -> None:
-        """The kernel says who is at the other end."""
+        """The kernel gives the user at the other end."""
         one, other = socket.socketpair()
         with one, other:
             self.assertEqual(Caller(os.getpid(), os.geteuid(), os.getegid()), caller_of(one))

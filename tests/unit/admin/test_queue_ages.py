@@ -1,4 +1,4 @@
-"""The number of waiting stanzas by age."""
+"""Tests of the number of waiting stanzas by age."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.support.queue_verbs import LANE, Tools
 
 
 class AgesTests(SynchronousTestCase):
-    """ages, and drop of what is older."""
+    """Tests of `ages`, and of `drop` with an age."""
 
     def setUp(self) -> None:
         self.tools = Tools(self.mktemp())
 
     def fill(self, resident: int) -> None:
-        """One stanza of each of three ages; `resident`: the bytes of them that stay in memory."""
+        """Add one stanza of each of three ages. `resident` is the number of their bytes that stay in memory."""
         for name, seconds in (("1", 400.0), ("2", 100.0), ("3", 30.0)):
             self.tools.accept(name)
             self.tools.spool_all_but(resident)
@@ -37,7 +37,7 @@ class AgesTests(SynchronousTestCase):
         self.assertEqual(([], 1), (self.tools.ask("ages", peer="x.example")["rows"], len(self.tools.ask("ages", peer="there.example")["rows"])))
 
     def test_too_many(self) -> None:
-        """What is too much to be read is counted as such."""
+        """Stanzas that are too many to be read are counted as such."""
         self.patch(queue_ages, "MOST_READ", 1)
         self.patch(queue_ages, "PAGE_BYTES", 1)
         self.fill(0)
@@ -46,7 +46,7 @@ class AgesTests(SynchronousTestCase):
         self.assertGreater(row["unread"], 0)
 
     def test_drop_older(self) -> None:
-        """Only what has waited long enough is given up, in memory or on disk, and it is bounced; younger ones stay in order."""
+        """Only stanzas that have waited long enough are dropped, in memory or on disk, and bounced. Younger ones stay in order."""
         for resident, page in ((0, 1), (0, 1 << 20), (1 << 20, 1)):
             self.patch(queue_ages, "PAGE_BYTES", page)
             self.tools = Tools(self.mktemp())
@@ -58,14 +58,14 @@ class AgesTests(SynchronousTestCase):
             self.assertEqual([120, 120, 0], [row["older_than"] for row in self.tools.noted])
 
     def test_in_flight(self) -> None:
-        """What is in flight stays, however old."""
+        """Stanzas in flight stay, however old."""
         self.tools.world.next_hop.ready = True
         self.tools.accept("1")
         self.tools.world.clock.advance(1000)
         self.assertEqual(0, self.tools.ask("drop", *LANE, older_than=1)["stanzas"])
 
     def test_wrong(self) -> None:
-        """An age that is none, or of one stanza: nothing is noted."""
+        """An invalid age, or an age for one stanza, is refused without an audit entry."""
         for seconds in (-1, "1h", True, nan, inf, -inf, 10**400, [1]):
             words = self.assertRaises(VerbError, self.tools.ask, "drop", *LANE, older_than=seconds)
             self.assertEqual(("usage", "older_than must be a number of seconds from 0 to 10000000000"), (words.kind, str(words)))
@@ -73,7 +73,7 @@ class AgesTests(SynchronousTestCase):
         self.assertFalse((self.tools.state / "audit.log").exists())
 
     def test_broken_spool(self) -> None:
-        """A spool that cannot be read is told."""
+        """A spool that cannot be read is reported."""
         self.fill(0)
         self.patch(self.tools.world.spool, "read", lambda pair, after, most, done: done(SpoolBroken("the disk")))
         self.assertIn("cannot be read", str(self.assertRaises(VerbError, self.tools.ask, "ages")))

@@ -1,4 +1,4 @@
-"""The operator's tools for the queue: what they show, what they change, and that each change is noted first."""
+"""Tests of the operator's tools for the queue: their output, their changes, and the audit entry before each change."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.queue_verbs import LANE, Tools
 from tests.unit.delivery.test_queue import HERE, OUT, THERE, WINDOW, World, ids, stanza
 
-#: What is not the number of a stanza.
+#: : Texts that are not the number of a stanza.
 NO_NUMBERS: tuple[object, ...] = (
     0, -1, 1.5, 1.0, True, inf, -inf, nan, 2**63, 10**400, "x", "", "\u0661", "9" * 30, None, [1], {},
 )
 
 
 class LookingTests(SynchronousTestCase):
-    """list, show, poison."""
+    """Tests of `list`, `show` and `poison`."""
 
     def setUp(self) -> None:
         self.tools = Tools(self.mktemp())
 
     def test_list(self) -> None:
-        """By peer: number, bytes, age, and what is known of the next attempt; what only the spool holds is counted too."""
+        """The list has, by peer, number, bytes, age, and the next attempt. Stanzas that only the spool holds are counted too."""
         self.assertEqual(self.tools.ask("list"), [])
         self.tools.accept("1", "2")
         self.tools.spool_all_but(0)
@@ -44,7 +44,7 @@ class LookingTests(SynchronousTestCase):
         self.assertEqual((len(self.tools.ask("list", peer="THERE.example")), self.tools.ask("list", peer="x.example")), (1, []))
 
     def test_show(self) -> None:
-        """The stanzas of a lane in order, wherever they are; one alone with its text."""
+        """The stanzas of a lane are shown in order, wherever they are; a single one with its text."""
         self.tools.world.next_hop.ready = True
         self.tools.accept("1")
         self.tools.world.next_hop.ready = False
@@ -62,7 +62,7 @@ class LookingTests(SynchronousTestCase):
         self.assertEqual((self.tools.ask("show", *LANE, 99), self.tools.ask("show", "x.example")), ([], []))
 
     def test_poison(self) -> None:
-        """The pen, or what is in it of one peer."""
+        """The whole quarantine is shown, or one peer's part of it."""
         queue = self.tools.world.queue
         self.tools.world.spool.quarantine(queue._spooled(QueuedStanza(7, stanza("p"), 1, 2)), "poison", 3.0)
         (row,) = self.tools.ask("poison")
@@ -70,7 +70,7 @@ class LookingTests(SynchronousTestCase):
         self.assertEqual((len(self.tools.ask("poison", peer="there.example")), self.tools.ask("poison", peer="x.example")), (1, []))
 
     def test_bad_questions(self) -> None:
-        """What names nothing is refused in words."""
+        """A question that names nothing is refused with a text."""
         for verb, target, more in (
             ("show", [], {}), ("show", ["a b"], {}), ("show", [*LANE, "x"], {}), ("show", [*LANE, 0], {}), ("show", [*LANE, 1, 2], {}),
             ("drop", LANE, {"quietly": 1}), ("hold", ["here.example"], {}),
@@ -81,7 +81,7 @@ class LookingTests(SynchronousTestCase):
         self.assertFalse((self.tools.state / "audit.log").exists())
 
     def test_bad_numbers(self) -> None:
-        """The number of a stanza is a whole number of at least 1, which the spool can hold: all else is refused by name."""
+        """The number of a stanza is a whole number from 1 to the spool's maximum. Anything else is refused by name."""
         for verb in ("show", "hold", "release", "flush", "drop"):
             for number in NO_NUMBERS:
                 words = self.assertRaises(VerbError, self.tools.ask, verb, *LANE, number)
@@ -91,17 +91,17 @@ class LookingTests(SynchronousTestCase):
         self.assertFalse((self.tools.state / "audit.log").exists())
 
     def test_domains_that_are_no_text(self) -> None:
-        """A word of a target that is not text is no domain."""
+        """A target that is not text is not a domain."""
         for target in ([1], [True], [None], [HERE.ascii, inf], [[HERE.ascii]]):
             words = self.assertRaises(VerbError, self.tools.ask, "hold", *target)
             self.assertEqual("usage", words.kind)
 
 
 class HoldTests(SynchronousTestCase):
-    """hold and release."""
+    """Tests of `hold` and `release`."""
 
     def test_lane(self) -> None:
-        """Nothing of a held lane is written, what comes waits too; released, all of it goes in order."""
+        """Nothing of a held lane is written, and new stanzas wait too. After the release all are sent in order."""
         tools = Tools(self.mktemp(), ready=True)
         tools.accept("1")
         for target in (LANE, ["there.example"]):
@@ -120,11 +120,11 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual([(row["action"], row["target"]) for row in tools.noted][:2], [("queue hold", " ".join(LANE)), ("queue flush", " ".join(LANE))])
 
     def test_released_while_the_next_hop_is_ready(self) -> None:
-        """A release says how many stanzas it lets go, also where they go at once."""
+        """A release returns how many stanzas it releases, also if they are sent at once."""
         tools = Tools(self.mktemp(), ready=True)
         tools.ask("hold", *LANE)
         tools.accept("1", "2", "3")
-        tools.world.next_hop.acknowledges = False  # what is written is passed on
+        tools.world.next_hop.acknowledges = False  # a written stanza counts as passed on
         self.assertEqual(tools.ask("release", *LANE), {"lanes": 1, "stanzas": 3, "holds": 1})
         self.assertEqual(len(tools.world.queue.pair_queue), 0)
 
@@ -148,7 +148,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual(tools.ask("hold", *LANE, 2), {"lanes": 1, "stanzas": 1})
 
     def test_mistyped(self) -> None:
-        """A stanza that does not wait, and a lane between strangers, are not held: a mistake in typing is no success."""
+        """A stanza that does not wait, and a lane between two strangers, cannot be held: a typing error is no success."""
         tools = Tools(self.mktemp())
         tools.accept("1")
         for target in ((*LANE, 7), ("one.example", "there.example"), ("here.example", "gone.example", 1)):
@@ -157,7 +157,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual(list(tools.world.custody.services.holds), [])
 
     def test_lane_under_a_held_peer(self) -> None:
-        """What is held as a peer is not let go by the release of one of its lanes."""
+        """The release of one lane does not end the hold of its peer."""
         tools = Tools(self.mktemp(), ready=True)
         tools.ask("hold", "there.example")
         tools.accept("1")
@@ -165,7 +165,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual(tools.world.next_hop.sent, [])
 
     def test_stanza(self) -> None:
-        """One stanza stands aside, the others pass; it is not lost from the spool when those behind it are acknowledged."""
+        """A held stanza waits and the others pass it. It is not removed from the spool when those behind it are acknowledged."""
         tools = Tools(self.mktemp())
         tools.accept("1", "2", "3")
         tools.spool_all_but(1 << 20)
@@ -184,7 +184,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual((tools.world.spooled(), len(tools.world.queue.pair_queue)), ([], 0))
 
     def test_stanza_released_amid_doubt(self) -> None:
-        """What was passed over goes back to its place when the hop is lost."""
+        """A stanza that was passed returns to its place when the next hop is lost."""
         tools = Tools(self.mktemp())
         tools.accept("1", "2", "3")
         tools.ask("hold", *LANE, 1)
@@ -197,7 +197,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual(ids(tools.world.next_hop.sent), "231123")
 
     def test_stanza_before_a_gap(self) -> None:
-        """A held stanza in memory does not keep what only the spool holds from being read."""
+        """A held stanza in memory does not keep stanzas that only the spool holds from being read."""
         tools = Tools(self.mktemp())
         tools.accept(*"1234")
         tools.spool_all_but(700)
@@ -208,7 +208,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual(ids(tools.world.next_hop.sent), "234")
 
     def test_over_a_restart(self) -> None:
-        """Holds are kept, and hold what the spool gives back."""
+        """Holds are kept over a restart, and apply to stanzas read from the spool."""
         tools = Tools(self.mktemp())
         tools.accept("1", "2")
         tools.ask("hold", "there.example")
@@ -222,7 +222,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual((again.holds(OUT), again.positions(OUT), list(OperatorHolds(tools.state))), (False, set(), []))
 
     def test_ends_with_its_stanza(self) -> None:
-        """The hold of a stanza that is dropped, or expires, ends with it: over a restart it holds nothing else."""
+        """The hold of a stanza ends when the stanza is dropped or expires. After a restart it applies to no other stanza."""
         tools = Tools(self.mktemp())
         tools.accept(*"1234")
         for number in (2, 3):
@@ -234,7 +234,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual((OperatorHolds(tools.state).positions(OUT), tools.world.queue.parked), (set(), set()))
 
     def test_forgotten_lane(self) -> None:
-        """The numbers of a lane that is gone mean nothing any more."""
+        """The numbers of a forgotten lane have no effect any more."""
         tools = Tools(self.mktemp())
         tools.world.custody.services.holds.add(HoldTarget(pair=OUT, position=2))
         tools.world.queue.hold(2)
@@ -244,7 +244,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual([str(each) for each in OperatorHolds(tools.state)], [" ".join(LANE)])
 
     def test_damaged(self) -> None:
-        """A file that holds no holds is set aside and told, and keeps nothing from starting."""
+        """A file without valid holds is set aside and reported, and does not prevent the start."""
         state = Path(self.mktemp())
         state.mkdir()
         for number, text in enumerate(("garbage", "[[]]", '[["a b"]]', '[["a.example", "b.example", "x"]]', "7", '["a"]', '{"a": 1}', ""), 1):
@@ -254,13 +254,13 @@ class HoldTests(SynchronousTestCase):
             self.assertEqual((state / f"{withheld.FILE}.damaged-{number}").read_text(), text)
 
     def test_unreadable(self) -> None:
-        """A file that cannot be read ends the start: to go on would let go what is held."""
+        """A file that cannot be read ends the start. Otherwise held stanzas would be released."""
         state = Path(self.mktemp())
         (state / withheld.FILE).mkdir(parents=True)
         self.assertRaises(OSError, OperatorHolds, state)
 
     def test_full_disk(self) -> None:
-        """The end of a lane on a full disk does not raise; it is written when there is room."""
+        """The end of a lane on a full disk does not raise. It is written when there is room."""
         tools = Tools(self.mktemp())
         holds = tools.world.custody.services.holds
         reports: list[str] = []
@@ -276,7 +276,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual(list(OperatorHolds(tools.state)), [])
 
     def test_verbs_on_a_full_disk(self) -> None:
-        """What makes room is done, and the log has what the audit log has no room for; anything else is refused."""
+        """A change that makes room is made, and the log gets what the audit log has no room for. Any other is refused."""
         tools = Tools(self.mktemp(), ready=True)
         reports: list[str] = []
         holds = tools.world.custody.services.holds
@@ -309,7 +309,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual([], list(OperatorHolds(tools.state)))
 
     def test_bounded(self) -> None:
-        """Not more holds than can be kept in mind."""
+        """The number of holds is bounded."""
         self.patch(withheld, "HOLDS", 1)
         holds = OperatorHolds()
         holds.add(HoldTarget(peer=THERE))
@@ -320,7 +320,7 @@ class HoldTests(SynchronousTestCase):
         self.assertRaises(VerbError, tools.ask, "hold", "x.example")
 
     def test_cannot_be_noted_or_kept(self) -> None:
-        """A change that cannot be noted, or kept, is not made."""
+        """A change that cannot be noted, or stored, is not made."""
         tools = Tools(self.mktemp(), ready=True)
         (tools.state / f"{withheld.FILE}.new").mkdir()
         self.assertRaises(VerbError, tools.ask, "hold", *LANE)
@@ -332,10 +332,10 @@ class HoldTests(SynchronousTestCase):
 
 
 class DropTests(SynchronousTestCase):
-    """drop and flush."""
+    """Tests of `drop` and `flush`."""
 
     def test_drop(self) -> None:
-        """What waits is bounced, in memory or in the spool alone; what is in flight is left alone."""
+        """Waiting stanzas are bounced, in memory or only in the spool. Those in flight stay."""
         tools = Tools(self.mktemp(), ready=True)
         tools.accept("1")
         tools.world.next_hop.ready = False
@@ -349,7 +349,7 @@ class DropTests(SynchronousTestCase):
         self.assertEqual(tools.ask("drop", "x.example"), {"lanes": 0, "stanzas": 0})
 
     def test_quietly(self) -> None:
-        """No error is sent; the drop is counted."""
+        """With `quietly` no error is sent. The drop is counted."""
         tools = Tools(self.mktemp())
         tools.accept("1", "2")
         self.assertEqual(tools.ask("drop", "there.example", quietly=True)["stanzas"], 2)
@@ -358,7 +358,7 @@ class DropTests(SynchronousTestCase):
         self.assertEqual([(row["action"], row["quietly"]) for row in tools.noted], [("queue drop", True)])
 
     def test_one(self) -> None:
-        """One stanza, wherever it is."""
+        """One stanza is dropped, wherever it is."""
         tools = Tools(self.mktemp())
         tools.accept("1", "2", "3")
         tools.spool_all_but(0)
@@ -371,7 +371,7 @@ class DropTests(SynchronousTestCase):
         self.assertEqual((ids(tools.world.next_hop.sent), ids(tools.world.back.sent)), ("13", "24"))
 
     def test_one_while_the_lane_is_read(self) -> None:
-        """A stanza that is dropped is not delivered by a read that was under way."""
+        """A stanza that is dropped during a read of the spool is not delivered by it."""
         tools = Tools(self.mktemp())
         tools.accept("1", "2", "3")
         tools.spool_all_but(0)
@@ -386,7 +386,7 @@ class DropTests(SynchronousTestCase):
         self.assertEqual((ids(tools.world.next_hop.sent), ids(tools.world.back.sent), tools.world.queue.pair_queue.only_spooled), ("13", "2", 0))
 
     def test_flush(self) -> None:
-        """The lanes that have something to deliver try now."""
+        """The lanes with waiting stanzas try now."""
         tools = Tools(self.mktemp())
         self.assertEqual(tools.ask("flush", "there.example"), {"lanes": 0, "stanzas": 0})
         tools.accept("1")

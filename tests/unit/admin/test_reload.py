@@ -1,4 +1,4 @@
-"""Reload: all of it or nothing, with every complaint; what changed is noted before it is made."""
+"""Tests of a reload: all of it or nothing, with every error, and the audit entry before the change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLOSED = Closed("inbound", "bad.example", "example.org", "192.0.2.1:4", "not-all
 
 
 def directory(*credentials: tuple[str, str]) -> Any:
-    """Certificates by name and fingerprint."""
+    """Return certificates with these names and fingerprints."""
     return SimpleNamespace(credentials=[SimpleNamespace(name=name, fingerprint=mark) for name, mark in credentials])
 
 
@@ -48,7 +48,7 @@ class AuditCase(SynchronousTestCase):
 
 
 class ReloadTests(AuditCase):
-    """One running gateway, whose file is the test's."""
+    """Tests of one running gateway whose file the test writes."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -89,7 +89,7 @@ class ReloadTests(AuditCase):
         self.assertEqual(([], []), (self.adopted, self.reconsidered))
 
     def test_changes(self) -> None:
-        """What changed is noted, adopted, and told; streams are reconsidered."""
+        """Changes are noted, adopted and returned, and streams are reconsidered."""
         self.next = self.config('[peers."bad.example"]\nallow = false\n')
         self.closed = [CLOSED]
         outcome = self.run_reload()
@@ -102,12 +102,12 @@ class ReloadTests(AuditCase):
         self.assertEqual(("streams closed", "bad.example"), (second["action"], second["streams"][0]["peer"]))
 
     def test_keep_streams(self) -> None:
-        """The flag reaches the streams and the audit log."""
+        """The flag is passed to the streams and noted in the audit log."""
         self.run_reload(keep_streams=True)
         self.assertEqual(([True], True), (self.reconsidered, self.noted()[0]["keep_streams"]))
 
     def test_very_many_changes(self) -> None:
-        """At most so many changed keys are told and noted one by one; of the others the number is."""
+        """A bounded number of changed keys is returned and noted one by one. The others are given as a number."""
         self.next = self.config("".join(f'[peers."{number}.example"]\nallow = false\n' for number in range(1500)))
         with capturedLogs() as logs:
             outcome = self.run_reload()
@@ -124,30 +124,30 @@ class ReloadTests(AuditCase):
         self.refused("limits.handshakes: can change only at a restart")
 
     def test_certificates(self) -> None:
-        """A renewed certificate is a change even where the file says nothing new."""
+        """A renewed certificate is a change even if the file has not changed."""
         self.certificates = directory(("one", "2"), ("two", "1"), ("three", "3"))
         self.assertEqual(["one", "three"], self.run_reload().certificates)
 
     def test_bad_file(self) -> None:
-        """Every complaint is told and noted, and nothing changes."""
+        """Every error is returned and noted, and nothing changes."""
         self.next = ConfigError(self.running.path, ["line 3: no", "line 4: no"])
         self.refused("line 3: no", "line 4: no")
         (line,) = self.noted()
         self.assertEqual(("reload refused", ["line 3: no", "line 4: no"]), (line["action"], line["complaints"]))
 
     def test_needs_restart(self) -> None:
-        """A key that cannot change holds up those that could: all or nothing."""
+        """A key that cannot change prevents the change of the others: all or nothing."""
         self.next = self.config('[queue]\nmemory = "1MiB"\n[peers.default]\nallow = false\n')
         self.refused("queue.memory: can change only at a restart")
 
     def test_cannot_be_noted(self) -> None:
-        """A change that the audit log cannot take is not made."""
+        """A change that cannot be written to the audit log is not made."""
         self.audit.path.mkdir()
         self.refused(f"{self.audit.path} cannot be written: Is a directory")
         self.assertEqual(1, len(self.flushLoggedErrors(OSError)))
 
     def test_one_at_a_time(self) -> None:
-        """A reload that is asked for meanwhile comes after the one under way."""
+        """A reload requested during another one follows it."""
         waiting: Deferred[list[Closed]] = Deferred()
 
         async def reconsider(keep_streams: bool) -> list[Closed]:
@@ -163,7 +163,7 @@ class ReloadTests(AuditCase):
         self.assertEqual(([False, True], ["a", "b"]), (self.reconsidered, [line["by"] for line in self.noted()]))
 
     def test_plan(self) -> None:
-        """What a reload would change and what only a restart would, in words; nothing is adopted, noted or prepared."""
+        """The plan lists what a reload would change and what needs a restart. Nothing is adopted, noted or prepared."""
         self.next = self.config('[queue]\nhold = "5m"\nmemory = "1MiB"\n')
         found = self.successResultOf(Deferred.fromCoroutine(self.reload.plan({})))
         self.assertEqual((False, ["a warning"]), (found["ok"], found["warnings"]))
@@ -180,7 +180,7 @@ class ReloadTests(AuditCase):
         self.assertEqual(([], []), (self.adopted, self.noted()))
 
     def test_abandoned(self) -> None:
-        """What was prepared for a configuration that is refused, or cannot be noted, is given up."""
+        """Prepared objects of a configuration that is refused, or cannot be noted, are released."""
         given_up: list[None] = []
         target = self.reload._running
         self.reload._running = replace(target, abandon=lambda: given_up.append(None))
@@ -194,7 +194,7 @@ class ReloadTests(AuditCase):
         self.assertEqual((2, []), (len(given_up), self.adopted))
 
     def test_abandoned_after_a_mistake(self) -> None:
-        """A mistake of ours while a configuration is prepared leaves nothing open, and the next reload is made."""
+        """An internal error while a configuration is prepared leaves nothing open, and the next reload succeeds."""
         given_up: list[None] = []
 
         async def broken(path: Path) -> Inspected:
@@ -208,7 +208,7 @@ class ReloadTests(AuditCase):
         self.assertTrue(self.run_reload().ok)
 
     def test_verb(self) -> None:
-        """The admin socket's verb answers in plain JSON; a flag that is none is the asker's mistake."""
+        """The admin socket's verb answers in plain JSON. An invalid flag is an error of the caller."""
         self.closed = [CLOSED]
         answer = self.successResultOf(self.reload.verb({"keep_streams": False}))
         self.assertEqual(answer, json.loads(json.dumps(answer)))
@@ -217,7 +217,7 @@ class ReloadTests(AuditCase):
         self.assertIn("closed: inbound stream of bad.example with example.org", tables.reloaded(answer, Screen(None, False)))
 
     def test_signal(self) -> None:
-        """SIGHUP reloads, and a mistake of ours is logged."""
+        """SIGHUP reloads, and an internal error is logged."""
         self.reload.signalled()
         self.assertEqual("SIGHUP", self.noted()[0]["by"])
         self.adopted.clear()
@@ -227,7 +227,7 @@ class ReloadTests(AuditCase):
 
 
 class ListNewsTests(AuditCase):
-    """A deny list that changes by itself."""
+    """Tests of a deny list that changes by itself."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -243,7 +243,7 @@ class ListNewsTests(AuditCase):
         self.news.changed(lists, [ListChange(source, len(added), len(removed), tuple(added), tuple(removed))])
 
     def test_news(self) -> None:
-        """What it denies is denied at once; a change is noted with its names, what it held at first is none."""
+        """Its names are denied at once. A change is noted with its names; the first content is no change."""
         self.hear("x", "a.example", added=["a.example"])
         self.assertEqual([], self.noted())
         self.closed = [CLOSED]
@@ -254,7 +254,7 @@ class ListNewsTests(AuditCase):
         self.assertEqual(2, len(self.denied))
 
     def test_full_disk(self) -> None:
-        """What cannot be noted is denied all the same."""
+        """Names are denied even if the change cannot be noted."""
         self.hear("x")
         self.audit.path.mkdir()
         self.hear("x", "a.example", added=["a.example"])
@@ -262,7 +262,7 @@ class ListNewsTests(AuditCase):
         self.assertEqual(2, len(self.denied))
 
     def test_mistake(self) -> None:
-        """A mistake of ours is logged."""
+        """An internal error is logged."""
         async def broken() -> list[Closed]:
             raise RuntimeError("x")
 

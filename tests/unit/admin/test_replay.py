@@ -1,4 +1,4 @@
-"""The verb `replay`."""
+"""Tests of the verb `replay`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.trust_verbs import OLD, TOML, TrustCase
 
 
 class ReplayTests(TrustCase):
-    """What a planned file would change."""
+    """Tests of what a planned file would change."""
 
     def replay(self, text: str, **arguments: Any) -> Any:
         plan = self.folder / "plan.toml"
@@ -26,7 +26,7 @@ class ReplayTests(TrustCase):
         return asked
 
     def test_changes(self) -> None:
-        """The same file changes nothing; another one what it changes."""
+        """The same file changes nothing. Another one changes the listed peers."""
         self.patch(explain, "system_servers", lambda: ())
         self.judged((OLD.der,))
         self.judged(leaf_for("peer.example").der_chain)

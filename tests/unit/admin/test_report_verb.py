@@ -1,4 +1,4 @@
-"""The verb `report`: which day, which peer, and how long stanzas wait now."""
+"""Tests of the verb `report`: the day, the peer, and the current waiting times."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Queue:
 
 
 class ReportVerbTests(SynchronousTestCase):
-    """A report with one peer, and queues that the test fills."""
+    """Tests of a report with one peer, and of queues that the test fills."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -53,25 +53,25 @@ class ReportVerbTests(SynchronousTestCase):
         return asked
 
     def test_peer(self) -> None:
-        """One peer in any spelling, or all; none where nothing is known of it."""
+        """The report has one peer, in any spelling, or all. It is empty for an unknown peer."""
         self.assertEqual(1, len(self.successResultOf(self.ask())["peers"]))
         self.assertEqual(1, len(self.successResultOf(self.ask(peer="PEER.example."))["peers"]))
         self.assertEqual([], self.successResultOf(self.ask(peer="other.example"))["peers"])
 
     def test_mistakes(self) -> None:
-        """A day that is not there, one that is no text, a peer that is no domain."""
+        """An unknown day, one that is not text, and a peer that is not a domain are refused."""
         for arguments in ({"day": "2020-01-01"}, {"day": 3}, {"peer": "-"}, {"peer": 3}):
             self.failureResultOf(self.ask(**arguments), VerbError)
 
     def test_waiting(self) -> None:
-        """What waits now is in the report, for the peer whichever way it goes; a queue without stanzas is not."""
+        """The report has the stanzas that wait now, for the peer in either direction. A queue without stanzas is left out."""
         now = self.clock.seconds()
         self.queues += [Queue(self.report, oldest) for oldest in (now - 7, now - 50, None)]
         (row,) = self.successResultOf(self.ask())["peers"]
         self.assertEqual(("peer.example", 50.0), (row["peer"], row["oldest"]))
 
     def test_passed(self) -> None:
-        """The report has what was passed on until now, and what was passed on until the gateway closes."""
+        """The report has the stanzas passed on until now, and at the end those until the gateway stopped."""
         self.queues.append(Queue(self.report, None))
         (row,) = self.successResultOf(self.ask())["peers"]
         self.assertEqual(({"inbound": 1}, {"inbound": 10}), (row["stanzas"], row["bytes"]))
@@ -80,7 +80,7 @@ class ReportVerbTests(SynchronousTestCase):
         self.assertEqual({"inbound": 2}, row["stanzas"])
 
     def test_table(self) -> None:
-        """The table has the peers, and below it the failures by cause; what a stranger chose is escaped."""
+        """The table has the peers, and below it the failures by cause. Text chosen by a stranger is escaped."""
         self.report.refused("inbound", "evil\x1b.example", True, Ending(Cause.EXPIRED))
         text = report_table(self.successResultOf(self.ask()), SCREEN)
         self.assertIn("2026-11-27 (UTC), for here.example", text)

@@ -1,4 +1,4 @@
-"""The admin socket: requests and answers, its bounds, and the socket file itself."""
+"""Tests of the admin socket: requests and answers, its limits, and the socket file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.turn_clock import TurnClock
 
 
 def producer(transport: StringTransport) -> Any:
-    """Return what writes to a transport."""
+    """Return the producer registered with a transport."""
     return transport.producer
 
 
@@ -76,18 +76,18 @@ class Conversation(SynchronousTestCase):
 
 class AnswerTests(Conversation):
     def test_answer(self) -> None:
-        """A verb is called with the arguments and its result comes back on a line."""
+        """A verb is called with the arguments, and its result is returned on a line."""
         self.ask("echo", peer="é.example")
         self.assertEqual([{"ok": True, "result": {"peer": "é.example"}}], self.answers())
 
     def test_byte_by_byte(self) -> None:
-        """A request may come in pieces."""
+        """A request may arrive in pieces."""
         for byte in b'{"verb": "echo"}\n':
             self.protocol.dataReceived(bytes([byte]))
         self.assertEqual([{"ok": True, "result": {}}], self.answers())
 
     def test_in_order(self) -> None:
-        """Answers come in the order of the requests, whatever takes longer."""
+        """Answers are in the order of the requests, whichever takes longer."""
         self.ask("later")
         self.ask("echo", n=1)
         self.assertEqual([], self.answers())
@@ -101,24 +101,24 @@ class AnswerTests(Conversation):
         self.assertEqual([{"ok": True, "result": "soon"}], self.answers())
 
     def test_refusal(self) -> None:
-        """A verb's own no is told in its words."""
+        """A verb's refusal is returned with its text."""
         self.ask("no")
         self.assertEqual([{"ok": False, "error": "there is no such peer", "kind": "failed"}], self.answers())
 
     def test_mistakes_of_ours(self) -> None:
-        """An exception, or a result that is no JSON, is logged and told without its details."""
+        """An exception, or a result that is not JSON, is logged and reported without details."""
         for verb, error in (("broken", ZeroDivisionError), ("odd", TypeError)):
             self.ask(verb)
             self.assertEqual(1, len(self.flushLoggedErrors(error)))
             self.assertEqual({"ok": False, "error": "the gateway could not answer; see its log", "kind": "internal"}, self.answers()[-1])
 
     def test_unknown_verb(self) -> None:
-        """An unknown verb is told which ones there are."""
+        """The answer to an unknown verb lists the known ones."""
         self.ask("frobnicate")
         self.assertEqual("there is no verb 'frobnicate'; there are broken, echo, later, no, odd, soon", self.answers()[0]["error"])
 
     def test_what_is_no_request(self) -> None:
-        """Everything that is not an object with a verb is refused, and the connection goes on."""
+        """Anything but an object with a verb is refused, and the connection continues."""
         for line in (b"", b"nonsense", b"[]", b"1", b'{"verb": 1}', b'{"verb": "echo", "args": []}', b'{"args": {}}', b"\xff", b"[" * 60000):
             self.receive(line)
             self.assertEqual("usage", self.answers()[-1]["kind"], line[:20])
@@ -128,7 +128,7 @@ class AnswerTests(Conversation):
 
 class PermissionTests(Conversation):
     def test_denied(self) -> None:
-        """A member of the group may not ask what changes something; an unknown verb is told as such."""
+        """A member of the group may not call a verb that changes something. An unknown verb is reported as unknown."""
         self.factory.identify = member
         self.transport, self.protocol = self.connect()
         self.ask("echo")
@@ -136,7 +136,7 @@ class PermissionTests(Conversation):
         self.assertEqual(["denied", "usage"], [answer["kind"] for answer in self.answers()])
 
     def test_unknown_caller(self) -> None:
-        """A caller that the kernel does not identify may use no verb."""
+        """A caller that the kernel does not identify may call no verb."""
         self.factory.identify = lambda transport: None
         self.transport, self.protocol = self.connect()
         self.ask("echo")
@@ -144,7 +144,7 @@ class PermissionTests(Conversation):
 
 
 class FeedTests(Conversation):
-    """A response with a line for each event."""
+    """Tests of a response with a line for each event."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -161,7 +161,7 @@ class FeedTests(Conversation):
         return [answer["result"]["event"] for answer in self.answers()]
 
     def test_events(self) -> None:
-        """Each event is a line, for longer than a response or an idle connection may take; the end ends the watch."""
+        """Each event is a line, for longer than a response or an idle connection may take. The stop ends the watch."""
         self.ask("follow")
         self.tell("one")
         self.clock.advance(1000)
@@ -172,7 +172,7 @@ class FeedTests(Conversation):
         self.assertEqual(0, len(self.live))
 
     def test_peer(self) -> None:
-        """Only the events of the peer that was asked for, in either form of its name; notes in free text are no events."""
+        """Only the requested peer's events are sent, in either form of its name. Notes in free text are no events."""
         self.ask("follow", peer="BÜCHER.example")
         for peer in ("bücher.example", "Xn--Bcher-kva.example", "other.example", ""):
             self.tell("seen", peer)
@@ -180,7 +180,7 @@ class FeedTests(Conversation):
         self.assertEqual(["watching", "seen", "seen"], self.events())
 
     def test_slow_client(self) -> None:
-        """Of events that the client does not read the last ones wait, and the others are counted: they take no memory."""
+        """For a client that does not read, only the last events are kept, and the others are counted: they take no memory."""
         self.ask("follow")
         producer(self.transport).pauseProducing()
         for number in range(WAITING + 1000):
@@ -191,13 +191,13 @@ class FeedTests(Conversation):
         self.assertEqual((1000, 2 + WAITING), (self.answers()[1]["result"]["number"], len(self.answers())))
 
     def test_no_more_requests(self) -> None:
-        """A connection that follows events takes no other request, not even one that was sent along."""
+        """A connection that watches events accepts no other request, not even one that was sent along."""
         self.receive(b'{"verb": "follow"}\n{"verb": "echo"}')
         self.assertEqual([None, "usage"], [answer.get("kind") for answer in self.answers()])
         self.assertTrue(self.transport.disconnecting)
 
     def test_bounded(self) -> None:
-        """A user who watches too often loses the oldest watch, which is told so, and can still ask; another has his own."""
+        """If a user has too many watches the oldest ends with a message, and its connection can still be used. Another user has a limit of its own."""
         first = self.transport
         for _ in range(WATCHERS_PER_USER):
             self.ask("follow")
@@ -216,13 +216,13 @@ class FeedTests(Conversation):
 
 class BoundTests(Conversation):
     def test_long_request(self) -> None:
-        """A request without end is refused and the connection closes."""
+        """A request without an end is refused, and the connection closes."""
         self.protocol.dataReceived(b"x" * (protocol.REQUEST_BYTES + 1))
         self.assertIn("at most 65536 bytes", self.answers()[0]["error"])
         self.assertTrue(self.transport.disconnecting)
 
     def test_many_requests_at_once(self) -> None:
-        """No more than `PIPELINED` requests wait behind the one that is being answered. Those are answered before the refusal."""
+        """No more than `PIPELINED` requests wait behind the current one. They are answered before the refusal."""
         for _ in range(server.PIPELINED + 1):
             self.ask("later")
         self.ask("echo")
@@ -237,7 +237,7 @@ class BoundTests(Conversation):
         self.assertEqual(server.PIPELINED + 2, len(self.answers()))
 
     def test_many_requests_in_one_piece(self) -> None:
-        """So it is with requests that come together; none beyond the bound is carried out."""
+        """The same holds for requests that arrive together. None beyond the limit is executed."""
         done: list[object] = []
 
         def count(arguments: object) -> Deferred[Any]:
@@ -251,7 +251,7 @@ class BoundTests(Conversation):
         self.assertTrue(self.transport.disconnecting)
 
     def test_too_much_and_gone(self) -> None:
-        """A client that is gone before its requests are answered leaves nothing behind."""
+        """A client that disconnects before its requests are answered leaves nothing in memory."""
         for _ in range(server.PIPELINED + 2):
             self.ask("later")
         self.protocol.connectionLost()
@@ -259,7 +259,7 @@ class BoundTests(Conversation):
         self.assertEqual(([], []), (self.answers(), self.clock.getDelayedCalls()))
 
     def test_long_request_behind_another(self) -> None:
-        """A request without end is refused after those before it are answered. What follows takes no memory."""
+        """A request without an end is refused after those before it are answered. Further input takes no memory."""
         self.ask("later")
         self.protocol.dataReceived(b"x" * (protocol.REQUEST_BYTES + 1))
         for _ in range(100):
@@ -281,7 +281,7 @@ class BoundTests(Conversation):
         self.assertTrue(self.transport.disconnecting)
 
     def test_half_closed(self) -> None:
-        """A client that sends nothing more, as `echo … | socat`, gets its answers. Then the connection closes."""
+        """A client that closes its sending side, as `echo … | socat` does, gets its answers. Then the connection closes."""
         self.ask("later")
         self.ask("echo", n=1)
         self.protocol.readConnectionLost()
@@ -295,7 +295,7 @@ class BoundTests(Conversation):
         self.assertEqual((1, True), (len(self.answers()), self.transport.disconnecting))
 
     def test_half_closed_watch(self) -> None:
-        """A watch ends when its client sends nothing more: whether it is still there could not be seen."""
+        """A watch ends when its client closes its sending side: its disconnection could not be seen."""
         self.verbs["follow"] = EventWatch(LiveEvents()).watch
         for closes_first in (False, True):
             self.transport, self.protocol = self.connect()
@@ -309,7 +309,7 @@ class BoundTests(Conversation):
             self.assertTrue(self.transport.disconnecting)
 
     def test_hung_up(self) -> None:
-        """A client that closed its end is told from one that only sends nothing more: what it asked is given up."""
+        """A client that has disconnected is told apart from one that only closed its sending side: its request is cancelled."""
         for half in (False, True):
             ours, theirs = socket.socketpair(socket.AF_UNIX)
             self.addCleanup(ours.close)
@@ -325,7 +325,7 @@ class BoundTests(Conversation):
             self.assertEqual(0 if half else 1, len(given_up))
 
     def test_half_closed_before_the_first_byte(self) -> None:
-        """A client that sent nothing is cut off."""
+        """A client that closes its sending side without a request is disconnected."""
         transport, protocol = self.connect()
         cut: Any = transport
         cut.abortConnection = transport.loseConnection
@@ -333,13 +333,13 @@ class BoundTests(Conversation):
         self.assertTrue(transport.disconnecting)
 
     def test_long_answer(self) -> None:
-        """An answer beyond the bound is refused in words."""
+        """An answer that is too long is refused with a text."""
         self.patch(server, "ANSWER_BYTES", 100)
         self.ask("echo", text="x" * 100)
         self.assertIn("too large", self.answers()[0]["error"])
 
     def test_members_leave_room(self) -> None:
-        """However many connections members of the group hold, an operator comes in."""
+        """However many connections members of the group have, an operator can connect."""
         self.factory.identify = member
         held = [self.connect() for _ in range(server.CONNECTIONS - 1)]
         admitted = [not transport.disconnecting for transport, _ in held]
@@ -357,14 +357,14 @@ class BoundTests(Conversation):
         self.assertFalse(self.connect()[0].disconnecting)
 
     def test_many_connections(self) -> None:
-        """Above the bound a connection is refused; one that ends makes room."""
+        """Above the limit a connection is refused. One that ends makes room."""
         protocols = [self.connect()[1] for _ in range(server.CONNECTIONS - 1)]
         self.assertIsNone(self.factory.buildProtocol(None))
         protocols[0].connectionLost()
         self.assertIsNotNone(self.factory.buildProtocol(None))
 
     def test_idle(self) -> None:
-        """A connection that asks nothing is closed; one that waits for an answer is not."""
+        """A connection without a request is closed. One that waits for an answer is not."""
         self.ask("later")
         self.clock.advance(server.IDLE_SECONDS + 1)
         self.assertFalse(self.transport.disconnecting)
@@ -374,27 +374,27 @@ class BoundTests(Conversation):
         self.assertTrue(self.transport.disconnecting)
 
     def test_slow_answer(self) -> None:
-        """An answer that does not come in time is told so, and the next request has its turn."""
+        """A late answer is replaced by an error, and the next request is answered."""
         self.ask("later")
         self.ask("echo")
         self.clock.advance(protocol.ANSWER_SECONDS)
         self.assertEqual(["no answer within 120 seconds", None], [answer.get("error") for answer in self.answers()])
 
     def test_gone_while_answering(self) -> None:
-        """A client that left gets no answer, and its request is cancelled."""
+        """A client that has disconnected gets no answer, and its request is cancelled."""
         self.ask("soon")
         self.protocol.connectionLost()
         self.assertEqual([], self.answers())
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_close(self) -> None:
-        """The factory drops its connections."""
+        """The factory closes its connections."""
         self.factory.close()
         self.assertTrue(self.transport.disconnecting)
 
 
 class RowsTests(Conversation):
-    """Answers that are made and written row by row."""
+    """Tests of answers that are made and written row by row."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -414,7 +414,7 @@ class RowsTests(Conversation):
         return Rows(self.row(number, arguments.get("length", 0)) for number in range(arguments["number"]))
 
     def steps(self, arguments: Any) -> Rows:
-        """Work that gives no row at first."""
+        """Return work that yields no row at first."""
         def rows() -> Iterator[Any]:
             for _ in range(5):
                 self.now += 4
@@ -432,7 +432,7 @@ class RowsTests(Conversation):
         self.protocol.dataReceived(line + b"\n")
 
     def turns(self) -> int:
-        """Turns of the reactor until everything is done, or waits."""
+        """Run turns of the reactor until everything is done, or waits."""
         number = 0
         while any(call.getTime() <= self.clock.seconds() for call in self.clock.calls):
             self.clock.turn()
@@ -440,26 +440,26 @@ class RowsTests(Conversation):
         return number
 
     def test_in_slices(self) -> None:
-        """A long answer takes many turns, and is the same as if it were made at once."""
+        """A long answer takes many turns, and equals one that is made at once."""
         self.ask("rows", number=30)
         self.assertEqual((self.turns(), self.made), (11, 30))
         self.assertEqual([row["number"] for row in self.answers()[0]["result"]], list(range(30)))
 
     def test_steps_without_rows(self) -> None:
-        """Work that finds nothing for a while takes its turns too; None is no row."""
+        """Work that finds nothing for a while uses turns too. None is not a row."""
         self.ask("steps")
         self.assertEqual(self.turns(), 3)
         self.assertEqual([row["number"] for row in self.answers()[0]["result"]], [1])
 
     def test_shapes(self) -> None:
-        """Lists and tables of any shape are what JSON makes of them."""
+        """Lists and tables of any shape are written as by the json module."""
         self.ask("rows", number=0)
         self.ask("table")
         self.turns()
         self.assertEqual([[], {"a": [1, None], "b": {}, "c": {"1": 2}}], [answer["result"] for answer in self.answers()])
 
     def test_client_does_not_read(self) -> None:
-        """While the client does not read no rows are made, and what is written is little; then it goes on."""
+        """While the client does not read no rows are made, and little is written. Then the work continues."""
         self.ask("rows", number=100, length=10_000)
         self.clock.turn()
         producer(self.transport).pauseProducing()
@@ -472,7 +472,7 @@ class RowsTests(Conversation):
         self.assertEqual((self.made, len(self.answers()[0]["result"]), self.transport.producer), (100, 100, None))
 
     def test_client_never_reads(self) -> None:
-        """One that never does is cut off when its time is over."""
+        """A client that never reads is disconnected after its time."""
         self.ask("rows", number=100, length=10_000)
         self.clock.turn()
         producer(self.transport).pauseProducing()
@@ -482,21 +482,21 @@ class RowsTests(Conversation):
         self.assertFalse(self.transport.value().endswith(b"\n"))
 
     def test_breaks_early(self) -> None:
-        """A mistake before anything is written is told in words."""
+        """An error before the first byte is reported with a text."""
         self.ask("breaks", length=0)
         self.turns()
         self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
         self.assertIn("see its log", self.answers()[0]["error"])
 
     def test_breaks_late(self) -> None:
-        """Behind half an answer nothing can be told: the connection is cut, so that the half is not taken for the whole."""
+        """An error halfway cannot be reported: the connection is cut, so that the half is not taken for the whole."""
         self.ask("breaks", length=server.CHUNK_BYTES)
         self.turns()
         self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
         self.assertTrue(self.transport.disconnected)
 
     def test_gone_in_the_midst(self) -> None:
-        """A client that goes has no more rows made for it."""
+        """If a client disconnects, no more rows are made for it."""
         self.ask("rows", number=100)
         self.clock.turn()
         self.protocol.connectionLost()
@@ -504,7 +504,7 @@ class RowsTests(Conversation):
         self.assertEqual(self.made, 3)
 
     def test_the_next_request(self) -> None:
-        """It has its turn when the answer before it is written."""
+        """The next request is answered after the answer before it is written."""
         self.ask("rows", number=10)
         self.ask("rows", number=1)
         self.turns()
@@ -512,7 +512,7 @@ class RowsTests(Conversation):
 
 
 class SocketTests(SynchronousTestCase):
-    """The file itself; in a short folder, for a socket's path is short."""
+    """Tests of the socket file, in a short folder because a socket's path is short."""
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -527,36 +527,36 @@ class SocketTests(SynchronousTestCase):
         return bound
 
     def test_nothing_there(self) -> None:
-        """A fresh state folder needs nothing."""
+        """A new state folder needs nothing."""
         claim(self.path)
 
     def test_left_behind(self) -> None:
-        """What a killed gateway left is removed."""
+        """The socket file of a killed gateway is removed."""
         self.bound().close()
         claim(self.path)
         self.assertFalse(self.path.exists())
 
     def test_in_use(self) -> None:
-        """A gateway that answers is not pushed aside."""
+        """The socket of a gateway that answers is not replaced."""
         self.bound().listen(1)
         error = self.assertRaises(AdminInUse, claim, self.path)
         self.assertIn("another gateway runs with this state", str(error))
         self.assertTrue(self.path.exists())
 
     def test_not_ours(self) -> None:
-        """A file that is no socket stays, and is an error."""
+        """A file that is not a socket stays, and is an error."""
         self.path.write_text("precious")
         self.assertIn("is not a socket", str(self.assertRaises(AdminInUse, claim, self.path)))
         self.assertEqual("precious", self.path.read_text())
 
     def test_not_allowed(self) -> None:
-        """A socket that may not be asked is an error in words."""
+        """A socket that cannot be connected to for lack of permission is an error with a text."""
         self.bound()
         self.patch(socket, "socket", _Unreachable)
         self.assertIn("Permission denied", str(self.assertRaises(AdminInUse, claim, self.path)))
 
     def test_path_too_long(self) -> None:
-        """A path that no socket can have is told before anything else."""
+        """A path that is too long for a socket is reported before anything else."""
         error = self.assertRaises(AdminInUse, claim, self.state / ("x" * 120) / "admin.sock")
         self.assertIn("at most 107 bytes", str(error))
 
@@ -583,7 +583,7 @@ class SocketTests(SynchronousTestCase):
 
 
     def test_group(self) -> None:
-        """A group that is named can open the socket; one that does not exist ends the start."""
+        """The configured group can use the socket. A group that does not exist ends the start."""
         reactor = MemoryReactorClock()
         changed: list[tuple[Any, ...]] = []
         self.patch(os, "chown", lambda *words: changed.append(words))
@@ -594,7 +594,7 @@ class SocketTests(SynchronousTestCase):
         self.assertIn("no group", str(self.assertRaises(AdminInUse, AdminService(reactor, self.path, {}, group="nosuchgroup").startService)))
 
     def test_already_of_the_group(self) -> None:
-        """A socket that is made in the group is not given to it: the unit that is shipped forbids chown."""
+        """The group of a socket made in that group is not set: the shipped unit forbids chown."""
         changed: list[tuple[Any, ...]] = []
         self.patch(server, "_group_of", lambda path: os.getegid())
         self.patch(os, "chown", lambda *words: self.fail("chown was called"))
@@ -603,7 +603,7 @@ class SocketTests(SynchronousTestCase):
         self.assertEqual([(self.path, 0o660)], changed)
 
     def test_not_in_the_group(self) -> None:
-        """A group that the gateway's user is not in ends the start in words."""
+        """A group that the gateway's user is not in ends the start with a text."""
         def refuse(*_: object) -> None:
             raise PermissionError(1, "Operation not permitted")
 

@@ -1,4 +1,4 @@
-"""What is in memory only for want of a disk is counted for operators."""
+"""Tests of the count of stanzas that are in memory only because the disk is full or fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.unit.delivery.test_queue import WINDOW, World, stanza
 
 
 class WithoutDiskTests(SynchronousTestCase):
-    """`drain` on a disk that takes nothing."""
+    """Tests of `drain` with a disk that stores nothing."""
 
     def number(self, error: SpoolError | None) -> int:
         spool = FaultySpool(1 << 20, lambda call: world._deliver(call))
@@ -28,7 +28,7 @@ class WithoutDiskTests(SynchronousTestCase):
         return self.successResultOf(asked)
 
     def test_number(self) -> None:
-        """Only what a disk that is full or fails did not take: a stop passes the limits of the configuration."""
+        """Only stanzas that a full or failing disk did not store are counted: a stop exceeds the configured limits."""
         self.assertEqual(2, self.number(SpoolFull("the disk is full", "disk")))
         self.assertEqual(2, self.number(SpoolBroken("it fails")))
         self.assertEqual(0, self.number(SpoolFull("queue.share", "share")))

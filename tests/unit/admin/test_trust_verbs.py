@@ -1,4 +1,4 @@
-"""The operator's verbs about trust: pending, pins, explain, replay; what they answer, change, note and show."""
+"""Tests of the operator's verbs about trust, pending, pins, explain and replay: answers, changes, audit entries and output."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.support.trust_verbs import HERE, NEW, NEW_KEY, NOW, OLD, OLD_KEY, PEE
 
 
 class PinVerbsTests(TrustCase):
-    """R20: what waits, and the operator's word."""
+    """R20: tests of pending certificates and the operator's decisions."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -51,7 +51,7 @@ class PinVerbsTests(TrustCase):
         ).verbs()
 
     def ask(self, verb: str, **arguments: Any) -> Any:
-        """Return what the verb answers, or raise what it refuses with."""
+        """Return the verb's answer, or raise its refusal."""
         answer: list[Any] = []
         maybeDeferred(self.verbs[verb], arguments).addBoth(answer.append)
         if isinstance(answer[0], Failure):
@@ -66,7 +66,7 @@ class PinVerbsTests(TrustCase):
         return [json.loads(line)["action"] for line in (self.folder / "audit.log").read_text().splitlines()]
 
     def test_approve(self) -> None:
-        """R20: what waits is shown with what waits for it, approved for a time, and what waited is tried again."""
+        """R20: a pending certificate is shown with the waiting stanzas, approved for a time, and what waited is tried again."""
         self.hold()
         self.assertEqual([(OLD_KEY, 3, [])], [(row["key"], row["waiting"], row["remembered"]) for row in self.ask("pending", peer="peer.example")])
         row = self.ask("pins approve", peer="PEER.example", lasts=60, note="by telephone")
@@ -75,7 +75,7 @@ class PinVerbsTests(TrustCase):
         self.assertRaisesRegex(VerbError, "no certificate of peer.example waits", self.ask, "pins approve", peer="peer.example")
 
     def test_which(self) -> None:
-        """Of several that wait the key is named; it takes the place of another if that is said."""
+        """If several are pending, the key must be named. It replaces another one if that is requested."""
         self.hold()
         self.hold((NEW.der,))
         self.assertRaisesRegex(VerbError, "2 certificates", self.ask, "pins approve", peer="peer.example")
@@ -87,7 +87,7 @@ class PinVerbsTests(TrustCase):
         self.assertEqual(["pins approve", "pins revoke", "pins approve"], self.audited())
 
     def test_list(self) -> None:
-        """Keys of all peers, or of one with the pins that the configuration gives it."""
+        """The list has the keys of all peers, or of one with its configured pins."""
         self.ask("pins add", peer="other.test", key=OLD_KEY)
         self.assertEqual(["pins add"], self.audited())
         self.assertEqual(["operator", "configuration"], [row["origin"] for row in self.ask("pins list")])
@@ -95,7 +95,7 @@ class PinVerbsTests(TrustCase):
         self.assertEqual([], self.ask("pins list", peer="third.test"))
 
     def test_list_and_reload(self) -> None:
-        """Rows are made as they are written: a reload that comes meanwhile takes the pins of peers that are gone away."""
+        """Rows are made while they are written: a reload meanwhile removes the pins of peers that no longer exist."""
         rows = iter(self.verbs["pins list"]({}).steps())
         while next(rows) is None:
             pass
@@ -105,7 +105,7 @@ class PinVerbsTests(TrustCase):
         self.assertEqual([], [row for row in rows if row is not None])
 
     def test_list_and_emptied(self) -> None:
-        """The same where the table of the old peers is emptied while rows are made."""
+        """The same holds if the table of the old peers is emptied while rows are made."""
         rows = self.verbs["pins list"]({}).steps()
         next(rows)
         written: Any = self.peers.written
@@ -113,7 +113,7 @@ class PinVerbsTests(TrustCase):
         self.assertEqual([], [row for row in rows if row is not None])
 
     def test_revoke(self) -> None:
-        """R20: a revoked key closes its streams; what is not there cannot be revoked."""
+        """R20: the revocation of a key closes its streams. An unknown key cannot be revoked."""
         self.ask("pins add", peer="peer.example", key=OLD_KEY)
         self.assertEqual(2, self.ask("pins revoke", peer="peer.example", key=OLD_KEY)["closed"])
         self.assertRaisesRegex(VerbError, "is not remembered", self.ask, "pins revoke", peer="peer.example", key=OLD_KEY)
@@ -121,7 +121,7 @@ class PinVerbsTests(TrustCase):
         self.assertEqual([], self.peer_records.keys.of(PEER))
 
     def test_wrong_questions(self) -> None:
-        """What is no domain, no fingerprint or no time is a question put wrongly; what cannot be noted is not done."""
+        """A text that is not a domain, fingerprint or time is refused. A change that cannot be noted is not made."""
         for arguments in ({}, {"peer": 1}, {"peer": "peer.example", "key": "x"}, {"peer": "peer.example", "key": OLD_KEY, "lasts": 0}):
             self.assertEqual("usage", self.assertRaises(VerbError, self.ask, "pins add", **arguments).kind)
         for lasts in (0.5, -1, True, "60", inf, nan, 10**400):
@@ -135,7 +135,7 @@ class PinVerbsTests(TrustCase):
 
 
 class ExplainTests(TrustCase):
-    """What explain tells."""
+    """Tests of the answers of `explain`."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -157,7 +157,7 @@ class ExplainTests(TrustCase):
         return self.successResultOf(Deferred.fromCoroutine(self.explainer.explain({"peer": "peer.example", **arguments})))
 
     def test_keys(self) -> None:
-        """Each key with its value, the object that says it and the line; what nothing says is built in."""
+        """Each key is given with its value, the object that sets it and the line. Others have the built-in default."""
         answer = self.explain()
         self.assertEqual([("peer.example", 14), ("*.example", 12), ("default", 9)], [(o["name"], o["line"]) for o in answer["objects"]])
         keys = {row["key"]: (row["value"], row["from"], row["line"]) for row in answer["keys"]}
@@ -168,7 +168,7 @@ class ExplainTests(TrustCase):
         self.assertFalse(answer["changed"] or answer["planned"] or answer["bar"])
 
     def test_values_as_written(self) -> None:
-        """Each value also as the file writes it, and whether it is the default; every number of seconds is a duration."""
+        """Each value is also given as the file writes it, and whether it is the default. Every number of seconds is a duration."""
         rows = {row["key"]: (row["text"], row["default"]) for row in self.explain()["keys"]}
         self.assertEqual(('"1m"', False), rows["hold"])
         self.assertEqual(('"30d"', True), rows["remember_proof"])
@@ -176,7 +176,7 @@ class ExplainTests(TrustCase):
         self.assertEqual({each.name for each in fields(PeerPolicy) if each.type == "float"}, set(DURATIONS))
 
     def test_now(self) -> None:
-        """What would be decided now: by the last handshake on record, and whatever a certificate may prove."""
+        """The current decision is given for the last recorded handshake, and for a certificate with any proof."""
         self.judged(leaf_for("peer.example").der_chain)
         self.judged((OLD.der,), "receiving")
         self.record.refused("inbound", "federation", ("peer.example", "here.example"), "", Ending(Cause.EXPIRED))
@@ -187,7 +187,7 @@ class ExplainTests(TrustCase):
         self.assertEqual((["pkix"], 1, 1), ([row["method"] for row in answer["past"]], len(answer["pending"]), len(answer["refusals"])))
 
     def test_lanes(self) -> None:
-        """What waits from and to the peer, and which limits it has reached."""
+        """The stanzas waiting from and to the peer are given, and the limits that it has reached."""
         def lane(sender: Domain, recipient: Domain, *ids: str) -> Mock:
             return Mock(pair=Pair(sender, recipient), pair_queue=ids, **{"waits_for.return_value": "next-hop", "full_bounds.return_value": ["disk share"]})
 
@@ -196,7 +196,7 @@ class ExplainTests(TrustCase):
         self.assertEqual([row], self.explain()["lanes"])
 
     def test_on_record(self) -> None:
-        """Without look-ups nothing is asked or decided anew: what is on record is told at once."""
+        """Without look-ups no decision is made: only the record is given, at once."""
         self.judged(leaf_for("peer.example").der_chain)
         self.discovery.resolve = None
         answer = self.explain(look_up=False)
@@ -207,13 +207,13 @@ class ExplainTests(TrustCase):
         self.assertEqual("usage", self.failureResultOf(asked, VerbError).value.kind)
 
     def test_planned(self) -> None:
-        """A planned file is explained with its own lines; a bad one tells its complaints; other questions are refused."""
+        """A planned file is explained with its own lines. A bad one is answered with its errors. Other questions are refused."""
         plan = self.folder / "plan.toml"
         plan.write_text((TOML % ("1" * 64)).replace('dialback = "with-tls"', "allow = false"))
         answer = self.explain(**{"with": str(plan)})
         self.assertEqual((True, str(plan)), (answer["planned"], answer["file"]))
         self.assertIn("not-allowed", answer["bar"])
-        self.assertEqual(2, self.elsewhere)  # the planned file, and the one with the lines
+        self.assertEqual(2, self.elsewhere)  # the planned file, and the file with the lines
         self.assertEqual("not-allowed", answer["now"]["inbound"]["if_proven"]["cause"])
         plan.write_text("[nonsense]\n")
         for arguments in ({"with": str(plan)}, {"with": "relative.toml"}, {"local": "elsewhere.example"}, {"peer": "not a domain"}):
@@ -221,14 +221,14 @@ class ExplainTests(TrustCase):
             self.assertEqual("usage", self.failureResultOf(asked, VerbError).value.kind)
 
     def test_outdated(self) -> None:
-        """A file that has changed since, or is gone, is said to."""
+        """A file that has changed since, or is missing, is reported."""
         self.path.write_text((TOML % ("0" * 64)).replace("1m", "2m"))
         self.assertTrue(self.explain()["changed"])
         self.path.unlink()
         self.assertTrue(PolicySources(self.config, self.peers).outdated)
 
     def test_reload_meanwhile(self) -> None:
-        """A reload that comes while the DNS is asked: what is told is the policy of then, and no object that is gone."""
+        """If a reload comes during the DNS look-ups, the answer has the new policy and no old objects."""
         waiting: Deferred[Resolution] = Deferred()
         self.discovery.resolve = lambda domain, route: waiting
         asked = Deferred.fromCoroutine(self.explainer.explain({"peer": "peer.example"}))
@@ -239,7 +239,7 @@ class ExplainTests(TrustCase):
         self.assertEqual([7.0], [row["value"] for row in answer["keys"] if row["key"] == "hold"])
 
     def test_unresolved(self) -> None:
-        """A peer that the DNS does not know is told with the cause."""
+        """A peer that the DNS does not have is reported with the cause."""
         self.discovery.targets, self.discovery.ending = (), Ending(Cause.NO_SUCH_DOMAIN, "NXDOMAIN")
         self.judged((OLD.der,), "receiving")
         answer = self.explain()
@@ -248,7 +248,7 @@ class ExplainTests(TrustCase):
 
 
 class ShownTests(TrustCase):
-    """The commands: what they ask, show and say yes or no to."""
+    """Tests of the commands: their requests, their output and their exit status."""
 
     def run_command(self, answer: Any, *words: str) -> Result:
         self.asked: list[tuple[str, dict[str, Any]]] = []
@@ -262,7 +262,7 @@ class ShownTests(TrustCase):
         return CliRunner().invoke(command.main, list(words), catch_exceptions=False)
 
     def test_pending(self) -> None:
-        """Old against new, the DNS, and how to approve; what a stranger said steers no terminal."""
+        """The output compares old and new, shows the DNS, and explains how to approve. Text of a stranger cannot control the terminal."""
         verbs = PinVerbsTests("test_approve")
         verbs.setUp()
         verbs.hold()
@@ -298,7 +298,7 @@ class ShownTests(TrustCase):
         self.assertIn("is revoked; 1 stream closed", self.run_command(gone, "pins", "revoke", "peer.example", OLD_KEY).output)
 
     def test_explain(self) -> None:
-        """An explanation in words; no where the peer is barred."""
+        """An explanation is printed as text. The exit status is 1 if the peer is barred."""
         tests = ExplainTests("test_now")
         tests.setUp()
         tests.judged(leaf_for("peer.example").der_chain)
@@ -331,7 +331,7 @@ class ShownTests(TrustCase):
         self.assertEqual(1, shown.exit_code)
 
     def test_replay(self) -> None:
-        """No where somebody would be refused who is not now."""
+        """The exit status is 1 if a peer would be refused that is not refused now."""
         before = {"accepted": True, "proven_by": None, "external": False, "dialback": True, "cause": None}
         after = {**before, "accepted": False, "cause": "expired"}
         row = {"peer": "peer.example", "local": "here.example", "direction": "inbound", "last": 0.0, "times": 2, "before": before, "after": after}

@@ -1,4 +1,4 @@
-"""The rows and numbers that operators see: what is counted, what is chosen, and that the work can be interrupted."""
+"""Tests of the rows and numbers that operators see: counts, selection, and interruption of the work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXPIRED = Ending(Cause.EXPIRED, "in May")
 
 
 def accepted(peer: Domain | None, leg: str = "federation", method: str | None = "EXTERNAL", ending: Ending | None = None) -> Any:
-    """An accepted stream, as (connection, owner)."""
+    """Return an accepted stream, as (connection, owner)."""
     connection = SimpleNamespace(
         ending=ending, tls_version="TLSv1.3", cipher="AES", peer_address="192.0.2.1:5269",
         engine=SimpleNamespace(continues=False, resumption=None),
@@ -37,7 +37,7 @@ def accepted(peer: Domain | None, leg: str = "federation", method: str | None = 
 
 
 class Accepted(list[Any]):
-    """Accepted streams, none of which broke off."""
+    """Accepted streams, none of which can be resumed."""
 
     sessions = ()
 
@@ -57,7 +57,7 @@ class Hop(FakeHop):
 
 
 class ViewsCase(SynchronousTestCase):
-    """Streams and lanes that the test makes."""
+    """Base class with streams and lanes that the test makes."""
 
     def setUp(self) -> None:
         self.world = World()
@@ -88,21 +88,21 @@ class ViewsCase(SynchronousTestCase):
         return [tuple(row[key] for key in keys) for row in rows if row is not None]
 
     def lanes(self, peer: Domain | None = None) -> Any:
-        """The rows of lanes, once the spool has answered."""
+        """Return the rows of lanes, once the spool has answered."""
         found = Deferred.fromCoroutine(self.views.queues(peer))
         self.world.clock.advance(0)
         return self.successResultOf(found)
 
     def steps(self, rows: Any) -> int:
-        """The most items in one step of the work would be those of all; here steps are counted."""
+        """Return the number of steps of the work, which is 1 if it cannot be interrupted."""
         return sum(1 for row in rows if row is None)
 
 
 class RowTests(ViewsCase):
-    """Streams, lanes, refusals."""
+    """Tests of the rows of streams, lanes and refusals."""
 
     def test_streams(self) -> None:
-        """Accepted ones of both legs, and ours, one row for all lanes that share one; ended ones are not there."""
+        """Accepted streams of both legs and ours are listed, with one row for all lanes that share a stream. Ended ones are not."""
         self.accepted += [accepted(PEER), accepted(IDN, "backend"), accepted(None, method=None), accepted(PEER, ending=EXPIRED)]
         shared = object()
         for sender in (HERE, ROOMS):
@@ -120,7 +120,7 @@ class RowTests(ViewsCase):
         self.assertEqual([len(pairs) for (pairs,) in self.rows(self.views.streams(PEER), "pairs")], [1, 2, 1])
 
     def test_lanes(self) -> None:
-        """By either domain; the state, the cause and the time of the next attempt are the next hop's."""
+        """Lanes are listed by either domain, with state, cause and time of the next attempt from the next hop."""
         self.lane(HERE, PEER, 2)
         self.lane(PEER, HERE)
         self.lane(HERE, IDN)
@@ -131,10 +131,10 @@ class RowTests(ViewsCase):
         self.assertEqual(len(self.rows(self.lanes())), 3)
 
     def test_spooled(self) -> None:
-        """Bytes and ages count what is only on disk, as after a restart; each stanza once."""
+        """Bytes and ages include what is only on disk, as after a restart. Each stanza counts once."""
         self.lane(HERE, PEER, 2)
         (before,) = self.rows(self.lanes(), "stanzas", "bytes", "oldest")
-        self.world.clock.advance(60)  # the window has passed: all of it is in the spool, and in memory too
+        self.world.clock.advance(60)  # the window has passed: everything is in the spool, and in memory too
         (row,) = self.rows(self.lanes(), "stanzas", "bytes", "oldest")
         self.assertEqual(row, (2, before[1], 60.0))
         again = World(spool=self.world.spool)
@@ -152,7 +152,7 @@ class RowTests(ViewsCase):
         self.assertEqual(self.views.numbers().queue, (2, 100.0))
 
     def test_disk_that_hangs(self) -> None:
-        """A spool that does not answer hides no lane."""
+        """Lanes are listed even if the spool does not answer."""
         self.lane(HERE, PEER, 2)
         self.world.hold_back = True
         asked = Deferred.fromCoroutine(self.views.queues())
@@ -161,7 +161,7 @@ class RowTests(ViewsCase):
         self.world.answer()
 
     def test_refusals(self) -> None:
-        """The last ones, oldest first; of a peer in any spelling of its name; letters where they are asked for."""
+        """The last refusals are listed, oldest first; of a peer in any spelling; with letters on request."""
         for peer in ("a.example", "xn--bcher-kva.example", "bücher.example", "no domain"):
             self.refuse(peer)
         self.assertEqual(self.rows(self.views.refusals(RefusalsAsked(None, 2, False)), "peer"), [("bücher.example",), ("no domain",)])
@@ -170,7 +170,7 @@ class RowTests(ViewsCase):
         self.assertNotIn("letter", next(self.views.refusals(RefusalsAsked(None, 1, False))) or {})
 
     def test_interrupted(self) -> None:
-        """Among many items that give no row the work can be interrupted; so can that of refusals."""
+        """Work over many items without rows can be interrupted, also over refusals."""
         self.patch(views, "AT_ONCE", 10)
         self.accepted += [accepted(PEER) for _ in range(100)]
         for number in range(100):
@@ -183,7 +183,7 @@ class RowTests(ViewsCase):
         self.assertGreaterEqual(self.steps(self.views._count()), 20)
 
     def test_changes_meanwhile(self) -> None:
-        """What comes and goes while the rows are made does no harm."""
+        """Queues that appear or end while the rows are made cause no error."""
         self.accepted += [accepted(PEER), accepted(PEER)]
         self.lane(HERE, PEER)
         rows = self.views.peers()
@@ -194,7 +194,7 @@ class RowTests(ViewsCase):
         self.assertIn(("there.example", 1), self.rows(rows, "peer", "inbound"))
 
     def test_forgotten_meanwhile(self) -> None:
-        """A queue that is forgotten while the rows are made, or the numbers are counted, does no harm."""
+        """A queue that is forgotten while the rows are made, or the numbers counted, causes no error."""
         self.patch(views, "AT_ONCE", 1)
         works: tuple[Any, ...] = (self.lanes, self.views.streams, self.views._count)
         for work in works:
@@ -208,10 +208,10 @@ class RowTests(ViewsCase):
 
 
 class PeersTests(ViewsCase):
-    """What is known of each peer, counted."""
+    """Tests of the counts for each peer."""
 
     def test_counted(self) -> None:
-        """Over streams, lanes, refusals and extensions; the backend leg is no peer's; in the order of names."""
+        """The counts cover streams, lanes, refusals and extensions. The backend leg belongs to no peer. Peers are sorted by name."""
         self.accepted += [accepted(PEER), accepted(PEER, method="dialback"), accepted(PEER, "backend"), accepted(None, method=None)]
         self.lane(HERE, PEER, 2, Hop(object()))
         self.lane(PEER, HERE, 3, Hop(object(), "backend"))
@@ -233,7 +233,7 @@ class PeersTests(ViewsCase):
 
 
     def test_met_before(self) -> None:
-        """A peer that was authenticated before has a row, with the time, the method, and the end of its certificate."""
+        """A peer that was authenticated before has a row, with the time, the method, and the expiry of its certificate."""
         self.proofs += [LastProof("there.example", "pkix", 5.0, 9.0), LastProof(IDN.ascii, "dialback", 6.0, None)]
         self.assertEqual(
             self.rows(self.views.peers(), "peer", "last_seen", "last_method", "certificate_until"),
@@ -247,7 +247,7 @@ class PeersTests(ViewsCase):
         self.assertEqual(self.rows(self.views.peers(), "peer"), [])
 
     def test_names(self) -> None:
-        """The names that begin with a prefix, each once."""
+        """Names that begin with a prefix are listed once each."""
         self.accepted += [accepted(PEER), accepted(PEER)]
         self.lane(HERE, IDN)
         self.proofs.append(LastProof("theirs.example", "pkix", 5.0, None))
@@ -257,7 +257,7 @@ class PeersTests(ViewsCase):
 
 
 class NumberTests(ViewsCase):
-    """What metrics and `status` count."""
+    """Tests of the counts for metrics and `status`."""
 
     def count(self) -> Any:
         counted = self.views.count()
@@ -265,7 +265,7 @@ class NumberTests(ViewsCase):
         return self.successResultOf(counted)
 
     def test_counted(self) -> None:
-        """Streams by leg and direction, each once; stanzas that wait and since when."""
+        """Streams are counted by leg and direction, each once. Waiting stanzas are counted with the age of the oldest."""
         self.accepted += [accepted(PEER), accepted(IDN), accepted(PEER, "backend"), accepted(PEER, ending=EXPIRED)]
         shared = object()
         for sender in (HERE, ROOMS):
@@ -279,13 +279,13 @@ class NumberTests(ViewsCase):
         self.assertEqual((dict(found.streams), found.queue), (expected, (4, 5.0)))
 
     def test_nothing(self) -> None:
-        """An idle gateway, and one that was never counted."""
+        """An idle gateway, and one that was never counted, have zero."""
         self.assertEqual(self.views.numbers().queue, (0, 0.0))
         self.count()
         self.assertEqual(self.views.numbers().queue, (0, 0.0))
 
     def test_asked_twice(self) -> None:
-        """Requests during a count get its result; a client that leaves takes nothing from the others."""
+        """Requests during a count get its result. A client that cancels does not affect the others."""
         counts = [self.views.count() for _ in range(3)]
         counts[0].cancel()
         self.failureResultOf(counts[0], CancelledError)
@@ -293,7 +293,7 @@ class NumberTests(ViewsCase):
         self.assertIs(self.successResultOf(counts[1]), self.successResultOf(counts[2]))
 
     def test_all_left(self) -> None:
-        """When all have left before it is counted, who comes next is answered all the same."""
+        """If all clients have cancelled before the count ends, the next request is answered all the same."""
         first = self.views.count()
         first.cancel()
         self.failureResultOf(first, CancelledError)
@@ -302,7 +302,7 @@ class NumberTests(ViewsCase):
         self.successResultOf(second)
 
     def test_breaks(self) -> None:
-        """A mistake is told to all who wait, and the next count is a new one."""
+        """An internal error is reported to all who wait, and the next count starts anew."""
         self.accepted.append((None, None))
         counts = [self.views.count() for _ in range(2)]
         self.world.clock.advance(0)

@@ -1,4 +1,4 @@
-"""The judge: which look-ups are made, when they are waited for, and what their answers come to."""
+"""Tests of the judge: which look-ups are made, when they are waited for, and how their answers count."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ OTHER = TLSA(DANE_EE, 1, 1, b"\0" * 32)
 
 
 class Connection:
-    """What the judge sees of one."""
+    """A connection as the judge uses it."""
 
     tls_version: str | None = "TLSv1.3"
     cipher = "TLS_AES_256_GCM_SHA384"
@@ -54,7 +54,7 @@ class Connection:
 
 
 class FakeDiscovery:
-    """Answers with what the test sets; None: never."""
+    """Answers with the value that the test sets. None means no answer."""
 
     def __init__(self) -> None:
         self.targets: tuple[Target, ...] | None = (TARGET,)
@@ -106,21 +106,21 @@ class JudgeCase(SynchronousTestCase):
 
 class JudgeTests(JudgeCase):
     def test_a_key_to_be_verified(self) -> None:
-        """R20: the certificate of a server that is asked about a key only is not one that we met on our way to a peer."""
+        """R20: the certificate of a server that is only asked about a key is not recorded for a peer."""
         for verifying, direction in ((True, "inbound"), (False, "outbound")):
             self.verdict(self.judge(unknown_issuer="ask"), role="receiving", verifying=verifying)
             [waiting] = self.peer_records.pending_certificates.list(PEER)
             self.assertEqual(direction, waiting.direction)
 
     def test_pkix_alone(self) -> None:
-        """R12: who proves itself by PKIX is asked of in the DNS, which may veto, and not in the web."""
+        """R12: for a peer that proves itself by PKIX the DNS is asked, because it may veto. No document is fetched."""
         found = self.successResultOf(self.verdict(self.judge(), Connection(leaf_for("peer.example").der_chain)))
         self.assertEqual(("pkix", []), (found.proven_by, self.fetched))
         self.assertEqual(["SRV", "TLSA"], self.discovery.asked)
         self.assertTrue(permission(found, None).external)
 
     def test_dane(self) -> None:
-        """R22: in both roles; inbound any target of the domain, outbound the one that was dialled."""
+        """R22: DANE counts in both roles: inbound any target of the domain, outbound the one that was dialled."""
         self.discovery.lookup = TLSALookup("host.example", (MATCHING,), True, True)
         self.assertEqual("dane", self.successResultOf(self.verdict(self.judge())).proven_by)
         self.discovery.asked.clear()
@@ -128,7 +128,7 @@ class JudgeTests(JudgeCase):
         self.assertEqual(["TLSA"], self.discovery.asked)
 
     def test_veto(self) -> None:
-        """R22: outbound, other records veto PKIX, and then nothing is fetched; inbound they do not."""
+        """R22: outbound, other records veto PKIX, and no document is fetched then. Inbound they do not."""
         self.discovery.lookup = TLSALookup("host.example", (OTHER,), True, True)
         trusted = Connection(leaf_for("peer.example").der_chain)
         found = self.successResultOf(self.verdict(self.judge(), trusted, "receiving"))
@@ -139,14 +139,14 @@ class JudgeTests(JudgeCase):
         self.assertEqual([], self.fetched)
 
     def test_posh(self) -> None:
-        """R23: where nothing else proves the peer, its document is fetched."""
+        """R23: if nothing else proves the peer, its document is fetched."""
         digest = b64encode(sha256(LEAF.der).digest()).decode()
         self.page = succeed(Fetched(200, None, json.dumps({"fingerprints": [{"sha-256": digest}], "expires": 60}).encode()))
         self.assertEqual("posh", self.successResultOf(self.verdict(self.judge())).proven_by)
         self.assertEqual(["https://peer.example/.well-known/posh/xmpp-server.json"], self.fetched)
 
     def test_time(self) -> None:
-        """A certificate is judged when the reactor has time for it: each time that it is, and not where there is none to judge."""
+        """Each judgement of a certificate waits until the reactor has time. Without a certificate none waits."""
         waiting: list[Deferred[None]] = []
 
         def time_to_judge() -> Deferred[None]:
@@ -155,7 +155,7 @@ class JudgeTests(JudgeCase):
 
         self.patch(self, "time_to_judge", time_to_judge)
         verdict = self.verdict(self.judge())
-        for number in (1, 2):  # before and behind the POSH document
+        for number in (1, 2):  # before and after the POSH document
             self.assertEqual((len(waiting), verdict.called), (number, False))
             waiting[-1].callback(None)
         self.assertIs(Cause.SELF_SIGNED, self.successResultOf(verdict).ending.cause)
@@ -169,7 +169,7 @@ class JudgeTests(JudgeCase):
         self.assertEqual(len(waiting), 3)
 
     def test_patience(self) -> None:
-        """Look-ups that are not answered are waited for a few seconds, and count for nothing."""
+        """Look-ups without an answer are waited for a few seconds and do not count."""
         self.discovery.lookup = self.page = None
         verdict = self.verdict(self.judge())
         self.clock.advance(LOOKUP_SECONDS)
@@ -180,8 +180,8 @@ class JudgeTests(JudgeCase):
         self.assertIn("no answer in time", " ".join(found.reasons))
 
     def test_begun_beside_the_handshake(self) -> None:
-        """R23: what is asked when the peer is asserted is not asked again at the verdict; a document is fetched beside the
-        handshake for a peer alone that was proven by one, any other's certificate being heard first.
+        """R23: look-ups made when the peer was asserted are not repeated at the verdict. A document is fetched beside the handshake
+        only for a peer that was proven by one; of any other the certificate is judged first.
         """
         judge = self.judge()
         judge.begin(PEER, "initiating")
@@ -193,7 +193,7 @@ class JudgeTests(JudgeCase):
         self.assertEqual(1, len(self.fetched))
 
     def test_not_begun(self) -> None:
-        """Nothing is asked of a peer that is barred, nor by a method that does not count; a document not of one proven lately."""
+        """Nothing is looked up for a barred peer, or for a method that does not count. A peer proven lately needs no document."""
         self.judge(allow=False).begin(PEER, "initiating")
         self.judge(proofs=("pkix", "pin")).begin(PEER, "initiating")
         self.successResultOf(self.verdict(self.judge(proofs=("pkix", "pin"))))
@@ -205,7 +205,7 @@ class JudgeTests(JudgeCase):
         self.assertEqual((["TLSA"], []), (self.discovery.asked, self.fetched))
 
     def test_held(self) -> None:
-        """R20: the certificate is held with what the DNS says of the peer."""
+        """R20: the pending certificate is kept with the DNS evidence of the peer."""
         self.successResultOf(self.verdict(self.judge(unknown_issuer="ask")))
         self.assertEqual("host.example", self.peer_records.pending_certificates.list(PEER)[0].dns["targets"][0]["host"])
 
@@ -223,7 +223,7 @@ class JudgeTests(JudgeCase):
 
 
     def test_one_record(self) -> None:
-        """Sub-domains that the same certificate proves on one stream are one record; another registered domain is another."""
+        """Sub-domains that the same certificate proves on one stream are one record. Another registered domain is another."""
         certificate = shared_issuer().issue(dns=["*.peer.example", "peer.example", "other.example"])
         judge, connection = self.judge(), Connection((certificate.der, shared_issuer().der))
         for name in ("peer.example", "a.peer.example", "b.peer.example", "other.example", "c.bad.example", "d.bad.example"):

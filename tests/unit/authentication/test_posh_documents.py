@@ -1,4 +1,4 @@
-"""POSH documents: how long a result is kept, redirects, fetches that are joined, and shares of strangers."""
+"""Tests of POSH documents: the time of a result, redirects, joined fetches, and the shares of strangers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from s2sgw.xmpp.jid import Domain
 
 
 class DocumentsTests(SynchronousTestCase):
-    """R23: POSH documents."""
+    """R23: tests of POSH documents."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -41,7 +41,7 @@ class DocumentsTests(SynchronousTestCase):
         return self.successResultOf(self.documents.lookup(Domain.parse(name)))
 
     def test_kept(self) -> None:
-        """A document is kept until it expires, a failure for a minute."""
+        """A document is kept until it expires, and a failure for a minute."""
         good = {"fingerprints": [{"sha-256": b64encode(b"\0" * 32).decode()}], "expires": 90}
         self.page("a.example", good)
         self.assertEqual(({"sha-256": b"\0" * 32},), self.found().fingerprints)
@@ -56,7 +56,7 @@ class DocumentsTests(SynchronousTestCase):
         self.assertEqual(2, len(self.asked))
 
     def test_redirects(self) -> None:
-        """R23: one redirect, of either kind; the document's own bounds its lifetime."""
+        """R23: one redirect is followed, of either kind. The lifetime of its document limits that of the result."""
         document = {"fingerprints": [{"sha-256": b64encode(b"\0" * 32).decode()}], "expires": 9000}
         self.page("https://b.example/x", document)
         self.page("https://b.example/y", {"url": "https://b.example/x", "expires": 5})
@@ -74,13 +74,13 @@ class DocumentsTests(SynchronousTestCase):
         self.assertIn("https", self.found("g.example").failure)
 
     def silent(self, name: str) -> Deferred[Fetched]:
-        """A web server that does not answer."""
+        """Return a web server that does not answer."""
         waiting: Deferred[Fetched] = Deferred()
         self.answers[f"https://{name}/.well-known/posh/xmpp-server.json"] = waiting
         return waiting
 
     def test_joined(self) -> None:
-        """Those who ask meanwhile share one fetch, and may leave; when all have left it ends. Few results are kept."""
+        """Simultaneous callers share one fetch and may cancel. When all have cancelled it ends. The number of results is bounded."""
         waiting = self.silent("a.example")
         one, two = (self.documents.lookup(Domain.parse("a.example")) for _ in range(2))
         one.addErrback(lambda _: None).cancel()
@@ -98,7 +98,7 @@ class DocumentsTests(SynchronousTestCase):
 
 
     def test_strangers(self) -> None:
-        """Seven strangers a second with silent servers shut nobody out: a fresh peer waits a moment, a known one not at all."""
+        """Seven strangers a second with silent servers block no other: a new peer waits for a moment, a known one not at all."""
         self.page("fresh.example", {"fingerprints": [{"sha-256": b64encode(b"x" * 32).decode()}], "expires": 90})
         self.page("friend.example", {"fingerprints": [{"sha-256": b64encode(b"x" * 32).decode()}], "expires": 90})
         for number in range(70):
@@ -113,7 +113,7 @@ class DocumentsTests(SynchronousTestCase):
         self.assertEqual("", self.successResultOf(fresh).failure)
 
     def test_one_address(self) -> None:
-        """One address has two fetches under way; that it has to wait, or asks for too much, is not kept against the domain."""
+        """One address may have two fetches at a time. A refusal for that reason, or for the rate, is not kept for the domain."""
         for number in range(200):
             self.silent(f"s{number}.example")
             asking = self.documents.lookup(Domain.parse(f"s{number}.example"), Requester.stranger("10.0.0.1"))

@@ -1,4 +1,4 @@
-"""R26: secrets shared with peers: their files, what they stand in for, and what TLS they are bound to."""
+"""R26: tests of secrets shared with peers: their files, the proofs that they replace, and their binding to TLS."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ PLAIN: Any = SimpleNamespace(secured=None)
 
 
 class Connection:
-    """As much of one as a side looks at."""
+    """The part of a connection that a leg uses."""
 
     secured = SECURED.secured
 
 
 class SharedSecretsTests(SecretTestCase):
-    """R26: who has one, and what it is good for."""
+    """R26: tests of which peers have a secret, and what it proves."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -51,7 +51,7 @@ class SharedSecretsTests(SecretTestCase):
         return self.secrets.granted(permission(verdict, None if verdict.ending is None else refusal(verdict.ending)), verdict, peer, connection)
 
     def test_beside_other_ways(self) -> None:
-        """R26: with a sound certificate it is one more way; without TLS, or for a peer without secret, none."""
+        """R26: with a sound certificate it is one more method. Without TLS, or for a peer without a secret, it is none."""
         sound = Verdict(external=True, secret=True)
         granted = self.granted(sound)
         assert granted.secret is not None
@@ -61,7 +61,7 @@ class SharedSecretsTests(SecretTestCase):
         self.assertIsNone(self.granted(sound, connection=PLAIN).secret)
 
     def test_in_place_of_a_certificate(self) -> None:
-        """R26: where nothing else proves the peer, it must, and is given only where the verdict says so."""
+        """R26: if nothing else proves the peer, the secret must, and it is used only if the verdict says so."""
         alone = Verdict(proven_by="secret", secret=True)
         for given, secret in ((self.granted(alone), True), (self.granted(alone, OTHER), False), (self.granted(alone, connection=PLAIN), False)):
             self.assertEqual((given.refusal, given.mutual, given.external, given.secret is not None), (None, True, False, secret))
@@ -69,13 +69,13 @@ class SharedSecretsTests(SecretTestCase):
         self.assertEqual((refused.secret, refused.mutual, refused.refusal is None), (None, False, False))
 
     def test_reconsidered(self) -> None:
-        """R26: a stream that it has proven stays under a policy that still has it."""
+        """R26: a stream that the secret has proven stays if the policy still has it."""
         for verdict, peer, stays in ((Verdict(secret=True), PEER, True), (Verdict(secret=True), OTHER, False), (Verdict(), PEER, False)):
             self.assertEqual(self.secrets.suffices(verdict, peer, "SCRAM-SHA-1"), stays)
         self.assertFalse(self.secrets.suffices(Verdict(secret=True), PEER, "DIGEST-MD5"))
 
     def test_mechanisms(self) -> None:
-        """The policy names the mechanisms; where none of them binds to TLS, none is offered that could, and no binding is looked for."""
+        """The policy names the mechanisms. If none of them binds to TLS, none of that kind is offered, and no binding is computed."""
         cases: tuple[tuple[tuple[Mechanism, ...], bool], ...] = (
             (("SCRAM-SHA-1-PLUS", "DIGEST-MD5"), True), (("EXTERNAL", "SCRAM-SHA-256"), False),
         )
@@ -87,7 +87,7 @@ class SharedSecretsTests(SecretTestCase):
         self.assertEqual(self.granted(Verdict(external=True), OTHER).mechanisms, MECHANISMS)
 
     def test_outbound(self) -> None:
-        """R26: a stream of ours stays where the secret alone proves the peer by the policy of now, if it had to there."""
+        """R26: a stream of ours stays if the secret alone proves the peer by the current policy and was required at its start."""
         alone = Verdict(proven_by="secret", secret=True, reasons=("no certificate",))
 
         async def answer(*given: object) -> Verdict:
@@ -107,7 +107,7 @@ class SharedSecretsTests(SecretTestCase):
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(asked())))
 
     def test_read_again(self) -> None:
-        """R26: a changed file is another secret; one that cannot be read is told, by name alone, and is none."""
+        """R26: a changed file is a new secret. A file that cannot be read is reported by its name only, and counts as no secret."""
         first = self.secrets.of(PEER)
         self.assertIs(self.secrets.of(PEER), first)
         self.path.write_text("battery staple\n")
@@ -125,7 +125,7 @@ class SharedSecretsTests(SecretTestCase):
 
 
 class WholeTests(SecretTestCase):
-    """R26: both engines, both adapters and real TLS between two servers whose certificates prove nothing."""
+    """R26: tests of both engines and adapters with real TLS, between two servers whose certificates prove nothing."""
 
     def engines(self, theirs: str) -> tuple[Any, Any]:
         keys, numbers = DialbackKeys(b"x"), itertools.count()
@@ -136,7 +136,7 @@ class WholeTests(SecretTestCase):
         return InitiatingStream(InitiatingOptions(local=PEER, peer=LOCAL, keys=keys)), receiving
 
     def conversed(self, theirs: str) -> tuple[list[Any], list[Ending]]:
-        """What both ends came to: the proven pairs, and how the initiating stream ended, if it did."""
+        """Return the result of both ends: the proven pairs, and the ending of the initiating stream, if any."""
         initiating, receiving = self.engines(theirs)
         ends = Ends(engines=(receiving, initiating))
         other = Path(self.mktemp())
@@ -160,11 +160,11 @@ class WholeTests(SecretTestCase):
         return [event for owner in owners for event in owner.events if isinstance(event, PairProven)], ends.client_owner.endings
 
     def test_same_secret(self) -> None:
-        """R26: each is proven to the other, bound to their TLS."""
+        """R26: each side is proven to the other, bound to their TLS."""
         proven = PairProven(Pair(PEER, LOCAL), "SCRAM-SHA-256-PLUS")
         self.assertEqual(self.conversed("correct horse\n"), ([proven, proven], []))
 
     def test_another_secret(self) -> None:
-        """R26: with another secret neither is, and no weaker way is tried."""
+        """R26: with another secret neither side is proven, and no weaker mechanism is tried."""
         proven, (ending,) = self.conversed("battery staple\n")
         self.assertEqual((proven, ending.cause), ([], Cause.SASL_FAILED))

@@ -1,4 +1,4 @@
-"""Anchors and revocation lists from files, read again when they change."""
+"""Tests of anchors and revocation lists in files, which are read again when they change."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class TrustFilesTests(SynchronousTestCase):
         self.patch(TrustFiles, "log", Logger("trust", observer=lambda event: self.said.append(event["event"])))  # type: ignore[arg-type]
 
     def later(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """Stand in for another thread: the test runs the call when it likes."""
+        """Act as another thread: the test decides when the call runs."""
         self.waiting.append((partial(call, *arguments), Deferred()))
         return self.waiting[-1][1]
 
     def finish(self) -> None:
-        """Let the other thread come to its end."""
+        """Let the other thread finish."""
         for call, done in self.waiting:
             try:
                 done.callback(call())
@@ -43,7 +43,7 @@ class TrustFilesTests(SynchronousTestCase):
         self.waiting.clear()
 
     def test_read_again(self) -> None:
-        """A changed file is read again after a few seconds; one that is gone is complained of and what it held kept."""
+        """A changed file is read again after a few seconds. A missing one is reported, and its last content is kept."""
         files, policy = TrustFiles(self.clock), PeerPolicies({"default": PeerObject(trust_anchors=self.path)}).named("default")
         self.path.write_bytes(shared_root().pem)
         first = files.anchors(policy)
@@ -62,7 +62,7 @@ class TrustFilesTests(SynchronousTestCase):
         self.assertEqual((2, 3), (len(files.anchors(policy)), len(self.said)))
 
     def test_lists(self) -> None:
-        """Revocation lists from a directory; none where the policy names none."""
+        """Revocation lists are read from a directory. There are none if the policy names none."""
         self.path.mkdir()
         (self.path / "one.crl").write_bytes(shared_issuer().crl([leaf_for("a.example").certificate]))
         files = TrustFiles(self.clock)
@@ -73,7 +73,7 @@ class TrustFilesTests(SynchronousTestCase):
         self.assertIs(lists, files.revocations(self.path))
 
     def test_another_thread(self) -> None:
-        """A changed list is read elsewhere, once; until it is there, and where it cannot be read, the one before counts."""
+        """A changed list is read in another thread, once. Until then, or if it cannot be read, the old one applies."""
         self.path.write_bytes(shared_issuer().crl())
         files = TrustFiles(self.clock, SimpleNamespace(run=self.later))
         first = files.revocations(self.path)
@@ -98,7 +98,7 @@ class TrustFilesTests(SynchronousTestCase):
         self.assertEqual(["file unreadable"] * 2, self.said)
 
     def test_nobody_asks(self) -> None:
-        """A changed list is read though no handshake asks for it: the first one after the change finds the new list."""
+        """A changed list is read without a handshake: the first handshake after the change finds the new list."""
         self.path.write_bytes(shared_issuer().crl())
         files = TrustFiles(self.clock, SimpleNamespace(run=self.later))
         first = files.revocations(self.path)
@@ -108,7 +108,7 @@ class TrustFilesTests(SynchronousTestCase):
         self.assertIsNot(first, files.revocations(self.path))
 
     def test_adopted(self) -> None:
-        """What a reload has read is used at once, and not undone by an older reading that ends later."""
+        """The lists that a reload has read apply at once. An older read that ends later does not replace them."""
         self.path.write_bytes(shared_issuer().crl())
         files = TrustFiles(self.clock, SimpleNamespace(run=self.later))
         files.revocations(self.path)

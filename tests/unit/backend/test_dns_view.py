@@ -1,4 +1,4 @@
-"""The DNS view: what it says itself, what it forwards, and what it refuses."""
+"""Tests of the DNS view: its own answers, forwarded questions, and refusals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOCAL = {"example.org", "xn--bcher-kva.example"}
 
 
 class UDPClient(DatagramProtocol):
-    """Collects what comes."""
+    """Collects the datagrams that arrive."""
 
     def __init__(self) -> None:
         self.received: list[bytes] = []
@@ -38,7 +38,7 @@ class UDPClient(DatagramProtocol):
 
 
 class TCPClient(Int16StringReceiver):
-    """Collects what comes, and whether it ended."""
+    """Collects the bytes that arrive, and records the end."""
 
     def __init__(self) -> None:
         self.received: list[bytes] = []
@@ -52,7 +52,7 @@ class TCPClient(Int16StringReceiver):
 
 
 class ViewCase(SynchronousTestCase):
-    """A view, and a resolver that it forwards to."""
+    """Base class with a view and a resolver that it forwards to."""
 
     def setUp(self) -> None:
         self.reactor = FakeReactor()
@@ -66,14 +66,14 @@ class ViewCase(SynchronousTestCase):
         return DNSView(self.reactor, LOCAL.__contains__, 15270, target, forward)
 
     def send(self, wire: bytes) -> list[bytes]:
-        """What comes back at once for a datagram."""
+        """Return what is sent back at once for a datagram."""
         self.client.received.clear()
         self.socket.write(wire, VIEW)
         self.reactor.settle()
         return list(self.client.received)
 
     def ask(self, name: str, rdtype: str = "SRV", **options: Any) -> Message:
-        """The answer to a query like Erlang's: over UDP, without EDNS unless `options` want it."""
+        """Return the answer to a query like Erlang's: over UDP, without EDNS unless `options` is given."""
         query = dns.message.make_query(name, rdtype, **options)
         [wire] = self.send(query.to_wire())
         answer = dns.message.from_wire(wire)
@@ -82,7 +82,7 @@ class ViewCase(SynchronousTestCase):
         return answer
 
     def tcp(self, source: str = "127.0.0.1") -> tuple[TCPClient, FakeStream]:
-        """A TCP client."""
+        """Return a TCP client."""
         factory = ClientFactory()
         client = TCPClient()
         factory.buildProtocol = lambda addr: client  # type: ignore[method-assign]
@@ -95,55 +95,55 @@ class ViewCase(SynchronousTestCase):
         return [record.to_text() for rrset in answer.answer for record in rrset]
 
     def assertNegative(self, answer: Message, rcode: dns.rcode.Rcode) -> None:
-        """No records, and an SOA record by which that may be kept."""
+        """Check that there are no records, and an SOA record for the time of the negative answer."""
         self.assertEqual((answer.rcode(), answer.answer), (rcode, []))
         self.assertEqual([rrset.rdtype for rrset in answer.authority], [dns.rdatatype.SOA])
 
 
 class OwnAnswerTests(ViewCase):
-    """What the view says itself, nobody else being asked."""
+    """Tests of the view's own answers, for which no other server is asked."""
 
     def tearDown(self) -> None:
         self.assertEqual(self.upstream.asked, [])
 
     def test_peers(self) -> None:
-        """Every domain that is not local is reached at the gateway, in any case, A-labels and single labels included."""
+        """Every domain that is not local is reached at the gateway, in any case, also A-labels and single labels."""
         for domain in ("peer.example", "PEER.Example", "a.b.c.peer.example", "xn--nxasmq6b.example", "single", "org", "notexample.org"):
             self.assertEqual(self.texts(self.ask(f"_xmpp-server._tcp.{domain}")), ["0 0 15270 localhost."], domain)
 
     def test_question_is_kept(self) -> None:
-        """The answer's name is spelt as the question's (some clients compare it so)."""
+        """The name in the answer is spelled as in the question (some clients compare it so)."""
         answer = self.ask("_XMPP-Server._TCP.Peer.example")
         self.assertEqual(str(answer.answer[0].name), "_XMPP-Server._TCP.Peer.example.")
 
     def test_no_way_around(self) -> None:
-        """Neither direct TLS nor the service name of old leads past the gateway."""
+        """Neither direct TLS nor the old service name leads past the gateway."""
         self.assertNegative(self.ask("_xmpps-server._tcp.peer.example"), dns.rcode.NXDOMAIN)
         self.assertNegative(self.ask("_jabber._tcp.peer.example"), dns.rcode.NXDOMAIN)
 
     def test_other_types(self) -> None:
-        """A name of the view's has no records of other types."""
+        """A name of the view has no records of other types."""
         self.assertNegative(self.ask("_xmpp-server._tcp.peer.example", "TXT"), dns.rcode.NOERROR)
 
     def test_target(self) -> None:
-        """localhost is 127.0.0.1 and has no IPv6 address; AAAA is no data, for NXDOMAIN would deny the A record too."""
+        """localhost is 127.0.0.1 and has no IPv6 address. AAAA is "no data": NXDOMAIN would deny the A record too."""
         self.assertEqual(self.texts(self.ask("localhost", "A")), ["127.0.0.1"])
         self.assertEqual(self.texts(self.ask("LOCALHOST", "A")), ["127.0.0.1"])
         self.assertNegative(self.ask("localhost", "AAAA"), dns.rcode.NOERROR)
 
     def test_under_localhost(self) -> None:
-        """There is nothing below localhost, and it is not told outside (RFC 6761 §6.3)."""
+        """Names below localhost do not exist, and are not looked up outside (RFC 6761 §6.3)."""
         self.assertNegative(self.ask("_15270._tcp.localhost", "TLSA"), dns.rcode.NXDOMAIN)
 
     def test_onions(self) -> None:
-        """RFC 7686: the way to an onion service leads to the gateway, and no other name server hears of it."""
+        """RFC 7686: an onion service is reached through the gateway, and no other name server is asked."""
         self.assertEqual(len(self.ask("_xmpp-server._tcp.abc.onion").answer), 1)
         for name in ("abc.onion", "onion", "_5269._tcp.abc.onion"):
             self.assertNegative(self.ask(name, "A"), dns.rcode.NXDOMAIN)
             self.assertEqual(self.upstream.count(name, "A"), 0)
 
     def test_own_target(self) -> None:
-        """A target of another name is answered for as well as localhost."""
+        """A target with another name is answered as well as localhost."""
         self.view.stop()
         self.view = self.make("Gateway.Example.")
         self.view.listen("127.53.0.1:53")
@@ -153,7 +153,7 @@ class OwnAnswerTests(ViewCase):
         self.assertEqual(self.texts(self.ask("localhost", "A")), ["127.0.0.1"])
 
     def test_literal_target(self) -> None:
-        """A target that is an address is that address."""
+        """A target that is an address is answered as that address."""
         self.view.stop()
         self.view = self.make("127.0.0.5")
         self.view.listen("127.53.0.1:53")
@@ -161,7 +161,7 @@ class OwnAnswerTests(ViewCase):
         self.assertEqual(self.texts(self.ask("127.0.0.5", "A")), ["127.0.0.5"])
 
     def test_authenticated_data(self) -> None:
-        """The view's own answers claim no DNSSEC; CD comes back as it was sent, EDNS only to who spoke it."""
+        """The view's own answers claim no DNSSEC. CD is returned as it was sent, and EDNS only to a client that used it."""
         answer = self.ask("_xmpp-server._tcp.peer.example", flags=dns.flags.RD | dns.flags.CD | dns.flags.AD, want_dnssec=True)
         self.assertFalse(answer.flags & dns.flags.AD)
         self.assertTrue(answer.flags & dns.flags.CD)
@@ -170,10 +170,10 @@ class OwnAnswerTests(ViewCase):
 
 
 class ForwardTests(ViewCase):
-    """What is none of the view's business."""
+    """Tests of questions that are forwarded."""
 
     def test_forwarded(self) -> None:
-        """Everything else is asked of the resolvers, and answered with all that they say."""
+        """Everything else is asked of the resolvers, and answered with their complete answer."""
         self.upstream.add("a.example", "CNAME", "b.example.")
         self.upstream.add("b.example", "A", "8.8.8.8")
         self.assertEqual(self.texts(self.ask("a.example", "A")), ["b.example.", "8.8.8.8"])
@@ -181,7 +181,7 @@ class ForwardTests(ViewCase):
         self.assertEqual((answer.rcode(), len(answer.authority)), (dns.rcode.NXDOMAIN, 1))
 
     def test_local_domains(self) -> None:
-        """Loop guard: the services of local domains are asked for outside and never our own; names under them are a peer's."""
+        """Loop guard: the services of local domains are looked up outside and are never ours. Names under them are a peer's."""
         for domain in ("example.org", "Example.Org", "xn--bcher-kva.example"):
             for service in ("_xmpp-server", "_xmpps-server", "_jabber"):
                 self.assertEqual(self.ask(f"{service}._tcp.{domain}").rcode(), dns.rcode.NXDOMAIN)
@@ -189,13 +189,13 @@ class ForwardTests(ViewCase):
         self.assertEqual(self.texts(self.ask("_xmpp-server._tcp.sub.example.org")), self.texts(self.ask("_xmpp-server._tcp.peer.example")))
 
     def test_look_alikes(self) -> None:
-        """Services of other names and protocols, and names too short to be of a domain, are none of ours."""
+        """Services with other names and protocols, and names too short to contain a domain, are forwarded."""
         for name in ("_xmpp-client._tcp.peer.example", "_xmpp-server._udp.peer.example", "_xmpp-server._tcp", "_tcp.peer.example", "x._xmpp-server._tcp.peer.example", "."):
             self.ask(name)
         self.assertEqual(len(self.upstream.asked), 6)
 
     def test_flags(self) -> None:
-        """DNSSEC is between the client and the resolvers: DO, CD and AD go out, AD comes back; options stay here."""
+        """DNSSEC is between the client and the resolvers: DO, CD and AD are forwarded, AD is returned. Options are not."""
         self.upstream.secure = True
         self.upstream.add("a.example", "A", "8.8.8.8")
         options = [dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"12345678")]
@@ -209,7 +209,7 @@ class ForwardTests(ViewCase):
         self.assertFalse(self.upstream.queries[1].ednsflags & dns.flags.DO)
 
     def test_concurrent(self) -> None:
-        """One slow answer holds up nobody."""
+        """One slow answer delays no other."""
         self.upstream.mute.add(("slow.example", "A"))
         slow = dns.message.make_query("slow.example", "A")
         self.assertEqual(self.send(slow.to_wire()), [])
@@ -220,7 +220,7 @@ class ForwardTests(ViewCase):
         self.assertEqual([dns.message.from_wire(wire).rcode() for wire in self.client.received], [dns.rcode.SERVFAIL])
 
     def test_failing(self) -> None:
-        """What the resolvers cannot answer is SERVFAIL, and so is everything where there are none."""
+        """If the resolvers cannot answer, the answer is SERVFAIL. It always is if there are none."""
         self.upstream.rcodes["bad.example", "A"] = dns.rcode.REFUSED
         self.assertEqual(self.ask("bad.example", "A").rcode(), dns.rcode.SERVFAIL)
         self.upstream.stop()
@@ -231,7 +231,7 @@ class ForwardTests(ViewCase):
         self.assertEqual(self.ask("a.example", "A").rcode(), dns.rcode.SERVFAIL)
 
     def test_bounded(self) -> None:
-        """Above so many forwarded questions at once a further one is SERVFAIL, and there is room again later."""
+        """Above the limit of forwarded questions the answer is SERVFAIL. Later there is room again."""
         self.patch(dns_view, "FORWARDED", 1)
         self.upstream.mute.add(("slow.example", "A"))
         self.send(dns.message.make_query("slow.example", "A").to_wire())
@@ -240,7 +240,7 @@ class ForwardTests(ViewCase):
         self.assertEqual(self.ask("a.example", "A").rcode(), dns.rcode.NXDOMAIN)
 
     def test_truncated(self) -> None:
-        """What does not fit the client's datagram is truncated, and whole over TCP."""
+        """An answer that is too large for the client's datagram is truncated, and complete over TCP."""
         self.upstream.add("big.example", "TXT", *("x" * 200 + str(number) for number in range(20)))
         for options, limit in (({}, 512), ({"payload": 1232}, 1232), ({"payload": 100}, 512), ({"payload": 65535}, 4096)):
             answer = self.ask("big.example", "TXT", **options)
@@ -254,7 +254,7 @@ class ForwardTests(ViewCase):
 
 
 class RefusalTests(ViewCase):
-    """What is no question that the view answers."""
+    """Tests of messages that the view refuses."""
 
     def rcode(self, wire: bytes) -> int:
         [answer] = self.send(wire)
@@ -263,19 +263,19 @@ class RefusalTests(ViewCase):
         return dns.message.from_wire(answer, ignore_trailing=True).rcode()
 
     def test_no_message(self) -> None:
-        """Too short for a header, or an answer: dropped, for whoever answers answers echoes for ever."""
+        """A message too short for a header, or an answer, is dropped: answers to answers would never end."""
         reply = dns.message.make_response(dns.message.make_query("localhost", "A"))
         for wire in (b"", b"abc", bytes(11), reply.to_wire()):
             self.assertEqual(self.send(wire), [])
 
     def test_malformed(self) -> None:
-        """A header followed by what cannot be read is FORMERR, with its id."""
+        """A header followed by unreadable bytes gets FORMERR, with its id."""
         query = dns.message.make_query("localhost", "A").to_wire()
         for wire in (query[:-1], query + b"x", query[:12] + b"\xc0\x0c\0\1\0\1", query[:4] + b"\xff\xff" + query[6:], query[:12] + b"\x3f" + query[13:]):
             self.assertEqual(self.rcode(wire), dns.rcode.FORMERR)
 
     def test_questions(self) -> None:
-        """There is one question to a message."""
+        """A message must have exactly one question."""
         query = dns.message.make_query("localhost", "A")
         query.question.append(query.question[0])
         self.assertEqual(self.rcode(query.to_wire()), dns.rcode.FORMERR)
@@ -283,7 +283,7 @@ class RefusalTests(ViewCase):
         self.assertEqual(self.rcode(query.to_wire()), dns.rcode.FORMERR)
 
     def test_opcode(self) -> None:
-        """Queries alone are implemented."""
+        """Only queries are implemented."""
         for opcode in (dns.opcode.IQUERY, dns.opcode.STATUS, dns.opcode.NOTIFY, dns.opcode.UPDATE, 15):
             query = dns.message.make_query("localhost", "A")
             wire = bytearray(query.to_wire())
@@ -298,17 +298,17 @@ class RefusalTests(ViewCase):
         self.assertEqual(self.upstream.asked, [])
 
     def test_edns_version(self) -> None:
-        """A version of EDNS that is not spoken here is told so (RFC 6891 §6.1.3)."""
+        """An unsupported version of EDNS gets the answer of RFC 6891 §6.1.3."""
         self.assertEqual(self.rcode(dns.message.make_query("localhost", "A", use_edns=1).to_wire()), dns.rcode.BADVERS)
 
     def test_signed(self) -> None:
-        """A question signed by a key that nobody here knows cannot be read."""
+        """A question signed by an unknown key cannot be read."""
         query = dns.message.make_query("localhost", "A")
         query.use_tsig({dns.name.from_text("key."): b"secret"})
         self.assertEqual(self.rcode(query.to_wire()), dns.rcode.FORMERR)
 
     def test_strangers(self) -> None:
-        """Clients of other machines get nothing, over UDP and TCP."""
+        """Clients of other machines get no answer, over UDP and TCP."""
         stranger = UDPClient()
         socket = self.reactor.listenUDP(5000, stranger, interface="192.168.0.7")
         socket.write(dns.message.make_query("localhost", "A").to_wire(), VIEW)
@@ -318,13 +318,13 @@ class RefusalTests(ViewCase):
 
 
 class StreamTests(ViewCase):
-    """Over TCP."""
+    """Tests of the view over TCP."""
 
     def query(self, name: str = "localhost") -> bytes:
         return dns.message.make_query(name, "A").to_wire()
 
     def test_pipelined(self) -> None:
-        """Several questions on one connection, in any pieces, answered as the answers come."""
+        """Several questions on one connection, in any pieces, are answered as their answers arrive."""
         self.upstream.delays["slow.example", "A"] = 1
         self.upstream.add("slow.example", "A", "8.8.8.8")
         client, _ = self.tcp()
@@ -337,7 +337,7 @@ class StreamTests(ViewCase):
         self.assertEqual([self.texts(dns.message.from_wire(wire)) for wire in client.received], [["127.0.0.1"], ["8.8.8.8"]])
 
     def test_too_many_questions(self) -> None:
-        """Above so many unanswered questions the connection ends."""
+        """Above the limit of unanswered questions the connection ends."""
         self.patch(dns_view, "PIPELINED", 2)
         self.upstream.mute.add(("slow.example", "A"))
         client, _ = self.tcp()
@@ -349,7 +349,7 @@ class StreamTests(ViewCase):
         self.assertEqual((client.received, self.view.clients), ([], set()))
 
     def test_no_message(self) -> None:
-        """What is no question ends the connection; one that cannot be read is answered."""
+        """A message that is not a question ends the connection. One that cannot be read is answered."""
         client, _ = self.tcp()
         client.sendString(self.query()[:-1])
         self.reactor.settle()
@@ -359,7 +359,7 @@ class StreamTests(ViewCase):
         self.assertTrue(client.lost)
 
     def test_idle(self) -> None:
-        """A connection that is silent too long ends; questions keep it."""
+        """A connection that is silent too long ends. Questions keep it open."""
         client, stream = self.tcp()
         self.reactor.pass_time(20)
         client.sendString(self.query())
@@ -370,7 +370,7 @@ class StreamTests(ViewCase):
         self.assertEqual((self.view.clients, self.reactor.getDelayedCalls()), (set(), []))
 
     def test_gone(self) -> None:
-        """A client that leaves leaves nothing behind, and its answer goes nowhere."""
+        """A client that disconnects leaves nothing in memory, and its answer is discarded."""
         self.upstream.delays["slow.example", "A"] = 1
         client, stream = self.tcp()
         client.sendString(self.query("slow.example"))
@@ -380,12 +380,12 @@ class StreamTests(ViewCase):
         self.assertEqual((self.view.clients, self.reactor.getDelayedCalls()), (set(), []))
 
     def test_back_pressure(self) -> None:
-        """The view reads nothing from a client that does not read."""
+        """The view does not read from a client that does not read."""
         _, stream = self.tcp()
         self.assertIs(stream.other.producer, stream.other)
 
     def test_many_clients(self) -> None:
-        """Above so many clients a further one is turned away."""
+        """Above the limit of clients a further one is disconnected."""
         self.patch(dns_view, "CLIENTS", 1)
         _, first = self.tcp()
         _, second = self.tcp()
@@ -396,10 +396,10 @@ class StreamTests(ViewCase):
 
 
 class LifeTests(ViewCase):
-    """Beginning and end."""
+    """Tests of the view's start and stop."""
 
     def test_addresses(self) -> None:
-        """It needs a loopback address that it does not forward to."""
+        """The view needs a loopback address that it does not forward to."""
         for address in ("0.0.0.0:53", "192.168.0.1:53", "localhost:53", "[::]:53", "x y"):
             with self.assertRaises(ValueError, msg=address):
                 self.make().listen(address)
@@ -409,7 +409,7 @@ class LifeTests(ViewCase):
             self.make(forward=("dns.example",))
 
     def test_any_port(self) -> None:
-        """Port 0 is any free one, the same for UDP and TCP; IPv6 will do."""
+        """Port 0 is any free port, the same for UDP and TCP. IPv6 is possible."""
         for host in ("127.0.0.9", "[::1]"):
             view = self.make()
             view.listen(f"{host}:0")
@@ -418,14 +418,14 @@ class LifeTests(ViewCase):
             self.assertIn(tuple(view.address), self.reactor.tcp)
 
     def test_port_taken(self) -> None:
-        """A port that is free for TCP alone is not kept half."""
+        """A port that is free for TCP alone is released again."""
         self.reactor.broken = True
         with self.assertRaises(OSError):
             self.make().listen("127.0.0.9:53")
         self.assertNotIn(("127.0.0.9", 53), self.reactor.tcp)
 
     def test_stop(self) -> None:
-        """Stopped, it holds no port, no client and no question; who waits for an answer is told that there is none."""
+        """After a stop the view has no port, client or question. Waiting callers get an error."""
         self.upstream.mute.add(("slow.example", "A"))
         client, _ = self.tcp()
         client.sendString(dns.message.make_query("slow.example", "A").to_wire())
@@ -439,7 +439,7 @@ class LifeTests(ViewCase):
         self.successResultOf(self.view.stop())
 
     def test_through_a_resolver(self) -> None:
-        """A resolver like ours, pointed at it, sees the federation as the backend does."""
+        """A resolver like ours that uses the view sees the federation as the backend does."""
         resolver = Resolver(self.reactor, ["127.53.0.1"])
         answer = resolver.query("_xmpp-server._tcp.peer.example", "SRV")
         self.reactor.settle()
@@ -447,7 +447,7 @@ class LifeTests(ViewCase):
         self.assertEqual((found.status, found.secure), (Status.FOUND, False))
 
     def test_noise(self) -> None:
-        """After any input the view goes on."""
+        """After any input the view continues."""
         for number in range(256):
             self.send(struct.pack("!HBBHHHH", number, 1, number, number % 3, number % 2, 0, 1) + bytes([number]) * (number % 40))
         self.assertEqual(self.texts(self.ask("localhost", "A")), ["127.0.0.1"])

@@ -1,4 +1,4 @@
-"""The embedded echo: what it answers, and what it must not."""
+"""Tests of the embedded echo: which stanzas it answers, and which it must not answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAIR = Pair(Domain.parse("peer.example"), Domain.parse("example.org"))
 
 
 class EchoTests(SynchronousTestCase):
-    """Messages and pings are answered; errors, rooms and results never (two echoes must not talk for ever)."""
+    """Messages and pings are answered. Errors, rooms and results never are (two echoes would never stop)."""
 
     def answers(self, *stanzas: str) -> list[Stanza]:
         delivered: list[Stanza] = []
@@ -28,19 +28,19 @@ class EchoTests(SynchronousTestCase):
     crowded = False
 
     def test_no_room(self) -> None:
-        """Where the queue back takes no more, no answer is made."""
+        """If the inverse queue accepts no more, no answer is made."""
         self.crowded = True
         self.assertEqual(self.answers("<message @ type='chat'><body>a</body></message>"), [])
 
     def test_message(self) -> None:
-        """The body comes back under the same id, addresses swapped, and nothing but the body."""
+        """The body is returned with the same id, the addresses are swapped, and nothing else is contained."""
         [answer] = self.answers("<message @ type='chat'><body>a &lt; b</body><x xmlns='urn:x'/></message>")
         echoed = Element.parse(answer.data)
         self.assertEqual((answer.to, answer.from_, answer.id, answer.type), ("a@peer.example/r", "b@example.org", "7", "chat"))
         self.assertEqual([(child.name, child.text) for child in echoed.children], [("body", "a < b")])
 
     def test_ping(self) -> None:
-        """A ping has a result, another request service-unavailable."""
+        """A ping gets a result, another request service-unavailable."""
         ping, other = self.answers(f"<iq @ type='get'><ping xmlns='{PING}'/></iq>", "<iq @ type='set'><x xmlns='urn:x'/></iq>")
         self.assertEqual((ping.type, other.type), ("result", "error"))
         error = Element.parse(other.data).child(SERVER, "error")
@@ -48,7 +48,7 @@ class EchoTests(SynchronousTestCase):
         self.assertEqual(error.children[0].name, "service-unavailable")
 
     def test_no_answer(self) -> None:
-        """Errors, rooms, results, presence and messages without a body have none."""
+        """Errors, rooms, results, presence and messages without a body get no answer."""
         self.assertEqual(self.answers(
             "<message @ type='error'><body>x</body></message>", "<message @ type='groupchat'><body>x</body></message>",
             "<message @><x xmlns='urn:x'/></message>", "<iq @ type='result'/>", "<presence @/>",

@@ -1,4 +1,4 @@
-"""Whether our own server answers, and that nothing of it is blamed on a peer."""
+"""Tests of the health of our own server: its failures are not blamed on a peer."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ BLOCKED = Ending(Cause.STREAM_ERROR, "this domain is blocked", "them", "policy-v
 
 
 class AttributionTests(SynchronousTestCase):
-    """The cause that a failure on the backend leg has in the record."""
+    """Tests of the cause that a failure on the backend leg has in the record."""
 
     def test_causes(self) -> None:
-        """What the server does, or does not do, has a cause of the layer "backend", by us."""
+        """A failure of the server has a cause of the layer "backend", by us."""
         for cause, wanted in (
             (Cause.CONNECTION_REFUSED, Cause.BACKEND_REFUSED), (Cause.CONNECTION_TIMEOUT, Cause.BACKEND_TIMEOUT),
             (Cause.DNS_UNREACHABLE, Cause.BACKEND_UNREACHABLE), (Cause.TLS_NOT_OFFERED, Cause.BACKEND_TLS),
@@ -46,11 +46,11 @@ class AttributionTests(SynchronousTestCase):
             told = attributed(Ending(cause, "why", "them"), IDENTITY)
             self.assertEqual((wanted, Layer.BACKEND, "us"), (told.cause, told.layer, told.by), cause)
             self.assertIn(ADDRESS, told.detail)
-            self.assertEqual(Ending(cause).final, told.final, cause)  # what is bounced at once stays so
+            self.assertEqual(Ending(cause).final, told.final, cause)  # a final cause stays as it is
             self.assertIs(told, attributed(told, IDENTITY))
 
     def test_certificate(self) -> None:
-        """A server that does not accept our certificate says so by a stream error, or by a TLS alert; the authority is named."""
+        """A server that does not accept our certificate says so by a stream error or a TLS alert. The authority is named."""
         alert = Ending(Cause.TLS_FAILED, "tlsv1 alert unknown ca", "network")
         for ending in (DISTRUST, alert):
             told = attributed(ending, IDENTITY)
@@ -59,19 +59,19 @@ class AttributionTests(SynchronousTestCase):
         self.assertEqual(Cause.BACKEND_TLS, attributed(Ending(Cause.TLS_FAILED, "no shared cipher"), IDENTITY).cause)
 
     def test_secret(self) -> None:
-        """A router that refuses our secret is no server that distrusts our certificate: the cause stays, with its remedy."""
+        """A router that refuses our secret does not distrust our certificate: the cause stays, with its remedy."""
         refused = Ending(Cause.SASL_FAILED, "not-authorized", "them")
         self.assertIs(attributed(refused, replace(IDENTITY, kind="jabberd2-router")), refused)
         self.assertIs(attributed(refused, IDENTITY).cause, Cause.BACKEND_DISTRUSTS_US)
 
     def test_ours(self) -> None:
-        """What we decided ourselves is no failure of the server."""
+        """A decision of ours is not a failure of the server."""
         for cause in (Cause.SHUTDOWN, Cause.CLOSED, Cause.INTERNAL, Cause.TOO_MANY_STREAMS):
             self.assertEqual(Ending(cause), attributed(Ending(cause), IDENTITY))
 
 
 class HealthTests(SynchronousTestCase):
-    """The state, its log lines, and when it changes."""
+    """Tests of the state, its log lines, and its changes."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -95,7 +95,7 @@ class HealthTests(SynchronousTestCase):
         return [event["event"] for event in self.events]
 
     def check(self, ending: Ending | None) -> int:
-        """Run a check; return how often the server was connected to."""
+        """Run a check; return the number of connections to the server."""
         asked: list[None] = []
 
         def connect() -> Deferred[None]:
@@ -106,7 +106,7 @@ class HealthTests(SynchronousTestCase):
         return len(asked)
 
     def test_one_line_each_way(self) -> None:
-        """However many peers write: one line when it goes down, one when it is back, and what waits is tried again."""
+        """However many peers write, there is one line when the server goes down and one when it is back. Then what waits is tried again."""
         self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
         self.health.closed()
         for _ in range(20):
@@ -124,7 +124,7 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual([], self.health.alerts())
 
     def test_retired(self) -> None:
-        """A server that a reload removed is neither down nor up in the log, whatever becomes of its last streams."""
+        """A server that a reload removed is neither down nor up in the log, however its last streams end."""
         self.health.retire()
         self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
         self.health.closed()
@@ -132,7 +132,7 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual(([], 0), (self.told, self.recovered))
 
     def test_distrust(self) -> None:
-        """A server that takes our connections and trusts no certificate of ours is down, whatever a bare connection shows."""
+        """A server that accepts our connections and does not trust our certificate is down, although a bare connection succeeds."""
         self.health.attempt_failed(PAIR, DISTRUST)
         self.clock.advance(CHECK_SECONDS)
         self.assertEqual(1, self.check(None))
@@ -155,7 +155,7 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual("up", self.health.state)
 
     def test_another_reason(self) -> None:
-        """A server that is down for another reason than before is told of again, and has been down since the first."""
+        """A server that is down for a new reason is reported again, and has been down since the first."""
         self.health.attempt_failed(PAIR, REFUSED)
         self.clock.advance(5)
         self.health.attempt_failed(PAIR, DISTRUST)
@@ -163,7 +163,7 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual(1_000_000, self.health.since)
 
     def test_accepted(self) -> None:
-        """A stream of the server's that ends over our certificate is blamed on it; what any process of the machine can do is not."""
+        """A stream of the server that ends because of our certificate counts against it. An action that any local process can do does not."""
         lost = Ending(Cause.CONNECTION_LOST, "", "them")
         self.assertIs(lost, self.health.accepted_failed(("", ""), lost))
         self.assertEqual("unknown", self.health.state)
@@ -171,7 +171,7 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual("down", self.health.state)
 
     def test_checks(self) -> None:
-        """An idle server is looked at each minute, one that is not there every ten seconds, and one with streams never."""
+        """An idle server is checked each minute, an unreachable one every ten seconds, and one with streams never."""
         self.assertEqual(1, self.check(None))
         self.assertEqual("up", self.health.state)
         self.clock.advance(CHECK_SECONDS - 1)
@@ -187,7 +187,7 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual(0, self.check(REFUSED))
 
     def test_name_server(self) -> None:
-        """A server that uses the gateway and never asks its DNS view is told of after ten minutes; one that asks is not."""
+        """A server that uses the gateway and never asks its DNS view is reported after ten minutes. One that asks is not."""
         questions = [0]
         self.health.questions = lambda: questions[0]
         self.clock.advance(NO_QUESTION_SECONDS)

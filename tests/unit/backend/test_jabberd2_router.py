@@ -1,4 +1,4 @@
-"""The link with jabberd2's router: parts for lanes, who is served, what comes back, and a life of its own."""
+"""Tests of the link with jabberd2's router: parts for lanes, served domains, returned stanzas, and reconnection."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IN, OUT = Pair(PEER, HERE), Pair(HERE, PEER)
 
 
 class FakeConnection:
-    """A connection that keeps what is written."""
+    """A connection that keeps its output."""
 
     shared = True
     peer_address, local_address, tls_version, cipher = "127.0.0.1:5347", "127.0.0.1:1", None, None
@@ -70,7 +70,7 @@ class FakeConnection:
 
 
 class KeepingHop(FakeNextHop):
-    """The hop towards peers."""
+    """The next hop to peers."""
 
     def __init__(self, kept: list[str]) -> None:
         self.kept = kept
@@ -136,17 +136,17 @@ def message(id: str, pair: Pair = IN, inside: str = "") -> Stanza:
 
 
 class LaneTests(LinkTestCase):
-    """Lanes to the domains behind the router."""
+    """Tests of lanes to the domains behind the router."""
 
     def test_no_burden(self) -> None:
-        """The connection is not ended over one lane's stanza, however large."""
+        """The connection is not ended because of one lane's stanza, however large."""
         self.open()
         self.queues.queue(IN).accept([message("1", inside="x" * 100_000)])
         next_hop: Any = self.queues.queue(IN).next_hop
         self.assertEqual((next_hop.stream.largest_in_flight, next_hop.stream.connection.shared), (0, True))
 
     def test_routes(self) -> None:
-        """R33: what waits goes out in order as soon as somebody serves the domain, wrapped for that domain."""
+        """R33: waiting stanzas are sent in order as soon as a component serves the domain, wrapped for that domain."""
         queue = self.queues.queue(IN)
         queue.accept([message("1"), message("2")])
         self.open()
@@ -157,7 +157,7 @@ class LaneTests(LinkTestCase):
         self.assertLess(sent.index("id='2'"), sent.index("id='3'"))
 
     def test_unserved(self) -> None:
-        """A domain that no part serves waits, and others do not; when the part goes its lanes wait again."""
+        """Stanzas for a domain without a component wait, and others do not. When the component goes its lanes wait again."""
         self.open()
         rooms = self.queues.queue(Pair(PEER, ROOMS))
         rooms.accept([message("1", rooms.pair)])
@@ -169,7 +169,7 @@ class LaneTests(LinkTestCase):
         self.assertEqual({HERE}, self.link.served)
 
     def test_unfit(self) -> None:
-        """What jabberd2 would break on comes back, that which waited too, and the others go."""
+        """Stanzas that would break jabberd2 are bounced, also those that waited. The others are sent."""
         queue = self.queues.queue(IN)
         bad = "<x xmlns='a&apos;b'/>"
         queue.accept([message("1", inside=bad), message("2")])
@@ -180,7 +180,7 @@ class LaneTests(LinkTestCase):
         self.assertEqual(2, sum("unfit" in each for each in self.out))
 
     def test_let_go(self) -> None:
-        """A part that nobody uses is let go, so that strangers' names fill nothing; the link stays."""
+        """An unused part is released, so that strangers' names fill no memory. The link stays."""
         self.open()
         queue = self.queues.queue(IN)
         queue.accept([message("1")])
@@ -190,7 +190,7 @@ class LaneTests(LinkTestCase):
         self.assertNotEqual("ready", queue.next_hop.state)
 
     def test_pressure(self) -> None:
-        """While the router takes nothing lanes hold; then they go on."""
+        """While the router reads nothing lanes wait. Then they continue."""
         self.open()
         queue = self.queues.queue(IN)
         queue.accept([message("1")])
@@ -206,19 +206,21 @@ class LaneTests(LinkTestCase):
 
 
 class ComingTests(LinkTestCase):
-    """What users send, and what comes back."""
+    """Tests of stanzas that users send, and of returned ones."""
 
     def setUp(self) -> None:
         super().setUp()
         self.open()
 
     def test_to_a_peer(self) -> None:
-        """It goes on the lane of its pair."""
+        """A stanza is put into the queue of its pair."""
         self.tell(StanzasReceived(OUT, [message("1", OUT), message("2", OUT)]))
         self.assertEqual(2, len(self.out))
 
     def test_strange_addresses(self) -> None:
-        """R14: only for the backend's own domains, not for what it should serve itself, and with valid addresses; told, and answered."""
+        """R14: stanzas are accepted only from the backend's own domains, not for its own domains, and with valid addresses. Others are
+        reported and answered.
+        """
         for pair, cause in ((Pair(PEER, HERE), Cause.INVALID_FROM), (Pair(HERE, ROOMS), Cause.LOOP)):
             self.tell(StanzasReceived(pair, [message("1", pair)]))
             self.assertEqual(cause, self.causes()[-1])
@@ -230,7 +232,7 @@ class ComingTests(LinkTestCase):
         self.assertEqual((number, []), (len(self.connection.written), self.out))
 
     def test_beyond_limits(self) -> None:
-        """One that came without its data comes back; the others go."""
+        """A stanza that arrived without its content is bounced. The others are sent."""
         large = message("1", OUT)
         large.data = b""
         self.tell(StanzasReceived(OUT, [large, message("2", OUT)]))
@@ -238,7 +240,7 @@ class ComingTests(LinkTestCase):
         self.assertIn("limit-exceeded", "".join(self.connection.written))
 
     def test_returned(self) -> None:
-        """As with jabberd2's s2s: 404 is remote-server-not-found, a filter's refusal a policy violation; not for other domains."""
+        """As with jabberd2's s2s, 404 means remote-server-not-found, and a filter's refusal policy-violation; not for other domains."""
         for number, condition in (("404", "remote-server-not-found"), ("405", "policy-violation")):
             self.out.clear()
             self.tell(Routed(message("1"), number))
@@ -248,7 +250,7 @@ class ComingTests(LinkTestCase):
         self.assertEqual([], self.out)
 
     def test_returned_and_kept(self) -> None:
-        """Where nobody serves the domain any more the lane has it still."""
+        """If no component serves the domain any more, its queue keeps the stanza."""
         queue = self.queues.queue(IN)
         self.patch(queue, "next_hop", SimpleNamespace(acknowledges=True, contact=lambda: None))
         self.tell(Announced("here.example", False), Routed(message("1"), "404"))
@@ -256,10 +258,10 @@ class ComingTests(LinkTestCase):
 
 
 class LifeTests(LinkTestCase):
-    """The connection is made anew whenever it is lost."""
+    """Tests of the connection, which is made again whenever it is lost."""
 
     def test_lost(self) -> None:
-        """Parts go with it; a new one is dialled after a while, sooner where it had worked."""
+        """Parts end with it. A new connection is made after a while, sooner if it had worked."""
         self.open()
         queue = self.queues.queue(IN)
         queue.accept([message("1")])
@@ -273,7 +275,7 @@ class LifeTests(LinkTestCase):
         self.assertIn("id='2'", "".join(self.connection.written))
 
     def test_answered_at_the_end(self) -> None:
-        """What is passed on when the connection is gone may be answered: the answer waits for the next connection."""
+        """A stanza passed on after the connection ended may be answered: the answer waits for the next connection."""
         self.open()
         queue, lost = self.queues.queue(IN), self.connection
         queue.accept([message("1")])
@@ -285,7 +287,7 @@ class LifeTests(LinkTestCase):
         self.assertIn("id='2'", "".join(self.connection.written))
 
     def test_an_end_that_breaks(self) -> None:
-        """A mistake at the end of one connection does not keep the next one from being made."""
+        """An error at the end of one connection does not prevent the next one."""
         self.open()
         self.patch(self.link.incoming, "close", lambda ending: 1 / 0)
         with self.assertRaises(ZeroDivisionError):
@@ -294,7 +296,7 @@ class LifeTests(LinkTestCase):
         self.assertEqual((2, "connecting"), (len(self.connections), self.link.state))
 
     def test_not_reached(self) -> None:
-        """No router, no secret, an error of ours: each is reported, and tried again ever more rarely."""
+        """A missing router, a missing secret and an internal error are each reported, and tried again at growing intervals."""
         self.failure = DialFailed(Ending(Cause.CONNECTION_REFUSED))
         self.link.start()
         self.clock.advance(1)
@@ -314,7 +316,7 @@ class LifeTests(LinkTestCase):
         self.assertEqual(self.clock.seconds() + AGAIN, queue.next_hop.status().retry_at)
 
     def test_the_end(self) -> None:
-        """First nothing more is to come, then it closes for good."""
+        """At a stop no more is read at first. Then the connection closes for good."""
         self.assertIsNone(self.successResultOf(self.link.unbind()))
         self.open()
         unbound = self.link.unbind()
@@ -326,7 +328,7 @@ class LifeTests(LinkTestCase):
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_stopped_early(self) -> None:
-        """Between two attempts, and within one."""
+        """A stop between two attempts, and within one, ends them."""
         self.failure = DialFailed(Ending(Cause.CONNECTION_REFUSED))
         self.link.start()
         self.successResultOf(self.link.stop())

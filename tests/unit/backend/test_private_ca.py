@@ -1,4 +1,4 @@
-"""The private authority of the backend leg."""
+"""Tests of the private authority of the backend leg."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PEER = Domain.parse("peer.example")
 
 
 class AuthorityTests(SynchronousTestCase):
-    """An authority in a folder of the test's own, on a clock of its own."""
+    """Tests of an authority in a folder and on a clock of the test."""
 
     def setUp(self) -> None:
         self.state = Path(self.mktemp()) / "state"
@@ -38,7 +38,7 @@ class AuthorityTests(SynchronousTestCase):
         return x509.load_der_x509_certificate(self.make().leaf(domain).chain[0])
 
     def verify(self, ca_pem: bytes, credential: Credential) -> None:
-        """As the existing server would: the library's own path validation against that one anchor."""
+        """Verify as the existing server does: by the library's own path validation with this one anchor."""
         from cryptography.x509.verification import PolicyBuilder, Store
 
         store = Store(x509.load_pem_x509_certificates(ca_pem))
@@ -55,7 +55,7 @@ class AuthorityTests(SynchronousTestCase):
         self.verify(first.ca_pem, self.make().leaf(PEER))
 
     def test_it_may_sign_leaves_alone(self) -> None:
-        """The authority is one, with no other authority below it."""
+        """The authority can have no other authority below it."""
         certificate = x509.load_pem_x509_certificate(self.make().ca_pem)
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
         self.assertEqual((constraints.value.ca, constraints.value.path_length, constraints.critical), (True, 0, True))
@@ -72,7 +72,7 @@ class AuthorityTests(SynchronousTestCase):
         self.assertFalse(leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
 
     def test_long_domains(self) -> None:
-        """A domain longer than a common name may be stands in the subjectAltName alone."""
+        """A domain that is too long for a common name is in the subjectAltName only."""
         domain = Domain.parse(".".join(["a" * 60] * 3))
         self.verify(self.make().ca_pem, self.make().leaf(domain))
 
@@ -88,7 +88,7 @@ class AuthorityTests(SynchronousTestCase):
         self.assertGreater(second.not_after - self.at, timedelta(days=private_ca._RENEW_DAYS))
 
     def test_the_cache_is_bounded(self) -> None:
-        """As many leaves are kept as the bound says; the one not used for longest goes (docs/decisions.md#bounds)."""
+        """The number of kept leaves is bounded: the least recently used one is removed (docs/decisions.md#bounds)."""
         self.patch(private_ca, "LEAVES_KEPT", 2)
         made = self.make()
         one, two, three = (Domain.parse(f"{n}.example") for n in ("one", "two", "three"))
@@ -100,7 +100,7 @@ class AuthorityTests(SynchronousTestCase):
         self.assertEqual(len(made._leaves), 2)
 
     def test_in_tls(self) -> None:
-        """OpenSSL takes a leaf in either role."""
+        """OpenSSL accepts a leaf in either role."""
         made = self.make()
         new_context(made.leaf(PEER), "1.2")
         solo = Solo(tls=lambda order: ServerTLS(lambda domain: made.leaf(PEER)).for_domain(PEER))
@@ -108,7 +108,7 @@ class AuthorityTests(SynchronousTestCase):
         self.assertTrue(RawTLS(solo, raw_context()).run().done)
 
     def test_damage(self) -> None:
-        """What cannot be used is told, with what to do: damage, a half, another's key, a key that others may read."""
+        """Unusable files are reported with the remedy: damage, a missing half, another's key, a key that others may read."""
         self.make()
         certificate, key = self.state / private_ca.CERTIFICATE_FILE, self.state / private_ca.KEY_FILE
         good = certificate.read_bytes(), key.read_bytes()
@@ -130,7 +130,7 @@ class AuthorityTests(SynchronousTestCase):
         self.assertRaisesRegex(PrivateCAError, "cannot be read: No such file", self.make)
 
     def test_crash_between_key_and_certificate(self) -> None:
-        """Where only the key was made, its certificate is made at the next start."""
+        """If only the key was made, its certificate is made at the next start."""
         made = self.make()
         (self.state / private_ca.CERTIFICATE_FILE).unlink()
         again = self.make()
@@ -138,7 +138,7 @@ class AuthorityTests(SynchronousTestCase):
         self.assertEqual(made._certificate.subject, again._certificate.subject)
 
     def test_a_place_that_cannot_be_written(self) -> None:
-        """A state directory that cannot be made is told."""
+        """A state directory that cannot be made is reported."""
         self.state.parent.mkdir()
         self.state.write_text("a file")
         self.assertRaisesRegex(PrivateCAError, "cannot be written", self.make)

@@ -1,4 +1,4 @@
-"""The leg to the existing server: who may use it, whom it is, and what proves it."""
+"""Tests of the leg to the existing server: who may use it, which server it is, and how it is proven."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFUSED = Ending(Cause.NO_SUCH_DOMAIN)
 
 
 class BackendTestCase(SynchronousTestCase):
-    """A server for `OURS`, beside another backend's for `OTHERS`; whether its certificate proves it is the test's own."""
+    """A server for `OURS`, beside another backend's for `OTHERS`. The test decides whether its certificate proves it."""
 
     proven = False
 
@@ -34,7 +34,7 @@ class BackendTestCase(SynchronousTestCase):
 
 
 class InboundTests(BackendTestCase):
-    """The inner listener."""
+    """Tests of the inner listener."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -44,14 +44,14 @@ class InboundTests(BackendTestCase):
         )
 
     def test_whom_it_serves(self) -> None:
-        """Everybody but the server's own domains is reached here, another backend's too; as each we have a leaf, as it never."""
+        """Every domain except the server's own is reached here, also another backend's. We have a leaf for each of them, and none for its own."""
         options = self.side._options(False)
         self.assertEqual([options.serves(domain) for domain in (OURS, OTHERS, PEER)], [False, True, True])
         self.assertEqual([options.answers_verify(domain) for domain in (OURS, PEER)], [False, True])
         self.assertEqual([self.side._leaf(domain) for domain in (OURS, PEER, None)], [None, "leaf of peer.example", None])
 
     def test_who_may_send(self) -> None:
-        """R14: only the server's own domains, not another backend's."""
+        """R14: only the server's own domains may send, not another backend's."""
         options = self.side._options(False)
         self.assertIsNone(options.refuses_sender(OURS))
         for domain in (OTHERS, PEER):
@@ -60,7 +60,7 @@ class InboundTests(BackendTestCase):
             self.assertEqual(refusal.ending.cause, Cause.INVALID_FROM)
 
     def test_what_proves_it(self) -> None:
-        """R24, R28: its certificate, else dialback to its own port; never nothing."""
+        """R24, R28: the server is proven by its certificate, otherwise by dialback to its own port, and never by nothing."""
         for self.proven in (False, True):
             question = JudgementNeeded(OURS, PEER, True)
             judged = Deferred.fromCoroutine(self.side.judge(None, question))  # type: ignore[arg-type]
@@ -68,12 +68,12 @@ class InboundTests(BackendTestCase):
             self.assertEqual((permission.external, permission.dialback), (self.proven, True))
 
     def test_admission(self) -> None:
-        """R2: the federation says who may be written to; another backend's domain need not be asked for."""
+        """R2: the federation decides which domains may be written to. Another backend's domain needs no question."""
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.side.admit(Pair(OURS, PEER)))), REFUSED)
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(self.side.admit(Pair(OURS, OTHERS)))))
 
     def test_expected(self) -> None:
-        """What is said of a peer's name is asked beside the handshake; of another backend's, nothing has to be."""
+        """A peer's name is looked up beside the handshake. Another backend's needs no look-up."""
         expected: list[Domain] = []
         contexts: Any = SimpleNamespace(for_domain=lambda domain: f"TLS as {domain}")
         side = replace(self.side, expect=expected.append)
@@ -84,7 +84,7 @@ class InboundTests(BackendTestCase):
         self.assertEqual([PEER], expected)
 
     def test_ours_by_configuration(self) -> None:
-        """R2: the server's own domains need no DNS, and are remembered by nobody; keys go to who asks its server."""
+        """R2: the server's own domains need no DNS and are not remembered. Its keys are verified by a request to the server."""
         question = ResolutionNeeded(OURS, PEER)
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(self.side.resolve(None, question))))  # type: ignore[arg-type]
         self.side.proven(None, Pair(OURS, PEER), "EXTERNAL")  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ class InboundTests(BackendTestCase):
 
 
 class OutboundTests(BackendTestCase):
-    """R12: the server's own port."""
+    """R12: tests of the server's own port."""
 
     def resolved(self, *addresses: str) -> Resolution:
         self.server.host, self.server.port, self.server.lookup = "xmpp.lan", 15269, lambda host: succeed(addresses)
@@ -105,7 +105,7 @@ class OutboundTests(BackendTestCase):
         return resolution
 
     def test_configured_address(self) -> None:
-        """The address of the configuration, its name looked up each time; one without an address is unreachable for now."""
+        """The configured address is used, its name looked up each time. A name without an address is temporarily unreachable."""
         (target,) = self.resolved("192.0.2.7", "2001:db8::7").targets
         self.assertEqual(("xmpp.lan", 15269, ("192.0.2.7", "2001:db8::7")), (target.host, target.port, target.addresses))
         ending = self.resolved().ending
@@ -114,7 +114,7 @@ class OutboundTests(BackendTestCase):
         self.assertIn("xmpp.lan", ending.detail)
 
     def test_one_peer_to_a_stream(self) -> None:
-        """One stream for each peer, by the leaf minted for it, as large a stanza as the server takes (docs/decisions.md#pairs)."""
+        """Each peer has its own stream, with its own leaf, and stanzas as large as the server accepts (docs/decisions.md#pairs)."""
         self.server.managed, self.server.stanza_bytes = lambda domain: False, 65535
         asked: list[object] = []
         client: Any = SimpleNamespace(for_peer=lambda *asking: asked.append(asking))
@@ -142,7 +142,7 @@ class OutboundTests(BackendTestCase):
             self.assertIsNone(self.judged(address).refusal)
 
     def test_elsewhere(self) -> None:
-        """R12: elsewhere the certificate is, and without it nothing is handed over."""
+        """R12: elsewhere the certificate is the proof, and without it no stanza is passed on."""
         for address in ("192.0.2.1:5269", "[2001:db8::1]:5269", "nonsense"):
             refusal = self.judged(address).refusal
             assert refusal is not None

@@ -1,4 +1,4 @@
-"""`s2sgw console`."""
+"""Tests of `s2sgw console`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ConsoleCommandTests(SynchronousTestCase):
         return CliRunner().invoke(main, ["console", *words], input=typed)
 
     def test_token(self) -> None:
-        """A link, or JSON; with the role and the name that were asked for."""
+        """The output is a link, or JSON, with the requested role and name."""
         self.assertEqual("http://127.0.0.1:8269/login?token=T\n", self.run_command("token").stdout)
         self.assertEqual(self.answer, json.loads(self.run_command("token", "--json", "--user", "root", "--read-only").stdout))
         self.assertEqual(
@@ -39,7 +39,7 @@ class ConsoleCommandTests(SynchronousTestCase):
         self.assertEqual("/login?token=T\n", self.run_command("token").stdout)
 
     def test_password(self) -> None:
-        """The line for the configuration; the password is not shown."""
+        """The output is the line for the configuration. The password is not shown."""
         result = self.run_command("password", "alice", typed="correct horse\ncorrect horse\n")
         line = result.stdout.strip().splitlines()[-1]
         self.assertTrue(line.startswith('"alice" = "scrypt:'), line)

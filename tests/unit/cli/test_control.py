@@ -1,4 +1,4 @@
-"""`close`, `deny`, `forget`, `log level`, `watch`: what they ask, what they show, and their exit status."""
+"""Tests of `close`, `deny`, `forget`, `log level` and `watch`: their requests, output and exit status."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class ControlTests(SynchronousTestCase):
         return CliRunner().invoke(command.main, list(words), catch_exceptions=False)
 
     def test_close(self) -> None:
-        """The number of streams; 1 where there was none."""
+        """The number of streams is printed. The status is 1 if there was none."""
         result = self.run_command({"peer": "evil.example", "closed": 2}, "close", "evil.example")
         self.assertEqual((0, "2 streams with evil.example closed.\n"), (result.exit_code, result.output))
         self.assertEqual([("close", {"peer": "evil.example"})], self.asked)
         self.assertEqual(1, self.run_command({"peer": "evil.example", "closed": 0}, "close", "evil.example").exit_code)
 
     def test_drain(self) -> None:
-        """What waits, and what becomes of it; what no disk holds is not said to be kept."""
+        """The waiting stanzas are printed with what will happen to them. Those that no disk holds are not called kept."""
         answer = {"waiting": 155, "kept": True, "unsaved": 0}
         self.assertIn("155 stanzas waiting; those that cannot be delivered now are kept for the next start.", self.run_command(answer, "drain").output)
         self.assertIn("now are bounced.", self.run_command({**answer, "kept": False}, "drain").output)
@@ -48,7 +48,7 @@ class ControlTests(SynchronousTestCase):
         self.assertIn("The others that cannot be delivered now are kept", told)
 
     def test_deny(self) -> None:
-        """What was closed; 1 where nothing changed."""
+        """The closed streams are printed. The status is 1 if nothing changed."""
         answer = {"peer": "evil.example", "denied": True, "changed": True, "closed": [CLOSED]}
         result = self.run_command(answer, "deny", "evil.example")
         self.assertIn("evil.example is denied.", result.output)
@@ -59,7 +59,7 @@ class ControlTests(SynchronousTestCase):
         self.assertEqual((1, "evil.example was not denied.\n"), (result.exit_code, result.output))
 
     def test_deny_list(self) -> None:
-        """The names; a PEER beside --list, or neither, is wrong."""
+        """The names are printed. A PEER with --list, or neither of them, is an error."""
         self.assertEqual("*.a.example\nb.example\n", self.run_command(["*.a.example", "b.example"], "deny", "--list").output)
         self.assertEqual([("deny list", {})], self.asked)
         self.assertIn("No peer is denied", self.run_command([], "deny", "--list").output)
@@ -72,14 +72,14 @@ class ControlTests(SynchronousTestCase):
             self.assertIn(said, result.output)
 
     def test_forget(self) -> None:
-        """What was forgotten, in words."""
+        """The removed data is printed as text."""
         answer = {"peer": "evil.example", "proofs": True, "keys": 1, "pending": 0, "refusals": 2}
         output_ = self.run_command(answer, "forget", "evil.example", "--keys").output
         self.assertEqual("Forgotten of evil.example: how it was verified, 1 key, 0 pending certificates, 2 refusals.\n", output_)
         self.assertEqual([("forget", {"peer": "evil.example", "keys": True})], self.asked)
 
     def test_log_level(self) -> None:
-        """The level, or the change; an unknown level is wrong."""
+        """The level, or the change, is printed. An unknown level is an error."""
         self.assertEqual("info\n", self.run_command({"level": "info", "before": "info"}, "log", "level").output)
         self.assertEqual("info -> debug\n", self.run_command({"level": "debug", "before": "info"}, "log", "level", "debug").output)
         self.assertEqual([("log level", {"level": "debug"})], self.asked)
@@ -98,7 +98,7 @@ class WatchTests(SynchronousTestCase):
         return CliRunner().invoke(command.main, ["watch", *words], catch_exceptions=False)
 
     def test_lines(self) -> None:
-        """One line for each event, escaped; 3 when the gateway stops."""
+        """One line is printed for each event, escaped. The status is 3 when the gateway stops."""
         row = {"time": "2026-11-29T08:21:14.123Z", "level": "warn", "event": "refused", "peer": "evil.example", "detail": "said \x1b[2J", "reasons": ["a", "b"]}
         result = self.run_command([{"event": "watching", "peer": None}, row], "evil.example")
         self.assertEqual(3, result.exit_code)
@@ -108,12 +108,12 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(("watch", {"peer": "evil.example"}), self.asked)
 
     def test_json(self) -> None:
-        """One JSON object on each line, so that a program can follow."""
+        """One JSON object is printed per line, so that a program can follow."""
         lines = self.run_command([{"event": "a"}, {"event": "b"}], "--json").output.splitlines()
         self.assertEqual(["a", "b"], [json.loads(line)["event"] for line in lines[:2]])
         lines = self.run_command([{"event": "a"}], "--json-v1").output.splitlines()
         self.assertEqual({"version": 1, "ok": True, "result": {"event": "a"}}, json.loads(lines[0]))
 
     def test_odd_facts(self) -> None:
-        """A row without time and level, and with an empty list."""
+        """A row without time and level, and with an empty list, is printed."""
         self.assertEqual('x  list=""', event_line({"event": "x", "list": []}))

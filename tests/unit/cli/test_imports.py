@@ -1,4 +1,4 @@
-"""What a command imports: the command line should answer at once."""
+"""Tests of the imports of a command: the command line should answer at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def imported(*words: str) -> set[str]:
 
 class ImportTests(SynchronousTestCase):
     def test_fast_commands(self) -> None:
-        """Help, version, and a request to a gateway import nothing slow; `s2sgw.config` is for those that check it."""
+        """Help, version, and a request to a gateway import nothing slow. Only commands that check a configuration import `s2sgw.config`."""
         for words in (["--help"], ["--version"], ["queue", "--help"], ["status", "--config", "/nonexistent"], ["explain", "a.example", "--config", "/nonexistent"]):
             found = imported(*words)
             self.assertIn("click", found)

@@ -1,4 +1,4 @@
-"""The `s2sgw` command: what it asks, what it shows, and its exit status; asked of a real admin connection in memory."""
+"""Tests of the `s2sgw` command: requests, output and exit status, with a real admin connection in memory."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ STATUS = StatusReport(
     waiting={"stanzas": 1, "bytes": 2048, "disk_bytes": 4096, "oldest": 3.0}, refusals=4, broken=2,
 )
 async def no_rows_yet(peer: object) -> Iterator[Any]:
-    """No rows, later."""
+    """Give no rows, later."""
     return iter(())
 
 
@@ -70,7 +70,7 @@ NO_VIEWS = Views(
 
 
 def named(name: str) -> str:
-    """A name as it compares."""
+    """Return a name as it is compared."""
     try:
         return Domain.parse(name).ascii
     except InvalidJID:
@@ -100,7 +100,7 @@ class AdminSocket:
         self.protocol.connectionLost()
 
     def settimeout(self, seconds: float) -> None:
-        """The bounds are the kernel's business."""
+        """Do nothing: the kernel applies the time limit."""
 
     def connect(self, path: str) -> None:
         type(self).connected_to = path
@@ -122,7 +122,7 @@ class AdminSocket:
 
 
 class CommandCase(SynchronousTestCase):
-    """A configuration in a folder of its own, and a gateway that answers with what `views` holds."""
+    """Base class with a configuration in a folder of its own, and a gateway that answers with the content of `views`."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -135,7 +135,7 @@ class CommandCase(SynchronousTestCase):
 
     def views(self, **rows: list[Any]) -> None:
         def of_peer(kind: str, *keys: str) -> Any:
-            """The rows of one kind, as the gateway chooses them."""
+            """Return the rows of one kind, as the gateway selects them."""
             return lambda peer: (row for row in rows.get(kind, []) if peer is None or any(named(row[key]) == peer.ascii for key in keys))
 
         def refusals(asked: RefusalsAsked) -> Iterator[Any]:
@@ -173,7 +173,7 @@ class AskingTests(CommandCase):
         self.assertEqual(str(self.folder.absolute() / "here" / "admin.sock"), AdminSocket.connected_to)
 
     def test_default_state(self) -> None:
-        """Without a state the contract's default counts."""
+        """Without `state` the default applies."""
         self.config.write_text("")
         self.run_command("status")
         self.assertEqual(str(self.folder.absolute() / "state" / "admin.sock"), AdminSocket.connected_to)
@@ -184,7 +184,7 @@ class AskingTests(CommandCase):
         self.assertEqual(0, self.run_command("status").exit_code)
 
     def test_not_running(self) -> None:
-        """No socket, nobody behind it, or a gateway that goes away: 3."""
+        """Without a socket, without a process behind it, or if the gateway ends, the status is 3."""
         for failure in (FileNotFoundError(2, "No such file or directory"), ConnectionRefusedError(111, "Connection refused")):
             AdminSocket.failure = failure
             result = self.run_command("status")
@@ -194,12 +194,12 @@ class AskingTests(CommandCase):
         self.assertEqual(3, self.run_command("status").exit_code)
 
     def test_not_running_in_json(self) -> None:
-        """The same in JSON."""
+        """The status is the same with JSON."""
         AdminSocket.failure = FileNotFoundError(2, "No such file or directory")
         self.assertFalse(self.json_of("status", status=3)["ok"])
 
     def test_may_not_ask(self) -> None:
-        """A socket of another user, or a gateway that hangs: 4, in words."""
+        """If the socket belongs to another user, or the gateway does not answer, the status is 4, with a text."""
         for failure, words in ((PermissionError(13, "Permission denied"), "permission denied"), (TimeoutError(), "does not answer")):
             AdminSocket.failure = failure
             result = self.run_command("status")
@@ -207,14 +207,14 @@ class AskingTests(CommandCase):
             self.assertIn(words, result.output)
 
     def test_member_of_the_group(self) -> None:
-        """A member of the group may look; anything else ends with status 4."""
+        """A member of the group may read. Other requests end with status 4."""
         AdminSocket.factory.identify = member
         self.assertEqual(0, self.run_command("status").exit_code)
         result = self.run_command("drain")
-        self.assertEqual(2, result.exit_code)  # this gateway has no such verb, which is told first
+        self.assertEqual(2, result.exit_code)  # this gateway has no such verb, which is reported first
 
     def test_no_configuration(self) -> None:
-        """No file, no TOML, or a state that is no path: 2, in words."""
+        """Without a file, with invalid TOML, or with a state that is not a path, the status is 2, with a text."""
         for text, words in (("state = [", "not valid TOML"), ("[gateway]\nstate = 1", "must be a path"), ("gateway = 1", "must be a path")):
             self.config.write_text(text)
             result = self.run_command("status")
@@ -224,7 +224,7 @@ class AskingTests(CommandCase):
         self.assertIn("cannot be read: No such file", self.run_command("status").output)
 
     def test_usage(self) -> None:
-        """An unknown verb, an unknown option, a PEER that is no domain: 2."""
+        """An unknown verb, an unknown option, and a PEER that is not a domain have the status 2."""
         self.assertEqual(2, self.run_command("frobnicate").exit_code)
         self.assertEqual(2, self.run_command("status", "--frobnicate").exit_code)
         self.assertEqual(2, self.run_command("streams", "not a domain").exit_code)
@@ -238,16 +238,16 @@ class AskingTests(CommandCase):
         self.assertNotIn("Did you mean", self.run_command("xyzzy").output)
 
     def test_an_answer_without_end(self) -> None:
-        """A gateway that answers without end is not listened to for ever."""
+        """An endless answer of the gateway is not read forever."""
         self.patch(client, "ANSWER_BYTES", 10)
         self.assertEqual(3, self.run_command("status").exit_code)
 
     def test_version(self) -> None:
-        """--version names the version."""
+        """--version prints the version."""
         self.assertEqual(f"s2sgw {__version__}\n", CliRunner().invoke(command.main, ["--version"]).output)
 
     def test_verbs(self) -> None:
-        """Every verb is one of the contract's, says what it does, and takes --json."""
+        """Every verb is documented, has a description, and accepts --json."""
         contract = {
             "run", "check", "status", "streams", "lanes", "peers", "refusals", "pending", "pins", "queue", "explain", "replay", "probe", "certs",
             "reload", "drain", "setup", "close", "deny", "forget", "watch", "log", "config", "schema", "report", "cluster", "version", "console",
@@ -261,7 +261,7 @@ class AskingTests(CommandCase):
 
 
 def commands_of(group: click.Command) -> dict[str, click.Command]:
-    """The commands of a group, by name; none if `group` is no group."""
+    """Return the commands of a group by name, or none if `group` is not a group."""
     if not isinstance(group, click.Group):
         return {}
     context = click.Context(group)
@@ -270,17 +270,17 @@ def commands_of(group: click.Command) -> dict[str, click.Command]:
 
 
 class HelpTests(SynchronousTestCase):
-    """The texts of `--help`."""
+    """Tests of the texts of `--help`."""
 
     def commands(self) -> Iterator[tuple[list[str], click.Command]]:
-        """Every command, with the words that call it."""
+        """Return every command, with the words that call it."""
         pending: list[tuple[list[str], click.Command]] = [([], command.main)]
         for words, each in pending:
             yield words, each
             pending += [([*words, name], inner) for name, inner in commands_of(each).items()]
 
     def test_whole(self) -> None:
-        """No line of a list of commands is cut off on 80 columns."""
+        """No line of a list of commands is cut off at 80 columns."""
         for words, _ in self.commands():
             shown = CliRunner().invoke(command.main, [*words, "--help"], terminal_width=80).output
             lists = shown.partition("\nOptions:\n")[2].partition("-h, --help")[2]
@@ -288,7 +288,7 @@ class HelpTests(SynchronousTestCase):
             self.assertEqual([], [line for line in shown.splitlines() if len(line) > 80], words)
 
     def test_sentences(self) -> None:
-        """Each command, and each option, has a text that ends as a sentence does."""
+        """The text of each command and option ends like a sentence."""
         for words, each in self.commands():
             options = [option.help or "" for option in each.params if isinstance(option, click.Option) and not option.hidden]
             for text in (each.help or "", *options):
@@ -296,14 +296,14 @@ class HelpTests(SynchronousTestCase):
 
 
 class JSONShapeTests(CommandCase):
-    """--json-v1 has one shape for results and errors; the errors of --json have it too."""
+    """The output of --json-v1 has one shape for results and errors. The errors of --json have it too."""
 
     def test_result(self) -> None:
-        """A result, in an object with the version."""
+        """A result is in an object with the version."""
         self.assertEqual({"version": 1, "ok": True, "result": [CERTIFICATE]}, json.loads(self.run_command("certs", "--json-v1").stdout))
 
     def test_errors(self) -> None:
-        """Every error says why, and the exit status, also one of usage."""
+        """Every error gives the reason and the exit status, also a usage error."""
         AdminSocket.failure = PermissionError(13, "Permission denied")
         for form in ("--json", "--json-v1"):
             for words, kind, status in ((["status"], "denied", 4), (["frobnicate"], "usage", 2), (["status", "--nonsense"], "usage", 2), (["streams", "--limit", "0"], "usage", 2)):
@@ -313,20 +313,20 @@ class JSONShapeTests(CommandCase):
                 self.assertTrue(answer["error"])
 
     def test_help(self) -> None:
-        """--help beside --json is the help."""
+        """--help with --json prints the help."""
         result = self.run_command("status", "--json", "--help")
         self.assertEqual(0, result.exit_code)
         self.assertIn("Usage:", result.stdout)
 
 
 class OptionPlaceTests(CommandCase):
-    """`--config` and `--json` before the verb or behind it."""
+    """Tests of `--config` and `--json` before and behind the verb."""
 
     def run_before(self, *words: str) -> Result:
         return CliRunner().invoke(command.main, ["--config", str(self.config), "--json", *words])
 
     def test_before_the_verb(self) -> None:
-        """The options before a verb are those of the verb, of a group too."""
+        """The options before a verb, or a group, apply to the verb."""
         for words in (["status"], ["lanes"], ["queue", "list"]):
             with self.subTest(words):
                 behind = self.run_command(*words, "--json")
@@ -334,7 +334,7 @@ class OptionPlaceTests(CommandCase):
                 self.assertIn(behind.output[:1], "[{")
 
     def test_behind_the_verb_counts(self) -> None:
-        """What stands behind the verb counts, where both are given; an option before the verb counts before the environment."""
+        """If an option is given twice, the one behind the verb applies. An option before the verb overrides the environment."""
         other = str(self.config.with_name("other.toml"))
         both = CliRunner().invoke(command.main, ["--config", other, "status", "--config", str(self.config)])
         self.assertEqual(0, both.exit_code, both.output)
@@ -345,7 +345,7 @@ class OptionPlaceTests(CommandCase):
 
 class AnswerTests(CommandCase):
     def test_status(self) -> None:
-        """At a glance, in words and in JSON."""
+        """The status is printed as text and as JSON."""
         self.assertEqual(STATUS, self.json_of("status"))
         output = self.run_command("status").output
         for words in ("running for 2 h 1 min on /etc/s2sgw.toml", "tcp:5269 (federation)", "2 inbound on the federation leg",
@@ -353,7 +353,7 @@ class AnswerTests(CommandCase):
             self.assertIn(words, output)
 
     def test_streams(self) -> None:
-        """All of them, or those of a peer however its name is spelt; 1 where it has none."""
+        """All streams are printed, or those of a peer in any spelling. The status is 1 if it has none."""
         self.assertEqual([STREAM, OTHER, BACKEND], self.json_of("streams"))
         self.assertEqual([OTHER], self.json_of("streams", "OTHER.example"))
         self.assertEqual([STREAM, BACKEND], self.json_of("streams", "xn--bcher-kva.example"))
@@ -364,7 +364,7 @@ class AnswerTests(CommandCase):
         self.assertIn("bücher.example", output)
 
     def test_lanes(self) -> None:
-        """What waits, to and from a peer."""
+        """The waiting stanzas to and from a peer are printed."""
         self.assertEqual([LANE], self.json_of("lanes", "gone.example"))
         self.assertEqual([LANE], self.json_of("lanes", "example.org"))
         output = self.run_command("lanes").output
@@ -372,14 +372,14 @@ class AnswerTests(CommandCase):
             self.assertIn(words, output)
 
     def test_peers(self) -> None:
-        """One row each, as the gateway counts it."""
+        """One row is printed for each peer, with the gateway's counts."""
         self.assertEqual([PEER], self.json_of("peers"))
         output = self.run_command("peers").output
         for words in ("evil.example", "EXTERNAL", "2027-05-11", "2027-01-15 08:00Z pkix/self-signed", "direct-tls"):
             self.assertIn(words, output)
 
     def test_refusals(self) -> None:
-        """The last ones, with what a stranger said escaped, and the remedy."""
+        """The last refusals are printed with the remedy. A stranger's text is escaped."""
         self.assertEqual([UNNAMED], self.json_of("refusals", "--limit", "1"))
         self.assertEqual([REFUSAL], self.json_of("refusals", "evil.example"))
         self.assertFalse(any(each.letters for each in self.asked))
@@ -391,13 +391,13 @@ class AnswerTests(CommandCase):
         self.assertNotIn("\x1b", output)
 
     def test_json_cannot_steer_a_terminal(self) -> None:
-        """JSON is in ASCII, control characters escaped."""
+        """JSON is in ASCII with escaped control characters."""
         output = self.run_command("refusals", "--json").output
         self.assertTrue(output.isascii())
         self.assertNotIn("\x1b", output)
 
     def test_markup_is_text(self) -> None:
-        """A name that looks like markup of the table library is shown as it is."""
+        """A name that looks like markup of the table library is printed unchanged."""
         self.views(streams=[{**STREAM, "peer": "[bold red]x[/]"}])
         self.assertIn("[bold red]x[/]", self.run_command("streams").output)
 
@@ -408,12 +408,12 @@ class AnswerTests(CommandCase):
         self.assertIn("gone.example is not known", self.run_command("peers", "gone.example").output)
 
     def test_a_cell_cannot_steer_a_terminal(self) -> None:
-        """What is not printable is written out in a table too."""
+        """Characters that are not printable are escaped in a table too."""
         self.views(streams=[{**STREAM, "peer": "x\x1b[2J\u202ey"}])
         self.assertIn("x\\x1b[2J\\u202ey", self.run_command("streams").output)
 
     def test_certificates(self) -> None:
-        """1 where a domain has none, or one that has expired."""
+        """The status is 1 if a domain has no certificate, or an expired one."""
         self.assertEqual([CERTIFICATE], self.json_of("certs"))
         self.assertIn("1 d 1 h", self.run_command("certs").output)
         self.views(certificates=[{**CERTIFICATE, "left": -90000.0}])
@@ -424,7 +424,7 @@ class AnswerTests(CommandCase):
         self.assertEqual(1, self.run_command("certs").exit_code)
 
     def test_nothing_to_tell(self) -> None:
-        """An idle gateway says so in words, and that is no failure."""
+        """For an idle gateway a text is printed, and the status is 0."""
         self.views()
         for verb, words in (("streams", "No stream"), ("lanes", "Nothing is queued"), ("peers", "No peer"), ("refusals", "no refusals"), ("certs", "no local")):
             result = self.run_command(verb)
@@ -432,31 +432,31 @@ class AnswerTests(CommandCase):
             self.assertIn(words, result.output)
 
     def test_what_the_verbs_refuse(self) -> None:
-        """The admin socket itself refuses a bad limit and a peer that is no name."""
+        """The admin socket itself refuses a bad limit and a peer that is not a name."""
         registry = verbs.verbs(NO_VIEWS)
         for arguments in ({"limit": 0}, {"limit": True}, {"limit": "1"}, {"limit": 10**9}, {"peer": 1}, {"peer": "a b"}):
             self.assertRaises(VerbError, registry["streams"], arguments)
 
     def test_letter(self) -> None:
-        """The letter of the last one; with --json one for each row. It is made where it is asked for."""
+        """The letter of the last refusal is printed; with --json one for each row. It is made only on request."""
         self.assertIn("Use a certificate", self.run_command("refusals", "evil.example", "--letter").output)
         self.json_of("refusals", "--letter")
         self.assertEqual([(1, True), (1000, True)], [(each.limit, each.letters) for each in self.asked])
         self.assertRaises(VerbError, verbs.verbs(NO_VIEWS)["refusals"], {"letter": 1})
 
     def test_a_claimed_name_that_is_no_domain(self) -> None:
-        """What a stranger claimed to be need not be a domain."""
+        """A name claimed by a stranger need not be a domain."""
         self.views(refusals=[{**REFUSAL, "peer": "no domain"}])
         self.assertEqual([], self.json_of("refusals", "evil.example", status=1))
 
     def test_gibibytes(self) -> None:
-        """Large lanes are shown in large units."""
+        """The sizes of large lanes are printed in large units."""
         self.views(queues=[{**LANE, "bytes": 3 * 1024**3, "stanzas": 0, "cause": None, "retry": None, "oldest": 5e5}])
         self.assertIn("3.0 GiB", self.run_command("lanes").output)
 
 
 class ConfigurationTests(CommandCase):
-    """`check` and `setup`, which need no running gateway."""
+    """Tests of `check` and `setup`, which need no running gateway."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -477,7 +477,7 @@ class ConfigurationTests(CommandCase):
         key.chmod(0o600)
 
     def test_good(self) -> None:
-        """A good file: 0, and nothing is made."""
+        """A good file has the status 0, and no file is made."""
         result = self.run_command("check")
         self.assertEqual(0, result.exit_code, result.output)
         self.assertIn("is good, for example.org", result.output)
@@ -485,7 +485,7 @@ class ConfigurationTests(CommandCase):
         self.assertFalse((self.folder / "here").exists())
 
     def test_complaints(self) -> None:
-        """All that is wrong is listed: 2."""
+        """All errors are listed, and the status is 2."""
         self.config.write_text('[gateway]\ndomains = []\nfrobnicate = 1\n[log]\nlevel = "loud"\n')
         result = self.run_command("check")
         self.assertEqual(2, result.exit_code)
@@ -494,14 +494,14 @@ class ConfigurationTests(CommandCase):
         self.assertGreaterEqual(len(self.json_of("check", status=2)["complaints"]), 3)
 
     def test_certificates(self) -> None:
-        """A domain without a certificate is a complaint too."""
+        """A domain without a certificate is an error too."""
         self.config.write_text(self.config.read_text().replace('["example.org"]', '["example.org", "rooms.example.org"]'))
         result = self.run_command("check")
         self.assertEqual(2, result.exit_code)
         self.assertIn("names rooms.example.org", result.output)
 
     def test_setup(self) -> None:
-        """The lines on standard output alone, and the authority they trust is written."""
+        """Only the lines are printed on standard output, and the authority that they trust is written."""
         result = self.run_command("setup", "prosody")
         self.assertEqual(0, result.exit_code, result.output)
         self.assertIn("unbound", result.stdout)
@@ -510,7 +510,7 @@ class ConfigurationTests(CommandCase):
         self.assertIn(answer["authority"], answer["lines"])
 
     def test_default_configuration(self) -> None:
-        """Without --config the first of the usual places counts that has a file."""
+        """Without --config the first of the usual places that has a file is used."""
         self.patch(configuration_file, "PLACES", (self.config.with_name("absent.toml"), self.config))
         result = CliRunner().invoke(command.main, ["check"])
         self.assertEqual(0, result.exit_code, result.output)
@@ -518,7 +518,7 @@ class ConfigurationTests(CommandCase):
         self.assertIn("absent.toml", CliRunner().invoke(command.main, ["check"]).output)
 
     def test_setup_authority(self) -> None:
-        """The CA is written to the file that the lines name, for all to read; ejabberd's second file is printed alone."""
+        """The CA is written to the file that the lines name, readable for all. ejabberd's second file is printed alone."""
         copy = self.config.parent / "copy.pem"
         answer = self.json_of("setup", "prosody", "--authority", str(copy))
         self.assertEqual(str(copy.absolute()), answer["authority"])
@@ -533,7 +533,7 @@ class ConfigurationTests(CommandCase):
         self.assertEqual(2, self.run_command("setup", "prosody", "--inetrc").exit_code)
 
     def test_setup_that_cannot_be(self) -> None:
-        """An unknown server, a domain that is not ours or none at all, a broken file: 2."""
+        """An unknown server, a domain that is not ours, no domain at all, and a broken file have the status 2."""
         self.assertEqual(2, self.run_command("setup", "frobd").exit_code)
         self.assertEqual(2, self.run_command("setup", "prosody", "--local", "other.example").exit_code)
         self.assertEqual(2, self.run_command("setup", "prosody", "--local", "a b").exit_code)
@@ -541,7 +541,7 @@ class ConfigurationTests(CommandCase):
         self.assertEqual(2, self.run_command("setup", "prosody").exit_code)
 
     def test_certificates_in_the_same_breath(self) -> None:
-        """All complaints at once: those about the file, and those about the certificates in the folder that it names."""
+        """All errors are listed at once: those of the file, and those of the certificates in its folder."""
         certificates = self.folder / "certs"
         certificates.mkdir(exist_ok=True)
         (certificates / "a.crt").write_text("no certificate")
@@ -557,7 +557,7 @@ class ConfigurationTests(CommandCase):
         self.assertIn("names other.example", output)
 
     def test_quiet(self) -> None:
-        """--quiet says nothing of a good file, and everything that is wrong with another one."""
+        """--quiet prints nothing for a good file, and every error of another one."""
         result = self.run_command("check", "--quiet")
         self.assertEqual((0, ""), (result.exit_code, result.stdout))
         self.config.write_text("[gateway]\n")

@@ -1,4 +1,4 @@
-"""Manual pages and shell completion."""
+"""Tests of the manual pages and the shell completion."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ManualTests(SynchronousTestCase):
             self.assertEqual(set(), {line.split()[0] for line in page(section).splitlines() if line.startswith((".", "'"))} - known)
 
     def test_formatted(self) -> None:
-        """groff, where it is there, finds nothing to warn of."""
+        """groff, if it is installed, prints no warning."""
         if shutil.which("groff") is None:
             raise SkipTest("there is no groff")
         for section in ("1", "5"):
@@ -72,19 +72,19 @@ class CompletionTests(SynchronousTestCase):
         return [str(item.value) for item in ShellComplete(command.main, {}, "s2sgw", "_S2SGW_COMPLETE").get_completions(list(words[:-1]), words[-1])]
 
     def test_commands(self) -> None:
-        """Commands, those of groups, and options."""
+        """Commands, commands of groups, and options are completed."""
         self.assertEqual(["status", "streams"], self.complete("st"))
         self.assertIn("older-than", " ".join(self.complete("queue", "drop", "--")))
         self.assertEqual(["approve", "add"], sorted(self.complete("pins", "a"), reverse=True))
 
     def test_peers(self) -> None:
-        """The names of peers, from the gateway, within a second; what is not printable is left out."""
+        """The names of peers come from the gateway, within a second. Names that are not printable are left out."""
         for words in (["explain", "pe"], ["streams", "pe"], ["queue", "drop", "pe"], ["deny", "pe"]):
             self.assertEqual(["peer.example", "peering.example"], self.complete(*words))
         self.assertEqual(("names", {"prefix": "pe"}, 1), self.asked[0])
 
     def test_no_gateway(self) -> None:
-        """Without a gateway nothing is completed, and nothing is said."""
+        """Without a gateway nothing is completed, and no error is printed."""
         def refuse(*_: object, **__: object) -> None:
             raise RequestFailed("nobody", "not-running")
 
@@ -92,6 +92,6 @@ class CompletionTests(SynchronousTestCase):
         self.assertEqual([], self.complete("explain", "pe"))
 
     def test_scripts(self) -> None:
-        """A script for each shell."""
+        """There is a script for each shell."""
         for shell, words in (("bash", "complete"), ("zsh", "#compdef s2sgw"), ("fish", "complete --no-files --command s2sgw")):
             self.assertRegex(CliRunner().invoke(command.main, ["setup", "completion", shell]).output, re.escape(words))

@@ -1,4 +1,4 @@
-"""How the steps of a probe and the facts of a live check are printed."""
+"""Tests of the printed steps of a probe and facts of a live check."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PrinterTests(SynchronousTestCase):
         return out.getvalue()
 
     def test_eighty_columns(self) -> None:
-        """No line is wider than the terminal, no word is cut, a fingerprint neither; escapes of a peer are shown as codes."""
+        """No line is wider than the terminal, and no word or fingerprint is cut. A peer's escape characters are printed as codes."""
         text = self.printed(80)
         self.assertLessEqual(max(map(len, text.splitlines())), 80)
         self.assertIn(KEY, text)
@@ -44,5 +44,5 @@ class PrinterTests(SynchronousTestCase):
             self.assertIn(line, text)
 
     def test_pipe(self) -> None:
-        """A pipe gets one line for each fact."""
+        """On a pipe one line is printed for each fact."""
         self.assertEqual(1 + 2 + 2 + 1 + 2, len(self.printed(None).splitlines()))

@@ -1,4 +1,4 @@
-"""`s2sgw queue …`: what it asks, what it shows, and its exit status."""
+"""Tests of `s2sgw queue …`: requests, output and exit status."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POISON = {"at": 1_800_000_000.0, "sender": "example.org", "recipient": "gone.exa
 
 
 class QueueCommandTests(SynchronousTestCase):
-    """Each verb of the group."""
+    """Tests of each verb of the group."""
 
     def run_command(self, answer: Any, *words: str) -> Result:
         self.asked: list[tuple[str, dict[str, Any]]] = []
@@ -37,7 +37,7 @@ class QueueCommandTests(SynchronousTestCase):
         return CliRunner().invoke(command.main, ["queue", *words])
 
     def test_list(self) -> None:
-        """By peer, with everything that an operator asks first; 1 where the named peer has nothing."""
+        """By peer, everything that an operator asks first is printed. The status is 1 if the named peer has no stanzas."""
         result = self.run_command([PEER], "list")
         for words in ("gone.example", "backing off, held", "2.0 KiB", "1 min 15 s", "connection-refused", "2.5 s", "next-hop", "disk", "example.org gone.example"):
             self.assertIn(words, result.output)
@@ -46,7 +46,7 @@ class QueueCommandTests(SynchronousTestCase):
         self.assertIn("No stanzas wait", self.run_command([], "list").output)
 
     def test_poison(self) -> None:
-        """With the text of each, escaped."""
+        """The text of each stanza is printed, escaped."""
         result = self.run_command([POISON], "list", "--poison")
         self.assertIn("example.org -> gone.example  message  poison", result.output)
         self.assertIn("<message>\\x1b</message>", result.output)
@@ -54,7 +54,7 @@ class QueueCommandTests(SynchronousTestCase):
         self.assertIn("There are no poison stanzas", self.run_command([], "list", "--poison").output)
 
     def test_show(self) -> None:
-        """A target of one, two or three words; the text of one stanza in full."""
+        """A target has one, two or three words. The text of one stanza is printed in full."""
         self.assertIn("spooled, held", self.run_command([STANZA], "show", "gone.example").output)
         self.assertNotIn("\x1b", self.run_command([STANZA], "show", "gone.example").output)
         result = self.run_command([{**STANZA, "data": "<iq>" + "x" * 1000 + "</iq>"}], "show", "example.org", "gone.example", "7")
@@ -64,7 +64,7 @@ class QueueCommandTests(SynchronousTestCase):
         self.assertEqual(2, self.run_command([], "show").exit_code)
 
     def test_changes(self) -> None:
-        """Each says how much it was about; drop, flush and release of nothing are a no; what has no lane yet may be held."""
+        """Each change prints its number. Without stanzas, drop, flush and release have the status 1. An empty lane may be held."""
         for words, verb, more, said, of_nothing in (
             (["hold"], "queue hold", {}, "gone.example is held from now on: 3 stanzas in 2 lanes, and what comes", 0), (["release"], "queue release", {}, "released", 1),
             (["drop"], "queue drop", {"quietly": False}, "dropped", 1), (["drop", "--quietly"], "queue drop", {"quietly": True}, "dropped", 1),
@@ -76,12 +76,12 @@ class QueueCommandTests(SynchronousTestCase):
             self.assertEqual(of_nothing, self.run_command({"lanes": 0, "stanzas": 0, "holds": 0}, *words, "gone.example").exit_code)
 
     def test_tables_hold_everything(self) -> None:
-        """Every column finds its cell."""
+        """Every column has its cell."""
         for columns, row in ((tables.QUEUE, PEER), (tables.QUEUED, STANZA)):
             self.assertEqual(len(columns), len([column.cell(row) for column in columns]))
 
     def test_ages(self) -> None:
-        """A column for each age; 1 where the named peer has nothing."""
+        """There is a column for each age. The status is 1 if the named peer has no stanzas."""
         answer = {"bounds": [60.0, 3600.0, 86400.0], "rows": [{"peer": "gone.example", "stanzas": 6, "ages": [1, 2, 3, 0], "unread": 0}]}
         lines = self.run_command(answer, "ages").output.splitlines()
         self.assertEqual(["peer", "waiting", "<1m", "<1h", "<1d", ">1d", "not", "read"], lines[0].split())
@@ -91,7 +91,7 @@ class QueueCommandTests(SynchronousTestCase):
         self.assertIn("No stanzas wait", self.run_command({**answer, "rows": []}, "ages").output)
 
     def test_drop_older(self) -> None:
-        """An age as the configuration writes durations."""
+        """An age is written like durations in the configuration."""
         self.run_command({"lanes": 1, "stanzas": 1}, "drop", "gone.example", "--older-than", "2h")
         self.assertEqual([("queue drop", {"target": ["gone.example"], "quietly": False, "older_than": 7200.0})], self.asked)
         self.assertEqual(2, self.run_command({}, "drop", "gone.example", "--older-than", "long").exit_code)

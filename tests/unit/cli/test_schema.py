@@ -1,4 +1,4 @@
-"""`s2sgw schema`: the schemas are those of the code. After a change: `python -m tests.support.schemas`."""
+"""Tests of `s2sgw schema`: the schemas match the code. After a change: `python -m tests.support.schemas`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.support.schemas import ROOT, descriptions, files
 
 class SchemaTests(SynchronousTestCase):
     def test_up_to_date(self) -> None:
-        """What the package has is what the code and docs/configuration.md say."""
+        """The schemas in the package match the code and docs/configuration.md."""
         for path, text in files().items():
             self.assertEqual(json.loads(text), json.loads(path.read_text("utf-8")), f"{path}: run python -m tests.support.schemas")
 
     def test_printed(self) -> None:
-        """Both are printed as they are."""
+        """Both schemas are printed unchanged."""
         texts = [CliRunner().invoke(command.main, ["schema", *more]).output for more in ([], ["--responses"])]
         self.assertEqual([text for _, text in files().items()], texts)
 

@@ -1,4 +1,4 @@
-"""What `s2sgw setup` prints for each server, made from the configuration."""
+"""Tests of what `s2sgw setup` prints for each server, made from the configuration."""
 
 from __future__ import annotations
 
@@ -49,34 +49,34 @@ class SetupTestCase(SynchronousTestCase):
         return parse(gateway + backend, folder / "s2sgw.toml")
 
     def settings(self, server: str, backend: str = BACKEND + VIEW) -> list[str]:
-        """The lines that are no comments."""
+        """Return the lines without comments."""
         text = setup_text(server, self.config(backend))
         return [line for line in text.splitlines() if line and not line.startswith(("--", "#"))]
 
 
 class ProsodyTests(SetupTestCase):
     def test_exact(self) -> None:
-        """The lines of docs/admin.md, with the addresses and the authority of this configuration."""
+        """The lines are those of docs/admin.md, with the addresses and the authority of this configuration."""
         self.assertEqual(PROSODY, setup_text("prosody", self.config()))
 
     def test_tls(self) -> None:
-        """What the backend leg asks of TLS is asked of the server."""
+        """The server's settings require TLS as the backend leg does."""
         for tls, secure, required in (("required", "true", "true"), ("optional", "true", "false"), ("never", "false", "false")):
             lines = self.settings("prosody", f'{BACKEND}{VIEW}tls = "{tls}"\n')
             self.assertIn(f"s2s_secure_auth = {secure}", lines)
             self.assertIn(f"s2s_require_encryption = {required}", lines)
 
     def test_onions(self) -> None:
-        """Where there are peers under .onion, libunbound is told to ask for them (the view answers, nobody else hears of it)."""
+        """If there are peers under .onion, libunbound is told to look them up (the view answers, and no other server is asked)."""
         lines = self.settings("prosody", BACKEND + VIEW + '[peers."*.onion"]\nproxy = "socks5://127.0.0.1:9050"\n')
         self.assertIn('unbound = { resolvconf = false; hoststxt = false; forward = "127.0.0.1@5353"; options = { ["local-zone:"] = "onion. transparent" } }', lines)
 
     def test_localhost(self) -> None:
-        """Prosody listens on addresses, not names."""
+        """Prosody listens on addresses, not on names."""
         self.assertIn('s2s_interfaces = { "127.0.0.1" }', self.settings("prosody", '[backend]\naddress = "localhost:15269"\n' + VIEW))
 
     def test_ipv6(self) -> None:
-        """Addresses of the other family are spelt as each file has them."""
+        """IPv6 addresses are spelled as each file needs them."""
         lines = self.settings("prosody", '[backend]\naddress = "[::1]:15269"\ndns_view = "[::1]:5353"\n')
         self.assertIn('s2s_interfaces = { "::1" }', lines)
         self.assertIn('unbound = { resolvconf = false; hoststxt = false; forward = "::1@5353" }', lines)
@@ -84,7 +84,7 @@ class ProsodyTests(SetupTestCase):
 
 class EjabberdTests(SetupTestCase):
     def test_settings(self) -> None:
-        """The listener, the authority, TLS, and no long memory of failures."""
+        """The lines have the listener, the authority, TLS, and a short memory of failures."""
         self.assertEqual(
             [
                 "listen:", "  -", "    port: 15269", '    ip: "127.0.0.1"', "    module: ejabberd_s2s_in",
@@ -96,13 +96,13 @@ class EjabberdTests(SetupTestCase):
             self.assertIn(f"s2s_use_starttls: {starttls}", self.settings("ejabberd", f'{BACKEND}{VIEW}tls = "{tls}"\n'))
 
     def test_inetrc(self) -> None:
-        """The view in Erlang's words, in both families."""
+        """The view is written in Erlang's syntax, in both families."""
         self.assertIn("#    {nameserver,{127,0,0,1},5353}.\n", setup_text("ejabberd", self.config()))
         six = setup_text("ejabberd", self.config(BACKEND + 'dns_view = "[::1]:5353"\n'))
         self.assertIn("#    {nameserver,{0,0,0,0,0,0,0,1},5353}.\n", six)
 
     def test_inetrc_file(self) -> None:
-        """The file inetrc alone has the same lines, and no others but Erlang's comments."""
+        """The file inetrc has the same lines, and otherwise only Erlang comments."""
         text = inetrc_text(self.config())
         lines = [line for line in text.splitlines() if not line.startswith("%")]
         self.assertEqual(['{resolv_conf,""}.', '{lookup,["file","dns"]}.', '{host,{127,0,0,1},["localhost"]}.', "{nameserver,{127,0,0,1},5353}."], lines)
@@ -110,7 +110,7 @@ class EjabberdTests(SetupTestCase):
             self.assertIn(f"#    {line}\n", setup_text("ejabberd", self.config()))
 
     def test_target(self) -> None:
-        """ejabberd resolves the target by the system: one that it may not find there is told."""
+        """ejabberd resolves the target by the system: a warning is printed if the system may not resolve it."""
         for target, told in (("localhost.", False), ("127.0.0.1", False), ("gateway.example", True)):
             text = setup_text("ejabberd", self.config(f'{BACKEND}{VIEW}target = "{target}"\n'))
             self.assertEqual(told, "resolves the target gateway.example. by the system" in text, target)
@@ -118,7 +118,7 @@ class EjabberdTests(SetupTestCase):
 
 class Jabberd2Tests(SetupTestCase):
     def test_xml(self) -> None:
-        """The text is XML, whatever the domains are called, with address and port; the environment is in its comment."""
+        """The text is XML, for any domain names, with address and port. The environment is in its comment."""
         text = setup_text("jabberd2", self.config())
         local = ElementTree.fromstring(text)
         self.assertEqual(("127.0.0.1", "15269"), (local.findtext("ip"), local.findtext("port")))
@@ -126,13 +126,13 @@ class Jabberd2Tests(SetupTestCase):
         self.assertIn("RES_OPTIONS=port:5353\n", text)
 
     def test_tls(self) -> None:
-        """Where TLS is required it needs a certificate; it is told so."""
+        """If TLS is required, a comment says that the server needs a certificate."""
         self.assertIn("It needs a certificate", setup_text("jabberd2", self.config()))
         self.assertIn("Without <pemfile/>", setup_text("jabberd2", self.config(f'{BACKEND}{VIEW}tls = "never"\n')))
 
 
 class RouterTests(SetupTestCase):
-    """jabberd2 by its router."""
+    """Tests of jabberd2 with its router."""
 
     def lines(self, more: str = "") -> str:
         folder = Path(self.mktemp()).absolute()
@@ -143,7 +143,7 @@ class RouterTests(SetupTestCase):
         return setup_text("jabberd2", self.config(f'[backend]\nkind = "jabberd2-router"\nsecret_file = "{secret}"\n{more}'))
 
     def test_xml(self) -> None:
-        """The user that may be the default route, and that jabberd2's s2s must not run; but not the secret itself."""
+        """The lines have the user that may be the default route, and disable jabberd2's s2s, but do not contain the secret."""
         text = self.lines()
         tree = ElementTree.fromstring(f"<all>{text}</all>")
         self.assertEqual(["s2s"], [each.text for each in tree.iterfind("user/name")])
@@ -158,7 +158,7 @@ class RouterTests(SetupTestCase):
         self.assertEqual({("default-route", "gate"), ("bind", "gate")}, {(each.get("type"), each.findtext("user")) for each in tree.iterfind("acl")})
 
     def test_other_servers(self) -> None:
-        """The router is jabberd2's."""
+        """Only jabberd2 has a router."""
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
         (folder / "s").write_text("x")
@@ -170,27 +170,27 @@ class RouterTests(SetupTestCase):
 
 class OpenfireTests(SetupTestCase):
     def test_settings(self) -> None:
-        """The properties lead to the inner listener, need no view, and close the port for direct TLS."""
+        """The properties point to the inner listener, need no view, and close the port for direct TLS."""
         self.assertEqual(
             ["dnsutil.dnsOverride = {*,127.0.0.1:15270}", "xmpp.server.socket.port = 15269", "xmpp.server.socket.ssl.active = false"],
             self.settings("openfire", BACKEND),
         )
 
     def test_by_hand(self) -> None:
-        """What no property does is told: the trust store, the firewall, the services."""
+        """Steps that no property does are listed: the trust store, the firewall, the services."""
         text = setup_text("openfire", self.config(BACKEND))
         self.assertIn("keytool -importcert -noprompt -alias s2sgw -file /var/lib/s2sgw/backend-ca.pem", text)
         self.assertIn("tcp dport 15269 iifname != lo drop", text)
         self.assertIn("conference.DOMAIN", text)
 
     def test_every_interface(self) -> None:
-        """A listener on every interface is reached on loopback."""
+        """A listener on every interface is reached at loopback."""
         text = setup_text("openfire", self.config('[backend]\nlisten = "tcp:15270"\n'))
         self.assertIn("{*,127.0.0.1:15270}", text)
 
 
 class RefusalTests(SetupTestCase):
-    """When there are no lines to print."""
+    """Tests of configurations for which no lines can be printed."""
 
     def refused(self, words: str, server: str, config: Config, local: str | None = None) -> None:
         with self.assertRaises(SetupError) as caught:
@@ -198,11 +198,11 @@ class RefusalTests(SetupTestCase):
         self.assertIn(words, str(caught.exception))
 
     def test_unknown_server(self) -> None:
-        """For a server that we do not know, those that we do are named."""
+        """For an unknown server the known ones are listed."""
         self.refused("Supported: prosody, ejabberd, jabberd2, openfire", "tigase", self.config())
 
     def test_no_view(self) -> None:
-        """Without the view none of the three finds the gateway."""
+        """Without the view none of the three servers finds the gateway."""
         for server in ("prosody", "ejabberd", "jabberd2"):
             self.refused("backend.dns_view is not set", server, self.config(BACKEND))
 
@@ -211,12 +211,12 @@ class RefusalTests(SetupTestCase):
         self.refused("only the built-in echo backend serves the local domains", "prosody", self.config('[backend]\nkind = "echo"\n'))
 
     def test_no_port(self) -> None:
-        """A listener that is no TCP port is nowhere to send a server to."""
+        """A listener without a TCP port cannot be used by a server."""
         for listen in ("unix:/run/x", "tcp:0"):
             self.refused("is not a TCP port", "prosody", self.config(f'[backend]\nlisten = "{listen}"\n{VIEW}'))
 
     def test_several_backends(self) -> None:
-        """Of several backends one is named by a domain of its own."""
+        """Of several backends one is selected by one of its domains."""
         config = self.config(
             '[[backend]]\ndomains = ["example.org"]\n' + VIEW
             + '[[backend]]\ndomains = ["b--c.example"]\naddress = "127.0.0.1:16269"\nlisten = "tcp:16270"\ndns_view = "127.0.0.1:5354"\n'
@@ -231,11 +231,11 @@ class RefusalTests(SetupTestCase):
 
 class AuthorityTests(SetupTestCase):
     def test_file(self) -> None:
-        """Every text points to the one file."""
+        """Every text names the same file."""
         config = self.config()
         self.assertEqual(Path("/var/lib/s2sgw/backend-ca.pem"), authority_file(config))
         for server in SERVERS:
-            if server != "jabberd2":  # which knows no certificates on this leg
+            if server != "jabberd2":  # this server needs no certificates on this leg
                 self.assertIn(str(authority_file(config)), setup_text(server, config))
                 self.assertIn("/etc/x/ca.pem", setup_text(server, config, authority=Path("/etc/x/ca.pem")))
                 self.assertNotIn(str(authority_file(config)), setup_text(server, config, authority=Path("/etc/x/ca.pem")))

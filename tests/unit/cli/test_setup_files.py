@@ -1,4 +1,4 @@
-"""The files that `s2sgw setup config` and `setup systemd` print: they are good, and fit together."""
+"""Tests of the files that `s2sgw setup config` and `setup systemd` print: they are valid and consistent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.certificates import leaf_for
 
 class SetupConfigTests(SynchronousTestCase):
     def test_good_for_every_server(self) -> None:
-        """The configuration loads as it is, once the certificates are there."""
+        """The configuration loads unchanged, once the certificates are there."""
         folder = Path(self.mktemp())
         (folder / "certs").mkdir(parents=True)
         (folder / "certs" / "example.org.crt").write_bytes(leaf_for("example.org").pem_chain)
@@ -38,7 +38,7 @@ class SetupConfigTests(SynchronousTestCase):
             self.assertEqual(view, config.backends[0].dns_view is not None)
 
     def test_without_systemd(self) -> None:
-        """The gateway opens the ports itself that the socket units would hold; nothing else differs."""
+        """The gateway itself opens the ports that the socket units would hold. Nothing else differs."""
         texts = []
         for option in ([], ["--without-systemd"]):
             result = CliRunner().invoke(main, ["setup", "config", "--domain", "example.org", *option])
@@ -50,7 +50,7 @@ class SetupConfigTests(SynchronousTestCase):
         self.assertEqual(held, own)
 
     def test_no_domain(self) -> None:
-        """What is no domain is refused."""
+        """A text that is not a domain is refused."""
         result = CliRunner().invoke(main, ["setup", "config", "--domain", "a b"])
         self.assertEqual(2, result.exit_code)
 
@@ -70,12 +70,12 @@ class SetupSystemdTests(SynchronousTestCase):
         self.assertNotIn("@", service.replace("@system-service", "").replace("@privileged", "").replace("@resources", ""))
 
     def test_callbacks_of_tls(self) -> None:
-        """cffi needs memory that is writable and executable for the functions that OpenSSL calls back."""
+        """cffi needs memory that is writable and executable for the callbacks of OpenSSL."""
         service = setup_files.systemd_files("/opt/s2sgw/bin/s2sgw")["/etc/systemd/system/s2sgw.service"]
         self.assertNotRegex(service, "(?m)^MemoryDenyWriteExecute=")
 
     def test_exposure(self) -> None:
-        """systemd finds the unit's exposure to be at most 2.0 of 10, where it can be asked."""
+        """The unit's exposure by systemd is at most 2.0 of 10, if systemd is available."""
         analyze = shutil.which("systemd-analyze")
         if analyze is None:
             raise SkipTest("systemd-analyze is not here")
@@ -95,7 +95,7 @@ class SetupSystemdTests(SynchronousTestCase):
             self.assertIn(f"# {path}\n", output)
 
     def test_installed_once(self) -> None:
-        """Files are written, written again without change, and never over another's."""
+        """Files are written, are written again without a change, and never overwrite another's file."""
         root = Path(self.mktemp())
         arguments = ["setup", "systemd", "--program", "/opt/s2sgw/bin/s2sgw", "--install", "--root", str(root)]
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Backends that a reload adds and removes, over the components of a gateway: which server a stream goes to, and which are closed."""
+"""Tests of backends that a reload adds and removes, over a gateway's components: which server gets a stream, and which streams close."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FIRST, SECOND = "tcp:15270:interface=127.0.0.1", "tcp:15271:interface=127.0.0.1"
 
 
 def server(domains: str, port: int = 15270) -> str:
-    """A backend, with its inner listener on `port`."""
+    """Return a backend with its inner listener on `port`."""
     return f'[[backend]]\ndomains = [{domains}]\nlisten = "tcp:{port}:interface=127.0.0.1"\naddress = "127.0.0.1:{port + 100}"\n'
 
 
@@ -41,7 +41,7 @@ OTHER = server(BOTH, 15271)
 
 
 class Initiated(InitiatedStream):
-    """A stream of ours to a backend, of which only its end is looked at."""
+    """A stream of ours to a backend, of which only the end is checked."""
 
     def __init__(self, side: Any, pair: Pair) -> None:
         self.side, self.pair = side, pair
@@ -58,7 +58,7 @@ class Initiated(InitiatedStream):
 
 
 class BackendsTests(FolderCase):
-    """One server for two domains at first."""
+    """Tests that begin with one server for two domains."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -86,7 +86,7 @@ class BackendsTests(FolderCase):
         return leg.backend.listen
 
     def test_domain_moves(self) -> None:
-        """A server is added and takes a domain; then it takes all, and the first is removed; each is logged once."""
+        """A server is added and gets a domain. Then it gets all domains, and the first server is removed. Each step is logged once."""
         first = self.backends.leg_of(HERE)
         with capturedLogs() as logged:
             self.reload(TWO)
@@ -101,7 +101,7 @@ class BackendsTests(FolderCase):
         self.assertIsNot(first, self.backends.leg_of(HERE))
 
     def test_queue_follows(self) -> None:
-        """A queue that was made before asks the server that serves its domain now."""
+        """A queue that was made before uses the server that serves its domain now."""
         queue = self.gateway.custody.queues.queue(Pair(PEER, ROOMS))
         sides: list[Any] = []
 
@@ -121,7 +121,7 @@ class BackendsTests(FolderCase):
         self.assertIs(leg.initiating, sides[1])
 
     def test_streams_of_ours(self) -> None:
-        """Those to a server that lost their domain are closed; the others are not, and neither are those to peers."""
+        """Streams to a server that lost their domain are closed. Others, and those to peers, are not."""
         first = self.backends.leg_of(HERE)
         assert first is not None
         stay, go = Initiated(first.initiating, Pair(PEER, HERE)), Initiated(first.initiating, Pair(PEER, ROOMS))
@@ -133,7 +133,7 @@ class BackendsTests(FolderCase):
         self.assertTrue(go.retired[0].in_order)
 
     def test_stream_that_comes_late(self) -> None:
-        """Nothing is written on a stream that was being opened to the old server: it is left, and the new server is asked."""
+        """No stanza is written on a stream that was being opened to the old server: it is released, and the new server is used."""
         first, opened = self.backends.leg_of(HERE), Deferred[Any]()
         assert first is not None
         late, right = Mock(), Mock()
@@ -156,7 +156,7 @@ class BackendsTests(FolderCase):
         right.leave.assert_not_called()
 
     def test_address_that_is_corrected(self) -> None:
-        """What waits for a server whose address was wrong does not wait for the back-off of the wrong one."""
+        """Stanzas for a server whose address was wrong do not wait for the back-off of the wrong address."""
         destinations, tried = self.gateway.destinations, list[Domain]()
         destinations.failed(HERE.ascii, Ending(Cause.CONNECTION_REFUSED), purpose="backend")
         self.patch(self.gateway.custody.queues, "retry_now", tried.append)
@@ -167,7 +167,7 @@ class BackendsTests(FolderCase):
         self.assertEqual(0.0, destinations._destinations[HERE.ascii].retry_at)
 
     def attempts(self) -> list[tuple[Any, Any, Deferred[Any]]]:
-        """Return the attempts from now on: the side, the broken stream, and the outcome that the test decides."""
+        """Return the attempts from now on: the leg, the interrupted stream, and the outcome that the test decides."""
         made: list[tuple[Any, Any, Deferred[Any]]] = []
 
         async def find(provider: PeerStreamProvider, pair: Pair, broken: Any, alone: bool) -> Any:
@@ -178,7 +178,7 @@ class BackendsTests(FolderCase):
         return made
 
     def test_attempt_that_fails_late(self) -> None:
-        """The old server fails an attempt after the domain has moved. It bounces nothing, and the new one is asked at once."""
+        """An attempt with the old server fails after the domain has moved. No stanza is bounced, and the new server is tried at once."""
         for text in (TWO, ALONE.replace("127.0.0.1:15370", "127.0.0.1:15999")):
             self.reload(ALONE)
             made = self.attempts()
@@ -200,7 +200,7 @@ class BackendsTests(FolderCase):
         return Stanza("message", f"<message>{'.' * size}</message>".encode(), f"u@{ROOMS}", f"u@{PEER}", None, "1")
 
     def test_resumed_late(self) -> None:
-        """The old server resumes a stream after the domain has moved: what it has by its answer is not in doubt."""
+        """The old server resumes a stream after the domain has moved: stanzas that it acknowledges are not in doubt."""
         made, broken, late, right = self.attempts(), Mock(), Mock(outcome=Resumed(3)), Mock()
         found = Deferred.fromCoroutine(self.backends.find(Pair(PEER, ROOMS), broken, False))
         self.reload(TWO)
@@ -211,7 +211,7 @@ class BackendsTests(FolderCase):
         right.answered_before.assert_called_once_with(NotResumed(3))
 
     def test_limits_and_failures_are_forgotten(self) -> None:
-        """The limits of the old server bounce nothing that waits for the new one, and its failures make no back-off longer."""
+        """The old server's limits bounce no stanza that waits for the new one. Its failures do not extend the back-off."""
         self.attempts()
         queue, destinations = self.gateway.custody.queues.queue(Pair(PEER, ROOMS)), self.gateway.destinations
         queue.limits_changed(NextHopLimits(100))
@@ -223,7 +223,7 @@ class BackendsTests(FolderCase):
         self.assertEqual(0, destinations._destinations[ROOMS.ascii].failures)
 
     def test_streams_of_the_server(self) -> None:
-        """Accepted streams are stale if their server was removed, or does not serve a domain that sends on them any more."""
+        """Accepted streams are stale if their server was removed, or no longer serves a domain that sends on them."""
         first = self.backends.leg_of(HERE)
         assert first is not None
         rows = []
@@ -240,7 +240,7 @@ class BackendsTests(FolderCase):
         self.assertEqual(rows, [connection for connection, _ in self.backends.stale_streams()])
 
     def test_removed_server_is_refused(self) -> None:
-        """A server that was removed opens no stream for the domains that it had, nor one that was half negotiated then."""
+        """A removed server cannot open a stream for its former domains, nor complete one that was in negotiation."""
         first = self.backends.leg_of(HERE)
         assert first is not None
         self.assertIsNone(first.receiving.excess(None, Pair(ROOMS, PEER)))  # type: ignore[arg-type]
@@ -253,7 +253,7 @@ class BackendsTests(FolderCase):
         self.assertIsNotNone(first.receiving.excess(None, Pair(HERE, PEER)))  # type: ignore[arg-type]
 
     def test_domain_taken_during_dialback(self) -> None:
-        """A further domain on a stream that is proven for another: the key is verified when a reload has taken that domain."""
+        """A further domain on a stream that is proven for another: its key is verified after a reload has moved that domain."""
         first, verified = self.backends.leg_of(HERE), Deferred[Any]()
         assert first is not None
 
@@ -265,7 +265,7 @@ class BackendsTests(FolderCase):
         owner = dict(self.gateway.accepted)[connection]
         owner.incoming = Mock()
         owner.senders.add(HERE)
-        owner.methods[Pair(HERE, PEER)] = "dialback"  # so `excess` is not asked any more
+        owner.methods[Pair(HERE, PEER)] = "dialback"  # `excess` is then not used
         question = DialbackNeeded(Pair(ROOMS, PEER), "key", "id")
         outcome = Deferred.fromCoroutine(first.receiving.verify(connection, question))
         self.reload(TWO)
@@ -273,7 +273,7 @@ class BackendsTests(FolderCase):
         self.assertEqual("error", self.successResultOf(outcome).type)
 
     def test_what_was_learned_is_forgotten(self) -> None:
-        """Extensions that failed with the old server are tried with the new one; those of a server that stays are not."""
+        """Extensions that failed with the old server are tried with the new one. Those of a server that stays are not."""
         extensions = self.gateway.extensions
         for domain in (HERE, ROOMS):
             extensions.disable(domain.ascii, "management", Ending(Cause.CLOSED))
@@ -286,7 +286,7 @@ class BackendsTests(FolderCase):
         self.assertEqual([(True, False)] * 2, [(HERE.ascii in each, ROOMS.ascii in each) for each in known])
 
     def test_not_prepared(self) -> None:
-        """Where the private CA cannot be used nothing is prepared, and that is told."""
+        """If the private CA cannot be used nothing is prepared, and the error is reported."""
         config = self.gateway.running.config
         self.assertEqual("", self.backends.prepare(config))
         self.assertRaises(KeyError, self.backends.leg_at, SECOND)
@@ -302,7 +302,7 @@ class BackendsTests(FolderCase):
         self.assertEqual([FIRST], list(self.backends.legs))
 
     def test_server_that_is_back(self) -> None:
-        """What waits for a server that is up again is tried for the domains that it has now."""
+        """Stanzas for a server that is up again are tried for its current domains."""
         self.reload(TWO)
         leg = self.backends.leg_of(ROOMS)
         assert leg is not None

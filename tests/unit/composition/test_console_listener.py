@@ -1,4 +1,4 @@
-"""The port of the console: opened, moved, given another certificate and closed by reloads."""
+"""Tests of the console's port: reloads open, move and close it, and change its certificate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.net.test_listener_set import FakePort
 
 
 class BuiltForTest:
-    """A console of which only its end is looked at."""
+    """A console of which only the end is checked."""
 
     def __init__(self, certificate: Path | None) -> None:
         self.certificate = certificate
@@ -37,7 +37,7 @@ class BuiltForTest:
 
 
 class ConsoleListenerTests(SynchronousTestCase):
-    """A listener whose consoles and ports the test looks at."""
+    """Tests of a listener whose consoles and ports the test inspects."""
 
     def setUp(self) -> None:
         self.ports: list[FakePort] = []
@@ -72,7 +72,7 @@ class ConsoleListenerTests(SynchronousTestCase):
         return [(port.endpoint, port.factory) for port in self.ports if port.open]
 
     def test_none(self) -> None:
-        """Without a console nothing is built, sampled or closed; a token is refused in words."""
+        """Without a console nothing is built, sampled or closed. A token is refused with a text."""
         self.change(None)
         self.assertEqual([], self.built)
         self.successResultOf(self.listener.sample())
@@ -81,7 +81,7 @@ class ConsoleListenerTests(SynchronousTestCase):
         self.assertEqual("there is no console: set [console] listen, and reload", str(error))
 
     def test_comes_and_goes(self) -> None:
-        """It is opened, gives tokens and takes samples; then its port is closed, and its connections are cut."""
+        """The console is opened, gives tokens and takes samples. Then its port is closed, and its connections are cut."""
         self.change("a")
         self.change("a")
         self.assertEqual(([("a", "factory of None")], 1, 1), (self.listening(), len(self.built), len(self.opened)))
@@ -93,7 +93,7 @@ class ConsoleListenerTests(SynchronousTestCase):
         self.assertRaises(VerbError, self.listener.token, {})
 
     def test_moves(self) -> None:
-        """Another port is opened before the old one is closed. The console stays the same: its users stay logged in."""
+        """A new port is opened before the old one is closed. The console stays the same, and its users stay logged in."""
         self.change("a")
         self.assertEqual([], self.prepare("b"))
         self.assertEqual(["a", "b"], [endpoint for endpoint, _ in self.listening()])
@@ -103,14 +103,14 @@ class ConsoleListenerTests(SynchronousTestCase):
         self.assertEqual(1, self.built[0].closed)
 
     def test_another_certificate(self) -> None:
-        """The port stays open and serves the new console; the connections of the old one are cut."""
+        """The port stays open and serves the new console. The connections of the old one are cut."""
         self.change("a")
         self.change("a", "new")
         self.assertEqual(([("a", "factory of new")], 1), (self.listening(), len(self.opened)))
         self.assertEqual([1, 0], [each.closed for each in self.built])
 
     def test_refused(self) -> None:
-        """A port that is taken, or a certificate that is not usable: all stays as it was, also if something else is refused."""
+        """If a port is taken or a certificate not usable, nothing changes, also if something else is refused."""
         self.change("a")
         self.assertEqual(1, len(self.prepare("taken")))
         self.listener.commit()

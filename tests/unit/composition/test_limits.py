@@ -1,4 +1,4 @@
-"""How many connections are accepted."""
+"""Tests of the number of connections that are accepted."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class LimitTests(SynchronousTestCase):
         return cast(Any, SimpleNamespace(limits=GatewayLimits(**limits), queue=SimpleNamespace(streams=streams)))
 
     def test_enough_descriptors(self) -> None:
-        """The limits are those of the configuration, the unproven ones a share of all."""
+        """The limits are those of the configuration. Unproven connections may use a share of them."""
         with capturedLogs() as logged:
             found = connection_limits(self.config(connections=1000, unproven="10%", negotiation="20s"))
         self.assertEqual((ConnectionLimits(1000, 200, 100, 100, 50, 20.0), []), (found, logged))
 
     def test_too_few_descriptors(self) -> None:
-        """There are as many connections as descriptors allow for, and the log says how many."""
+        """The number of connections is limited by the descriptors, and the log gives the number."""
         with capturedLogs() as logged:
             found = connection_limits(self.config(1024))
         self.assertEqual((384, 96), (found.total, found.unproven))
@@ -37,7 +37,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(192, possible_streams(self.config(1024)))
 
     def test_hits_are_counted(self) -> None:
-        """What a limit keeps out is counted by its key, on either leg; the backend has no bound but the total."""
+        """Connections refused by a limit are counted by its key, on either leg. The backend has only the total limit."""
         record = EventRecord(Clock(), Logger())
         federation = federation_admission(self.config(connections=1), Clock(), record)
         backend = backend_admission(self.config(connections=1), Clock(), record)

@@ -1,4 +1,4 @@
-"""All listeners of a gateway: a reload opens what is new before it closes anything, or changes nothing."""
+"""Tests of all listeners of a gateway: a reload opens the new ones before it closes others, or changes nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ViewForTest:
 
 
 class BackendsForTest:
-    """Backends of which only the calls are looked at."""
+    """Backends of which only the calls are checked."""
 
     def __init__(self) -> None:
         self.legs: dict[str, None] = {}
@@ -67,7 +67,7 @@ class BackendsForTest:
 
 
 class OtherPort:
-    """A part that is told of each step."""
+    """A part that records each step."""
 
     def __init__(self) -> None:
         self.steps: list[str] = []
@@ -89,7 +89,7 @@ def backend(port: int, view: str | None = None, **more: Any) -> Backend:
 
 
 class ListenersTests(SynchronousTestCase):
-    """The listeners of a configuration, whose ports the test looks at."""
+    """Tests of the listeners of a configuration, whose ports the test inspects."""
 
     def setUp(self) -> None:
         self.ports: list[FakePort] = []
@@ -121,7 +121,7 @@ class ListenersTests(SynchronousTestCase):
         return [port.endpoint for port in self.ports if port.open]
 
     def test_backend_comes_and_goes(self) -> None:
-        """Its inner listener and its view are opened before those of another are closed; what stays is not touched."""
+        """A new inner listener and view are opened before those of another backend are closed. Unchanged ones are not touched."""
         one, two = backend(15270, "127.53.0.1:53"), backend(15271, "127.53.0.2:53")
         self.change(self.config("tcp:5269", one))
         view = self.backends.views[one.listen]
@@ -135,7 +135,7 @@ class ListenersTests(SynchronousTestCase):
         self.assertEqual(1, len([each for each in self.listeners.stop_views() if each.called]))
 
     def test_view_of_another_backend(self) -> None:
-        """A view that stays open answers for the backend that has its address now, and asks the name servers of now."""
+        """A view that stays open answers for the backend that has its address now, and uses the current name servers."""
         self.change(self.config("tcp:5269", backend(15270, "127.53.0.1:53")))
         view = self.backends.views["tcp:15270:interface=127.0.0.1"]
         self.change(self.config("tcp:5269", backend(15271, "127.53.0.1:53", target="gw.example."), nameservers=("192.0.2.9",)))
@@ -147,7 +147,7 @@ class ListenersTests(SynchronousTestCase):
         self.assertEqual("view 127.53.0.1:53 stopped", self.log[-1])
 
     def test_all_or_nothing(self) -> None:
-        """Everything that cannot be opened is told by its key; whichever part it is, all parts stay as they were."""
+        """Every listener that cannot be opened is reported by its key. Whichever it is, all others stay as they were."""
         self.change(self.config("tcp:5269", backend(15270, "127.53.0.1:53")))
         self.taken |= {"tcp:5270", "tcp:15271:interface=127.0.0.1", "127.53.0.2:53"}
         wrong = self.listeners.prepare(self.config("tcp:5270", backend(15271, "127.53.0.2:53"), backend(15272, "127.53.0.3:53")))
@@ -159,17 +159,17 @@ class ListenersTests(SynchronousTestCase):
         self.assertEqual((0, "abandon"), (self.backends.prepared, self.other.steps[-2]))
 
     def test_another_part_is_refused(self) -> None:
-        """The console cannot be opened: the listeners that were opened beside it are closed again."""
+        """If the console cannot be opened, the listeners that were opened with it are closed again."""
         self.other.wrong = [NotListening("console.certificate", "", "is bad")]
         self.assertEqual(["console.certificate: is bad"], [each.text for each in self.listeners.prepare(self.config("tcp:1", backend(2)))])
         self.assertEqual([], self.listening())
 
     def test_backends_cannot_be_prepared(self) -> None:
-        """Nothing is opened then."""
+        """If backends cannot be prepared, no listener is opened."""
         self.backends.problem = "the CA is unusable"
         self.assertEqual(["backend: the CA is unusable"], [each.text for each in self.listeners.prepare(self.config("tcp:1"))])
         self.assertEqual([], self.ports)
 
     def test_port_of_an_endpoint(self) -> None:
-        """By position or by name."""
+        """An endpoint's port is found by position or by name."""
         self.assertEqual((15270, 15271), (port_of("tcp:15270:interface=127.0.0.1"), port_of("tcp:port=15271")))

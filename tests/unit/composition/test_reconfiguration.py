@@ -1,4 +1,4 @@
-"""What changes while the gateway runs, over the components of a real one, and what a start would complain of."""
+"""Tests of changes while the gateway runs, over the components of a real one, and of the errors that a start would report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PEER = Domain.parse("peer.example")
 
 
 class FolderCase(SynchronousTestCase):
-    """A configuration with everything that it names."""
+    """A configuration with all the files that it names."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
@@ -68,7 +68,7 @@ class FolderCase(SynchronousTestCase):
 
 
 class ReconfigurationTests(FolderCase):
-    """Reload over the components of a gateway."""
+    """Tests of a reload over the components of a gateway."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -84,12 +84,12 @@ class ReconfigurationTests(FolderCase):
         return self.successResultOf(done)
 
     def cause(self) -> str | None:
-        """Why a stream of the peer is refused at its header."""
+        """Return the cause for which a stream of the peer is refused at its header."""
         refusal = self.receiving.refuses_sender(PEER)
         return refusal.ending.cause.value if refusal else None
 
     def test_policy(self) -> None:
-        """The new policies count at once wherever policies are held; those before are let go."""
+        """The new policies apply at once wherever policies are used. The old ones are released."""
         old = self.running.config.peers
         self.also('[peers.default]\nhold = "9s"\n')
         self.reload()
@@ -102,7 +102,7 @@ class ReconfigurationTests(FolderCase):
         self.assertEqual(7.0, self.gateway.federation.initiating.peers.policy(PEER).hold)
 
     def test_tls(self) -> None:
-        """The least version, the anchors and the certificates are those of now."""
+        """The minimum version, the anchors and the certificates are the new ones."""
         before, first = self.running.server_tls(False), self.running.certificates.for_domain(Domain.parse("example.org"))
         self.assertIs(before, self.running.server_tls(False))
         self.assertEqual(1, len(self.running.anchors()))
@@ -116,7 +116,7 @@ class ReconfigurationTests(FolderCase):
         self.assertEqual((2, "1.3"), (len(self.running.anchors()), self.running.policies.policy(PEER).minimum))
 
     def test_nothing_changes(self) -> None:
-        """A bad file leaves everything as it was, a special certificate without its key too."""
+        """After a bad file nothing changes, also after a special certificate without its key."""
         self.also('[peers.default]\nallow = false\n[peers."peer.example"]\ncertificate = "special"\n')
         (self.folder / "special.crt").write_bytes(b"x")
         (self.folder / "special.key").write_bytes(b"x")
@@ -126,7 +126,7 @@ class ReconfigurationTests(FolderCase):
         self.assertIsNone(self.cause())
 
     def test_domains(self) -> None:
-        """A domain that is added is local at once, wherever that is asked; its certificate must be there."""
+        """A domain that is added is local at once everywhere. Its certificate must be there."""
         rooms = Domain.parse("rooms.example.org")
         self.path.write_text(CONFIG.replace('["example.org"]', '["example.org", "rooms.example.org"]'))
         self.assertFalse(self.reload().ok)
@@ -138,7 +138,7 @@ class ReconfigurationTests(FolderCase):
         self.assertEqual(("inbound", "EchoNextHop"), (queue.direction, type(queue.next_hop).__name__))
 
     def test_restart_is_told(self) -> None:
-        """A backend of another kind than "s2s" that is added: the plan says in words that it needs a restart; so does the reload."""
+        """A new backend of a kind other than "s2s" needs a restart: the plan says so, and so does the reload."""
         self.leaf("certs/rooms", "rooms.example.org")
         text = CONFIG.replace('["example.org"]', '["example.org", "rooms.example.org"]').replace("[backend]", '[[backend]]\ndomains = ["example.org"]')
         text += '[[backend]]\nkind = "echo"\ndomains = ["rooms.example.org"]\n[console]\nlisten = "tcp:8269:interface=127.0.0.1"\n'
@@ -152,7 +152,7 @@ class ReconfigurationTests(FolderCase):
         self.assertEqual((False, True), (outcome.ok, f"backend[1].kind: {why}" in outcome.complaints))
 
     def test_dns(self) -> None:
-        """The name servers and fixed answers of the new configuration are asked from now on; what was learned is forgotten."""
+        """The name servers and static answers of the new configuration are used from now on. Cached answers are removed."""
         self.also('[dns]\nservers = ["192.0.2.53"]\nprivate_addresses = "allow"\n[dns.static]\n"peer.example" = "127.0.0.1:5299"\n')
         self.assertTrue(self.reload().ok)
         self.assertEqual(["192.0.2.53:53"], [str(server) for server in self.gateway.resolver.servers])
@@ -162,7 +162,7 @@ class ReconfigurationTests(FolderCase):
         self.assertFalse(self.gateway.discovery.is_fixed(PEER))
 
     def test_listeners(self) -> None:
-        """What cannot be opened refuses the whole configuration; else it is opened before, and the rest closed after."""
+        """A listener that cannot be opened refuses the whole configuration. Otherwise it is opened first, and the others closed afterwards."""
         class Listeners:
             wrong = [NotListening("listen", "tcp:5300", "Address already in use")]
             calls: list[str] = []
@@ -207,7 +207,7 @@ class ReconfigurationTests(FolderCase):
         self.assertEqual(1, rendering.environment.cache_info().currsize)
 
     def test_listeners_are_shown(self) -> None:
-        """`status` shows each listener of the configuration in force, the console's too."""
+        """`status` shows each listener of the current configuration, also the console's."""
         self.also('[console]\nlisten = "tcp:8269:interface=127.0.0.1"\n')
         self.assertTrue(self.reload().ok)
         self.assertEqual(
@@ -216,7 +216,7 @@ class ReconfigurationTests(FolderCase):
         )
 
     def test_deny_list(self) -> None:
-        """A list counts with the reload that brings it; later changes of its file count by themselves, and are noted."""
+        """A list applies with the reload that adds it. Later changes of its file apply by themselves, and are noted."""
         names = self.folder / "deny.txt"
         names.write_text("peer.example\n")
         self.also('[policy]\ndeny_lists = ["deny.txt"]\nrefresh = "60s"\n')
@@ -231,14 +231,14 @@ class ReconfigurationTests(FolderCase):
 
 
 class ReadinessTests(FolderCase):
-    """What a start would complain of."""
+    """Tests of the errors that a start would report."""
 
     def test_good(self) -> None:
-        """Nothing where all is well."""
+        """A good configuration has none."""
         self.assertEqual((), check_configuration(self.path).warnings)
 
     def test_files_of_peers(self) -> None:
-        """The anchors and certificates of single peers, and deny lists, are read before anything is opened."""
+        """The anchors and certificates of single peers, and deny lists, are read before any port is opened."""
         (self.folder / "bad.pem").write_text("-----BEGIN CERTIFICATE-----\nxx\n-----END CERTIFICATE-----\n")
         (self.folder / "deny.txt").write_text("<html>\n<body>\n")
         self.leaf("good", "example.org")
@@ -255,7 +255,7 @@ class ReadinessTests(FolderCase):
 
 
 class FetchTests(SynchronousTestCase):
-    """How a deny list is fetched."""
+    """Tests of fetching a deny list."""
 
     def fetched(self, answer: Any) -> Deferred[bytes]:
         self.made: dict[str, Any] = {}
@@ -268,12 +268,12 @@ class FetchTests(SynchronousTestCase):
         return Deferred.fromCoroutine(deny_lists.WebLists(None, None, None).fetch("https://lists.example/"))  # type: ignore[arg-type]
 
     def test_page(self) -> None:
-        """The page itself, within the bounds of a list; the operator's server may have any address."""
+        """The list is fetched, within its size limit. The operator's server may have any address."""
         self.assertEqual(b"a.example\n", self.successResultOf(self.fetched(succeed(Fetched(200, None, b"a.example\n")))))
         self.assertEqual((True, 8 * 1024 * 1024, 30.0), (self.made["private"][1], self.made["limit"], self.made["timeout"]))
 
     def test_no_page(self) -> None:
-        """Another status, a redirect, a failure: told in words."""
+        """Another status, a redirect and a failure are reported with a text."""
         for answer, words in (
             (succeed(Fetched(404, None, b"")), "the server answered with status 404"),
             (succeed(Fetched(301, "https://x.example/", b"")), "the server answered with status 301, leading to https://x.example/"),
@@ -283,10 +283,10 @@ class FetchTests(SynchronousTestCase):
 
 
 class BackendTests(SynchronousTestCase):
-    """How the server behind is spoken with, changed while the gateway runs."""
+    """Tests of changes to the connection with the backend while the gateway runs."""
 
     def test_address(self) -> None:
-        """The next stream goes to the new address, with the new TLS; the state of the new one is not known yet."""
+        """The next stream uses the new address and its TLS settings. The new server's state is still unknown."""
         case = FolderCase()
         case.mktemp = self.mktemp  # type: ignore[method-assign]
         case.setUp()

@@ -1,4 +1,4 @@
-"""Checks that need several keys of the configuration, and checks of the files that it names."""
+"""Tests of checks that need several keys of the configuration, and of the files that it names."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ PIN = "sha256:" + "ab" * 32
 
 
 class AgreementTests(ConfigTestCase):
-    """What must agree across keys."""
+    """Tests of agreement between keys."""
 
     def test_domains_without_backend(self) -> None:
-        """Each local domain has a backend."""
+        """Each local domain must have a backend."""
         self.assertEqual(
             ['line 2: gateway.domains[1]: no backend serves "b.org"'],
             self.complaints('[gateway]\ndomains = ["a.org", "b.org"]\n[backend]\ndomains = ["a.org"]\n'),
         )
 
     def test_backend_domains(self) -> None:
-        """No backend has a domain that is not local, or another's."""
+        """No backend may have a domain that is not local, or another backend's."""
         self.assertEqual(
             [
                 'line 4: backend[0].domains[0]: "example.com" is not among gateway.domains; did you mean "example.org"?',
@@ -37,21 +37,21 @@ class AgreementTests(ConfigTestCase):
         )
 
     def test_several_backends_say_their_domains(self) -> None:
-        """Of several backends none serves all."""
+        """With several backends each must name its domains."""
         self.assertEqual(
             ["line 5: backend[1].domains: is missing: with several backends, each one must list its domains"],
             self.with_gateway('[[backend]]\ndomains = ["example.org"]\n[[backend]]\nkind = "echo"\n'),
         )
 
     def test_echo_keys(self) -> None:
-        """The echo backend connects nowhere."""
+        """Keys of a connection have no effect for an echo backend, and are errors."""
         self.assertEqual(
             ['line 5: backend.address: has no effect for a backend of kind "echo"', 'line 6: backend.dns_view: has no effect for a backend of kind "echo"'],
             self.with_gateway('[backend]\nkind = "echo"\naddress = "127.0.0.1:1"\ndns_view = "127.0.0.1"\n'),
         )
 
     def test_router_keys(self) -> None:
-        """jabberd2's router: on loopback, by a secret, without extensions; where it listens by default; all complaints at once."""
+        """jabberd2's router is on loopback, with a secret, without extensions, at its default address. All errors are listed at once."""
         self.assertEqual(
             [
                 'line 3: backend.secret_file: is missing: the file with the user\'s secret in jabberd2\'s router-users.xml',
@@ -66,7 +66,7 @@ class AgreementTests(ConfigTestCase):
         )
 
     def test_router_secret(self) -> None:
-        """The secret's file is for its owner alone; a user is one word."""
+        """The secret's file must be private. A user is one word."""
         file = Path(self.mktemp()).absolute()
         file.write_text("sesame\n")
         file.chmod(0o644)
@@ -78,7 +78,7 @@ class AgreementTests(ConfigTestCase):
         self.assertEqual(("127.0.0.1:5347", "s2s"), (str(backend.address), backend.user))
 
     def test_one_default_route(self) -> None:
-        """A router has one; what is the router's means nothing elsewhere."""
+        """A router has one default route. The router's keys have no effect elsewhere."""
         file = Path(self.mktemp()).absolute()
         file.write_text("sesame")
         file.chmod(0o600)
@@ -89,14 +89,14 @@ class AgreementTests(ConfigTestCase):
         self.assertIn("has an effect only for", self.with_gateway('[backend]\nuser = "x"\n')[0])
 
     def test_view_keys(self) -> None:
-        """What belongs to the view needs the view."""
+        """The keys of the view need the view."""
         self.assertEqual(
             ["line 4: backend.forward: has no effect without dns_view", "line 5: backend.target: has no effect without dns_view"],
             self.with_gateway('[backend]\nforward = ["192.0.2.1"]\ntarget = "here."\n'),
         )
 
     def test_impossible_ports(self) -> None:
-        """A port that cannot be opened is told before any other is."""
+        """A port that cannot be opened is reported before any other error."""
         self.assertEqual(
             [
                 'line 4: listen[0].endpoint: "tcp:99999": there is no port 99999 (0 to 65535)',
@@ -110,7 +110,7 @@ class AgreementTests(ConfigTestCase):
         )
 
     def test_shared_listeners(self) -> None:
-        """No two listeners on one endpoint, however it is spelt; another interface or any free port is no clash."""
+        """No two listeners may have the same endpoint, in any spelling. Another interface or any free port is no conflict."""
         self.assertEqual(
             ["line 6: listen[1].endpoint: uses the same address and port as listen[0].endpoint (tcp:5269)"],
             self.with_gateway('[[listen]]\nendpoint = "tcp:5269"\n[[listen]]\nendpoint = "tcp:port=5269:interface=127.0.0.1"\ntls = "direct"\n'),
@@ -130,11 +130,11 @@ class AgreementTests(ConfigTestCase):
             self.assertEqual([], self.with_gateway(f'[[listen]]\nendpoint = "{one}"\n[[listen]]\nendpoint = "{other}"\n'))
 
     def test_echo_listens_nowhere(self) -> None:
-        """The default listener of an echo backend takes no port."""
+        """The default listener of an echo backend uses no port."""
         self.assertEqual([], self.with_gateway('[listen]\nendpoint = "tcp:15270"\n[backend]\nkind = "echo"\n'))
 
     def test_shared_views(self) -> None:
-        """Two backends have two views."""
+        """Two backends need two views."""
         self.assertEqual(
             ["line 10: backend[1].dns_view: is already used by backend[0]"],
             self.complaints(
@@ -144,7 +144,7 @@ class AgreementTests(ConfigTestCase):
         )
 
     def test_backend_is_not_the_gateway(self) -> None:
-        """The server's address leads to the server, not back to us."""
+        """The server's address must be the server's, not the gateway's own."""
         for address, listen in (
             ("127.0.0.1:5269", "tcp:5269"), ("localhost:5269", "tcp:5269"), ("192.0.2.1:5269", "tcp:5269:interface=192.0.2.1"),
             ("[::1]:5269", "tcp6:5269"),
@@ -160,7 +160,7 @@ class AgreementTests(ConfigTestCase):
             self.assertEqual([], self.with_gateway(f'[listen]\nendpoint = "{listen}"\n[backend]\naddress = "{address}"\n'))
 
     def test_asking_the_view(self) -> None:
-        """The gateway's own resolver is never the view, be it configured or the system's."""
+        """The gateway's own resolver must not be the view, whether it is configured or the system's."""
         view = '[backend]\ndns_view = "127.53.0.1"\n'
         self.assertEqual(
             ["line 6: dns.servers[1]: is backend.dns_view: the gateway would query itself"],
@@ -177,14 +177,14 @@ class AgreementTests(ConfigTestCase):
         self.assertEqual([], self.with_gateway(view, ("127.0.0.53",)))
 
     def test_view_asking_itself(self) -> None:
-        """The view forwards to no view of ours."""
+        """The view must not forward to a view of ours."""
         self.assertEqual(
             ["line 5: backend.forward[0]: is a dns_view of the gateway: it would query itself"],
             self.with_gateway('[backend]\ndns_view = "127.53.0.1"\nforward = ["127.53.0.1", "192.0.2.1"]\n'),
         )
 
     def test_local_peers(self) -> None:
-        """A local domain is no peer; a domain under it may be."""
+        """A local domain cannot be a peer. A domain under it can."""
         self.assertEqual(
             ['line 3: peers."example.org": is one of gateway.domains; a local domain is not a peer'],
             self.with_gateway('[peers."example.org"]\nallow = true\n[peers."*.example.org"]\nallow = false\n'),
@@ -202,7 +202,7 @@ class AgreementTests(ConfigTestCase):
         )
 
     def test_very_many_peers(self) -> None:
-        """Tables that say the same are one object; each name counts in its one spelling."""
+        """Tables with the same content are one object. Each name counts in its one spelling."""
         peers = "".join(f'[peers."{number}.EXAMPLE"]\nallow = false\nhold = "1m"\n' for number in range(1000))
         peers += '[peers."x.example"]\nallow = false\nhold = "60s"\nlimits = {streams = 3}\n'
         found = self.config(GATEWAY + peers).peers
@@ -211,7 +211,7 @@ class AgreementTests(ConfigTestCase):
         self.assertEqual((found["1.example"].hold, {"allow", "hold"}), (found["x.example"].hold, found["1.example"].model_fields_set))
 
     def test_one_of_very_many(self) -> None:
-        """One wrong table among many is told by its line, and so is one that disagrees with another section."""
+        """One wrong table among many is reported by its line, and so is one that conflicts with another section."""
         peers = "".join(f'[peers."{number}.example"]\nallow = false\n' for number in range(1000))
         self.assertEqual(
             ['line 2004: peers."x.example".allow: must be true or false'],
@@ -223,7 +223,7 @@ class AgreementTests(ConfigTestCase):
         )
 
     def test_unread_pins(self) -> None:
-        """Pins beside proofs that leave them out would never be looked at."""
+        """Pins beside proofs that do not include them would have no effect."""
         pins = f'[peers."a.example"]\npins = ["{PIN}"]\n'
         self.assertEqual(
             ['line 4: peers."a.example".pins: have no effect: "pin" is not in proofs'],
@@ -233,24 +233,24 @@ class AgreementTests(ConfigTestCase):
         self.assertEqual([], self.with_gateway(pins))
 
     def test_inherited_proofs_leave_pins_out(self) -> None:
-        """Pins beside inherited proofs that leave them out would never be looked at either."""
+        """Pins beside inherited proofs that do not include them would have no effect either."""
         self.assertEqual(
             ['line 6: peers."a.example".pins: have no effect: "pin" is not in proofs'],
             self.with_gateway(f'[peers.default]\nproofs = ["pkix"]\n[peers."a.example"]\npins = ["{PIN}"]\n'),
         )
 
     def test_tcp_place(self) -> None:
-        """Where a TCP endpoint listens."""
+        """The address of a TCP endpoint is found."""
         self.assertEqual(("::1", 5269), tcp_place("tcp6:5269:interface=\\:\\:1"))
         self.assertEqual(("", 5269), tcp_place("tcp:port=5269"))
         self.assertIsNone(tcp_place("systemd:domain=INET:index=0"))
 
 
 class FileTests(ConfigTestCase):
-    """The files that a configuration names."""
+    """Tests of the files that a configuration names."""
 
     def test_missing(self) -> None:
-        """What does not exist is told, each with its key."""
+        """Missing files are reported, each with its key."""
         (self.folder / "certs").rmdir()
         (self.folder / "half.crt").touch()
         self.assertEqual(
@@ -267,7 +267,7 @@ class FileTests(ConfigTestCase):
         )
 
     def test_unreadable(self) -> None:
-        """What cannot be read is told, too."""
+        """Unreadable files are reported too."""
         (self.folder / "ca.pem").touch()
         with mock.patch.object(os, "access", lambda path, mode: Path(path).name not in ("ca.pem", "certs")):
             self.assertEqual(
@@ -276,7 +276,7 @@ class FileTests(ConfigTestCase):
             )
 
     def test_state(self) -> None:
-        """The state directory is one, or can be made."""
+        """The state must be a directory, or one that can be made."""
         (self.folder / "file").touch()
         self.assertEqual(
             ["line 3: gateway.state: file is not a directory"], self.with_gateway('state = "file"\n'),
@@ -296,14 +296,14 @@ class FileTests(ConfigTestCase):
         self.assertEqual((Path("a.crt"), Path("a.key")), certificate_files(Path("a.crt")))
 
     def test_load(self) -> None:
-        """A file is read where it is, a relative path made absolute."""
+        """A file is read at its place, and relative paths become absolute."""
         path = self.folder / "s2sgw.toml"
         path.write_text(GATEWAY, "utf-8")
         self.assertEqual(path, load(os.path.relpath(path)).path)
         self.assertEqual(("192.0.2.1:53",), load(path, system_nameservers=["192.0.2.1"]).nameservers)
 
     def test_unreadable_configuration(self) -> None:
-        """A configuration that cannot be read is a complaint like any other."""
+        """A configuration file that cannot be read is an error like any other."""
         path = self.folder / "s2sgw.toml"
         with self.assertRaises(ConfigError) as caught:
             load(path)

@@ -1,4 +1,4 @@
-"""What one configuration says and another does not."""
+"""Tests of the differences between two configurations."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ GATEWAY = '[gateway]\ndomains = ["example.org"]\n'
 
 
 class ChangesTests(SynchronousTestCase):
-    """Key by key."""
+    """Tests of the changes key by key."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
         (self.folder / "certs").mkdir(parents=True)
 
     def between(self, old: str, new: str, gateways: tuple[str, str] = (GATEWAY, GATEWAY)) -> dict[str, tuple[object, object]]:
-        """What changes, by key; each text stands behind a sound [gateway]."""
+        """Return the changes by key. Each text follows a valid [gateway]."""
         before, after = (parse(gateway + text, self.folder / "s2sgw.toml") for gateway, text in zip(gateways, (old, new), strict=True))
         found = changes(before, after)
         self.refused = unchangeable(before, after, found)
         return {change.key: (change.old, change.new) for change in found}
 
     def moved(self, old: str, new: str, before: str, after: str) -> list[str]:
-        """The complaints of a change of backends, with the local domains before and after."""
+        """Return the errors of a change of backends, with the local domains before and after."""
         self.between(old, new, (f"[gateway]\ndomains = {before}\n", f"[gateway]\ndomains = {after}\n"))
         return self.refused
 
     def test_nothing(self) -> None:
-        """A default that is written out, another order, another spelling: nothing changes."""
+        """A default that is written out, another order, or another spelling changes nothing."""
         self.assertEqual({}, self.between("", '[queue]\nhold = "600s"\n[tls]\nminimum = "1.2"\n'))
         self.assertEqual({}, self.between(
             '[peers."A.Example"]\nallow = false\n[peers.default]\nhold = "1m"\n', '[peers.default]\nhold = "60s"\n[peers."a.example."]\nallow = false\n',
         ))
 
     def test_values(self) -> None:
-        """A value that differs, one that comes and one that goes, within tables too."""
+        """A changed, an added and a removed value are reported, also within tables."""
         self.assertEqual(
             {
                 "tls.minimum": ("1.2", "1.3"), "queue.iq_hold": ("30s", "10s"), "policy.allow_only_listed": (False, True),
@@ -56,7 +56,7 @@ class ChangesTests(SynchronousTestCase):
         self.assertEqual([], self.refused)
 
     def test_many_peers(self) -> None:
-        """Of peers that did not change nothing is said, however many; one that says the same in another way is no change."""
+        """Unchanged peers are not reported, however many. A peer that is only written differently is unchanged."""
         peers = "".join(f'[peers."{number}.example"]\nhold = "60s"\n' for number in range(100))
         self.assertEqual(
             {'peers."5.example".hold': ("1m", "30s")},
@@ -64,7 +64,7 @@ class ChangesTests(SynchronousTestCase):
         )
 
     def test_units(self) -> None:
-        """Durations, sizes and shares are told as the file writes them, also those of peers."""
+        """Durations, sizes and shares are reported as the file writes them, also those of peers."""
         self.assertEqual(
             {
                 "queue.hold": ("40s", "41s"), "queue.memory": ("256MiB", 1000000), "peers.default.hold": (None, "1h"),
@@ -81,14 +81,14 @@ class ChangesTests(SynchronousTestCase):
         self.assertEqual({}, self.between('[queue]\nhold = "40s"\nmemory = 1048576\n', '[queue]\nhold = "40000ms"\nmemory = "1MiB"\n'))
 
     def test_empty_objects(self) -> None:
-        """An object that says nothing is a change too: it lists a peer."""
+        """An object without keys is a change too: it lists a peer."""
         self.assertEqual({'peers."a.example"': (None, {})}, self.between("", '[peers."a.example"]\n'))
         self.assertEqual({'peers."a.example".allow': (None, True), 'peers."a.example"': ({}, None)}, self.between(
             '[peers."a.example"]\n', '[peers."a.example"]\nallow = true\n',
         ))
 
     def test_unchangeable(self) -> None:
-        """What is built once needs a restart, each told by its key; listeners, the DNS and the log do not."""
+        """Keys of objects that are built once need a restart, and are reported each. Listeners, DNS and log do not."""
         self.between("", (
             '[[listen]]\nendpoint = "tcp:5270"\n[[listen]]\nendpoint = "tcp:5271"\ntls = "direct"\n[dns]\nservers = ["192.0.2.1"]\n'
             '[backend]\naddress = "192.0.2.2:5269"\n[log]\nlevel = "debug"\n[queue]\nmemory = "1MiB"\nhold = "1m"\n'
@@ -96,20 +96,20 @@ class ChangesTests(SynchronousTestCase):
         self.assertEqual(["queue.memory: can change only at a restart"], self.refused)
 
     def test_console(self) -> None:
-        """Everything of the console changes while the gateway runs."""
+        """Every key of the console can change while the gateway runs."""
         console = '[console]\nlisten = "tcp:8269:interface=127.0.0.1"\nhosts = ["a.example"]\n'
         for old, new in (("", console), (console, "")):
             self.assertIn("console.listen", self.between(old, new))
             self.assertEqual([], self.refused)
 
     def test_domains(self) -> None:
-        """A domain may be added while the gateway runs, and is given up at a restart only."""
+        """A domain may be added while the gateway runs. Removing one needs a restart."""
         one, two = '["a.example"]', '["a.example", "b.example"]'
         self.assertEqual([], self.moved("", "", one, two))
         self.assertEqual(["gateway.domains: b.example can be given up only at a restart"], self.moved("", "", two, one))
 
     def test_backends(self) -> None:
-        """Every key of an XMPP server behind the gateway changes while it runs; servers come and go, and domains move among them."""
+        """Every key of an XMPP server behind the gateway can change while it runs. Servers may be added and removed, and domains moved."""
         one = '[[backend]]\ndomains = ["example.org"]\ndns_view = "127.53.0.1:53"\n'
         self.between(one, one + 'address = "127.0.0.1:5555"\ntls = "never"\nforward = ["192.0.2.1"]\n')
         self.assertEqual([], self.refused)
@@ -125,7 +125,7 @@ class ChangesTests(SynchronousTestCase):
         self.assertEqual([], self.moved(two, first_goes, both, both))
 
     def test_other_backends(self) -> None:
-        """The echo and a router come, go and change at a restart only; the echo may have new domains, but none of a server's."""
+        """The echo and a router are added, removed and changed by a restart only. The echo may get new domains, but none of a server."""
         one, two = '["a.example"]', '["a.example", "b.example"]'
         echo, server = '[[backend]]\nkind = "echo"\ndomains = {}\n', '[[backend]]\ndomains = {}\n'
         why = 'a backend of kind "echo", and which domains it has, can change only at a restart'

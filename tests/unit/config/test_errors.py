@@ -1,4 +1,4 @@
-"""Errors of a configuration: each with its line, its key and a suggestion."""
+"""Tests of configuration errors: each has its line, its key and a suggestion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.configurations import GATEWAY, ConfigTestCase
 
 
 class SourceTests(SynchronousTestCase):
-    """Where a key stands in the text."""
+    """Tests of the position of a key in the text."""
 
     TEXT = '''\
 top = 1
@@ -34,7 +34,7 @@ limits2.'a b' . c = 2
 '''
 
     def test_lines(self) -> None:
-        """Tables, arrays of tables, quoted and dotted keys; what is inside a value is found by its key."""
+        """Tables, arrays of tables, quoted and dotted keys are found. A position inside a value is found by its key."""
         tomllib.loads(self.TEXT)
         source = TOMLSource(self.TEXT)
         for path, line in (
@@ -51,15 +51,15 @@ limits2.'a b' . c = 2
         self.assertEqual('peers."a.example".tls', key_text(("peers", "a.example", "tls")))
 
     def test_whole_file(self) -> None:
-        """A complaint about the file has neither key nor line."""
+        """An error about the whole file has neither key nor line."""
         self.assertEqual("is odd", TOMLSource("").tell(Complaint((), "is odd")))
 
 
 class ComplaintTests(ConfigTestCase):
-    """What a complaint says."""
+    """Tests of the texts of errors."""
 
     def test_all_at_once(self) -> None:
-        """Faults of every kind, in every section, are told together, in the order of the file."""
+        """Errors of every kind, in every section, are listed together, in the order of the file."""
         text = (
             '[gateway]\ndomains = ["example.org", "example.org"]\n'  # 1, 2
             '[[listen]]\ntls = "drect"\nproxy_protocol = "v2"\n'  # 3-5
@@ -93,7 +93,7 @@ class ComplaintTests(ConfigTestCase):
         )
 
     def test_agreement_beside_faults(self) -> None:
-        """A fault in one section hides no disagreement between others."""
+        """An error in one section hides no conflict between others."""
         self.assertEqual(
             [
                 'line 2: gateway.domains[0]: no backend serves "example.org"',
@@ -104,7 +104,7 @@ class ComplaintTests(ConfigTestCase):
         )
 
     def test_files_beside_faults(self) -> None:
-        """A fault in a section hides no missing file that the section names, and no key is complained of twice."""
+        """An error in a section hides no missing file that the section names. No key is reported twice."""
         text = (
             '[gateway]\ndomains = ["example.org", ""]\nstate = "taken"\n'  # 1-3
             '[tls]\ncertificates = 5\nminimum = "1.1"\ntrust_anchors = "ca.pem"\n'  # 4-7
@@ -128,13 +128,13 @@ class ComplaintTests(ConfigTestCase):
         )
 
     def test_required(self) -> None:
-        """The domains are required; the complaint has no line where there is none."""
+        """The domains are required. The error has no line if the key is missing."""
         self.assertEqual(["gateway.domains: is missing"], self.complaints(""))
         self.assertEqual(["line 1: gateway.domains: is missing"], self.complaints("[gateway]\n"))
         self.assertEqual(["line 2: gateway.domains: must not be empty"], self.complaints("[gateway]\ndomains = []\n"))
 
     def test_types(self) -> None:
-        """A value of another type is told what it must be."""
+        """For a value of the wrong type the error names the correct one."""
         for text, complaint in (
             ("[listen]\ntls = 1\n", 'line 4: listen.tls: must be "starttls" or "direct", not 1'),
             ('[dns]\nstatic = "x"\n', "line 4: dns.static: must be a table"),
@@ -153,13 +153,13 @@ class ComplaintTests(ConfigTestCase):
         self.assertEqual(["line 1: queue: must be a table"], self.complaints('queue = "x"\n' + GATEWAY))
 
     def test_suggestion(self) -> None:
-        """For a word that is like none, the known ones are listed."""
+        """For an unknown word without a similar one, the known words are listed."""
         (complaint,) = self.with_gateway("[log]\nxyz = 1\n")
         self.assertEqual("line 4: log.xyz: there is no such key; known here: format, level", complaint)
         self.assertEqual('did you mean "tls"?', suggest("tsl", ["tls", "dns"]))
 
     def test_domain_without_quotes(self) -> None:
-        """[peers.friend.example] is taken for a key of a peer "friend": the quotes are asked for, also for longer names."""
+        """[peers.friend.example] means a key of a peer "friend": the error asks for quotes, also for longer names."""
         for header, name in (("friend.example", "friend.example"), ("a.b.example", "a.b.example"), ("muc.friend.example.limits", "muc.friend.example")):
             self.assertEqual([f'line 3: peers.{name}: write [peers."{name}"]: a domain needs quotes here'], self.with_gateway(f"[peers.{header}]\n"))
         self.assertIn("there is no such key", self.with_gateway("[peers.default]\nfrobnicate = 1\n")[0])
@@ -171,12 +171,12 @@ class ComplaintTests(ConfigTestCase):
         self.assertEqual("example.org", str(load(path).gateway.domains[0]))
 
     def test_not_toml(self) -> None:
-        """A file that is no TOML is told where."""
+        """For a file that is not TOML the error names the position."""
         (complaint,) = self.complaints("[gateway\n")
         self.assertRegex(complaint, r"line 1: is not valid TOML: ")
 
     def test_words(self) -> None:
-        """The exception in words names the file, and each complaint on a line of its own."""
+        """The text of the exception names the file, with each error on a line of its own."""
         with self.assertRaises(ConfigError) as caught:
             self.config("[gateway]\nx = 1\n")
         path = self.folder / "s2sgw.toml"
@@ -188,10 +188,10 @@ class ComplaintTests(ConfigTestCase):
         self.assertEqual(path, caught.exception.path)
 
     def test_other_findings(self) -> None:
-        """A finding that we have no words for keeps pydantic's."""
+        """An error for which we have no text keeps pydantic's."""
         self.assertEqual("Odd", translate({"type": "odd", "input": 1, "loc": ("x",), "msg": "Odd"}, ()))
 
     def test_long_values(self) -> None:
-        """A value is spelt as TOML spells it, and cut short."""
+        """A value is written as TOML spells it, and shortened."""
         self.assertEqual(("true", '"x"', "[1]"), (value_text(True), value_text("x"), value_text([1])))
         self.assertEqual(58, len(value_text("x" * 200)))

@@ -1,4 +1,4 @@
-"""The configuration: one frozen Config, or all complaints at once, each with its line, its key and a suggestion."""
+"""Tests of loading a configuration: one frozen Config, or all errors at once, each with its line, its key and a suggestion."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class DefaultTests(ConfigTestCase):
-    """Where values are listed, the first is the default; a section that is left out counts as empty."""
+    """Of listed values the first is the default. An absent section counts as empty."""
 
     def test_contract(self) -> None:
-        """Nothing but the domains is required."""
+        """Only the domains are required."""
         found = self.config()
         self.assertEqual((Domain.parse("example.org"),), found.gateway.domains)
         self.assertEqual(self.folder / "state", found.gateway.state)
@@ -42,19 +42,19 @@ class DefaultTests(ConfigTestCase):
         self.assertEqual(PeerPolicy(), found.policies.policy(Domain.parse("peer.example")))
 
     def test_empty_sections(self) -> None:
-        """An empty section is a section left out."""
+        """An empty section equals an absent one."""
         empty = "[listen]\n[tls]\n[dns]\n[backend]\n[queue]\n[log]\n[peers.default]\n"
         first, second = self.config(GATEWAY), self.config(GATEWAY + empty)
         for name in ("listen", "tls", "dns", "backends", "queue", "log"):
             self.assertEqual(getattr(first, name), getattr(second, name))
 
     def test_frozen(self) -> None:
-        """What was loaded does not change."""
+        """A loaded configuration cannot be changed."""
         with self.assertRaises(ValidationError):
             self.config().queue.hold = 1.0
 
     def test_defaults_of_all_peers(self) -> None:
-        """What the default peer leaves out comes from [tls] and [queue]."""
+        """Keys that the default peer leaves out come from [tls] and [queue]."""
         found = self.config(
             GATEWAY + '[tls]\nminimum = "1.3"\ntrust_anchors = "certs"\n[queue]\nhold = "1h"\n[peers."a.example"]\nminimum = "1.2"\n',
         ).policies.policy(Domain.parse("a.example"))
@@ -62,16 +62,16 @@ class DefaultTests(ConfigTestCase):
 
 
 class ValueTests(ConfigTestCase):
-    """What is written is what is meant."""
+    """Tests of the values of keys."""
 
     def test_backend_as_table_or_array(self) -> None:
-        """One backend is a table or an array of one, several are an array."""
+        """One backend is a table or an array of one; several are an array."""
         single = self.config(GATEWAY + '[backend]\nkind = "echo"\n')
         array = self.config(GATEWAY + '[[backend]]\nkind = "echo"\n')
         self.assertEqual(single.backends, array.backends)
 
     def test_backend_for(self) -> None:
-        """Each local domain has its backend, another domain has none."""
+        """Each local domain has its backend. Another domain has none."""
         found = self.config(
             '[gateway]\ndomains = ["a.org", "b.org"]\n[[backend]]\ndomains = ["a.org"]\n[[backend]]\nkind = "echo"\ndomains = ["B.org"]\n',
         )
@@ -84,7 +84,7 @@ class ValueTests(ConfigTestCase):
         self.assertEqual(alone.gateway.domains, alone.domains_of(alone.backends[0]))
 
     def test_names_in_any_spelling(self) -> None:
-        """Keys that are domains end up as A-labels, whatever their spelling."""
+        """Keys that are domains become A-labels, in any spelling."""
         found = self.config(GATEWAY + '[dns.static]\n"Bücher.example" = "127.0.0.1"\n[peers."*.Bücher.example"]\nallow = false\n')
         self.assertEqual({"xn--bcher-kva.example": "127.0.0.1:5269"}, found.dns.static)
         self.assertFalse(found.policies.policy(Domain.parse("a.xn--bcher-kva.example")).allow)
@@ -98,13 +98,13 @@ class ValueTests(ConfigTestCase):
         self.assertEqual((self.folder / "friend", self.folder / "certs"), (peer.certificate, peer.trust_anchors))
 
     def test_nameservers(self) -> None:
-        """The configured name servers, or else the system's; what is no address in the system's list is passed over."""
+        """The configured name servers are used, otherwise the system's. Entries of the system that are not addresses are skipped."""
         self.assertEqual(("192.0.2.1:53", "[::1]:53"), self.config(system=("192.0.2.1", "::1", "nonsense")).nameservers)
         written = self.config(GATEWAY + '[dns]\nservers = ["127.0.0.1:5300"]\n', system=("192.0.2.1",))
         self.assertEqual(("127.0.0.1:5300",), written.nameservers)
 
     def test_endpoints(self) -> None:
-        """Endpoint strings of every kind (`net.endpoint_strings`); whether systemd hands one over is seen at the start."""
+        """Endpoint strings of every kind are accepted (`net.endpoint_strings`). Whether systemd passes one is checked at the start."""
         for endpoint in ("tcp:5269", "tcp6:5269:interface=\\\\:\\\\:1", "unix:/tmp/x", "systemd:domain=INET:index=0"):
             self.assertEqual([], self.with_gateway(f'[listen]\nendpoint = "{endpoint}"\n'))
         for endpoint, words in (("5269", 'write "tcp:5269"'), ("tls:5270", 'write endpoint = "tcp:5270" and tls = "direct"')):
@@ -117,10 +117,10 @@ class ValueTests(ConfigTestCase):
 
 
 class ConsoleTests(ConfigTestCase):
-    """Where the metrics are served."""
+    """Tests of where the metrics are served."""
 
     def test_listen(self) -> None:
-        """Nowhere, unless an endpoint says where; never where somebody else listens."""
+        """They are not served without an endpoint, and never on another listener's endpoint."""
         self.assertIsNone(self.config().console.listen)
         found = self.config(GATEWAY + '[console]\nlisten = "tcp:8269:interface=127.0.0.1"\n')
         self.assertEqual("tcp:8269:interface=127.0.0.1", found.console.listen)
@@ -134,21 +134,21 @@ class ConsoleTests(ConfigTestCase):
 
 
 class ConsoleAccessTests(ConfigTestCase):
-    """The users of the console, and their machines."""
+    """Tests of the users of the console, and of their browsers."""
 
     def setUp(self) -> None:
         super().setUp()
         self.hash = PasswordHash(1 << 14, 8, 1, b"s" * 16, b"d" * 32).text()
 
     def test_users(self) -> None:
-        """Users with their hashes and roles; names under which browsers come."""
+        """Users have hashes and roles. The host names for browsers are listed."""
         text = f'[console]\nhosts = ["Admin.example.org"]\n[console.users]\nalice = "{self.hash}"\n"b.c@d" = "{self.hash}"\n[console.roles]\nalice = "operator"\n'
         found = self.config(GATEWAY + text).console
         self.assertEqual((["alice", "b.c@d"], {"alice": "operator"}, ("admin.example.org.",)), (list(found.users), found.roles, found.hosts))
         self.assertEqual(self.hash, found.users["alice"].text())
 
     def test_bad_users(self) -> None:
-        """What is wrong with users and roles is told with its line; a secret that was written in their place is not."""
+        """Errors in users and roles are reported with their line. A secret written in their place is not shown."""
         text = '[console.users]\nalice = "secret"\n"a b" = "x"\n[console.roles]\nbob = "operator"\nalice = "admin"\n'
         found = self.with_gateway(text)
         self.assertEqual(
@@ -160,7 +160,7 @@ class ConsoleAccessTests(ConfigTestCase):
         self.assertNotIn("secret", " ".join(found))
 
     def test_without_tls(self) -> None:
-        """Without a certificate only loopback and UNIX sockets may be listened on."""
+        """Without a certificate only loopback and UNIX sockets are permitted as listeners."""
         for endpoint in ("tcp:8269:interface=127.0.0.1", "tcp:8269:interface=localhost", r"tcp6:8269:interface=\\:\\:1", "unix:/run/x"):
             self.assertEqual([], self.with_gateway(f'[console]\nlisten = "{endpoint}"\n'), endpoint)
         for endpoint in ("tcp:8269", "tcp:8269:interface=0.0.0.0", "tcp:8269:interface=192.0.2.1", "systemd:name=console"):
@@ -173,10 +173,10 @@ class ConsoleAccessTests(ConfigTestCase):
 
 
 class NeutralTests(ConfigTestCase):
-    """What is written out though it holds anyway, and what is odd."""
+    """Tests of keys that are written with their default, and of unusual shapes."""
 
     def test_defaults_written_out(self) -> None:
-        """A value that asks for what is done anyway passes."""
+        """A value that equals the default is accepted."""
         for text in (
             "[policy]\ndeny_lists = []\nallow_only_listed = false\n",
             "[peers.default]\ndeny_namespaces = []\nkinds = [\"message\", \"presence\", \"iq\"]\nlimits = { stanzas_per_second = 0, bytes_per_second = 0 }\n",
@@ -184,19 +184,19 @@ class NeutralTests(ConfigTestCase):
             self.assertEqual([], self.with_gateway(text))
 
     def test_values(self) -> None:
-        """Each of the values of a key is taken."""
+        """Each of the values of a key is accepted."""
         for text in ('[backend]\nacks = "tcp"\n', '[backend]\nacks = "ping"\n', '[backend]\nacks = "sm"\n', '[peers.default]\nunknown_issuer = "reject"\nresolve = "required"\n'):
             self.assertEqual([], self.with_gateway(text))
 
     def test_rest_of_policy(self) -> None:
-        """An unknown key is told as such."""
+        """An unknown key is reported as unknown."""
         self.assertEqual(
             ['line 4: policy.deny_list: there is no such key; did you mean "deny_lists"?'], self.with_gateway("[policy]\ndeny_list = []\n"),
         )
         self.assertEqual(["line 1: policy: must be a table"], self.complaints("policy = 1\n" + GATEWAY))
 
     def test_odd_shapes(self) -> None:
-        """What is no table where one belongs is left to the other checks."""
+        """A value in place of a table is reported by the other checks."""
         self.assertEqual(["line 1: peers: must be a table"], self.complaints('peers = "x"\n' + GATEWAY))
         self.assertEqual(["line 1: peers: must be a table"], self.complaints("peers = [1]\n" + GATEWAY))
         self.assertEqual(["line 1: listen: must be an array, as in [\"…\"]"], self.complaints("listen = 1\n" + GATEWAY))
@@ -204,16 +204,16 @@ class NeutralTests(ConfigTestCase):
 
 
 class PolicySectionTests(ConfigTestCase):
-    """[policy]: whom to federate with at all."""
+    """Tests of [policy]: which peers to federate with."""
 
     def test_sources(self) -> None:
-        """Files start at the folder, https URLs stay as they are."""
+        """Files are relative to the folder, https URLs stay as they are."""
         (self.folder / "deny.txt").touch()
         found = self.config(GATEWAY + '[policy]\ndeny_lists = ["deny.txt", "https://lists.example:8443/a?b=c"]\nrefresh = "2h"\n').policy
         self.assertEqual(((self.folder / "deny.txt", "https://lists.example:8443/a?b=c"), 7200.0), (found.deny_lists, found.refresh))
 
     def test_wrong(self) -> None:
-        """Another scheme, a password, no host, what is no text; a file that is not there, one named twice; a refresh in a rush."""
+        """Another scheme, a password, no host, a value that is not text, a missing or repeated file, and a refresh that is too frequent are errors."""
         (self.folder / "deny.txt").touch()
         for source in (
             "http://lists.example/", "ftp://x/y", "https:///x", "https://a:b@lists.example/", "https://lists.example:0/", "https://[::1/",
@@ -231,7 +231,7 @@ class PolicySectionTests(ConfigTestCase):
         self.assertEqual(["line 4: policy.refresh: must be at least 60.0, not \"1s\""], self.with_gateway('[policy]\nrefresh = "1s"\n'))
 
     def test_unknown(self) -> None:
-        """A misspelt key is told with what was meant, within the tables of a peer too."""
+        """A misspelled key is reported with a suggestion, also within the tables of a peer."""
         self.assertEqual(['line 4: policy.deny_list: there is no such key; did you mean "deny_lists"?'], self.with_gateway("[policy]\ndeny_list = []\n"))
         self.assertEqual(
             ['line 4: peers.default.features.smm: there is no such key; did you mean "sm"?'],
@@ -244,7 +244,7 @@ class PolicySectionTests(ConfigTestCase):
 
 
 class ExampleTests(SynchronousTestCase):
-    """The examples load."""
+    """Tests that the examples load."""
 
     def setUp(self) -> None:
         self.root = Path(self.mktemp()).absolute()
@@ -260,7 +260,7 @@ class ExampleTests(SynchronousTestCase):
         return parse((ROOT / "examples" / name).read_text("utf-8"), self.root / "examples" / name)
 
     def test_echo(self) -> None:
-        """`make run`: loopback, ports above 1024, the echo backend, no DNS."""
+        """`make run` has loopback, ports above 1024, the echo backend and no DNS."""
         found = self.load("echo.toml")
         self.assertEqual(["echo"], [each.kind for each in found.backends])
         for each in found.listen:
@@ -270,11 +270,11 @@ class ExampleTests(SynchronousTestCase):
         self.assertEqual("allow", found.dns.private_addresses)
 
     def test_prosody(self) -> None:
-        """A gateway in front of a Prosody, with a view for it."""
+        """The example has a gateway in front of a Prosody, with a view for it."""
         self.assertIsNotNone(self.load("prosody.toml").backends[0].dns_view)
 
     def test_full(self) -> None:
-        """The full example has every key there is, and each default that it shows is the default."""
+        """The full example has every key, and each default that it shows is the default."""
         found = self.load("full.toml")
         tree: dict[str, Any] = tomllib.loads((ROOT / "examples" / "full.toml").read_text("utf-8"))
         self.assertEqual(set(SECTIONS), set(tree))
@@ -291,7 +291,7 @@ class ExampleTests(SynchronousTestCase):
         self.assertEqual((minimal.queue, minimal.log, minimal.tls, minimal.listen), (found.queue, found.log, found.tls, found.listen))
 
     def test_documented(self) -> None:
-        """docs/configuration.md speaks of every key."""
+        """docs/configuration.md describes every key."""
         text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
         found = self.load("full.toml")
         for model in (found.gateway, found.listen[0], found.tls, found.dns, found.backends[0], found.queue, found.log, found.admin, found.peers["default"]):

@@ -1,4 +1,4 @@
-"""Passwords of the console's users: made, written, read, checked."""
+"""Tests of the password hashes of the console's users."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PasswordHashTests(SynchronousTestCase):
         self.patch(password_hash, "COST", password_hash.LEAST_COST)
 
     def test_round_trip(self) -> None:
-        """A hash that was written is read again, matches its password and no other."""
+        """A written hash is read back, matches its password and no other."""
         made = PasswordHash.of("correct horse")
         read = PasswordHash.parse(made.text())
         self.assertEqual(made, read)
@@ -23,20 +23,20 @@ class PasswordHashTests(SynchronousTestCase):
         self.assertFalse(read.matches("correct horsf") or read.matches("") or read.matches("x" * 100_000))
 
     def test_salted(self) -> None:
-        """The same password twice gives two hashes."""
+        """The same password gives a different hash each time."""
         self.assertNotEqual(PasswordHash.of("correct horse").text(), PasswordHash.of("correct horse").text())
 
     def test_bounds(self) -> None:
-        """A password is neither short nor endless."""
+        """The length of a password has a minimum and a maximum."""
         for password in ("", "seven77", "x" * 1025):
             self.assertRaises(PasswordUnusable, PasswordHash.of, password)
 
     def test_surrogates(self) -> None:
-        """What is no text is no password, and breaks nothing."""
+        """A password with surrogates is refused without an exception of another kind."""
         self.assertFalse(PasswordHash.of("correct horse").matches("\ud800"))
 
     def test_no_hash(self) -> None:
-        """What is no hash is refused in words; so is one that would cost too much time or memory at each log-in."""
+        """A text that is not a hash is refused with a reason, and so is a hash that would cost too much time or memory at each login."""
         salt, digest = base64.b64encode(b"s" * 16).decode(), base64.b64encode(b"d" * 32).decode()
         PasswordHash.parse(f"scrypt:16384:8:1:{salt}:{digest}")
         for text in (
@@ -48,7 +48,7 @@ class PasswordHashTests(SynchronousTestCase):
             self.assertRaises(ValueError, PasswordHash.parse, text)
 
     def test_shown(self) -> None:
-        """Logs have a word that tells hashes apart, and not the hash."""
+        """Logs show a word that tells hashes apart, and not the hash."""
         one, other = PasswordHash.of("correct horse"), PasswordHash.of("correct horse")
         self.assertNotEqual(str(one), str(other))
         for shown in (str(one), repr(one)):

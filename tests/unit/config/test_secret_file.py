@@ -1,4 +1,4 @@
-"""The file with the secret that is shared with a peer."""
+"""Tests of the file with the secret that is shared with a peer."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from tests.support.secret_files import SecretTestCase
 
 
 class FileTests(SecretTestCase):
-    """A secret is the text of a file."""
+    """Tests of a secret as the text of a file."""
 
     def test_read(self) -> None:
-        """Without the line break at its end."""
+        """The secret is read without the line break at its end."""
         self.assertEqual(read_secret(self.path), "correct horse")
 
     def test_none(self) -> None:
-        """What is empty, too long, no text, or of what a secret cannot have, is none."""
+        """A file that is empty, too long, not text, or has forbidden characters is refused."""
         for data in (b"\n", b"x" * (LARGEST + 1), b"\xff", b"a\x00b"):
             self.path.write_bytes(data)
             with self.assertRaises(ValueError):
                 read_secret(self.path)
 
     def test_mode(self) -> None:
-        """R26: it is for its owner alone."""
+        """R26: the file must be private."""
         for mode in (0o640, 0o604, 0o620, 0o601):
             self.path.chmod(mode)
             with self.assertRaises(ValueError) as failed:
@@ -33,14 +33,14 @@ class FileTests(SecretTestCase):
         self.assertEqual(read_secret(self.path), "correct horse")
 
     def test_not_with_all(self) -> None:
-        """A secret of everybody is none."""
+        """The default peer cannot have a secret."""
         text = f'[gateway]\ndomains = ["example.org"]\n[peers.default]\nsecret_file = "{self.path.name}"\n'
         with self.assertRaises(ConfigError) as failed:
             parse(text, self.path.absolute().parent / "s2sgw.toml")
         self.assertIn("cannot be shared with all peers", str(failed.exception))
 
     def test_legacy(self) -> None:
-        """R26: DIGEST-MD5 is the last, of a peer object that has a secret of its own, and `check` warns of it."""
+        """R26: DIGEST-MD5 comes last, is permitted only for a peer object with a secret of its own, and `check` warns of it."""
         path = self.path.absolute().parent / "s2sgw.toml"
         secret = f'secret_file = "{self.path.name}"\n'
         for name, keys, complaint in (
@@ -58,7 +58,7 @@ class FileTests(SecretTestCase):
         self.assertIn('"peer.example".sasl: DIGEST-MD5 is historic and weak', warning)
 
     def test_configured(self) -> None:
-        """A file that cannot be used is told at the start."""
+        """A file that cannot be used is reported at the start."""
         text = f'[gateway]\ndomains = ["example.org"]\n[peers."peer.example"]\nsecret_file = "{self.path.name}"\n'
         self.path.write_bytes(b"")
         with self.assertRaises(ConfigError) as failed:
