@@ -1138,14 +1138,14 @@ class StepTests(SynchronousTestCase):
         self.assertEqual((len(world.back.sent), len(world.queue.pair_queue), world.settled), (1, 0, ["f"]))
 
     def stopped(self, world: World) -> None:
-        """Stop, with steps as often as they are due."""
+        """Stop the custody, and run steps as long as they are due."""
         done = stop(world.custody)
         while self.steps and not done.called:
             self.step()
         self.successResultOf(done)
 
     def test_two_endings_at_a_stop(self) -> None:
-        """A stop ends both."""
+        """A stop completes both endings."""
         self.world.queue.accept([stanza(str(number)) for number in range(2 * BOUNCED_AT_ONCE)])
         self.world.queue.drop(True)
         self.world.queue.accept([stanza("late")])
@@ -1161,7 +1161,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual(self.world.spooled(), [])
 
     def test_stop_turn_by_turn(self) -> None:
-        """A stop drops, or bounces, no more at once than at any other time."""
+        """A stop drops, or bounces, no more in one step than at any other time."""
         for quietly in (True, False):
             world = World(soon=self.steps.append)
             world.next_hop.ready = False
@@ -1177,7 +1177,7 @@ class StepTests(SynchronousTestCase):
             self.assertEqual(world.spooled(), [])
 
     def test_stop_is_bounded(self) -> None:
-        """What is not dropped in time is in the spool, and delivered after the next start. Without a spool it is bounced at once."""
+        """Stanzas that are not dropped in time are in the spool, and delivered after the next start. Without a spool they are bounced at once."""
         for spools in (True, False):
             world = World(soon=self.steps.append) if spools else World(soon=self.steps.append, spools=False)
             world.next_hop.ready = False
@@ -1208,7 +1208,7 @@ class StepTests(SynchronousTestCase):
             self.assertEqual(not world.spool.count, readable)
 
     def test_without_spool(self) -> None:
-        """A stop without a spool bounces everything, in steps. What an operator had dropped quietly is not bounced."""
+        """A stop without a spool bounces everything, in steps. Stanzas that an operator had dropped quietly are not bounced."""
         world = World(spools=False, soon=self.steps.append)
         world.next_hop.ready = False
         world.queue.accept([stanza(str(number)) for number in range(2 * BOUNCED_AT_ONCE)])
