@@ -181,10 +181,12 @@ _SUM: dict[str, Any] = {TOLD: True}
 
 
 def _facts(refused: RefusalRecord) -> dict[str, Any]:
-    """Return the facts of a refusal for its log line."""
+    """Return the facts of a refusal for its log line. A peer that was not reached has refused nothing, and was not refused."""
     ending = refused.ending
+    unreached = refused.direction == "outbound" and ending.layer in (Layer.DNS, Layer.TCP)
     return {
-        "event": "refused", "direction": refused.direction, "leg": refused.leg, "peer": refused.peer, "local": refused.local,
+        "event": "connection failed" if unreached else "refused", "direction": refused.direction,
+        "leg": refused.leg, "peer": refused.peer, "local": refused.local,
         "address": refused.address, "layer": ending.layer.value, "cause": ending.cause.value, "detail": ending.detail,
         "reasons": list(refused.reasons),
     }

@@ -55,14 +55,14 @@ def _letter(made: World) -> str:
 async def _down(made: World) -> None:
     await talk(made.ends.right, made.ends.left, "make sure that streams are up")
     await _until(made, "up", None)
-    before = len(_lines(made, "refused"))
+    before = len(_lines(made, "refused")) + len(_lines(made, "connection failed"))
     await asyncio.to_thread(made.behind.stop, made.lab)
     for number in range(3):
         await made.ends.right.message(made.ends.left.jid.partition("/")[0], f"while it is down {number}")
     row = await _until(made, "down", "backend-refused")
     step(f"status: {row['detail']}")
     expect(len(_lines(made, "backend down")), 1, "lines for a server that is down")
-    expect(len(_lines(made, "refused")), before, "lines that blame a peer")
+    expect(len(_lines(made, "refused")) + len(_lines(made, "connection failed")), before, "lines that blame a peer")
     (refusal,) = [one for one in made.gateway.asked("refusals", OUTSIDE) if one["cause"] == "backend-refused"][-1:]
     check("your XMPP server" in refusal["remedy"], refusal["remedy"])
     letter = await asyncio.to_thread(_letter, made)

@@ -51,7 +51,7 @@
   source.addEventListener("event", function (message) {
     const event = JSON.parse(message.data);
     const time = new Date(event.at * 1000).toISOString().slice(11, 19);
-    add(time, event.event, event.peer || "–", details(event), event.event === "refused" ? "bad" : "");
+    add(time, event.event, event.peer || "–", details(event), ["refused", "connection failed"].includes(event.event) ? "bad" : "");
   });
   source.addEventListener("end", function () {
     source.close();

@@ -9,7 +9,7 @@ from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.reporting import record as record_module
-from s2sgw.reporting.record import CHANGES_TOLD, NAMES, PER_NAME, EventRecord, RefusalRecord
+from s2sgw.reporting.record import CHANGES_TOLD, NAMES, PER_NAME, Direction, EventRecord, RefusalRecord
 from s2sgw.xmpp.ending import Cause, Ending
 
 SELF_SIGNED = Ending(Cause.SELF_SIGNED, "pkix: not proven", condition="policy-violation")
@@ -57,6 +57,18 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(("pkix", "self-signed", ["a reason"], SELF_SIGNED.remedy, 1, 1000.0),
                          tuple(row[key] for key in ("layer", "cause", "reasons", "remedy", "times", "first")))
         self.assertEqual(1, self.record.refusals["pkix", "self-signed", "us"])
+
+    def test_event(self) -> None:
+        """A peer that we did not reach is a failed connection in the log; what a side refuses is refused."""
+        pair = ("friend.example", "here.example")
+        events: tuple[tuple[Direction, Cause], ...] = (
+            ("outbound", Cause.CONNECTION_REFUSED), ("outbound", Cause.NO_SUCH_DOMAIN), ("inbound", Cause.NO_SUCH_DOMAIN),
+            ("outbound", Cause.SELF_SIGNED),
+        )
+        for direction, cause in events:
+            self.record.refused(direction, "federation", pair, "", Ending(cause))
+            self.clock.advance(61)
+        self.assertEqual(["connection failed", "connection failed", "refused", "refused"], [event["event"] for event in self.events])
 
     def test_unrecorded(self) -> None:
         """What the gateway's own visitor is refused (`check --live`) is no refusal of a peer: nothing of it is kept or logged."""
