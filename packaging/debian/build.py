@@ -98,12 +98,15 @@ def configuration(root: Path) -> None:
 
 
 def documents(root: Path) -> None:
-    """Copy what a reader needs at hand: README, changes, the pages of docs/, the examples, the licence."""
+    """Copy what a reader needs: README, changes, the pages of docs/, examples, alerts and the dashboard, the licence."""
     place = root / "usr/share/doc/s2sgw"
     place.mkdir(parents=True)
     for name in DOCUMENTS:
         shutil.copy(PROJECT / name, place)
-    for folder, pattern in (("docs", "*.md"), ("examples", "*.toml"), ("examples", "*.py")):
+    for folder, pattern in (
+        ("docs", "*.md"), ("examples", "*.toml"), ("examples", "*.py"),
+        ("contrib", "*.md"), ("contrib/prometheus", "*.yml"), ("contrib/grafana", "*.json"),
+    ):
         (place / folder).mkdir(exist_ok=True)
         for path in sorted((PROJECT / folder).glob(pattern)):
             if not path.name.startswith("echo-"):  # what `make run PORT=…` leaves

@@ -38,6 +38,8 @@ def _lines(
     direction: str, peer: str, local: str, address: str, at: float, ending: Ending, reasons: tuple[str, ...], times: int,
 ) -> Iterator[str]:
     yield f"To the administrator of {peer or 'the XMPP server at ' + (address or 'an unknown address')}"
+    if local:
+        yield f"From the administrator of {local}"
     yield ""
     ours, yours = local or "our server", f"your server at {address}" if address else "your server"
     way = f"from {yours} to {ours}" if direction == "inbound" else f"from {ours} to {yours}"
@@ -58,6 +60,8 @@ def _lines(
         yield "What we saw:"
     for each in seen:
         yield from wrap(each, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
+    yield ""
+    yield "This report was written by s2sgw, the XMPP federation gateway in front of our server."
 
 
 def _addressed(text: str) -> str:

@@ -25,7 +25,7 @@ from s2sgw.net.endpoint_strings import EndpointString
 from s2sgw.net.resolver import Resolver
 from s2sgw.runtime import descriptors
 from s2sgw.runtime.machine_facts import clock_fact, disk_fact, state_fact
-from s2sgw.runtime.own_certificates import CertificateFact, ends_in
+from s2sgw.runtime.own_certificates import SELF_SIGNED, CertificateFact, ends_in
 from s2sgw.runtime.probe_stream import ProbeStream, knock
 from s2sgw.s2s.legs import InitiatingLeg
 from s2sgw.xmpp.ending import Cause, Ending
@@ -292,7 +292,8 @@ class LiveCheck:
                 continue
             subject, ends = ", ".join(fact.domains), f"{fact.name} {ends_in(fact.days)}"
             if fact.chain:
-                remedy = "Put the intermediate certificates into the file."
+                own = fact.chain == SELF_SIGNED
+                remedy = "Get a certificate of a public CA." if own else "Put the intermediate certificates into the file."
                 self._add("certificate", subject, False, f"{ends}; {fact.chain}", remedy)
             elif fact.days <= CERTIFICATE_DAYS:
                 self._add("certificate", subject, False, ends, "Renew it (docs/certificates.md).")

@@ -29,6 +29,8 @@ LOOK_SECONDS = 20.0
 #: Days before the expiry of a certificate of ours at which a warning is logged; 0: it has expired.
 WARNING_DAYS = (21, 7, 3, 1, 0)
 
+#: What is wrong with the chain of a certificate that no authority issued (`chain_fault`).
+SELF_SIGNED = "is self-signed; most peers will refuse it"
 #: The most certificates that the first lines of the log name.
 NAMED_AT_START = 20
 
@@ -92,7 +94,7 @@ def chain_fault(credential: Credential, anchors: Anchors) -> str:
     """Return why peers will object to a chain that can be used; "": they will not."""
     last = ParsedCertificate(credential.chain[-1])
     if last.issuer == last.subject:
-        return "is self-signed; most peers will refuse it" if len(credential.chain) == 1 else ""
+        return SELF_SIGNED if len(credential.chain) == 1 else ""
     if anchors.named(last.issuer):
         return ""
     return f"its issuer {last.issuer_text} is neither in the file nor a trusted anchor; add the intermediate certificate"

@@ -19,7 +19,7 @@ class LetterTests(SynchronousTestCase):
         """It says who, when, why, what was seen and what to do."""
         text = letter("inbound", *PAIR, "192.0.2.1:5000", 0.0, SELF_SIGNED, ("pkix: not proven: self-signed",), 3)
         self.assertEqual(
-            "To the administrator of friend.example\n\n"
+            "To the administrator of friend.example\nFrom the administrator of here.example\n\n"
             "An XMPP server-to-server stream from your server at 192.0.2.1:5000 to\n"
             "here.example failed on 1970-01-01 00:00:00 UTC (and 2 times before).\n\n"
             "Why:        Your server's certificate is self-signed. (pkix: self-signed)\n"
@@ -27,7 +27,8 @@ class LetterTests(SynchronousTestCase):
             "            DANE or POSH.\n"
             "Our server closed the connection. The stream error was <policy-violation/>.\n\n"
             "What we saw:\n"
-            "  - pkix: not proven: self-signed", text,
+            "  - pkix: not proven: self-signed\n\n"
+            "This report was written by s2sgw, the XMPP federation gateway in front of our server.", text,
         )
 
     def test_outbound(self) -> None:

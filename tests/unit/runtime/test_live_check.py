@@ -22,7 +22,7 @@ from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.dns_answer import Answer, Status
 from s2sgw.runtime import live_check, machine_facts
 from s2sgw.runtime.live_check import VIEW_SECONDS, BackendUnderCheck, LiveCheck, LiveFact, LiveServices
-from s2sgw.runtime.own_certificates import CertificateFact
+from s2sgw.runtime.own_certificates import SELF_SIGNED, CertificateFact
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 
@@ -200,6 +200,13 @@ class LiveCheckTests(SynchronousTestCase):
         ):
             self.certificates = facts
             self.assertEqual([False], self.run_check()["certificate"])
+
+    def test_remedy_of_a_chain(self) -> None:
+        """A certificate without its chain needs the intermediate ones; a self-signed one needs to be replaced."""
+        for chain, words in (("its issuer is not in the file", "intermediate"), (SELF_SIGNED, "public CA")):
+            self.certificates = [CertificateFact("here", ENDS, 60, chain, ("here.example",))]
+            self.run_check()
+            self.assertIn(words, self.remedy("certificate"))
 
     def test_machine(self) -> None:
         """A clock that is off, a state directory that others may read, and a full disk."""
