@@ -1,1 +1,1 @@
-"""The console."""
+"""Tests of `s2sgw/console/`."""

@@ -1,4 +1,4 @@
-"""The charts and the history that they show."""
+"""Tests of the charts and of the history that they show."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from s2sgw.console.history import Sample
 
 class ChartTests(SynchronousTestCase):
     def test_points(self) -> None:
-        """The newest value stands at the right, the largest below the top, 0 on the base; the area is closed on the base."""
+        """The newest value is at the right, the largest below the top, 0 on the base. The area is closed on the base."""
         ages = [(3600.0, Sample(0, 0, 0, 0)), (1800.0, Sample(0, 50, 0, 0)), (0.0, Sample(0, 25, 0, 0))]
         found = chart("t", "u", ages, (("in", "inbound", lambda sample: sample.inbound),))
         (line,) = found.lines
@@ -21,11 +21,11 @@ class ChartTests(SynchronousTestCase):
         self.assertEqual((25, False), (line.latest, found.is_empty))
 
     def test_empty(self) -> None:
-        """Without a sample there is nothing to draw, and nothing breaks."""
+        """A chart without samples is empty and raises no error."""
         found = chart("t", "u", [], (("in", "inbound", lambda sample: sample.inbound),))
         self.assertEqual((True, ""), (found.is_empty, found.lines[0].area))
 
     def test_axis(self) -> None:
-        """The top of the axis is a round number that has room for the largest value."""
+        """The top of the axis is a round number that is not less than the largest value."""
         self.assertEqual([1, 1, 2, 5, 10, 20, 100, 500, 2e6], [round_up(value) for value in (0, 1, 1.1, 2.5, 9, 11, 99, 250, 1.5e6)])
         self.assertEqual(["0", "0.5", "2.5", "10", "250", "1k", "2.5k", "1M"], [label(v) for v in (0, 0.5, 2.5, 10, 250, 1000, 2500, 1e6)])

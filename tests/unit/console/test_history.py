@@ -1,4 +1,4 @@
-"""The last hour in numbers."""
+"""Tests of the numbers of the last hour."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HistoryTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.history.sample()))
 
     def test_rates(self) -> None:
-        """A sample has the stanzas a second since the one before; what was not passed on does not count."""
+        """A sample has the stanzas per second since the one before. Stanzas that were not passed on do not count."""
         self.sample()
         self.clock.advance(10)
         self.passed, self.waiting = {"inbound": 50, "outbound": 5}, 7
@@ -35,7 +35,7 @@ class HistoryTests(SynchronousTestCase):
         self.assertEqual([(3.0, Sample(10.0, 10.0, 1.0, 7))], self.history.ages())
 
     def test_an_hour(self) -> None:
-        """The history is an hour long."""
+        """The history is limited to an hour."""
         for _ in range(SAMPLES + 50):
             self.sample()
             self.clock.advance(SAMPLE_SECONDS)

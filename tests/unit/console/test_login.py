@@ -1,4 +1,4 @@
-"""Logging in: attempts by site, passwords checked a few at a time, tokens."""
+"""Tests of the login: attempts by site, passwords checked a few at a time, tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LimitTests(SynchronousTestCase):
         self.limits = LoginLimits(self.clock.seconds)
 
     def attempts(self, *addresses: str) -> int:
-        """Return how many attempts from these addresses are let through."""
+        """Return how many attempts from these addresses are permitted."""
         through = 0
         for address in addresses:
             try:
@@ -33,7 +33,7 @@ class LimitTests(SynchronousTestCase):
         return through
 
     def test_one_site(self) -> None:
-        """A site has a few attempts at once, and then one in a while; another site has its own."""
+        """A site has a few attempts at once, and then one in a while. Another site has its own."""
         self.assertEqual(login.ATTEMPTS, self.attempts(*["192.0.2.1"] * 50))
         error = self.assertRaises(TooManyAttempts, self.limits.attempt, "192.0.2.1")
         self.assertIn("wait 20 seconds", str(error))
@@ -42,7 +42,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(1, self.attempts(*["192.0.2.1"] * 50))
 
     def test_an_hour(self) -> None:
-        """Guessing from one site comes to fewer than two hundred passwords an hour."""
+        """From one site fewer than two hundred passwords can be guessed per hour."""
         through = 0
         for _ in range(3600):
             through += self.attempts("192.0.2.1", "192.0.2.1")
@@ -50,17 +50,17 @@ class LimitTests(SynchronousTestCase):
         self.assertLess(through, 190)
 
     def test_wide_sites(self) -> None:
-        """One with a whole IPv6 /48, or an IPv4 /24, has not as many attempts as addresses."""
+        """A site with a whole IPv6 /48, or an IPv4 /24, does not have an attempt per address."""
         self.assertEqual(80, self.attempts(*(f"2001:db8:1:{number:x}::1" for number in range(5000))))
         self.assertEqual(20, self.attempts(*(f"192.0.2.{number % 250}" for number in range(5000))))
 
     def test_bounded(self) -> None:
-        """However many sites there are, so many are counted."""
+        """However many sites there are, the number of counters is bounded."""
         self.attempts(*(f"{a}.{b}.{c}.1" for a in range(1, 5) for b in range(30) for c in range(30)))
         self.assertLessEqual(len(self.limits._free_at), login.SITES)
 
     def test_success(self) -> None:
-        """A successful log-in returns the attempts."""
+        """A successful login returns the attempts."""
         self.attempts(*["192.0.2.1"] * 5)
         self.limits.succeeded("192.0.2.1")
         self.limits.succeeded("192.0.2.9")
@@ -82,7 +82,7 @@ class PasswordTests(SynchronousTestCase):
         return answer
 
     def work(self) -> None:
-        """Have the thread do what it has."""
+        """Let the thread do its work."""
         while self.running:
             call, answer = self.running.pop(0)
             answer.callback(call())
@@ -93,14 +93,14 @@ class PasswordTests(SynchronousTestCase):
         return self.successResultOf(checked)
 
     def test_checks(self) -> None:
-        """Only the right password of a known user; an unknown user costs a check all the same."""
+        """Only the right password of a known user is accepted. An unknown user costs a check all the same."""
         self.assertTrue(self.check("alice", "correct horse"))
         self.assertFalse(self.check("alice", "wrong horse") or self.check("ALICE", "correct horse"))
         self.passwords.check("nobody", "correct horse")
         self.assertEqual(1, len(self.running))
 
     def test_few_at_once(self) -> None:
-        """A few run, some wait, more are refused; when one is done the next has its turn."""
+        """A few checks run, some wait, more are refused. When one ends the next one starts."""
         asked = [self.passwords.check("alice", "correct horse") for _ in range(login.CHECKS + login.WAITING_CHECKS)]
         self.assertEqual(login.CHECKS, len(self.running))
         self.assertRaises(TooManyAttempts, self.passwords.check, "alice", "correct horse")
@@ -109,7 +109,7 @@ class PasswordTests(SynchronousTestCase):
         self.assertTrue(self.check("alice", "correct horse"))
 
     def test_cancelled(self) -> None:
-        """Clients that go away, before or in their turn, upset no turn of others."""
+        """Clients that disconnect, before or during their check, do not affect the others."""
         asked = [self.passwords.check("alice", "correct horse") for _ in range(login.CHECKS + 4)]
         for each in asked[:-1]:
             each.cancel()
@@ -120,7 +120,7 @@ class PasswordTests(SynchronousTestCase):
             self.assertTrue(self.check("alice", "correct horse"))
 
     def test_thread_breaks(self) -> None:
-        """A check that breaks gives its turn to the next."""
+        """After a check that raises the next one starts."""
         for _ in range(login.CHECKS + 1):
             failed = self.passwords.check("alice", "correct horse")
             self.running.pop()[1].errback(MemoryError())
@@ -128,7 +128,7 @@ class PasswordTests(SynchronousTestCase):
         self.assertTrue(self.check("alice", "correct horse"))
 
     def test_remembered(self) -> None:
-        """What was right a moment ago needs no check; what was wrong does; nor when the hash has changed, or time has passed."""
+        """A password that was right a moment ago needs no check. A wrong one does, and so does one whose hash has changed, or after some time."""
         asked = self.passwords.check_again("alice", "correct horse")
         self.work()
         self.assertTrue(self.successResultOf(asked) and self.passwords.is_remembered("alice", "correct horse"))
@@ -154,12 +154,12 @@ class TokenTests(SynchronousTestCase):
         self.assertEqual([self.user, None, None], [self.tokens.take(token), self.tokens.take(token), self.tokens.take("x")])
 
     def test_old(self) -> None:
-        """And for a few minutes."""
+        """A token is valid for a few minutes."""
         token = self.tokens.make(self.user)
         self.clock.advance(login.TOKEN_SECONDS)
         self.assertIsNone(self.tokens.take(token))
 
     def test_bounded(self) -> None:
-        """The oldest of too many is void."""
+        """If there are too many tokens, the oldest becomes invalid."""
         tokens = [self.tokens.make(self.user) for _ in range(login.TOKENS + 1)]
         self.assertEqual([None] + [self.user] * login.TOKENS, [self.tokens.take(token) for token in tokens])

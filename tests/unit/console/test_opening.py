@@ -1,4 +1,4 @@
-"""The console's port with TLS, its address in links, and that nothing of it is loaded without `[console]`."""
+"""Tests of the console's port with TLS, of its address in links, and of its imports, which need `[console]`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ROOT = Path(__file__).resolve().parents[3]
 
 class LoadingTests(SynchronousTestCase):
     def test_nothing_is_loaded(self) -> None:
-        """The service without `[console]` imports nothing of the console, and no templates."""
+        """The service without `[console]` imports no module of the console, and no templates."""
         code = "import sys, s2sgw.service, s2sgw.cli.main; print([n for n in sys.modules if n.startswith(('s2sgw.console', 'jinja2', 'markupsafe'))])"
         found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         self.assertEqual("[]", found.stdout.strip())
 
 
 class SecureTests(ConsoleCase):
-    """A console with a certificate."""
+    """Tests of a console with a certificate."""
 
     def section(self) -> str:
         issued = shared_root().issue(dns=["admin.example.org"])
@@ -37,7 +37,7 @@ class SecureTests(ConsoleCase):
         return super().section().replace("tcp:8269:interface=127.0.0.1", "tcp:8269").replace("[console]\n", '[console]\ncertificate = "console"\n')
 
     def test_cookie(self) -> None:
-        """With TLS the cookie goes over TLS alone, and to no other host; pages of the same host without TLS are others."""
+        """With TLS the cookie is sent only over TLS, and to no other host. Pages of the same host without TLS have another origin."""
         self.client.host = "admin.example.org:8269"
         fields = {"name": "alice", "password": "correct horse"}
         self.assertEqual(403, self.submit("/login", origin="http://admin.example.org:8269", **fields).status)
@@ -46,17 +46,17 @@ class SecureTests(ConsoleCase):
         self.assertIn("; Secure", cookie)
 
     def test_hosts(self) -> None:
-        """The names of the certificate are names of the console."""
+        """The names in the certificate are host names of the console."""
         for host, status in (("admin.example.org", 200), ("other.example.org", 421)):
             self.assertEqual(status, Client(self.console.site, self.reactor, host=host).get("/login").status)
 
     def test_link(self) -> None:
-        """A link to log in has the certificate's name."""
+        """A login link has the certificate's name."""
         self.assertTrue(self.console.verbs["console token"]({})["address"].startswith("https://admin.example.org:8269/login?token="))
 
 
 class AddressTests(SynchronousTestCase):
-    """The address in a link."""
+    """Tests of the address in a link."""
 
     def address(self, text: str) -> str:
         def config() -> Config:
@@ -65,7 +65,7 @@ class AddressTests(SynchronousTestCase):
         return _address(config, None)
 
     def test_addresses(self) -> None:
-        """By what the configuration tells."""
+        """The address follows from the configuration."""
         self.assertEqual("http://127.0.0.1:8269", self.address('listen = "tcp:8269:interface=127.0.0.1"'))
         self.assertEqual("http://[::1]:8269", self.address(r'listen = "tcp:8269:interface=\\:\\:1"'))
         self.assertEqual("http://admin.example.org:8269", self.address('listen = "tcp:8269:interface=127.0.0.1"\nhosts = ["admin.example.org"]'))

@@ -1,4 +1,4 @@
-"""The pages: what they show of a gateway, what their forms change, and how long lists are paged."""
+"""Tests of the pages: their content, the changes by their forms, and the paging of long lists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAIR = Pair(Domain.parse("example.org"), Domain.parse("peer.example"))
 
 
 class PageCase(ConsoleCase):
-    """alice is logged in."""
+    """Base class in which alice is logged in."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -32,13 +32,13 @@ class PageCase(ConsoleCase):
             self.gateway.record.refused("inbound", "federation", (peer, "example.org"), "192.0.2.1:5", Ending(cause, detail), ("reason",))
 
     def wait(self, number: int = 3) -> None:
-        """Have stanzas wait for the peer."""
+        """Let stanzas wait for the peer."""
         queue = self.gateway.custody.queues.queue(PAIR)
         queue.hold()
         queue.accept([Stanza("message", b"<message>secret text</message>", "u@peer.example", "u@example.org", None, str(n)) for n in range(number)])
 
     def change(self, page: str, action: str, /, **fields: str) -> str:
-        """Send a form of a page, and return the text of the page that follows."""
+        """Send a form of a page; return the text of the page that follows."""
         response = self.submit(action, **{**self.form(page, action), **fields})
         self.assertEqual(303, response.status, response.text)
         return self.page(response.headers["location"])
@@ -46,7 +46,7 @@ class PageCase(ConsoleCase):
 
 class OverviewTests(PageCase):
     def test_overview(self) -> None:
-        """Numbers, what wants attention, and the last hour."""
+        """The page has numbers, what needs attention, and the last hour."""
         self.refuse()
         self.hold_certificate()
         text = self.page("/")
@@ -66,7 +66,7 @@ class OverviewTests(PageCase):
         self.successResultOf(sampled)
 
     def test_reload(self) -> None:
-        """The configuration is reloaded; what is wrong with it is told, and changes nothing."""
+        """The configuration is reloaded. Its errors are shown, and then nothing changes."""
         self.assertIn("reloaded: 0 changes", self.change("/", "/reload"))
         self.path.write_text("[nonsense]\n")
         response = self.submit("/reload", **self.form("/", "/reload"))
@@ -75,7 +75,7 @@ class OverviewTests(PageCase):
         self.assertEqual("console: alice", self.noted()[-1]["by"])
 
     def test_certificate_ends(self) -> None:
-        """An own certificate that is about to end is told on the first page."""
+        """A certificate of ours that expires soon is shown on the first page."""
         verbs: Any = self.gateway.verbs
         row = {"domain": "example.org", "name": "ours", "names": ["dNSName example.org"], "expires": 1.0, "left": 86400.0 * 3, "fingerprint": "ab"}
         for left, words in ((86400.0 * 3, "ends in 3 d"), (-5.0, "has expired"), (None, "no certificate for")):
@@ -86,7 +86,7 @@ class OverviewTests(PageCase):
 
 class PeerTests(PageCase):
     def test_list(self) -> None:
-        """Peers by name; part of a name finds some; a claimed name that is no domain is text, and no link."""
+        """Peers are listed by name, and found by a part of it. A claimed name that is not a domain is text without a link."""
         for peer in ("b.example", "a.example", '<script>"x', "c.example"):
             self.refuse(peer)
         text = self.page("/peers")
@@ -99,7 +99,7 @@ class PeerTests(PageCase):
         self.assertIn("&lt;b&gt;", self.page("/peers?q=%3Cb%3E"))
 
     def test_many(self) -> None:
-        """A long list comes a page at a time; the page before and after are linked; silly numbers are the first page."""
+        """A long list is shown page by page, with links to the pages before and after. An invalid page number is the first page."""
         for number in range(120):
             self.refuse(f"peer{number:04}.example")
         first, last = self.page("/peers"), self.page("/peers?page=3")
@@ -112,7 +112,7 @@ class PeerTests(PageCase):
         self.assertEqual(200, self.client.get("/peers?page=2000").status)
 
     def test_peer(self) -> None:
-        """One peer: policy with its lines, refusals with the letter, keys, what waits."""
+        """The page of a peer has its policy with line numbers, refusals with the letter, keys, and waiting stanzas."""
         self.refuse(detail="<b>detail</b>")
         self.hold_certificate()
         self.wait()
@@ -125,18 +125,18 @@ class PeerTests(PageCase):
         self.assertNotIn("<b>detail", text)
 
     def test_unknown(self) -> None:
-        """A peer that was never met has its policy; what is no domain has no page."""
+        """An unknown peer has its policy. A name that is not a domain has no page."""
         self.assertIn("Not met yet", self.page("/peers/never.example"))
         for path in ("/peers/a%20b", "/peers/%3Cscript%3E", "/peers/a/b", "/peers/%ff", "/peers/..%2f..%2fetc"):
             self.assertEqual(404, self.client.get(path).status, path)
 
     def test_look_up(self) -> None:
-        """With look-ups the DNS is told too."""
+        """With look-ups the DNS is shown too."""
         self.assertIn("127.0.0.1", self.page("/peers/peer.example?look_up=1"))
         self.assertNotIn("<h3>DNS", self.page("/peers/peer.example"))
 
     def test_records_unreadable(self) -> None:
-        """A page whose records cannot be read shows the rest."""
+        """If records cannot be read, the page shows the rest."""
         def broken(_: object) -> None:
             raise VerbError("the handshakes on record cannot be read")
 
@@ -146,19 +146,19 @@ class PeerTests(PageCase):
 
 
 class ActionTests(PageCase):
-    """What operators do to a peer on its page."""
+    """Tests of an operator's actions for a peer on its page."""
 
     PAGE = "/peers/peer.example"
 
     def test_close(self) -> None:
-        """Its connections are closed, after a confirmation on the page."""
+        """Its connections are closed after a confirmation on the page."""
         text = self.page(self.PAGE)
         self.assertIn("Both sides may open new ones at once", text)
         self.assertIn("0 connections with peer.example closed.", self.change(self.PAGE, "/peer/close"))
         self.assertEqual(("close", "console: alice"), (self.noted()[-1]["action"], self.noted()[-1]["by"]))
 
     def test_deny(self) -> None:
-        """It is denied, the page says so, and the same page undoes it."""
+        """The peer is denied, the page says so, and the same page can undo it."""
         text = self.change(self.PAGE, "/peer/deny")
         for words in ("peer.example is denied.", "This peer is denied, by hand.", "The policy refuses this peer", "no longer"):
             self.assertIn(words, text)
@@ -170,7 +170,7 @@ class ActionTests(PageCase):
         self.assertEqual(["deny", "deny undone"], [row["action"] for row in self.noted()[-2:]])
 
     def test_denied_by_a_wider_name(self) -> None:
-        """A peer below a name that is denied is shown so, and that name can be taken back; others are not concerned."""
+        """A peer below a denied name is shown as denied, and that name can be removed. Others are not affected."""
         self.submit("/peer/deny", **{**self.form(self.PAGE, "/peer/deny"), "peer": "*.example"})
         self.assertIn("denied by <code>*.example</code>", self.page(self.PAGE))
         self.assertNotIn("is denied", self.page("/peers/other.test"))
@@ -178,7 +178,7 @@ class ActionTests(PageCase):
         self.assertIn('name="peer" value="*.example"', text)
 
     def test_forget(self) -> None:
-        """What is remembered of it is forgotten; approved keys only where that is asked for."""
+        """The data of the peer is removed; approved keys only on request."""
         self.hold_certificate()
         self.change("/approvals", "/approvals/approve")
         self.refuse()
@@ -188,7 +188,7 @@ class ActionTests(PageCase):
         self.assertIn("Forgotten of peer.example: nothing.", self.change(self.PAGE, "/peer/forget"))
 
     def test_bad_forms(self) -> None:
-        """A local domain and what is no domain are refused in words. Nothing is done by GET, or without the form's secret."""
+        """A local domain and a text that is not a domain are refused with a text. Nothing is done by GET, or without the form's secret."""
         form = self.form(self.PAGE, "/peer/close")
         for path in ("/peer/close", "/peer/deny", "/peer/forget"):
             for peer in ("example.org", "a b", ""):
@@ -201,7 +201,7 @@ class ActionTests(PageCase):
         self.assertEqual(1, len(self.noted()))
 
     def test_read_only(self) -> None:
-        """A read-only user has no such button, and no such right."""
+        """A read-only user has neither the buttons nor the permission."""
         self.change(self.PAGE, "/peer/deny")
         self.log_in("bob", self.client)
         text = self.page(self.PAGE)
@@ -214,7 +214,7 @@ class ActionTests(PageCase):
 
 
 class ProbeTests(PageCase):
-    """Probes and live checks."""
+    """Tests of probes and live checks."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -229,7 +229,7 @@ class ProbeTests(PageCase):
         verbs["probe"] = verbs["check live"] = verb
 
     def test_probe(self) -> None:
-        """While it is under way the page loads itself again; then it shows the tree with times, remedies, and whose they are."""
+        """While a probe runs the page reloads itself. Then it shows the tree with times, remedies, and the responsible sides."""
         text = self.change("/probe?domain=peer.example", "/probe/run", domain="peer.example", inbound="1")
         self.assertEqual([{"domain": "peer.example", "inbound": True, "by": "console: alice"}], self.asked)
         self.assertIn('http-equiv="refresh"', text)
@@ -249,7 +249,7 @@ class ProbeTests(PageCase):
         self.assertIn("peer.example", self.page("/probe"))
 
     def test_check(self) -> None:
-        """A check shows what was looked at."""
+        """A check shows each result."""
         self.assertIn("under way", self.change("/probe", "/probe/check"))
         facts = [{"check": "clock", "subject": "<system>", "ok": None, "detail": "unknown", "remedy": "Look"}, {"check": "disk", "subject": "state", "ok": True, "detail": "9 GiB", "remedy": ""}]
         self.waiting.callback({"ok": True, "live": facts})
@@ -258,7 +258,7 @@ class ProbeTests(PageCase):
             self.assertIn(words, text)
 
     def test_refused(self) -> None:
-        """What the verb refuses is told in words; so is one that fails later."""
+        """A refusal of the verb is shown as text, and so is a later failure."""
         form = self.form("/probe", "/probe/run")
         self.waiting.errback(VerbError("domain must be a domain name", "usage"))
         self.assertEqual(400, self.submit("/probe/run", **form, domain="a b").status)
@@ -268,7 +268,7 @@ class ProbeTests(PageCase):
         self.assertIn("four probes are under way", self.page("/probe/1"))
 
     def test_who(self) -> None:
-        """Read-only users have no page of probes, nor its results; a result that is not there is no page."""
+        """Read-only users have no page of probes and see no results. An unknown result has no page."""
         self.change("/probe", "/probe/check")
         self.assertEqual(404, self.client.get("/probe/2").status)
         self.assertEqual(404, self.client.get("/probe/1/x").status)
@@ -281,19 +281,19 @@ class ProbeTests(PageCase):
 
 class QueueTests(PageCase):
     def test_hold_and_release(self) -> None:
-        """What waits is held and released; each change has the user's name in the audit log."""
+        """Waiting stanzas are held and released. Each change is in the audit log with the user's name."""
         self.wait()
         self.assertIn("3 stanzas held", self.change("/queue", "/queue/change", action="hold"))
         self.assertIn("3 stanzas released", self.change("/queue", "/queue/change", action="release"))
         self.assertEqual([("queue hold", "console: alice"), ("queue release", "console: alice")], [(row["action"], row["by"]) for row in self.noted()[1:]])
 
     def test_drop(self) -> None:
-        """What waits is returned to its senders."""
+        """Waiting stanzas are returned to their senders."""
         self.wait()
         self.assertIn("3 stanzas returned to the senders", self.change("/queue", "/queue/change", action="drop"))
 
     def test_bad_forms(self) -> None:
-        """Other actions and targets are refused in words, and nothing is done."""
+        """Other actions and targets are refused with a text, and nothing is done."""
         self.wait()
         form = self.form("/queue", "/queue/change")
         for fields in ({"action": "explode"}, {"action": ""}, {"action": "hold", "peer": "a b"}, {"action": "hold", "peer": "example.org"}, {"action": "hold", "peer": ""}):
@@ -301,7 +301,7 @@ class QueueTests(PageCase):
         self.assertEqual(1, len(self.noted()))
 
     def test_stanzas(self) -> None:
-        """The stanzas are listed without what users wrote, to read-only users too."""
+        """The stanzas are listed without users' text, also for read-only users."""
         self.wait()
         for user in ("", "bob"):
             if user:
@@ -311,7 +311,7 @@ class QueueTests(PageCase):
             self.assertNotIn("secret", text)
 
     def test_read_only(self) -> None:
-        """A read-only user sees no button, and no form of theirs does anything."""
+        """A read-only user sees no buttons, and its forms have no effect."""
         self.wait()
         form = self.form("/queue", "/queue/change")
         self.log_in("bob", self.client)
@@ -324,7 +324,7 @@ class QueueTests(PageCase):
 
 class RefusalTests(PageCase):
     def test_newest_first(self) -> None:
-        """The newest first, a page at a time; of one peer where one is asked for."""
+        """The newest refusals come first, page by page; those of one peer on request."""
         for number in range(60):
             self.refuse(f"peer{number:02}.example")
         text = self.page("/refusals")
@@ -336,7 +336,7 @@ class RefusalTests(PageCase):
         self.assertIn("was not refused", self.page("/refusals?peer=other.example"))
 
     def test_hostile(self) -> None:
-        """Every text of a refusal is text."""
+        """Every text of a refusal is shown as text."""
         self.refuse("</td><script>alert(1)</script>", detail="<img src=x onerror=alert(1)>\u202e")
         text = self.page("/refusals")
         for piece in ("<script>alert", "<img src=x", "\u202e"):
@@ -345,7 +345,7 @@ class RefusalTests(PageCase):
 
 class ApprovalTests(PageCase):
     def test_approve(self) -> None:
-        """A certificate is shown with its chain, and approved with a note and an end; the peer's page has the key then."""
+        """A certificate is shown with its chain, and approved with a note and an end. The peer's page then has the key."""
         key = self.hold_certificate()
         text = self.page("/approvals")
         for words in (str(key), "evil", "&lt;i&gt;reason", "Certificate of the server", "itself"):
@@ -367,7 +367,7 @@ class ApprovalTests(PageCase):
         self.assertEqual(409, self.submit("/approvals/revoke", **{**self.form("/", "/logout"), "peer": "peer.example", "key": "sha256:" + "0" * 64}).status)
 
     def test_twice(self) -> None:
-        """What was approved meanwhile is told; so is an end that is none."""
+        """If a certificate was approved meanwhile, the page says so. An invalid end is reported too."""
         self.hold_certificate()
         form = self.form("/approvals", "/approvals/approve")
         self.assertEqual(400, self.submit("/approvals/approve", **form, lasts="soon").status)
@@ -375,7 +375,7 @@ class ApprovalTests(PageCase):
         self.assertEqual(409, self.submit("/approvals/approve", **form).status)
 
     def test_many(self) -> None:
-        """A few at a time, the last to come first."""
+        """A few certificates are shown at a time, the newest first."""
         for number in range(25):
             self.hold_certificate(f"peer{number:02}.example", last=float(number))
         text = self.page("/approvals")

@@ -1,4 +1,4 @@
-"""Probes that were begun on the console: what came of them, and how many are kept."""
+"""Tests of probes started on the console: their outcomes, and how many are kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RunTests(SynchronousTestCase):
         return self.runs.begin(kind, "peer.example", "alice", asked), asked
 
     def test_outcomes(self) -> None:
-        """A run is under way until its answer comes; then it is good, bad, or broke."""
+        """A run is in progress until its answer comes. Then it is good, bad, or broken."""
         for kind, answer, outcome in (
             ("probe", {"verdict": "federates"}, "good"), ("probe", {"verdict": "fails"}, "bad"),
             ("check", {"ok": True}, "good"), ("check", {"ok": False}, "bad"),
@@ -35,7 +35,7 @@ class RunTests(SynchronousTestCase):
             self.assertEqual((outcome, 2), (run.outcome, self.runs.seconds(run)))
 
     def test_problems(self) -> None:
-        """What is refused later is told in words; what breaks is in the log, and the words say so."""
+        """A late refusal is shown with its text. An internal error is in the log, and the text says so."""
         run, asked = self.begin()
         asked.errback(VerbError("no answer within 120 seconds", "slow"))
         self.assertEqual(("broken", "no answer within 120 seconds"), (run.outcome, run.problem))
@@ -45,14 +45,14 @@ class RunTests(SynchronousTestCase):
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
 
     def test_refused_at_once(self) -> None:
-        """What is refused at once is no run."""
+        """An immediate refusal is no run."""
         asked: Deferred[Any] = Deferred()
         asked.errback(VerbError("domain must be a domain name", "usage"))
         error = self.assertRaises(VerbError, self.runs.begin, "probe", "", "alice", asked)
         self.assertEqual(("usage", []), (error.kind, self.runs.last()))
 
     def test_bounded(self) -> None:
-        """So many are kept; the oldest that is over gives way before one that is under way."""
+        """The number of kept runs is bounded. The oldest finished one is removed before one in progress."""
         first, _ = self.begin()
         for _ in range(RUNS * 2):
             self.begin()[1].callback({"verdict": "fails"})
@@ -64,7 +64,7 @@ class RunTests(SynchronousTestCase):
         self.assertEqual(RUNS, len(self.runs.last()))
 
     def test_find(self) -> None:
-        """Only numbers of runs that are kept are found."""
+        """Only the numbers of kept runs are found."""
         run, _ = self.begin()
         self.assertIs(run, self.runs.find("1"))
         for text in ("0", "2", "-1", "", "x", "\u0661", "1e0", "1" * 5000):

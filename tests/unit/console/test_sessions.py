@@ -1,4 +1,4 @@
-"""Sessions: how long they last, how many there may be."""
+"""Tests of sessions: their duration and their number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SessionTests(SynchronousTestCase):
         self.sessions = Sessions(self.clock.seconds)
 
     def test_found(self) -> None:
-        """A session is found by its id and by no other text; ids are long and differ."""
+        """A session is found by its id and by no other text. Ids are long and different."""
         first, second = self.sessions.begin("alice", "p"), self.sessions.begin("alice", "p")
         self.assertNotEqual(first, second)
         self.assertGreaterEqual(len(first), 43)
@@ -26,7 +26,7 @@ class SessionTests(SynchronousTestCase):
             self.assertIsNone(self.sessions.find(other))
 
     def test_idle(self) -> None:
-        """A session that is not used ends; one that is used goes on; a look that does not touch is no use."""
+        """An unused session ends, and a used one continues. A look-up without `touch` is no use."""
         used, unused, looked_at = (self.sessions.begin("alice", "p") for _ in range(3))
         for _ in range(4):
             self.clock.advance(sessions.IDLE_SECONDS / 3)
@@ -35,7 +35,7 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual([True, False, False], [self.sessions.find(each) is not None for each in (used, unused, looked_at)])
 
     def test_life(self) -> None:
-        """After a while each session ends, however much it is used."""
+        """Each session ends after a maximum time, however much it is used."""
         used = self.sessions.begin("alice", "p")
         for _ in range(sessions.LIFE_SECONDS // 600):
             self.assertIsNotNone(self.sessions.find(used))
@@ -45,7 +45,7 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(0, len(self.sessions))
 
     def test_bounds(self) -> None:
-        """The oldest of a user gives way, and the oldest of all; ended ones go first."""
+        """The oldest session of a user gives way, and the oldest of all. Ended ones are removed first."""
         own = [self.sessions.begin("alice", "p") for _ in range(sessions.SESSIONS_PER_USER + 1)]
         self.assertEqual([False] + [True] * sessions.SESSIONS_PER_USER, [self.sessions.find(each) is not None for each in own])
         for number in range(sessions.SESSIONS):
@@ -56,14 +56,14 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(1, len(self.sessions))
 
     def test_ended(self) -> None:
-        """A session that was ended is gone."""
+        """A session that was ended is not found."""
         identifier = self.sessions.begin("alice", "p")
         self.sessions.end(identifier)
         self.sessions.end(identifier)
         self.assertIsNone(self.sessions.find(identifier))
 
     def test_csrf(self) -> None:
-        """Each session has its own text for forms."""
+        """Each session has its own secret for forms."""
         one, other = (self.sessions.find(self.sessions.begin("alice", "p")) for _ in range(2))
         assert one is not None
         assert other is not None

@@ -1,4 +1,4 @@
-"""The console's port: log-in, forms, headers, hosts, roles; who is kept out."""
+"""Tests of the console's port: login, forms, headers, hosts and roles, and refused requests."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.support.console import PASSWORDS, ConsoleCase
 
 
 class LoginTests(ConsoleCase):
-    """Logging in and out."""
+    """Tests of login and logout."""
 
     def test_log_in(self) -> None:
-        """A password opens a session, whose cookie scripts and other sites do not get; the audit log has it."""
+        """A password opens a session, whose cookie scripts and other sites cannot read. The audit log has an entry."""
         response = self.submit("/login", name="alice", password="correct horse", next="/peers?q=x")
         self.assertEqual((303, "/peers?q=x"), (response.status, response.headers["location"]))
         cookie = response.headers["set-cookie"]
@@ -33,7 +33,7 @@ class LoginTests(ConsoleCase):
         self.assertEqual(("console login", "console: alice"), (self.noted()[-1]["action"], self.noted()[-1]["by"]))
 
     def test_nobody(self) -> None:
-        """Without a session each page leads to the log-in; so does an id that nobody was given."""
+        """Without a session each page leads to the login, and so does an unknown id."""
         for cookie in ("", "s2sgw=", "s2sgw=x", "s2sgw=" + "A" * 43, "s2sgw=\u00e9"):
             self.client.headers["Cookie"] = cookie
             for path in ("/", "/peers", "/peers/peer.example", "/queue", "/queue/stanzas?peer=a", "/refusals", "/approvals", "/certificates", "/live"):
@@ -44,7 +44,7 @@ class LoginTests(ConsoleCase):
         self.assertFalse(self.gateway.audit.path.exists())
 
     def test_wrong_password(self) -> None:
-        """A wrong password, an unknown user and a missing field look the same."""
+        """The answers to a wrong password, an unknown user and a missing field look the same."""
         texts = set()
         for fields in ({"name": "alice", "password": "x"}, {"name": "nobody", "password": "correct horse"}, {"name": "", "password": ""}, {}):
             response = self.submit("/login", **fields)
@@ -54,7 +54,7 @@ class LoginTests(ConsoleCase):
         self.assertIn("The user or the password is wrong.", texts.pop())
 
     def test_brute_force(self) -> None:
-        """After a few attempts the site has to wait, even with the right password; others come in; a token does too."""
+        """After a few attempts the site has to wait, even with the right password. Other sites can log in, and so can a token."""
         for _ in range(5):
             self.submit("/login", name="alice", password="wrong")
         response = self.submit("/login", name="alice", password="correct horse")
@@ -66,7 +66,7 @@ class LoginTests(ConsoleCase):
         self.log_in()
 
     def test_new_id(self) -> None:
-        """Each log-in has a new id, and ends the session that the browser had: nobody can choose or keep one (fixation)."""
+        """Each login has a new id and ends the browser's previous session: an id cannot be chosen or kept (session fixation)."""
         self.client.headers["Cookie"] = "s2sgw=chosen"
         first = self.log_in().headers["Cookie"]
         self.assertNotIn("chosen", first)
@@ -76,7 +76,7 @@ class LoginTests(ConsoleCase):
         self.assertEqual(303, self.client.get("/").status)
 
     def test_log_out(self) -> None:
-        """Logging out ends the session and takes the cookie back. Another site cannot log anybody out."""
+        """A logout ends the session and deletes the cookie. Another site cannot log a user out."""
         self.log_in()
         csrf = self.form("/", "/logout")
         self.assertEqual(403, self.submit("/logout").status)
@@ -87,14 +87,14 @@ class LoginTests(ConsoleCase):
         self.assertEqual(303, self.client.get("/").status)
 
     def test_where_to(self) -> None:
-        """The log-in leads to pages of ours alone."""
+        """The login leads only to pages of the console."""
         for path in ("//evil.example", "/\\evil.example", "http://evil.example/", "javascript:alert(1)", "/login", "/a\r\nSet-Cookie: x=y", "", "evil", b"/%0d%0a".decode() + "\n"):
             self.assertEqual("/", _own_path(path.encode()), path)
         for path in ("/", "/peers?q=a&page=2", "/peers/xn--mnchen-3ya.example"):
             self.assertEqual(path, _own_path(path.encode()))
 
     def test_session_ends(self) -> None:
-        """A session that was idle for long is over."""
+        """A session that was idle for long has ended."""
         self.log_in()
         self.reactor.advance(sessions.IDLE_SECONDS + 1)
         self.assertEqual(303, self.client.get("/").status)
@@ -104,7 +104,7 @@ class LoginTests(ConsoleCase):
         return found
 
     def test_token(self) -> None:
-        """A link logs in once, when its form is sent and not when it is looked at; with the role that was asked for."""
+        """A link logs in once, when its form is sent and not when it is opened, with the requested role."""
         answer = self.console.verbs["console token"]({"user": "root", "role": "read-only"})
         self.assertEqual(f"http://127.0.0.1:8269/login?token={answer['token']}", answer["address"])
         path = answer["address"].removeprefix("http://127.0.0.1:8269")
@@ -117,14 +117,14 @@ class LoginTests(ConsoleCase):
         self.assertEqual([("console token", "admin socket"), ("console login", "console: root")], [(row["action"], row["by"]) for row in self.noted()])
 
     def test_bad_tokens(self) -> None:
-        """A name that could pass for another, or an unknown role, is refused; so is a token that cannot be noted."""
+        """A name that looks like another, or an unknown role, is refused. So is a token that cannot be noted."""
         for arguments in ({"user": "a b"}, {"user": ""}, {"user": 1}, {"role": "admin"}, {"user": "a\n"}):
             self.assertRaises(VerbError, self.console.verbs["console token"], arguments)
         self.gateway.audit.path.mkdir()
         self.assertRaises(VerbError, self.console.verbs["console token"], {})
 
     def test_many_bad_tokens(self) -> None:
-        """Void tokens fill no log: each counts as an attempt to log in. One that counts is never refused for that."""
+        """Invalid tokens do not fill the log: each counts as a login attempt. A valid one is never refused for that."""
         token, told = self.token(), list[Any]()
         observer: Any = told.append
         globalLogPublisher.addObserver(observer)
@@ -135,19 +135,19 @@ class LoginTests(ConsoleCase):
         self.assertEqual(303, self.submit("/login", token=token).status)
 
     def test_unnoted(self) -> None:
-        """A log-in that cannot be noted is not made."""
+        """A login that cannot be noted in the audit log is not made."""
         self.gateway.audit.path.mkdir()
         self.assertEqual(500, self.submit("/login", name="alice", password="correct horse").status)
         self.assertEqual(1, len(self.flushLoggedErrors(OSError)))
 
 
     def test_proxy(self) -> None:
-        """Behind a proxy with TLS the cookie goes over TLS alone."""
+        """Behind a proxy with TLS the cookie is sent only over TLS."""
         response = self.submit("/login", origin="https://localhost:8269", name="alice", password="correct horse")
         self.assertEqual((303, True), (response.status, "; Secure" in response.headers["set-cookie"]))
 
     def test_odd_bodies(self) -> None:
-        """Bodies of other kinds than a form's are no form."""
+        """Bodies of another content type are not forms."""
         multipart = b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\nalice\r\n--x--\r\n'
         for kind, body in (("multipart/form-data; boundary=x", multipart), ("text/plain", b"name=alice"), ("application/json", b"{}")):
             response = self.client.ask("POST", "/login", body, Content_Type=kind, Origin="http://localhost:8269")
@@ -155,10 +155,10 @@ class LoginTests(ConsoleCase):
 
 
 class ReloadTests(ConsoleCase):
-    """Users that change while they are logged in."""
+    """Tests of users that change while they are logged in."""
 
     def test_while_the_password_is_checked(self) -> None:
-        """A user who is removed, or has a new password, while the old one is checked gets no session."""
+        """A user that is removed, or gets a new password, while the old one is checked gets no session."""
         waiting: Deferred[bool] = Deferred()
         access: Any = self.console.site.resource.children[b"login"]._frame.access
         self.patch(access._passwords, "check", lambda name, password: waiting)
@@ -178,7 +178,7 @@ class ReloadTests(ConsoleCase):
         self.assertTrue(self.successResultOf(done).ok)
 
     def test_password(self) -> None:
-        """A new password ends the sessions of its user, and not those of others; no log has the hash."""
+        """A new password ends the sessions of its user, and not those of others. No log has the hash."""
         self.log_in()
         bob = self.log_in("bob", self.browser())
         self.reloaded(self.hashes["alice"], self.hashes["bob"])
@@ -187,23 +187,23 @@ class ReloadTests(ConsoleCase):
         self.assertIn("console.users.alice", self.gateway.audit.path.read_text())
 
     def test_removed(self) -> None:
-        """A user who was removed is out at once."""
+        """A removed user is logged out at once."""
         bob = self.log_in("bob")
         self.reloaded(f'bob = "{self.hashes["bob"]}"\n', "")
         self.assertEqual(303, bob.get("/").status)
 
     def test_role(self) -> None:
-        """A role counts from now on."""
+        """A changed role applies at once."""
         self.log_in()
         self.reloaded('alice = "operator"', 'alice = "read-only"')
         self.assertEqual(403, self.submit("/reload", **self.form("/", "/logout")).status)
 
 
 class ForgeryTests(ConsoleCase):
-    """Requests that pages of other sites have a browser make."""
+    """Tests of requests that pages of other sites make a browser send."""
 
     def test_forms(self) -> None:
-        """A form needs the text of its session, and our origin; a port beside ours is another origin."""
+        """A form needs the secret of its session, and our origin. Another port of the same host is another origin."""
         self.log_in()
         fields = {"peer": "peer.example", "action": "hold"}
         csrf = self.form("/", "/logout")["csrf"]
@@ -226,7 +226,7 @@ class ForgeryTests(ConsoleCase):
         return csrf
 
     def test_by_get(self) -> None:
-        """Nothing is changed by GET."""
+        """GET changes nothing."""
         self.log_in()
         csrf = self.form("/", "/logout")["csrf"]
         for path in ("/queue/change", "/approvals/approve", "/approvals/revoke", "/reload", "/logout"):
@@ -239,7 +239,7 @@ class ForgeryTests(ConsoleCase):
         self.assertEqual(403, self.submit("/login", origin=None, name="alice", password="correct horse").status)
 
     def test_http_interface(self) -> None:
-        """With a cookie the HTTP interface takes changes from our own pages alone, also where the body is empty."""
+        """With a cookie the HTTP interface accepts changes from our own pages only, also with an empty body."""
         self.log_in()
         for headers in ({}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://localhost:3000"}):
             self.assertEqual(403, self.client.post("/api/v1/reload", **headers).status)
@@ -247,7 +247,7 @@ class ForgeryTests(ConsoleCase):
         self.assertEqual("console: alice", self.noted()[-1]["by"])
 
     def test_hosts(self) -> None:
-        """A name that is not ours is refused before anything is looked at (DNS rebinding); addresses and health checks are not."""
+        """A host name that is not ours is refused before any other check (DNS rebinding). Addresses and health checks are accepted."""
         self.log_in()
         for host in ("evil.example", "evil.example:8269", "localhost.evil.example", "127.0.0.1.evil.example", "", "a b"):
             self.client.host = host
@@ -260,7 +260,7 @@ class ForgeryTests(ConsoleCase):
             self.assertEqual(200, self.client.get("/").status, host)
 
     def test_configured_hosts(self) -> None:
-        """A name in the configuration is ours, from the reload on."""
+        """A host name in the configuration is accepted from the reload on."""
         self.client.host = "Admin.example.org:443"
         self.assertEqual(421, self.client.get("/login").status)
         self.path.write_text(self.path.read_text().replace("[console]\n", '[console]\nhosts = ["admin.example.org"]\n'))
@@ -271,13 +271,13 @@ class ForgeryTests(ConsoleCase):
 
 
 class HTTPInterfaceTests(ConsoleCase):
-    """The HTTP interface on the console's port."""
+    """Tests of the HTTP interface on the console's port."""
 
     def basic(self, name: str, password: str) -> dict[str, str]:
         return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
 
     def test_password(self) -> None:
-        """A user and a password do for each request; a wrong one does not, and a browser is not asked for one."""
+        """Each request may have a user and a password. A wrong one is refused, and a browser does not ask for one."""
         self.assertEqual(200, self.client.get("/api/v1/status", **self.basic("alice", PASSWORDS["alice"])).status)
         self.assertEqual("console: alice", self.told_by(self.client.post("/api/v1/reload", **self.basic("alice", PASSWORDS["alice"]))))
         for headers in ({}, self.basic("alice", "x"), self.basic("nobody", "x"), {"Authorization": "Bearer x"}, {"Authorization": "Basic !!"}, {"Authorization": "Basic eA=="}):
@@ -290,7 +290,7 @@ class HTTPInterfaceTests(ConsoleCase):
         return by
 
     def test_brute_force(self) -> None:
-        """Guessing here is bounded as at the log-in; who is known already is not locked out by it."""
+        """Guessing is limited here as at the login. A user with a known password is not locked out by it."""
         good = self.basic("alice", PASSWORDS["alice"])
         self.client.get("/api/v1/status", **good)
         found = [self.client.get("/api/v1/status", **self.basic("alice", f"guess {number}")).status for number in range(8)]
@@ -298,7 +298,7 @@ class HTTPInterfaceTests(ConsoleCase):
         self.assertEqual(200, self.client.get("/api/v1/status", **good).status)
 
     def test_other_site(self) -> None:
-        """A browser that was given a password in an address sends it with the requests of other sites too: those change nothing."""
+        """A browser that has a password from an address sends it with the requests of other sites too: those change nothing."""
         good = self.basic("alice", PASSWORDS["alice"])
         for origin in ("http://evil.example", "null", "http://localhost:3000"):
             self.assertEqual(403, self.client.post("/api/v1/reload", Origin=origin, **good).status)
@@ -306,7 +306,7 @@ class HTTPInterfaceTests(ConsoleCase):
         self.assertEqual(200, self.client.post("/api/v1/reload", Origin="http://localhost:8269", **good).status)
 
     def test_gone_while_the_password_is_checked(self) -> None:
-        """A client that leaves before the password is checked gets nothing and breaks nothing, also if the check goes on."""
+        """A client that disconnects before the password is checked gets no answer and causes no error, also if the check continues."""
         access: Any = self.console.site.resource.children[b"login"]._frame.access
         for path in ("/events", "/api/v1/status"):
             for stops in (True, False):
@@ -319,7 +319,7 @@ class HTTPInterfaceTests(ConsoleCase):
                 self.assertEqual((0, []), (len(self.gateway.record.live), self.flushLoggedErrors()))
 
     def test_roles(self) -> None:
-        """Read-only users look, and change nothing; stanzas of users, tokens and files of this machine are not for everybody."""
+        """Read-only users can read, and change nothing. Users' stanzas, tokens and files of this machine are not for all roles."""
         bob, alice = self.basic("bob", PASSWORDS["bob"]), self.basic("alice", PASSWORDS["alice"])
         self.assertEqual(200, self.client.get("/api/v1/peers", **bob).status)
         for path in ("queue/hold", "reload", "pins/approve"):
@@ -332,7 +332,7 @@ class HTTPInterfaceTests(ConsoleCase):
         self.assertEqual(404, self.client.post("/api/v1/console/token", {}, **alice).status)
 
     def test_session(self) -> None:
-        """A session does too; the events of a session that ends end."""
+        """A session is accepted too. Its events end with it."""
         self.log_in()
         self.assertEqual(200, self.client.get("/api/v1/peers").status)
         _, transport = self.client.send("GET", "/events")
@@ -341,7 +341,7 @@ class HTTPInterfaceTests(ConsoleCase):
         self.assertIn(b"event: end", transport.value())
 
     def test_watching_is_no_use(self) -> None:
-        """A page of live events that is left open does not keep its session alive for ever."""
+        """An open page of live events does not extend its session forever."""
         self.log_in()
         _, transport = self.client.send("GET", "/events")
         for _ in range(200):
@@ -349,15 +349,15 @@ class HTTPInterfaceTests(ConsoleCase):
         self.assertIn(b"event: end", transport.value())
 
     def test_without_log_in(self) -> None:
-        """Metrics and health ask nobody."""
+        """Metrics and health need no login."""
         for path in ("/metrics", "/healthz", "/readyz"):
             self.assertEqual(200, self.client.get(path).status, path)
 
 
 class RouteTests(ConsoleCase):
-    """Every route that there is, also one that is added later: who may go there."""
+    """Tests of the permissions of every route, also of later ones."""
 
-    #: what asks for no user
+    #: : the routes that need no user
     OPEN = {"/login", "/logout", "/openapi.json", "/metrics", "/healthz", "/readyz", "/favicon.ico", "/static/console.css", "/static/console.js", "/static/icon.svg"}
 
     def routes(self, resource: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -370,7 +370,7 @@ class RouteTests(ConsoleCase):
         self.found = dict(self.routes(self.console.site.resource))
 
     def test_nobody(self) -> None:
-        """Without a user nothing is shown or changed: pages lead to the log-in, the HTTP interface answers 401, folders are no page."""
+        """Without a user nothing is shown or changed: pages lead to the login, the HTTP interface answers 401, and folders have no page."""
         self.assertLess(self.OPEN, set(self.found))
         for path in self.found.keys() - self.OPEN:
             for method in ("GET", "POST", "HEAD", "PUT", "DELETE"):
@@ -380,7 +380,7 @@ class RouteTests(ConsoleCase):
         self.assertFalse(self.gateway.audit.path.exists())
 
     def test_read_only(self) -> None:
-        """A read-only user has no form that does anything, and none of the verbs that change something, or show private texts."""
+        """A read-only user's forms have no effect, and verbs that change something, or show private text, are refused."""
         self.log_in("bob")
         csrf, noted = self.form("/", "/logout"), self.noted()
         forms = [path for path, page in self.found.items() if isinstance(page, PageResource) and page._act is not None]
@@ -394,7 +394,7 @@ class RouteTests(ConsoleCase):
         self.assertEqual(noted, self.noted())
 
     def test_forms_need_the_secret(self) -> None:
-        """No form of any route does anything for an operator without the text of the session, or from another site."""
+        """No form of any route has an effect for an operator without the secret of the session, or from another site."""
         self.log_in()
         csrf, noted = self.form("/", "/logout"), self.noted()
         for path, page in self.found.items():
@@ -405,7 +405,7 @@ class RouteTests(ConsoleCase):
 
 
 class BrokenPageTests(ConsoleCase):
-    """Pages that cannot be made."""
+    """Tests of pages that cannot be made."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -422,13 +422,13 @@ class BrokenPageTests(ConsoleCase):
         self.patch(self.frame.environment, "get_template", template)
 
     def test_page(self) -> None:
-        """A page that breaks while it is written is answered at once with an error."""
+        """A page that fails while it is written is answered at once with an error."""
         self.broken("peers.html")
         self.assertEqual((500, True), ((found := self.client.get("/peers")).status, "Its log says why" in found.text))
         self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
 
     def test_error_page_too(self) -> None:
-        """So it is where the page of the error breaks as well: for a page, for a form, for the log-in."""
+        """The same holds if the error page fails too: for a page, a form and the login."""
         self.broken("peers.html", "error.html", "login.html")
         csrf = self.form("/", "/logout")
         self.assertEqual(500, self.client.get("/peers").status)
@@ -439,10 +439,10 @@ class BrokenPageTests(ConsoleCase):
 
 
 class HeaderTests(ConsoleCase):
-    """What every answer has."""
+    """Tests of the headers of every answer."""
 
     def test_headers(self) -> None:
-        """Pages, errors, redirects, files and the HTTP interface bind the browser alike."""
+        """Pages, errors, redirects, files and the HTTP interface have the same security headers."""
         self.log_in()
         for path in ("/", "/login", "/nonsense", "/peers/a b", "/api/v1/nonsense", "/api/v1/peers", "/metrics", "/static/console.css", "/queue/change", "/static/../x"):
             response = self.client.get(path.replace(" ", "%20"))
@@ -452,7 +452,7 @@ class HeaderTests(ConsoleCase):
             self.assertNotIn(forbidden, HEADERS["Content-Security-Policy"])
 
     def test_no_inline(self) -> None:
-        """No page has a script, a style or a handler in it, which the policy would forbid; none is kept by the browser."""
+        """No page has an inline script, style or handler, which the policy would forbid. The browser keeps none of them."""
         self.log_in()
         self.hold_certificate()
         for path in ("/", "/login", "/peers", "/peers/peer.example", "/queue", "/queue/stanzas?peer=peer.example", "/refusals", "/approvals", "/certificates", "/live", "/nonsense"):
@@ -463,7 +463,7 @@ class HeaderTests(ConsoleCase):
             self.assertEqual("no-store", response.headers["cache-control"])
 
     def test_files(self) -> None:
-        """The files of the pages are there, and nothing beside them."""
+        """The files of the pages are served, and no others."""
         for name, kind in (("console.css", "text/css"), ("console.js", "text/javascript"), ("icon.svg", "image/svg+xml")):
             response = self.client.get(f"/static/{name}?x")
             self.assertEqual((200, f"{kind}; charset=utf-8"), (response.status, response.headers["content-type"]))
@@ -472,23 +472,23 @@ class HeaderTests(ConsoleCase):
             self.assertEqual(404, self.client.get(path).status, path)
 
     def test_head(self) -> None:
-        """HEAD gives a page without its body."""
+        """The answer to HEAD is a page without its body."""
         self.log_in()
         response = self.client.ask("HEAD", "/peers")
         self.assertEqual((200, b""), (response.status, response.body))
 
     def test_not_ready(self) -> None:
-        """A gateway that is not ready says so on each page."""
+        """If the gateway is not ready, each page says so."""
         self.log_in()
         self.reasons = ["it is stopping"]
         self.assertIn("not ready: it is stopping", self.client.get("/peers").text)
 
 
 class BreakingTests(ConsoleCase):
-    """Pages that cannot be made."""
+    """Tests of pages that cannot be made."""
 
     def test_breaks(self) -> None:
-        """A mistake of ours is logged, and told without its details."""
+        """An internal error is logged, and shown without its details."""
         self.log_in()
         verbs: Any = self.gateway.verbs
         verbs["certs"] = lambda _: 1 / 0
@@ -498,7 +498,7 @@ class BreakingTests(ConsoleCase):
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
 
     def test_takes_long(self) -> None:
-        """A page that takes too long is given up."""
+        """A page that takes too long is cancelled."""
         self.log_in()
         verbs: Any = self.gateway.verbs
         verbs["certs"] = lambda _: Deferred()
@@ -507,7 +507,7 @@ class BreakingTests(ConsoleCase):
         self.assertIn(b"503", transport.value()[:20])
 
     def test_reader_goes(self) -> None:
-        """What is made for a reader who is gone is given up."""
+        """A page for a client that has disconnected is cancelled."""
         self.log_in()
         cancelled: list[object] = []
         verbs: Any = self.gateway.verbs

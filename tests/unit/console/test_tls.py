@@ -1,4 +1,4 @@
-"""TLS of the console's port."""
+"""Tests of TLS on the console's port."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.support.certificates import shared_root
 
 
 class TCPTransport(StringTransport):
-    """A transport with what TLS asks of TCP."""
+    """A transport with the methods that TLS needs of TCP."""
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """Delay nothing."""
+        """Do nothing."""
 
 
 class TLSCase(SynchronousTestCase):
-    """A folder with a certificate."""
+    """Base class with a certificate in a folder."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
@@ -45,12 +45,12 @@ class TLSCase(SynchronousTestCase):
 
 class TLSTests(TLSCase):
     def test_names(self) -> None:
-        """The names of the certificate are known; what cannot be read is refused."""
+        """The names of the certificate are read. A certificate that cannot be read is refused."""
         self.assertEqual(("admin.example.org", "*.admin.example.org"), ConsoleTLS(self.path, self.clock.seconds).names)
         self.assertRaises(UnusableCertificate, ConsoleTLS, self.folder / "other", self.clock.seconds)
 
     def test_renewal(self) -> None:
-        """A renewed certificate is used within a minute; one that cannot be read changes nothing."""
+        """A renewed certificate is used within a minute. One that cannot be read changes nothing."""
         tls = ConsoleTLS(self.path, self.clock.seconds)
         first = tls.credential
         self.issue("new.example.org")
@@ -69,7 +69,7 @@ class TLSTests(TLSCase):
             self.assertEqual(("new.example.org",), tls.names)
 
     def test_full(self) -> None:
-        """A connection that the site refuses is refused; one that never shakes hands is cut off."""
+        """A connection that the site refuses is refused. One that does not complete the handshake is closed."""
         site = BoundedSite(Resource(), self.clock)
         factory: Any = ConsoleTLSFactory(ConsoleTLS(self.path, self.clock.seconds), site, self.clock)
         protocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))

@@ -1,4 +1,4 @@
-"""The peer database: written by a thread, on disks that are slow, full, failing or damaged."""
+"""Tests of the peer database: written by a thread, on disks that are slow, full, failing or damaged."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from s2sgw.peerdb.database import Content, DatabaseUnusable, PeerDatabase, State
 from tests.support.peer_database import PeerDatabaseTestCase, database
 
 T = TypeVar("T")
-#: Seconds after which an answer that does not come fails the test.
+#: : Seconds after which a missing answer fails the test.
 PATIENCE = 30
 TABLE = "CREATE TABLE IF NOT EXISTS t (x INTEGER UNIQUE)"
-#: A process that may write no byte to any file opens the database, and finds what is in it.
+#: : A process that may write no byte to any file opens the database, and reads what is in it.
 _ON_A_FULL_DISK = """\
 import resource, sys
 sys.path.insert(0, {root!r})
@@ -42,7 +42,7 @@ def insert(number: int) -> Statement:
 
 
 class Numbers:
-    """A part that remembers numbers, in memory and in the database."""
+    """A part that keeps numbers, in memory and in the database."""
 
     def __init__(self, store: PeerDatabase) -> None:
         self.store = store
@@ -55,7 +55,7 @@ class Numbers:
 
 
 class Threaded:
-    """A database with its thread; its answers wait for the test."""
+    """A database with its thread. The test waits for its answers."""
 
     def __init__(self, path: str, **options: Any) -> None:
         self.path = Path(path)
@@ -66,7 +66,7 @@ class Threaded:
         self.store.begin()
 
     def result(self, asked: Deferred[T]) -> T:
-        """Return what is answered, or raise what it fails with."""
+        """Return the answer, or raise its failure."""
         found: list[Any] = []
         asked.addBoth(found.append)
         while not found:
@@ -86,7 +86,7 @@ class Threaded:
 
 class FileTests(PeerDatabaseTestCase):
     def test_private(self) -> None:
-        """The file and those that SQLite puts beside it are for us alone."""
+        """The file, and those that SQLite puts beside it, are private."""
         path = Path(self.mktemp())
         store = database(str(path))
         store.define(TABLE)
@@ -96,7 +96,7 @@ class FileTests(PeerDatabaseTestCase):
             database(f"{self.mktemp()}/x")
 
     def test_garbled(self) -> None:
-        """A file that is no database, or a damaged one, is not written over: the start ends in one line that says what to do."""
+        """A file that is not a database, or is damaged, is not overwritten: the start ends with one line and the remedy."""
         path = Path(self.mktemp())
         path.write_bytes(b"something else, of some length, at least a hundred bytes " * 9)
         before = path.read_bytes()
@@ -115,7 +115,7 @@ class FileTests(PeerDatabaseTestCase):
             store.rows("SELECT x FROM t")
 
     def test_in_use(self) -> None:
-        """A second gateway with the same state is told, and does no harm."""
+        """A second gateway with the same state gets an error, and does no harm."""
         path = self.mktemp()
         first = database(path)
         first.define(TABLE)
@@ -125,7 +125,7 @@ class FileTests(PeerDatabaseTestCase):
         self.assertEqual(first.rows("SELECT x FROM t"), [(1,)])
 
     def test_no_byte_is_written(self) -> None:
-        """On a disk without room the file is opened and read; what cannot be written is told once."""
+        """On a full disk the file is opened and read. A write that fails is reported once."""
         path = self.mktemp()
         store = database(path)
         store.define(TABLE)
@@ -136,7 +136,7 @@ class FileTests(PeerDatabaseTestCase):
         self.assertEqual(done.stdout, "[(1,)] 1\n")
 
     def test_all_or_nothing(self) -> None:
-        """A write that fails leaves nothing behind and is told once; a decision that fails is an error."""
+        """A write that fails leaves nothing, and is reported once. A decision that fails is an error."""
         complaints: list[str] = []
         store = PeerDatabase(module.MEMORY, complaints.append)
         store.define(TABLE)
@@ -158,7 +158,7 @@ class ThreadTests(SynchronousTestCase):
         self.it = Threaded(self.mktemp())
 
     def test_order(self) -> None:
-        """Everything takes effect in its order, and each answer tells of what was written before it."""
+        """Everything takes effect in order, and each answer includes what was written before it."""
         self.it.part.add(1)
         first = self.it.store.ask("SELECT x FROM t")
         self.it.part.add(2)
@@ -168,7 +168,7 @@ class ThreadTests(SynchronousTestCase):
         self.it.result(self.it.store.close())
 
     def test_many_share_a_commit(self) -> None:
-        """A slow disk holds up the thread alone; what came meanwhile is one transaction."""
+        """A slow disk delays only the thread. Everything written meanwhile is one transaction."""
         go_on = Event()
         self.it.connection.create_function("wait", 0, lambda: go_on.wait(PATIENCE))
         self.it.store.write(("INSERT INTO t SELECT -1 WHERE wait() IS NOT NULL", ()))
@@ -181,7 +181,7 @@ class ThreadTests(SynchronousTestCase):
         self.it.result(self.it.store.close())
 
     def test_nobody_is_called_without_a_question(self) -> None:
-        """What is written wakes the caller's thread only where an answer is waited for."""
+        """A write calls the caller's thread only if an answer is awaited."""
         begun, go_on = Event(), Event()
 
         def wait() -> bool:
@@ -199,7 +199,7 @@ class ThreadTests(SynchronousTestCase):
         self.it.result(self.it.store.close())
 
     def test_bounded(self) -> None:
-        """What waits for a disk that hangs is bounded; when the disk goes on, everything is written from memory."""
+        """What waits for a disk that does not answer is bounded. When the disk continues, everything is written from memory."""
         self.patch(module, "WAITING", 50)
         go_on = Event()
         self.it.connection.create_function("wait", 0, lambda: go_on.wait(PATIENCE))
@@ -213,7 +213,7 @@ class ThreadTests(SynchronousTestCase):
         self.it.result(self.it.store.close())
 
     def test_full_disk(self) -> None:
-        """While the disk is full nothing is lost that is in memory; with room, all of it is written. It is told once."""
+        """While the disk is full nothing in memory is lost. Once there is room all of it is written. The error is reported once."""
         self.it.part.add(1)
         self.assertEqual(self.it.stored(), [1])
         self.it.connection.execute("PRAGMA max_page_count=3")
@@ -230,7 +230,7 @@ class ThreadTests(SynchronousTestCase):
         self.it.result(self.it.store.close())
 
     def test_written_at_the_end(self) -> None:
-        """What a full disk did not take is written at a stop, if there is room by then."""
+        """What a full disk did not store is written at a stop, if there is room by then."""
         self.it.connection.execute("PRAGMA max_page_count=3")
         for number in range(3000):
             self.it.part.add(number)
@@ -242,7 +242,7 @@ class ThreadTests(SynchronousTestCase):
         again.result(again.store.close())
 
     def test_damaged_page(self) -> None:
-        """Damage that is met at work: the file is set aside, told, and a new one is written from memory."""
+        """Damage found at work: the file is set aside, the damage is reported, and a new file is written from memory."""
         for number in range(5000):
             self.it.part.add(number)
         self.it.stored()
@@ -268,7 +268,7 @@ class ThreadTests(SynchronousTestCase):
 
 class AbsentTests(SynchronousTestCase):
     def test_no_file_and_no_room(self) -> None:
-        """A new file that the disk has no room for does not keep the gateway from starting; it is made when there is room."""
+        """If the disk has no room for a new file, the gateway starts all the same. The file is made when there is room."""
         real = sqlite3.connect
 
         def full(*arguments: Any, **options: Any) -> sqlite3.Connection:

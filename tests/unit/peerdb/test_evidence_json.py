@@ -1,4 +1,4 @@
-"""Evidence as JSON."""
+"""Tests of evidence as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.peer_database import EVIDENCE, PEER
 
 class EvidenceTests(SynchronousTestCase):
     def test_evidence(self):
-        """Evidence comes back as it was written, and so does one with hardly anything in it."""
+        """Evidence is read back as it was written, also if almost nothing is in it."""
         self.assertEqual(EVIDENCE, evidence_of(evidence_json(EVIDENCE)))
         bare = Evidence(PEER, "initiating", datetime.fromtimestamp(0, UTC), posh=POSHLookup(failure="404"))
         self.assertEqual(bare, evidence_of(evidence_json(bare)))

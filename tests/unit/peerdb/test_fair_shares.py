@@ -1,4 +1,4 @@
-"""Names that give way to others."""
+"""Tests of the choice of names that give way to others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = st.tuples(st.sampled_from("abcde"), st.sampled_from(("one.example", "two
 
 class FairSharesTests(SynchronousTestCase):
     def test_sub_domains_push_out_each_other(self) -> None:
-        """A million names under one domain leave those of the others alone."""
+        """A million names under one domain do not displace those of other domains."""
         shares = FairShares(100, 1 << 30)
         for number in range(20):
             shares.put(f"friend{number}.example", 10)
@@ -22,7 +22,7 @@ class FairSharesTests(SynchronousTestCase):
         self.assertEqual(gone, [f"a{number}.evil.example" for number in range(1920)])
 
     def test_a_newcomer_has_room(self) -> None:
-        """Where all is taken, the domain that has the most makes room for the name of another."""
+        """If no room is left, the domain with the most names gives one up for another domain's."""
         shares = FairShares(10, 1 << 30)
         for number in range(10):
             shares.put(f"{number}.large.example", 1)
@@ -30,7 +30,7 @@ class FairSharesTests(SynchronousTestCase):
         self.assertEqual(shares.put("0.other.example", 1), [])
 
     def test_by_size(self) -> None:
-        """The sizes count together; a name that is met again is the newest."""
+        """The sizes count together. A name that is used again is the newest."""
         shares = FairShares(100, 100)
         self.assertEqual([shares.put("a.x.example", 40), shares.put("b.x.example", 40), shares.put("a.x.example", 40)], [[], [], []])
         self.assertEqual((shares.put("c.x.example", 40), shares.size), (["b.x.example"], 80))
@@ -41,7 +41,7 @@ class FairSharesTests(SynchronousTestCase):
 
     @given(st.lists(st.tuples(NAMES, st.integers(0, 30)), max_size=60))
     def test_any_life(self, steps: list[tuple[str, int]]) -> None:
-        """The bounds hold, and what gave way is what is not there."""
+        """In any order of events the limits hold, and exactly the reported names are gone."""
         shares = FairShares(6, 60)
         held: dict[str, int] = {}
         for name, size in steps:

@@ -1,4 +1,4 @@
-"""The handshakes on record."""
+"""Tests of the recorded handshakes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ CREATE TABLE handshakes (
 """
 
 
-#: The certificate proves nothing, and dialback may go on.
+#: : The certificate proves nothing, and dialback may follow.
 UNPROVEN = Verdict(False, True)
 
 
 class HandshakesTests(PeerDatabaseTestCase):
-    """Handshakes on record."""
+    """Tests of recorded handshakes."""
 
     def setUp(self):
         self.path = self.mktemp()
@@ -57,7 +57,7 @@ class HandshakesTests(PeerDatabaseTestCase):
         return self.result(collect())
 
     def test_again(self):
-        """What says nothing new is counted; another verdict or certificate is kept beside it."""
+        """A handshake that is the same again is counted. Another verdict or certificate is kept beside it."""
         self.judged(0)
         self.judged(5, address="192.0.2.1:6000", posh=replace(EVIDENCE.posh, expires=AT + timedelta(hours=2)))
         [found] = self.of()
@@ -70,7 +70,7 @@ class HandshakesTests(PeerDatabaseTestCase):
         self.assertEqual(1, len(self.all_since(NOW + 6)))
 
     def test_bounds(self):
-        """So many of one peer, so many in all, for so long, each with so much of its chain."""
+        """The number is limited per peer and in all, and so are the time and the length of a chain."""
         for number in range(handshakes.PER_PEER + 2):
             self.judged(number, chain=(bytes([number]),))
         self.assertEqual(handshakes.PER_PEER, len(self.all_since()))
@@ -83,7 +83,7 @@ class HandshakesTests(PeerDatabaseTestCase):
         self.assertEqual([CHAIN_BYTES], [len(each) for each in found.evidence.chain])
 
     def test_a_chain_is_kept_once(self):
-        """A chain that many handshakes show takes its room once, and goes with the last of them."""
+        """A chain that many handshakes have is stored once, and removed with the last of them."""
         large = b"x" * 20_000
         for number in range(handshakes.PER_PEER):
             self.judged(number, chain=(large,), address=f"192.0.2.{number}:1", cipher=str(number), target=f"h{number}.example")
@@ -94,7 +94,7 @@ class HandshakesTests(PeerDatabaseTestCase):
         self.assertEqual([size for (size,) in self.store.rows("SELECT length(certificates) FROM chain")], [2])
 
     def test_strangers_have_a_part(self):
-        """However many names are made up, the handshakes of peers that were proven stay, and so do those that we began."""
+        """However many names are invented, the handshakes of proven peers stay, and so do those that we began."""
         self.patch(handshakes, "KEPT", 50)
         self.patch(handshakes, "TRIM_EVERY", 10)
         known = {"friend.example"}
@@ -126,7 +126,7 @@ class HandshakesTests(PeerDatabaseTestCase):
         self.assertEqual([(2,)], known)
 
     def test_bytes(self):
-        """All of them have a quarter of the database, and strangers a fifth of that."""
+        """All handshakes may use a quarter of the database, and strangers a fifth of that."""
         self.store.room = 4 * 200_000
         self.patch(handshakes, "TRIM_EVERY", 1)
         for number in range(60):
@@ -135,7 +135,7 @@ class HandshakesTests(PeerDatabaseTestCase):
         self.assertEqual((size < 40_000, len(self.all_since())), (True, 4))
 
     def test_first_version(self):
-        """The newest of a file of the first version are moved to the new tables."""
+        """The newest rows of a file of the first version are moved to the new tables."""
         path = self.mktemp()
         connection = sqlite3.connect(path)
         connection.executescript(_FIRST_VERSION)
@@ -156,11 +156,11 @@ class HandshakesTests(PeerDatabaseTestCase):
             self.result(store.close())
 
     def test_unreadable(self):
-        """Where the disk cannot be read, that is an error."""
+        """If the disk cannot be read, that is an error."""
         self.judged()
         self.result(self.store.close())
         self.failure(self.handshakes.of(PEER))
 
     def test_outcome(self):
-        """A verdict in its words."""
+        """A verdict is written as a text."""
         self.assertEqual("expired", outcome_of(Verdict(ending=Ending(Cause.EXPIRED)))["cause"])

@@ -1,4 +1,4 @@
-"""The keys that are remembered of peers (R20)."""
+"""Tests of the keys that are remembered of peers (R20)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.peer_database import NEW, NEW_KEY, NOW, OLD, OLD_KEY, PEER, P
 
 
 class KeysTests(PeerDatabaseTestCase):
-    """R20: what was approved, or first used, must be presented again."""
+    """R20: a key that was approved, or first used, must be presented again."""
 
     def setUp(self):
         self.keys = PeerKeys(database())
@@ -24,21 +24,21 @@ class KeysTests(PeerDatabaseTestCase):
         return self.keys.known(PEER, NOW).under(PeerPolicy(**policy)).standing(chain)
 
     def test_standings(self):
-        """R20: unknown, known, changed, absent."""
+        """R20: a key is unknown, known or changed, or there is none."""
         self.assertEqual(("unknown", "unknown"), (self.standing(OLD.der), self.standing()))
         self.result(self.keys.approve(remembered()))
         self.assertEqual(("known", "changed", "absent"), (self.standing(OLD.der), self.standing(NEW.der), self.standing()))
         self.assertEqual("absent", self.standing(b"unreadable"))
 
     def test_expiry(self):
-        """R20: an approval ends when it was said to."""
+        """R20: an approval ends at its given time."""
         self.result(self.keys.approve(remembered(expires=NOW)))
         self.assertEqual("unknown", self.standing(OLD.der))
         self.result(self.keys.approve(remembered(expires=NOW + 1)))
         self.assertEqual("known", self.standing(OLD.der))
 
     def test_revoked(self):
-        """R20: a revoked key is neither known nor a stranger's; forgotten it is a stranger's; approved anew it counts."""
+        """R20: a revoked key is refused. After `forget` it is a stranger's. A new approval makes it valid."""
         self.assertFalse(self.result(self.keys.revoke(PEER, OLD_KEY, NOW)))
         self.result(self.keys.approve(remembered()))
         self.assertTrue(self.result(self.keys.revoke(PEER, OLD_KEY, NOW)))
@@ -50,7 +50,7 @@ class KeysTests(PeerDatabaseTestCase):
         self.assertFalse(self.result(self.keys.forget(PEER, OLD_KEY)))
 
     def test_what_the_policy_hears(self):
-        """Approvals count with the proof "pin" or where approval is asked for; first uses only where strangers may come."""
+        """Approvals count with the proof "pin", or if approval is configured. First uses count only if strangers are accepted."""
         self.result(self.keys.approve(remembered()))
         self.keys.learn(remembered(NEW_KEY, origin="first-use"))
         heard = {
@@ -64,7 +64,7 @@ class KeysTests(PeerDatabaseTestCase):
         }, heard)
 
     def test_learn_replaces(self):
-        """A first use takes the place of the one before, not of an approval nor of what was revoked."""
+        """A first use replaces the one before, but neither an approval nor a revoked key."""
         self.result(self.keys.approve(remembered(Fingerprint(b"a" * 32))))
         self.keys.learn(remembered(OLD_KEY, origin="first-use"))
         self.result(self.keys.revoke(PEER, OLD_KEY, NOW))
@@ -75,14 +75,14 @@ class KeysTests(PeerDatabaseTestCase):
         self.assertEqual(frozenset({NEW_KEY}), self.keys.known(PEER, NOW).first_use)
 
     def test_bounds(self):
-        """So many keys of one peer, so many first uses in all."""
+        """The number of keys is limited per peer, and that of first uses in all."""
         for number in range(keys.PER_PEER):
             self.result(self.keys.approve(remembered(Fingerprint(bytes([number]) * 32))))
         self.result(self.keys.approve(remembered(Fingerprint(bytes([0]) * 32))))
         self.assertIn("16 keys", str(self.failure(self.keys.approve(remembered()))))
 
     def test_first_uses_are_shared_by_domain(self):
-        """However many sub-domains of one domain are met first, they push out each other; what an operator approved stays."""
+        """However many sub-domains of one domain are met first, they displace only each other. An operator's approvals stay."""
         self.patch(keys, "FIRST_USES", 10)
         self.keys = PeerKeys(database())
         self.result(self.keys.approve(remembered(domain="approved.evil.example")))
@@ -94,7 +94,7 @@ class KeysTests(PeerDatabaseTestCase):
         self.assertEqual(self.keys.known(Domain.parse("a49.evil.example"), NOW).first_use, frozenset({OLD_KEY}))
 
     def test_bytes_of_first_uses(self):
-        """A certificate that is too large is not kept with its key; all of them have a part of the database."""
+        """A certificate that is too large is not kept with its key. All of them may use a part of the database."""
         self.keys = PeerKeys(database(limit=4 * 10_000 * 10 // 6))
         for number in range(20):
             self.keys.learn(remembered(domain=f"p{number}.example", origin="first-use", certificate=b"x" * 2000))
@@ -103,7 +103,7 @@ class KeysTests(PeerDatabaseTestCase):
         self.assertEqual([each.certificate for each in self.keys.of(Domain.parse("large.example"))], [b""])
 
     def test_over_a_restart(self):
-        """Everything is there again, as it was changed."""
+        """Everything is kept over a restart, with its changes."""
         path = self.mktemp()
         store = database(path)
         self.keys = PeerKeys(store)
@@ -125,7 +125,7 @@ class KeysTests(PeerDatabaseTestCase):
         self.assertEqual((self.standing(OLD.der), self.standing(NEW.der)), ("known", "changed"))
 
     def test_rows(self):
-        """A row tells the key and the certificate it came in."""
+        """A row has the key and the certificate that contained it."""
         self.result(self.keys.approve(remembered(note="by telephone")))
         row: Any = self.keys.of(PEER)[0].row()
         self.assertEqual((str(OLD_KEY), "by telephone", True), (row["key"], row["note"], row["certificate"]["self_signed"]))

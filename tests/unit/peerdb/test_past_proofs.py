@@ -1,4 +1,4 @@
-"""By what peers were proven before."""
+"""Tests of the methods by which peers were proven before."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PastProofsTests(PeerDatabaseTestCase):
         self.proofs = PastProofs(self.store)
 
     def test_remembered(self) -> None:
-        """The last method that counts, within its time."""
+        """The last method that counts is remembered for its time."""
         self.assertTrue(self.proofs.proven(PEER, "pkix", "sha256:a", NOW))
         self.assertFalse(self.proofs.proven(PEER, "dane", "sha256:a", NOW + 10))
         self.assertEqual("dane", self.proofs.remembered(PEER, NOW + 20, 60, ("pkix", "dane")))
@@ -31,7 +31,7 @@ class PastProofsTests(PeerDatabaseTestCase):
         self.assertEqual((self.proofs.is_proven("peer.example"), self.proofs.is_proven("here.example")), (True, False))
 
     def test_counted(self) -> None:
-        """A proof soon after the same is not written again; later, or by another key, it is."""
+        """The same proof again soon is not written. Later, or with another key, it is."""
         for at, key in ((0.0, "a"), (FRESH - 1, "a"), (FRESH, "a"), (FRESH + 1, "b")):
             self.proofs.proven(PEER, "pkix", key, NOW + at)
         [found] = self.proofs.of(PEER)
@@ -39,7 +39,7 @@ class PastProofsTests(PeerDatabaseTestCase):
         self.assertEqual("pkix", found.row()["method"])
 
     def test_over_a_restart(self) -> None:
-        """Everything is there again."""
+        """Everything is kept over a restart."""
         self.proofs.proven(PEER, "pkix", "sha256:a", NOW)
         self.proofs.proven(PEER, "dialback", "sha256:a", NOW + 10)
         before = self.proofs.of(PEER)
@@ -47,7 +47,7 @@ class PastProofsTests(PeerDatabaseTestCase):
         self.assertEqual((PastProofs(database(self.path)).of(PEER), len(before)), (before, 2))
 
     def test_sub_domains_push_out_each_other(self) -> None:
-        """R20: a stranger with a wildcard certificate cannot make the gateway forget how others were proven, now or after a start."""
+        """R20: a stranger with a wildcard certificate cannot displace the proofs of others, now or after a restart."""
         self.patch(past_proofs, "NAMES", 10)
         self.proofs = PastProofs(self.store)
         self.proofs.proven(PEER, "pkix", "", NOW)
@@ -59,7 +59,7 @@ class PastProofsTests(PeerDatabaseTestCase):
         self.assertEqual([again.is_proven(name) for name in ("peer.example", "a99.evil.example", "a90.evil.example")], [True, True, False])
 
     def test_certificate(self) -> None:
-        """When the last certificate expires is remembered over a restart; a peer without one, or with one that cannot be read, has none."""
+        """The expiry of the last certificate is kept over a restart. A peer without one, or with an unreadable one, has none."""
         issued = leaf_for("peer.example")
         expires = issued.certificate.not_valid_after_utc.timestamp()
         self.proofs.proven(PEER, "pkix", "a", NOW, issued.der)
@@ -73,7 +73,7 @@ class PastProofsTests(PeerDatabaseTestCase):
         self.assertIsNone(again.last(Domain.parse("other.example")))
 
     def test_forgotten(self) -> None:
-        """What is forgotten stays so after a restart, and its room is free."""
+        """A removed entry stays removed after a restart, and its room is free."""
         self.proofs.proven(PEER, "pkix", "a", NOW, leaf_for("peer.example").der)
         self.proofs.proven(HERE, "pkix", "a", NOW)
         self.assertTrue(self.result(Deferred.fromCoroutine(self.proofs.forget(PEER))))
@@ -85,7 +85,7 @@ class PastProofsTests(PeerDatabaseTestCase):
         self.assertEqual([], store.rows("SELECT * FROM expiry"))
 
     def test_file_of_an_earlier_version(self) -> None:
-        """A file without the table of certificates is used as it is."""
+        """A file without the table of certificates is used unchanged."""
         self.proofs.proven(PEER, "pkix", "a", NOW)
         self.result(self.store.close())
         with contextlib.closing(sqlite3.connect(self.path)) as connection:

@@ -1,4 +1,4 @@
-"""What a verdict leaves behind, and who is a known peer."""
+"""Tests of what a verdict records, and of which peers are known."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.peer_database import HERE, NEW, NOW, OLD, OLD_KEY, PEER, Peer
 
 
 class PeerRecordsTests(PeerDatabaseTestCase):
-    """What a verdict leaves behind."""
+    """Tests of what a verdict records."""
 
     def setUp(self):
         self.peer_records = PeerRecords(database())
@@ -46,7 +46,7 @@ class PeerRecordsTests(PeerDatabaseTestCase):
         return [(facts["log_level"].name, facts["event"]) for facts in self.events]
 
     def test_ask(self):
-        """R20: a stranger's certificate is held with the DNS facts, approved, and proves the peer; a changed key is critical once."""
+        """R20: a stranger's certificate is kept with the DNS facts, approved, and then proves the peer. A changed key is critical once."""
         ask = PeerPolicy(unknown_issuer="ask")
         self.assertIs(Cause.AWAITING_APPROVAL, self.judge((OLD.der,), ask, posh=POSHLookup(failure="404")).ending.cause)
         [waiting] = self.peer_records.pending_certificates.list(PEER)
@@ -59,7 +59,7 @@ class PeerRecordsTests(PeerDatabaseTestCase):
         self.assertEqual([str(OLD_KEY)], self.events[2]["old"])
 
     def test_wanted(self):
-        """A certificate is met on our way to a peer only where we have stanzas: a claim has us verify a key with any name."""
+        """A certificate counts as met on our way to a peer only if we have stanzas: a claim makes us verify a key for any name."""
         ask = PeerPolicy(unknown_issuer="ask")
         for verifying, direction in ((True, "inbound"), (False, "outbound")):
             self.judge((OLD.der,), ask, verifying, role="receiving")
@@ -67,7 +67,7 @@ class PeerRecordsTests(PeerDatabaseTestCase):
             self.assertEqual(direction, waiting.direction)
 
     def test_first_use(self):
-        """R20: outbound the first use is remembered, inbound it is not; then any other key is refused."""
+        """R20: outbound the first use is remembered, inbound it is not. Then any other key is refused."""
         first = PeerPolicy(unknown_issuer="trust-first-use")
         self.assertIs(Cause.SELF_SIGNED, self.judge((NEW.der,), first).ending.cause)
         self.assertEqual([], self.peer_records.keys.of(PEER))
@@ -79,7 +79,7 @@ class PeerRecordsTests(PeerDatabaseTestCase):
         self.assertEqual(1, len(self.peer_records.keys.of(PEER)))
 
     def test_memory(self):
-        """A proof by PKIX is remembered while the policy wants it; dialback alone is then reported, or refused."""
+        """A proof by PKIX is remembered while the policy wants it. Dialback alone is then reported, or refused."""
         report = PeerPolicy(dialback="with-tls")
         self.assertEqual("pkix", self.judge(leaf_for("peer.example").der_chain, report).proven_by)
         self.assertIs(Cause.PROOF_LOST, self.judge((OLD.der,), report).report.cause)
@@ -89,12 +89,12 @@ class PeerRecordsTests(PeerDatabaseTestCase):
         self.assertEqual(3, len(self.result(self.peer_records.handshakes.of(PEER))))
 
     def test_without_tls(self):
-        """Without TLS there is no handshake to keep, and nothing to hold."""
+        """Without TLS there is no handshake to record, and no certificate to keep."""
         self.judge((), PeerPolicy(tls="optional", dialback="always", unknown_issuer="ask"), tls_version=None)
         self.assertEqual(([], []), (self.result(self.peer_records.handshakes.of(PEER)), self.peer_records.pending_certificates.list()))
 
     def test_known(self):
-        """A name is known whose peer was proven, is configured, or that we want to reach; strangers' names are not."""
+        """A name is known if its peer was proven, is configured, or is one that we contact. Strangers' names are not."""
         name = Domain.parse("bücher.example")
         self.peer_records = PeerRecords(database(), lambda domain: domain.ascii == "listed.example")
         self.peer_records.proven(name, "dialback", (), NOW)
@@ -104,7 +104,7 @@ class PeerRecordsTests(PeerDatabaseTestCase):
         self.assertFalse(self.peer_records.refusals.is_known(refusal("other.example")))
 
     def test_proven_at_last(self):
-        """What was recorded of a peer before its first proof is that of a known peer from then on."""
+        """The earlier records of a peer count as those of a known peer from its first proof on."""
         self.peer_records.refusals.keep(refusal("peer.example"))
         self.judge((NEW.der,), PeerPolicy())
         store = self.peer_records.database
@@ -113,7 +113,7 @@ class PeerRecordsTests(PeerDatabaseTestCase):
         self.assertEqual({known for (known,) in store.rows("SELECT known FROM refusal UNION ALL SELECT known FROM handshake")}, {1})
 
     def test_over_a_restart(self):
-        """All of it is in the state directory."""
+        """All records are in the state directory."""
         state = Path(self.mktemp())
         state.mkdir()
         calls: SimpleQueue[Callable[[], None]] = SimpleQueue()

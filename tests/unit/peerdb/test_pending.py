@@ -1,4 +1,4 @@
-"""Certificates that wait for the operator (R20)."""
+"""Tests of certificates that wait for the operator (R20)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.peer_database import NOW, OLD, PEER, PeerDatabaseTestCase, da
 
 
 class PendingTests(PeerDatabaseTestCase):
-    """Certificates that wait."""
+    """Tests of pending certificates."""
 
     def setUp(self):
         self.waiting = PendingCertificates(database())
@@ -26,7 +26,7 @@ class PendingTests(PeerDatabaseTestCase):
         return PendingCertificate(**facts)
 
     def test_again(self):
-        """The same certificate again is counted; that we met it on a stream of our own is not forgotten."""
+        """The same certificate again is counted. It is still marked as met on a stream of ours."""
         self.assertTrue(self.waiting.hold(self.pending()))
         self.assertFalse(self.waiting.hold(self.pending(direction="outbound", last=NOW + 5, cause="x")))
         self.assertFalse(self.waiting.hold(self.pending(last=NOW + 9)))
@@ -36,7 +36,7 @@ class PendingTests(PeerDatabaseTestCase):
         self.assertEqual(1, len(cast(Any, found.row()["chain"])))
 
     def test_bounds_of_one_peer(self):
-        """So many of one peer: those that only came inbound go first, then the oldest. Chains are cut."""
+        """The number is limited per peer: certificates met only inbound are removed first, then the oldest. Chains are shortened."""
         self.waiting.hold(self.pending(0, direction="outbound"))
         for number in range(1, pending.PER_PEER + 3):
             self.waiting.hold(self.pending(number))
@@ -46,7 +46,7 @@ class PendingTests(PeerDatabaseTestCase):
         self.assertEqual(self.waiting.list(Domain.parse("other.example"))[0].chain, (b"y",) * 7)
 
     def test_bounds_of_all(self):
-        """Strangers push out each other, by domain, and none of those that we met on streams of our own."""
+        """Strangers displace only each other, by domain, and no certificate that we met on streams of our own."""
         self.patch(pending, "PEERS", 3)
         self.waiting = PendingCertificates(database())
         self.waiting.hold(self.pending(0, "wanted.example", direction="outbound"))
@@ -56,7 +56,7 @@ class PendingTests(PeerDatabaseTestCase):
         self.assertEqual([each.domain for each in self.waiting.list()], ["wanted.example", "one.example", "p18.evil.example", "p19.evil.example"])
 
     def test_over_a_restart(self):
-        """What waits is there again, and what gave way is not."""
+        """Pending certificates are kept over a restart, and removed ones are not."""
         path = self.mktemp()
         store = database(path)
         self.waiting = PendingCertificates(store)
@@ -70,7 +70,7 @@ class PendingTests(PeerDatabaseTestCase):
         self.assertIs(again.find(PEER, self.pending(5).key), again.list()[-1])
 
     def test_take(self):
-        """What was decided waits no longer."""
+        """A certificate is no longer pending after the decision."""
         self.waiting.hold(self.pending())
         self.assertIsNotNone(self.result(self.waiting.take(PEER, self.pending().key)))
         self.assertIsNone(self.result(self.waiting.take(PEER, self.pending().key)))

@@ -1,4 +1,4 @@
-"""The record of refusals on disk."""
+"""Tests of the record of refusals on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SELF_SIGNED = Ending(Cause.SELF_SIGNED, "self-signed")
 
 
 class RefusalsTests(PeerDatabaseTestCase):
-    """The record on disk."""
+    """Tests of the record on disk."""
 
     def setUp(self) -> None:
         self.path = self.mktemp()
@@ -24,7 +24,7 @@ class RefusalsTests(PeerDatabaseTestCase):
         self.refusals = StoredRefusals(self.store)
 
     def past(self) -> list[RefusalRecord]:
-        """What the next start reads."""
+        """Return what the next start reads."""
         return StoredRefusals(self.store, self.refusals._is_known).past()
 
     def refused(self, number: int = 0, **changes: object) -> RefusalRecord:
@@ -32,7 +32,7 @@ class RefusalsTests(PeerDatabaseTestCase):
         return RefusalRecord(1000.0 + number, "inbound", "federation", **facts)  # type: ignore[arg-type]
 
     def test_survives(self) -> None:
-        """A new gateway reads what the last one wrote, in its order."""
+        """A new gateway reads what the last one wrote, in order."""
         rows = [self.refused(number) for number in range(3)]
         for each in reversed(rows):
             self.refusals.keep(each)
@@ -41,20 +41,20 @@ class RefusalsTests(PeerDatabaseTestCase):
         self.assertEqual((again.past(), again.past()), (rows, []))
 
     def test_again(self) -> None:
-        """The same refusal takes its own place."""
+        """The same refusal again replaces the first."""
         self.refusals.keep(self.refused())
         again = self.refused().after(self.refused())
         self.refusals.keep(again)
         self.assertEqual([again], self.past())
 
     def test_bounded(self) -> None:
-        """As many as a name may have."""
+        """The number is limited per name."""
         for number in range(PER_NAME + 3):
             self.refusals.keep(self.refused(number))
         self.assertEqual(list(range(3, PER_NAME + 3)), [int(each.at - 1000) for each in self.past()])
 
     def test_claims_of_a_name(self) -> None:
-        """Repeated claims of a name remove neither the refusals of our own attempts, nor those with other causes."""
+        """Repeated claims of a name remove neither the refusals of our own attempts nor those with other causes."""
         self.refusals.keep(replace(self.refused(0), direction="outbound"))
         self.refusals.keep(self.refused(1, ending=Ending(Cause.EXPIRED)))
         for number in range(2, PER_NAME + 30):
@@ -63,7 +63,7 @@ class RefusalsTests(PeerDatabaseTestCase):
         self.assertEqual((PER_NAME, "outbound", Cause.EXPIRED), (len(past), past[0].direction, past[1].ending.cause))
 
     def test_strangers_have_a_part(self) -> None:
-        """However many names are made up, refusals of known peers and of those that we want to reach stay."""
+        """However many names are invented, the refusals of known peers and of those that we contact stay."""
         self.patch(refusals, "KEPT", 50)
         self.patch(refusals, "TRIM_EVERY", 1)
         self.refusals = StoredRefusals(self.store, "friend.example".__eq__)
@@ -75,7 +75,7 @@ class RefusalsTests(PeerDatabaseTestCase):
         self.assertEqual((names[:2], len(names), names[-1]), (["friend.example", "wanted.example"], 12, "made-up-299.example"))
 
     def test_each_domain_has_its_turn(self) -> None:
-        """Of strangers too: many names under one domain leave room for one of another."""
+        """The same holds among strangers: many names under one domain leave room for one of another."""
         self.patch(refusals, "KEPT", 50)
         self.patch(refusals, "TRIM_EVERY", 1)
         self.refusals.keep(self.refused(0, peer="small.example"))
@@ -85,7 +85,7 @@ class RefusalsTests(PeerDatabaseTestCase):
         self.assertEqual((len(names), names[0]), (10, "small.example"))
 
     def test_bytes(self) -> None:
-        """All of them have a quarter of the database."""
+        """All refusals may use a quarter of the database."""
         self.store.room = 4 * 50_000
         self.patch(refusals, "TRIM_EVERY", 1)
         self.refusals = StoredRefusals(self.store, lambda name: True)
@@ -95,7 +95,7 @@ class RefusalsTests(PeerDatabaseTestCase):
         self.assertTrue(35_000 < size <= 40_000, size)
 
     def test_read_at_a_start(self) -> None:
-        """A start reads so many, those of known peers first."""
+        """A start reads a limited number, those of known peers first."""
         self.patch(refusals, "READ", 3)
         self.refusals = StoredRefusals(self.store, "friend.example".__eq__)
         for number in range(2):
@@ -105,7 +105,7 @@ class RefusalsTests(PeerDatabaseTestCase):
         self.assertEqual([each.peer for each in self.past()], ["friend.example", "friend.example", "p8.example"])
 
     def test_first_version(self) -> None:
-        """The newest of a file of the first version are read, and moved."""
+        """The newest rows of a file of the first version are read and moved."""
         rows = [self.refused(number) for number in range(5)]
         path = self.mktemp()
         connection = sqlite3.connect(path)

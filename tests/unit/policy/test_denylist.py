@@ -1,4 +1,4 @@
-"""Deny lists: one domain on each line, whatever else stands there."""
+"""Tests of deny lists: one domain per line, with anything else ignored."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from s2sgw.xmpp.jid import Domain
 
 
 class ParseTests(SynchronousTestCase):
-    """From text to names."""
+    """Tests of reading a text."""
 
     def test_lines(self) -> None:
-        """Comments, blank lines, any spelling of a domain; a mark at the start and either line end do not matter."""
+        """Comments, blank lines, any spelling of a domain, a byte order mark and both line ends are accepted."""
         text = "\ufeff# spam\r\nBad.Example.\r\n\r\n  worse.example  # since 2024\n*.evil.example\nb\u00fccher.example\n192.0.2.1\nlocalhost\n"
         found = DenyList.parse("x", text)
         self.assertEqual(
@@ -21,12 +21,12 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(("x", 0), (found.source, found.unread))
 
     def test_unread(self) -> None:
-        """A line that names nothing is counted, and spoils no other."""
+        """A line that names nothing is counted, and affects no other."""
         found = DenyList.parse("x", "good.example\nnot a domain\nbad_.-example..\nother.example\n")
         self.assertEqual(({"good.example", "other.example"}, 2), (found.names, found.unread))
 
     def test_no_list(self) -> None:
-        """A web page, or anything else that is mostly no domains, is no list; an empty text is an empty list."""
+        """A text with mostly other lines than domains, for example a web page, is not a list. An empty text is an empty list."""
         page = "<html>\n<head><title>404 not found</title></head>\n<body>gone</body>\n</html>\n"
         with self.assertRaises(ValueError) as caught:
             DenyList.parse("x", page)
@@ -34,15 +34,15 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(frozenset(), DenyList.parse("x", "# nobody yet\n").names)
 
     def test_long_lines(self) -> None:
-        """A line as long as a file is no name."""
+        """A line as long as a file is not a name."""
         self.assertEqual(1, DenyList.parse("x", "a.example\n" + "a" * 100_000 + ".example\n").unread)
 
 
 class NamesTests(SynchronousTestCase):
-    """Whom a list names."""
+    """Tests of the names in a list."""
 
     def test_names(self) -> None:
-        """A name is itself alone; with "*." it is everything under it, and not itself."""
+        """A name means only itself. With "*." it means everything under it, and not itself."""
         found = DenyList("x", frozenset({"bad.example", "*.evil.example", "192.0.2.1", "*.0.2.1"}))
         for name, named in (
             ("bad.example", True), ("BAD.example.", True), ("a.bad.example", False), ("notbad.example", False), ("evil.example", False),

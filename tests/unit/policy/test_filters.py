@@ -1,4 +1,4 @@
-"""Filters: kinds, payload namespaces and size, read off what the framer saw."""
+"""Tests of filters: kinds, payload namespaces and size, from what the framer read."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def made(**keys: object) -> Filter:
 
 
 class FilterTests(SynchronousTestCase):
-    """What passes and what does not."""
+    """Tests of which stanzas pass."""
 
     def test_nothing_configured(self) -> None:
-        """With no filter configured there is none, so that no stanza need be looked at."""
+        """Without configured filters there is no filter object, so that no stanza is checked."""
         self.assertIsNone(Filter.of(PeerPolicy()))
         self.assertIsNone(Filter.of(PeerPolicy(kinds=("iq", "message", "presence"))))
 
     def test_kinds(self) -> None:
-        """Over every choice of kinds: those pass, the others do not."""
+        """For every choice of kinds those pass and the others do not."""
         for number in (1, 2):
             for kinds in itertools.combinations(ALL_KINDS, number):
                 for kind in ALL_KINDS:
@@ -41,7 +41,7 @@ class FilterTests(SynchronousTestCase):
                     self.assertEqual(None if kind in kinds else Cause.FILTERED, ending and ending.cause)
 
     def test_namespaces(self) -> None:
-        """Any payload in a denied namespace is enough, whatever its name; a namespace that only begins alike is another."""
+        """One payload in a denied namespace is sufficient, whatever its name. A longer namespace with the same beginning is another one."""
         denying = made(deny_namespaces=(JINGLE, MUC))
         for payloads, passes in (
             ((), True), (("jabber:server}body",), True), ((f"{JINGLE}}}jingle",), False), (("jabber:server}body", f"{MUC}}}x"), False),
@@ -54,7 +54,7 @@ class FilterTests(SynchronousTestCase):
         self.assertEqual((Cause.FILTERED, True), (ending.cause, MUC in ending.detail))
 
     def test_size(self) -> None:
-        """The limit itself passes, a byte more does not."""
+        """A stanza of exactly the limit passes. One byte more does not."""
         limited = made(deny_larger_than=1000)
         self.assertIsNone(limited.refusal(stanza(size=1000)))
         ending = limited.refusal(stanza(size=1001))
@@ -62,14 +62,14 @@ class FilterTests(SynchronousTestCase):
         self.assertEqual((Cause.TOO_LARGE, "1001 bytes; the policy for this peer denies more than 1000"), (ending.cause, ending.detail))
 
     def test_sift(self) -> None:
-        """A run is parted in two, each in its order; twins are told apart by what they are, not how they look."""
+        """A run is divided in two, each in order. Equal stanzas are told apart by identity."""
         one, two, three = stanza(), stanza("presence"), stanza("iq")
         passed, refused = made(kinds=("message", "iq")).sift([one, two, three, two])
         self.assertEqual([one, three], passed)
         self.assertEqual([two, two], [each for each, _ in refused])
 
     def test_all_pass(self) -> None:
-        """Where nothing is refused, the run itself goes on."""
+        """If nothing is refused, the run itself is passed on."""
         run = [stanza(), stanza()]
         passed, refused = made(kinds=("message",)).sift(run)
         self.assertIs(run, passed)

@@ -1,4 +1,4 @@
-"""The settings of a peer."""
+"""Tests of the settings of a peer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s2sgw.policy.model import ALL_PROOFS, PeerObject, PeerPolicy
 
 
 class ObjectTests(SynchronousTestCase):
-    """What an object may not say."""
+    """Tests of the keys and values of an object."""
 
     def test_refused(self) -> None:
         """Unknown keys and wrong values are refused."""
@@ -29,12 +29,12 @@ class ObjectTests(SynchronousTestCase):
                 PeerObject(**keys)
 
     def test_all_proofs(self) -> None:
-        """Every method that the contract knows may be listed."""
+        """Every known method may be listed."""
         self.assertEqual(ALL_PROOFS, PeerObject(proofs=("pkix", "dane", "posh", "pin")).proofs)
 
 
     def test_compact(self) -> None:
-        """A compact object says what it said, in all ways in which it is asked, and holds no more."""
+        """A compact object gives the same answers to all questions, and holds nothing more."""
         said = {"allow": False, "hold": "1m", "limits": {"streams": 3, "stanzas_per_second": {"iq": 5}}, "features": {"sm": False}}
         whole, compact = (PeerObject.model_validate(said) for _ in range(2))
         self.assertIs(compact, compact.compact())
@@ -49,7 +49,7 @@ class ObjectTests(SynchronousTestCase):
         self.assertEqual(compact, compact.compact())
 
     def test_compact_shares(self) -> None:
-        """Objects that say the same keys share the set of them."""
+        """Objects with the same keys share the set of keys."""
         first, second = (PeerObject(allow=allow).compact() for allow in (False, True))
         self.assertIs(first.model_fields_set, second.model_fields_set)
         self.assertEqual((set(), PeerPolicy().allow), (PeerObject().compact().model_fields_set, PeerObject().compact().refine(PeerPolicy(), "x").allow))

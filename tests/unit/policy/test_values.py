@@ -1,4 +1,4 @@
-"""Values of the configuration: what they are read from, and what is refused in words."""
+"""Tests of values of the configuration: their forms, and the texts of refusals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from s2sgw.policy.values import Proxy, parse_proxy
 
 class ProxyTests(SynchronousTestCase):
     def test_schemes(self) -> None:
-        """SOCKS5 and HTTP proxies, each with its usual port, and with a user and a password."""
+        """SOCKS5 and HTTP proxies are accepted, each with its usual port, and with a user and a password."""
         for text, proxy in (
             ("socks5://127.0.0.1:9050", Proxy("127.0.0.1", 9050)),
             ("socks5://127.0.0.1", Proxy("127.0.0.1", 1080)),
@@ -24,7 +24,7 @@ class ProxyTests(SynchronousTestCase):
         self.assertEqual("http://192.0.2.1:3128", str(parse_proxy("http://user:secret@192.0.2.1")))
 
     def test_refused(self) -> None:
-        """A name, another scheme, and what Basic authentication cannot carry."""
+        """A name without a scheme, another scheme, and characters that Basic authentication cannot carry are refused."""
         for text, words in (
             ("http://proxy.example:3128", "IP address"), ("https://192.0.2.1", "must be"), (7, "must be"),
             ("http://a%3Ab:c@192.0.2.1", "no colon"), ("http://a:b%0Ac@192.0.2.1", "control characters"),

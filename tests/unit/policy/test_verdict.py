@@ -1,4 +1,4 @@
-"""The verdict, over the full product of its inputs, against the reference table in verdict_table.txt."""
+"""Tests of the verdict, over the full product of its inputs, against the reference table in verdict_table.txt."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Inputs(NamedTuple):
 
 
 def everything() -> list[Inputs]:
-    """The full product; of TLS versions those that the channels are made of (`ChannelTests` has them all)."""
+    """Yield the full product, with the TLS versions that channels have (`ChannelTests` has all)."""
     return [
         Inputs(*each)
         for each in product(
@@ -88,7 +88,7 @@ class Expected(NamedTuple):
 
 
 def expected(given: Inputs) -> Expected:
-    """What the table says."""
+    """Return the verdict of the table."""
     (channel,) = look_up("channel", given.version, given.minimum)
     (stream,) = look_up("stream", given.tls, channel)
     (fallback,) = look_up("fallback", given.dialback, stream)
@@ -120,7 +120,7 @@ def _plain(role: Role) -> str:
 
 
 def with_secret(given: Inputs, without: Expected) -> tuple[Expected, bool]:
-    """What the table says where there is a shared secret besides, and whether it may be used."""
+    """Return the verdict of the table with a shared secret, and whether the secret may be used."""
     (channel,) = look_up("channel", given.version, given.minimum)
     (stream,) = look_up("stream", given.tls, channel)
     (veto,) = look_up("veto", given.evidence, given.proofs)
@@ -149,10 +149,10 @@ def seen(found: Verdict) -> Expected:
 
 
 class TableTests(SynchronousTestCase):
-    """The table is a function, and the code is that function."""
+    """The table is a function, and the code implements it."""
 
     def test_full_product(self) -> None:
-        """R2, R8, R12, R20, R22, R24: every combination of inputs has the verdict of its row, every row is matched."""
+        """R2, R8, R12, R20, R22, R24: every combination of inputs has the verdict of its row, and every row is used."""
         wrong: list[object] = []
         for given in everything():
             told, found = expected(given), verdict(given)
@@ -167,7 +167,7 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(set(), rows - used)
 
     def secrets(self) -> None:
-        """R26: the same product with a shared secret."""
+        """R26: the same holds with a shared secret."""
         wrong: list[object] = []
         for given in everything():
             told, found = with_secret(given, expected(given)), verdict(given, Path("secret"))
@@ -181,22 +181,22 @@ class TableTests(SynchronousTestCase):
             self.assertEqual(expected(given), seen(verdict(given)), given)
 
     def test_no_weaker_policy_refuses_more(self) -> None:
-        """"with-tls" accepts all that `dialback = "never"` accepts, and "always" accepts all that "with-tls" accepts."""
+        """"with-tls" accepts everything that `dialback = "never"` accepts, and "always" everything that "with-tls" accepts."""
         for given in everything():
             if given.dialback == "never":
                 passing = [verdict(given._replace(dialback=each)).ending is None for each in get_args(Dialback)]
                 self.assertEqual(sorted(passing), passing, given)
 
     def test_page(self) -> None:
-        """docs/policy.md is made of this table (`python -m tests.support.policy_page`)."""
+        """docs/policy.md is generated from this table (`python -m tests.support.policy_page`)."""
         self.assertEqual(policy_page.page(), policy_page.PAGE.read_text("utf-8"))
 
 
 class ReasonTests(SynchronousTestCase):
-    """What the verdict says in words."""
+    """Tests of the texts of a verdict."""
 
     def test_every_attempt_is_told(self) -> None:
-        """Each attempt is told with its outcome and reasons, and one that the policy does not accept is marked so."""
+        """Each attempt has its outcome and reasons. One that the policy does not accept is marked."""
         found = decide(PeerPolicy(proofs=("pkix",)), (SELF_SIGNED, PROVEN_PIN), role="receiving", secured=True)
         self.assertEqual(
             (
@@ -210,12 +210,12 @@ class ReasonTests(SynchronousTestCase):
         self.assertEqual("; ".join(found.reasons), found.ending.detail)
 
     def test_attempt_without_words(self) -> None:
-        """An attempt with no reasons is told by its outcome alone."""
+        """An attempt without reasons has only its outcome."""
         found = decide(PeerPolicy(), (Attempt("dane", True),), role="initiating", secured=True)
         self.assertEqual(("dane: proven", 'dialback = "never"'), found.reasons)
 
     def test_contradicted(self) -> None:
-        """R22: inbound, TLSA records that speak of another key are no veto, but nothing of ours goes on that stream (R36)."""
+        """R22: inbound, TLSA records for another key are no veto, but no stanza of ours is sent on that stream (R36)."""
         other = failed("dane", Cause.DANE_MISMATCH)
         found = decide(PeerPolicy(), (PROVEN_PKIX, other), role="initiating", secured=True)
         self.assertEqual((found.external, found.contradicted), (True, True))
@@ -223,17 +223,17 @@ class ReasonTests(SynchronousTestCase):
         self.assertFalse(decide(PeerPolicy(proofs=("pkix",)), (PROVEN_PKIX, other), role="initiating", secured=True).contradicted)
 
     def test_unresolved(self) -> None:
-        """R2: the ending of the resolution is the verdict's own, whatever else is proven."""
+        """R2: the ending of the resolution is the verdict's, whatever else is proven."""
         found = decide(PeerPolicy(), (PROVEN_PKIX,), role="initiating", secured=True, unresolved=UNRESOLVED)
         self.assertIs(UNRESOLVED, found.ending)
 
     def test_unresolved_without_words(self) -> None:
-        """An ending without a detail is told by its cause."""
+        """An ending without a detail gives its cause."""
         found = decide(PeerPolicy(), (), role="initiating", secured=True, unresolved=Ending(Cause.NO_SUCH_DOMAIN))
         self.assertEqual(("no-such-domain",), found.reasons)
 
     def test_revoked(self) -> None:
-        """R26: a shared secret makes good what is wanting in a certificate, and not its revocation."""
+        """R26: a shared secret makes up for a certificate's defects, but not for its revocation."""
         policy = PeerPolicy(secret_file=Path("secret"))
         for causes, ending in (((Cause.EXPIRED,), None), ((Cause.EXPIRED, Cause.REVOKED), Cause.EXPIRED)):
             found = decide(policy, (failed("pkix", *causes),), role="initiating", secured=True)
@@ -241,6 +241,6 @@ class ReasonTests(SynchronousTestCase):
             self.assertEqual(ending is None, found.secret)
 
     def test_too_old(self) -> None:
-        """R8: a stream whose TLS is too old for this peer is told which it has and which it needs."""
+        """R8: for a stream whose TLS is too old for the peer, both versions are given."""
         found = decide(PeerPolicy(minimum="1.3"), (), role="initiating", secured=True, tls_version="TLSv1.2")
         self.assertEqual(("the stream has TLSv1.2, the policy for this peer requires TLS 1.3",), found.reasons)

@@ -1,4 +1,4 @@
-"""The audit log: append-only, private, one JSON line for each change."""
+"""Tests of the audit log: append-only, private, one JSON line for each change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.fakes import FixedClock
 
 
 class AuditTests(SynchronousTestCase):
-    """What `AuditLog.note` leaves behind."""
+    """Tests of what `AuditLog.note` writes."""
 
     def setUp(self) -> None:
         self.state = Path(self.mktemp())
@@ -45,7 +45,7 @@ class AuditTests(SynchronousTestCase):
         self.assertEqual(0o600, self.audit.path.stat().st_mode & 0o777)
 
     def test_only_added_to(self) -> None:
-        """What stands there stays, and a file that was moved aside is not followed."""
+        """Existing lines stay, and a file that was moved aside is not written."""
         self.audit.path.write_text('{"old": 1}\n')
         self.audit.note("x")
         self.assertEqual({"old": 1}, self.lines()[0])
@@ -54,19 +54,19 @@ class AuditTests(SynchronousTestCase):
         self.assertEqual(["y"], [line["action"] for line in self.lines()])
 
     def test_no_link(self) -> None:
-        """A symbolic link in its place is not written through."""
+        """The log is not written through a symbolic link."""
         self.audit.path.symlink_to(self.state / "elsewhere")
         self.assertRaises(OSError, self.audit.note, "x")
         self.assertFalse((self.state / "elsewhere").exists())
 
     def test_one_line_whatever_is_said(self) -> None:
-        """A stranger's line break, or a letter that is not ASCII, makes no second line."""
+        """A stranger's line break, or a character outside ASCII, makes no second line."""
         self.audit.note("x", peer="a\nb\u2028\x85é")
         self.assertEqual(1, self.audit.path.read_bytes().count(b"\n"))
         self.assertEqual("a\nb\u2028\x85é", self.lines()[0]["peer"])
 
     def test_bounds(self) -> None:
-        """Long texts, lists and tables are cut short, and say so."""
+        """Long texts, lists and tables are shortened and marked."""
         self.audit.note("x", text="a" * 3000, rows=list(range(1002)), table={str(number): number for number in range(1001)})
         (line,) = self.lines()
         self.assertEqual("a" * 2000 + "…", line["text"])
@@ -74,14 +74,14 @@ class AuditTests(SynchronousTestCase):
         self.assertEqual((1001, "1 more"), (len(line["table"]), line["table"]["…"]))
 
     def test_plain(self) -> None:
-        """Sets are ordered, paths are text, the rest is JSON's own."""
+        """Sets are sorted, paths are text, and the rest is JSON."""
         self.assertEqual(
             {"a": ["x", "y"], "b": "/p", "c": [None, True, 1, 1.5]},
             audit.plain({"a": {"y", "x"}, "b": Path("/p"), "c": (None, True, 1, 1.5)}),
         )
 
     def test_full_disk(self) -> None:
-        """A line that was not written whole is cut off again, and the caller hears of it."""
+        """A line that was not written completely is removed again, and the caller gets an error."""
         self.audit.note("x")
         self.patch(os, "write", lambda descriptor, line, write=os.write: write(descriptor, line[:5]))
         self.assertTrue(is_disk_full(self.assertRaises(OSError, self.audit.note, "y")))

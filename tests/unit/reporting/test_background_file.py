@@ -1,4 +1,4 @@
-"""A file that is written in a thread: nobody who writes waits."""
+"""Tests of a file that is written by a thread: its writers do not wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2sgw.reporting.background_file import BackgroundFile
 
 
 class Pipe(io.StringIO):
-    """A file that takes nothing until it is opened, as a pipe that nobody reads."""
+    """A file that blocks until it is opened, as a pipe without a reader does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,13 +35,13 @@ class BackgroundFileTests(SynchronousTestCase):
         self.file = BackgroundFile(self.pipe)
 
     def test_before_the_start(self) -> None:
-        """Before the thread begins, what is written is written at once: the process may end any moment."""
+        """Before the thread begins, data is written at once, because the process may end at any moment."""
         self.pipe.open.set()
         self.assertTrue(self.file.write("a\n"))
         self.assertEqual(("a\n", {"MainThread"}), (self.pipe.getvalue(), self.pipe.writers))
 
     def test_nobody_reads(self) -> None:
-        """While the pipe is full nobody waits; what comes is written in its order once it is read."""
+        """While the pipe is full its writers do not wait. The data is written in order once it is read."""
         self.file.start()
         for text in ("a\n", "b\n", "c\n"):
             self.assertTrue(self.file.write(text))
@@ -51,18 +51,18 @@ class BackgroundFileTests(SynchronousTestCase):
         self.assertEqual(("a\nb\nc\n", {"log"}), (self.pipe.getvalue(), self.pipe.writers))
 
     def test_too_much(self) -> None:
-        """What waits is bounded; more is refused, whole."""
+        """Waiting data is bounded. Further data is refused completely."""
         self.patch(background_file, "WAITING", 4)
         self.file.start()
         self.file.write("a\n")
-        self.pipe.entered.wait(20)  # until the thread has it, and is stuck with it
+        self.pipe.entered.wait(20)  # until the thread has it and blocks
         self.assertEqual([True, True, False], [self.file.write(text) for text in ("b\n", "c\n", "d\n")])
         self.pipe.open.set()
         self.file.close()
         self.assertEqual("a\nb\nc\n", self.pipe.getvalue())
 
     def test_after_the_end(self) -> None:
-        """After it was closed everything is written at once again."""
+        """After the close data is written at once again."""
         self.pipe.open.set()
         self.file.start()
         self.file.write("a\n")
@@ -72,7 +72,7 @@ class BackgroundFileTests(SynchronousTestCase):
         self.assertEqual("a\nb\n", self.pipe.getvalue())
 
     def test_stuck_at_the_end(self) -> None:
-        """A pipe that is still full keeps nobody from ending."""
+        """A pipe that is still full does not delay the stop."""
         self.patch(background_file, "CLOSE_SECONDS", 0.01)
         self.file.start()
         self.file.write("a\n")
@@ -80,7 +80,7 @@ class BackgroundFileTests(SynchronousTestCase):
         self.assertFalse(self.file.write("b\n"))
 
     def test_disk_full(self) -> None:
-        """A file that cannot be written breaks nothing."""
+        """A file that cannot be written causes no error."""
 
         class Full(io.StringIO):
             def write(self, text: str) -> Any:

@@ -1,4 +1,4 @@
-"""The daily report: counted by peer, bounded, kept on disk, and there again after a restart."""
+"""Tests of the daily report: counted by peer, bounded, and kept on disk over a restart."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPIRED = Ending(Cause.EXPIRED, "yesterday", "us")
 
 
 class DailyReportTests(SynchronousTestCase):
-    """Reports in a directory of the test's own."""
+    """Tests of reports in a directory of their own."""
 
     def setUp(self) -> None:
         self.state = Path(self.mktemp())
@@ -50,7 +50,7 @@ class DailyReportTests(SynchronousTestCase):
         self.report.waited("peer.example", 3.0)
 
     def test_row(self) -> None:
-        """Successes by method and TLS, failures by cause, stanzas, bytes, and the longest wait."""
+        """A row has successes by method and TLS, failures by cause, stanzas, bytes, and the longest wait."""
         self.fill()
         row = self.rows()["peer.example"]
         self.assertEqual({"sessions": 2, "details": [{"direction": "inbound", "method": "EXTERNAL", "tls": "TLSv1.3", "count": 2}]}, row["successes"])
@@ -60,7 +60,7 @@ class DailyReportTests(SynchronousTestCase):
         self.assertEqual(({"inbound": 2}, {"inbound": 120}, 12.3), (row["stanzas"], row["bytes"], row["oldest"]))
 
     def test_strangers(self) -> None:
-        """Names that may be made up are counted together, however many."""
+        """Names that may be invented are counted together, however many."""
         for number in range(1000):
             self.report.refused("inbound", f"{number}.evil.example", False, EXPIRED)
         self.report.refused("inbound", "", True, EXPIRED)
@@ -68,7 +68,7 @@ class DailyReportTests(SynchronousTestCase):
         self.assertEqual(1001, self.rows()[STRANGERS]["failures"]["sessions"])
 
     def test_bounded(self) -> None:
-        """The owner of a domain can prove any number of names under it: they are counted together, and take no place from others."""
+        """A domain's owner can prove any number of names under it: they are counted together, and displace no others."""
         self.patch(daily_report, "PEERS", 8)
         self.patch(daily_report, "PEERS_OF_DOMAIN", 3)
         for number in range(100):
@@ -83,7 +83,7 @@ class DailyReportTests(SynchronousTestCase):
         self.assertEqual((9, 7), (len(rows), rows[OTHERS]["successes"]["sessions"]))
 
     def test_restart(self) -> None:
-        """The present day goes on after a restart, to the last number; a file that is damaged is begun anew."""
+        """The current day continues after a restart with all its numbers. A damaged file is started anew."""
         self.fill()
         self.successResultOf(self.report.close())
         before = self.rows()
@@ -94,7 +94,7 @@ class DailyReportTests(SynchronousTestCase):
             self.assertEqual({}, {row["peer"]: row for row in self.successResultOf(Deferred.fromCoroutine(self.made().report()))["peers"]})
 
     def test_days(self) -> None:
-        """A day that is over is on the disk, and the next begins with nothing; the oldest days go."""
+        """A finished day is on the disk, and the next one starts with zero. The oldest days are removed."""
         self.fill()
         for _ in range(DAYS + 5):
             self.clock.advance(DAY)
@@ -108,7 +108,7 @@ class DailyReportTests(SynchronousTestCase):
         self.assertEqual(0o700, (self.state / "reports").stat().st_mode & 0o777)
 
     def test_over_midnight(self) -> None:
-        """What was counted before midnight is of that day, though it is written after it."""
+        """Events before midnight count for that day, although it is written later."""
         self.fill()
         self.clock.advance(DAY)
         self.turn()
@@ -116,14 +116,14 @@ class DailyReportTests(SynchronousTestCase):
         self.assertEqual(["peer.example"], list(self.rows("2026-11-27")))
 
     def test_no_report(self) -> None:
-        """A day that is not there, or is none, or leads elsewhere, is told, with those that are."""
+        """For a day without a report, or an invalid text or path, the error lists the available days."""
         for day in ("2026-11-01", "yesterday", "../../etc/passwd", "2026-11-27.json"):
             failure = self.failureResultOf(Deferred.fromCoroutine(self.report.report(day)), ValueError)
             self.assertTrue(str(failure.value))
         self.assertIn("2026-11-27", str(self.failureResultOf(Deferred.fromCoroutine(self.report.report("2026-11-01"))).value))
 
     def test_nothing_to_write(self) -> None:
-        """An idle day is not written again and again; one that could not be written is."""
+        """A day without events is not written again. One whose write failed is."""
         self.turn()
         self.assertFalse((self.state / "reports").exists())
         self.fill()

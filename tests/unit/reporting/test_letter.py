@@ -1,4 +1,4 @@
-"""A refusal as a letter to the administrator of the peer."""
+"""Tests of a refusal as a letter to the administrator of the peer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PAIR = ("friend.example", "here.example")
 
 
 class LetterTests(SynchronousTestCase):
-    """A refusal as a text to the other administrator."""
+    """Tests of a refusal as a text to the other administrator."""
 
     def test_inbound(self) -> None:
-        """It says who, when, why, what was seen and what to do."""
+        """The letter says which server, when, why, what was seen and what to do."""
         text = letter("inbound", *PAIR, "192.0.2.1:5000", 0.0, SELF_SIGNED, ("pkix: not proven: self-signed",), 3)
         self.assertEqual(
             "To the administrator of friend.example\nFrom the administrator of here.example\n\n"
@@ -32,7 +32,7 @@ class LetterTests(SynchronousTestCase):
         )
 
     def test_outbound(self) -> None:
-        """The other way round; without reasons the detail is what was seen, and nothing where there is none."""
+        """The same holds outbound. Without reasons the detail is given as what was seen; without a detail nothing is."""
         text = letter("outbound", "friend.example", "", "", 0.0, Ending(Cause.CONNECTION_REFUSED, "port 5269", by="network"))
         self.assertIn("from our server to your server failed", text.replace("\n", " "))
         self.assertIn("Why:        Your server refuses connections.", text)

@@ -1,4 +1,4 @@
-"""Those who watch: which events they get, what is lost, how many there may be."""
+"""Tests of watches: their events, lost events, and the number of watches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LiveEventsTests(SynchronousTestCase):
         self.live.tell(5.0, LogLevel.info, peer, {"event": "x", "peer": peer, "number": number})
 
     def test_by_peer(self) -> None:
-        """Each gets the events of the peers that it watches; who names none gets all."""
+        """Each watch gets the events of its peers. One without peers gets all."""
         everything, one = self.watch(), self.watch("bob", "a.example")
         for peer in ("a.example", "b.example"):
             self.tell(peer)
@@ -42,7 +42,7 @@ class LiveEventsTests(SynchronousTestCase):
         self.assertEqual(["alice", "bob"], self.woken)
 
     def test_woken_again(self) -> None:
-        """The first event after events were taken wakes."""
+        """The first event after the events were taken wakes the watch."""
         watcher = self.watch()
         self.tell("a.example")
         self.tell("a.example")
@@ -51,7 +51,7 @@ class LiveEventsTests(SynchronousTestCase):
         self.assertEqual(["alice"] * 2, self.woken)
 
     def test_slow(self) -> None:
-        """A watcher that does not read loses the oldest events, and gets their number."""
+        """A watch that is not read loses the oldest events, and gets their number."""
         watcher = self.watch()
         for number in range(live_events.WAITING + 3):
             self.tell("a.example", number)
@@ -60,7 +60,7 @@ class LiveEventsTests(SynchronousTestCase):
         self.assertEqual(([], 0), watcher.take())
 
     def test_bounds(self) -> None:
-        """The oldest of a user with too many gives way."""
+        """If a user has too many watches, the oldest gives way."""
         first = self.watch()
         for _ in range(live_events.WATCHERS_PER_USER):
             self.watch()
@@ -69,7 +69,7 @@ class LiveEventsTests(SynchronousTestCase):
         self.assertEqual([], first.take()[0])
 
     def test_full(self) -> None:
-        """Where there are too many in all, the oldest of the user with most gives way to one who has fewer, and to nobody else."""
+        """At the total limit, the oldest watch of the user with most gives way to a user with fewer, and otherwise none does."""
         for number in range(live_events.WATCHERS):
             self.watch(f"user {number // live_events.WATCHERS_PER_USER}")
         self.watch("another")
@@ -82,7 +82,7 @@ class LiveEventsTests(SynchronousTestCase):
         self.assertEqual(live_events.WATCHERS, len(self.live))
 
     def test_log(self) -> None:
-        """Events of the log are passed on, also those below its level; notes are none, nor what was told one by one."""
+        """Events of the log are passed on, also those below its level. Notes are not, nor events that the record has passed on."""
         watcher = self.watch()
         self.log.debug(event="stream proven", peer="a.example", method="EXTERNAL")
         self.log.info("a note")
@@ -93,7 +93,7 @@ class LiveEventsTests(SynchronousTestCase):
         self.assertLess(abs(time.time() - event["at"]), 600)
 
     def test_other_thread(self) -> None:
-        """An event of another thread is passed on in the reactor's."""
+        """An event of another thread is passed on in the reactor's thread."""
         watcher = self.watch()
         thread = Thread(target=lambda: self.log.info(event="there"))
         thread.start()
@@ -104,7 +104,7 @@ class LiveEventsTests(SynchronousTestCase):
         self.assertEqual("there", watcher.take()[0][0]["event"])
 
     def test_nobody_watches(self) -> None:
-        """An event of a peer that nobody watches is kept for nobody. The log is observed while somebody watches."""
+        """An event of a peer without a watch is not kept. The log is observed only while there is a watch."""
         seen = LogPublisher()
         self.patch(self.publisher, "addObserver", lambda observer: seen.addObserver(observer))
         self.patch(self.publisher, "removeObserver", lambda observer: seen.removeObserver(observer))
@@ -118,7 +118,7 @@ class LiveEventsTests(SynchronousTestCase):
         self.assertEqual([], seen._observers)
 
     def test_record(self) -> None:
-        """Each refusal and each change of a stream comes once: those that the log has, those that it counts, and not their sum."""
+        """Each refusal and each change of a stream is sent once, logged or only counted, and not their summary."""
         clock = Clock()
         record = EventRecord(clock, self.log, live=self.live)
         watcher = record.live.watch("alice", frozenset(), lambda: None)

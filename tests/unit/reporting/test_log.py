@@ -1,4 +1,4 @@
-"""The log: lines of text and of JSON, what is shown at which level, and that a stranger's words cannot forge a line."""
+"""Tests of the log: lines of text and of JSON, levels, and that a stranger's text cannot forge a line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LineTests(SynchronousTestCase):
         return self.file.getvalue().splitlines()
 
     def test_without_names(self) -> None:
-        """A refusal that is about no pair has no empty names, as text and as JSON."""
+        """A refusal without a pair has no empty names, as text and as JSON."""
         facts = {"event": "refused", "direction": "outbound", "leg": "backend", "peer": "", "local": "", "cause": "queue-full", "times": 0}
         self.lines().warn("x", **facts)
         self.lines("json").warn("x", **facts)
@@ -39,7 +39,7 @@ class LineTests(SynchronousTestCase):
         self.assertEqual({"direction", "leg", "cause", "times"}, set(json.loads(row)) - {"time", "level", "event"})
 
     def test_one_line_of_text(self) -> None:
-        """Time, level, event, then the pair first and the other facts in their order; what is empty is left out."""
+        """A line has time, level, event, then the pair first and the other facts in order. Empty facts are left out."""
         self.lines().warn(
             "x", event="refused", address="192.0.2.1", peer="evil.example", local="example.org", direction="inbound",
             cause="self-signed", detail="", secured=True, seconds=0.123456789, reasons=["pkix: no", "pin: none"],
@@ -51,7 +51,7 @@ class LineTests(SynchronousTestCase):
         )
 
     def test_one_line_of_json(self) -> None:
-        """The same as one object, values kept as they are."""
+        """The same line is one JSON object, with the values unchanged."""
         pair = Pair(Domain.parse("a.example"), Domain.parse("b.example"))
         self.lines("json").info(event="stream proven", pair=pair, port=5269, ok=False, parts=("x", 1), extra={"k": pair}, none=None)
         self.assertEqual(
@@ -67,7 +67,7 @@ class LineTests(SynchronousTestCase):
         self.assertEqual("info", json.loads(json_line({"event": "x", "level": "fatal"}))["level"])
 
     def test_a_stranger_cannot_forge_a_line(self) -> None:
-        """Line ends and terminal escapes in what a peer said stay inside its fact, in both formats."""
+        """Line ends and terminal escapes in a peer's text stay inside their fact, in both formats."""
         said = 'x\n2027-01-15T08:00:00.250Z info  stream proven peer="bank.example"\x1b[2J'
         for format in ("text", "json"):
             self.lines(format).warn(event="refused", detail=said)
@@ -77,13 +77,13 @@ class LineTests(SynchronousTestCase):
         self.assertNotIn("\x1b", line)
 
     def test_long_facts_are_cut(self) -> None:
-        """A stranger's long text does not fill the disk."""
+        """A stranger's long text is shortened."""
         for format in ("text", "json"):
             self.lines(format).warn(event="refused", detail="x" * 100_000)
         self.assertTrue(all(len(line) < 1200 for line in self.written()))
 
     def test_levels(self) -> None:
-        """Only what is at or above the level is written."""
+        """Only events at or above the level are written."""
         for level, expected in (("debug", 3), ("info", 2), ("warn", 1), ("error", 0)):
             self.file.truncate(0)
             self.file.seek(0)
@@ -94,7 +94,7 @@ class LineTests(SynchronousTestCase):
             self.assertEqual(expected, len(self.written()), level)
 
     def test_notes_of_libraries(self) -> None:
-        """What Twisted tells of itself is shown from warn on only, or at level debug; twistd's own word is shown."""
+        """Twisted's own notes are shown from level warn on, or at level debug. twistd's notes are shown."""
         self.lines(namespace="twisted.internet.tcp").info("Starting factory")
         self.lines(namespace="twisted.internet.tcp").warn("odd thing")
         self.lines(namespace="twisted.scripts._twistd_unix.UnixAppLogger").info("twistd starting up")
@@ -102,7 +102,7 @@ class LineTests(SynchronousTestCase):
         self.assertEqual(["odd thing", "twistd starting up", "Starting factory"], [line.split('"')[1] for line in self.written()])
 
     def test_traceback(self) -> None:
-        """A mistake of ours brings its traceback, each line marked, so that none looks like an event."""
+        """An internal error has its traceback, each line marked, so that none looks like an event."""
         for format in ("text", "json"):
             log = self.lines(format)
             try:
@@ -115,12 +115,12 @@ class LineTests(SynchronousTestCase):
         self.assertIn("builtins.ValueError: evil", json.loads(line)["traceback"][-2])
 
     def test_an_event_without_time_or_level(self) -> None:
-        """Events of old interfaces lack keys; a line comes out all the same."""
+        """Events of old interfaces lack keys. A line is written all the same."""
         self.assertEqual('1970-01-01T00:00:00.000Z info  note text="" by=""', text_line({}))
 
 
 class BudgetTests(SynchronousTestCase):
-    """So many lines in a second, whatever happens."""
+    """Tests of the limit of lines per second."""
 
     def setUp(self) -> None:
         self.file = io.StringIO()
@@ -134,7 +134,7 @@ class BudgetTests(SynchronousTestCase):
         return [line.split(maxsplit=2)[2] for line in self.file.getvalue().splitlines()]
 
     def test_suppressed(self) -> None:
-        """What is too much is left out, and the next second says how much that was."""
+        """Lines above the limit are left out, and the next second gives their number."""
         self.say(30, 10.0)
         self.assertEqual(["x"] * 18, self.written())
         self.say(1, 11.0)
@@ -143,7 +143,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(20 + 1, len(self.written()))
 
     def test_configured_again(self) -> None:
-        """Another format, level and budget count from the next line on."""
+        """Another format, level and limit apply from the next line on."""
         self.observer.configure("json", "warn", 0)
         self.say(30, 10.0)
         self.say(30, 10.0, LogLevel.warn)
@@ -151,33 +151,33 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual((30, "warn"), (len(lines), json.loads(lines[0])["level"]))
 
     def test_said_once_a_second(self) -> None:
-        """However long it lasts, the number is told once a second."""
+        """However long it lasts, the number is given once a second."""
         for tenth in range(100, 150):
             self.say(10, tenth / 10)
         lines = self.written()
         self.assertEqual((5 * 18, 4), (lines.count("x"), sum(line.startswith("suppressed") for line in lines)))
 
     def test_errors(self) -> None:
-        """Errors have some lines of their own."""
+        """Errors have a limit of their own."""
         self.say(30, 10.0)
         self.say(3, 10.0, LogLevel.critical)
         self.assertEqual(20, len(self.written()))
 
     def test_at_the_end(self) -> None:
-        """What is not told yet is told at the end."""
+        """At the end the remaining number is written."""
         self.say(30, 10.0)
         self.observer.close()
         self.assertEqual("suppressed lines=12", self.written()[-1])
 
     def test_no_limit(self) -> None:
-        """0 is no limit."""
+        """The value 0 means no limit."""
         self.observer = observer(self.file)
         self.say(1000, 10.0)
         self.assertEqual(1000, len(self.written()))
 
 
 class JournalTests(SynchronousTestCase):
-    """Under systemd's journal."""
+    """Tests under systemd's journal."""
 
     def test_priorities(self) -> None:
         """A line has its priority and no time, and so has each line of a traceback."""
@@ -190,7 +190,7 @@ class JournalTests(SynchronousTestCase):
         self.assertTrue(all(row.startswith("<2>") for row in journal_line(event).splitlines()))
 
     def test_recognised(self) -> None:
-        """The journal is known by the device and the inode that systemd names."""
+        """The journal is recognised by the device and the inode that systemd gives."""
         path = self.mktemp()
         with open(path, "w") as file:
             found = os.fstat(file.fileno())
@@ -202,7 +202,7 @@ class JournalTests(SynchronousTestCase):
 
 class ReopenTests(SynchronousTestCase):
     def test_moved_away(self) -> None:
-        """After another program moved the file away, the log goes on in a new one, which others cannot read; in a thread too."""
+        """After another program moved the file, the log continues in a new, private one; in a thread too."""
         for in_thread in (False, True):
             path = self.mktemp()
             file = destination({"logfile": path})
@@ -226,13 +226,13 @@ class ReopenTests(SynchronousTestCase):
             self.assertEqual(0o640, os.stat(path).st_mode & 0o777)
 
     def test_terminal(self) -> None:
-        """What is no file of ours stays as it is."""
+        """A target that is not a file of ours is not reopened."""
         observer(io.StringIO()).reopen()
 
 
 class TwistdTests(SynchronousTestCase):
     def test_destination(self) -> None:
-        """As twistd does: standard output in the foreground, the named file, twistd.log of a daemon, nothing under syslog."""
+        """As with twistd: standard output in the foreground, the named file, twistd.log of a daemon, and none under syslog."""
         import sys
 
         folder = self.mktemp()
@@ -257,7 +257,7 @@ class TwistdTests(SynchronousTestCase):
         self.assertEqual([service], list(IServiceCollection(application)))
 
     def test_written_in_a_thread(self) -> None:
-        """From the start of the services to their end the log is written in a thread, and all of it is there at the end."""
+        """From the start of the services to their stop the log is written by a thread, and all of it is there at the end."""
         file = io.StringIO()
         service = LoggedService(observer(file))
         service.startService()
@@ -275,6 +275,6 @@ class TwistdTests(SynchronousTestCase):
         self.assertIsNone(application.getComponent(ILogObserver, None))
 
     def test_level_names(self) -> None:
-        """The levels of the contract are levels of twisted.logger."""
+        """The configured levels are levels of twisted.logger."""
         for name in ("debug", "info", "warn", "error"):
             self.assertIn(LogLevel.levelWithName(name), LogLevel.iterconstants())

@@ -1,4 +1,4 @@
-"""The metrics: the contract's names with the numbers of their sources, and the page that serves them."""
+"""Tests of the metrics: the documented names with the numbers of their sources, and the page that serves them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class MetricsTests(SynchronousTestCase):
         self.metrics = Metrics(Source(), self.times)
 
     def test_the_contract(self) -> None:
-        """Each name of the contract stands there with the value of its source."""
+        """Each documented name is there with the value of its source."""
         lines = self.metrics.text()[0].decode().splitlines()
         for line in (
             's2sgw_streams{direction="inbound",leg="federation"} 3.0',
@@ -112,7 +112,7 @@ class MetricsTests(SynchronousTestCase):
             self.assertEqual(1, len(found), line)
 
     def test_zero_series(self) -> None:
-        """Every series of a counter is there before its first event; what is counted has its own number."""
+        """Every series of a counter exists before its first event. Each has its own number."""
         lines = self.metrics.text()[0].decode().splitlines()
         stanzas = [line for line in lines if line.startswith("s2sgw_stanzas_total{")]
         refusals = [line for line in lines if line.startswith("s2sgw_refusals_total{")]
@@ -125,7 +125,7 @@ class MetricsTests(SynchronousTestCase):
             self.assertEqual(["0.0"], [each.rpartition(" ")[2] for each in found])
 
     def test_convention(self) -> None:
-        """The metrics of a process are there; no `_created` series."""
+        """The metrics of a process are there. There are no `_created` series."""
         self.times.took("dns", 1)
         text = self.metrics.text()[0].decode()
         self.assertIn("process_resident_memory_bytes", text)
@@ -139,7 +139,7 @@ class MetricsTests(SynchronousTestCase):
         self.assertTrue(self.metrics.text("text/html")[1].startswith("text/plain"))
 
     def test_step_by_step(self) -> None:
-        """What is written step by step is what is written at once, in either format."""
+        """Text written step by step equals text written at once, in either format."""
         source = Source()
         metrics = Metrics(source, self.times)
         process = next(each for each in metrics.registry._collector_to_names if isinstance(each, ProcessCollector))
@@ -149,12 +149,12 @@ class MetricsTests(SynchronousTestCase):
             self.assertGreater(source.steps, 10)
 
     def test_build_info(self) -> None:
-        """One series with the value 1 says what runs."""
+        """One series with the value 1 has the versions."""
         metrics = Metrics(Source(), HandshakeTimes(), [BuildInfo(version="1.2.3", python="3.11")])
         self.assertIn('s2sgw_build_info{python="3.11",version="1.2.3"} 1.0', metrics.text()[0].decode())
 
     def test_reload(self) -> None:
-        """A refused reload is 0 until the next good one; the time is that of the configuration in use."""
+        """After a refused reload the value is 0 until the next good one. The time is that of the current configuration."""
         clock = Clock()
         outcomes = ReloadOutcomes(clock)
         metrics = Metrics(Source(), HandshakeTimes(), [outcomes])
@@ -166,7 +166,7 @@ class MetricsTests(SynchronousTestCase):
             self.assertIn(f"s2sgw_config_last_reload_success_timestamp_seconds {shown}", text)
 
     def test_handshake(self) -> None:
-        """Each step is there from the start, and counts what it is told."""
+        """Each step exists from the start, and has the observed times."""
         self.times.took("tls", 0.04)
         text = self.metrics.text()[0].decode()
         self.assertIn('s2sgw_handshake_seconds_count{step="tls"} 1.0', text)
@@ -175,12 +175,12 @@ class MetricsTests(SynchronousTestCase):
             self.assertIn(f'step="{step}"', text)
 
     def test_labels_are_bounded(self) -> None:
-        """A step that is not of the list makes no new label."""
+        """A step that is not in the list makes no new label."""
         self.assertRaises(ValueError, self.times.took, "evil.example", 1.0)
         self.assertNotIn("evil", self.metrics.text()[0].decode())
 
     def test_two_gateways_in_one_process(self) -> None:
-        """The registry is of one gateway, not of the process."""
+        """The registry belongs to one gateway, not to the process."""
         other = HandshakeTimes()
         Metrics(Source(), other)
         other.took("dns", 1)
@@ -188,7 +188,7 @@ class MetricsTests(SynchronousTestCase):
 
 
 class PageTests(SynchronousTestCase):
-    """The page, whose numbers are counted when it is asked for."""
+    """Tests of the page, whose numbers are counted for each request."""
 
     def setUp(self) -> None:
         self.source = Source()
@@ -209,7 +209,7 @@ class PageTests(SynchronousTestCase):
         return written
 
     def test_metrics(self) -> None:
-        """GET /metrics gives the text format."""
+        """GET /metrics returns the text format."""
         head, _, body = self.ask(b"GET /metrics HTTP/1.1").partition(b"\r\n\r\n")
         self.assertTrue(head.startswith(b"HTTP/1.1 200"))
         self.assertIn(b"text/plain", head)
@@ -222,7 +222,7 @@ class PageTests(SynchronousTestCase):
         self.assertTrue(body.endswith(b"# EOF\n"))
 
     def test_head(self) -> None:
-        """HEAD gives the same without its body."""
+        """HEAD returns the same without the body."""
         head, _, body = self.ask(b"HEAD /metrics HTTP/1.1").partition(b"\r\n\r\n")
         self.assertTrue(head.startswith(b"HTTP/1.1 200"))
         self.assertEqual(body, b"")
@@ -234,7 +234,7 @@ class PageTests(SynchronousTestCase):
         self.source.counted.callback(None)
 
     def test_many_at_once(self) -> None:
-        """Anybody may ask, so those who ask at the same time have one count and one text for each format. The next has its own."""
+        """Requests at the same time share one count and one text for each format. The next request has its own."""
         self.source.counted = Deferred()
         accept = b"\r\nAccept: application/openmetrics-text"
         crowd = [self.send(b"GET /metrics HTTP/1.1" + accept * (number % 2))[1] for number in range(20)]
@@ -257,7 +257,7 @@ class PageTests(SynchronousTestCase):
         self.assertTrue(second.value().endswith(b"second"))
 
     def test_some_leave(self) -> None:
-        """A client that leaves takes nothing from the others. Once all have left the count ends, and the next request is answered."""
+        """A client that disconnects does not affect the others. Once all have disconnected the count ends, and the next request is answered."""
         cancelled: list[object] = []
         self.source.counted = Deferred(cancelled.append)
         first, second = (self.send(b"GET /metrics HTTP/1.1")[0] for _ in range(2))
@@ -269,7 +269,7 @@ class PageTests(SynchronousTestCase):
         self.assertTrue(self.ask(b"GET /metrics HTTP/1.1").startswith(b"HTTP/1.1 200"))
 
     def test_counting_breaks(self) -> None:
-        """A mistake of ours is logged and told."""
+        """An internal error is logged and reported."""
         self.source.counted = fail(ValueError("broken"))
         self.assertTrue(self.ask(b"GET /metrics HTTP/1.1").startswith(b"HTTP/1.1 500"))
         self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))

@@ -1,4 +1,4 @@
-"""Metrics of what the gateway has under way towards others."""
+"""Tests of the metrics of outbound activities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s2sgw.reporting.outbound_metrics import OutboundMetrics
 
 
 class Counts:
-    """Numbers, and how often they were asked for."""
+    """Numbers, and how often they were requested."""
 
     def __init__(self, **numbers: Any) -> None:
         self.numbers = numbers
@@ -24,7 +24,7 @@ class Counts:
 
 class OutboundMetricsTests(SynchronousTestCase):
     def test_samples(self) -> None:
-        """Each purpose with what runs and what waits, each state with its bytes; nothing is asked before a scrape."""
+        """Each purpose has its running and waiting attempts, each state its bytes. Nothing is counted before a scrape."""
         handshakes, unsent = Counts(backend=(3, 1)), Counts(proven=70, unproven=7)
         registry = CollectorRegistry()
         registry.register(OutboundMetrics(handshakes, unsent))

@@ -1,4 +1,4 @@
-"""The record of refusals: bounded, told as one where they are the same, there again after a restart, and as a letter."""
+"""Tests of the record of refusals: bounded, equal ones counted, kept over a restart, and written as a letter."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Store:
 
 
 class RecordTests(SynchronousTestCase):
-    """What a record keeps."""
+    """Tests of what a record keeps."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -51,7 +51,7 @@ class RecordTests(SynchronousTestCase):
         self.clock.advance(1)
 
     def test_row(self) -> None:
-        """A row tells layer, cause, evidence and remedy."""
+        """A row has layer, cause, evidence and remedy."""
         self.refuse()
         row = self.record.list("friend.example")[0].row()
         self.assertEqual(("pkix", "self-signed", ["a reason"], SELF_SIGNED.remedy, 1, 1000.0),
@@ -71,14 +71,14 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(["connection failed", "connection failed", "refused", "refused"], [event["event"] for event in self.events])
 
     def test_unrecorded(self) -> None:
-        """What the gateway's own visitor is refused (`check --live`) is no refusal of a peer: nothing of it is kept or logged."""
+        """A refusal of the gateway's own test connection (`check --live`) is neither kept nor logged."""
         record = EventRecord(self.clock, self.log, unrecorded={"check.example"})
         for peer in ("check.example", "friend.example"):
             record.refused("outbound", "backend", (peer, "here.example"), "127.0.0.1:5", SELF_SIGNED)
         self.assertEqual((["friend.example"], 1, 1), ([row.peer for row in record.list()], record.refusals.total(), len(self.events)))
 
     def test_again(self) -> None:
-        """The same refusal again is counted, from whatever port it came; another host, or cause, is told apart."""
+        """The same refusal again is counted, from any port. Another host, or cause, is a new one."""
         for port in (5000, 5001, 5002):
             self.refuse(address=f"192.0.2.1:{port}")
         [row] = self.record.list()
@@ -89,7 +89,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(["self-signed", "self-signed", "expired"], [event["cause"] for event in self.events])
 
     def test_bounds(self) -> None:
-        """So many refusals of one name, so many names; the oldest go."""
+        """The number is limited per name, and so is the number of names. The oldest are removed."""
         for number in range(PER_NAME + 5):
             self.refuse(address=f"192.0.2.{number}:1")
         self.assertEqual(PER_NAME, len(self.record.list("friend.example")))
@@ -99,7 +99,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(NAMES, len(self.record.list()))
 
     def test_one_cause_of_many(self) -> None:
-        """A name that is claimed again and again keeps what it was refused for otherwise."""
+        """A name that is claimed again and again keeps its refusals for other causes."""
         self.refuse(ending=Ending(Cause.EXPIRED))
         for number in range(PER_NAME + 5):
             self.refuse(address=f"192.0.2.{number}:1")
@@ -108,7 +108,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(self.record.bytes, sum(row.size for row in rows))
 
     def test_one_direction_of_two(self) -> None:
-        """Nor does it lose what we met on our way to it, of the same cause."""
+        """It also keeps the refusals of our own attempts with the same cause."""
         self.record.refused("outbound", "federation", ("friend.example", "here.example"), "", Ending(Cause.SELF_SIGNED))
         for number in range(PER_NAME + 5):
             self.refuse(address=f"192.0.2.{number}:1", ending=Ending(Cause.SELF_SIGNED))
@@ -116,7 +116,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual((PER_NAME, "outbound"), (len(rows), rows[0].direction))
 
     def test_small(self) -> None:
-        """A refusal takes at most 2 kB of memory, for any text in any script, and says how much is missing."""
+        """A refusal takes at most 2 kB of memory, for any text in any script, and gives the number of omitted characters."""
         for character in ("x", "\xe9", "\u0434", "\U0001f600"):
             ending = Ending(Cause.EXPIRED, character * 9999)
             self.record.refused("inbound", "federation", (character * 999, character * 999), character * 999, ending, (character * 9999,) * 99)
@@ -128,7 +128,7 @@ class RecordTests(SynchronousTestCase):
             self.record = EventRecord(self.clock, self.log)
 
     def test_reasons(self) -> None:
-        """Reasons that have room are kept whole."""
+        """Reasons that fit are kept completely."""
         reasons = tuple(f"proof {number}: not proven" for number in range(6))
         self.record.refused("inbound", "federation", PAIR, "", SELF_SIGNED, reasons)
         self.assertEqual(self.record.list()[-1].reasons, reasons)
@@ -136,7 +136,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(self.record.list()[-1].reasons, (*reasons[:5], "... and 2 more"))
 
     def test_bounded_in_bytes(self) -> None:
-        """All together take so many bytes; the names that were refused longest ago go first."""
+        """All refusals together have a limit of bytes. The names refused longest ago are removed first."""
         self.patch(record_module, "REFUSAL_BYTES", 10_000)
         for number in range(20):
             self.refuse(f"p{number}.example")
@@ -146,7 +146,7 @@ class RecordTests(SynchronousTestCase):
         self.assertIn("p0.example", {row.peer for row in self.record.newest()})
 
     def test_newest(self) -> None:
-        """The newest first, of all or of some names, as they were when asked."""
+        """The newest are first, of all names or of some, as they were at the request."""
         for number in range(5):
             self.refuse(f"p{number % 2}.example", address=f"192.0.2.{number}:1")
         newest = self.record.newest()
@@ -156,7 +156,7 @@ class RecordTests(SynchronousTestCase):
         self.assertIn(("p1.example", 2, 1003.0), [(name, number, last.at) for name, number, last in self.record.summaries()])
 
     def test_own_server(self) -> None:
-        """A failure of our own server is kept under the peer and counted, but not logged for each peer; its letter is refused in words."""
+        """A failure of our own server is kept under the peer and counted, but not logged for each peer. It has no letter."""
         for peer in ("friend.example", "other.example"):
             ending = Ending(Cause.BACKEND_REFUSED, "your server 127.0.0.1:15269 refuses connections")
             self.record.refused("inbound", "backend", (peer, "here.example"), "127.0.0.1:15269", ending)
@@ -169,21 +169,21 @@ class RecordTests(SynchronousTestCase):
         self.assertIn("your XMPP server", str(row["no_letter"]))
 
     def test_remedy_of_the_backend_leg(self) -> None:
-        """What else fails on the way to our own server says that it concerns that server, and writes no letter either."""
+        """Any other failure on the way to our own server names that server, and has no letter either."""
         self.record.refused("outbound", "backend", ("", "here.example"), "127.0.0.1:1", SELF_SIGNED)
         row = self.record.list("")[0].row(with_letter=True)
         self.assertTrue(str(row["remedy"]).startswith("This concerns your own server"), row["remedy"])
         self.assertIsNone(row["letter"])
 
     def test_letter_on_demand(self) -> None:
-        """A row has a letter only where it is asked for."""
+        """A row has a letter only on request."""
         self.refuse()
         [refused] = self.record.list()
         self.assertNotIn("letter", refused.row())
         self.assertIn("To the administrator", str(refused.row(with_letter=True)["letter"]))
 
     def test_made_up_names(self) -> None:
-        """However many names are made up, what a known peer was refused for stays, now and after a start."""
+        """However many names are invented, the refusals of a known peer stay, now and after a start."""
         store = Store(*(RefusalRecord(1.0, "inbound", "federation", f"{name}.example", "here.example", "192.0.2.1:1", SELF_SIGNED) for name in ("old-stranger", "friend-before")))
         self.record = EventRecord(self.clock, self.log, store)
         self.refuse("friend.example")
@@ -193,7 +193,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(len(self.record.summaries()), 2 + 400)
 
     def test_forgotten(self) -> None:
-        """What is forgotten of a peer is gone, in memory and in the store, and takes no room; other peers keep theirs."""
+        """Removed refusals of a peer are gone, in memory and in the store, and use no room. Other peers keep theirs."""
         store = Store(RefusalRecord(1.0, "inbound", "federation", "friend.example", "here.example", "192.0.2.1:1", SELF_SIGNED))
         self.record = EventRecord(self.clock, self.log, store)
         self.refuse("stranger.example")
@@ -204,7 +204,7 @@ class RecordTests(SynchronousTestCase):
         self.assertLess(self.record.bytes, before)
 
     def test_a_name_that_is_known_at_last(self) -> None:
-        """A name that was a stranger's is none when the peer was proven: strangers push it out no more."""
+        """After its first proof a peer no longer counts as a stranger: strangers cannot displace its refusals."""
         store = Store()
         self.record = EventRecord(self.clock, self.log, store)
         self.refuse("late.example")
@@ -215,7 +215,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(len(self.record.list("late.example")), 1)
 
     def test_past(self) -> None:
-        """What an earlier life left is there, and goes on being counted."""
+        """Refusals from before the start are there, and are counted further."""
         store = Store(RefusalRecord(1.0, "inbound", "federation", *PAIR, "192.0.2.1:1", SELF_SIGNED, (), 4, 0.5))
         self.record = EventRecord(self.clock, self.log, store)
         self.refuse()
@@ -225,7 +225,7 @@ class RecordTests(SynchronousTestCase):
 
 
 class RepeatedTests(SynchronousTestCase):
-    """A flood of refusals is no flood of lines, nor of rows."""
+    """A flood of refusals makes neither a flood of lines nor of rows."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -239,13 +239,13 @@ class RepeatedTests(SynchronousTestCase):
         self.record.refused("inbound", "federation", (peer, ""), address, Ending(cause))
 
     def lines(self) -> list[tuple[str, int]]:
-        """Address and number of each line since the last time."""
+        """Return address and number of each line since the last call."""
         lines = [(event["address"], event.get("times", 1)) for event in self.events]
         self.events.clear()
         return lines
 
     def test_nameless(self) -> None:
-        """Connections that name nobody: one line and one row for each site and cause, then one a minute that says how many."""
+        """Connections without a name make one line and one row for each site and cause, then one line a minute with their number."""
         for port in range(1000):
             self.refuse(f"192.0.2.1:{port}")
             self.refuse(f"192.0.2.2:{port}")
@@ -262,7 +262,7 @@ class RepeatedTests(SynchronousTestCase):
         self.assertEqual(3001, sum(row.times for row in self.record.list()))
 
     def test_named(self) -> None:
-        """Refusals of peers that are named share the lines of their site, but each is in the record under its name."""
+        """Refusals of named peers share the lines of their site, but each is in the record under its name."""
         for number in range(10):
             self.refuse("192.0.2.1:1", f"p{number}.example")
         self.assertEqual([("192.0.2.1:1", 1)], self.lines())
@@ -273,13 +273,13 @@ class RepeatedTests(SynchronousTestCase):
         self.assertEqual(10, len(self.record.list()))
 
     def test_outbound(self) -> None:
-        """What we fail at is told by the pair of domains."""
+        """Refusals of our own attempts are counted by the pair of domains."""
         for peer in ("a.example", "b.example", "a.example"):
             self.record.refused("outbound", "federation", (peer, "here.example"), "", Ending(Cause.CONNECTION_REFUSED))
         self.assertEqual(["a.example", "b.example"], [event["peer"] for event in self.events])
 
     def test_at_the_end(self) -> None:
-        """At the end of the gateway nothing stays untold."""
+        """At a stop all remaining numbers are logged."""
         for port in range(3):
             self.refuse(f"192.0.2.1:{port}")
         self.lines()
@@ -287,7 +287,7 @@ class RepeatedTests(SynchronousTestCase):
         self.assertEqual([("192.0.2.1:2", 2)], self.lines())
 
     def test_changes(self) -> None:
-        """Of what happens to one owner a few changes are told one by one, then how many more there were; of others, each."""
+        """Of the changes of one owner a few are logged one by one, then their number. Those of others are logged each."""
         for number in range(CHANGES_TOLD + 5):
             self.record.standing("stream proven", "inbound", "federation", (f"s{number}.example", "here.example"), "s0.example")
         self.record.standing("stream proven", "inbound", "federation", PAIR, "friend.example")

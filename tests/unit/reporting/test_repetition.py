@@ -1,4 +1,4 @@
-"""What happens again and again is told once, then counted."""
+"""Tests of repeated events: the first is reported, the others are counted."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class RepetitionTests(SynchronousTestCase):
         return [self.events.is_news(kind, f"{kind}{number}") for number, kind in enumerate(kinds)]
 
     def test_first(self) -> None:
-        """The first of each kind is news, the others are counted."""
+        """The first of each kind is reported, the others are counted."""
         self.assertEqual([True, False, True, False], self.told("a", "a", "b", "a"))
 
     def test_once_a_minute(self) -> None:
-        """After a minute the last one is told with their number, and so on while there are any; then the next is news again."""
+        """Each minute the last event is reported with their number, as long as there are any. Then the next one counts as the first."""
         self.told("a", "a", "a", "b")
         self.clock.advance(EVERY - 1)
         self.assertEqual([], self.events.due())
@@ -36,7 +36,7 @@ class RepetitionTests(SynchronousTestCase):
         self.assertEqual([True], self.told("a"))
 
     def test_several_at_first(self) -> None:
-        """So many of a kind may be told one by one."""
+        """A given number of a kind may be reported one by one."""
         self.events = RepeatedEvents(self.clock, 3)
         self.assertEqual([True, True, True, False], self.told(*"aaaa"))
         self.clock.advance(EVERY)
@@ -44,20 +44,20 @@ class RepetitionTests(SynchronousTestCase):
         self.assertEqual([False], self.told("a"))
 
     def test_at_once(self) -> None:
-        """At the end all that was counted is told."""
+        """At the end all counted events are reported."""
         self.told("a", "a")
         self.assertEqual([("a1", 1)], self.events.due(at_once=True))
         self.assertEqual([], self.events.due(at_once=True))
 
     def test_bounded(self) -> None:
-        """Beyond so many kinds all others count as one, and are never news."""
+        """Above the limit of kinds all others count as one kind, and are not reported one by one."""
         self.patch(repetition, "KINDS", 2)
         self.assertEqual([True, True, False, False, False], self.told("a", "b", "c", "d", "c"))
         self.clock.advance(EVERY)
         self.assertEqual([("c4", 3)], self.events.due())
 
     def test_clock_set_back(self) -> None:
-        """A clock that is set back ends the minute of what was counted."""
+        """If the clock is set back, the minute of the counted events ends."""
         self.clock.advance(1000)
         self.told("a", "a")
         self.clock.rightNow = 10.0

@@ -1,4 +1,4 @@
-"""Metrics of what shares slots."""
+"""Tests of the metrics of calls that share slots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of the queue's space."""
+"""Tests of the metrics of the queue's space."""
 
 from __future__ import annotations
 

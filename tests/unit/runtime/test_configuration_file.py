@@ -1,4 +1,4 @@
-"""Where the configuration file is looked for."""
+"""Tests of the search for the configuration file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SearchTests(SynchronousTestCase):
         self.patch(configuration_file, "PLACES", (self.here, self.service))
 
     def test_order(self) -> None:
-        """The variable, then the current folder, then the service's place."""
+        """The variable comes first, then the current folder, then the service's place."""
         self.service.touch()
         self.assertEqual(self.service, find_configuration({}))
         self.here.touch()
@@ -27,7 +27,7 @@ class SearchTests(SynchronousTestCase):
         self.assertEqual(self.here, find_configuration({"S2SGW_CONFIG": ""}))
 
     def test_nothing(self) -> None:
-        """The error says where it looked."""
+        """The error lists the places searched."""
         error = str(self.assertRaises(NoConfiguration, find_configuration, {}))
         for words in ("$S2SGW_CONFIG", str(self.here), str(self.service), "--config FILE"):
             self.assertIn(words, error)

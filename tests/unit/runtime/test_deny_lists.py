@@ -1,4 +1,4 @@
-"""Deny lists at work: files and URLs, read again, the last good copy kept."""
+"""Tests of deny lists at work: files and URLs, read again, with the last good copy kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ URL, OTHER = "https://lists.example/deny.txt", "https://lists.example/other.txt"
 
 
 class DenyListsTestCase(SynchronousTestCase):
-    """Lists whose fetches are answered by the test."""
+    """Base class with lists whose fetches are answered by the test."""
 
     def setUp(self) -> None:
         self.state = Path(self.mktemp())
@@ -52,10 +52,10 @@ class DenyListsTestCase(SynchronousTestCase):
 
 
 class FileTests(DenyListsTestCase):
-    """Lists in files."""
+    """Tests of lists in files."""
 
     def test_at_once(self) -> None:
-        """A file counts at once, and whoever asked hears that all were tried."""
+        """A file applies at once, and the result comes when all lists were tried."""
         tried = self.lists.hold([self.file], 3600)
         self.assertIsNone(self.successResultOf(tried))
         self.assertEqual(["a.example"], self.names())
@@ -63,7 +63,7 @@ class FileTests(DenyListsTestCase):
         self.assertEqual(([str(self.file)], [ListChange(str(self.file), 1, 0, ("a.example",))]), ([each.source for each in lists], changes))
 
     def test_read_again(self) -> None:
-        """After `refresh` a changed file counts; an unchanged one is no news."""
+        """After `refresh` a changed file applies. An unchanged one is not reported."""
         self.lists.hold([self.file], 3600)
         self.clock.advance(3599)
         self.file.write_text("b.example\n")
@@ -75,7 +75,7 @@ class FileTests(DenyListsTestCase):
         self.assertEqual(2, len(self.heard))
 
     def test_unreadable(self) -> None:
-        """A file that is gone, or is no list any more, stays as it was; it is tried again sooner, and told once."""
+        """If a file is missing, or is no longer a list, its last content stays. It is tried again sooner, and reported once."""
         self.lists.hold([self.file], 3600)
         self.file.unlink()
         self.clock.advance(3600)
@@ -91,7 +91,7 @@ class FileTests(DenyListsTestCase):
         self.assertEqual(1, len(self.clock.getDelayedCalls()))
 
     def test_complaints(self) -> None:
-        """What a start would complain of: files alone, for URLs may be read later."""
+        """A start reports errors of files only, because URLs may be read later."""
         bad, long = self.state / "bad", self.state / "long"
         bad.write_bytes(b"\xff\n")
         long.write_bytes(b"a.example\n" * 3)
@@ -102,10 +102,10 @@ class FileTests(DenyListsTestCase):
 
 
 class URLTests(DenyListsTestCase):
-    """Lists by HTTPS."""
+    """Tests of lists by HTTPS."""
 
     def test_fetched(self) -> None:
-        """A list counts once it is there, and so does the next version of it."""
+        """A list applies once it is fetched, and so does its next version."""
         tried = self.lists.hold([URL], 3600)
         self.assertNoResult(tried)
         self.assertEqual([], self.heard)
@@ -118,7 +118,7 @@ class URLTests(DenyListsTestCase):
         self.assertEqual([ListChange(URL, 0, 1, (), ("*.b.example",))], self.heard[-1][1])
 
     def test_kept(self) -> None:
-        """What was fetched outlives a restart, whether or not the server answers then."""
+        """A fetched list is kept over a restart, whether or not the server answers then."""
         self.lists.hold([URL], 3600)
         self.answer(b"a.example\n")
         again = self.made()
@@ -129,7 +129,7 @@ class URLTests(DenyListsTestCase):
         self.assertEqual({URL: "no network"}, again.failures)
 
     def test_no_copy_of_rubbish(self) -> None:
-        """What is no list takes the place of none, neither in use nor on disk; it is tried again after a while."""
+        """A document that is not a list replaces none, neither in use nor on disk. It is tried again after a while."""
         self.lists.hold([URL], 3600)
         self.answer(b"a.example\n")
         self.clock.advance(3600)
@@ -141,7 +141,7 @@ class URLTests(DenyListsTestCase):
         self.assertEqual([b"b.example\n"], [copy.read_bytes().partition(b"\n")[2] for copy in (self.state / "deny").iterdir()])
 
     def test_copy_altered(self) -> None:
-        """A copy that was altered on the disk is not believed: the list counts once it is fetched."""
+        """A copy that was altered on the disk is not used: the list applies once it is fetched."""
         self.lists.hold([URL], 3600)
         self.answer(b"a.example\nb.example\n")
         [copy] = (self.state / "deny").iterdir()
@@ -156,7 +156,7 @@ class URLTests(DenyListsTestCase):
             again.stop()
 
     def test_others_go_on(self) -> None:
-        """One list that cannot be had keeps none of the others from counting."""
+        """A list that cannot be fetched does not affect the others."""
         self.lists.hold([URL, OTHER, self.file], 3600)
         self.assertEqual(["a.example"], self.names())
         self.answer(ListUnreadable("no"))
@@ -164,7 +164,7 @@ class URLTests(DenyListsTestCase):
         self.assertEqual(["a.example", "b.example"], self.names())
 
     def test_copies_of_lists_let_go(self) -> None:
-        """A list that is configured no more denies nobody, and its copy goes."""
+        """A list that is no longer configured has no effect, and its copy is removed."""
         self.lists.hold([URL, OTHER], 3600)
         self.answer(b"a.example\n")
         self.answer(b"b.example\n")
@@ -174,7 +174,7 @@ class URLTests(DenyListsTestCase):
         self.assertEqual([ListChange(URL, 0, 1, (), ("a.example",))], self.heard[-1][1])
 
     def test_full_disk(self) -> None:
-        """A copy that cannot be written loses the copy, not the list."""
+        """If a copy cannot be written, the list still applies."""
         (self.state / "deny").write_text("in the way")
         self.lists.hold([URL], 3600)
         self.answer(b"a.example\n")
@@ -182,7 +182,7 @@ class URLTests(DenyListsTestCase):
 
 
 class ElsewhereTests(DenyListsTestCase):
-    """Lists are read and compared in another thread, whose calls the test makes when it likes."""
+    """Tests of lists that are read and compared in another thread, whose calls the test makes."""
 
     def setUp(self) -> None:
         self.calls: list[tuple[Callable[[], Any], Deferred[Any]]] = []
@@ -196,15 +196,15 @@ class ElsewhereTests(DenyListsTestCase):
         return self.calls[-1][1]
 
     def elsewhere(self) -> None:
-        """Make the calls that are asked for, and those that follow."""
+        """Make the requested calls, and those that follow."""
         while self.calls:
             call, result = self.calls.pop(0)
             maybeDeferred(call).addErrback(lambda failure: failure).chainDeferred(result)
 
     def test_read_elsewhere(self) -> None:
-        """Files and texts are read there, one after the other, and hold all together when all are compared."""
+        """Files and texts are read in the thread, one after the other, and apply all together when all are compared."""
         tried = self.lists.hold([self.file, URL], 3600, ReadLists({}, {}, [], {}))
-        self.assertEqual(([], 2), (self.names(), len(self.calls)))  # the table of those before, and the file
+        self.assertEqual(([], 2), (self.names(), len(self.calls)))  # the old lists' table, and the file
         self.elsewhere()
         self.assertEqual([], self.names())
         self.answer(b"b.example\n")
@@ -214,14 +214,14 @@ class ElsewhereTests(DenyListsTestCase):
         self.assertEqual((["a.example", "b.example"], 1), (self.names(), len(self.heard)))
 
     def test_given_up(self) -> None:
-        """What is read for lists that are held no more counts for nothing."""
+        """The result for lists that are no longer used is discarded."""
         self.lists.hold([self.file], 3600, ReadLists({}, {}, [], {}))
         self.lists.stop()
         self.elsewhere()
         self.assertEqual(([], [], []), (self.names(), self.heard, self.clock.getDelayedCalls()))
 
     def test_refreshed_while_a_reload_reads(self) -> None:
-        """A list that was refreshed after a reload began to read stays: what the reload read of it is older."""
+        """A list that was refreshed after a reload began to read stays: the reload's version of it is older."""
         self.lists.hold([URL], 3600)
         self.answer(b"a.example\n")
         self.elsewhere()
@@ -239,7 +239,7 @@ class ElsewhereTests(DenyListsTestCase):
         self.assertEqual(["c.example", "d.example"], self.names())
 
     def test_broken_copy(self) -> None:
-        """What is wrong with a copy is told when the lists are held, in the reactor's thread."""
+        """An error in a copy is reported when the lists are applied, in the reactor's thread."""
         self.lists.hold([URL], 3600)
         self.answer(b"a.example\n")
         self.elsewhere()
@@ -253,7 +253,7 @@ class ElsewhereTests(DenyListsTestCase):
         self.assertEqual(["deny list copy unusable"], [event.get("event") for event in logs])
 
     def test_very_many_names(self) -> None:
-        """Of a large change the numbers are told, and the first names."""
+        """Of a large change the numbers are reported, and the first names."""
         self.file.write_text("".join(f"{number:04}.example\n" for number in range(1000)))
         self.lists.hold([self.file], 3600)
         change, = self.heard[-1][1]
@@ -262,24 +262,24 @@ class ElsewhereTests(DenyListsTestCase):
 
 
 class LifeTests(DenyListsTestCase):
-    """Time and the end."""
+    """Tests of timers and the stop."""
 
     def test_stop(self) -> None:
-        """A fetch under way is given up, and no timer is left."""
+        """A running fetch is cancelled, and no timer is left."""
         tried = self.lists.hold([URL], 3600)
         self.lists.stop()
         self.successResultOf(tried)
         self.assertEqual((True, []), (self.fetches[0][1].called, self.clock.getDelayedCalls()))
 
     def test_held_anew_meanwhile(self) -> None:
-        """Other lists while a fetch is under way: what it brings no longer counts."""
+        """If the lists change during a fetch, its result is discarded."""
         self.lists.hold([URL], 3600)
         self.lists.hold([self.file], 3600)
         self.assertEqual(["a.example"], self.names())
         self.assertEqual(1, len(self.clock.getDelayedCalls()))
 
     def test_look(self) -> None:
-        """Asked twice at once, it looks once; both hear."""
+        """Two simultaneous requests read the lists once, and both get the result."""
         self.lists.hold([URL], 3600)
         self.answer(b"a.example\n")
         first, second = self.lists.look(), self.lists.look()
@@ -290,12 +290,12 @@ class LifeTests(DenyListsTestCase):
         self.assertEqual(1, len(self.clock.getDelayedCalls()))
 
     def test_none(self) -> None:
-        """Without lists there is nothing to do."""
+        """Without lists nothing is done."""
         self.successResultOf(self.lists.hold([], 3600))
         self.assertEqual(([], []), (self.clock.getDelayedCalls(), self.heard))
 
     def test_mistake(self) -> None:
-        """A mistake of ours is logged, and the lists are looked at again all the same."""
+        """An internal error is logged, and the lists are read again all the same."""
         self.lists.hold([URL], 3600)
         self.answer(RuntimeError("x"))
         self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))

@@ -1,4 +1,4 @@
-"""File descriptors: how many there may be, and how many connections that leaves room for."""
+"""Tests of the limit of file descriptors, and of the number of connections that follows from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2sgw.runtime import descriptors
 
 class DescriptorTests(SynchronousTestCase):
     def limits(self, soft: int, hard: int, *, refused: bool = False) -> list[tuple[int, int]]:
-        """The process's limits, and what is set."""
+        """Patch the limits of the process; record what is set."""
         current = [(soft, hard)]
 
         def setrlimit(_: int, wanted: tuple[int, int]) -> None:
@@ -31,17 +31,17 @@ class DescriptorTests(SynchronousTestCase):
         self.assertEqual((524_288, 524_288), seen[-1])
 
     def test_not_raised(self) -> None:
-        """Where the system refuses, what there is counts."""
+        """If the system refuses, the current limit counts."""
         self.limits(1024, 4096, refused=True)
         self.assertEqual((1024, 1024), (descriptors.raise_limit(), descriptors.limit()))
 
     def test_unlimited(self) -> None:
-        """No limit is a large number."""
+        """The absence of a limit is a large number."""
         self.limits(1024, resource.RLIM_INFINITY)
         self.assertEqual(1 << 20, descriptors.raise_limit())
 
     def test_shares(self) -> None:
-        """Where descriptors are few all give up something; half of nothing is one, and look-ups and files have their own."""
+        """If descriptors are few, every share is reduced. Half of nothing is one, and look-ups and files have their own."""
         for wanted, streams, available, possible in (
             (20_000, 4000, 524_288, (20_000, 20_000, 4000)), (20_000, 4000, 20_000, (10_616, 4872, 4000)),
             (20_000, 4000, 1024, (384, 192, 192)), (100, 100, 1024, (100, 100, 100)), (20_000, 4000, 1, (1, 1, 1)),
@@ -51,7 +51,7 @@ class DescriptorTests(SynchronousTestCase):
             self.assertLessEqual(sum(possible), max(3, available - min(descriptors.OTHERS, available // 4)))
 
     def test_number(self) -> None:
-        """What is open is counted, one more after one more is opened; elsewhere nothing is known."""
+        """The number of open descriptors grows by one with each. On other systems it is unknown."""
         before = descriptors.number_open()
         opened = os.open("/dev/null", os.O_RDONLY)
         self.addCleanup(os.close, opened)

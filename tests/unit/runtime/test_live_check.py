@@ -1,4 +1,4 @@
-"""`s2sgw check --live`: what is looked at, what fails, and that each failure has its remedy."""
+"""Tests of `s2sgw check --live`: its checks, their failures, and a remedy for each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 class FakeStream:
-    """A stream to our own server that goes as the test says."""
+    """A stream to our own server that behaves as the test says."""
 
     def __init__(self, ending: Ending | None) -> None:
         self.ready = succeed(ending)
@@ -52,7 +52,7 @@ class FakeStream:
 
 
 class LiveCheckTests(SynchronousTestCase):
-    """A gateway on 127.0.0.1:5269 with one backend, and a scripted world around it."""
+    """Tests of a gateway on 127.0.0.1:5269 with one backend, and a scripted environment."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -103,11 +103,11 @@ class LiveCheckTests(SynchronousTestCase):
         return [BackendUnderCheck(backend, HERE, self.leg, self._dial, ["127.0.0.1"], lambda ending: attributed(ending, IDENTITY))]
 
     def remedy(self, check: str) -> str:
-        """Return what the last check says of how to fix the first failure of a kind."""
+        """Return the last check's remedy for the first failure of a kind."""
         return next(fact.remedy for fact in self.told if fact.check == check)
 
     def run_check(self) -> dict[str, list[bool | None]]:
-        """Return whether each thing is good, by the name of its check."""
+        """Return whether each check is good, by name."""
         self.told.clear()
         config: Any = SimpleNamespace(
             path="s2sgw.toml", gateway=SimpleNamespace(domains=[HERE], state=self.state), listen=[SimpleNamespace(endpoint=self.endpoint)],
@@ -131,7 +131,7 @@ class LiveCheckTests(SynchronousTestCase):
         return next(fact.detail for fact in self.told if fact.check == name)
 
     def test_good(self) -> None:
-        """Everything is good; the server asked our name server to answer the ping."""
+        """Every check is good. The server asked our name server to answer the ping."""
         found = self.run_check()
         self.assertEqual({True}, {ok for each in found.values() for ok in each})
         self.assertEqual({"gateway", "backend", "dns-view", "dns", "certificate", "clock", "state", "descriptors", "disk"}, set(found))
@@ -147,7 +147,7 @@ class LiveCheckTests(SynchronousTestCase):
         self.assertEqual(([False], None), (found["backend"], found.get("dns-view")))
 
     def test_view(self) -> None:
-        """A server that never asked our name server fails; one that asked before may have cached the answer."""
+        """A server that never asked our name server fails. One that asked before may have cached the answer."""
         self.questions = [0]
         self.assertEqual([False], self.run_check()["dns-view"])
         self.questions = [7]
@@ -157,7 +157,7 @@ class LiveCheckTests(SynchronousTestCase):
         self.assertEqual([None], self.run_check()["dns-view"])
 
     def test_without_the_state(self) -> None:
-        """Where our authority cannot be read, the running gateway knows; else the port alone is tried."""
+        """If our authority cannot be read, the running gateway is asked. Otherwise only the port is tried."""
         self.leg = None
         self.assertEqual([False], self.run_check()["backend"])
         self.assertEqual("your server is away", self.detail("backend"))
@@ -167,7 +167,7 @@ class LiveCheckTests(SynchronousTestCase):
         self.assertEqual([False], self.run_check()["backend"])
 
     def test_dns(self) -> None:
-        """No records, records that cannot be asked for, a port or a family that nobody listens on, and an address elsewhere."""
+        """Missing records, a failed look-up, a port or a family without a listener, and an address elsewhere fail."""
         kept = dict(self.records)
         self.records.clear()
         self.assertEqual([False], self.run_check()["dns"])
@@ -193,7 +193,7 @@ class LiveCheckTests(SynchronousTestCase):
         self.assertEqual([True], self.run_check()["dns"])
 
     def test_certificates(self) -> None:
-        """A certificate that ends within a week, one without its chain, and a domain without any, fail."""
+        """A certificate that expires within a week, one without its chain, and a domain without any fail."""
         for facts in (
             [CertificateFact("here", ENDS, 3, "", ("here.example",))], [CertificateFact("here", ENDS, 60, "no issuer", ("here.example",))],
             [CertificateFact("other", ENDS, 60, "", ())],
@@ -209,7 +209,7 @@ class LiveCheckTests(SynchronousTestCase):
             self.assertIn(words, self.remedy("certificate"))
 
     def test_machine(self) -> None:
-        """A clock that is off, a state directory that others may read, and a full disk."""
+        """A wrong clock, a state directory that others may read, and a full disk fail."""
         self.patch(machine_facts, "clock_is_synchronised", lambda: False)
         self.state.chmod(0o755)
         self.patch(shutil, "disk_usage", lambda folder: Usage(1 << 30, 0, 1 << 20))
@@ -221,5 +221,5 @@ class LiveCheckTests(SynchronousTestCase):
         self.assertEqual([False], self.run_check()["state"])
 
     def test_clock(self) -> None:
-        """The kernel is asked, without being changed; whatever it says, nothing breaks."""
+        """The kernel's clock is read without a change. Any answer is accepted without an error."""
         self.assertIn(machine_facts.clock_is_synchronised(), (True, False, None))

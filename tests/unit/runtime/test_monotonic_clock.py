@@ -1,4 +1,4 @@
-"""The timers of the reactor do not follow the wall clock."""
+"""Tests that the reactor's timers do not follow the wall clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from s2sgw.runtime.monotonic_clock import use_monotonic_clock
 
 
 class MonotonicClockTests(SynchronousTestCase):
-    """On a reactor of Twisted's that is not run, and two clocks that the test sets."""
+    """Tests with a reactor of Twisted's that does not run, and two clocks that the test sets."""
 
     def setUp(self) -> None:
         self.wall, self.monotonic = 1_700_000_000.0, 50.0
@@ -22,7 +22,7 @@ class MonotonicClockTests(SynchronousTestCase):
         return self.monotonic
 
     def pass_time(self, seconds: float, step: float = 0.0) -> list[str]:
-        """Let `seconds` pass, and the wall clock step by `step` beside them; return what has fired."""
+        """Let `seconds` pass, and the wall clock step by `step` beside them; return the calls made."""
         self.monotonic += seconds
         self.wall += seconds + step
         self.reactor.runUntilCurrent()
@@ -31,7 +31,7 @@ class MonotonicClockTests(SynchronousTestCase):
         return fired
 
     def test_steps(self) -> None:
-        """A step of an hour, back or ahead, neither delays a call nor brings it early."""
+        """A step of an hour, back or forward, neither delays a call nor makes it early."""
         use_monotonic_clock(self.reactor, self.now)
         for step in (-3600.0, 3600.0):
             self.reactor.callLater(10, self.fired.append, "due")
@@ -40,12 +40,12 @@ class MonotonicClockTests(SynchronousTestCase):
             self.assertEqual(self.pass_time(1.5), ["due"])
 
     def test_without_it(self) -> None:
-        """What it is for: on the wall clock a step back stops every call."""
+        """With the wall clock a step back stops every call."""
         self.reactor.callLater(10, self.fired.append, "due")
         self.assertEqual(self.pass_time(1000, -3600.0), [])
 
     def test_calls_that_wait(self) -> None:
-        """Calls from before keep the time that was left, and can be reset, delayed and cancelled as any."""
+        """Earlier calls keep their remaining time, and can be reset, delayed and cancelled like any other."""
         calls = [self.reactor.callLater(seconds, self.fired.append, str(seconds)) for seconds in (5, 10, 15, 20)]
         calls[1].delay(2)
         self.pass_time(1)

@@ -1,4 +1,4 @@
-"""Peers that an operator denied by hand."""
+"""Tests of peers that an operator denied."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DenialTests(SynchronousTestCase):
         return [self.peers.policy(peer).bar is not None for peer in peers]
 
     def test_denied(self) -> None:
-        """A name is denied at once, also where its own section says `allow = true`; and no longer when that is undone."""
+        """A name is denied at once, also if its own section has `allow = true`. An undo ends that."""
         self.assertEqual((True, False), (self.denials.add("peer.example"), self.denials.add("peer.example")))
         self.assertEqual([True, False], self.barred(PEER, SUB))
         self.assertIn("s2sgw deny", self.peers.policy(PEER).bar.detail)  # type: ignore[union-attr]
@@ -42,19 +42,19 @@ class DenialTests(SynchronousTestCase):
         self.assertEqual([False], self.barred(PEER))
 
     def test_sub_domains(self) -> None:
-        """A pattern denies what is under a domain, not the domain itself."""
+        """A pattern denies names under a domain, not the domain itself."""
         self.denials.add("*.peer.example")
         self.assertEqual([False, True], self.barred(PEER, SUB))
 
     def test_restart(self) -> None:
-        """The names are there after a restart, before any list is read."""
+        """The names apply after a restart, before any list is read."""
         self.denials.add("peer.example")
         self.peers.deny(())
         self.assertEqual(("peer.example",), self.start().names)
         self.assertEqual([True], self.barred(PEER))
 
     def test_beside_lists(self) -> None:
-        """Deny lists of the configuration come and go beside the names; these spare a peer that is allowed by its own section."""
+        """Deny lists of the configuration change independently of the names. They spare a peer that its own section allows."""
         self.denials.add("peer.example")
         self.denials.use((LIST,))
         self.assertEqual([True, False], self.barred(PEER, OTHER))
@@ -65,7 +65,7 @@ class DenialTests(SynchronousTestCase):
         self.assertEqual([True], self.barred(OTHER))
 
     def test_not_written(self) -> None:
-        """What cannot be written does not hold: it would be gone after the next start."""
+        """A denial that cannot be written does not apply: it would be lost at the next start."""
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
@@ -74,14 +74,14 @@ class DenialTests(SynchronousTestCase):
         self.assertEqual(([False], ()), (self.barred(PEER), self.denials.names))
 
     def test_bounded(self) -> None:
-        """There is a bound, and it is told."""
+        """The number is limited, and the error says so."""
         self.patch(operator_denials, "MOST", 1)
         self.denials.add("peer.example")
         self.assertRaises(TooManyDenied, self.denials.add, "other.example")
         self.assertFalse(self.denials.add("peer.example"))
 
     def test_damaged(self) -> None:
-        """A file that cannot be understood is set aside and reported; one that cannot be read ends the start."""
+        """A file that cannot be understood is set aside and reported. One that cannot be read ends the start."""
         path = self.state / "denied.json"
         bad: Sequence[bytes] = (b"{", b"{}", b"[1]", json.dumps(["no domain"]).encode(), b"\xff")
         for number, text in enumerate(bad, 1):

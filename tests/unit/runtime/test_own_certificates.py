@@ -1,4 +1,4 @@
-"""Our own certificates: renewed files are loaded, bad ones change nothing, and ends are told in time."""
+"""Tests of our own certificates: renewed files are loaded, bad ones change nothing, and expiry is reported in time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def issued(days: float, *names: str) -> Issued:
 
 
 class OwnCertificateTests(SynchronousTestCase):
-    """A folder whose files the test replaces."""
+    """Tests of a folder whose files the test replaces."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -58,7 +58,7 @@ class OwnCertificateTests(SynchronousTestCase):
         return [event["event"] for event in self.events]
 
     def put(self, name: str, made: Issued, key: bytes | None = None) -> None:
-        """Write a pair, each time with another time of change."""
+        """Write a pair, each time with a new modification time."""
         self.changes += 1
         for suffix, content in ((".crt", made.pem_chain), (".key", made.key_pem if key is None else key)):
             path = self.folder / f"{name}{suffix}"
@@ -67,7 +67,7 @@ class OwnCertificateTests(SynchronousTestCase):
             os.utime(path, (self.changes, self.changes))
 
     def test_start(self) -> None:
-        """The first lines of the log name the certificates in use, and how many there are more, those that expire first before the others."""
+        """The first lines of the log name the certificates in use, the first to expire first, and the number of further ones."""
         self.own.tell_used()
         (event,) = self.events
         end = f"{AT + timedelta(days=90):%Y-%m-%d %H:%M} UTC"
@@ -89,22 +89,22 @@ class OwnCertificateTests(SynchronousTestCase):
             self.successResultOf(Deferred.fromCoroutine(self.own.look()))
 
     def ends(self) -> int:
-        """Return in how many days the certificate in use ends."""
+        """Return the days until the certificate in use expires."""
         found: Any = self.holder.certificates.for_domain(HERE)
         return int((found.not_after - AT).days)
 
     def test_renewed(self) -> None:
-        """A renewed certificate is in use once its files have stopped changing; the log and the audit log say so, once."""
+        """A renewed certificate is used once its files no longer change. The log and the audit log have one entry."""
         self.put("example.org", issued(180))
         self.look()
-        self.assertEqual(90, self.ends())  # it may still be written
+        self.assertEqual(90, self.ends())  # it may still be incomplete
         self.look()
         self.assertEqual((180, ["certificates loaded"], 1), (self.ends(), self.told, len(self.notes)))
         self.look(3)
         self.assertEqual(["certificates loaded"], self.told)
 
     def test_still_changing(self) -> None:
-        """Files that change at every look are not read."""
+        """Files that change at every check are not read."""
         for days in (100, 110, 120):
             self.put("example.org", issued(days))
             self.look()
@@ -113,7 +113,7 @@ class OwnCertificateTests(SynchronousTestCase):
         self.assertEqual(120, self.ends())
 
     def test_bad_files(self) -> None:
-        """The key of another certificate, a certificate without our domain, and no files at all: what was in use stays, told once."""
+        """With a key of another certificate, a certificate without our domain, or no files, nothing changes, and the error is reported once."""
         for spoil in (
             lambda: self.put("example.org", issued(180), issued(30).key_pem),
             lambda: self.put("example.org", issued(180, "other.example")),
@@ -129,14 +129,14 @@ class OwnCertificateTests(SynchronousTestCase):
         self.assertEqual((180, []), (self.ends(), self.own.alerts()))
 
     def test_touched(self) -> None:
-        """Files that were written again with the same content, or read by a reload already, are no news."""
+        """Files with unchanged content, or already read by a reload, are not reported."""
         self.put("example.org", issued(180))
         self.holder.certificates.adopt(CertificateDirectory(self.folder, lambda: AT))
         self.look(2)
         self.assertEqual([], self.told)
 
     def test_another_folder(self) -> None:
-        """A reload that names another folder while this one is being read wins."""
+        """A reload with another folder, while this one is being read, takes precedence."""
         self.put("example.org", issued(180))
         self.look()
         reading: Deferred[Any] = Deferred()
@@ -148,7 +148,7 @@ class OwnCertificateTests(SynchronousTestCase):
         self.assertEqual((90, []), (self.ends(), self.told))
 
     def test_special(self) -> None:
-        """The certificate of one peer's section is looked at as well."""
+        """The certificate of one peer's section is checked as well."""
         self.put("special", issued(50))
         path = self.folder / "special"
         self.holder.special_certificates[path] = read("special", path.with_suffix(".crt"), path.with_suffix(".key"))
@@ -157,7 +157,7 @@ class OwnCertificateTests(SynchronousTestCase):
         self.assertEqual(300, (self.holder.special_certificates[path].not_after - AT).days)
 
     def test_endings(self) -> None:
-        """21, 7, 3 and 1 days before its end, and when it has ended, a certificate is told of, once each time."""
+        """A certificate is reported once each 21, 7, 3 and 1 days before its expiry, and at its expiry."""
         days: list[int] = []
         for day in range(100):
             self.events.clear()
@@ -171,7 +171,7 @@ class OwnCertificateTests(SynchronousTestCase):
         self.assertEqual([], self.own.alerts())
 
     def test_at_the_start(self) -> None:
-        """A certificate that is about to end when the gateway starts is told of once."""
+        """A certificate that expires soon at the start is reported once."""
         self.clock.advance(88.5 * 86400)
         self.own.tell_endings()
         self.own.tell_endings()
@@ -179,18 +179,18 @@ class OwnCertificateTests(SynchronousTestCase):
         self.assertEqual("ends in 1 day", self.events[0]["detail"])
 
     def test_chain(self) -> None:
-        """A chain without its intermediate, and a self-signed certificate, are alerts; told in the log when they are loaded."""
+        """A chain without its intermediate, and a self-signed certificate, are alerts, and are logged when they are loaded."""
         self.put("example.org", self_signed(dns=["example.org"]))
         self.look(2)
         self.assertEqual(["certificates loaded", "certificate warning"], self.told)
         self.assertEqual(["the certificate example.org: is self-signed; most peers will refuse it"], self.own.alerts())
 
     def test_words(self) -> None:
-        """When a certificate ends, in words."""
+        """The expiry of a certificate is written as text."""
         self.assertEqual(
             ["has expired", "ends within a day", "ends in 1 day", "ends in 7 days"], [ends_in(days) for days in (-1, 0, 1, 7)],
         )
 
     def test_no_folder(self) -> None:
-        """A folder that is not there has no files."""
+        """A missing folder has no files."""
         self.assertEqual([], files_of(self.folder / "missing"))

@@ -1,4 +1,4 @@
-"""What an operator's word about a key does to the streams and lanes of a peer; and a list that cannot be read is told."""
+"""Tests of the effect of an operator's decision about a key on a peer's streams and queues, and of revocation lists that cannot be read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def initiated(recipient: Domain, connection: Connection, leg: str = "federation"
 
 class PeerStreamsTests(SynchronousTestCase):
     def test_waiting(self) -> None:
-        """What waits for a peer, in all of its lanes."""
+        """The waiting stanzas for a peer are counted over all of its queues."""
         queues: Any = SimpleNamespace(towards={PEER: [queue(PEER, 2), queue(PEER, 3)], OTHER: [queue(OTHER, 7)]}.__getitem__)
         self.assertEqual(5, PeerStreams(queues, [], []).waiting(PEER))  # type: ignore[arg-type]
 
@@ -51,13 +51,13 @@ class PeerStreamsTests(SynchronousTestCase):
         self.assertEqual(1, len(shared.refusals))
 
     def test_wake(self) -> None:
-        """The lanes that wait for the peer try again."""
+        """The queues that wait for the peer try again."""
         woken: list[Domain] = []
         PeerStreams(SimpleNamespace(retry_now=lambda *peer, urged: woken.extend(peer) if urged else None), [], []).wake(PEER)  # type: ignore[arg-type]
         self.assertEqual([PEER], woken)
 
     def test_close(self) -> None:
-        """R20: the streams of both directions that the key opened are closed with <policy-violation/>, and no others."""
+        """R20: the streams in both directions that the key opened are closed with <policy-violation/>, and no others."""
         mine, out, closed, another = Connection(), Connection(), Connection(ending=Ending(Cause.CLOSED)), Connection((b"x",))
         backend, stranger = Connection(), Connection()
         accepted = [
@@ -82,7 +82,7 @@ class RevocationFileTests(SynchronousTestCase):
         return folder
 
     def test_read(self) -> None:
-        """Lists of a file or a folder; what cannot be read is complained of."""
+        """Lists of a file or a folder are read. Those that cannot be read are reported."""
         folder = self.empty()
         (folder / "a.crl").write_bytes(shared_issuer().crl([leaf_for("a.example").certificate]))
         self.assertEqual(1, len(read_revocations(self.empty()).value.complaints))

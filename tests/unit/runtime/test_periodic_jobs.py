@@ -1,4 +1,4 @@
-"""Periodic jobs survive what they fail with, and say so."""
+"""Tests of periodic jobs, which continue after failures and report them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s2sgw.runtime.periodic_jobs import PeriodicJob, PeriodicJobs
 
 
 class Work:
-    """What a job does: it fails as long as `error` is set, and answers with `waits` if there is one."""
+    """A job that fails as long as `error` is set, and answers with `waits` if that is given."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -40,7 +40,7 @@ class PeriodicJobTests(SynchronousTestCase):
         return generate_latest(registry).decode()
 
     def test_runs(self) -> None:
-        """It runs once a period, first after one, and no more when it was stopped."""
+        """It runs once each period, first after one period, and never after a stop."""
         self.assertEqual(self.work.calls, 0)
         self.pass_time(7)
         self.assertEqual((self.work.calls, self.job.successes, self.jobs.alerts()), (3, 3, []))
@@ -50,7 +50,7 @@ class PeriodicJobTests(SynchronousTestCase):
         self.jobs.stop()
 
     def test_survives(self) -> None:
-        """A job that raises goes on, each failure is counted, and an alert tells of it after three periods."""
+        """A job that raises continues. Each failure is counted, and an alert follows after three periods."""
         self.work.error = OSError("disk full")
         self.pass_time(6)
         self.assertEqual((self.job.failures, self.jobs.alerts()), (3, []))
@@ -62,14 +62,14 @@ class PeriodicJobTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
     def test_logged_by_the_minute(self) -> None:
-        """One that fails each time is logged once a minute, with how often it failed since."""
+        """A job that fails each time is logged once a minute, with the number of failures since."""
         self.work.error = OSError("disk full")
         self.pass_time(121)
         self.assertEqual(self.job.failures, 60)
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 2)
 
     def test_a_deferred_that_fails(self) -> None:
-        """The same where the failure comes later."""
+        """The same holds if the failure comes later."""
         self.work.waits = Deferred()
         self.pass_time(2)
         self.work.waits.errback(ValueError("late"))
@@ -79,7 +79,7 @@ class PeriodicJobTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_one_that_never_ends(self) -> None:
-        """A run that does not end is not begun again, and is an alert."""
+        """A run that does not end is not started again, and raises an alert."""
         self.work.waits = Deferred()
         self.pass_time(9)
         self.assertEqual(self.work.calls, 1)
@@ -88,7 +88,7 @@ class PeriodicJobTests(SynchronousTestCase):
         self.assertEqual(self.jobs.alerts(), [])
 
     def test_counted(self) -> None:
-        """Prometheus gets the runs by outcome, and the age of the last success."""
+        """The metrics have the runs by outcome, and the age of the last success."""
         self.pass_time(4)
         self.work.error = OSError("disk full")
         self.pass_time(3)
@@ -98,7 +98,7 @@ class PeriodicJobTests(SynchronousTestCase):
         self.flushLoggedErrors(OSError)
 
     def test_not_overdue_before_it_starts(self) -> None:
-        """A job that was not started is no alert."""
+        """A job that was not started raises no alert."""
         job = PeriodicJob("idle", 1, self.work, self.clock)
         self.pass_time(60)
         self.assertFalse(job.overdue)

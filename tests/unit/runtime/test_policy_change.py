@@ -1,4 +1,4 @@
-"""A changed policy: streams that it refuses are closed in order, pairs are admitted anew, what waits in vain comes back."""
+"""Tests of a changed policy: refused streams are closed in order, pairs are admitted anew, and barred stanzas are bounced."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TARGET = Target("s.peer.example", 5269, ("192.0.2.1",))
 
 
 class Connection:
-    """What is seen of a connection."""
+    """A connection as the reconsideration uses it."""
 
     peer_address = "192.0.2.1:40000"
 
@@ -63,7 +63,7 @@ class Owner:
 
 
 class Waiting(FakeNextHop):
-    """A hop that takes nothing, or keeps what it gets."""
+    """A next hop that accepts nothing, or keeps its stanzas."""
 
     def __init__(self, ready: bool, kept: list[bytes]) -> None:
         self.ready = ready
@@ -82,7 +82,7 @@ class Review:
 
 
 class ReconsiderationTests(SynchronousTestCase):
-    """Over streams and lanes of the test's own; judgements by the test."""
+    """Tests over streams and queues of the test, with judgements by the test."""
 
     def setUp(self) -> None:
         self.clock = TurnClock()
@@ -135,7 +135,7 @@ class ReconsiderationTests(SynchronousTestCase):
         return self.successResultOf(done)
 
     def test_closed(self) -> None:
-        """A refused stream ends with policy-violation whatever the cause is, and is told of; the others live on."""
+        """A refused stream ends with policy-violation, whatever the cause, and is reported. The others stay open."""
         bad, good = self.stream(), self.stream(peer=OTHER)
         self.answers[PEER, "EXTERNAL"] = NO
         self.assertEqual([Closed("inbound", "peer.example", "here.example", "192.0.2.1:40000", "expired", "expired")], self.apply())
@@ -144,7 +144,7 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertEqual(("policy-violation", None), (bad.said.ending.condition, good.said))
 
     def test_outbound(self) -> None:
-        """Streams that we opened are judged by where they lead."""
+        """Streams that we opened are judged by their destination."""
         connection = self.outgoing()
         self.answers[PEER, "outbound"] = NO
         self.assertEqual([("outbound", "peer.example", "here.example")], [closed[:3] for closed in self.apply()])
@@ -152,7 +152,7 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertEqual([(Pair(HERE, PEER), TARGET)], self.questions)
 
     def test_each_peer(self) -> None:
-        """A stream of many peers ends once if one of them is refused."""
+        """A stream of several peers ends once if one of them is refused."""
         connection = self.stream()
         self.accepted[connection].methods[Pair(OTHER, HERE)] = "dialback"
         self.answers[PEER, "EXTERNAL"] = NO
@@ -160,7 +160,7 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertEqual([(Pair(PEER, HERE), "EXTERNAL")], self.questions)
 
     def test_one_of_many(self) -> None:
-        """It ends too if only the last is refused."""
+        """The same holds if only the last one is refused."""
         connection = self.stream()
         self.accepted[connection].methods[Pair(OTHER, HERE)] = "dialback"
         self.answers[OTHER, "dialback"] = NO
@@ -168,7 +168,7 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertEqual([(Pair(PEER, HERE), "EXTERNAL"), (Pair(OTHER, HERE), "dialback")], self.questions)
 
     def test_judged_once(self) -> None:
-        """A peer is judged once on a stream, however many pairs it has there; by each way in which it was proven."""
+        """A peer is judged once per stream, however many pairs it has there, with each method by which it was proven."""
         connection = self.stream()
         for number in range(100):
             local = Domain.parse(f"{number}.here.example")
@@ -178,14 +178,14 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertEqual({"EXTERNAL", "dialback"}, {method for _, method in self.questions})
 
     def test_unproven(self) -> None:
-        """A stream that still negotiates is asked about by the name it claims."""
+        """A stream in negotiation is judged by the name that it claims."""
         self.stream(method="")
         self.accepted[Connection()] = Owner("federation", {})
         self.apply()
         self.assertEqual([(Pair(PEER, HERE), "")], self.questions)
 
     def test_backend(self) -> None:
-        """The backend's streams are never judged, but their pairs are admitted anew, as all are."""
+        """The backend's streams are not judged, but their pairs are admitted anew, like all others."""
         self.stream("backend")
         self.stream()
         self.outgoing(leg="backend")
@@ -194,14 +194,14 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertEqual([1, 1], [owner.asked_anew for owner in self.accepted.values()])
 
     def test_keep_streams(self) -> None:
-        """`keep_streams`: none is closed, none is judged; pairs are admitted anew all the same."""
+        """`keep_streams`: no stream is closed or judged. Pairs are admitted anew all the same."""
         connection = self.stream()
         self.answers[PEER, "EXTERNAL"] = NO
         self.assertEqual([], self.apply(keep_streams=True))
         self.assertEqual((None, [], 1), (connection.said, self.questions, self.accepted[connection].asked_anew))
 
     def test_waits_in_vain(self) -> None:
-        """What waits for a barred peer comes back with its cause; what waits for another goes on waiting."""
+        """Stanzas for a barred peer are bounced with the cause. Those for another peer continue to wait."""
         for peer in (PEER, OTHER):
             queue = self.queues.queue(Pair(HERE, peer))
             queue.next_hop = Waiting(False, [])
@@ -213,7 +213,7 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertEqual(1, len(self.queues.queue(Pair(HERE, OTHER)).pair_queue))
 
     def test_bars(self) -> None:
-        """A deny list that changed closes the streams of a barred peer, both ways, and no other; none is judged."""
+        """A changed deny list closes the streams of a barred peer in both directions, and no others. None is judged."""
         streams = self.stream(), self.outgoing(), self.stream(peer=OTHER), self.outgoing(OTHER)
         unproven, backend = self.stream(method=""), self.stream("backend")
         queue = self.queues.queue(Pair(HERE, PEER))
@@ -229,14 +229,14 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertEqual(1, self.accepted[streams[2]].asked_anew)
 
     def test_bar_of_one_on_a_shared_stream(self) -> None:
-        """A stream of many peers ends if one of them is barred."""
+        """A stream of several peers ends if one of them is barred."""
         connection = self.stream()
         self.accepted[connection].methods[Pair(OTHER, HERE)] = "dialback"
         self.peers.adopt(PeerPolicies({"other.example": PeerObject(allow=False)}))
         self.assertEqual([("inbound", "other.example")], [closed[:2] for closed in self.apply_bars()])
 
     def test_very_many(self) -> None:
-        """The streams and lanes are not all looked at in one turn of the reactor."""
+        """Many streams and queues are checked over several turns of the reactor."""
         for number in range(50):
             self.stream(peer=Domain.parse(f"{number}.example"))
             self.queues.queue(Pair(HERE, Domain.parse(f"{number}.example")))
@@ -263,7 +263,7 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertEqual(([(Pair(OTHER, HERE), "EXTERNAL")], None), (self.questions, second.said))
 
     def test_mistake(self) -> None:
-        """A judgement that breaks closes nothing, and the others are made all the same."""
+        """A judgement that raises closes nothing. The other judgements are made all the same."""
         first, second = self.stream(), self.stream(peer=OTHER)
         self.answers[PEER, "EXTERNAL"] = None  # type: ignore[assignment]
         broken = RuntimeError("x")
@@ -279,7 +279,7 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertEqual((None, NO.ending.cause), (first.said, second.said.ending.cause if second.said else None))
 
     def test_not_all_at_once(self) -> None:
-        """So many judgements at a time; a stream that ends meanwhile is not told of."""
+        """The number of simultaneous judgements is limited. A stream that ends meanwhile is not reported."""
         self.patch(policy_change, "CONCURRENT", 2)
         waiting: list[Deferred[Refusal | None]] = []
 

@@ -1,4 +1,4 @@
-"""Whether the gateway could start, and what the operator should know of a configuration that is good."""
+"""Tests of whether the gateway could start, and of warnings for a valid configuration."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PreflightCase(SynchronousTestCase):
 
 class GroupTests(PreflightCase):
     def test_group(self) -> None:
-        """A group that is not there keeps the gateway from starting, so the check says it, and what to do."""
+        """A missing group prevents the start, so the check reports it with the remedy."""
         error = self.assertRaises(ConfigError, check_configuration, self.written('[admin]\nsocket = "admin.sock"\ngroup = "no-such-group"\n'))
         (complaint,) = error.complaints
         self.assertIn("admin.group: there is no group no-such-group: create it", complaint)
@@ -49,7 +49,7 @@ class GroupTests(PreflightCase):
 
 class ListenerWarningTests(PreflightCase):
     def test_ipv6(self) -> None:
-        """A host with IPv6 whose listeners are all on IPv4 is told so; both families, IPv6 and systemd are no matter."""
+        """On a host with IPv6 a warning is given if all listeners are on IPv4. Both families, IPv6 and systemd give none."""
         for endpoint, warned in (
             ("tcp:5269:interface=0.0.0.0", True), ("tcp4:5269", True), ("tcp:5269", False), ("tcp6:5269", False),
             ("systemd:domain=INET6:index=0", False),
@@ -60,7 +60,7 @@ class ListenerWarningTests(PreflightCase):
 
 
     def test_addresses_of_the_host(self) -> None:
-        """Global addresses alone count: loopback, link-local and unique local ones lead nobody here."""
+        """Only global addresses count. Loopback, link-local and unique local ones cannot be reached from outside."""
         for row, found in (
             ("00000000000000000000000000000001 01 80 10 80       lo", False),
             ("fe800000000000000000000000000001 02 40 20 80     eth0", False),
@@ -78,17 +78,17 @@ class CertificateWarningTests(PreflightCase):
         return list(_certificate_warnings(directory, Anchors([shared_root().certificate]), at))
 
     def test_good(self) -> None:
-        """A whole chain to an anchor, far from its end, is no matter."""
+        """A complete chain to an anchor, far from its expiry, gives no warning."""
         self.assertEqual([], self.warnings())
 
     def test_ends_soon(self) -> None:
-        """A certificate that ends within three weeks is told with its day; one that has ended is told elsewhere."""
+        """A certificate that expires within three weeks gives a warning with the day. An expired one is reported elsewhere."""
         self.put("example.org", shared_issuer().issue(dns=["example.org"], not_after=AT + timedelta(days=3, hours=1)))
         self.assertEqual(["certificate example.org: ends in 3 days, on 2026-06-04 13:00 UTC"], self.warnings())
         self.assertEqual([], self.warnings(AT + timedelta(days=4)))
 
     def test_incomplete_chain(self) -> None:
-        """A leaf without its intermediate is told: peers cannot build the chain."""
+        """A leaf without its intermediate gives a warning: peers cannot build the chain."""
         leaf = leaf_for("example.org")
         self.put("example.org", leaf, x509.load_pem_x509_certificates(leaf.pem_chain)[0].public_bytes(Encoding.PEM))
         (warning,) = self.warnings()
@@ -96,14 +96,14 @@ class CertificateWarningTests(PreflightCase):
         self.assertIn("add the intermediate certificate", warning)
 
     def test_self_signed(self) -> None:
-        """A self-signed certificate is told."""
+        """A self-signed certificate gives a warning."""
         self.put("example.org", self_signed(dns=["example.org"]))
         self.assertEqual(["certificate example.org: is self-signed; most peers will refuse it"], self.warnings())
 
 
 class PolicyWarningTests(PreflightCase):
     def test_optional_tls(self) -> None:
-        """`tls = "optional"` without dialback "always" has no effect, whichever object says it; with it there is no warning."""
+        """`tls = "optional"` without dialback "always" has no effect and gives a warning, in any object. With it there is none."""
         for section, dialback, warned in (
             ('"friend.example"', "never", True), ('"*.friend.example"', "with-tls", True), ("default", "never", True),
             ('"friend.example"', "always", False), ("default", "always", False),
@@ -113,6 +113,6 @@ class PolicyWarningTests(PreflightCase):
             self.assertEqual(warned, bool(found), section)
 
     def test_now(self) -> None:
-        """The dates of certificates are held against the clock."""
+        """The dates of certificates are compared with the clock."""
         self.put("example.org", shared_issuer().issue(dns=["example.org"], not_after=datetime.now(UTC) + timedelta(days=2)))
         self.assertTrue(any("ends in 1 day," in warning for warning in check_configuration(self.written()).warnings))

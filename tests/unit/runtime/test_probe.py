@@ -1,4 +1,4 @@
-"""`s2sgw probe`: which steps are told, whose a failure is to mend, and what the verdict is."""
+"""Tests of `s2sgw probe`: the reported steps, the side that must fix a failure, and the verdict."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OFFERED = StreamFeatures(mechanisms=("EXTERNAL",), dialback=True, names=frozense
 
 
 class FakeProbeStream:
-    """A stream that went as the test says. The peer listens at `listens`."""
+    """A stream that goes as the test says. The peer listens at `listens`."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -63,7 +63,7 @@ class FakeProbeStream:
 
 
 class Script:
-    """What the peer does, and what our policy makes of it."""
+    """The peer's behaviour, and our policy's decision."""
 
     def __init__(self) -> None:
         self.secured, self.method, self.pinged, self.hangs = True, cast(str | None, "EXTERNAL"), "answered", False
@@ -84,7 +84,7 @@ class Script:
 
 
 class ProbeTests(SynchronousTestCase):
-    """Probes of a scripted peer."""
+    """Tests of probes of a scripted peer."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -115,7 +115,7 @@ class ProbeTests(SynchronousTestCase):
 
     def run_probe(self, inbound: bool = False) -> Any:
         report = self.successResultOf(self.begin(inbound))
-        self.assertEqual(report.steps, self.told)  # told while it works
+        self.assertEqual(report.steps, self.told)  # reported while it works
         return report
 
     def failed(self, report: Any) -> list[tuple[str, str | None]]:
@@ -124,7 +124,7 @@ class ProbeTests(SynchronousTestCase):
         return [(step.step, step.whose) for step in report.steps if step.ok is False]
 
     def test_federates(self) -> None:
-        """Everything works: each step is told once, an extra address is connected to, and a ping is answered."""
+        """If everything works, each step is reported once, an extra address is connected to, and a ping is answered."""
         report = self.run_probe()
         self.assertEqual(("federates", []), (report.verdict, self.failed(report)))
         self.assertEqual(
@@ -135,20 +135,20 @@ class ProbeTests(SynchronousTestCase):
         self.assertEqual((1, "peer.example", "federates"), (row["version"], row["domain"], row["verdict"]))
 
     def test_nowhere(self) -> None:
-        """A domain without DNS, and a target without an address, are theirs to mend."""
+        """A domain without DNS, and a target without an address, are faults of the peer."""
         self.script.resolution = Resolution(PEER, (), Ending(Cause.NO_SUCH_DOMAIN, "no such name"))
         self.assertEqual([("srv", "theirs")], self.failed(self.run_probe()))
         self.script.resolution, self.located, self.told[:] = Resolution(PEER, (TARGET,)), (), []
         self.assertEqual([("address", "theirs")], self.failed(self.run_probe()))
 
     def test_one_family(self) -> None:
-        """An address that refuses is told, and the stream goes to the other one."""
+        """An address that refuses is reported, and the stream uses the other one."""
         self.script.listens = {"192.0.2.1"}
         report = self.run_probe()
         self.assertEqual(("federates", [("tcp", "theirs")]), (report.verdict, self.failed(report)))
 
     def test_no_tls(self) -> None:
-        """A stream that ends before TLS is told where it ended."""
+        """For a stream that ends before TLS the phase of its end is reported."""
         for cause, wanted in ((Cause.TLS_NOT_OFFERED, "tls"), (Cause.HOST_UNKNOWN, "features")):
             self.told.clear()
             self.script.secured, self.script.ending = False, Ending(cause, "", "them")
@@ -156,7 +156,7 @@ class ProbeTests(SynchronousTestCase):
             self.assertEqual(("fails", [(wanted, "theirs")]), (report.verdict, self.failed(report)))
 
     def test_bad_certificate(self) -> None:
-        """What is wrong with a certificate is theirs; it is a mere fact where something else proves the peer."""
+        """A certificate's defect is a fault of the peer. If something else proves the peer, it is only information."""
         attempt = Attempt("pkix", False, Cause.EXPIRED, ("expired",), (Cause.EXPIRED, Cause.NAME_MISMATCH))
         refused = Verdict(ending=Ending(Cause.EXPIRED, "expired"), reasons=("pkix: expired",))
         self.script.assessment, self.script.ending = Assessment(refused, (attempt,), PeerPolicy()), Ending(Cause.EXPIRED)
@@ -169,7 +169,7 @@ class ProbeTests(SynchronousTestCase):
         self.assertEqual(("federates", []), (report := self.run_probe(), (report.verdict, self.failed(report)))[1])
 
     def test_they_do_not_take_us(self) -> None:
-        """EXTERNAL refused and no dialback: ours to mend. Where dialback goes through, the failure of EXTERNAL is a mere fact."""
+        """If EXTERNAL is refused and there is no dialback, the fault is ours. If dialback succeeds, the failure of EXTERNAL is only information."""
         self.script.sasl_failure = self.script.ending = Ending(Cause.SASL_FAILED, "EXTERNAL: not-authorized", "them")
         self.script.method = None
         report = self.run_probe()
@@ -180,7 +180,7 @@ class ProbeTests(SynchronousTestCase):
         self.assertEqual(("federates", []), (report.verdict, self.failed(report)))
 
     def test_barred(self) -> None:
-        """A peer that our policy bars is ours to mend, and is looked at all the same."""
+        """If our policy bars the peer, the fault is ours. The peer is probed all the same."""
         bar = Ending(Cause.NOT_ALLOWED, "allow = false")
         self.script.policy = cast(PeerPolicy, SimpleNamespace(bar=bar, route=None))
         report = self.run_probe()
@@ -204,7 +204,7 @@ class ProbeTests(SynchronousTestCase):
         self.assertEqual(("fails", [("ping", "theirs")]), (report.verdict, self.failed(report)))
 
     def test_without_configuration(self) -> None:
-        """Without a domain of ours there is no authentication; the verdict is the policy's."""
+        """Without a domain of ours there is no authentication. The verdict is the policy's."""
         self.known, self.script.method = False, None
         report = self.run_probe()
         self.assertEqual("federates", report.verdict)
@@ -212,12 +212,12 @@ class ProbeTests(SynchronousTestCase):
         self.assertNotIn("ping", [step.step for step in report.steps])
 
     def test_inbound(self) -> None:
-        """With `inbound`, the verdict on the same certificate where the peer opens the stream."""
+        """With `inbound`, the same certificate gets the verdict for a stream that the peer opens."""
         report = self.run_probe(inbound=True)
         self.assertEqual([True, False], [step.ok for step in report.steps if step.step == "policy"])
 
     def test_bounded(self) -> None:
-        """A peer that hangs ends the probe in time, with what is known so far."""
+        """If a peer does not answer, the probe ends in time with the results so far."""
         self.script.hangs = True
         running = self.begin()
         self.assertNoResult(running)

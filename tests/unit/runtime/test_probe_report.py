@@ -1,4 +1,4 @@
-"""The report of a probe."""
+"""Tests of the report of a probe."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from s2sgw.xmpp.ending import ACCOUNTS, Cause, Ending, Layer
 
 
 class BlameTests(SynchronousTestCase):
-    """The side that must fix a cause."""
+    """Tests of the side that must fix a cause."""
 
     def test_every_cause(self) -> None:
-        """Each cause has somebody; those of our own server are ours, and what the network does is nobody's alone."""
+        """Each cause has its side: causes of our own server are ours, and network failures belong to neither side alone."""
         for cause in ACCOUNTS:
             self.assertIn(whose(cause), ("ours", "theirs", "network"))
             if Ending(cause).layer is Layer.BACKEND:

@@ -1,4 +1,4 @@
-"""A peer that could not be reached, and has moved in the DNS, is tried at once: discovery, resolver and lanes as they are."""
+"""Tests of a peer that was unreachable and has moved in the DNS: it is tried at once, with real discovery, resolver and queues."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from tests.support.fakes import Connections, FixedRandom
 from tests.unit.delivery import test_agent
 from tests.unit.delivery.test_agent import THERE, KeepingHop, message
 
-#: when the first attempts are made, each failing at once: no jitter here
+#: : the times of the first attempts, each of which fails at once, without jitter
 ATTEMPTS = [0, 2, 6, 14, 30, 62, 126, 246, 366]
 SRV = "_xmpp-server._tcp.there.example"
 
 
 class NoChance(Random):
-    """Never any jitter."""
+    """A source of randomness without jitter."""
 
     def random(self) -> float:
         return 0.0
 
 
 class World(test_agent.World):
-    """A world with a name server; nobody listens at an address that is not `alive`."""
+    """A world with a name server. Only addresses in `alive` accept connections."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class World(test_agent.World):
         self.discovery = Discovery(self.reactor, resolver, random=Random(7))
         self.rediscovery = Rediscovery(self.reactor, self.queues, self.discovery, NoChance())
         self.alive: set[str] = set()
-        #: when each address was tried
+        #: : the times of attempts by address
         self.tried: list[tuple[float, str]] = []
         self.side.resolve = lambda pair, _=None: self.discovery.resolve(pair.recipient)  # type: ignore[method-assign, assignment, return-value]
         self.side.dial = self.dial  # type: ignore[method-assign]
@@ -81,7 +81,7 @@ class World(test_agent.World):
         self.server.srv("there.example", *records, ttl=ttl)
 
     def until(self, moment: float) -> None:
-        """Let it come, and every turn before it."""
+        """Advance the clock to this time, with every turn before it."""
         while self.clock.seconds() < moment:
             self.reactor.settle()
             self.clock.advance(1)
@@ -92,12 +92,12 @@ class World(test_agent.World):
 
     @property
     def looks(self) -> int:
-        """How often the DNS was asked."""
+        """Return how often the DNS was asked."""
         return self.server.count(SRV, "SRV")
 
 
 class WhereaboutsTests(SynchronousTestCase):
-    """Wake on DNS change."""
+    """Tests of waking a queue on a DNS change."""
 
     def setUp(self) -> None:
         self.patch(test_agent, "Clock", FakeReactor)
@@ -111,7 +111,7 @@ class WhereaboutsTests(SynchronousTestCase):
         return [moment for moment, _ in self.world.tried]
 
     def test_moved(self) -> None:
-        """The DNS is asked when the TTL is over, not sooner; the peer is at another place: its lanes try there at once."""
+        """The DNS is asked when the TTL is over, not earlier. If the peer has moved, its queues try the new address at once."""
         self.begin()
         self.world.until(200)
         self.world.serve("0 0 5269 h2.example.", ttl=300)
@@ -126,7 +126,7 @@ class WhereaboutsTests(SynchronousTestCase):
         self.assertEqual((self.world.looks, len(self.world.rediscovery)), (2, 0))
 
     def test_every_change_counts(self) -> None:
-        """Another port, another address of the same host, one more target; not one less, nor another order."""
+        """Another port, another address of the same host, or one more target is a change. One less, or another order, is not."""
         for before, after, address, wakes in (
             (("0 0 5269 h1.example.",), ("0 0 5270 h1.example.",), None, True),
             (("0 0 5269 h1.example.",), ("0 0 5269 h1.example.",), "8.8.0.9", True),
@@ -148,7 +148,7 @@ class WhereaboutsTests(SynchronousTestCase):
             self.assertEqual(len(set(self.times()) - attempts), int(wakes), after)
 
     def test_not_at_all_before(self) -> None:
-        """The DNS could not be asked, and answers now."""
+        """The DNS could not be asked before, and answers now."""
         self.world.server.rcodes[SRV, "*"] = self.world.server.rcodes["_xmpps-server._tcp.there.example", "*"] = dns.rcode.SERVFAIL
         self.begin()
         self.world.until(130)
@@ -159,18 +159,18 @@ class WhereaboutsTests(SynchronousTestCase):
         self.assertEqual(self.world.state, "ready")
 
     def test_seldom(self) -> None:
-        """At most every 30 seconds, however short the TTL; an attempt that is near asks for itself."""
+        """The DNS is asked at most every 30 seconds, however short the TTL. A near attempt makes its own look-up."""
         self.begin(ttl=1)
         self.world.until(61)
-        self.assertEqual(self.world.looks, 5)  # each by an attempt: there was one every 30 seconds, or one was near
+        self.assertEqual(self.world.looks, 5)  # each by an attempt: one came every 30 seconds, or was near
         self.world.until(125)
-        self.assertEqual(self.world.looks, 6 + 1)  # the next, at 122, would have been too near
+        self.assertEqual(self.world.looks, 6 + 1)  # the next, at 122, would have been too close
         self.world.until(245)
         self.assertEqual(self.world.looks, 7 + 1 + 3)
         self.assertEqual(set(self.times()), {float(at) for at in ATTEMPTS[:7]})
 
     def test_nothing_waits(self) -> None:
-        """Where nothing waits for the peer, or all of it is held, nobody asks, and the peer is forgotten."""
+        """If nothing waits for the peer, or all of it is held, the DNS is not asked, and the peer is forgotten."""
         for end in (lambda queue: queue.drop(True), DeliveryQueue.hold):
             self.world = World()
             self.begin(ttl=1)
@@ -186,7 +186,7 @@ def place(address: str) -> Resolution:
 
 
 class BoundTests(SynchronousTestCase):
-    """Looks answered by the test."""
+    """Tests with look-ups that the test answers."""
 
     def setUp(self) -> None:
         self.world = test_agent.World()
@@ -203,7 +203,7 @@ class BoundTests(SynchronousTestCase):
         return self.asked[-1]
 
     def back_off(self, *peers: Domain) -> None:
-        """Lanes to them wait for long."""
+        """Let the queues for these peers wait for long."""
         for peer in peers:
             queue = self.world.queues.queue(Pair(test_agent.HERE, peer))
             queue.accept([message("1")])
@@ -216,14 +216,14 @@ class BoundTests(SynchronousTestCase):
         self.rediscovery.turn()
 
     def test_peers(self) -> None:
-        """So many peers are looked for; who was missed longest ago is forgotten first."""
+        """The number of peers is limited. The one that was missed longest ago is forgotten first."""
         self.rediscovery._missed.limit = 2
         one, two, three = (Domain.parse(f"p{number}.example") for number in range(3))
         self.back_off(one, two, one, three)
         self.assertEqual(list(self.rediscovery._missed), [one, three])
 
     def test_at_once(self) -> None:
-        """So many looks are under way; the next begins when one has come to an end, be it a bad one."""
+        """The number of simultaneous look-ups is limited. The next one starts when one ends, also by a failure."""
         self.patch(rediscovery, "AT_ONCE", 1)
         self.back_off(*(Domain.parse(f"p{number}.example") for number in range(2)))
         self.look()
@@ -234,7 +234,7 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(len(self.asked), 2)
 
     def test_jitter(self) -> None:
-        """Up to a quarter sooner."""
+        """Jitter makes a look-up up to a quarter earlier."""
         self.chance = 0.999
         self.back_off(THERE)
         self.world.clock.advance(INTERVAL * 0.75)
@@ -245,7 +245,7 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(len(self.asked), 1)
 
     def test_near(self) -> None:
-        """An attempt of the lane's own is as good as a look."""
+        """An attempt of the queue itself replaces a look-up."""
         self.back_off(THERE)
         next_hop: Any = self.world.queue.next_hop
         next_hop.data.timer.reset(INTERVAL + NEAR)
@@ -253,7 +253,7 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual((self.asked, len(self.rediscovery)), ([], 1))
 
     def test_late_answer(self) -> None:
-        """What was found says nothing where another attempt has come to nothing meanwhile."""
+        """A result is discarded if another attempt has failed meanwhile."""
         self.back_off(THERE)
         self.look()
         self.rediscovery.missed(THERE, place("192.0.2.2"))
@@ -261,7 +261,7 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual((self.world.state, len(self.rediscovery)), ("backing off", 1))
 
     def test_said(self) -> None:
-        """The log says why the lanes try again."""
+        """The log says why the queues try again."""
         said: list[dict[str, Any]] = []
         self.patch(Rediscovery, "log", type("Log", (), {"info": staticmethod(lambda **facts: said.append(facts))}))
         self.back_off(THERE)

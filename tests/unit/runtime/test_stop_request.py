@@ -1,4 +1,4 @@
-"""The stop of the process: it begins once, whichever requests come while it is under way."""
+"""Tests of the stop of the process: it begins once, whichever requests follow."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class StopRequestTests(SynchronousTestCase):
         self.stop = StopRequest(self.reactor)
 
     def test_now(self) -> None:
-        """The first request stops the reactor; the second one changes nothing."""
+        """The first request stops the reactor. The second one changes nothing."""
         self.assertFalse(self.stop.made)
         self.stop.make()
         self.stop.make()
         self.assertEqual((1, True), (self.reactor.stops, self.stop.made))
 
     def test_later(self) -> None:
-        """A stop in some seconds is requested from now on. A second one is told that it is not the first."""
+        """A delayed stop counts as requested from now on. A second request is told that it is not the first."""
         self.assertTrue(self.stop.make_later(2))
         self.assertEqual((0, True), (self.reactor.stops, self.stop.made))
         self.assertFalse(self.stop.make_later(2))
@@ -43,14 +43,14 @@ class StopRequestTests(SynchronousTestCase):
         self.assertEqual((1, []), (self.reactor.stops, self.reactor.getDelayedCalls()))
 
     def test_signal_before_the_delay_is_over(self) -> None:
-        """A signal stops the reactor while `drain` waits for its answer to leave. The delayed stop changes nothing then."""
+        """A signal stops the reactor while `drain` waits for its answer to be sent. The delayed stop then changes nothing."""
         self.stop.make_later(2)
         self.stop.make()
         self.reactor.advance(2)
         self.assertEqual(1, self.reactor.stops)
 
     def test_later_than_a_signal(self) -> None:
-        """A request to stop later changes nothing while the reactor stops."""
+        """A request for a delayed stop changes nothing while the reactor stops."""
         self.stop.make()
         self.assertFalse(self.stop.make_later(2))
         self.reactor.advance(2)

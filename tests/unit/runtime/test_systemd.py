@@ -1,4 +1,4 @@
-"""What systemd is told, on a socket of the test."""
+"""Tests of the notifications to systemd, on a socket of the test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ServiceNotificationTests(SynchronousTestCase):
         return listener
 
     def test_messages(self) -> None:
-        """Each message as sd_notify(3) spells it; a status is one line."""
+        """Each message is spelled as in sd_notify(3). A status is one line."""
         heard = self.listen(self.path)
         it = ServiceNotifications({"NOTIFY_SOCKET": self.path}, lambda: 17)
         it.ready("2 streams,\n0 waiting")
@@ -45,12 +45,12 @@ class ServiceNotificationTests(SynchronousTestCase):
         self.assertEqual(b"WATCHDOG=1", heard.recv(1000))
 
     def test_nobody_listens(self) -> None:
-        """Without systemd, and where it does not listen, nothing happens."""
+        """Without systemd, or if it does not listen, nothing happens."""
         ServiceNotifications({}).ready("")
         ServiceNotifications({"NOTIFY_SOCKET": self.path}).ready("")
 
     def test_watchdog(self) -> None:
-        """Half of what systemd waits, where it waits for this process."""
+        """The interval is half of systemd's timeout, if that is meant for this process."""
         for environ, seconds in (
             ({}, None), ({"WATCHDOG_USEC": "30000000"}, 15.0), ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 15.0),
             ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None), ({"WATCHDOG_USEC": "x"}, None), ({"WATCHDOG_USEC": "0"}, None),

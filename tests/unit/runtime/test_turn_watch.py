@@ -1,4 +1,4 @@
-"""How long the turns of the reactor take, and what runs in a long one."""
+"""Tests of the measured turns of the reactor, and of the code that runs in a long one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TurnWatchTests(SynchronousTestCase):
         return {sample.labels.get("le", sample.name): sample.value for sample in family.samples}
 
     def test_histogram(self) -> None:
-        """Each turn is counted in the buckets that it fits into."""
+        """Each turn is counted in its buckets."""
         self.watch.ended()  # before the first one
         for seconds in (0.0005, 0.0009, 0.02, 0.06, 9.0):
             self.turn(seconds)
@@ -44,7 +44,7 @@ class TurnWatchTests(SynchronousTestCase):
         self.assertAlmostEqual(9.0814, metric["s2sgw_reactor_turn_seconds_sum"])
 
     def test_cpu_time(self) -> None:
-        """The CPU time of each turn is counted by itself; what the thread does between two turns is not."""
+        """The CPU time of each turn is counted separately. The thread's work between two turns is not."""
         self.turn(0.2, cpu=0.004)
         self.now, self.cpu = self.now + 1, self.cpu + 1
         self.turn(0.2, cpu=0.06)
@@ -54,7 +54,7 @@ class TurnWatchTests(SynchronousTestCase):
         self.assertEqual([0, 2], [self.metric()[bound] for bound in ("0.1", "0.25")])
 
     def test_long_turn(self) -> None:
-        """A long turn is logged with what ran in it; a short one is not, nor is one waited in."""
+        """A long turn is logged with the code that ran in it. A short one is not, nor is one spent waiting."""
         self.turn(LONG_SECONDS / 2)
         self.now += 50  # nothing was to be done
         self.turn(LONG_SECONDS + 0.001, looks=True)
@@ -63,7 +63,7 @@ class TurnWatchTests(SynchronousTestCase):
         self.assertIn("test_turn_watch.TurnWatchTests.turn:", event["ran"])
 
     def test_rate(self) -> None:
-        """One a minute is logged, with how many more there were."""
+        """One long turn a minute is logged, with the number of further ones."""
         for _ in range(5):
             self.turn(0.2)
         self.now += LOG_SECONDS
@@ -71,13 +71,13 @@ class TurnWatchTests(SynchronousTestCase):
         self.assertEqual([None, 4], [event["more"] for event in self.events])
 
     def test_seen_in_another_turn(self) -> None:
-        """What was seen in an earlier turn says nothing of this one."""
+        """An observation in an earlier turn does not count for this one."""
         self.turn(0.06, looks=True)
         self.turn(0.2)
         self.assertEqual("", self.events[0]["ran"])
 
     def test_first_sight(self) -> None:
-        """What is seen first in a turn counts, once the turn is long enough to be looked at."""
+        """The first observation of a turn counts, once the turn is long enough to be observed."""
         self.watch.began()
         self.watch.look(sys._getframe())
         self.assertEqual((0, ""), self.watch._seen)
@@ -93,8 +93,8 @@ class TurnWatchTests(SynchronousTestCase):
         self.assertEqual(seen, self.watch._seen)
 
     def test_collector(self) -> None:
-        """A long collection is named, because no other thread can look meanwhile. One of another thread is not named."""
-        self.patch(self.watch, "look", lambda frame: None)  # the thread that looks would note the long turn too
+        """A long garbage collection is named, because no other thread can observe it. One of another thread is not named."""
+        self.patch(self.watch, "look", lambda frame: None)  # the observing thread would report the long turn too
         self.watch.start()
         self.addCleanup(self.watch.stop)
         self.watch.began()
@@ -113,7 +113,7 @@ class TurnWatchTests(SynchronousTestCase):
         self.watch._collects("stop", {"generation": 2})
 
     def test_thread(self) -> None:
-        """The thread looks at the one that started it, and both it and the collector's callback are gone at the end."""
+        """The thread observes the one that started it. It and the collector's callback are removed at the end."""
         looked = threading.Event()
         self.patch(self.watch, "look", lambda frame: looked.set() if frame is not None else None)
         before = list(gc.callbacks)
@@ -125,18 +125,18 @@ class TurnWatchTests(SynchronousTestCase):
 
 
 class DescribedTests(SynchronousTestCase):
-    """Where a thread is, in words."""
+    """Tests of the description of where a thread is."""
 
     def frame(self) -> FrameType:
         return sys._getframe()
 
     def test_without_ours(self) -> None:
-        """Without any function of ours, the innermost one."""
+        """Without any function of ours the innermost one is named."""
         self.assertRegex(described(self.frame()), r"test_turn_watch\.DescribedTests\.frame:\d+\Z")
         self.assertEqual("", described(None))
 
     def test_ours(self) -> None:
-        """Our innermost function, and what it called elsewhere."""
+        """Our innermost function is named, with the function that it called."""
         seen: list[Any] = []
 
         class Text(str):
