@@ -1,1 +1,1 @@
-"""Invariants under random input (Hypothesis)."""
+"""Tests of invariants under random input (Hypothesis)."""

@@ -1,6 +1,6 @@
-"""The fuzz targets (`tests/fuzz`) on what was found before, on their seeds, and on a few random inputs.
+"""Tests of the fuzz targets (`tests/fuzz`) on earlier findings, on their seeds, and on a few random inputs.
 
-`make fuzz` looks for more. R17, R29, R30, R31: whatever comes is an answer, a refusal or a value, never another exception.
+`make fuzz` searches for more. R17, R29, R30, R31: the result is always an answer, a refusal or a value, never another exception.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from tests.support.transcripts import HEAD, header, message
 
 class TargetTests(SynchronousTestCase):
     def test_cases(self) -> None:
-        """What a target found once, it does not find again."""
+        """Inputs that a target failed on once no longer fail."""
         for name, target in TARGETS.items():
             for data in (*cases(name), *target.seeds(), b""):
                 target.run(data)
 
     def test_every_case_has_its_target(self) -> None:
-        """No case is left behind where a target was renamed."""
+        """Each case belongs to an existing target."""
         self.assertEqual(set(), {path.name for path in CASES.iterdir()} - set(TARGETS))
 
     def test_random(self) -> None:
-        """A few inputs at random find nothing."""
+        """A few random inputs do not fail."""
         for target in TARGETS.values():
             _random(target)()
 
@@ -49,9 +49,9 @@ def _random(target: Target) -> Callable[[], None]:
 
 
 class DifferentialTests(SynchronousTestCase):
-    """The framer beside lxml."""
+    """Tests of the framer against lxml."""
 
-    #: A stream for each rule, by which it is refused.
+    #: : A stream for each rule that refuses it.
     REFUSED = (
         "<stream xmlns='urn:x'>", HEAD.replace("xmlns='jabber:server'", "xmlns='jabber:client'") + ">",
         "<stream:x xmlns:stream='http://etherx.jabber.org/streams'>", "<s:stream xmlns:s='http://etherx.jabber.org/streams' xmlns='jabber:server'>",
@@ -63,7 +63,7 @@ class DifferentialTests(SynchronousTestCase):
     )
 
     def test_rules(self) -> None:
-        """R14, R30, R31, R32: whatever the framer refuses, it refuses by one rule of the list, and each rule refuses something."""
+        """R14, R30, R31, R32: every refusal of the framer belongs to a rule of the list, and each rule refuses something."""
         found = set()
         for stream in self.REFUSED:
             data = stream.replace("{}", header(from_="peer.example", to="ours.example")).encode("latin-1")

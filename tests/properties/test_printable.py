@@ -1,4 +1,4 @@
-"""What a stranger said, shown: printable characters, whatever it was."""
+"""Tests of a stranger's text in printable characters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PrintableTests(SynchronousTestCase):
     @settings(max_examples=EXAMPLES, deadline=None)
     @given(st.text(alphabet=st.characters(), max_size=60))
     def test_printable(self, text: str) -> None:
-        """Any text is shown in printable characters, and two texts that differ are shown differently."""
+        """Any text is shown in printable characters, and different texts are shown differently."""
         shown = printable(text)
         self.assertTrue(shown.isprintable())
         self.assertEqual(text, ESCAPE.sub(lambda found: "\\" if found[1] == "\\" else chr(int(found[1][1:], 16)), shown))

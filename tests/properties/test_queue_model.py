@@ -1,6 +1,6 @@
-"""A state machine drives the real queues, agents, receipts and streams, with all faults that are possible at each step.
+"""A state machine drives the real queues, agents, upstream acknowledgements and streams, with every possible fault at each step.
 
-The account and its invariant are in `tests.support.custody_model`. Two drivers take the steps: hypothesis, and plain chance
+The account and its invariant are in `tests.support.custody_model`. Two drivers choose the steps: hypothesis, and random walks
 (`tests.support.random_walks`). FUZZ_EXAMPLES sets the number of runs of each, FUZZ_WALKS that of the walks alone, FUZZ_SEED their seed.
 """
 
@@ -32,7 +32,7 @@ RUNS = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 WALKS = int(os.environ.get("FUZZ_WALKS", os.environ.get("FUZZ_EXAMPLES", "600")))
 SEED = os.environ.get("FUZZ_SEED")
 STEPS = 60
-#: Bytes that are written, or read from the spool, at once: a few stanzas.
+#: : Bytes that are written, or read from the spool, at once: a few stanzas.
 CHUNK = 400
 
 #: Walks of one seed: number N of seed S is number N + S * OF_A_SEED of all.
@@ -50,7 +50,7 @@ def _attempts(machine: Any) -> bool:
 
 
 class CustodyMachine(RuleBasedStateMachine):
-    """One run. Its rules are what servers, the disk, the clock and the operator do."""
+    """One run. Its rules are the actions of servers, the disk, the clock and the operator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class CustodyMachine(RuleBasedStateMachine):
         self._patches.enter_context(mock.patch.object(delivery_queue, "CHUNK", CHUNK))
         self._patches.enter_context(passing_noted(lambda: self.model))
         self.model: Model
-        #: what the gateway logged as a failure, and nobody raised
+        #: : failures that the gateway logged without raising
         self._failures: list[Failure] = []
         self._observer = cast(ILogObserver, self._note_failure)
         globalLogPublisher.addObserver(self._observer)
@@ -79,7 +79,7 @@ class CustodyMachine(RuleBasedStateMachine):
         for line in self.model.lines:
             self.model.connect(line)
 
-    # --- chosen among what there is ---
+    # --- choices among existing objects ---
 
     def _line(self, which: int) -> Line:
         return self.model.lines[which % len(self.model.lines)]
@@ -108,7 +108,7 @@ class CustodyMachine(RuleBasedStateMachine):
 
     @step(which=WHICH, account=Between(0, 200))
     def says_again(self, which: int, account: int) -> None:
-        """Use an id again, once its server knows what became of the first."""
+        """Use an id again, once its server knows the outcome of the first use."""
         line = self._line(which)
         known = [each for (pair, _), each in self.model.accounts.items() if pair in line.pairs and each.acknowledged and each.stanza.type != "result"]
         if known:
@@ -134,7 +134,7 @@ class CustodyMachine(RuleBasedStateMachine):
 
     @step(late=EITHER, which=WHICH, all=EITHER)
     def admits(self, late: bool, which: int, all: bool) -> None:
-        """Answer the questions whether pairs are admitted, in their order, or one of them first."""
+        """Answer the questions for admission of pairs, in order, or one of them first."""
         self.model.admits_late = late
         admissions = self.model.admissions
         for admission in admissions[:] if all else admissions[which % (len(admissions) or 1):][:1]:
@@ -246,7 +246,7 @@ class CustodyMachine(RuleBasedStateMachine):
         if not rarely:
             self.model.stop(servers_work, disk_works)
 
-    # --- what must hold ---
+    # --- invariants ---
 
     @invariant()
     def holds(self) -> None:
@@ -256,17 +256,17 @@ class CustodyMachine(RuleBasedStateMachine):
         self._raise_failures()
 
     def finish(self) -> None:
-        """Let everything come to its end."""
+        """Let everything complete."""
         try:
             if hasattr(self, "model"):
                 self.model.finish()
         except AssertionError:
-            self._raise_failures()  # which may be why
+            self._raise_failures()  # this may be the reason
             raise
         self._raise_failures()
 
     def close(self) -> None:
-        """Put back what was patched."""
+        """Restore what was patched."""
         globalLogPublisher.removeObserver(self._observer)
         self._patches.close()
 
@@ -278,10 +278,10 @@ class CustodyMachine(RuleBasedStateMachine):
 
 
 class CustodyTests(SynchronousTestCase):
-    """R33, R35: in order per pair; nothing that was acknowledged is lost; no request comes twice; everything comes to an end."""
+    """R33, R35: stanzas are in order per pair, no acknowledged one is lost, no request arrives twice, and everything ends."""
 
     def test_custody(self) -> None:
-        """Drive the gateway at random, by hypothesis."""
+        """Drive the gateway with random steps by hypothesis."""
         machine = CustodyMachine if SEED is None else seed(int(SEED))(CustodyMachine)
         try:
             run_state_machine_as_test(machine, settings=settings(
@@ -292,7 +292,7 @@ class CustodyTests(SynchronousTestCase):
             raise self.failureException("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
 
     def test_walks(self) -> None:
-        """Drive it by plain chance, far more often, with steps of one stanza where many are bounced."""
+        """Drive it by random walks, far more often, with steps of one stanza if many are bounced."""
         for module in (delivery_queue, delivery_spooling, delivery_expiry, pair_ingress):
             self.patch(module, "BOUNCED_AT_ONCE", 1)
         self.patch(pair_ingress, "PASSED_AT_ONCE", 1)

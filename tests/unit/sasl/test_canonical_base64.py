@@ -1,4 +1,4 @@
-"""Base64 in its one canonical spelling."""
+"""Tests of base64 in its one canonical spelling."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from s2sgw.sasl.canonical_base64 import decode, encode
 
 
 class CanonicalTests(SynchronousTestCase):
-    """One text for each sequence of bytes."""
+    """There is one text for each sequence of bytes."""
 
     @given(st.binary(max_size=40))
     def test_back_and_forth(self, data: bytes) -> None:
-        """What is encoded is decoded to the same."""
+        """Encoded bytes are decoded to the same bytes."""
         self.assertEqual(data, decode(encode(data)))
 
     def test_not_canonical(self) -> None:
-        """No white space, no other alphabet, no padding that is wrong, no bits that are left over, no other script."""
+        """White space, another alphabet, wrong padding, leftover bits and another script are refused."""
         for text in ("YQ", "YQ=", "YQ== ", "Y Q==", "YR==", "YQ===", "-_-_", "YQ==YQ==", "=", "é", "YWJj\n"):
             self.assertIsNone(decode(text), text)

@@ -1,4 +1,4 @@
-"""DIGEST-MD5 (RFC 2831), both sides of an exchange."""
+"""Tests of DIGEST-MD5 (RFC 2831), both sides of an exchange."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def client(user: str = "chris", secret: str = "secret") -> DigestClient:
 
 
 class ExampleTests(SynchronousTestCase):
-    """The worked example of RFC 2831 §4."""
+    """Tests of the worked example of RFC 2831 §4."""
 
     def test_response(self) -> None:
-        """Response and proof of the other side are those of the example; the proof may come with `<success/>` or before."""
+        """Response and proof of the other side are those of the example. The proof may come with `<success/>` or before."""
         for early in (False, True):
             one = client()
             answer = one.respond(CHALLENGE)
@@ -35,10 +35,10 @@ class ExampleTests(SynchronousTestCase):
 
 
 class RefusalTests(SynchronousTestCase):
-    """What is no challenge of this mechanism, and who does not know the secret."""
+    """Tests of invalid challenges, and of a peer without the secret."""
 
     def test_challenges(self) -> None:
-        """One nonce, md5-sess, qop auth, our realm, in UTF-8, in the grammar; nothing else."""
+        """A challenge needs one nonce, md5-sess, qop auth, our realm, UTF-8 and the correct grammar. Others are refused."""
         for challenge in (
             b"", b"\xff", b"nonce", CHALLENGE.replace(b"md5-sess", b"md5"), CHALLENGE.replace(b'"auth"', b'"auth-int"'),
             CHALLENGE + b',nonce="x"', CHALLENGE.replace(b"elwood", b"other"),
@@ -46,7 +46,7 @@ class RefusalTests(SynchronousTestCase):
             self.assertRaises(DigestRefused, client().respond, challenge)
 
     def test_proof(self) -> None:
-        """Success without the proof, or with another, is none."""
+        """Success without the proof, or with another one, is a failure."""
         for proof in (None, b"rspauth=00", b"other=1"):
             one = client()
             one.respond(CHALLENGE)
@@ -57,14 +57,14 @@ class RefusalTests(SynchronousTestCase):
         self.assertRaises(DigestRefused, one.respond, RSPAUTH.replace(b"e", b"f"))
 
     def test_spelling(self) -> None:
-        """Quotes are escaped; a realm need not be offered; what ISO 8859-1 cannot hold is hashed as UTF-8."""
+        """Quotes are escaped. The realm may be absent. A text outside ISO 8859-1 is hashed as UTF-8."""
         answer = client('a"b\\', "ключ").respond(b'nonce="x\\"y",algorithm=md5-sess')
         self.assertIn(b'username="a\\"b\\\\"', answer)
         self.assertIn(b'nonce="x\\"y"', answer)
         self.assertNotIn(b"charset", answer)
 
     def test_narrow(self) -> None:
-        """RFC 2831 §2.1.2.1: a name and a secret are each hashed in ISO 8859-1 where it can hold them."""
+        """RFC 2831 §2.1.2.1: a name and a secret are each hashed in ISO 8859-1 if possible."""
         server, one = (
             DigestServer(Domain.parse("bücher.example"), "ключ", Domain.parse("ours.example"), "n"),
             DigestClient("bücher.example", "ключ", "ours.example", "xmpp/ours.example", "c"),
@@ -74,7 +74,7 @@ class RefusalTests(SynchronousTestCase):
         one.finish(None)
 
 
-#: Directives of a response that lacks the proof.
+#: : Directives of a response without the proof.
 WORDS = (
     b'username="peer.example"', b'realm="ours.example"', b'nonce="nonce"', b'cnonce="c"', b"nc=00000001", b"qop=auth",
     b'digest-uri="xmpp/ours.example"', b"response=" + b"0" * 32, b"charset=utf-8", b'authzid="peer.example"', b'"', b"\\",
@@ -83,7 +83,7 @@ OURS, PEER = Domain.parse("ours.example"), Domain.parse("peer.example")
 
 
 class ServerTests(SynchronousTestCase):
-    """R26: the receiving side."""
+    """R26: tests of the receiving side."""
 
     def setUp(self) -> None:
         self.server = DigestServer(PEER, "secret", OURS, "nonce")
@@ -99,7 +99,7 @@ class ServerTests(SynchronousTestCase):
         return refusal.condition
 
     def test_example(self) -> None:
-        """The worked example of RFC 2831 §4, from the server."""
+        """The server's side of the worked example of RFC 2831 §4 is correct."""
         server = DigestServer(Domain.parse("chris"), "secret", Domain.parse("elwood.innosoft.com"), "OA6MG9tEQGm2hh", "imap")
         self.assertEqual(server.step(None), b'realm="elwood.innosoft.com",nonce="OA6MG9tEQGm2hh",qop="auth",charset=utf-8,algorithm=md5-sess')
         answer = (
@@ -110,13 +110,13 @@ class ServerTests(SynchronousTestCase):
         self.assertIsNone(server.step(b""))
 
     def test_both(self) -> None:
-        """Each side proves itself to the other; nothing is left to be said."""
+        """Each side proves itself to the other, and the exchange is complete."""
         self.assertEqual(self.client.respond(self.server.step(self.answer)), b"")
         self.assertIsNone(self.server.step(None))
         self.client.finish(None)
 
     def test_secret(self) -> None:
-        """Another secret, and a response that is none, are refused."""
+        """Another secret, and an invalid response, are refused."""
         other = DigestClient("peer.example", "Secret", "ours.example", "xmpp/ours.example", "cnonce")
         self.assertEqual(self.refused(other.respond(self.challenge)), "not-authorized")
         proof = self.answer.split(b"response=")[1][:32]
@@ -124,7 +124,7 @@ class ServerTests(SynchronousTestCase):
             self.assertEqual(self.refused(self.answer.replace(proof, answer)), "not-authorized")
 
     def test_names(self) -> None:
-        """The user is the stream's `from`; realm and digest-uri are the domain asked for; the nonce is of this exchange, once."""
+        """The user is the stream's `from`. Realm and digest-uri are the requested domain. The nonce belongs to this exchange and is used once."""
         for old, new in (
             (b'username="peer', b'username="other'), (b'realm="ours', b'realm="other'), (b"xmpp/ours", b"xmpp/other"), (b"xmpp/", b"imap/"),
             (b'nonce="nonce"', b'nonce="other"'), (b"nc=00000001", b"nc=00000002"), (b"xmpp/ours.example", b"xmpp/ours.example/x"),
@@ -133,9 +133,9 @@ class ServerTests(SynchronousTestCase):
             self.assertEqual(self.refused(self.answer.replace(old, new)), "not-authorized", new)
 
     def test_authorization_identity(self) -> None:
-        """It may be the stream's `from`, and is part of the proof; another is `<invalid-authzid/>`."""
+        """The authorization identity may be the stream's `from`, and is part of the proof. Another one gets `<invalid-authzid/>`."""
         self.assertEqual(self.refused(self.answer + b',authzid="other.example"'), "invalid-authzid")
-        self.assertEqual(self.refused(self.answer + b',authzid="peer.example"'), "not-authorized")  # the proof is without it
+        self.assertEqual(self.refused(self.answer + b',authzid="peer.example"'), "not-authorized")  # the proof does not include it
         proof = self.answer.split(b"response=")[1][:32]
         secret = hashlib.md5(b"peer.example:ours.example:secret").digest()
         first = hashlib.md5(secret + b":nonce:cnonce:peer.example").hexdigest()
@@ -144,7 +144,7 @@ class ServerTests(SynchronousTestCase):
         self.assertIn(b"rspauth=", self.server.step(self.answer.replace(proof, whole) + b',authzid="peer.example"') or b"")
 
     def test_malformed(self) -> None:
-        """What is missing, said twice, not text, too long, of another quality of protection or another charset."""
+        """A missing or repeated directive, bytes that are not text, excess length, another qop and another charset are refused."""
         for answer in (
             b"", b"x", b"\xff", self.answer + b",qop=auth", self.answer.replace(b"qop=auth", b"qop=auth-int"),
             self.answer.replace(b"cnonce=", b"x="), self.answer.replace(b"cnonce", b""), self.answer.replace(b"utf-8", b"koi8-r"),
@@ -154,7 +154,7 @@ class ServerTests(SynchronousTestCase):
 
     @given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from(WORDS)), max_size=12))
     def test_noise(self, parts: list[bytes]) -> None:
-        """After any message an exchange is refused in words or goes on, and nothing but the secret ends it well."""
+        """After any message an exchange is refused with a text or continues. Only the secret completes it."""
         for server in (DigestServer(PEER, "secret", OURS, "nonce"), DigestServer(PEER, "another", OURS, "nonce")):
             server.step(None)
             try:
@@ -175,7 +175,7 @@ class ServerTests(SynchronousTestCase):
         self.assertIsNone(server.step(None))
 
     def test_no_subsequent_authentication(self) -> None:
-        """§2.2: nothing is proven by what was proven before: an initial response is refused, and a nonce serves once."""
+        """§2.2: an earlier proof proves nothing: an initial response is refused, and a nonce is used once."""
         again = DigestServer(PEER, "secret", OURS, "another")
         self.assertEqual(self.assertRaises(DigestRefused, again.step, self.answer).condition, "malformed-request")
         again.step(None)

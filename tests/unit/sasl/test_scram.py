@@ -1,4 +1,4 @@
-"""SCRAM: the worked examples, every refusal, and both sides mouth to ear."""
+"""Tests of SCRAM: the worked examples, every refusal, and both sides connected to each other."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def encoded(data: bytes) -> str:
 
 
 def talk(client: ScramClient, server: ScramServer) -> None:
-    """A whole exchange; raises what either side refuses."""
+    """Run a whole exchange; raise the refusal of either side."""
     challenge = server.step(client.start())
     assert challenge is not None
     assert server.step(client.respond(challenge)) is None
@@ -54,7 +54,7 @@ class ScramTestCase(SynchronousTestCase):
 
 
 class ExampleTests(SynchronousTestCase):
-    """The worked examples of the documents."""
+    """Tests of the worked examples in the RFCs."""
 
     def test_rfc_6120(self) -> None:
         """R26: RFC 6120 §9.1, SCRAM-SHA-1 for juliet."""
@@ -86,7 +86,7 @@ class ExampleTests(SynchronousTestCase):
 
 
 class MouthToEarTests(ScramTestCase):
-    """Two sides that speak with each other."""
+    """Tests of two sides that are connected to each other."""
 
     @settings(max_examples=30, deadline=None)
     @given(
@@ -95,7 +95,7 @@ class MouthToEarTests(ScramTestCase):
         st.binary(min_size=1, max_size=64), st.sampled_from(["peer.example", "bücher.example", "xn--bcher-kva.example"]),
     )
     def test_sound(self, variant: Variant, text: str, one: str, other: str, binding: bytes, name: str) -> None:
-        """R26: with the same secret and binding every mechanism succeeds, whatever the words; with another of either, none."""
+        """R26: with the same secret and binding every mechanism succeeds, with any text. With another secret or binding none does."""
         domain = Domain.parse(name)
         ours, theirs = stream_secret(text, one, binding), stream_secret(text, other, binding)
         offered = NAMES if variant.bound else []
@@ -108,7 +108,7 @@ class MouthToEarTests(ScramTestCase):
             self.refused("not-authorized", talk, ScramClient(variant, domain, ours, offered), ScramServer(variant, domain, elsewhere))
 
     def test_verifier_in_a_challenge(self) -> None:
-        """RFC 6120 §6.4.5: the verifier may come in a challenge; nothing more is asked of `<success/>` then, nor taken."""
+        """RFC 6120 §6.4.5: the verifier may be sent in a challenge. Then `<success/>` needs none and may have none."""
         for last in (None, b"v=AAAA"):
             client, server = ScramClient(BOUND, PEER, stream_secret(), NAMES), ScramServer(BOUND, PEER, stream_secret())
             server.step(client.respond(server.step(client.start())))
@@ -121,7 +121,7 @@ class MouthToEarTests(ScramTestCase):
     @settings(max_examples=150, deadline=None)
     @given(st.one_of(st.binary(max_size=60), st.text("nypcrasiv=,0123456789AQ/+", max_size=60).map(str.encode)))
     def test_noise(self, noise: bytes) -> None:
-        """Any message is answered or refused, and authenticates no peer."""
+        """Any message is answered or refused, and does not authenticate the peer."""
         for begun in (False, True):
             client, server = ScramClient(PLAIN, PEER, stream_secret(), []), ScramServer(PLAIN, PEER, stream_secret(binding=None))
             if begun:
@@ -134,20 +134,20 @@ class MouthToEarTests(ScramTestCase):
 
 
 class FlagTests(ScramTestCase):
-    """Channel binding, and who took it away."""
+    """Tests of channel binding, and of its removal by an attacker."""
 
     def gs2(self, variant: Variant, binding: bytes | None, offered: list[str]) -> bytes:
         return ScramClient(variant, PEER, stream_secret(binding=binding), offered).start().split(b"n=")[0]
 
     def test_client(self) -> None:
-        """R26: "p" with -PLUS; "y" where we would have bound and -PLUS was not offered; else "n"."""
+        """R26: the flag is "p" with -PLUS, "y" if we support binding and -PLUS was not offered, otherwise "n"."""
         self.assertEqual(b"p=tls-exporter,,", self.gs2(BOUND, b"x", NAMES))
         self.assertEqual(b"y,,", self.gs2(PLAIN, b"x", ["SCRAM-SHA-256", "SCRAM-SHA-1"]))
         self.assertEqual(b"n,,", self.gs2(PLAIN, b"x", NAMES))
         self.assertEqual(b"n,,", self.gs2(PLAIN, None, NAMES))
 
     def test_downgrade(self) -> None:
-        """R26: "y" is refused where -PLUS was offered, and taken where it was not; "n" is taken."""
+        """R26: "y" is refused if -PLUS was offered, and accepted if not. "n" is accepted."""
         first = b"y,,n=peer.example,r=theirs"
         refused = self.refused("not-authorized", ScramServer(PLAIN, PEER, stream_secret()).step, first)
         self.assertIn("somebody may have changed it", refused.text)
@@ -155,14 +155,14 @@ class FlagTests(ScramTestCase):
             self.assertTrue(ScramServer(PLAIN, PEER, stream_secret(binding=binding)).step(begin))
 
     def test_mechanism(self) -> None:
-        """RFC 5802 §6: -PLUS is bound, the others are not, and no type but ours is known."""
+        """RFC 5802 §6: -PLUS is bound, the others are not, and only our types are known."""
         for variant, flag in ((BOUND, "n"), (BOUND, "y"), (BOUND, "p=tls-unique"), (PLAIN, f"p={BINDING}"), (BOUND, "p="), (BOUND, "q")):
             server = ScramServer(variant, PEER, stream_secret())
             self.refused("malformed-request", server.step, f"{flag},,n=peer.example,r=theirs".encode())
 
 
 class ServerTests(ScramTestCase):
-    """The receiving side."""
+    """Tests of the receiving side."""
 
     def begun(self, first: bytes = b"n,,n=peer.example,r=theirs") -> ScramServer:
         server = ScramServer(PLAIN, PEER, stream_secret())
@@ -170,11 +170,11 @@ class ServerTests(ScramTestCase):
         return server
 
     def test_no_initial_response(self) -> None:
-        """RFC 6120 §6.4.2: without an initial response it is asked for."""
+        """RFC 6120 §6.4.2: without an initial response it is requested."""
         self.assertEqual(b"", ScramServer(PLAIN, PEER, stream_secret()).step(None))
 
     def test_names(self) -> None:
-        """R24, R26: the user is the stream's `from`, and so is the authorization identity, where there is one."""
+        """R24, R26: the user is the stream's `from`, and so is the authorization identity, if there is one."""
         for first in (b"n,a=PEER.example,n=peer.example,r=theirs", b"n,,n=peer.example.,r=theirs", b"n,,n=peer.example,r=theirs,x=y"):
             self.begun(first)
         for first, condition in (
@@ -189,7 +189,7 @@ class ServerTests(ScramTestCase):
             self.refused(condition, ScramServer(PLAIN, PEER, stream_secret()).step, first)
 
     def test_last_message(self) -> None:
-        """R26: another nonce, header or proof is no authentication; base64 is strict."""
+        """R26: another nonce, header or proof fails. Base64 must be canonical."""
         proof = encoded(b"p" * 32)
         for last, condition, words in (
             (f"c=biws,r=theirsours,p={proof}", "not-authorized", "proof"),
@@ -207,7 +207,7 @@ class ServerTests(ScramTestCase):
             self.assertIs(None, server.conclusion)
 
     def test_nonce_of_another_exchange(self) -> None:
-        """R26: a proof that was heard once proves nothing again."""
+        """R26: a proof that was recorded proves nothing again."""
         client, server = ScramClient(BOUND, PEER, stream_secret(nonce="c"), NAMES), ScramServer(BOUND, PEER, stream_secret(nonce="s"))
         said = client.respond(server.step(client.start()))
         again = ScramServer(BOUND, PEER, stream_secret(nonce="t"))
@@ -216,13 +216,13 @@ class ServerTests(ScramTestCase):
 
 
 class ClientTests(ScramTestCase):
-    """The initiating side."""
+    """Tests of the initiating side."""
 
     def client(self) -> ScramClient:
         return ScramClient(PLAIN, PEER, stream_secret(), [])
 
     def test_challenges(self) -> None:
-        """R26: our nonce with theirs behind it, a salt, and iterations within bounds."""
+        """R26: a challenge must have our nonce followed by theirs, a salt, and iterations within limits."""
         for challenge, condition in (
             ("r=ours,s=c2FsdA==,i=4096", "not-authorized"), ("r=otherours,s=c2FsdA==,i=4096", "not-authorized"),
             ("r=ourstheirs,s=c2FsdA==,i=4095", "not-authorized"), (f"r=ourstheirs,s=c2FsdA==,i={MOST_ITERATIONS + 1}", "not-authorized"),
@@ -236,7 +236,7 @@ class ClientTests(ScramTestCase):
             self.assertTrue(self.client().respond(f"r=ourstheirs,s=c2FsdA==,i={iterations},x=y".encode()))
 
     def test_verifiers(self) -> None:
-        """R26: who cannot prove the secret in return is not whom we meant, whatever `<success/>` says."""
+        """R26: a server that cannot prove the secret is not the requested one, whatever `<success/>` contains."""
         client = self.client()
         self.refused("not-authorized", client.finish, None)
         self.refused("not-authorized", client.finish, b"v=AAAA")

@@ -1,4 +1,4 @@
-"""The secret of two servers."""
+"""Tests of the secret of two servers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def stream_secret(text: str = "correct horse", nonce: str = "ours", binding: byt
 
 
 class SecretTests(SynchronousTestCase):
-    """What both know."""
+    """Tests of the secret and the keys derived from it."""
 
     def test_prepared(self) -> None:
-        """RFC 4013 §3: its examples."""
+        """The examples of RFC 4013 §3 are prepared correctly."""
         for text, prepared in (("I\u00adX", "IX"), ("user", "user"), ("USER", "USER"), ("\u00aa", "a"), ("\u2168", "IX"), ("a\u00a0b", "a b")):
             self.assertEqual(prepared, prepare(text))
         self.assertEqual("\u0627\u0031\u0628", prepare("\u0627\u0031\u0628"))
@@ -27,14 +27,14 @@ class SecretTests(SynchronousTestCase):
             self.assertRaises(ValueError, prepare, text)
 
     def test_never_shown(self) -> None:
-        """The secret, what is made of it and the channel binding appear in no repr."""
+        """The secret, the keys derived from it and the channel binding appear in no repr."""
         secret = stream_secret(binding=b"binding")
         shown = repr(secret) + repr(secret.secret) + repr(secret.secret.keys("sha256", b"salt", 4096))
         for word in ("correct", "binding'", "client", "stored"):
             self.assertNotIn(word, shown)
 
     def test_derived_once(self) -> None:
-        """The same parameters are derived once; no more derivations are kept than the bound."""
+        """The same parameters are derived once. The number of kept derivations is bounded."""
         secret = SharedSecret("x", b"salt")
         first = secret.keys("sha1", b"salt", 1)
         self.assertIs(first, secret.keys("sha1", b"salt", 1))

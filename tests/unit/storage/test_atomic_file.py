@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Tests of files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WriteTests(SynchronousTestCase):
         return sorted(each.name for each in self.folder.iterdir())
 
     def test_written(self) -> None:
-        """A file is made, and replaced, for its owner alone; nothing is left beside it."""
+        """A private file is made, and replaced. Nothing is left beside it."""
         for data in (b"one", b"another"):
             write_atomically(self.path, data)
             self.assertEqual((self.path.read_bytes(), self.path.stat().st_mode & 0o777, self.names()), (data, 0o600, ["secret"]))
@@ -31,7 +31,7 @@ class WriteTests(SynchronousTestCase):
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o644)
 
     def test_owner(self) -> None:
-        """What root writes belongs to the owner of the directory; root without CAP_CHOWN keeps it."""
+        """A file that root writes belongs to the owner of the directory. Without CAP_CHOWN it stays root's."""
         calls: list[tuple[int, int]] = []
 
         def fchown(_: int, user: int, group: int) -> None:
@@ -49,7 +49,7 @@ class WriteTests(SynchronousTestCase):
         self.assertEqual(["secret"], self.names())
 
     def test_order(self) -> None:
-        """The content is synced before the name, and the name before the call returns."""
+        """The content is synced before the rename, and the rename before the call returns."""
         steps: list[str] = []
         for name in ("fsync", "replace"):
             self.note(steps, name)
@@ -82,7 +82,7 @@ class WriteTests(SynchronousTestCase):
             self.assertEqual((self.path.read_bytes(), self.names(), getattr(os, name)), (b"old", ["secret"], real))
 
     def test_draft_of_a_crash(self) -> None:
-        """What a crash left of an earlier try is replaced, and is nobody's way in: no link is followed."""
+        """The leftover file of a crash is replaced safely: no link is followed."""
         victim = self.folder / "victim"
         victim.write_bytes(b"unharmed")
         (self.folder / "secret.new").symlink_to(victim)
@@ -92,7 +92,7 @@ class WriteTests(SynchronousTestCase):
 
 class SetAsideTests(SynchronousTestCase):
     def test_numbers(self) -> None:
-        """A file is renamed with those that belong to it; none that was set aside before is replaced."""
+        """A file is renamed together with those that belong to it. No file that was set aside before is replaced."""
         folder = Path(self.mktemp())
         folder.mkdir()
         path = folder / "spool.db"
@@ -105,7 +105,7 @@ class SetAsideTests(SynchronousTestCase):
         self.assertEqual((folder / "spool.db.damaged-1").read_text(), "1")
 
     def test_a_log_alone(self) -> None:
-        """A log that lost its file keeps its name free from others."""
+        """A log without its file keeps its name from being used for another."""
         folder = Path(self.mktemp())
         folder.mkdir()
         (folder / "x.damaged-1-wal").write_text("log")
@@ -113,7 +113,7 @@ class SetAsideTests(SynchronousTestCase):
         self.assertEqual(set_aside(folder / "x", "damaged", ("-wal",)), folder / "x.damaged-2")
 
     def test_synced(self) -> None:
-        """The directory is synced behind it."""
+        """The directory is synced afterwards."""
         folder = Path(self.mktemp())
         folder.mkdir()
         (folder / "x").touch()

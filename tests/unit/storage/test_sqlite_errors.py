@@ -1,4 +1,4 @@
-"""What errors of SQLite and of the disk say."""
+"""Tests of the classification of errors of SQLite and of the disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def error(code: int) -> sqlite3.Error:
 
 class ErrorTests(SynchronousTestCase):
     def test_real(self) -> None:
-        """Errors that SQLite itself raises."""
+        """Errors that SQLite itself raises are classified."""
         path = Path(self.mktemp())
         path.write_bytes(b"garbage " * 200)
         connection = sqlite3.connect(path)
@@ -35,13 +35,13 @@ class ErrorTests(SynchronousTestCase):
         other.close()
 
     def test_extended_codes(self) -> None:
-        """An extended code is told by its primary one."""
+        """An extended code is classified by its primary code."""
         self.assertEqual(result_code(error(sqlite3.SQLITE_IOERR_READ)), sqlite3.SQLITE_IOERR)
         self.assertEqual((may_pass(error(sqlite3.SQLITE_IOERR_READ)), may_pass(error(sqlite3.SQLITE_FULL))), (True, True))
         self.assertTrue(is_damage(error(sqlite3.SQLITE_CORRUPT_INDEX)))
 
     def test_others(self) -> None:
-        """Errors of the system, of Python, and none."""
+        """Errors of the system and of Python are classified, and so is the absence of one."""
         self.assertEqual([may_pass(OSError(number, "")) for number in (errno.ENOSPC, errno.EIO, errno.EACCES)], [True, True, False])
         for each in (None, ValueError(), sqlite3.ProgrammingError("closed")):
             self.assertEqual((result_code(each), is_damage(each), may_pass(each), is_in_use(each)), (0, False, False, False))

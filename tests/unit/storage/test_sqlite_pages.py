@@ -1,4 +1,4 @@
-"""SQLite files read page by page: the same as SQLite reads, and what is left where SQLite reads nothing."""
+"""Tests of reading SQLite files page by page: the result equals SQLite's, and more is read if SQLite reads nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.storage import sqlite_pages
 from s2sgw.storage.sqlite_pages import DatabasePages, PageUnreadable, read_log, record
 
-#: Bytes of a page, and of a frame of the log with its header; of the log's own header.
+#: : Bytes of a page, of a frame of the log with its header, and of the log's own header.
 PAGE, FRAME, HEADER = 4096, 4120, 32
 
 
@@ -56,7 +56,7 @@ class Database:
 
 
 def read(pages: DatabasePages) -> list[tuple[Any, ...]]:
-    """The rows of table t."""
+    """Return the rows of table t."""
     leaves, _ = pages.leaves(pages.roots().get("t", 0))
     return [(row.rowid, *row.values[1:]) for number in leaves for row in pages.rows(number) if row is not None]
 
@@ -77,7 +77,7 @@ class ReadTests(SynchronousTestCase):
         pages.close()
 
     def test_the_same_as_sqlite(self) -> None:
-        """Values of every type, rows larger than a page, trees of several levels; in the log, in the file and in both."""
+        """Values of every type, rows larger than a page, and trees of several levels are read, from the log, the file and both."""
         self.database.fill(800)
         self.assertSame()
         self.database.checkpoint()
@@ -89,7 +89,7 @@ class ReadTests(SynchronousTestCase):
         self.assertSame()
 
     def test_free_pages(self) -> None:
-        """Pages that rows have left are known, and no others."""
+        """Free pages are known, and no others."""
         self.database.fill(300)
         self.database.connection.execute("DELETE FROM t WHERE id % 2 = 0")
         self.database.connection.execute("DELETE FROM t WHERE id > (SELECT max(id) FROM t) / 4")
@@ -102,7 +102,7 @@ class ReadTests(SynchronousTestCase):
         pages.close()
 
     def test_empty(self) -> None:
-        """A file of no bytes has no pages, and none of it can be read."""
+        """An empty file has no pages, and reading one is an error."""
         path = Path(self.mktemp())
         path.touch()
         pages = DatabasePages(path)
@@ -112,7 +112,7 @@ class ReadTests(SynchronousTestCase):
         pages.close()
 
     def test_other_page_size(self) -> None:
-        """The first page says how large pages are."""
+        """The first page gives the page size."""
         path = Path(self.mktemp())
         connection = sqlite3.connect(path)
         connection.execute("PRAGMA page_size=65536")
@@ -126,7 +126,7 @@ class ReadTests(SynchronousTestCase):
 
 
 class DamageTests(SynchronousTestCase):
-    """What is on other pages can be read."""
+    """Rows on the other pages can be read."""
 
     def setUp(self) -> None:
         self.database = Database(self.mktemp())
@@ -136,7 +136,7 @@ class DamageTests(SynchronousTestCase):
         self.database.connection.close()
 
     def test_any_page(self) -> None:
-        """Whichever page is overwritten, what is read was written, and only what was on it is missing."""
+        """Whichever page is overwritten, every row read was written, and only rows on that page are missing."""
         whole = self.database.path.read_bytes()
         for number in range(1, len(whole) // PAGE + 1):
             for data in (bytes(PAGE), b"\xff" * PAGE, Random(number).randbytes(PAGE)):
@@ -150,7 +150,7 @@ class DamageTests(SynchronousTestCase):
                 pages.close()
 
     def test_unreadable(self) -> None:
-        """A page that the disk does not read is told, and takes no other along."""
+        """A page that the disk does not read is reported, and the others are read."""
         real = os.pread
         bad = 9
 
@@ -167,7 +167,7 @@ class DamageTests(SynchronousTestCase):
         pages.close()
 
     def test_random_damage(self) -> None:
-        """Bytes changed anywhere give other rows or none, and never an error that is not declared."""
+        """After random damage other rows or none are read, and the only errors are the declared ones."""
         whole = self.database.path.read_bytes()
         for seed in range(150):
             random = Random(seed)
@@ -186,13 +186,13 @@ class DamageTests(SynchronousTestCase):
             pages.close()
 
     def test_records(self) -> None:
-        """Bytes that are no record are told as such."""
+        """Bytes that are not a record are reported as such."""
         for data in (b"\x02\x01", b"\x02\x0a", b"\x02\x21abc", b"\x03\x01\x00\x05\x00"):
             self.assertRaises((ValueError, IndexError), record, data)
 
 
 class LogTests(SynchronousTestCase):
-    """A write-ahead log with damage in the middle."""
+    """Tests of a write-ahead log with damage in the middle."""
 
     def setUp(self) -> None:
         self.database = Database(self.mktemp())
@@ -208,7 +208,7 @@ class LogTests(SynchronousTestCase):
         self.database.connection.close()
 
     def copy(self) -> Database:
-        """The files as a kill leaves them."""
+        """Copy the files as a kill leaves them."""
         copy = object.__new__(Database)
         copy.path = Path(f"{self.database.path}-copy")
         copy.log = Path(f"{copy.path}-wal")
@@ -217,20 +217,20 @@ class LogTests(SynchronousTestCase):
         return copy
 
     def recovered(self, copy: Database) -> int:
-        """How many rows SQLite finds."""
+        """Return the number of rows that SQLite finds."""
         connection = sqlite3.connect(copy.path)
         (number,) = connection.execute("SELECT count(*) FROM t").fetchone()
         connection.close()
         return int(number)
 
     def test_sound(self) -> None:
-        """Nothing is behind."""
+        """A sound log has no commits behind a damage."""
         log = read_log(self.database.log)
         assert log is not None
         self.assertEqual((log.commits_behind, log.behind, log.pages), (0, {}, len(self.database.pages())))
 
     def test_damaged_frame(self) -> None:
-        """The commits up to the damage are those that SQLite recovers; those behind are known, and can be read."""
+        """The commits before the damage are those that SQLite recovers. Those behind it are known, and can be read."""
         for commit, end in enumerate(self.commits[:-1]):
             copy = self.copy()
             copy.flip(copy.log, HEADER + end * FRAME + 24 + 2000)
@@ -246,7 +246,7 @@ class LogTests(SynchronousTestCase):
             before.close()
 
     def test_damaged_header(self) -> None:
-        """SQLite ignores such a log as a whole: all of its commits are behind but those of its first frame."""
+        """SQLite ignores such a log completely: all commits except those of its first frame are behind the damage."""
         for at in (0, 8, 17, 30):
             copy = self.copy()
             copy.flip(copy.log, at)
@@ -256,7 +256,7 @@ class LogTests(SynchronousTestCase):
             self.assertEqual(self.recovered(copy), len(self.rows) - 10)
 
     def test_torn_end(self) -> None:
-        """A crash leaves a commit without its end, which was acknowledged to nobody: that is no damage."""
+        """A commit without its end, after a crash, was never confirmed: it is not damage."""
         for cut in (1, FRAME - 1, FRAME, FRAME + 7):
             copy = self.copy()
             copy.log.write_bytes(copy.log.read_bytes()[:-cut])
@@ -265,7 +265,7 @@ class LogTests(SynchronousTestCase):
             self.assertEqual((log.commits_behind, log.behind), (0, {}))
 
     def test_old_frames(self) -> None:
-        """What an earlier round of the log left behind its end is not of this log."""
+        """Frames left by an earlier round of the log are not part of it."""
         self.database.connection.execute("PRAGMA wal_checkpoint(RESTART)")
         self.database.fill(1)
         log = read_log(self.database.log)
@@ -274,7 +274,7 @@ class LogTests(SynchronousTestCase):
         self.assertLess(len(log.committed), 8)
 
     def test_none(self) -> None:
-        """No log, an empty one and one of zeros hold nothing."""
+        """A missing log, an empty one and one of zeros have no commits."""
         path = Path(self.mktemp())
         self.assertIsNone(read_log(path))
         for data, empty in ((b"", None), (bytes(40), None), (bytes(HEADER + 3 * FRAME), {})):
@@ -283,6 +283,6 @@ class LogTests(SynchronousTestCase):
             self.assertEqual(log if log is None else log.behind, empty)
 
     def test_both_orders(self) -> None:
-        """The checksum is the one of §4.2, in either byte order."""
+        """The checksum is the one of §4.2, in both byte orders."""
         self.assertEqual(sqlite_pages._checksum("<", (0, 0), b"\1\0\0\0\2\0\0\0"), (1, 3))
         self.assertEqual(sqlite_pages._checksum(">", (0, 0), b"\0\0\0\1\0\0\0\2"), (1, 3))

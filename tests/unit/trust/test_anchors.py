@@ -1,4 +1,4 @@
-"""Trusted certificates."""
+"""Tests of trusted certificates."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 class AnchorsTests(SynchronousTestCase):
     def test_sources(self):
-        """Anchors come from PEM bundles with words between the certificates, and from DER; each once."""
+        """Anchors are read from PEM bundles with text between the certificates, and from DER; each once."""
         other = Authority.root("Other")
         found = Anchors.parse(b"# a root\n" + shared_root().pem + b"another\n" + shared_issuer().pem, other.der, other.pem)
         self.assertEqual([shared_root().certificate, shared_issuer().certificate, other.certificate], list(found.certificates))
         self.assertEqual((3, ()), (len(found), found.complaints))
 
     def test_unreadable_sources(self):
-        """What cannot be read is complained of; the rest still counts."""
+        """Unreadable sources are reported. The rest still counts."""
         broken = shared_root().pem.replace(b"\nMII", b"\nXII")
         armour = b"-----BEGIN CERTIFICATE-----\nM\n-----END CERTIFICATE-----\n"
         found = Anchors.parse(broken + armour + shared_issuer().pem, b"junk")
@@ -33,7 +33,7 @@ class AnchorsTests(SynchronousTestCase):
         self.assertIn("certificate 1 cannot be read", found.complaints[0])
 
     def test_files(self):
-        """A file or a directory without any certificate, such as a key, is complained of."""
+        """A file or a directory without a certificate, for example a key, is reported."""
         folder = Path(self.mktemp())
         folder.mkdir()
         self.assertEqual((f"{folder} holds no certificate",), read_anchors(str(folder)).complaints)
@@ -50,12 +50,12 @@ class AnchorsTests(SynchronousTestCase):
         self.assertIsNone(Anchors().store)
 
     def test_sum(self):
-        """Anchors add up, with their complaints."""
+        """Anchors and their errors can be added."""
         found = Anchors.parse(shared_root().pem) + Anchors.parse(shared_issuer().der, shared_root().der, b"junk")
         self.assertEqual((2, 1), (len(found), len(found.complaints)))
 
     def test_membership(self):
-        """A certificate is an anchor as itself, not by its name."""
+        """A certificate is an anchor by its bytes, not by its name."""
         trusted = Anchors([shared_root().certificate])
         self.assertIn(ParsedCertificate(shared_root().der), trusted)
         self.assertNotIn(ParsedCertificate(Authority.root().der), trusted)
@@ -70,7 +70,7 @@ class AnchorsTests(SynchronousTestCase):
         self.assertEqual([], list(Anchors().named(name)))
 
     def test_system_bundle(self):
-        """The system's bundle is read without a complaint or a warning."""
+        """The system's bundle is read without an error or a warning."""
         if not BUNDLE.exists():
             raise SkipTest("this system keeps its anchors elsewhere")
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""A certificate in words: all that an operator compares, and nothing that makes it raise."""
+"""Tests of the description of a certificate: everything that an operator compares, without exceptions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.certificates import leaf_for, rsa_key, self_signed, shared_is
 
 class SummaryTests(SynchronousTestCase):
     def test_issued(self):
-        """Names, issuer, dates, serial, key and fingerprints of an issued certificate."""
+        """An issued certificate has names, issuer, dates, serial number, key and fingerprints."""
         issued = leaf_for("a.example")
         found = summarise(issued.der)
         self.assertEqual((hashlib.sha256(issued.der).hexdigest(), str(Fingerprint.of(issued.der))), (found.sha256, found.key))
@@ -27,17 +27,17 @@ class SummaryTests(SynchronousTestCase):
         self.assertEqual((found.not_after.timestamp(), list(found.names)), (row["not_after"], row["names"]))
 
     def test_self_signed(self):
-        """A self-signed one is told as such, one without names too."""
+        """A self-signed certificate is described as such, also without names."""
         self.assertIn("self-signed", str(summarise(self_signed(dns=["b.example"]).der)))
         self.assertIn("for no name", str(summarise(shared_issuer().issue(dns=[]).der)))
 
     def test_names_are_bounded(self):
-        """Of many names, some."""
+        """Of many names a bounded number is given."""
         found = summarise(shared_issuer().issue(dns=[f"n{number}.example" for number in range(NAMES + 9)]).der)
         self.assertEqual(NAMES, len(found.names))
 
     def test_kinds(self):
-        """The kinds of keys, one that no library knows included."""
+        """Every kind of key is described, also an unknown one."""
         self.assertEqual("RSA 2048", summarise(shared_issuer().issue(dns=["a.example"], key=rsa_key()).der).kind)
         self.assertEqual("Ed25519", summarise(shared_issuer().issue(dns=["a.example"], key=ed25519.Ed25519PrivateKey.generate()).der).kind)
 
@@ -47,7 +47,7 @@ class SummaryTests(SynchronousTestCase):
         self.assertEqual("of no known kind", certificate._kind(Unknown()))  # type: ignore[arg-type]
 
     def test_unreadable(self):
-        """What is no certificate has its fingerprint alone."""
+        """For bytes that are not a certificate only the fingerprint is given."""
         found = summarise(b"nonsense")
         self.assertEqual(("", (), hashlib.sha256(b"nonsense").hexdigest()), (found.key, found.names, found.sha256))
         self.assertIn("cannot be read", str(found))

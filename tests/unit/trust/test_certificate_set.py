@@ -1,4 +1,4 @@
-"""The verdicts on the generated set of certificates (R17–R19, R21)."""
+"""Tests of the verdicts on the generated set of certificates (R17–R19, R21)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class CertificateSetTests(SynchronousTestCase):
     anchors = Anchors([shared_root().certificate])
 
     def verdict(self, row: Row) -> str:
-        """The row's name with what is made of it: the causes, or that the domain is proven."""
+        """Return the row's name with its result: the causes, or that the domain is proven."""
         attempt = validate_peer(row.make().der_chain, self.anchors, row.domain, AT)
         self.assertEqual(attempt.proven, not attempt.causes, row.name)
         self.assertTrue(attempt.reasons, row.name)
         return told(row.name, attempt.causes)
 
     def test_verdicts(self):
-        """R17, R18, R19, R21: each certificate of the set gets exactly the causes that the rules ask for."""
+        """R17, R18, R19, R21: each certificate of the set gets exactly the causes that the rules require."""
         expected = [told(row.name, row.causes) for row in rows()]
         self.assertEqual(expected, [self.verdict(row) for row in rows()])
 
     def test_the_set(self):
-        """The set is as large as it should be, its names are its own, and it holds refusals of every cause and proofs."""
+        """The set has its full size and unique names, with refusals for every cause and proofs."""
         names = [row.name for row in rows()]
         self.assertGreaterEqual(len(names), SMALLEST)
         self.assertEqual(len(names), len(set(names)))

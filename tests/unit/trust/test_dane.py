@@ -1,4 +1,4 @@
-"""DANE: R22."""
+"""Tests of DANE (R22)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def prove(issued: Issued | None, *records: TLSA, anchors: Anchors = ANCHORS, **o
 
 class EndEntityTests(SynchronousTestCase):
     def test_every_selector_and_matching_type(self):
-        """R22: usage 3 matches certificate or key, in full or by digest; another certificate does not match."""
+        """R22: usage 3 matches certificate or key, in full or by digest. Another certificate does not match."""
         for selector in (CERTIFICATE, PUBLIC_KEY):
             for matching in (FULL, SHA_256, SHA_512):
                 wanted = record(leaf_for("a.example").der, DANE_EE, selector, matching)
@@ -80,7 +80,7 @@ class EndEntityTests(SynchronousTestCase):
                 self.assertEqual(Cause.DANE_MISMATCH, prove(leaf_for("b.example"), wanted).cause)
 
     def test_neither_name_nor_date(self):
-        """R22: usage 3 asks no name and no date of the certificate, nor an issuer (RFC 7671 §5.1)."""
+        """R22: usage 3 does not check the certificate's names, dates and issuer (RFC 7671 §5.1)."""
         issued = self_signed(dns=["other.example"], not_after=AT - timedelta(days=1))
         self.assertTrue(prove(issued, record(issued.der, DANE_EE)).proven)
 
@@ -89,7 +89,7 @@ class EndEntityTests(SynchronousTestCase):
         self.assertFalse(prove(leaf_for("a.example"), record(shared_issuer().der, DANE_EE)).proven)
 
     def test_with_pkix(self):
-        """R22: usage 1 asks for PKIX as well: a trusted chain, a name, a date."""
+        """R22: usage 1 needs PKIX as well: a trusted chain, a name, a date."""
         good = leaf_for("a.example")
         self.assertTrue(prove(good, record(good.der, PKIX_EE)).proven)
         self.assertFalse(prove(leaf_for("c.example"), record(good.der, PKIX_EE)).proven)
@@ -102,7 +102,7 @@ class EndEntityTests(SynchronousTestCase):
 
 class TrustAnchorTests(SynchronousTestCase):
     def test_an_authority_of_its_own(self):
-        """R22: usage 2 makes an anchor of an authority that nobody else knows; it must be among what is presented."""
+        """R22: usage 2 makes an anchor of an otherwise unknown authority. It must be among the presented certificates."""
         leaf = OTHER.issue(dns=["a.example"])
         presented = leaf.with_chain(OTHER.certificate)
         for selector in (CERTIFICATE, PUBLIC_KEY):
@@ -113,17 +113,17 @@ class TrustAnchorTests(SynchronousTestCase):
         self.assertIn("is no authority's of the chain", absent.reasons[0])
 
     def test_an_authority_in_the_record(self):
-        """R22: where the record is the whole certificate, it need not be presented."""
+        """R22: if the record is the whole certificate, it need not be presented."""
         self.assertTrue(prove(OTHER.issue(dns=["a.example"]), record(OTHER.der, DANE_TA, CERTIFICATE, FULL)).proven)
         self.assertFalse(prove(OTHER.issue(dns=["a.example"]), TLSA(DANE_TA, CERTIFICATE, FULL, b"junk")).proven)
 
     def test_an_intermediate(self):
-        """R22: usage 2 may name an intermediate; what is above it does not matter."""
+        """R22: usage 2 may name an intermediate. The authorities above it do not matter."""
         lower = OTHER.intermediate("Lower")
         self.assertTrue(prove(lower.issue(dns=["a.example"]), record(lower.der, DANE_TA)).proven)
 
     def test_names_and_dates(self):
-        """R22: usage 2 asks for a valid path and for a name: the domain, or the target as dNSName."""
+        """R22: usage 2 needs a valid path and a name: the domain, or the target as dNSName."""
         wanted = record(OTHER.der, DANE_TA)
         for kind in ("dns", "xmpp", "srv"):
             self.assertTrue(prove(_named(kind, "a.example"), wanted).proven, kind)
@@ -134,17 +134,17 @@ class TrustAnchorTests(SynchronousTestCase):
         self.assertIn("expired", prove(expired, wanted).reasons[0])
 
     def test_the_leaf_is_no_authority(self):
-        """R22: a leaf that matches a usage 2 record proves nothing by that."""
+        """R22: a leaf that matches a usage 2 record is not proven by it."""
         issued = self_signed(dns=["a.example"])
         self.assertFalse(prove(issued, record(issued.der, DANE_TA)).proven)
 
     def test_constraints(self):
-        """R17: the name constraints of a DANE authority bind xmppAddr too."""
+        """R17: the name constraints of a DANE authority apply to xmppAddr too."""
         bound = OTHER.intermediate("Bound", constraints=dns_constraints(["b.example"]))
         self.assertFalse(prove(bound.issue(xmpp=["a.example"]), record(bound.der, DANE_TA)).proven)
 
     def test_with_pkix(self):
-        """R22: usage 0 narrows PKIX to an authority that must be on the path."""
+        """R22: usage 0 limits PKIX to an authority that must be on the path."""
         good = leaf_for("a.example")
         for authority in (shared_issuer(), shared_root()):
             self.assertTrue(prove(good, record(authority.der, PKIX_TA)).proven)
@@ -155,7 +155,7 @@ class TrustAnchorTests(SynchronousTestCase):
         self.assertFalse(prove(stranger, record(OTHER.der, PKIX_TA)).proven)
 
     def test_uncertain_path(self):
-        """R22: usage 0 proves nothing where the path is not known exactly; usage 2 has its anchor all the same."""
+        """R22: usage 0 proves nothing if the path is not exactly known. Usage 2 has its anchor all the same."""
         names = der(0x30, der(0x82, b"a.example") + der(0x87, b"123"))
         self.assertFalse(prove(shared_issuer().issue(san_der=names), record(shared_issuer().der, PKIX_TA)).proven)
         self.assertTrue(prove(shared_issuer().issue(san_der=names), record(shared_issuer().der, DANE_TA)).proven)
@@ -168,7 +168,7 @@ def _named(kind: str, domain: str) -> Issued:
 
 class UsableTests(SynchronousTestCase):
     def test_what_cannot_be_used(self):
-        """R22: records with unknown parameters, or data that cannot be, are no records."""
+        """R22: records with unknown parameters, or with invalid data, are ignored."""
         good = record(leaf_for("a.example").der, DANE_EE)
         bad = [
             replace(good, usage=4), replace(good, usage=255), replace(good, selector=2), replace(good, matching=3),
@@ -180,7 +180,7 @@ class UsableTests(SynchronousTestCase):
         self.assertIn("none that can be used", attempt.reasons[0])
 
     def test_strongest_digest(self):
-        """Of several digests for a usage and selector only the strongest counts; data in full always does (RFC 7671 §9)."""
+        """Of several digests for a usage and selector only the strongest counts. Data in full always does (RFC 7671 §9)."""
         leaf = leaf_for("a.example").der
         weak, strong, full = (record(leaf, DANE_EE, PUBLIC_KEY, matching) for matching in (SHA_256, SHA_512, FULL))
         self.assertEqual([strong, full], usable([weak, strong, full]))
@@ -191,13 +191,13 @@ class UsableTests(SynchronousTestCase):
         self.assertFalse(prove(leaf_for("a.example"), weak, stale).proven)
 
     def test_bounded(self):
-        """Only so many records of a target are looked at."""
+        """The number of records of a target that are used is bounded."""
         good = record(leaf_for("a.example").der, DANE_EE)
         self.assertEqual(RECORDS, len(usable([good] * (RECORDS + 10))))
 
 
 class BoundTests(SynchronousTestCase):
-    """What a stranger's records may cost, counted: docs/trust.md."""
+    """Tests of the cost of a stranger's records, counted: docs/trust.md."""
 
     def searched(self, issued: Issued, *lookups: TLSALookup) -> tuple[PresentedChain, Attempt]:
         presented = PresentedChain(issued.der_chain)
@@ -205,7 +205,7 @@ class BoundTests(SynchronousTestCase):
         return presented, prove_dane(inbound, ANCHORS, presented=presented)
 
     def test_records_cost_nothing(self):
-        """R22: hundreds of records that ask for PKIX cost one search of the path, the same that PKIX itself needs."""
+        """R22: hundreds of records that need PKIX cost one path search, the same that PKIX itself needs."""
         usages = (PKIX_TA, DANE_TA, PKIX_EE)
         lookups = [
             TLSALookup(f"t{number}.example", tuple(
@@ -221,7 +221,7 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(1, presented.path_searches)
 
     def test_the_right_one_among_many(self):
-        """R22: the record that speaks of the certificate is tried first, wherever it stands."""
+        """R22: the record for the certificate is tried first, wherever it is in the list."""
         leaf = leaf_for("a.example")
         others = tuple(TLSA(DANE_EE, PUBLIC_KEY, SHA_256, DIGESTS[SHA_256](b"%d" % number)) for number in range(RECORDS_TRIED + 8))
         for usage in (PKIX_EE, DANE_EE):
@@ -229,7 +229,7 @@ class BoundTests(SynchronousTestCase):
             self.assertTrue(self.searched(leaf, TLSALookup("t.example", (*others, right), secure=True))[1].proven)
 
     def test_authorities_share_a_search(self):
-        """R22: all authorities that DANE-TA records name are anchors of one search, whichever target they are of."""
+        """R22: all authorities in DANE-TA records are anchors of one search, whichever target they belong to."""
         authorities = [OTHER]
         for number in range(5):
             authorities.append(authorities[-1].intermediate(f"Level {number}"))
@@ -243,7 +243,7 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual((False, 0), (attempt.proven, presented.path_searches))
 
     def test_unfit_authorities(self):
-        """R22: a record makes no anchor of an authority with a dear key, presented or written in the record."""
+        """R22: an authority with an expensive key, presented or in the record, is not made an anchor."""
         weak = Authority.root("Weak", key=ec.generate_private_key(ec.BrainpoolP512R1()))
         issued = weak.issue(dns=["a.example"])
         presented, attempt = self.searched(issued.with_chain(weak.certificate), TLSALookup(
@@ -253,21 +253,21 @@ class BoundTests(SynchronousTestCase):
 
 
 class OutboundTests(SynchronousTestCase):
-    """The peer receives: we connected to `TARGET`."""
+    """Tests of a receiving peer: we connected to `TARGET`."""
 
     def test_one_of_several(self):
-        """R22: one record that matches is enough."""
+        """R22: one matching record is sufficient."""
         leaf = leaf_for("a.example")
         self.assertTrue(prove(leaf, record(leaf_for("b.example").der, DANE_EE), record(leaf.der, DANE_EE)).proven)
 
     def test_veto(self):
-        """R22: a secured, usable set that does not match vetoes every other proof."""
+        """R22: a secure, usable set without a match vetoes every other proof."""
         attempt = prove(leaf_for("a.example"), record(leaf_for("b.example").der, DANE_EE))
         self.assertEqual((Cause.DANE_MISMATCH, True), (attempt.cause, attempt.veto))
         self.assertIn("TLSA 3 1 1", attempt.reasons[0])
 
     def test_insecure(self):
-        """R22: insecure or failed lookups never count, for or against."""
+        """R22: insecure or failed look-ups never count, for or against."""
         leaf = leaf_for("a.example")
         for options in ({"secure": False}, {"addresses_secure": False}, {"failure": "SERVFAIL"}, {"target": "other.example"}):
             for wanted in (leaf, leaf_for("b.example")):
@@ -276,7 +276,7 @@ class OutboundTests(SynchronousTestCase):
                 self.assertEqual(1, len(attempt.reasons))
 
     def test_nothing_to_compare(self):
-        """Without records, without a look-up, or without a certificate there is no proof and no veto."""
+        """Without records, a look-up, or a certificate there is no proof and no veto."""
         self.assertIn("has no TLSA records", prove(leaf_for("a.example")).reasons[0])
         self.assertIn("no DANE for xmpp.host.example: SERVFAIL", prove(leaf_for("a.example"), failure="SERVFAIL").reasons[0])
         self.assertEqual(Cause.NO_CERTIFICATE, prove(None, record(leaf_for("a.example").der, DANE_EE)).cause)
@@ -284,34 +284,34 @@ class OutboundTests(SynchronousTestCase):
         self.assertEqual(("no TLSA records were looked up",), prove_dane(plain, ANCHORS).reasons)
 
     def test_target_spelling(self):
-        """The target compares without regard to case and a trailing dot."""
+        """The target is compared without regard to case and a trailing dot."""
         leaf = leaf_for("a.example")
         self.assertTrue(prove(leaf, record(leaf.der, DANE_EE), target=TARGET.upper() + ".").proven)
 
     def test_odd_target(self):
-        """A target that is no host name matches no name."""
+        """A target that is not a host name matches no name."""
         found = replace(evidence(_named("dns", "b.example"), record(OTHER.der, DANE_TA), target="..").tlsa[0])
         odd = Evidence(Domain.parse("a.example"), "receiving", AT, _named("dns", "b.example").der_chain, target="..", tlsa=(found,))
         self.assertEqual(Cause.DANE_MISMATCH, prove_dane(odd, ANCHORS).cause)
 
     def test_without_a_target(self):
-        """Outbound, look-ups of targets that we did not connect to say nothing."""
+        """Outbound, look-ups of targets that we did not connect to do not count."""
         leaf = leaf_for("a.example")
         untold = replace(evidence(leaf, record(leaf.der, DANE_EE)), target=None)
         self.assertEqual(Cause.NOT_PROVEN, prove_dane(untold, ANCHORS).cause)
 
     def test_unreadable_certificate(self):
-        """What is no certificate matches no record, but its own digest."""
+        """Bytes that are not a certificate match only a record with their own digest."""
         junk = Evidence(Domain.parse("a.example"), "receiving", AT, (b"junk",), target=TARGET)
         wanted = TLSALookup(TARGET, (TLSA(DANE_EE, PUBLIC_KEY, SHA_256, DIGESTS[SHA_256](b"junk")),), True, True)
         self.assertFalse(prove_dane(replace(junk, tlsa=(wanted,)), ANCHORS).proven)
 
 
 class InboundTests(SynchronousTestCase):
-    """The peer initiates: any of its targets may be the one that came."""
+    """Tests of an initiating peer: any of its targets may be the one that connected."""
 
     def test_any_target(self):
-        """R22: the records of any SRV target prove the peer; the addresses play no part."""
+        """R22: the records of any SRV target prove the peer. The addresses do not matter."""
         leaf = leaf_for("a.example")
         lookups = (
             TLSALookup("one.example", (record(leaf_for("b.example").der, DANE_EE),), secure=True),
@@ -321,12 +321,12 @@ class InboundTests(SynchronousTestCase):
         self.assertTrue(prove_dane(both, ANCHORS).proven)
 
     def test_no_veto(self):
-        """R22: inbound, a set that does not match is merely no proof."""
+        """R22: inbound, a set without a match is no proof and no veto."""
         attempt = prove(leaf_for("a.example"), record(leaf_for("b.example").der, DANE_EE), role="initiating")
         self.assertEqual((Cause.DANE_MISMATCH, False), (attempt.cause, attempt.veto))
 
     def test_insecure(self):
-        """R22: inbound too, what DNSSEC does not secure never counts."""
+        """R22: inbound too, records that DNSSEC does not secure never count."""
         leaf = leaf_for("a.example")
         for options in ({"secure": False}, {"failure": "bogus"}):
             self.assertEqual(Cause.NOT_PROVEN, prove(leaf, record(leaf.der, DANE_EE), role="initiating", **options).cause)

@@ -1,4 +1,4 @@
-"""The little of DER that is read."""
+"""Tests of the reader of a small part of DER."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from tests.support.certificates import leaf_for, self_signed, shared_issuer, sha
 
 
 def with_extension(oid: str, value: bytes) -> bytes:
-    """A certificate with this extension, whatever its value."""
+    """Return a certificate with this extension, whatever its value."""
     extra = [(x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value), False)]
     return self_signed(extra=extra, subject_key_identifier=False, authority_key_identifier=False).der
 
 
 class ElementTests(SynchronousTestCase):
     def test_read(self):
-        """An element is its identifier, its contents and its encoding; the rest follows."""
+        """An element is read as its identifier, contents and encoding. The rest follows."""
         for size in (0, 1, 127, 128, 255, 256, 70000):
             data = encode(0x04, b"x" * size)
             element, rest = der.read(data + b"rest")
             self.assertEqual((0x04, b"x" * size, data, b"rest"), (*element, rest))
 
     def test_malformed(self):
-        """An element that is cut short, or of a form that DER does not have, is a ValueError."""
+        """An element that is truncated, or has a form that DER does not permit, is a ValueError."""
         for data in (b"", b"\x04", b"\x04\x01", b"\x04\x81", b"\x04\x82\x01\x00x", b"\x04\x80\x00\x00", b"\x04\x85\0\0\0\0\1x", b"\x1f\x01x"):
             self.assertRaises(ValueError, der.read, data)
 
     def test_elements(self):
-        """Elements are read until the end, or until one is malformed."""
+        """Elements are read until the end, or until a malformed one."""
         found = der.elements(b"\x04\x01a\x05\x00\x04\x05b")
         self.assertEqual([0x04, 0x05], [next(found).tag, next(found).tag])
         self.assertRaises(ValueError, next, found)
 
     def test_linear(self):
-        """Elements are found by their offsets: what is behind an element is never copied for it."""
+        """Elements are found by their offsets: the bytes behind an element are not copied."""
 
         class Counting(bytes):
             copied = 0
@@ -54,17 +54,17 @@ class ElementTests(SynchronousTestCase):
         self.assertEqual(len(data), Counting.copied)
 
     def test_encode(self):
-        """What is encoded is read again, whatever its length."""
+        """Encoded contents are read back, whatever their length."""
         for size in (0, 127, 128, 255, 256, 70000):
             self.assertEqual(encode(0x04, b"x" * size), der.encode(0x04, b"x" * size))
 
     def test_few(self):
-        """A list of elements may be bounded."""
+        """The number of elements in a list may be limited."""
         self.assertEqual([0x05, 0x05], [each.tag for each in der.few(b"\x05\x00\x05\x00", 2)])
         self.assertRaises(ValueError, der.few, b"\x05\x00" * 3, 2)
 
     def test_inside(self):
-        """The contents of a single element of the tag that is expected."""
+        """The contents of a single element with the expected tag are read."""
         self.assertEqual(b"\x05\x00", der.inside(b"\x30\x02\x05\x00"))
         self.assertRaises(ValueError, der.inside, b"\x30\x00\x05\x00")
         self.assertRaises(ValueError, der.inside, b"\x31\x00")
@@ -72,7 +72,7 @@ class ElementTests(SynchronousTestCase):
 
 class FieldTests(SynchronousTestCase):
     def test_fields(self):
-        """Issuer, subject and key of a certificate, as they are encoded."""
+        """Issuer, subject and key of a certificate are returned as they are encoded."""
         fields = der.fields(shared_issuer().der)
         self.assertEqual(shared_root().certificate.subject.public_bytes(), fields.issuer)
         self.assertEqual(shared_issuer().certificate.subject.public_bytes(), fields.subject)
@@ -86,7 +86,7 @@ class FieldTests(SynchronousTestCase):
         self.assertEqual(b"", der.fields(encode(0x30, encode(0x30, tbs))).extensions)
 
     def test_no_certificate(self):
-        """What lacks fields is no certificate."""
+        """Bytes without the fields are not a certificate."""
         for data in (b"", b"\x30\x00", b"\x30\x02\x30\x00", encode(0x30, encode(0x30, b"\x05\x00" * 5))):
             self.assertRaises(ValueError, der.fields, data)
 
@@ -99,12 +99,12 @@ class ExtensionTests(SynchronousTestCase):
         self.assertIsNone(der.extension(leaf, der.NAME_CONSTRAINTS))
 
     def test_twice(self):
-        """An extension that is there twice is a ValueError."""
+        """A repeated extension is a ValueError."""
         leaf = with_extension("2.5.29.18", b"\x30\x00").replace(bytes.fromhex("0603551d12"), bytes.fromhex("0603551d0f"))
         self.assertRaises(ValueError, der.extension, leaf, der.KEY_USAGE)
 
     def test_malformed(self):
-        """Extensions that are no pairs of OID and value are a ValueError."""
+        """Extensions that are not pairs of OID and value are a ValueError."""
         leaf = with_extension("2.5.29.18", b"\x30\x00").replace(bytes.fromhex("0603551d12"), bytes.fromhex("0503551d12"))
         self.assertRaises(ValueError, der.extension, leaf, der.SUBJECT_ALT_NAME)
         self.assertRaises(ValueError, der.extensions, encode(0x30, b"\x01\x00" * 3 + encode(der.OID, b"x") + encode(der.OCTET_STRING, b"")))
@@ -117,7 +117,7 @@ class ExtensionTests(SynchronousTestCase):
         self.assertRaises(ValueError, der.object_identifiers, encode(0x30, b"\x06\x01\x2a" * (der.MAX_KEY_PURPOSES + 1)))
 
     def test_object_identifiers(self):
-        """The OIDs of an extended key usage."""
+        """The OIDs of an extended key usage are read."""
         self.assertEqual({b"\x2a\x03", b"\x55"}, der.object_identifiers(bytes.fromhex("300706022a03060155")))
 
     def test_key_identifiers(self):

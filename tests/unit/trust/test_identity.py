@@ -1,4 +1,4 @@
-"""Names of a certificate and their match with a domain: R17, R18."""
+"""Tests of the names in a certificate and their match with a domain (R17, R18)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OTHER, _DNS = 0xA0, 0x82
 
 
 def of(*general_names: bytes) -> Names:
-    """The names of a certificate whose subjectAltName holds these GeneralNames, raw."""
+    """Return the names of a certificate whose subjectAltName has these raw GeneralNames."""
     return names(self_signed(san_der=der(0x30, b"".join(general_names))).der)
 
 
@@ -36,7 +36,7 @@ def texts(names: Names, kind: NameKind) -> tuple[str, ...]:
 
 class ExtractionTests(SynchronousTestCase):
     def test_all_kinds(self):
-        """R17: xmppAddr, SRV-ID and dNSName are taken from the subjectAltName."""
+        """R17: xmppAddr, SRV-ID and dNSName are read from the subjectAltName."""
         found = presented(dns=["a.example", "*.b.example"], xmpp=["c.example"], srv=["d.example"])
         self.assertEqual(("a.example", "*.b.example"), texts(found, "dNSName"))
         self.assertEqual(("c.example",), texts(found, "xmppAddr"))
@@ -44,18 +44,18 @@ class ExtractionTests(SynchronousTestCase):
         self.assertEqual((), found.dropped)
 
     def test_common_name_is_nothing(self):
-        """R17: a common name is no identity, with or without a subjectAltName."""
+        """R17: a common name is not an identity, with or without a subjectAltName."""
         self.assertEqual(Names(), presented(common_name="a.example"))
         self.assertIsNone(match(presented(common_name="a.example", dns=["b.example"]), "a.example"))
 
     def test_no_certificate_at_all(self):
-        """What is no certificate names nobody, and says so instead of failing."""
+        """Bytes that are not a certificate have no names, and are reported instead of raising."""
         found = names(b"junk")
         self.assertEqual((), found.presented)
         self.assertIn("malformed", found.dropped[0])
 
     def test_malformed_names_drop_out_one_by_one(self):
-        """R17: each malformed name drops out with its reason; the good ones beside it stay."""
+        """R17: each malformed name is ignored with its reason. The good names beside it stay."""
         bad = {
             "NUL": der(_DNS, b"a.example\0.evil.example"),
             "not ASCII": der(_DNS, "bücher.example".encode()),
@@ -77,7 +77,7 @@ class ExtractionTests(SynchronousTestCase):
             self.assertIn("is malformed", found.dropped[0], what)
 
     def test_malformed_other_names_drop_out(self):
-        """R17: an xmppAddr that is no UTF8String, no UTF-8, no domain or no value, an SRV-ID that is no IA5String or no name."""
+        """R17: an xmppAddr that is not a UTF8String, UTF-8, a domain or a value, and an SRV-ID that is not an IA5String or a name, are ignored."""
         bad = [
             xmpp_addr("a.example", 0x16), xmpp_addr(b"\xff.example"), xmpp_addr("romeo@a.example"), xmpp_addr(""),
             xmpp_addr("a.example\0"), xmpp_addr("a.example/x"), xmpp_addr("a.example."), xmpp_addr("a。example"),
@@ -90,7 +90,7 @@ class ExtractionTests(SynchronousTestCase):
             self.assertEqual(1, len(found.dropped), name)
 
     def test_malformed_encoding(self):
-        """An otherName without a value, or with two, drops out; what comes after it is still read."""
+        """An otherName without a value, or with two, is ignored. The names after it are still read."""
         oid = bytes.fromhex("06082b06010505070805")
         value = der(0xA0, der(0x0C, b"a.example"))
         for content in (oid, oid + value + value, oid + der(0xA0, der(0x0C, b"a.example") * 2), oid + b"\xa0"):
@@ -99,13 +99,13 @@ class ExtractionTests(SynchronousTestCase):
             self.assertEqual(1, len(found.dropped))
 
     def test_broken_extension(self):
-        """A subjectAltName that breaks off yields the names before the break."""
+        """Of a truncated subjectAltName the names before its end are read."""
         found = of(der(_DNS, b"good.example"), b"\x82\x20short")
         self.assertEqual(("good.example",), texts(found, "dNSName"))
         self.assertIn("the subjectAltName is malformed", found.dropped[0])
 
     def test_other_kinds_are_passed_over(self):
-        """An address, a URI, an e-mail address and an otherName of another type are neither names nor faults."""
+        """An address, a URI, an e-mail address and an otherName of another type are neither names nor errors."""
         found = of(
             der(0x87, b"\xc0\x00\x02\x01"), der(0x86, b"xmpp:a.example"), der(0x81, b"a@a.example"),
             der(_OTHER, bytes.fromhex("06032a0304") + der(0xA0, der(0x0C, b"a.example"))), der(0x87, b"123"),
@@ -113,18 +113,18 @@ class ExtractionTests(SynchronousTestCase):
         self.assertEqual(Names(), found)
 
     def test_not_an_other_name(self):
-        """What only looks like an xmppAddr inside, in a name of another kind, is none."""
+        """A name of another kind that contains what looks like an xmppAddr is ignored."""
         inner = bytes.fromhex("06082b06010505070805") + der(0xA0, der(0x0C, b"a.example"))
         self.assertEqual(Names(), of(der(0x86, inner), der(0xA4, inner)))
 
     def test_the_list_of_malformed_names_is_bounded(self):
-        """A certificate with many malformed names gets a few of them told."""
+        """Of many malformed names a bounded number is reported."""
         self.assertEqual(NAMES_TOLD, len(of(*[der(_DNS, b"") for _ in range(50)]).dropped))
 
 
 class MatchTests(SynchronousTestCase):
     def test_each_kind_proves(self):
-        """R17: any one of the three kinds is enough."""
+        """R17: any one of the three kinds is sufficient."""
         for kind in ("dns", "xmpp", "srv"):
             found = presented(**{kind: ["a.example"]})
             self.assertIsNotNone(match(found, "a.example"), kind)
@@ -133,14 +133,14 @@ class MatchTests(SynchronousTestCase):
                 self.assertIsNone(match(found, other), kind)
 
     def test_order(self):
-        """An xmppAddr is named before an SRV-ID, that before a dNSName (RFC 6120 §13.7.1.2.1)."""
+        """An xmppAddr is preferred to an SRV-ID, and that to a dNSName (RFC 6120 §13.7.1.2.1)."""
         found = presented(dns=["a.example"], xmpp=["a.example"], srv=["a.example"])
         self.assertEqual("xmppAddr a.example", match(found, "a.example"))
         self.assertEqual("SRV-ID _xmpp-server.a.example", match(presented(dns=["a.example"], srv=["a.example"]), "a.example"))
         self.assertEqual("dNSName a.example", match(presented(dns=["a.example"]), "a.example"))
 
     def test_case(self):
-        """R17: names compare without regard to case."""
+        """R17: names are compared without regard to case."""
         self.assertIsNotNone(match(presented(dns=["A.Example"]), "a.example"))
         self.assertIsNotNone(match(presented(xmpp=["A.Example"]), "a.example"))
         self.assertIsNotNone(match(presented(srv=["_XMPP-Server.A.Example"]), "a.example"))
@@ -151,7 +151,7 @@ class MatchTests(SynchronousTestCase):
             self.assertIsNone(match(presented(srv=[f"{service}.a.example"]), "a.example"))
 
     def test_wildcards(self):
-        """R17: a wildcard is the whole left-most label of a dNSName and stands for exactly one label."""
+        """R17: a wildcard is the whole left-most label of a dNSName and matches exactly one label."""
         found = presented(dns=["*.a.example"])
         self.assertIsNotNone(match(found, "b.a.example"))
         for domain in ("a.example", "c.b.a.example", "b.example", "b.aa.example", "example"):
@@ -170,12 +170,12 @@ class MatchTests(SynchronousTestCase):
             self.assertIsNone(match(found, "bucher.example"))
 
     def test_decomposed_u_label(self):
-        """R18: a U-label in decomposed form is the same name; one that only maps to the name is malformed."""
+        """R18: a U-label in decomposed form is the same name. One that only maps to the name is malformed."""
         self.assertIsNotNone(match(presented(xmpp=["bu\u0308cher.example"]), IDN))
         self.assertIsNone(match(presented(xmpp=["ｂücher.example"]), IDN))
 
     def test_insisting_on_xmpp_addr(self):
-        """R17: where policy insists, a certificate with an xmppAddr is judged by that alone; one without is not barred."""
+        """R17: if the policy requires it, a certificate with an xmppAddr is judged by that alone. One without is still accepted."""
         found = presented(dns=["a.example"], xmpp=["b.example"])
         self.assertIsNotNone(match(found, "a.example"))
         self.assertIsNone(match(found, "a.example", insist_on_xmpp_addr=True))
@@ -183,12 +183,12 @@ class MatchTests(SynchronousTestCase):
         self.assertIsNotNone(match(presented(dns=["a.example"]), "a.example", insist_on_xmpp_addr=True))
 
     def test_addresses(self):
-        """An address as a domain is matched by no dNSName."""
+        """An address as a domain matches no dNSName."""
         for address in ("192.0.2.1", "[2001:db8::1]"):
             self.assertIsNone(match(presented(dns=["a.example"]), address))
 
     def test_reasons(self):
-        """A mismatch lists what the certificate names instead, a few of many, and what dropped out."""
+        """A mismatch lists some of the certificate's names, and the ignored ones."""
         found = of(der(_DNS, b"b.example"), der(_DNS, b"\0"))
         name, reasons = matches(found, Domain.parse("a.example"))
         self.assertIsNone(name)
@@ -202,10 +202,10 @@ class MatchTests(SynchronousTestCase):
 
 
 class BoundTests(SynchronousTestCase):
-    """What a stranger's names may cost, counted: docs/trust.md."""
+    """Tests of the cost of a stranger's names, counted: docs/trust.md."""
 
     def count(self, *general_names: bytes, domain: str = "a.example") -> tuple[bool, int]:
-        """Return whether a name matches, and how many names were read for the answer, not only looked at."""
+        """Return whether a name matches, and how many names were parsed for the answer."""
         found = of(*general_names)
         read: list[RawName] = []
         real = RawName.read
@@ -218,49 +218,49 @@ class BoundTests(SynchronousTestCase):
         return bool(matches(found, Domain.parse(domain)).name), len(read)
 
     def test_only_what_may_match_is_read(self):
-        """R17: of a thousand names the one that is the domain is read; where none is, a few are, to be told."""
+        """R17: of a thousand names only the matching one is parsed. Without a match a few are, for the report."""
         others = [der(_DNS, b"n%d.example" % number) for number in range(999)]
         self.assertEqual((True, 1), self.count(*others, der(_DNS, b"A.example")))
         self.assertEqual((False, NAMES_TOLD), self.count(*others))
 
     def test_other_names(self):
-        """R17: xmppAddrs are compared by their bytes too; none is parsed as a domain before."""
+        """R17: xmppAddrs are compared by their bytes too. None is parsed as a domain first."""
         others = [xmpp_other(f"ü{number}.example") for number in range(500)]
         self.assertEqual((True, 1), self.count(*others, xmpp_other("Ü.EXAMPLE"), domain="ü.example"))
         self.assertEqual((False, NAMES_TOLD), self.count(*others, domain="ü.example"))
 
     def test_many_that_may_be_an_address(self):
-        """R17: an address has no dNSName, and one that spells it is none: each drops out, and nothing fails."""
+        """R17: an address cannot be a dNSName: each such name is ignored, without an exception."""
         self.assertEqual((False, 5 + NAMES_TOLD), self.count(*[der(_DNS, b"192.0.2.1")] * 5, *[der(_DNS, b"x")] * 4, domain="192.0.2.1"))
 
     def test_too_many(self):
-        """R17: a certificate with more names than are looked at names nobody, and says so."""
+        """R17: a certificate with too many names has none, and the reason is given."""
         found = of(der(_DNS, b"a.example"), *[b"\x88\x00"] * 1000)
         self.assertEqual((), found.presented)
         self.assertIn("too many names", matches(found, Domain.parse("a.example")).reasons[-1])
 
     def test_overlong_xmpp_addr(self):
-        """R17: what is longer than a domain is not even normalised."""
+        """R17: a text that is longer than a domain is not normalised."""
         self.assertIn("longer than a domain", of(xmpp_other("x" * 1024)).dropped[0])
         self.assertIsNone(match(of(xmpp_other("a.example" + "\u0301\u0323" * 1000)), "a.example"))
 
 
 class ParsedTests(SynchronousTestCase):
-    """A certificate that was parsed before says what its DER says."""
+    """Tests that a parsed certificate gives the same answers as its DER."""
 
     def test_names(self):
-        """R17: the same names, and the same fault where they cannot be read."""
+        """R17: the names are the same, and so is the error if they cannot be read."""
         for general_names in ([der(_DNS, b"a.example"), xmpp_other("b.example")], [b"\x82\x05a"], [b"\x88\x00"] * 1001):
             certificate = self_signed(san_der=der(0x30, b"".join(general_names))).der
             self.assertEqual(names(certificate), names(ParsedCertificate(certificate)))
             self.assertEqual(names(certificate), PresentedChain([certificate]).names)
 
     def test_names_of_what_cannot_be_read(self):
-        """R17: a leaf that is no certificate names nobody."""
+        """R17: a leaf that is not a certificate has no names."""
         self.assertEqual((names(b"junk"), ()), (PresentedChain([b"junk"]).names, names(b"junk").raw))
 
     def test_constraints(self):
-        """R17: the same constraints."""
+        """R17: the constraints are the same."""
         for permitted, excluded in ((["a.example"], []), ([], ["b.example"])):
             certificate = Authority.root(constraints=dns_constraints(permitted, excluded)).der
             self.assertEqual(Constraints.of(certificate), Constraints.of(ParsedCertificate(certificate)))
@@ -268,7 +268,7 @@ class ParsedTests(SynchronousTestCase):
 
 
 def xmpp_other(text: str) -> bytes:
-    """An xmppAddr as a raw GeneralName."""
+    """Return an xmppAddr as a raw GeneralName."""
     return der(_OTHER, bytes.fromhex("06082b06010505070805") + der(0xA0, der(0x0C, text.encode())))
 
 
@@ -278,7 +278,7 @@ def constraints(permitted=(), excluded=()) -> Constraints:
 
 class ConstraintTests(SynchronousTestCase):
     def test_none(self):
-        """An authority without name constraints, or with some on other kinds of names only, may name anybody."""
+        """An authority without name constraints, or with constraints on other kinds of names only, may certify any name."""
         self.assertEqual(Constraints(), constraints())
         self.assertTrue(constraints().allow("a.example"))
         self.assertEqual((None, ()), (Constraints().permitted, Constraints().excluded))
@@ -286,7 +286,7 @@ class ConstraintTests(SynchronousTestCase):
         self.assertEqual(Constraints(), Constraints.of(Authority.root(constraints=mail).der))
 
     def test_permitted(self):
-        """R17: a permitted subtree holds its own name and what is below it."""
+        """R17: a permitted subtree contains its own name and those below it."""
         bound = constraints(["a.example", "B.example"])
         for host in ("a.example", "x.a.example", "b.example", "y.x.b.example"):
             self.assertTrue(bound.allow(host), host)
@@ -294,24 +294,24 @@ class ConstraintTests(SynchronousTestCase):
             self.assertFalse(bound.allow(host), host)
 
     def test_excluded(self):
-        """R17: an excluded subtree wins over a permitted one."""
+        """R17: an excluded subtree overrides a permitted one."""
         bound = constraints(["example"], ["bad.example"])
         self.assertTrue(bound.allow("a.example"))
         self.assertFalse(bound.allow("bad.example"))
         self.assertFalse(bound.allow("x.bad.example"))
 
     def test_special_trees(self):
-        """The empty subtree holds every name; a leading dot asks for a sub-domain."""
+        """The empty subtree contains every name. A leading dot requires a sub-domain."""
         self.assertFalse(Constraints(excluded=("",)).allow("a.example"))
         self.assertTrue(Constraints(permitted=(".example",)).allow("a.example"))
         self.assertFalse(Constraints(permitted=(".a.example",)).allow("a.example"))
 
     def test_unreadable(self):
-        """R17: name constraints that cannot be read permit nothing."""
+        """R17: unreadable name constraints permit nothing."""
         self.assertFalse(Constraints.of(b"junk").allow("a.example"))
 
     def test_within(self):
-        """R17: constraints on dNSName bind the domain of an xmppAddr and of an SRV-ID; the others drop out with a reason."""
+        """R17: constraints on dNSName apply to the domain of an xmppAddr and of an SRV-ID. Names outside are ignored with a reason."""
         found = presented(dns=["a.test"], xmpp=["a.test", "b.example", IDN], srv=["a.test", "c.example"])
         kept = found.within([constraints(["example"]), Constraints()])
         self.assertEqual((("b.example", IDN), ("_xmpp-server.c.example",)), (texts(kept, "xmppAddr"), texts(kept, "SRV-ID")))

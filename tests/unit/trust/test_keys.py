@@ -1,4 +1,4 @@
-"""Which keys an authority may sign with: R19."""
+"""Tests of the keys that an authority may sign with (R19)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def info(key: Any) -> bytes:
 
 
 def rsa_info(bits: int, exponent: int = 65537) -> bytes:
-    """An RSA key of a size, which nobody has the private key of."""
+    """Return an RSA public key of a size, without a private key."""
     numbers = rsa.RSAPublicNumbers(exponent, (1 << (bits - 1)) | 1)
     content = b"".join(der(0x02, number.to_bytes(number.bit_length() // 8 + 1, "big")) for number in (numbers.n, numbers.e))
     return der(0x30, RSA + der(0x03, b"\0" + der(0x30, content)))
@@ -38,7 +38,7 @@ class SigningTests(SynchronousTestCase):
             self.assertEqual("", signing_fault(rsa_info(bits)))
 
     def test_others(self):
-        """R19: other curves and kinds may not."""
+        """R19: other curves and kinds may not sign."""
         for key in (
             *map(ec.generate_private_key, (ec.SECP192R1(), ec.SECP224R1(), ec.SECP256K1(), ec.BrainpoolP512R1())),
             dsa.generate_private_key(1024),
@@ -47,7 +47,7 @@ class SigningTests(SynchronousTestCase):
         self.assertFalse(is_cheap(info(dsa.generate_private_key(1024))))
 
     def test_sizes(self):
-        """R19: RSA keys that are too small, too large, or of a huge exponent may not; only the large ones are dear."""
+        """R19: RSA keys that are too small, too large, or have a huge exponent may not sign. Only the large ones are expensive."""
         self.assertIn("has 2047 bits", signing_fault(rsa_info(2047)))
         self.assertIn("has 8193 bits", signing_fault(rsa_info(8193)))
         self.assertIn("has 500000 bits", signing_fault(rsa_info(500_000)))
@@ -57,7 +57,7 @@ class SigningTests(SynchronousTestCase):
         self.assertEqual([True, False, False], [is_cheap(each) for each in (rsa_info(1024), *dear)])
 
     def test_unreadable(self):
-        """A key that cannot be read is told as such."""
+        """A key that cannot be read is reported as such."""
         for data in (b"", b"junk", b"\x30\x00", der(0x30, RSA + der(0x03, b"\0junk")), der(0x30, RSA + der(0x03, b""))):
             self.assertIn("cannot be read", signing_fault(data))
             self.assertFalse(is_cheap(data))

@@ -1,4 +1,4 @@
-"""What may be asked of one certificate without validating it."""
+"""Tests of facts about one certificate that need no validation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def parsed(certificate: x509.Certificate) -> ParsedCertificate:
 
 
 def with_extension(oid: str, value: bytes) -> ParsedCertificate:
-    """A certificate with this extension, whatever its value."""
+    """Return a certificate with this extension, whatever its value."""
     extra = [(x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value), False)]
     return ParsedCertificate(self_signed(extra=extra, subject_key_identifier=False, authority_key_identifier=False).der)
 
@@ -44,13 +44,13 @@ class ParsedCertificateTests(SynchronousTestCase):
         self.assertEqual(shared_issuer().certificate.serial_number, int.from_bytes(issuer.serial, "big"))
 
     def test_no_certificate(self):
-        """What is no certificate, or of a version that does not exist, is a ValueError."""
+        """Bytes that are not a certificate, or have a version that does not exist, are a ValueError."""
         future = shared_root().der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x05")
         for data in (b"", b"junk", future, shared_root().der + b"\0"):
             self.assertRaises(ValueError, ParsedCertificate, data)
 
     def test_extensions(self):
-        """An extension is found by its OID; where there are too many to be read, each is a ValueError, and counts as there."""
+        """An extension is found by its OID. If there are too many, each is a ValueError and counts as present."""
         leaf = ParsedCertificate(leaf_for("a.example").der)
         self.assertEqual(encode(0x30, encode(0x82, b"a.example")), leaf.extension(der.SUBJECT_ALT_NAME))
         self.assertIsNone(leaf.extension(der.NAME_CONSTRAINTS))
@@ -61,7 +61,7 @@ class ParsedCertificateTests(SynchronousTestCase):
         self.assertTrue(crowded.has_extension(der.NAME_CONSTRAINTS))
 
     def test_key_identifiers(self):
-        """The identifiers of the authority's key and the subject's agree along a chain; what cannot be read is None."""
+        """The key identifiers of authority and subject agree along a chain. Unreadable ones are None."""
         issuer, leaf = ParsedCertificate(shared_issuer().der), ParsedCertificate(leaf_for("a.example").der)
         self.assertEqual(issuer.subject_key, leaf.authority_key)
         self.assertEqual(20, len(issuer.subject_key or b""))
@@ -72,7 +72,7 @@ class ParsedCertificateTests(SynchronousTestCase):
         self.assertIsNone(with_extension("2.5.29.35", b"\x30\x00").authority_key)
 
     def test_words(self):
-        """Subject and issuer are told in words, bounded, and something even where they are unreadable or very long."""
+        """Subject and issuer are given as text, bounded, also if they are unreadable or very long."""
         issuer = ParsedCertificate(shared_issuer().der)
         self.assertEqual(("'CN=Test Issuer'", "'CN=Test Root'"), (issuer.subject_text, issuer.issuer_text))
         long = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, letter * 64) for letter in "xyz"])
@@ -86,14 +86,14 @@ class ParsedCertificateTests(SynchronousTestCase):
         self.assertEqual("of an unreadable name", parsed(odd).issuer_text)
 
     def test_self_signed(self):
-        """Self-signed means by its own key, not only under its own name; a key that is dear to check with is not used."""
+        """Self-signed means signed with its own key, not only under its own name. An expensive key is not checked."""
         self.assertTrue(ParsedCertificate(self_signed(dns=["a.example"]).der).self_signed)
         self.assertTrue(ParsedCertificate(self_signed(dns=["a.example"], key=rsa_key(1024)).der).self_signed)
         self.assertFalse(ParsedCertificate(leaf_for("a.example").der).self_signed)
         self.assertFalse(ParsedCertificate(self_signed(dns=["a.example"], signed_by=new_key()).der).self_signed)
 
     def test_unfit_authorities(self):
-        """R19: a weak key, too many names, constraints, key purposes or extensions make an authority unfit, with a reason."""
+        """R19: a weak key, or too many names, constraints, key purposes or extensions make an authority unfit, with a reason."""
         many = encode(0x30, b"\x88\x00" * 1001)
         purposes = encode(0x30, b"\x06\x01\x2a" * 65)
         odd = [(x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.2.3.{number}"), b""), False) for number in range(65)]

@@ -1,4 +1,4 @@
-"""Fingerprints of keys: R20."""
+"""Tests of the fingerprints of keys (R20)."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class FingerprintTests(SynchronousTestCase):
         self.assertNotEqual(Fingerprint.of(first.der), Fingerprint.of(leaf_for("a.example").der))
 
     def test_text(self):
-        """A fingerprint is written as sha256: and hexadecimal digits, and read back."""
+        """A fingerprint is written as "sha256:" with hexadecimal digits, and read back."""
         fingerprint = Fingerprint(bytes(range(32)))
         self.assertEqual("sha256:" + bytes(range(32)).hex(), str(fingerprint))
         self.assertEqual(fingerprint, Fingerprint.parse(str(fingerprint)))
 
     def test_other_spellings(self):
-        """Upper case, colons, white space around it and base64 are read too."""
+        """Upper case, colons, surrounding white space and base64 are read too."""
         fingerprint = Fingerprint(bytes(range(200, 232)))
         for text in (
             "SHA256:" + fingerprint.digest.hex().upper(), "sha256:" + fingerprint.digest.hex(":"), f" {fingerprint} ",
@@ -42,12 +42,12 @@ class FingerprintTests(SynchronousTestCase):
             self.assertEqual(fingerprint, Fingerprint.parse(text), text)
 
     def test_invalid(self):
-        """What is no fingerprint is refused with a word on what one looks like."""
+        """A text that is not a fingerprint is refused with an explanation of the format."""
         for text in ("", "sha256:", "sha1:" + "00" * 20, "00" * 32, "sha256:" + "00" * 31, "sha256:" + "0g" * 32, "sha256:AAAA", "sha256:ä"):
             error = self.assertRaises(InvalidFingerprint, Fingerprint.parse, text)
             self.assertIn("64 hexadecimal digits", str(error))
 
     def test_no_certificate(self):
-        """What is no certificate has no fingerprint."""
+        """Bytes that are not a certificate have no fingerprint."""
         for junk in (b"", b"junk", b"\x30\x00", b"\x30\x02\x30\x00"):
             self.assertRaises(ValueError, Fingerprint.of, junk)

@@ -1,4 +1,4 @@
-"""What everybody can see is wrong with a certificate."""
+"""Tests of the faults of a certificate that every observer can see."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ class FaultsTests(SynchronousTestCase):
         return "; ".join(faults(chain, Domain.parse(name), at))
 
     def test_sound(self) -> None:
-        """Of a certificate that is in its time and has the name there is nothing to say, whoever issued it."""
+        """A certificate within its dates and with the name has no fault, whatever its issuer."""
         for chain in (leaf_for("peer.example").der_chain, Authority.root("Nobody's").issue(dns=["peer.example"]).der_chain):
             self.assertEqual("", self.found(chain))
 
     def test_dates(self) -> None:
-        """One that has expired, or is not valid yet, is told with the date."""
+        """A certificate that has expired, or is not valid yet, is reported with the date."""
         chain = leaf_for("peer.example").der_chain
         self.assertEqual(f"it expired on {NOT_AFTER:%Y-%m-%d}", self.found(chain, NOT_AFTER + timedelta(seconds=1)))
         self.assertEqual(f"it is not valid before {NOT_BEFORE:%Y-%m-%d}", self.found(chain, NOT_BEFORE - timedelta(seconds=1)))
 
     def test_name(self) -> None:
-        """One with other names does not name the domain; which names it has is not repeated."""
+        """A certificate with other names does not name the domain. Its names are not repeated."""
         self.assertEqual("it does not name other.example", self.found(leaf_for("peer.example").der_chain, name="other.example"))
 
     def test_none_and_unreadable(self) -> None:
-        """No certificate, and what is none, are told."""
+        """A missing certificate, and bytes that are not one, are reported."""
         self.assertEqual("no certificate was presented", self.found(()))
         self.assertEqual("it cannot be read", self.found((b"\x30\x03\x02\x01\x01",)))
 
     def test_self_signed(self) -> None:
-        """One that is its own issuer, with all else that is wrong with it."""
+        """A self-signed certificate is reported with all its other faults."""
         self.assertEqual("it does not name peer.example; it is self-signed", self.found((Authority.root().der,)))

@@ -1,4 +1,4 @@
-"""Proofs: a chain and a name (R13, R17–R21), a pin (R20), and `validate_peer` for outside suites."""
+"""Tests of proofs: a chain and a name (R13, R17–R21), a pin (R20), and `validate_peer` for outside suites."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def evidence(issued: Issued | None, domain: str = "a.example", role: Role = "rec
 
 
 def named(authority: Authority, kind: str, domain: str = "a.example") -> Issued:
-    """A leaf whose only name is `domain`, as dns, xmpp or srv."""
+    """Return a leaf whose only name is `domain`, as dns, xmpp or srv."""
     options: dict[str, Any] = {kind: [domain]}
     return authority.issue(**options)
 
@@ -58,44 +58,44 @@ class PKIXTests(SynchronousTestCase):
             self.assertIn("dNSName a.example matches", attempt.reasons[0])
 
     def test_each_kind_of_name(self):
-        """R17: one name of any kind is enough."""
+        """R17: one name of any kind is sufficient."""
         for kind in ("dns", "xmpp", "srv"):
             self.assertTrue(pkix(named(shared_issuer(), kind)).proven, kind)
 
     def test_no_certificate(self):
-        """A peer without a certificate is told so."""
+        """The absence of a certificate is reported."""
         self.assertEqual(Attempt("pkix", False, Cause.NO_CERTIFICATE, ("no certificate was presented",), (Cause.NO_CERTIFICATE,)), pkix(None))
 
     def test_name_mismatch(self):
-        """R19: a good chain for somebody else proves nothing, and lists whom it names."""
+        """R19: a good chain for another domain proves nothing, and its names are listed."""
         attempt = pkix(leaf_for("b.example"))
         self.assertEqual((False, Cause.NAME_MISMATCH), (attempt.proven, attempt.cause))
         self.assertIn("names dNSName b.example, but not a.example", attempt.reasons[0])
 
     def test_common_name(self):
-        """R17: a bare common name proves nothing."""
+        """R17: a common name alone proves nothing."""
         attempt = pkix(shared_issuer().issue(common_name="a.example"))
         self.assertEqual((Cause.NAME_MISMATCH,), attempt.causes)
 
     def test_bad_chain_with_a_good_name(self):
-        """R19: a name on a chain that is not trusted proves nothing."""
+        """R19: a name on an untrusted chain proves nothing."""
         attempt = pkix(self_signed(dns=["a.example"]))
         self.assertEqual((False, Cause.SELF_SIGNED, (Cause.SELF_SIGNED,)), (attempt.proven, attempt.cause, attempt.causes))
 
     def test_both_failing(self):
-        """R19: an expired certificate with a wrong name says both."""
+        """R19: for an expired certificate with a wrong name both faults are given."""
         attempt = pkix(shared_issuer().issue(dns=["b.example"], not_after=PAST))
         self.assertEqual((Cause.EXPIRED, Cause.NAME_MISMATCH), attempt.causes)
         self.assertEqual(2, len(attempt.reasons))
 
     def test_order_of_causes(self):
-        """R20: what no approval could heal comes before the unknown issuer, that before the name."""
+        """R20: faults that no approval can remedy precede the unknown issuer, and that precedes the name."""
         stranger = Authority.root("Stranger").issue(dns=["b.example"], not_after=PAST, key=rsa_key(1024))
         self.assertEqual((Cause.EXPIRED, Cause.WEAK_KEY, Cause.UNKNOWN_ISSUER, Cause.NAME_MISMATCH), pkix(stranger).causes)
         self.assertEqual((Cause.SELF_SIGNED, Cause.NAME_MISMATCH), pkix(self_signed(dns=["b.example"])).causes)
 
     def test_malformed_names_are_told(self):
-        """R17: malformed names beside a good one do no harm; where none matches they are among the reasons."""
+        """R17: malformed names beside a good one have no effect. If none matches they are among the reasons."""
         good = der(0x82, b"a.example")
         bad = der(0x82, b"a.example\0.evil.example")
         self.assertTrue(pkix(shared_issuer().issue(san_der=der(0x30, bad + good + UNREADABLE))).proven)
@@ -104,13 +104,13 @@ class PKIXTests(SynchronousTestCase):
         self.assertIn("is malformed", attempt.reasons[1])
 
     def test_insisting_on_xmpp_addr(self):
-        """R17: where policy insists, an xmppAddr that differs outweighs a dNSName that matches."""
+        """R17: if the policy requires it, an xmppAddr that differs overrides a dNSName that matches."""
         issued = shared_issuer().issue(dns=["a.example"], xmpp=["b.example"])
         self.assertTrue(pkix(issued).proven)
         self.assertEqual(Cause.NAME_MISMATCH, pkix(issued, insist_on_xmpp_addr=True).cause)
 
     def test_name_constraints_bind_xmpp_names(self):
-        """R17: constraints on dNSName bind the domain of an xmppAddr and of an SRV-ID."""
+        """R17: constraints on dNSName apply to the domain of an xmppAddr and of an SRV-ID."""
         bound = shared_root().intermediate("Bound", constraints=dns_constraints(["b.example"]))
         for kind in ("xmpp", "srv"):
             attempt = pkix(named(bound, kind))
@@ -119,13 +119,13 @@ class PKIXTests(SynchronousTestCase):
             self.assertTrue(pkix(named(bound, kind, "x.b.example"), "x.b.example").proven)
 
     def test_name_constraints_of_an_anchor(self):
-        """R17: those of the anchor itself bind too."""
+        """R17: constraints of the anchor itself apply too."""
         root = Authority.root("Bound Root", constraints=dns_constraints((), ["a.example"]))
         attempt = prove_pkix(evidence(root.issue(xmpp=["a.example"])), Anchors([root.certificate]))
         self.assertEqual(Cause.NAME_MISMATCH, attempt.cause)
 
     def test_name_constraints_beside_an_unreadable_name(self):
-        """R17: a malformed name does not lift the constraints."""
+        """R17: a malformed name does not remove the constraints."""
         bound = shared_root().intermediate("Bound", constraints=dns_constraints(["b.example"]))
         oid = bytes.fromhex("06082b06010505070805")
         name = der(0xA0, oid + der(0xA0, der(0x0C, b"a.example")))
@@ -133,13 +133,13 @@ class PKIXTests(SynchronousTestCase):
         self.assertEqual(Cause.NAME_MISMATCH, pkix(bound.issue(san_der=der(0x30, name + UNREADABLE))).cause)
 
     def test_srv_target_is_no_identity(self):
-        """R13: a name that came out of SRV proves nothing by itself."""
+        """R13: the name of an SRV target proves nothing by itself."""
         for secure in (False, True):
             attempt = prove_pkix(evidence(leaf_for("host.example"), target="host.example", target_secure=secure), ANCHORS)
             self.assertEqual(Cause.NAME_MISMATCH, attempt.cause)
 
     def test_secure_delegation(self):
-        """R13: it does where DNSSEC secured it, policy allows it, and we are the ones who connected; by dNSName alone."""
+        """R13: it does if DNSSEC secured it, the policy permits it, and we opened the connection; by dNSName only."""
         def delegated(issued: Issued, role: Role = "receiving", **options) -> bool:
             defaults = {"target": "host.example", "target_secure": True}
             return prove_pkix(evidence(issued, role=role, **{**defaults, **options}), ANCHORS, secure_delegation=True).proven
@@ -164,7 +164,7 @@ class PinTests(SynchronousTestCase):
             self.assertEqual(("pin", True, None), (attempt.method, attempt.proven, attempt.cause))
 
     def test_changed_key(self):
-        """R20: another key is a mismatch that names both."""
+        """R20: another key is a mismatch that names both keys."""
         pin = Fingerprint(bytes(32))
         attempt = prove_pin(evidence(leaf_for("a.example")), [pin])
         self.assertEqual((False, Cause.PIN_MISMATCH, (Cause.PIN_MISMATCH,)), (attempt.proven, attempt.cause, attempt.causes))
@@ -172,12 +172,12 @@ class PinTests(SynchronousTestCase):
         self.assertIn(str(Fingerprint.of(leaf_for("a.example").der)), attempt.reasons[0])
 
     def test_only_the_leaf_counts(self):
-        """R20: a pinned key further up the chain proves nothing."""
+        """R20: a pinned key of an authority in the chain proves nothing."""
         attempt = prove_pin(evidence(leaf_for("a.example")), [Fingerprint.of(shared_issuer().der)])
         self.assertEqual(Cause.PIN_MISMATCH, attempt.cause)
 
     def test_nothing_to_compare(self):
-        """Without pins, without a certificate, or with an unreadable one there is no mismatch to report."""
+        """Without pins, without a certificate, or with an unreadable one no mismatch is reported."""
         pin = Fingerprint(bytes(32))
         self.assertEqual(Cause.NOT_PROVEN, prove_pin(evidence(leaf_for("a.example")), []).cause)
         self.assertEqual(Cause.NO_CERTIFICATE, prove_pin(evidence(None), [pin]).cause)
@@ -187,7 +187,7 @@ class PinTests(SynchronousTestCase):
 
 class ValidatePeerTests(SynchronousTestCase):
     def test_shapes(self):
-        """The chain and the anchors may be PEM texts, DER pieces, or mixed; anchors may be ready made."""
+        """The chain and the anchors may be PEM texts, DER bytes, or mixed. Anchors may also be an `Anchors` object."""
         leaf = leaf_for("a.example")
         for chain in (leaf.pem_chain, leaf.der_chain, [leaf.pem_chain], [leaf.der, shared_issuer().pem]):
             for anchors in (shared_root().pem, [shared_root().der], ANCHORS):
@@ -202,19 +202,19 @@ class ValidatePeerTests(SynchronousTestCase):
         self.assertEqual(Cause.BAD_CHAIN, validate_peer(b"junk", shared_root().pem, "a.example", AT).cause)
 
     def test_options(self):
-        """Policy's wish for an xmppAddr can be tried too."""
+        """The policy's requirement of an xmppAddr can be set too."""
         issued = shared_issuer().issue(dns=["a.example"], xmpp=["b.example"], key=new_key())
         self.assertTrue(validate_peer(issued.pem_chain, shared_root().pem, "a.example", AT).proven)
         self.assertFalse(validate_peer(issued.pem_chain, shared_root().pem, "a.example", AT, insist_on_xmpp_addr=True).proven)
 
     def test_no_domain(self):
-        """A domain that is none is nobody's name; what else is wrong with the chain is told as well."""
+        """An invalid domain matches no name. The chain's other faults are reported as well."""
         leaf = leaf_for("a.example").pem_chain
         self.assertEqual((Cause.NAME_MISMATCH,), validate_peer(leaf, shared_root().pem, "xn--☃.example", AT).causes)
         self.assertEqual((Cause.UNKNOWN_ISSUER, Cause.NAME_MISMATCH), validate_peer(leaf, b"", "no domain", AT).causes)
 
     def test_bad_arguments(self):
-        """What is the caller's own mistake raises."""
+        """An error of the caller raises."""
         leaf = leaf_for("a.example").pem_chain
         self.assertRaises(ValueError, validate_peer, leaf, b"", "a.example", AT.replace(tzinfo=None))
 
@@ -226,7 +226,7 @@ class DocumentationTests(SynchronousTestCase):
     document = (Path(__file__).resolve().parents[3] / "docs" / "trust.md").read_text(encoding="utf-8")
 
     def test_the_example_runs(self):
-        """The example of docs/trust.md is what it says it is."""
+        """The example of docs/trust.md works as documented."""
         example = self.document.partition("```python\n")[2].partition("```")[0].replace("example.org", "a.example")
         said: list[tuple[object, ...]] = []
         leaf = leaf_for("a.example")
@@ -234,7 +234,7 @@ class DocumentationTests(SynchronousTestCase):
         self.assertEqual((True, None, ()), said[0])
 
     def test_every_cause_is_told(self):
-        """docs/trust.md tells of each cause that a refusal can have, in their order."""
+        """docs/trust.md lists each cause of a refusal, in order."""
         rows = [line for line in self.document.splitlines() if line.startswith("| `")]
         told = [word.strip("`") for row in rows for word in row.split("|")[1].strip().split(", ")]
         self.assertEqual([cause.value for cause in PRECEDENCE], [word for word in told if word in set(PRECEDENCE)])

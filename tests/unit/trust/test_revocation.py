@@ -1,4 +1,4 @@
-"""Revocation lists: R19."""
+"""Tests of revocation lists (R19)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def causes(issued: Issued, *lists: bytes) -> list[Cause]:
 
 
 def with_extensions(*extensions: x509.ExtensionType, critical: bool = True, revoked: tuple[x509.Certificate, ...] = ()) -> bytes:
-    """A list of the shared issuer with these extensions and a CRL number."""
+    """Return a list of the shared issuer with these extensions and a CRL number."""
     return shared_issuer().crl(revoked, extensions=[(x509.CRLNumber(1), False), *((each, critical) for each in extensions)])
 
 
@@ -41,7 +41,7 @@ def distribution_point(**options: bool) -> x509.IssuingDistributionPoint:
 
 class RevocationTests(SynchronousTestCase):
     def test_revoked(self):
-        """R19: a certificate on its authority's list is revoked, its neighbour is not."""
+        """R19: a certificate on its authority's list is revoked, and others are not."""
         issued = leaf_for("a.example")
         revoking = shared_issuer().crl([issued.certificate])
         self.assertEqual([Cause.REVOKED], causes(issued, revoking))
@@ -58,7 +58,7 @@ class RevocationTests(SynchronousTestCase):
         self.assertIn("the authority 'CN=Lower' was revoked", found.failures[0].text)
 
     def test_both_said(self):
-        """R19: expired and revoked are both told."""
+        """R19: for an expired and revoked certificate both faults are given."""
         issued = shared_issuer().issue(dns=["a.example"], not_after=PAST)
         self.assertEqual([Cause.EXPIRED, Cause.REVOKED], causes(issued, shared_issuer().crl([issued.certificate])))
 
@@ -68,7 +68,7 @@ class RevocationTests(SynchronousTestCase):
         self.assertEqual([Cause.REVOKED], causes(leaf_for("a.example"), revoking, revoking))
 
     def test_lists_of_others(self):
-        """R19: a list counts only if an authority of the path signed it; a namesake's does not."""
+        """R19: a list counts only if an authority of the path signed it. A namesake's does not."""
         issued = leaf_for("a.example")
         for key in (new_key(), ed25519.Ed25519PrivateKey.generate()):
             self.assertEqual([], causes(issued, shared_issuer().crl([issued.certificate], next_update=PAST, key=key)))
@@ -76,7 +76,7 @@ class RevocationTests(SynchronousTestCase):
         self.assertEqual([], causes(issued, stranger))
 
     def test_outdated(self):
-        """R19: an authority whose every list is out of date clears nothing; what the lists revoke stays revoked."""
+        """R19: if all lists of an authority are outdated, none of its certificates is accepted. Revoked ones stay revoked."""
         issued = leaf_for("a.example")
         old, new = shared_issuer().crl(next_update=PAST), shared_issuer().crl()
         self.assertEqual([Cause.BAD_CHAIN], causes(issued, old))
@@ -88,7 +88,7 @@ class RevocationTests(SynchronousTestCase):
         self.assertEqual([Cause.REVOKED, Cause.BAD_CHAIN], causes(issued, shared_issuer().crl([issued.certificate], next_update=PAST)))
 
     def test_no_next_update(self):
-        """R19: a list that does not say when the next one comes is out of date (RFC 5280 §5.1.2.5)."""
+        """R19: a list without the time of the next one is outdated (RFC 5280 §5.1.2.5)."""
         issued = leaf_for("a.example")
         dated = x509.load_der_x509_crl(shared_issuer().crl())
         dates = der(0x17, b"200101000000Z"), der(0x17, b"491231000000Z")
@@ -99,7 +99,7 @@ class RevocationTests(SynchronousTestCase):
         self.assertEqual([Cause.BAD_CHAIN], causes(issued, timeless))
 
     def test_useless_lists(self):
-        """R19: a list that cannot be used revokes nothing and clears nothing; beside a good one it does no harm."""
+        """R19: a list that cannot be used has no effect, and none on a good one beside it."""
         issued = leaf_for("a.example")
         useless = with_extensions(UNKNOWN, revoked=(issued.certificate,))
         found = validate(issued.der_chain, ANCHORS, AT, RevocationLists.parse(useless))
@@ -109,7 +109,7 @@ class RevocationTests(SynchronousTestCase):
         self.assertTrue(validate(issued.der_chain, ANCHORS, AT, beside).valid)
 
     def test_authority_that_may_not_sign_lists(self):
-        """R19: an authority whose key usage leaves out lists clears nothing by one; without a key usage it does."""
+        """R19: a list does not count if the authority's key usage does not permit signing lists. Without a key usage it does."""
         authority = shared_root().intermediate("I", key_usage=usage(key_cert_sign=True))
         self.assertEqual([Cause.BAD_CHAIN], causes(authority.issue(dns=["a.example"]), authority.crl()))
         self.assertEqual([], causes(authority.issue(dns=["a.example"])))
@@ -117,12 +117,12 @@ class RevocationTests(SynchronousTestCase):
         self.assertEqual([], causes(authority.issue(dns=["a.example"]), authority.crl()))
 
     def test_unreadable_names(self):
-        """R17: revocation is asked of a certificate with a malformed name too."""
+        """R17: revocation is checked for a certificate with a malformed name too."""
         issued = shared_issuer().issue(san_der=der(0x30, der(0x82, b"a.example") + der(0x87, b"123")))
         self.assertEqual([Cause.REVOKED], causes(issued, shared_issuer().crl([issued.certificate])))
 
     def test_unreadable_key(self):
-        """R19: a namesake with a key that nobody knows does not hide what the authority's list says."""
+        """R19: a namesake with an unknown kind of key does not hide the authority's list."""
         issued = shared_issuer().issue(san_der=der(0x30, der(0x82, b"a.example") + der(0x87, b"123")))
         namesake = shared_root().intermediate(subject_key_identifier=False)
         curve = (bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d030109"))
@@ -132,7 +132,7 @@ class RevocationTests(SynchronousTestCase):
         self.assertEqual([Cause.REVOKED], causes(presented, shared_issuer().crl([issued.certificate])))
 
     def test_by_the_one_function(self):
-        """`validate_peer` takes lists too, in PEM or DER."""
+        """`validate_peer` accepts lists too, in PEM or DER."""
         issued = leaf_for("a.example")
         armoured = x509.load_der_x509_crl(shared_issuer().crl([issued.certificate])).public_bytes(Encoding.PEM)
         for crls in (armoured, [b"junk", shared_issuer().crl([issued.certificate])]):
@@ -142,7 +142,7 @@ class RevocationTests(SynchronousTestCase):
 
 class ParsingTests(SynchronousTestCase):
     def test_sources(self):
-        """Lists come in PEM, several to a text, or in DER."""
+        """Lists are read from PEM, several to a text, or from DER."""
         one, two = shared_issuer().crl(), shared_root().crl()
         armoured = b"".join(x509.load_der_x509_crl(data).public_bytes(Encoding.PEM) for data in (one, two))
         found = RevocationLists.parse(armoured, one)
@@ -150,7 +150,7 @@ class ParsingTests(SynchronousTestCase):
         self.assertEqual(0, len(RevocationLists()))
 
     def test_what_cannot_be_used(self):
-        """R19: what is unreadable, indirect, without a number or not understood is complained of."""
+        """R19: a list that is unreadable, indirect, without a number or not understood is reported."""
         twice = with_extensions(x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.99"), b"\2\1\1"))
         twice = twice.replace(bytes.fromhex("0603551d63"), bytes.fromhex("0603551d14"))
         odd_point = x509.UnrecognizedExtension(x509.IssuingDistributionPoint.oid, bytes.fromhex("3006a004a002a300"))
@@ -167,6 +167,6 @@ class ParsingTests(SynchronousTestCase):
             self.assertIn(reason, found.complaints[0])
 
     def test_partitioned_lists(self):
-        """R19: a list for a part of an authority's certificates revokes what it lists, whatever else it says uncritically."""
+        """R19: a list for some of an authority's certificates revokes those that it lists, whatever its uncritical extensions."""
         for data in (with_extensions(UNKNOWN, critical=False), with_extensions(distribution_point(only_contains_user_certs=True))):
             self.assertEqual((), RevocationLists.parse(data).complaints)

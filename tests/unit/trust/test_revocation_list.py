@@ -1,4 +1,4 @@
-"""One revocation list: R19."""
+"""Tests of a single revocation list (R19)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TODAY = der(0x17, b"250601000000Z")
 
 
 def listed(*entries: bytes, algorithm: bytes = ALGORITHM, extensions: bytes = NUMBER, key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
-    """A list of the shared issuer with these entries, as they are."""
+    """Return a list of the shared issuer with these raw entries."""
     issuer = shared_issuer().certificate.subject.public_bytes()
     dates = der(0x17, b"200101000000Z") + der(0x17, b"491231000000Z")
     revoked = der(0x30, b"".join(entries)) if entries else b""
@@ -52,7 +52,7 @@ def day(found: RevocationList, value: int) -> date | None:
 
 class EntryTests(SynchronousTestCase):
     def test_as_the_library_has_them(self):
-        """Entries, dates and extensions are those that the library reads."""
+        """Entries, dates and extensions are the same as those that the library reads."""
         builder = x509.CertificateRevocationListBuilder().issuer_name(shared_issuer().certificate.subject)
         builder = builder.last_update(datetime(2020, 1, 1, tzinfo=UTC)).next_update(datetime(2049, 1, 1, tzinfo=UTC))
         random = Random(7)
@@ -73,13 +73,13 @@ class EntryTests(SynchronousTestCase):
     @given(st.sets(st.integers(-(2**170), 2**170) | st.integers(-300, 300), max_size=40), st.integers(-(2**170), 2**170) | st.integers(-300, 300))
     @settings(max_examples=200, deadline=None)
     def test_exactly_those(self, serials: set[int], other: int) -> None:
-        """What is on the list is found and nothing else, whatever its sign and length."""
+        """Exactly the serial numbers on the list are found, whatever their sign and length."""
         found = RevocationList(listed(*map(entry, map(number, serials))))
         self.assertEqual([True] * len(serials), [day(found, each) is not None for each in serials])
         self.assertEqual(other in serials, day(found, other) is not None)
 
     def test_records_side_by_side(self):
-        """A serial number that lies across two records of the table is not found."""
+        """A serial number that spans two records of the table is not found."""
         zeros = [entry(bytes([1]) + bytes(size)) for size in range(20)]
         found = RevocationList(listed(*zeros))
         for size in range(20):
@@ -88,7 +88,7 @@ class EntryTests(SynchronousTestCase):
         self.assertIsNone(day(found, 0))
 
     def test_malformed(self):
-        """Entries that are no pairs of a number and a date, or not in DER, make the list unreadable."""
+        """Entries that are not pairs of a number and a date, or not in DER, make the list unreadable."""
         good = entry(b"\1")
         for bad in (
             der(0x31, der(0x02, b"\1") + TODAY), der(0x30, der(0x04, b"\1") + TODAY), der(0x30, der(0x02, b"\1")), entry(b""), entry(b"\0\1"),
@@ -97,19 +97,19 @@ class EntryTests(SynchronousTestCase):
             self.assertRaises(ValueError, RevocationList, listed(good, bad))
 
     def test_dates(self):
-        """Days before 1970 and long after are told as the nearest that is kept."""
+        """Days before 1970 and in the far future are given as the nearest possible."""
         found = RevocationList(listed(entry(b"\1", der(0x18, b"19600101000000Z")), entry(b"\2", der(0x18, b"22000101000000Z"))))
         self.assertEqual((date(1970, 1, 1), date(2149, 6, 6)), (day(found, 1), day(found, 2)))
 
     def test_no_list(self):
-        """What lacks fields is no list."""
+        """Bytes without the fields are not a list."""
         for data in (b"", b"junk", der(0x30, b""), der(0x30, der(0x30, b"") + ALGORITHM + der(0x03, b"\0")), listed() + b"\0", listed()[:-1]):
             self.assertRaises(ValueError, RevocationList, data)
 
 
 class SignatureTests(SynchronousTestCase):
     def test_kinds(self):
-        """R19: RSA by both paddings, EC and both Edwards curves; another key of the same kind signed nothing."""
+        """R19: RSA with both paddings, EC and both Edwards curves are verified. Another key of the same kind is not accepted."""
         keys = [rsa_key(), new_key(), ec.generate_private_key(ec.SECP384R1()), ed25519.Ed25519PrivateKey.generate(), ed448.Ed448PrivateKey.generate()]
         for key in keys:
             authority = Authority.root("Signer", key=key)
@@ -128,7 +128,7 @@ class SignatureTests(SynchronousTestCase):
         self.assertTrue(RevocationList(signed.public_bytes(Encoding.DER)).is_signed_by(key_of(authority)))
 
     def test_checked_once(self):
-        """A signature is checked once for each key, however often it is asked for, and few answers are kept."""
+        """A signature is checked once for each key, however often it is needed. The number of kept results is bounded."""
         found, issuer = RevocationList(listed()), key_of(shared_issuer())
         for _ in range(5):
             self.assertTrue(found.is_signed_by(issuer))
@@ -139,7 +139,7 @@ class SignatureTests(SynchronousTestCase):
         self.assertTrue(found.is_signed_by(issuer))
 
     def test_changed(self):
-        """R19: a list with a changed entry is signed by nobody, and one with two signature algorithms is none."""
+        """R19: a list with a changed entry has no valid signature. One with two signature algorithms is not a list."""
         issuer = key_of(shared_issuer())
         changed = listed(entry(b"\x11\x22\x33")).replace(b"\x11\x22\x33", b"\x11\x22\x34")
         other = listed(algorithm=bytes.fromhex("300a06082a8648ce3d040303"))
@@ -147,13 +147,13 @@ class SignatureTests(SynchronousTestCase):
         self.assertRaises(ValueError, RevocationList, other)
 
     def test_edwards_bound(self):
-        """A long list that is signed by an Edwards curve cannot be used: each check would read all of it."""
+        """A long list signed with an Edwards curve cannot be used: each check would read all of it."""
         self.patch(revocation_list, "MAX_EDWARDS_BYTES", 50)
         found = RevocationList(Authority.root("Signer", key=ed25519.Ed25519PrivateKey.generate()).crl([leaf_for("a.example").certificate]))
         self.assertIn("Edwards", found.fault)
         self.assertIsNone(day(found, leaf_for("a.example").certificate.serial_number))
 
     def test_unknown_algorithm(self):
-        """R19: a list that is signed in a way that nobody knows cannot be used."""
+        """R19: a list with an unknown signature algorithm cannot be used."""
         odd = listed().replace(ALGORITHM, bytes.fromhex("300a06082a8648ce3d04037f"))
         self.assertIn("no known kind", RevocationList(odd).fault)

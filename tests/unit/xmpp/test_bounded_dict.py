@@ -1,4 +1,4 @@
-"""A dict within its bound."""
+"""Tests of a dict with a limit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from s2sgw.xmpp.bounded_dict import BoundedDict
 
 
 class BoundedDictTests(SynchronousTestCase):
-    """What is forgotten, and when."""
+    """Tests of which entry is removed, and when."""
 
     def test_oldest_goes(self) -> None:
-        """The entry that was set longest ago goes first; setting it again makes it the newest."""
+        """The entry that was set longest ago is removed first. Setting it again makes it the newest."""
         found: BoundedDict[str, int] = BoundedDict(2)
         for key in "aba":
             found[key] = 1
@@ -21,7 +21,7 @@ class BoundedDictTests(SynchronousTestCase):
         self.assertEqual(["a", "c"], list(found))
 
     def test_use(self) -> None:
-        """A use makes an entry the newest, a look does not."""
+        """A use makes an entry the newest, a look-up does not."""
         found: BoundedDict[str, int] = BoundedDict(2)
         found["a"], found["b"] = 1, 2
         self.assertEqual((1, 1, None), (found.use("a"), found["a"], found.use("z")))
@@ -33,7 +33,7 @@ class BoundedDictTests(SynchronousTestCase):
 
     @given(st.lists(st.tuples(st.booleans(), st.integers(0, 20))), st.integers(1, 8))
     def test_bound(self, steps: list[tuple[bool, int]], limit: int) -> None:
-        """However it is used, it holds at most its limit, and the newest entry is always there."""
+        """In any order of operations it has at most its limit, and the newest entry is always there."""
         found: BoundedDict[int, int] = BoundedDict(limit)
         for is_set, key in steps:
             if is_set:

@@ -1,4 +1,4 @@
-"""Stanzas in another content namespace: what is written is what was read, and what jabberd2 would break on is not written."""
+"""Tests of stanzas in another content namespace: they are written as they were read, and those that jabberd2 would break are not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTEXT = f"<stream:stream xmlns='{SERVER}' xmlns:stream='{STREAM}'>"
 
 
 def shape(data: bytes, source: str = "", target: str = "") -> object:
-    """Everything of an element but its spelling; its content namespace `source` told as `target`."""
+    """Return everything of an element except its spelling, with the content namespace `source` as `target`."""
     root = ElementTree.fromstring(f"{CONTEXT}{data.decode()}</stream:stream>")[0]
     return _shape(root, True, source, target)
 
@@ -33,7 +33,7 @@ def _shape(element: ElementTree.Element, in_content: bool, source: str, target: 
 
 
 class ToClientTests(SynchronousTestCase):
-    """From our streams to jabberd2's router."""
+    """Tests of stanzas from our streams to jabberd2's router."""
 
     def assertWritten(self, expected: str, stanza: str) -> None:
         self.assertEqual(expected, to_client(stanza.encode()).decode())
@@ -41,7 +41,7 @@ class ToClientTests(SynchronousTestCase):
         self.assertEqual(shape(stanza.encode(), SERVER, CLIENT), shape(expected.encode()))
 
     def test_plain(self) -> None:
-        """Where nothing but one declaration is missing, that is put in."""
+        """If only one declaration is missing, it is inserted."""
         self.assertWritten(
             "<message xmlns='jabber:client' to='a' xml:lang='de'><body>&lt;ü</body><x xmlns=\"urn:x\"/></message>",
             "<message to='a' xml:lang='de'><body>&lt;ü</body><x xmlns=\"urn:x\"/></message>",
@@ -49,7 +49,7 @@ class ToClientTests(SynchronousTestCase):
         self.assertWritten("<iq xmlns='jabber:client'/>", "<iq/>")
 
     def test_prefixes(self) -> None:
-        """Elements lose theirs, the outermost element declares each once; those of the stream header are known."""
+        """Elements lose their prefixes, and the outermost element declares each once. Those of the stream header are known."""
         self.assertWritten(
             "<message xmlns:p='urn:p' xmlns:stream='http://etherx.jabber.org/streams' xmlns='jabber:client'>"
             "<a xmlns='urn:p' p:b='1' b='2'><c p:d='3'/></a><z xmlns='http://etherx.jabber.org/streams' stream:y='4'/></message>",
@@ -57,14 +57,14 @@ class ToClientTests(SynchronousTestCase):
         )
 
     def test_one_prefix_for_two(self) -> None:
-        """A prefix that is declared anew gets another name."""
+        """A prefix that is declared again gets another name."""
         self.assertWritten(
             "<message xmlns:p='urn:1' xmlns:n0='urn:2' xmlns='jabber:client'><a xmlns='urn:x' p:b='1'/><a xmlns='urn:x' n0:b='1'/></message>",
             "<message><a xmlns='urn:x' xmlns:p='urn:1' p:b='1'/><a xmlns='urn:x' xmlns:p='urn:2' p:b='1'/></message>",
         )
 
     def test_content_and_payload(self) -> None:
-        """What hangs together from the stanza down is content, however it is spelled; a stanza within a payload stays what it is."""
+        """Elements of the content namespace from the stanza down are converted, in any spelling. A stanza within a payload is not changed."""
         self.assertWritten(
             "<message xmlns='jabber:client'><body/><f xmlns='urn:f'><message xmlns='jabber:client'><body/></message>"
             "<message xmlns='jabber:server'><body/></message></f></message>",
@@ -73,14 +73,14 @@ class ToClientTests(SynchronousTestCase):
         )
 
     def test_text(self) -> None:
-        """Text is escaped anew, where it stood; also that of CDATA."""
+        """Text, also of CDATA, is escaped again, at its place."""
         self.assertWritten(
             "<message xmlns:p='urn:p' xmlns='jabber:client'>a<body>]]&gt;&lt;/route&gt;</body>b&#13;<x xmlns='urn:x' y='&apos;&#10;'/>c</message>",
             "<message xmlns:p='urn:p'>a<body>]]&gt;<![CDATA[</route>]]></body>b&#13;<x xmlns='urn:x' y=\"'&#10;\"/>c</message>",
         )
 
     def test_unfit(self) -> None:
-        """What jabberd2 writes without escaping, cuts off, mixes up or takes for its own words; the reason says which."""
+        """Stanzas that jabberd2 writes without escaping, truncates, confuses or takes for its own are refused with the reason."""
         many = "".join(f"<x xmlns='urn:{number}'/>" for number in range(NAMESPACES))
         for why, inside in {
             "does not escape": "<x xmlns='a&apos; b=&apos;c'/>", "escape": "<x xmlns='http://a/?b&amp;c'/>", "not escape": "<x xmlns='a|b'/>",
@@ -94,7 +94,7 @@ class ToClientTests(SynchronousTestCase):
             self.assertFalse(is_fit(data))
 
     def test_what_looks_like_a_declaration(self) -> None:
-        """Text that could hide a declaration from the quick look is looked at twice."""
+        """A text that could hide a declaration from the quick check is checked again."""
         self.assertFalse(is_fit(b"<message><body a=\"xmlns='\" xmlns='a&apos;b'/></message>"))
         self.assertFalse(is_fit(b"<message><body>xmlns='</body><x xmlns='a&apos;b'/></message>"))
         self.assertWritten("<message xmlns='jabber:client'><body>xmlns='&amp;'</body></message>".replace("'&amp;'", "&apos;&amp;&apos;"), "<message><body>xmlns='&amp;'</body></message>")
@@ -117,7 +117,7 @@ TEXTS = st.text(alphabet="a<>&'\"]\t\n é", max_size=6)
 
 @st.composite
 def elements(draw: st.DrawFn, depth: int = 0) -> str:
-    """An element with declarations, attributes and children of every sort; namespaces are declared where they are used."""
+    """Return an element with declarations, attributes and children of every kind. Namespaces are declared where they are used."""
     prefix, namespace = draw(PREFIXES), draw(SPACES)
     name = draw(NAMES)
     if prefix and not namespace:
@@ -149,12 +149,12 @@ def _escaped(text: str) -> str:
 
 
 class AnyStanzaTests(SynchronousTestCase):
-    """Any stanza of a peer is carried exactly, or not at all."""
+    """Any stanza of a peer is converted exactly, or not at all."""
 
     @settings(max_examples=EXAMPLES * 4, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors])
     @given(st.lists(elements(), max_size=3))
     def test_exact_or_unfit(self, children: list[str]) -> None:
-        """The element is the same but for its content namespace, by the quick way and by the other; and the same again when it is back."""
+        """The element is the same except for its content namespace, with both methods, and the same again after the way back."""
         data = f"<message to='a'>{''.join(children)}</message>".encode()
         if not is_fit(data):
             self.assertRaises(Unrepresentable, to_client, data)
@@ -167,6 +167,6 @@ class AnyStanzaTests(SynchronousTestCase):
     @settings(max_examples=EXAMPLES * 4, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors])
     @given(elements())
     def test_back(self, child: str) -> None:
-        """The other way nothing is unfit."""
+        """In the other direction every stanza can be converted."""
         data = f"<message xmlns='jabber:client'>{child}</message>".encode()
         self.assertEqual(shape(data, CLIENT, SERVER), shape(to_server(data)))

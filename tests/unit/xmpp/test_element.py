@@ -1,4 +1,4 @@
-"""Trees of negotiation: reading, writing, escaping (RFC 6120 §4.9, §8.3, §11.1)."""
+"""Tests of element trees in a negotiation: reading, writing, escaping (RFC 6120 §4.9, §8.3, §11.1)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from s2sgw.xmpp.namespaces import DIALBACK, SASL, SERVER, STANZA_ERRORS, STREAM,
 
 
 class WritingTests(SynchronousTestCase):
-    """What an element looks like on a stream of ours."""
+    """Tests of an element's spelling on a stream of ours."""
 
     def assertWritten(self, expected: str, element: Element, default: str = SERVER) -> None:
         self.assertEqual(expected, element.to_xml(default).decode())
 
     def test_default_namespace(self) -> None:
-        """A namespace is declared where it differs from what is around it, and nowhere else."""
+        """A namespace is declared where it differs from the surrounding one, and nowhere else."""
         self.assertWritten("<iq/>", Element("iq", SERVER))
         self.assertWritten("<iq xmlns='jabber:server'/>", Element("iq", SERVER), "jabber:client")
         nested = Element("a", "urn:a", children=[Element("b", "urn:a"), Element("c", SERVER, children=[Element("d", "")])])
@@ -36,7 +36,7 @@ class WritingTests(SynchronousTestCase):
         self.assertWritten("<a xmlns='&apos;&amp;'/>", Element("a", "'&"))
 
     def test_prefixes_of_our_headers(self) -> None:
-        """R3: stream and dialback elements have the prefixes that our headers declare; the default stays as it was."""
+        """R3: stream and dialback elements have the prefixes that our headers declare. The default namespace does not change."""
         features = Element("features", STREAM, children=[Element("starttls", TLS, children=[Element("required", TLS)])])
         self.assertWritten(
             "<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>", features
@@ -45,7 +45,7 @@ class WritingTests(SynchronousTestCase):
         self.assertWritten("<db:result from='a' to='b'><error/></db:result>", result)
 
     def test_attributes(self) -> None:
-        """Attributes are quoted; one in a namespace gets a prefix."""
+        """Attributes are quoted. One in a namespace gets a prefix."""
         element = Element("a", SERVER, {"b": "'\"<&>\t\n\r", f"{XML}}}lang": "cs", "urn:x}y": "1", "urn:'}z": "2"})
         self.assertWritten(
             "<a b='&apos;&quot;&lt;&amp;&gt;&#9;&#10;&#13;' xml:lang='cs' xmlns:n2='urn:x' n2:y='1' xmlns:n3='urn:&apos;' n3:z='2'/>",
@@ -57,12 +57,12 @@ class WritingTests(SynchronousTestCase):
         self.assertWritten("<a>&lt;]]&gt;\n<b/></a>", Element("a", SERVER, text="<]]>\n", children=[Element("b", SERVER)]))
 
     def test_escape(self) -> None:
-        """R34: whatever text comes in, what goes out is XML."""
+        """R34: for any text the output is well-formed XML."""
         self.assertEqual("&amp;amp; \t\n&#13; ž \ufffd\ufffd\ufffd", escape("&amp; \t\n\r ž \0\ud800\ufffe"))
         self.assertEqual("&#9;&#10;&#13;\ufffd𝄞", escape_attribute("\t\n\r\x1f𝄞"))
 
     def test_errors(self) -> None:
-        """R15, R34: an error has its condition, its type and a text in English, where there is one."""
+        """R15, R34: an error has its condition, its type and an English text, if there is one."""
         self.assertWritten(
             "<stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>"
             "<text xmlns='urn:ietf:params:xml:ns:xmpp-streams' xml:lang='en'>a &amp; b</text></stream:error>",
@@ -76,23 +76,23 @@ class WritingTests(SynchronousTestCase):
         self.assertEqual("why", stanza_error(StanzaCondition.FORBIDDEN, "why").children[1].text)
 
     def test_every_condition_has_a_type(self) -> None:
-        """RFC 6120 §8.3.2: no condition is without one of the five types."""
+        """RFC 6120 §8.3.2: each condition has one of the five types."""
         self.assertEqual(set(StanzaCondition), set(ERROR_TYPES))
         self.assertLessEqual(set(ERROR_TYPES.values()), {"auth", "cancel", "continue", "modify", "wait"})
         self.assertEqual(Element("bad-request", STANZA_ERRORS), stanza_error(StanzaCondition.BAD_REQUEST).children[0])
 
 
 class ReadingTests(SynchronousTestCase):
-    """`Element.parse` and looking around in what it gives."""
+    """Tests of `Element.parse` and of access to its result."""
 
     def test_parse(self) -> None:
-        """Names, attributes, children and text are there; text is joined."""
+        """Names, attributes, children and text are available. Text is joined."""
         element = Element.parse(b"<iq to='a' xml:lang='cs'>x<q xmlns='urn:q' xmlns:y='urn:y' y:b='1'><![CDATA[<]]>&amp;</q>y</iq>")
         query = Element("q", "urn:q", {"urn:y}b": "1"}, text="<&")
         self.assertEqual(Element("iq", SERVER, {"to": "a", f"{XML}}}lang": "cs"}, [query], "xy"), element)
 
     def test_context(self) -> None:
-        """The context's declarations hold: by default those of our headers."""
+        """The declarations of the context apply, by default those of our headers."""
         self.assertEqual(Element("result", DIALBACK), Element.parse(b"<db:result/>"))
         self.assertEqual(Element("a", "urn:x"), Element.parse(b"<x:a/>", b"<x:b xmlns:x='urn:x'>"))
         self.assertEqual(Element("features", STREAM), Element.parse(b" <stream:features/> ", CONTEXT))
@@ -107,7 +107,7 @@ class ReadingTests(SynchronousTestCase):
         self.assertIsNone(element.child(SERVER, "m"))
 
     def test_refused(self) -> None:
-        """R31: what is no element, or not one, or restricted, is a fault with its condition."""
+        """R31: a text that is not exactly one element, or is restricted, is a fault with its condition."""
         for data, condition in (
             (b"", StreamCondition.NOT_WELL_FORMED),
             (b"text", StreamCondition.NOT_WELL_FORMED),
@@ -126,7 +126,7 @@ class ReadingTests(SynchronousTestCase):
             self.assertEqual(condition, fault.condition, data)
 
     def test_bounds(self) -> None:
-        """R32: a tree has so many elements, so deep, with names so long, and no more."""
+        """R32: the number of elements in a tree, its depth and the length of names are limited."""
         Element.parse(b"<a>" + b"<b/>" * (NODES - 1) + b"</a>")
         Element.parse(b"<a>" * 64 + b"</a>" * 64)
         for data in (
@@ -141,10 +141,10 @@ class ReadingTests(SynchronousTestCase):
 
 
 class ChildNamesTests(SynchronousTestCase):
-    """`child_names`."""
+    """Tests of `child_names`."""
 
     def test_names(self) -> None:
-        """The children of an element are named in order, and nothing inside them."""
+        """The children of an element are listed in order, without their content."""
         for data, names in (
             (b"<iq/>", ()), (b"<iq>text</iq>", ()),
             (b"<iq><a/><b xmlns='urn:b'><c/></b><db:a/><stream:x/><d xmlns=''/></iq>", (f"{SERVER}}}a", "urn:b}b", f"{DIALBACK}}}a", f"{STREAM}}}x", "d")),
@@ -153,7 +153,7 @@ class ChildNamesTests(SynchronousTestCase):
             self.assertEqual(names, child_names(data), data)
 
     def test_refused(self) -> None:
-        """What is not well-formed or restricted is a fault."""
+        """Text that is not well-formed, or restricted, is a fault."""
         for data, condition in ((b"<iq></a>", StreamCondition.NOT_WELL_FORMED), (b"<iq><!----></iq>", StreamCondition.RESTRICTED_XML)):
             self.assertEqual(condition, self.assertRaises(RemoteFault, child_names, data).condition)
 
@@ -182,5 +182,5 @@ class PropertyTests(SynchronousTestCase):
     @given(st.text(max_size=20))
     @settings(max_examples=200, deadline=None)
     def test_any_text_is_written(self, text: str) -> None:
-        """No text, whatever is in it, makes what we write ill-formed."""
+        """Any text, whatever its content, is written as well-formed XML."""
         Element.parse(Element("a", SERVER, {"b": text}, text=text).to_xml())

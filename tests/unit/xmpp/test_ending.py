@@ -1,4 +1,4 @@
-"""The table of endings (docs/decisions.md#endings, R34)."""
+"""Tests of the table of endings (docs/decisions.md#endings, R34)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from s2sgw.xmpp.errors import StanzaCondition
 
 
 class AccountTests(SynchronousTestCase):
-    """Every cause is accounted for."""
+    """Tests that every cause is in the table."""
 
     def test_complete(self) -> None:
-        """No cause without its account, no layer without a cause."""
+        """Every cause has its row, and every layer has a cause."""
         self.assertEqual(set(Cause), set(ACCOUNTS))
         self.assertEqual(set(Layer), {account.layer for account in ACCOUNTS.values()})
 
@@ -24,13 +24,13 @@ class AccountTests(SynchronousTestCase):
         }, {account.condition for account in ACCOUNTS.values()})
 
     def test_dns_told_apart(self) -> None:
-        """R2: what does not exist is final, what could not be asked is not."""
+        """R2: a name that does not exist is final. A failed look-up is not."""
         self.assertTrue(ACCOUNTS[Cause.NO_SUCH_DOMAIN].final)
         self.assertFalse(ACCOUNTS[Cause.DNS_UNREACHABLE].final)
         self.assertNotEqual(ACCOUNTS[Cause.NO_SUCH_DOMAIN].condition, ACCOUNTS[Cause.DNS_UNREACHABLE].condition)
 
     def test_texts(self) -> None:
-        """Bounce and remedy are sentences; no two causes of one layer read alike to the sender."""
+        """Bounce texts and remedies are sentences. No two causes of one layer have the same bounce text."""
         seen = set()
         for cause, account in ACCOUNTS.items():
             self.assertRegex(account.bounce, r"\A[A-Z][^{}%]*\.\Z", cause)
@@ -40,23 +40,23 @@ class AccountTests(SynchronousTestCase):
 
 
 class EndingTests(SynchronousTestCase):
-    """An ending speaks through its account."""
+    """Tests of the attributes of an ending."""
 
     def test_account(self) -> None:
-        """Layer, finality and remedy are the table's."""
+        """Layer, finality and remedy are those of the table."""
         ending = Ending(Cause.HOST_UNKNOWN, "montague.example", "them", "host-unknown")
         account = ACCOUNTS[Cause.HOST_UNKNOWN]
         self.assertIs(account, ending.account)
         self.assertEqual((account.layer, account.final, account.remedy), (ending.layer, ending.final, ending.remedy))
 
     def test_in_order(self) -> None:
-        """Only a close, an idle stream and our own stop are ends that nobody need be told of."""
+        """Only a close, an idle stream and our own stop are orderly ends."""
         self.assertEqual(
             {Cause.CLOSED, Cause.IDLE, Cause.SHUTDOWN}, {cause for cause in Cause if Ending(cause).in_order}
         )
 
     def test_refuses_peer(self) -> None:
-        """We refuse the peer by what it sent or presented: not by an ordinary close, a lost connection, or a fault of ours."""
+        """We refuse the peer because of what it sent or presented, not after an orderly close, a lost connection, or an internal fault."""
         refusing = {cause for cause in Cause if Ending(cause).refuses_peer}
         self.assertLessEqual({Cause.INVALID_FROM, Cause.LIMIT_EXCEEDED, Cause.BAD_XML, Cause.PROTOCOL_ERROR, Cause.ADDRESSING}, refusing)
         faultless = {

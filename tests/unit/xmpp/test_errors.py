@@ -1,4 +1,4 @@
-"""The two roots of exceptions."""
+"""Tests of the two roots of exceptions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from s2sgw.xmpp.errors import LocalFault, RemoteFault, StreamCondition
 
 
 class FaultTests(SynchronousTestCase):
-    """The two roots of exceptions."""
+    """Tests of the two roots of exceptions."""
 
     def test_remote(self) -> None:
-        """The other side's mistake carries its answer; ours is another kind of thing."""
+        """A remote fault has its answer to the other side. A local fault is a different type."""
         fault = RemoteFault(StreamCondition.BAD_FORMAT, "text between elements")
         self.assertEqual((StreamCondition.BAD_FORMAT, "text between elements"), (fault.condition, fault.text))
         self.assertEqual("bad-format: text between elements", str(fault))

@@ -1,4 +1,4 @@
-"""The framer: what bytes become, however they are cut (R16, R30, R31, R32, docs/decisions.md#framing)."""
+"""Tests of the framer: its events for any bytes, however they are cut (R16, R30, R31, R32, docs/decisions.md#framing)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def bytewise(data: bytes) -> list[bytes]:
 
 
 def cuts(data: bytes) -> Iterator[list[bytes]]:
-    """The data whole, byte by byte, and in two at every byte."""
+    """Return the data whole, byte by byte, and cut in two at every byte."""
     yield [data]
     yield bytewise(data)
     for at in range(1, len(data)):
@@ -54,13 +54,13 @@ def cuts(data: bytes) -> Iterator[list[bytes]]:
 
 
 def header(**replaced: str) -> bytes:
-    """A header with other declarations: `default`, `stream`, `more`."""
+    """Return a header with other declarations: `default`, `stream`, `more`."""
     default = replaced.get("default", f"xmlns='{SERVER}'")
     stream = replaced.get("stream", f"xmlns:stream='{STREAM}'")
     return f"<stream:stream {default} {stream} {replaced.get('more', '')} version='1.0'>".encode()
 
 
-#: What comes after the header -> what it gives after the `Header`. A condition stands for a `Fault` with it.
+#: : Input after the header -> events after the `Header`. A condition stands for a `Fault` with it.
 TRANSCRIPTS: dict[str, tuple[bytes, list[object]]] = {
     "nothing": (b"", []),
     "one stanza": (MESSAGE, [FRAMED]),
@@ -110,7 +110,7 @@ TRANSCRIPTS: dict[str, tuple[bytes, list[object]]] = {
     "what came before the end": (MESSAGE + END, [FRAMED, Close()]),
 }
 
-#: R30 and R31: what is refused after the header, and with which condition.
+#: : R30 and R31: input that is refused after the header, and its condition.
 REFUSED: dict[str, tuple[bytes, C]] = {
     "text": (b"x", C.BAD_FORMAT),
     "text before an element": (b" text <message/>", C.BAD_FORMAT),
@@ -161,16 +161,16 @@ REFUSED: dict[str, tuple[bytes, C]] = {
 
 
 class TranscriptTests(SynchronousTestCase):
-    """Every transcript gives the same, cut anyhow."""
+    """Tests that every transcript gives the same events, however it is cut."""
 
     def test_transcripts(self) -> None:
-        """R16, R30: the stream's parts come out, in order, with the bytes that came in."""
+        """R16, R30: the parts of the stream are returned in order, with their own bytes."""
         for name, (data, expected) in TRANSCRIPTS.items():
             for chunks in cuts(data):
                 self.assertEqual([OPENED, *expected], frame(HEADER, *chunks), f"{name}: {chunks}")
 
     def test_refused(self) -> None:
-        """R30, R31: what a stream may not hold is a fault, and what was complete before it is still there."""
+        """R30, R31: input that a stream must not contain is a fault. Complete parts before it are still returned."""
         for name, (data, condition) in REFUSED.items():
             for chunks in cuts(data):
                 events = conditions(frame(HEADER + MESSAGE, *chunks, b"  ", END))
@@ -184,7 +184,7 @@ class TranscriptTests(SynchronousTestCase):
         self.assertEqual([], framer.feed(END))
 
     def test_text_of_a_fault(self) -> None:
-        """R15: the text says what is wrong, and repeats nothing of what came."""
+        """R15: the text gives the fault, and repeats nothing of the input."""
         for data, _ in REFUSED.values():
             fault = frame(HEADER, data)[-1]
             assert isinstance(fault, Fault)
@@ -192,7 +192,7 @@ class TranscriptTests(SynchronousTestCase):
             self.assertNotIn("nbsp", fault.text)
 
     def test_repr_of_a_stanza(self) -> None:
-        """A stanza shows its addresses, not its content."""
+        """The repr of a stanza has its addresses, not its content."""
         _, stanza = Framer().feed(HEADER + MESSAGE)
         self.assertEqual(
             f"<message type='chat' 'j@capulet.example/b' -> 'r@montague.example' id='m1' {len(MESSAGE)} bytes>", repr(stanza)
@@ -203,14 +203,14 @@ class HeaderTests(SynchronousTestCase):
     """The stream header."""
 
     def first(self, data: bytes) -> object:
-        """The one thing that `data` gives, cut anyhow."""
+        """Return the only event of `data`, however it is cut."""
         for chunks in cuts(data):
             events = conditions(frame(*chunks))
             self.assertEqual(conditions(frame(data)), events, chunks)
         return events[0]
 
     def test_attributes(self) -> None:
-        """R3: the header's attributes are read; what is absent is None."""
+        """R3: the header's attributes are read. Absent ones are None."""
         self.assertEqual(OPENED, self.first(HEADER))
         self.assertEqual(Header(None, None, None, "1.0"), self.first(header()))
         self.assertEqual(Header(None, None, "é", "1.0"), self.first(header(more="id='&#233;' xml:lang='cs'")))
@@ -221,7 +221,7 @@ class HeaderTests(SynchronousTestCase):
         self.assertEqual(Header(None, None, None, None, dialback=True), self.first(data.encode()))
 
     def test_prolog(self) -> None:
-        """R31: a declaration of 1.0 and UTF-8, a byte order mark and white space are taken."""
+        """R31: a declaration of 1.0 and UTF-8, a byte order mark and white space are accepted."""
         for prolog in (
             b"<?xml version='1.0' encoding='UTF-8'?>", b'<?xml version="1.0" encoding="utf-8" standalone="yes"?>\r\n', b"",
             b"\xef\xbb\xbf", b"\xef\xbb\xbf<?xml version='1.0'?> ", b" \n", b"\n<?xml version='1.0'?>\n",
@@ -230,7 +230,7 @@ class HeaderTests(SynchronousTestCase):
             self.assertEqual([Framed("iq", b"<iq/>")], frame(prolog + header() + b"<iq/>")[1:])
 
     def test_prolog_refused(self) -> None:
-        """R31: another encoding, another version, a document type, comments and text are not."""
+        """R31: another encoding, another version, a document type, comments and text are refused."""
         for data, condition in (
             (b"<?xml version='1.0' encoding='ISO-8859-1'?>" + header(), C.UNSUPPORTED_ENCODING),
             (b"<?xml version='1.0' encoding='utf-16'?>" + header(), C.UNSUPPORTED_ENCODING),
@@ -275,7 +275,7 @@ class HeaderTests(SynchronousTestCase):
 
 
 class SliceTests(SynchronousTestCase):
-    """A slice stands without the header it came under (docs/decisions.md#framing)."""
+    """Tests that a slice is complete without the header above it (docs/decisions.md#framing)."""
 
     def slice(self, more: str, data: bytes) -> bytes:
         for chunks in cuts(data):
@@ -286,7 +286,7 @@ class SliceTests(SynchronousTestCase):
         return sliced
 
     def test_prefixes_are_declared_again(self) -> None:
-        """Every prefix of the header is declared on the slice, used or not: content may name it."""
+        """Every prefix of the header is declared on the slice, used or not: content may use it."""
         self.assertEqual(
             b"<iq xmlns:x='urn:x' xmlns:y='a&apos;&amp;&lt;' to='a'><x:a/></iq>",
             self.slice("xmlns:x='urn:x' xmlns:y=\"a'&amp;&lt;\"", b"<iq to='a'><x:a/></iq>"),
@@ -295,7 +295,7 @@ class SliceTests(SynchronousTestCase):
         self.assertEqual(b"<presence xmlns:x='urn:x'>/></presence>", self.slice("xmlns:x='urn:x'", b"<presence>/></presence>"))
 
     def test_own_declarations_stay(self) -> None:
-        """A prefix that the start tag declares itself is left alone, one declared further inside is not meant."""
+        """A prefix that the start tag declares itself is not changed. A declaration further inside does not count."""
         more = "xmlns:x='urn:x' xmlns:y='urn:y'"
         for data, expected in (
             (b"<iq xmlns:x='urn:z'/>", b"<iq xmlns:y='urn:y' xmlns:x='urn:z'/>"),
@@ -308,7 +308,7 @@ class SliceTests(SynchronousTestCase):
             self.assertEqual(expected, self.slice(more, data))
 
     def test_dialback_prefix(self) -> None:
-        """`db` for dialback is declared where it is used; for anything else it is a prefix as any other."""
+        """`db` for dialback is declared where it is used. For another namespace it is a prefix like any other."""
         dialback = f"xmlns:db='{DIALBACK}'"
         self.assertEqual(b"<iq><a/></iq>", self.slice(dialback, b"<iq><a/></iq>"))
         self.assertEqual(f"<iq {dialback}><db:a/></iq>".encode(), self.slice(dialback, b"<iq><db:a/></iq>"))
@@ -317,11 +317,11 @@ class SliceTests(SynchronousTestCase):
         self.assertEqual(f"<iq xmlns:dialback='{DIALBACK}'/>".encode(), self.slice(f"xmlns:dialback='{DIALBACK}'", b"<iq/>"))
 
     def test_stream_prefix(self) -> None:
-        """`stream` is declared by our headers too, and never again."""
+        """`stream` is declared by our headers too, and is never declared again."""
         self.assertEqual(b"<iq><stream:a/></iq>", self.slice("", b"<iq><stream:a/></iq>"))
 
     def test_language(self) -> None:
-        """The stream's xml:lang is stamped on a stanza that has none."""
+        """A stanza without xml:lang gets the stream's."""
         self.assertEqual(b"<iq xml:lang='c&apos;s' id='1'/>", self.slice('xml:lang="c\'s"', b"<iq id='1'/>"))
         self.assertEqual(b"<iq id='1' xml:lang='en'/>", self.slice("xml:lang='cs'", b"<iq id='1' xml:lang='en'/>"))
         self.assertEqual(b"<iq xml:lang=''/>", self.slice("xml:lang='cs'", b"<iq xml:lang=''/>"))
@@ -338,7 +338,7 @@ class SliceTests(SynchronousTestCase):
         self.assertEqual(Element("auth", SASL, {"mechanism": "EXTERNAL"}, text="="), element)
 
     def test_empty_elements(self) -> None:
-        """An element that is one empty-element tag is read like any other: its names, its attributes, its bounds."""
+        """An empty-element tag is read like any other element: its names, its attributes, its limits."""
         head = header(more="xmlns:a='u1' xmlns:b='u2'")
         for data in (
             b"<r xmlns='urn:xmpp:sm:3'/>", b"<a:r a:x='1' b:x='2' x='3'/>", b"<r xmlns='' x='&lt;&#10;\t>/>'/>", b"<r\n xml:lang='en'\n/>",
@@ -358,10 +358,10 @@ STARTTLS = f"{TLS}}}starttls"
 
 
 class StoppingTests(SynchronousTestCase):
-    """R6: the restart boundary."""
+    """R6: tests of the restart boundary."""
 
     def test_leftover(self) -> None:
-        """Reading stops behind the element's `>`, and what follows is not interpreted, however it comes."""
+        """Reading stops behind the element's `>`, and later bytes are not interpreted, however they arrive."""
         for tag in (
             b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'></starttls\n>",
             b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'>/></starttls>", b"<t:starttls xmlns:t='urn:ietf:params:xml:ns:xmpp-tls'/>",
@@ -375,7 +375,7 @@ class StoppingTests(SynchronousTestCase):
                     self.assertEqual(("starttls", TLS), (events[2].name, events[2].namespace))  # type: ignore[attr-defined]
 
     def test_only_at_the_top(self) -> None:
-        """Inside another element, or in another namespace, it is nothing to stop at."""
+        """The element inside another one, or in another namespace, does not stop reading."""
         framer = Framer(stop_at=frozenset({STARTTLS}))
         events = framer.feed(
             HEADER + b"<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features><starttls/>"
@@ -383,7 +383,7 @@ class StoppingTests(SynchronousTestCase):
         self.assertEqual((False, 3, b""), (framer.stopped, len(events), framer.leftover))
 
     def test_leftover_beyond_the_limit(self) -> None:
-        """What is behind the boundary does not count against the stream before it, and all of it is kept."""
+        """Bytes behind the boundary do not count against the limit of the stream before it, and all of them are kept."""
         tag = b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
         framer = Framer(FramingLimits(stream_bytes=len(HEADER + tag)), stop_at=frozenset({STARTTLS}))
         framer.feed(HEADER + tag + b"x" * 100)
@@ -392,7 +392,7 @@ class StoppingTests(SynchronousTestCase):
 
 
     def test_resume(self) -> None:
-        """R25: where the stream goes on after all (a `<failure/>`), the framer does, with what was left over."""
+        """R25: if the stream continues after all (a `<failure/>`), the framer continues with the bytes left over."""
         tag = b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
         for data, expected in ((MESSAGE + END, [FRAMED, Close()]), (b" x", [C.BAD_FORMAT]), (b" " + tag, [Element("starttls", TLS)])):
             for chunks in cuts(HEADER + tag + data):
@@ -406,7 +406,7 @@ class StoppingTests(SynchronousTestCase):
 
 
 class LimitTests(SynchronousTestCase):
-    """R32: what is too much is a policy-violation that tells the limit."""
+    """R32: input above a limit is a policy-violation that names the limit."""
 
     def assertLimited(self, limits: FramingLimits, data: bytes, number: int, before: int = 1) -> None:
         for chunks in ([data], bytewise(data)):
@@ -420,7 +420,7 @@ class LimitTests(SynchronousTestCase):
             self.assertNotIsInstance(frame(*chunks, limits=limits)[-1], Fault)
 
     def test_stanza(self) -> None:
-        """A stanza of exactly the limit passes, one byte more does not; nobody waits for its end."""
+        """A stanza of exactly the limit is accepted. One byte more is refused, before the stanza's end."""
         size = len(MESSAGE)
         self.assertPasses(FramingLimits(stanza_bytes=size), HEADER + b"   " + MESSAGE + MESSAGE)
         self.assertLimited(FramingLimits(stanza_bytes=size - 1), HEADER + b"   " + MESSAGE, size - 1)
@@ -434,39 +434,39 @@ class LimitTests(SynchronousTestCase):
         self.assertLimited(FramingLimits(element_bytes=len(element) - 1), HEADER + element, len(element) - 1)
 
     def test_header(self) -> None:
-        """The header, and whatever comes in its place, is bounded."""
+        """The header, and any input in its place, is limited."""
         self.assertPasses(FramingLimits(header_bytes=len(HEADER)), HEADER)
         self.assertLimited(FramingLimits(header_bytes=len(HEADER) - 1), HEADER, len(HEADER) - 1, 0)
         self.assertLimited(FramingLimits(header_bytes=99), b"<?xml version='1.0'?>" + b" " * 99, 99, 0)
         self.assertEqual([], frame(*[b" \r\n" * 10] * 10, limits=FramingLimits(header_bytes=99)))
 
     def test_white_space_before_the_header(self) -> None:
-        """R32: it counts among the bytes before authentication."""
+        """R32: white space before the header counts among the bytes before authentication."""
         white = [b" \r\n" * 10] * 10
         self.assertEqual([], frame(*white, limits=FramingLimits(stream_bytes=300)))
         fault = Fault(C.POLICY_VIOLATION, "more than 299 bytes before authentication")
         self.assertEqual([fault], frame(*white, limits=FramingLimits(stream_bytes=299)))
 
     def test_declarations(self) -> None:
-        """What the header adds to each stanza is bounded."""
+        """The bytes that the header adds to each stanza are limited."""
         declaring = header(more="xmlns:x='urn:x' xml:lang='cs'")
         self.assertPasses(FramingLimits(declared_bytes=30), declaring)
         self.assertLimited(FramingLimits(declared_bytes=29), declaring, 29, 0)
 
     def test_depth(self) -> None:
-        """Elements are nested so deep and no deeper, the stream being the first."""
+        """The depth of elements is limited, and the stream is the first level."""
         self.assertPasses(FramingLimits(depth=5), HEADER + b"<iq><a><b><c></c></b></a></iq>")
         self.assertLimited(FramingLimits(depth=5), HEADER + b"<iq><a><b><c><d>", 5)
 
     def test_attributes(self) -> None:
-        """An element has so many attributes and no more, wherever it is."""
+        """The number of attributes of an element is limited, at any depth."""
         for data in (b"<iq a='' b=''><a a='' b=''><b a='' b=''/></a></iq>", b"<a xmlns='u' a='' b=''/>"):
             self.assertPasses(FramingLimits(attributes=2), HEADER + data)
         for data in (b"<iq a='' b='' c=''/>", b"<iq><a a='' b='' c=''/></iq>", b"<iq><a><b a='' b='' c=''/></a></iq>"):
             self.assertLimited(FramingLimits(attributes=2), HEADER + data, 2)
 
     def test_children(self) -> None:
-        """A stanza has so many children; nobody waits for its end to say so."""
+        """The number of children of a stanza is limited. The fault is reported before the stanza's end."""
         self.assertPasses(FramingLimits(children=3), HEADER + b"<iq><a/><a/><a/></iq>")
         self.assertLimited(FramingLimits(children=3), HEADER + b"<iq><a/><a/><a/><a/></iq>", 3)
         self.assertLimited(FramingLimits(children=3), HEADER + b"<iq><a/><a/><a/><a/>", 3)
@@ -477,7 +477,7 @@ class LimitTests(SynchronousTestCase):
         self.assertLimited(FramingLimits(), HEADER + b"<iq><a xmlns='%s'/></iq>" % (b"n" * 1023), 1024)
 
     def test_tag(self) -> None:
-        """A tag that does not end is refused, in a stanza and between them; one twice the limit never passes."""
+        """A tag that is too long is refused, in a stanza and between stanzas. One of twice the limit is never accepted."""
         limits = FramingLimits(tag_bytes=1000)
         self.assertPasses(FramingLimits(), HEADER + b"<iq id='" + b"x" * 8000 + b"'/>")
         self.assertLimited(limits, HEADER + b"<iq id='" + b"x" * 1000, 1000)
@@ -485,25 +485,25 @@ class LimitTests(SynchronousTestCase):
         self.assertLimited(FramingLimits(), HEADER + b"<iq id='" + b"x" * 2 * 8192 + b"'/>", 8192)
 
     def test_stream(self) -> None:
-        """Before authentication the stream as a whole is bounded; what was complete within the bound still counts."""
+        """Before authentication the stream as a whole is limited. Parts within the limit still count."""
         limits = FramingLimits(stream_bytes=len(HEADER + MESSAGE))
         self.assertPasses(limits, HEADER + MESSAGE)
         self.assertLimited(limits, HEADER + MESSAGE + b" ", limits.stream_bytes or 0, 2)
         self.assertLimited(limits, HEADER + MESSAGE + MESSAGE, limits.stream_bytes or 0, 2)
 
     def test_exchanged(self) -> None:
-        """Limits may be exchanged on a live framer, in the middle of a stanza too."""
+        """The limits of a framer may be replaced at any time, also in the middle of a stanza."""
         framer = Framer(FramingLimits(stanza_bytes=50, stream_bytes=len(HEADER) + 50))
         framer.feed(HEADER + MESSAGE[:50])
         framer.limits = FramingLimits()
         self.assertEqual([FRAMED], values(framer.feed(MESSAGE[50:])))
 
     def test_elements_of_negotiation_are_bounded_in_nodes(self) -> None:
-        """A features element of a thousand empty children is no tree that we build."""
+        """A features element with a thousand empty children is refused before a tree is built."""
         self.assertLimited(FramingLimits(), HEADER + b"<a xmlns=''>" + b"<b/>" * 1024 + b"</a>", 1024)
 
     def test_long_stanza_of_small_pieces(self) -> None:
-        """A large stanza is one slice, in whatever sizes it comes."""
+        """A large stanza is one slice, however small its pieces."""
         data = b"<message><body>" + b"0123456789" * 45000 + b"</body></message>"
         for size in (len(data), 1460, PIECE, PIECE - 1, PIECE + 1, 100000):
             chunks = [data[at : at + size] for at in range(0, len(data), size)]
@@ -511,10 +511,10 @@ class LimitTests(SynchronousTestCase):
 
 
 class RestingTests(SynchronousTestCase):
-    """A framer at rest has no parser, and nobody notices (docs/decisions.md#idle-streams)."""
+    """A compacted framer has no parser, and its events are the same (docs/decisions.md#idle-streams)."""
 
     def test_resting_between_bytes(self) -> None:
-        """Resting after every byte changes nothing."""
+        """Compacting after every byte changes nothing."""
         for name, (data, expected) in TRANSCRIPTS.items():
             framer = Framer()
             events = framer.feed(HEADER)
@@ -525,7 +525,7 @@ class RestingTests(SynchronousTestCase):
             self.assertEqual([OPENED, *expected], values(events), name)
 
     def test_rest_lets_go(self) -> None:
-        """The parser is gone at once, with no help of the collector; not so in the middle of something."""
+        """The parser is released at once, without the garbage collector. In the middle of an element it is kept."""
         framer = Framer()
         framer.rest()
         framer.feed(HEADER + MESSAGE[:20])
@@ -540,7 +540,7 @@ class RestingTests(SynchronousTestCase):
         self.assertEqual([FRAMED], values(framer.feed(MESSAGE)))
 
     def test_faults_after_rest(self) -> None:
-        """The same is refused after a rest."""
+        """The same input is refused after compacting."""
         for name, (data, condition) in REFUSED.items():
             framer = Framer()
             framer.feed(HEADER)
@@ -548,7 +548,7 @@ class RestingTests(SynchronousTestCase):
             self.assertEqual([condition], conditions(values(framer.feed(data))), name)
 
     def test_prefixes_after_rest(self) -> None:
-        """The header's declarations outlive the parser."""
+        """The header's declarations are kept without the parser."""
         framer = Framer()
         framer.feed(header(more="xmlns:x='urn:x' xml:lang='cs'"))
         framer.rest()
@@ -558,7 +558,7 @@ class RestingTests(SynchronousTestCase):
         )
 
     def test_recycling(self) -> None:
-        """A parser that saw much is exchanged, in the middle of a stanza too, and nothing is lost or told twice."""
+        """A parser that has read much is replaced, also in the middle of a stanza. No event is lost or repeated."""
         data = (MESSAGE + b" ") * 40 + END
         for recycle in (1, 50, 300, 1000):
             self.patch(framing, "RECYCLE", recycle)
@@ -567,7 +567,7 @@ class RestingTests(SynchronousTestCase):
                 self.assertEqual([OPENED, *[FRAMED] * 40, Close()], frame(HEADER, *chunks))
 
     def test_recycled_parsers_do_not_pile_up(self) -> None:
-        """Names that a peer invents do not stay for the stream's life."""
+        """Names that a peer invents do not stay in memory for the stream's life."""
         framer = Framer()
         framer.feed(HEADER)
         first = framer._parser
@@ -576,14 +576,14 @@ class RestingTests(SynchronousTestCase):
         self.assertIsNot(first, framer._parser)
 
     def test_a_large_stanza_is_not_read_again_and_again(self) -> None:
-        """While a large stanza is open its parser stays: exchanging it would mean reading all of it again."""
+        """While a large stanza is open its parser stays: a replacement would have to read all of it again."""
         make = mock.Mock(side_effect=restricted_xml.restricted_parser)
         self.patch(framing, "restricted_parser", make)
         frame(HEADER, b"<iq>", *[b"x" * 1000] * 500, b"</iq>", MESSAGE[:9], MESSAGE[9:])
         self.assertEqual(2, make.call_count)
 
     def test_discarded(self) -> None:
-        """A framer that is over, or closed in the middle of something, holds no parser."""
+        """A framer that has ended, or was closed in the middle of an element, has no parser."""
 
         class Weak(Framer):
             __slots__ = ("__weakref__",)
@@ -635,12 +635,12 @@ def _pieces(data: bytes, chance: random.Random) -> list[bytes]:
 
 
 class PropertyTests(SynchronousTestCase):
-    """What holds for every stream."""
+    """Tests of properties of every stream."""
 
     @given(_STREAMS, _SEED)
     @settings(max_examples=200, deadline=None)
     def test_slices_are_the_bytes(self, stream: list[tuple[str, str]], chance: random.Random) -> None:
-        """However a stream is cut, its stanzas come out whole, in order, as the very bytes that went in."""
+        """However a stream is cut, its stanzas are returned completely, in order, as their exact bytes."""
         opening = header(more="xmlns:x='urn:x'")
         data = "".join(stanza + spooled_range for stanza, spooled_range in stream).encode()
         _, *framed = frame(opening, *_pieces(data, chance))
@@ -657,7 +657,7 @@ class PropertyTests(SynchronousTestCase):
     ]), max_size=14), _SEED)
     @settings(max_examples=400, deadline=None)
     def test_cuts_do_not_matter(self, tokens: list[bytes], chance: random.Random) -> None:
-        """Sense or nonsense: whole or cut, it gives the same events and the same fault, and never an exception."""
+        """Valid or not, whole or cut, a stream gives the same events and the same fault, and never an exception."""
         data = b"".join(tokens)
         whole = conditions(frame(HEADER + data))
         self.assertEqual(whole, conditions(frame(HEADER, *_pieces(data, chance))))
@@ -666,5 +666,5 @@ class PropertyTests(SynchronousTestCase):
     @given(st.binary(max_size=40), _SEED)
     @settings(max_examples=200, deadline=None)
     def test_any_bytes_for_a_header(self, data: bytes, chance: random.Random) -> None:
-        """Bytes of any kind never raise, and whatever they are is decided alike."""
+        """Arbitrary bytes never raise, and give the same result however they are cut."""
         self.assertEqual(conditions(frame(data)), conditions(frame(*_pieces(data, chance))))

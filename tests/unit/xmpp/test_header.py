@@ -1,4 +1,4 @@
-"""The stream header that we write."""
+"""Tests of the stream header that we write."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from s2sgw.xmpp.header import CLOSING_TAG, Header, stream_header
 
 
 class HeaderTests(SynchronousTestCase):
-    """The header that we write."""
+    """Tests of the header that we write."""
 
     def test_header(self) -> None:
-        """R1, R3: an XML declaration, the three namespaces, version 1.0, and no language."""
+        """R1, R3: it has an XML declaration, the three namespaces, version 1.0, and no language."""
         self.assertEqual(
             b"<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams'"
             b" xmlns:db='jabber:server:dialback' from='a.example' to='b.example' id='1&amp;2' version='1.0'>",
@@ -20,12 +20,12 @@ class HeaderTests(SynchronousTestCase):
         )
 
     def test_pre_1_0(self) -> None:
-        """R1: a header without version, to and from."""
+        """R1: a pre-1.0 header has no version, to and from."""
         [header] = Framer().feed(stream_header(id="x", version=None))
         self.assertEqual(Header(None, None, "x", None, dialback=True), header)
 
     def test_read_back(self) -> None:
-        """What we write is what is read."""
+        """A written header is read back."""
         data = stream_header(to="ž.example", from_="<'\">", id="\t", lang="en")
         [header] = Framer().feed(data)
         self.assertEqual(Header("ž.example", "<'\">", "\t", "1.0", dialback=True), header)

@@ -1,4 +1,4 @@
-"""Hosts, ports and addresses as text."""
+"""Tests of hosts, ports and addresses as text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from s2sgw.xmpp.host_port import HostPort, canonical, is_host, is_loopback
 
 
 class HostPortTests(SynchronousTestCase):
-    """What `route`, `dns.static` and `dns.servers` may look like."""
+    """Tests of the values of `route`, `dns.static` and `dns.servers`."""
 
     def test_spellings(self) -> None:
-        """Names, IPv4 and IPv6 addresses, with and without a port."""
+        """Names, IPv4 and IPv6 addresses are accepted, with and without a port."""
         table = {
             "host.example": ("host.example", 5269),
             "Host.Example:99": ("host.example", 99),
@@ -26,13 +26,13 @@ class HostPortTests(SynchronousTestCase):
             self.assertEqual(HostPort.parse(text, 5269), expected, text)
 
     def test_refused(self) -> None:
-        """What is neither a host nor a port is said to be none."""
+        """A text that is not a host with an optional port is refused."""
         for text in ("", ":53", "a b", "host:", "host:0", "host:65536", "host:x", "host:٣", "a:b:1", "[::1", "[host]", "[::1]x", "-a", "a/b:1"):
             with self.assertRaises(ValueError, msg=text):
                 HostPort.parse(text, 5269)
 
     def test_facts(self) -> None:
-        """An address needs no look-up, and is written so that it can be read again."""
+        """An address needs no look-up, and is written so that it can be read back."""
         self.assertTrue(HostPort.parse("[::1]:53", 1).is_address)
         self.assertFalse(HostPort.parse("localhost", 1).is_address)
         self.assertTrue(HostPort.parse("127.53.0.1", 1).is_loopback)
@@ -42,22 +42,22 @@ class HostPortTests(SynchronousTestCase):
 
 
 class AddressTests(SynchronousTestCase):
-    """What is an address, and how it is compared."""
+    """Tests of addresses and their comparison."""
 
     def test_loopback(self) -> None:
-        """The whole of 127.0.0.0/8, ::1, and either of them mapped."""
+        """127.0.0.0/8, ::1, and mapped forms of them are loopback."""
         for address in ("127.0.0.1", "127.53.0.1", "::1", "::ffff:127.0.0.1"):
             self.assertTrue(is_loopback(address), address)
         for address in ("128.0.0.1", "::2", "::ffff:8.8.8.8", "localhost"):
             self.assertFalse(is_loopback(address), address)
 
     def test_canonical(self) -> None:
-        """One spelling for one address."""
+        """An address has one canonical spelling."""
         self.assertEqual(canonical("2001:DB8:0:0::1"), "2001:db8::1")
         self.assertEqual(canonical("::ffff:10.0.0.1"), "10.0.0.1")
 
     def test_hosts(self) -> None:
-        """What a DNS name may hold and a host name may not."""
+        """A host name may have an underscore and a trailing dot, but no white space, escape or leading hyphen."""
         for text in ("a", "a.example.", "_x.example", "xn--bcher-kva.example"):
             self.assertTrue(is_host(text), text)
         for text in (".", "", "a b", "a\\032b.example", "a\n", "-a", "a" * 300):

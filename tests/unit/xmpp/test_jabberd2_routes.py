@@ -1,4 +1,4 @@
-"""The framer of a stream with jabberd2's router."""
+"""Tests of the framer of a stream with jabberd2's router."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def route(inside: str, to: str = "out.example", more: str = "") -> str:
 
 
 class FramerTests(SynchronousTestCase):
-    """R31, R32: the reader of the router's stream."""
+    """R31, R32: tests of the reader of the router's stream."""
 
     def framer(self, **limits: int) -> RouteFramer:
         made = RouteFramer(FramingLimits(**limits))
@@ -32,7 +32,7 @@ class FramerTests(SynchronousTestCase):
         return made
 
     def test_beyond_limits(self) -> None:
-        """A stanza that is too large, too deep or has too much comes without its data, and the next one is whole."""
+        """A stanza that is too large, too deep or has too many parts is returned without its data, and the next one is complete."""
         for inside in ("<b>" + "x" * 20000 + "</b>", "<b>" * 80 + "</b>" * 80, "<b/>" * 600, "<b " + " ".join(f"a{n}='1'" for n in range(70)) + "/>"):
             framer = self.framer(stanza_bytes=10000)
             large = route(f"<message xmlns='jabber:client' from='a@b.example' to='c@d.example'>{inside}<x/>y</message>")
@@ -47,13 +47,13 @@ class FramerTests(SynchronousTestCase):
             self.assertTrue(second.stanza.data)
 
     def test_largest(self) -> None:
-        """What came before counts for nothing."""
+        """Earlier input does not count for the limit."""
         framer = self.framer(stanza_bytes=10000)
         data = route(f"<message xmlns='jabber:client'><body>{'x' * 9000}</body></message>").encode() * 3
         self.assertTrue(all(each.stanza.data for each in framer.feed(data)))  # type: ignore[union-attr]
 
     def test_declared_outside(self) -> None:
-        """Prefixes of the stanza, and of the route, hold in it; only its first child counts."""
+        """Prefixes that the stanza or the route declares apply in it. Only the route's first child counts."""
         framer = self.framer()
         inside = "<message xmlns='jabber:client' xmlns:p='urn:p'><x xmlns='urn:x' p:a='1' q:b='2'/></message><message xmlns='jabber:client' id='2'/>"
         [found] = framer.feed(f"<route {COMPONENT} xmlns:q='urn:q' to='a'>t{inside}</route>".encode())
@@ -62,7 +62,7 @@ class FramerTests(SynchronousTestCase):
         self.assertEqual(b"<message xmlns:p='urn:p' xmlns:q='urn:q'><x xmlns='urn:x' p:a='1' q:b='2'/></message>", found.stanza.data)
 
     def test_stop(self) -> None:
-        """Reading stops behind an element that says so, and goes on where it is told to."""
+        """Reading stops behind an element that requires it, and continues when it is resumed."""
         framer = RouteFramer(FramingLimits(), frozenset({"urn:x}stop"}))
         events = framer.feed(ANSWER.encode() + b"<stop xmlns='urn:x'/><y xmlns='urn:y'>")
         self.assertEqual(2, len(events))
@@ -73,7 +73,7 @@ class FramerTests(SynchronousTestCase):
         self.assertEqual(("y", "z"), (element.name, element.text))
 
     def test_recycled(self) -> None:
-        """expat is exchanged now and then, wherever the input is cut."""
+        """The expat parser is replaced now and then, wherever the input is cut."""
         framer = self.framer()
         data = route(f"<message xmlns='jabber:client'><body>{'x' * 5000}</body></message>").encode() * (2 * RECYCLE // 5000) + b"<p xmlns='urn:p'/>" * 20
         found = [each for at in range(0, len(data), 7777) for each in framer.feed(data[at:at + 7777])]
@@ -82,7 +82,7 @@ class FramerTests(SynchronousTestCase):
         self.assertLess(parser.CurrentByteIndex, 2 * RECYCLE)
 
     def test_faults(self) -> None:
-        """What is no XML of XMPP, too many elements, too long ones, a header without end."""
+        """Invalid XMPP XML, too many elements, elements that are too long, and an endless header are faults."""
         for data in (b"<a xmlns='u'><!-- --></a>", b"<a>&x;</a>", b"</b>", b"<a xmlns='u'>" + b"<b/>" * 1100, b"<a>" * 70, b"<a>" + b"x" * 70000):
             self.assertIsInstance(self.framer().feed(data)[-1], Fault)
         self.assertIsInstance(RouteFramer().feed(b"<stream:stream xmlns:stream='" + b"x" * 9000)[-1], Fault)

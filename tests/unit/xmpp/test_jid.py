@@ -1,4 +1,4 @@
-"""Addresses: what is one, what is none, what compares equal (R14, R18, R30; RFC 7622)."""
+"""Tests of addresses: valid and invalid ones, and their comparison (R14, R18, R30; RFC 7622)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.xmpp import jid
 from s2sgw.xmpp.jid import JID, Domain, InvalidJID, Pair, domain_of, is_internationalised, spelling
 
-#: what is written -> A-labels, U-labels
+#: : text -> A-labels, U-labels
 DOMAINS = {
     "montague.example": ("montague.example", "montague.example"),
     "MONTAGUE.Example": ("montague.example", "montague.example"),
@@ -51,10 +51,10 @@ NO_JIDS = (
 
 
 class DomainTests(SynchronousTestCase):
-    """`Domain`."""
+    """Tests of `Domain`."""
 
     def test_domains(self) -> None:
-        """R18: a domain compares by its A-labels and is shown by its U-labels, however it was written."""
+        """R18: a domain is compared by its A-labels and shown by its U-labels, however it was written."""
         for text, (plain, unicode) in DOMAINS.items():
             domain = Domain.parse(text)
             self.assertEqual((plain, unicode, unicode), (domain.ascii, domain.text, str(domain)), text)
@@ -62,19 +62,19 @@ class DomainTests(SynchronousTestCase):
             self.assertEqual(hash(domain), hash(Domain.parse(plain)))
 
     def test_no_domains(self) -> None:
-        """R30: anything else is none."""
+        """R30: any other text is refused."""
         for text in NO_DOMAINS:
             self.assertRaises(InvalidJID, Domain.parse, text)
 
     def test_addresses(self) -> None:
-        """R14: an IP address is told from a name, however its digits are written."""
+        """R14: an IP address is told apart from a name, however its digits are written."""
         for text in ("192.0.2.1", "[::1]", "１２７.0.0.1", "192.0.2.1."):
             self.assertTrue(Domain.parse(text).is_address, text)
         for text in ("montague.example", "1.2.3.4.5", "1.2.3", "256.1.1.1"):
             self.assertFalse(Domain.parse(text).is_address, text)
 
     def test_labels(self) -> None:
-        """R14: a single label."""
+        """R14: a single label is recognised."""
         self.assertTrue(Domain.parse("localhost").is_single_label)
         self.assertFalse(Domain.parse("a.example").is_single_label)
 
@@ -87,10 +87,10 @@ class DomainTests(SynchronousTestCase):
 
 
 class ClaimTests(SynchronousTestCase):
-    """Names of those who have proven nothing."""
+    """Tests of names that are claimed without proof."""
 
     def test_pushes_nothing_out(self) -> None:
-        """However many are claimed, the names that others use stay in memory; a claim is read as any other text is."""
+        """However many are claimed, the names used otherwise stay in memory. A claim is read like any other text."""
         known = Domain.parse("bücher.example")
         hits = jid._parse_domain.cache_info().hits
         for number in range(3 * jid._CACHED):
@@ -101,7 +101,7 @@ class ClaimTests(SynchronousTestCase):
         self.assertEqual(jid._parse_domain.cache_info().hits, hits + 1)
 
     def test_spelling(self) -> None:
-        """What spells one domain has one spelling; another domain has another."""
+        """All spellings of one domain have one canonical spelling. Another domain has another."""
         for text in ("Bücher.Example", "bücher.example.", "bu\u0308cher.example", "ＢÜcher.example"):
             self.assertEqual(spelling(text), "bücher.example")
         self.assertEqual(spelling("XN--BCHER-KVA.example."), "xn--bcher-kva.example")
@@ -112,10 +112,10 @@ class ClaimTests(SynchronousTestCase):
 
 
 class JIDTests(SynchronousTestCase):
-    """`JID`."""
+    """Tests of `JID`."""
 
     def test_jids(self) -> None:
-        """R30: the parts of an address, at the first slash and then the first at sign."""
+        """R30: an address is split at the first slash, and then at the first at sign."""
         for text, (local, domain, resource) in JIDS.items():
             jid = JID.parse(text)
             self.assertEqual((local, domain, resource), (jid.local, jid.domain.text, jid.resource))
@@ -124,19 +124,19 @@ class JIDTests(SynchronousTestCase):
             self.assertEqual(jid.domain, domain_of(text))
 
     def test_no_jids(self) -> None:
-        """R30: what breaks a rule of RFC 7622 is no address, wherever it is asked for."""
+        """R30: a text that breaks a rule of RFC 7622 is refused, in every function."""
         for text in NO_JIDS:
             self.assertRaises(InvalidJID, JID.parse, text)
             self.assertRaises(InvalidJID, domain_of, text)
 
 
 class PropertyTests(SynchronousTestCase):
-    """What holds for any text."""
+    """Tests with any text."""
 
     @given(st.text(max_size=30) | st.text("ab.@/[]:%1xn-ü。", max_size=16))
     @settings(max_examples=500, deadline=None)
     def test_parsing_is_final(self, text: str) -> None:
-        """Any text is a JID or `InvalidJID`; what a JID says of itself is the same JID again."""
+        """Any text is a JID or raises `InvalidJID`. The text of a JID gives the same JID again."""
         try:
             jid = JID.parse(text)
         except InvalidJID:

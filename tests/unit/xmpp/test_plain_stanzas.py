@@ -1,4 +1,4 @@
-"""Plain stanzas: what is found by its bytes is what the handlers of expat would have found (docs/decisions.md#plain-stanzas)."""
+"""Tests of plain stanzas: the result from their bytes equals that of expat's handlers (docs/decisions.md#plain-stanzas)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.support.framing import CarefulFramer, values
 from tests.unit.xmpp.test_framing import HEADER, MESSAGE, REFUSED, TRANSCRIPTS, bytewise, header
 
 LIMITS = FramingLimits()
-#: Limits that small stanzas meet.
+#: : Limits that are lower than small stanzas.
 SMALL = FramingLimits(stanza_bytes=150, element_bytes=60, depth=5, attributes=5, children=3, elements=3)
 
 
 def found(data: bytes, limits: FramingLimits = LIMITS, *namespaces: str) -> tuple[list[bytes], int]:
-    """Return the bytes of the plain stanzas that `data` begins with, and where they end."""
+    """Return the bytes of the plain stanzas at the start of `data`, and where they end."""
     bounds = plain_bounds(limits, namespaces)
     assert bounds is not None
     stanzas, end, _ = plain_stanzas(bytearray(data), 0, bounds, Declarations({}, None))
@@ -33,21 +33,21 @@ def found(data: bytes, limits: FramingLimits = LIMITS, *namespaces: str) -> tupl
 
 
 def read(framer: Framer, chunks: list[bytes]) -> tuple[list[object], bool, bool, bytes]:
-    """Return what the framer makes of the chunks, and how it stands then."""
+    """Return the framer's events for the chunks, and its state afterwards."""
     events: list[FramingEvent] = [event for chunk in chunks for event in framer.feed(chunk)]
     return values(events), framer.stopped, framer.interrupted, framer.leftover
 
 
 def both(head: bytes, chunks: list[bytes], limits: FramingLimits = LIMITS) -> list[tuple[list[object], bool, bool, bytes]]:
-    """Return what the framer makes of a stream with plain stanzas, and without."""
+    """Return the framer's events for a stream with plain stanzas, and without."""
     return [read(kind(limits), [head, *chunks]) for kind in (Framer, CarefulFramer)]
 
 
 class ShapeTests(SynchronousTestCase):
-    """Which stanzas are plain."""
+    """Tests of which stanzas are plain."""
 
     def test_plain(self) -> None:
-        """The usual shapes are found, one behind the other, and white space between them is left out."""
+        """The usual forms are found, one after the other. White space between them is left out."""
         for stanza in (
             MESSAGE, b"<message/>", b"<presence from=\"a@b/c\" to='d' />", b"<iq type='set' id='1' from='a' to='b' xml:lang='de'></iq>",
             "<message id='é'>ž&amp;<![]></message>".encode(), b"<iq to='a'><message/></iq>", b"<message><b>x</b></message>",
@@ -55,7 +55,7 @@ class ShapeTests(SynchronousTestCase):
             self.assertEqual(([stanza, stanza], 2 * len(stanza) + 3), found(stanza + b"\r\n " + stanza), stanza)
 
     def test_attributes(self) -> None:
-        """The stanza has what its start tag says; what is absent is None, or empty for an address."""
+        """The stanza has the attributes of its start tag. Absent ones are None, or empty for an address."""
         bounds = plain_bounds(LIMITS, ())
         assert bounds is not None
         data = bytearray("<message to='ž' type=''><a/></message><iq from=\"b\" id='2'/>".encode())
@@ -69,7 +69,7 @@ class ShapeTests(SynchronousTestCase):
         data.clear()  # no match object locks it
 
     def test_not_plain(self) -> None:
-        """What is unusual is left to the handlers."""
+        """Unusual stanzas are left to the handlers."""
         for data in (
             b"", b" ", b"text", b"<mess", b"<message", b"<message>", b"<message><body>", b"<message></messag", b"<message></message >", b"<message\tto='a'/>",
             b"<message to='&amp;'/>", b"<message to='a\tb'/>", b"<message to='<'/>", b"<message to=\"a'/>", b"<message to='a\"'/>", b"<message to=a/>",
@@ -80,7 +80,7 @@ class ShapeTests(SynchronousTestCase):
             self.assertEqual(([], 0), found(data), data)
 
     def test_limits(self) -> None:
-        """A stanza that may break a limit is not plain, and one that cannot is."""
+        """A stanza that may exceed a limit is not plain. One that cannot is."""
         for limits, good, bad in (
             (FramingLimits(stanza_bytes=40), b"<iq>" + b"x" * 31 + b"</iq>", b"<iq>" + b"x" * 32 + b"</iq>"),
             (FramingLimits(stanza_bytes=40), b"<iq id='%b'/>" % (b"x" * 29), b"<iq id='%b'/>" % (b"x" * 30)),
@@ -96,7 +96,7 @@ class ShapeTests(SynchronousTestCase):
         self.assertEqual(([], 0), found(b"<iq>" + b"x" * 32 + b"</iq>", FramingLimits(tag_bytes=40)))
 
     def test_names(self) -> None:
-        """A child's name with its namespace has its limit, whichever of the two is long, and wherever the namespace is declared."""
+        """The length of a child's name with its namespace is limited, whichever is long, and wherever the namespace is declared."""
         for size in range(NAME_LENGTH - 60, NAME_LENGTH + 2):
             for namespace, content in (
                 ("", b"<%b/>" % (b"n" * size)), ("", b"<a xmlns='%b'/>" % (b"n" * size)), ("", b"y" * 700 + b"<a xmlns='%b'/>" % (b"n" * size)),
@@ -109,7 +109,7 @@ class ShapeTests(SynchronousTestCase):
         self.assertIsNone(plain_bounds(LIMITS, ["n" * (NAME_LENGTH - 1)]))
 
     def test_long(self) -> None:
-        """Long text makes a stanza unusual, many short pieces do not."""
+        """Long text makes a stanza unusual. Many short pieces do not."""
         for content, plain in ((b"<b>x</b>" * 50, True), (b"<b>x</b>" * 62, False), (b"=" * 64, True), (b"x" * 300 + b"=" * 65, False), (b"x" * 2000, False)):
             data = b"<message>" + content + b"</message>"
             self.assertEqual(([data], len(data)) if plain else ([], 0), found(data), content[:9])
@@ -117,7 +117,7 @@ class ShapeTests(SynchronousTestCase):
         self.assertEqual(1, len(found(b"<message>" + pieces + b"</message>")[0]))
 
     def test_acknowledgements(self) -> None:
-        """Requests and acknowledgements of XEP-0198 are found as well, as many as are allowed."""
+        """Requests and acknowledgements of XEP-0198 are found too, up to their limit."""
         bounds = plain_bounds(LIMITS, ())
         assert bounds is not None
         request, acknowledgement = Element("r", MANAGEMENT), Element("a", MANAGEMENT, {"h": "4294967295"})
@@ -134,7 +134,7 @@ class ShapeTests(SynchronousTestCase):
             self.assertEqual(([], 0, 0), plain_stanzas(bytearray(data), 0, bounds, Declarations({}, None), 9), data)
 
     def test_acknowledgements_have_their_limit(self) -> None:
-        """The framer stops behind so many in one feed, and where it is to stop at one; small limits leave them to the handlers."""
+        """The framer stops behind the limit in one feed, and behind one that requires a stop. With small limits the handlers read them."""
         data = b"<r xmlns='urn:xmpp:sm:3'/>" * 9
         for limits in (LIMITS, FramingLimits(elements=1), FramingLimits(elements=2), FramingLimits(elements=9), FramingLimits(element_bytes=20)):
             for chunks in ([data, MESSAGE, data], [data[: len(data) // 9 * 5] + b"<x xmlns='urn:x'/>" + data]):
@@ -147,16 +147,16 @@ class ShapeTests(SynchronousTestCase):
         self.assertEqual((True, data[len(data) // 9 :]), (framer.stopped, framer.leftover))
 
     def test_no_bounds(self) -> None:
-        """Before authentication no stanza is plain, nor where the limits are below what is usual."""
+        """Before authentication no stanza is plain, nor with limits below the usual."""
         self.assertIsNone(plain_bounds(FramingLimits(stream_bytes=100000), ()))
         self.assertIsNone(plain_bounds(FramingLimits(attributes=4), ()))
 
 
 class PathTests(SynchronousTestCase):
-    """When the framer looks for plain stanzas."""
+    """Tests of when the framer looks for plain stanzas."""
 
     def calls_handlers(self, framer: Framer, data: bytes) -> bool:
-        """Whether the handlers of expat were called."""
+        """Return whether the handlers of expat were called."""
         calls: list[str] = []
         start = framer._start_tag
 
@@ -168,14 +168,14 @@ class PathTests(SynchronousTestCase):
                 start(name, attributes)
 
         framer.__class__ = Spy
-        framer.rest()  # the next parser has the handlers of the spy
+        framer.rest()  # the next parser has the spy's handlers
         framer.feed(data)
         framer.__class__ = Framer
         framer.rest()
         return bool(calls)
 
     def test_no_handler_is_called(self) -> None:
-        """A plain stanza costs no call of a handler; what comes between is read by them, and the next is plain again."""
+        """A plain stanza needs no call of a handler. Elements between are read by the handlers, and the next stanza is plain again."""
         framer = Framer()
         framer.feed(HEADER)
         self.assertFalse(self.calls_handlers(framer, MESSAGE * 3))
@@ -188,7 +188,7 @@ class PathTests(SynchronousTestCase):
         self.assertFalse(self.calls_handlers(framer, MESSAGE))
 
     def test_mixed(self) -> None:
-        """Between other elements, and behind a stanza that came in two parts, stanzas are plain."""
+        """Between other elements, and after a stanza that arrived in two parts, stanzas are plain."""
         calls: list[int] = []
 
         class Counting(Framer):
@@ -203,14 +203,14 @@ class PathTests(SynchronousTestCase):
         framer = Counting()
         framer.feed(HEADER)
         between = b"<r xmlns='urn:x'/><a xmlns='urn:x' h='7'/>"
-        for cut, plain in ((50, 4), (100, 3)):  # in the start tag and behind it
+        for cut, plain in ((50, 4), (100, 3)):  # in the start tag and after it
             framer.feed(MESSAGE[:cut])
             calls.clear()
             self.assertEqual(10, len(framer.feed(MESSAGE[cut:] + (between + MESSAGE) * 3)))
             self.assertEqual(plain, sum(calls))
 
     def test_nested(self) -> None:
-        """Where end tags do not end the stanza they are not looked for one by one."""
+        """If end tags do not end the stanza, they are not searched one by one."""
         ends: list[int] = []
 
         class Counting(Framer):
@@ -226,7 +226,7 @@ class PathTests(SynchronousTestCase):
         self.assertLess(len(ends), 6)
 
     def test_not_again(self) -> None:
-        """What looks plain and is not makes the parser new once; the stream is then read by the handlers until the parser is exchanged."""
+        """A stanza that only looks plain makes a new parser once. The handlers then read the stream until the parser is replaced."""
         framer = Framer()
         framer.feed(HEADER + MESSAGE)
         self.assertIsNotNone(framer._bounds)
@@ -242,14 +242,14 @@ class PathTests(SynchronousTestCase):
 
 
 class SameTests(SynchronousTestCase):
-    """With plain stanzas and without, the framer gives the same."""
+    """With plain stanzas and without, the framer gives the same events."""
 
     def assertSame(self, head: bytes, chunks: list[bytes], limits: FramingLimits = LIMITS) -> None:
         one, other = both(head, chunks, limits)
         self.assertEqual(other, one, chunks)
 
     def test_transcripts(self) -> None:
-        """What a stream holds, and what it may not hold, between stanzas and inside one, which ends in several ways."""
+        """The same holds for valid and invalid input, between stanzas and inside one, with several endings."""
         for data in (*(data for data, _ in TRANSCRIPTS.values()), *(data for data, _ in REFUSED.values())):
             for begin, end in (
                 (b"", b""), (b"<message>", b"</message>"), (b"<message>", b"</message ><iq/></message>"), (b"<iq><a b='", b"'/></iq>"),
@@ -260,7 +260,7 @@ class SameTests(SynchronousTestCase):
                 self.assertSame(HEADER, [stream[:150], stream[150:]])
 
     def test_what_hides_an_end(self) -> None:
-        """An end tag that is none, and an end that another tag brings."""
+        """A text that looks like an end tag, and an end by another tag, give the same events."""
         for data in (
             b"<message><![CDATA[</message>]]></message>", b"<message><![CDATA[</message><iq>]]></iq></message>", b"<message><a b='</message>'/></message>",
             b"<message><!--</message>--></message>", b"<message><?a </message>", b"<message><?a </message>?></message>", b"<message><?a </message><iq/>?>",
@@ -277,12 +277,12 @@ class SameTests(SynchronousTestCase):
                 self.assertSame(HEADER, bytewise(data + after))
 
     def test_prefixes_and_language(self) -> None:
-        """What the header declares is completed on plain stanzas, too."""
+        """The header's declarations are added to plain stanzas, too."""
         head = header(more="xmlns:x='urn:x' xmlns:db='jabber:server:dialback' xml:lang='cs'")
         self.assertSame(head, [b"<iq><x:a/></iq><message xml:lang=''><a xmlns:x='urn:y'/></message><presence to='a'><db:b/></presence>"])
 
     def test_exchange_of_the_parser(self) -> None:
-        """A fault behind many plain stanzas, and behind a new parser, is the same."""
+        """A fault after many plain stanzas, and after a new parser, is the same."""
         for fault in (b"x", b"<message>&x;</message>", b"<message><![CDATA[]]></message>", b"</stream:stream>"):
             self.assertSame(HEADER, [MESSAGE * 3000, MESSAGE[:30], MESSAGE[30:] + MESSAGE * 30 + fault, MESSAGE])
 
@@ -329,19 +329,19 @@ def _pieces(data: bytes, chance: random.Random) -> list[bytes]:
 
 
 class PropertyTests(SynchronousTestCase):
-    """What holds for every stream."""
+    """Tests of properties of every stream."""
 
     @given(_HEADS, st.lists(_ITEMS, max_size=8), st.randoms(use_true_random=False))
     @settings(max_examples=4 * EXAMPLES, deadline=None)
     def test_same(self, head: bytes, items: list[bytes], chance: random.Random) -> None:
-        """Sense or nonsense, whole or cut: with plain stanzas and without there are the same events, faults and bytes left over."""
+        """Valid or not, whole or cut: with plain stanzas and without there are the same events, faults and remaining bytes."""
         one, other = both(head, _pieces(b"".join(items), chance))
         self.assertEqual(other, one)
 
     @given(_HEADS, st.lists(_ITEMS, max_size=8), st.randoms(use_true_random=False))
     @settings(max_examples=4 * EXAMPLES, deadline=None)
     def test_same_limits(self, head: bytes, items: list[bytes], chance: random.Random) -> None:
-        """With small limits, too. Where a stanza breaks two rules at once, either may be told: so it is with pieces of other sizes."""
+        """The same holds with small limits. If a stanza breaks two rules at once, either may be reported, as with pieces of other sizes."""
         limits = replace(SMALL, attributes=chance.choice((5, 6)), children=chance.choice((1, 3, 100)), stanza_bytes=chance.choice((60, 150, 5000)))
         one, other = both(head, _pieces(b"".join(items), chance), limits)
         for events in (one[0], other[0]):
@@ -352,7 +352,7 @@ class PropertyTests(SynchronousTestCase):
     @given(st.lists(_ITEMS, max_size=8), st.randoms(use_true_random=False))
     @settings(max_examples=4 * EXAMPLES, deadline=None)
     def test_cuts_do_not_matter(self, items: list[bytes], chance: random.Random) -> None:
-        """However a stream is cut, it gives the same."""
+        """However a stream is cut, its events are the same."""
         data = b"".join(items)
         whole = read(Framer(replace(LIMITS, elements=1000)), [HEADER + data])
         cut = read(Framer(replace(LIMITS, elements=1000)), [HEADER, *_pieces(data, chance)])

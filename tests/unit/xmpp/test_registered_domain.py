@@ -1,4 +1,4 @@
-"""What somebody has registered of a name."""
+"""Tests of the registered domain of a name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from s2sgw.xmpp.registered_domain import registered_domain
 
 class RegisteredDomainTests(SynchronousTestCase):
     def test_names(self) -> None:
-        """Two labels, or three below the second-level names of countries."""
+        """It has two labels, or three below the second-level names of countries."""
         for name, registered in (
             ("example.org", "example.org"), ("a.b.example.org", "example.org"), ("org", "org"), ("a.b.co.uk", "b.co.uk"),
             ("co.uk", "co.uk"), ("a.kit.edu", "kit.edu"), ("a.gmx.de", "gmx.de"), ("a.co.example", "co.example"), ("", ""),

@@ -1,4 +1,4 @@
-"""The expat parser that refuses what XMPP forbids."""
+"""Tests of the expat parser that refuses what XMPP forbids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from s2sgw.xmpp import restricted_xml
 
 
 class ExpatTests(SynchronousTestCase):
-    """What differs between versions of expat."""
+    """Tests of the differences between versions of expat."""
 
     def made(self, *more: str) -> mock.Mock:
         handlers = ["XmlDeclHandler", "StartDoctypeDeclHandler", "CommentHandler", "ProcessingInstructionHandler"]
@@ -20,6 +20,6 @@ class ExpatTests(SynchronousTestCase):
         return parser
 
     def test_reparse_deferral(self) -> None:
-        """expat 2.6 and later are told not to withhold what is complete; older ones have no such switch."""
+        """expat 2.6 and later are told not to delay complete tokens. Older versions have no such option."""
         self.made("SetReparseDeferralEnabled").SetReparseDeferralEnabled.assert_called_once_with(False)
         self.made()

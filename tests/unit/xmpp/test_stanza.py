@@ -1,4 +1,4 @@
-"""A stanza as the relay sees it."""
+"""Tests of a stanza as the gateway relays it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from s2sgw.xmpp.stanza import Stanza
 
 
 class StanzaTests(SynchronousTestCase):
-    """`Stanza`."""
+    """Tests of `Stanza`."""
 
     def test_payloads(self) -> None:
-        """The children's names are those that are given, or else they are read, once, when they are asked for."""
+        """The children's names are those given, or are read once on request."""
         data = b"<iq><query xmlns='urn:q'/></iq>"
         self.assertEqual((), Stanza("iq", data, "", "").payloads)
         self.assertEqual(("a",), Stanza("iq", data, "", "", payloads=("a",)).payloads)
@@ -29,7 +29,7 @@ class StanzaTests(SynchronousTestCase):
         self.assertEqual(("b",), unread.payloads)
 
     def test_request(self) -> None:
-        """An IQ of type get or set is a request; nothing else is."""
+        """Only an IQ of type get or set is a request."""
         self.assertTrue(all(Stanza("iq", b"", "", "", type).is_request for type in ("get", "set")))
         for stanza in (Stanza("iq", b"", "", "", "result"), Stanza("iq", b"", "", ""), Stanza("message", b"", "", "", "get")):
             self.assertFalse(stanza.is_request, stanza)

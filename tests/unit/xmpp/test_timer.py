@@ -1,4 +1,4 @@
-"""Timers that may have run already."""
+"""Tests of timers that may have run already."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from s2sgw.xmpp.timer import cancel
 
 
 class CancelTests(SynchronousTestCase):
-    """`cancel`."""
+    """Tests of `cancel`."""
 
     def test_cancelled(self) -> None:
-        """A call that is still to be made is not made; one that was made, was cancelled, or never was, is no error."""
+        """A pending call is cancelled. One that was made or cancelled already, or None, is no error."""
         clock, made = Clock(), list[str]()
         done, open_ = clock.callLater(1, made.append, "done"), clock.callLater(2, made.append, "open")
         clock.advance(1)

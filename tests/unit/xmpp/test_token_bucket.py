@@ -1,4 +1,4 @@
-"""Token buckets."""
+"""Tests of token buckets."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from s2sgw.xmpp.token_bucket import BURST, DEBT, TokenBucket
 
 
 class BucketTests(SynchronousTestCase):
-    """A bucket of one rate."""
+    """Tests of a bucket with one rate."""
 
     def test_burst(self) -> None:
-        """Two seconds' worth is there at once, and no more however long it rests."""
+        """The burst is the amount of two seconds, and no more after any rest."""
         bucket = TokenBucket(10, 0.0)
         bucket.spend(20, 1000.0)
         self.assertEqual(0.0, bucket.debt(1000.0))
@@ -23,13 +23,13 @@ class BucketTests(SynchronousTestCase):
         self.assertEqual(0.0, bucket.debt(1001.0))
 
     def test_debt_is_bounded(self) -> None:
-        """A single stanza larger than a minute's rate is waited for a minute."""
+        """The debt for a single stanza larger than a minute's rate is one minute."""
         bucket = TokenBucket(10, 0.0)
         bucket.spend(1_000_000, 0.0)
         self.assertEqual(DEBT, bucket.debt(0.0))
 
     def test_has(self) -> None:
-        """What is there, is there; a full bucket has enough for anything, once."""
+        """`has` is true for an available amount. A full bucket permits any amount once."""
         bucket = TokenBucket(10, 0.0)
         self.assertTrue(bucket.has(1000, 0.0))
         bucket.spend(1, 0.0)
@@ -38,7 +38,7 @@ class BucketTests(SynchronousTestCase):
 
     @given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 50)), max_size=60))
     def test_never_above_the_rate(self, steps: list[tuple[float, int]]) -> None:
-        """If each debt is waited for, no more is spent over any time than the rate, the burst and one last amount."""
+        """If each debt is waited for, the amount over any time is at most the rate, the burst and one last amount."""
         bucket, now, spent = TokenBucket(10, 0.0), 0.0, 0
         for rest, amount in steps:
             now += rest + bucket.debt(now)
@@ -47,7 +47,7 @@ class BucketTests(SynchronousTestCase):
             spent += amount
 
     def test_take(self) -> None:
-        """One at a time, as long as there is one; what was refused costs nothing. The burst may be any."""
+        """Single tokens are taken while there are any. A refused take costs nothing. Any burst is possible."""
         bucket = TokenBucket(0.5, 0.0, burst=3)
         self.assertEqual([bucket.take(0.0) for _ in range(5)], [True, True, True, False, False])
         self.assertEqual((bucket.take(1.9), bucket.take(2.0), bucket.take(2.0)), (False, True, False))
