@@ -1,4 +1,4 @@
-"""The lab's own certificate authority, and certificates with any mixture of names (RULES R17, R21)."""
+"""The lab's own certificate authority, and certificates with any combination of names (R17, R21)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Certificate:
     key: Path
 
     def combined(self) -> Path:
-        """Return one file with chain and key, as jabberd2 and ejabberd want it."""
+        """Return one file with chain and key, as jabberd2 and ejabberd need it."""
         path = self.chain.with_suffix(".both.pem")
         path.write_bytes(self.chain.read_bytes() + self.key.read_bytes())
         return path
@@ -66,7 +66,7 @@ def _pem(key: PrivateKey) -> bytes:
 
 
 class Authority:
-    """A root CA; `file` is its certificate. What it issues is written to `folder`."""
+    """A root CA; `file` is its certificate. Issued certificates are written to `folder`."""
 
     def __init__(self, folder: Path, name: str = "s2sgw lab CA") -> None:
         self.folder = folder
@@ -109,7 +109,7 @@ class Authority:
     def issue(
         self, names: Names, *, usages: Sequence[ObjectIdentifier] = (SERVER, CLIENT), days: int = 10, bits: int = 0,
     ) -> Certificate:
-        """Return a certificate with these names. `days` < 0: it has expired. `bits` > 0: an RSA key of that size."""
+        """Return a certificate with these names. `days` < 0: it has expired. `bits` > 0: its key is an RSA key of that size."""
         key: PrivateKey = rsa.generate_private_key(65537, bits) if bits else ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(_subject(names.common), key, days)
         builder = builder.add_extension(x509.BasicConstraints(False, None), critical=True)
@@ -144,5 +144,5 @@ class Authority:
         file.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
     def for_domain(self, domain: str) -> Certificate:
-        """Return a certificate as a public CA issues it, with a dNSName alone, but good for clients and servers."""
+        """Return a certificate as a public CA issues it: one dNSName, valid for clients and servers."""
         return self.issue(Names(dns=(domain,), common=domain))

@@ -24,11 +24,11 @@ Predicate = Callable[[Element], bool]
 
 
 class ClientError(Exception):
-    """The server refused something, or closed the stream."""
+    """Raised when the server refused something, or closed the stream."""
 
 
 class Elements:
-    """Parses a stream into the children of its root."""
+    """A parser of a stream that yields the children of its root."""
 
     def __init__(self) -> None:
         self._parser: Any = ET.XMLPullParser(("start", "end"))
@@ -68,7 +68,7 @@ def error(element: Element) -> tuple[str, str]:
 
 
 class Client:
-    """A client that is logged in. What it receives stays in `inbox` until a `wait` takes it."""
+    """A logged-in client. Received elements stay in `inbox` until a `wait` takes them."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, domain: str) -> None:
         self._reader, self._writer = reader, writer
@@ -90,7 +90,7 @@ class Client:
     async def register(cls, port: int, jid: str, password: str, seconds: float = 20.0) -> None:
         """Make the account `jid` by in-band registration (XEP-0077), unless it exists.
 
-        It takes a connection of its own, because jabberd2 answers no bind on the stream that registered.
+        A separate connection is used, because jabberd2 does not answer a bind on the stream that registered.
         """
         async with asyncio.timeout(seconds):
             user, _, rest = jid.partition("@")
@@ -240,7 +240,7 @@ class Client:
         return None
 
     async def wait(self, predicate: Predicate, seconds: float = 15.0, what: str = "a stanza") -> Element:
-        """Wait for an element that matches. Raise `ClientError` after `seconds`, with what came instead."""
+        """Wait for an element that matches. Raise `ClientError` after `seconds`, with the elements that came instead."""
         try:
             async with asyncio.timeout(seconds), self._arrived:
                 while (found := self.take(predicate)) is None:
@@ -250,7 +250,7 @@ class Client:
                 return found
         except TimeoutError:
             rest = [ET.tostring(element, "unicode")[:200] for element in self.inbox[-3:]]
-            raise ClientError(f"{self.jid} waited {seconds:.0f} s for {what}; came instead: {rest}") from None
+            raise ClientError(f"{self.jid} waited {seconds:.0f} s for {what}; received instead: {rest}") from None
 
     async def wait_message(self, text: str, seconds: float = 15.0) -> Element:
         return await self.wait(

@@ -35,14 +35,14 @@ TWISTD = _program("twistd")
 
 @dataclass
 class Gateway:
-    """A gateway and its ports, which are known before it starts so that the server behind it can be configured first."""
+    """A gateway and its ports. They are chosen before it starts, so that the server behind it can be configured first."""
 
     lab: Lab
     domain: str
     folder: Path
     port: int  # federation, STARTTLS
     direct: int  # federation, direct TLS
-    inner: int  # where the backend brings its streams
+    inner: int  # where the backend opens its streams
     view: int  # the DNS view
     console: int
     also: Sequence[str] = ()  # further local domains
@@ -56,9 +56,9 @@ class Gateway:
         self, *, backend: str, dns: Nameserver | None, anchors: Path, certificates: Sequence[Certificate],
         changes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write s2sgw.toml. `changes` adds keys to sections (a mapping) or replaces them (anything else).
+        """Write s2sgw.toml. `changes` adds keys to sections (a mapping) or replaces them (any other value).
 
-        `dns` None: no name server, every question fails at once.
+        `dns` None: there is no name server, and every question fails at once.
         """
         store = self.folder / "certs"
         store.mkdir(exist_ok=True)
@@ -89,20 +89,20 @@ class Gateway:
         }
 
     def begin(self, *program: str, descriptors: Sequence[int] = ()) -> Process:
-        """Start it, by `program` in place of twistd, with these descriptors of ours, and do not wait."""
+        """Start it without waiting. `program` replaces twistd; it gets these descriptors of this process."""
         argv = [*(program or [TWISTD]), "-n", "--pidfile=", "s2sgw", "--config", str(self.config)]
         environment = {"PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
         self.process = self.lab.start("s2sgw", argv, self.folder, environment, descriptors)
         return self.process
 
     def start(self, seconds: float = 20.0, program: Sequence[str] = ()) -> None:
-        """Start it, by `program` in place of twistd, and wait until it accepts connections."""
+        """Start it, and wait until it accepts connections. `program` replaces twistd; it gets these descriptors of this process."""
         self.process = self.begin(*program)
         for port in (self.port, self.inner):
             self.lab.wait_for_port(self.process, port, seconds)
 
     def stop(self) -> int | None:
-        """Stop it in order; return its exit status."""
+        """Stop it normally; return its exit status."""
         if self.process is None:
             return None
         status = self.process.stop()
@@ -125,7 +125,7 @@ class Gateway:
         return json.loads(self.command(*words, "--json", check=False))
 
     def logs(self, text: str, seconds: float = 5.0) -> bool:
-        """Wait until `text` is in the log; return whether it came."""
+        """Wait until `text` is in the log; return False if it does not appear."""
         deadline = time.monotonic() + seconds
         while text not in self.logged():
             if time.monotonic() > deadline:

@@ -15,27 +15,27 @@ from tests.lab.peer import Stream, authenticated
 from tests.lab.scenario import SCENARIO_SECONDS, Stage, check, step
 from tests.lab.world import INSIDE, World, world
 
-#: Domains of guests that DNS knows; nothing listens at their port.
+#: Domains of guests that DNS has; nothing listens at their port.
 KNOWN = (
     "friend", "other", "xaddr", "srvid", "dns", "sub.wild", "wild", "commonname", "untrusted", "mismatch", "expired",
     "selfish", "before", "after", "client-only", "server-only", "email-only",
 )
-#: A domain whose zone is answered with SERVFAIL, and one about which questions are not answered.
+#: A domain whose zone is answered with SERVFAIL, and one whose questions are not answered.
 BROKEN, SILENT = "broken.example", "silent.example"
 NOWHERE = "nowhere.example"
 _NOTHING_LISTENS = 1
-#: Seconds in which something that must not arrive would have arrived.
+#: Seconds after which a stanza that must not arrive would have arrived.
 QUIET = 0.4
 _numbers = itertools.count(1)
 
 
 @dataclass
 class Door:
-    """A gateway with a real server behind it, to be used from a thread."""
+    """A gateway with a real server behind it, used from a thread."""
 
     made: World
     loop: asyncio.AbstractEventLoop
-    stranger: Authority  # an authority that nobody trusts
+    stranger: Authority  # an authority that no server trusts
     notes: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -67,7 +67,7 @@ class Door:
         asyncio.run_coroutine_threadsafe(waiting, self.loop).result(seconds + 2)
 
     def greets(self, domain: str, certificate: Certificate | None = None) -> None:
-        """Authenticate by EXTERNAL, send a message that arrives, and close the stream in order."""
+        """Authenticate by EXTERNAL, send a message that arrives, and close the stream normally."""
         stream = self.enter(domain, certificate)
         text = f"greetings {next(_numbers)} from {domain}"
         stream.send(self.message(domain, text))
@@ -75,10 +75,10 @@ class Door:
         stream.send("</stream:stream>")
         stream.end()
         check(stream.closed, "the closing tag was not answered")
-        step(f"{domain}: {text!r} arrived, stream closed in order")
+        step(f"{domain}: {text!r} arrived, stream closed normally")
 
     def nothing_arrived(self, *words: str) -> None:
-        """Check that the server behind the gateway has seen none of `words`."""
+        """Check that the existing server has received none of `words`."""
         time.sleep(QUIET)
         seen = [word for word in words if word in self.made.behind.logged()]
         check(not seen, f"reached the backend: {seen}")

@@ -1,4 +1,4 @@
-"""A small HTTP proxy on loopback that connects by CONNECT alone, wants Basic authentication, and records what it is asked for."""
+"""A small HTTP proxy on loopback. It supports only CONNECT, requires Basic authentication, and records its requests."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _HEAD_BYTES = 8192
 
 
 class HTTPProxy:
-    """Listens at `port` and connects to `hosts`, which are 127.0.0.1 under other names.
+    """Listen at `port` and connect to `hosts`, which are other names of 127.0.0.1.
 
-    `asked` is every "host:port" that was asked for with the right user and password, `refused` counts the others.
+    `asked` is every requested "host:port" with the right user and password. `refused` counts the other requests.
     """
 
     def __init__(self, port: int, user: str, password: str, hosts: tuple[str, ...] = ("localhost",)) -> None:
@@ -57,7 +57,7 @@ class HTTPProxy:
                 pump(client, server)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

@@ -23,7 +23,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class LabError(Exception):
-    """The lab itself failed: a server did not start, or a tool is missing."""
+    """Raised when the lab itself failed: a server did not start, or a tool is missing."""
 
 
 def _die_with_parent() -> None:
@@ -77,7 +77,7 @@ class Process:
         return self._popen.wait(GRACE)
 
     def cpu_seconds(self) -> float:
-        """Return user and system time of all its threads so far, without its children."""
+        """Return user and system time of all its threads, without its children."""
         return cpu_seconds(self.pid)
 
     def resident_bytes(self) -> int:
@@ -108,9 +108,9 @@ def _has_ipv6() -> bool:
     return True
 
 
-#: Whether this machine has IPv6 on loopback.
+#: True if this machine has IPv6 on loopback.
 HAS_IPV6 = _has_ipv6()
-#: What a port must be free for.
+#: The sockets that a port must be free for.
 _BINDINGS = (
     (socket.SOCK_STREAM, "127.0.0.1"), (socket.SOCK_DGRAM, "127.0.0.1"), *([(socket.SOCK_STREAM, "::1")] if HAS_IPV6 else []),
 )
@@ -128,7 +128,7 @@ class Lab:
     """A context manager that owns the folder, the ports and the processes of a run."""
 
     def __init__(self, keep: bool = False, first_port: int | None = None) -> None:
-        """`keep`: leave the folder. `first_port`: of `PORTS`, the first one to try; the default depends on the process."""
+        """`keep`: leave the folder. `first_port`: the first of `PORTS` to try; the default depends on the process."""
         self.folder = Path(tempfile.mkdtemp(prefix="s2sgw-lab-"))
         self.folder.chmod(0o755)
         self.processes: list[Process] = []
@@ -136,7 +136,7 @@ class Lab:
         self._ports = _ports(first_port)
 
     def port(self) -> int:
-        """Return a port that is free for TCP and UDP on 127.0.0.1 and for TCP on ::1 (if there is IPv6). Each is returned once."""
+        """Return a port that is free for TCP and UDP on 127.0.0.1, and for TCP on ::1 if there is IPv6. Each port is returned once."""
         return next(self._ports)
 
     def directory(self, name: str) -> Path:
@@ -151,13 +151,13 @@ class Lab:
     def start(
         self, name: str, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None, descriptors: Sequence[int] = (),
     ) -> Process:
-        """Start `argv` in `folder` with these descriptors of ours; its output goes to `folder`/NAME.out."""
+        """Start `argv` in `folder` with these descriptors of this process; its output goes to `folder`/NAME.out."""
         process = Process(name, argv, folder / f"{name}.out", env or {}, folder, descriptors)
         self.processes.append(process)
         return process
 
     def wait_for_port(self, process: Process, port: int, seconds: float = 20.0, address: str = "127.0.0.1") -> None:
-        """Wait until `port` accepts a connection; raise `LabError` with the process's last output if it does not."""
+        """Wait until `port` accepts a connection. If it does not, raise `LabError` with the process's last output."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if not process.alive:
@@ -171,7 +171,7 @@ class Lab:
         raise LabError(f"{process.name} does not listen on {port} after {seconds:.0f} s:\n{process.output()}")
 
     def stop(self, processes: Sequence[Process]) -> None:
-        """Send all of these SIGTERM, then wait for each."""
+        """Send SIGTERM to all of these, then wait for each."""
         for process in processes:
             process.signal(signal.SIGTERM)
         for process in processes:

@@ -83,7 +83,7 @@ class Nameserver:
         self.lab.wait_for_port(self.process, self.port)
 
     def reload(self) -> None:
-        """Use the changed records. (Others keep the old ones for a TTL of 5 s.)"""
+        """Use the changed records. The old ones may be cached elsewhere for a TTL of 5 s."""
         self._write()
         if self.process is None:
             raise LabError("the name server was not started")

@@ -1,6 +1,6 @@
-"""A federation peer on plain sockets: it sends exactly what it is told to, and shows exactly what it receives.
+"""A federation peer on plain sockets. It sends exactly what a test tells it to, and shows exactly what it receives.
 
-It blocks, so it is for threads (`asyncio.to_thread`). Every wait is bounded.
+It blocks, so use it in threads (`asyncio.to_thread`). Every wait is bounded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HEARD = 262_144
 
 
 class PeerError(Exception):
-    """The other side sent something unexpected."""
+    """Raised when the other side sent something unexpected."""
 
 
 def header(to: str | None, from_: str | None, version: str | None = "1.0", namespace: str = "jabber:server") -> bytes:
@@ -42,7 +42,7 @@ def header(to: str | None, from_: str | None, version: str | None = "1.0", names
 
 
 def client_context(certificate: Certificate | None, *, maximum: ssl.TLSVersion | None = None) -> ssl.SSLContext:
-    """Return a TLS context of an initiating server that presents `certificate` and checks no certificate."""
+    """Return a TLS context of an initiating server that presents `certificate` and verifies no certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -54,7 +54,7 @@ def client_context(certificate: Certificate | None, *, maximum: ssl.TLSVersion |
 
 
 def server_context(certificate: Certificate, anchors: str | None = None) -> ssl.SSLContext:
-    """Return a TLS context of a receiving server; with `anchors` it requires a certificate from there."""
+    """Return a TLS context of a receiving server. With `anchors` it requires a certificate from there."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.chain, certificate.key)
     if anchors:
@@ -87,14 +87,14 @@ class Stream:
     def send(self, data: bytes | str) -> None:
         self._socket.sendall(data.encode() if isinstance(data, str) else data)
 
-    # --- hearing -------------------------------------------------------------------------------------------------
+    # --- receiving -------------------------------------------------------------------------------------------------
 
     def _hear(self, deadline: float) -> None:
         self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
         try:
             data = self._socket.recv(65536)
         except TimeoutError:
-            raise PeerError(f"nothing more came in time; heard so far: {self.heard[-400:]!r}") from None
+            raise PeerError(f"no more data came in time; received so far: {self.heard[-400:]!r}") from None
         except OSError:
             data = b""
         if not data:
@@ -126,7 +126,7 @@ class Stream:
         return self.header
 
     def next(self, seconds: float = WAIT) -> ET.Element | None:
-        """Return the next element, None if the stream or the connection was closed."""
+        """Return the next element, or None if the stream or the connection was closed."""
         deadline = time.monotonic() + seconds
         while not self._waiting:
             if self.closed or self.lost:
@@ -139,11 +139,11 @@ class Stream:
         element = self.next(seconds)
         if element is None or element.tag not in tags:
             seen = "the end" if element is None else ET.tostring(element, "unicode")
-            raise PeerError(f"wanted {' or '.join(tags)}, came {seen}")
+            raise PeerError(f"expected {' or '.join(tags)}, received {seen}")
         return element
 
     def end(self, seconds: float = WAIT) -> tuple[str, str]:
-        """Read to the end of the connection; return condition and text of the stream error, ("", "") if there was none."""
+        """Read to the end of the connection; return condition and text of the stream error, or ("", "")."""
         condition, text = "", ""
         while (element := self.next(seconds)) is not None:
             if element.tag == f"{STREAMS}error":
@@ -167,14 +167,14 @@ class Stream:
         self.secure(context, name)
 
     def secure(self, context: ssl.SSLContext, name: str | None, session: Any = None) -> None:
-        """Do the TLS handshake, as client if `name` is given. `session`: one to resume."""
+        """Do the TLS handshake, as client if `name` is given. `session`: a session to resume."""
         self._socket.settimeout(WAIT)
         secured = context.wrap_socket(self._socket, server_side=name is None, server_hostname=name, session=session)
         self._socket = self._secured = secured
         self.restart()
 
     def carry(self, connection: Any) -> None:
-        """Go on over another connection."""
+        """Continue over another connection."""
         self._socket = connection
         self.restart()
 

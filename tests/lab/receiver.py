@@ -1,4 +1,4 @@
-"""A peer on plain sockets that the gateway connects to. It keeps what it receives and does nothing that it was not told to."""
+"""A peer on plain sockets that the gateway connects to. It keeps what it receives, and does only what a test tells it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _numbers = itertools.count(1)
 
 
 class Receiver:
-    """Listens at `port` as `domain`, with one thread for each connection, until `close`.
+    """Listen at `port` as `domain`, with one thread for each connection, until `close`.
 
-    `stanzas` are the elements received on authenticated streams, without the gateway's own pings, which are not answered (R41);
-    `said` is every top-level element received before that, on any stream.
+    `stanzas` are the elements received on authenticated streams, without the gateway's own pings, which are not answered (R41).
+    `said` is every top-level element received before authentication, on any stream.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Receiver:
         answers: Callable[[Stream, ET.Element], None] | None = None, port: int = 0, opens: Callable[[], None] | None = None,
         reads: Callable[[], object] | None = None,
     ) -> None:
-        """`opens` and `reads` may block: before a connection is answered, and before stanzas are read."""
+        """`opens` and `reads` may block: `opens` before a connection is answered, `reads` before stanzas are read."""
         self.domain = domain
         self.port = port or lab.port()
         self.stanzas: list[ET.Element] = []
@@ -92,7 +92,7 @@ class Receiver:
         self._authenticate(stream)
 
     def _authenticate(self, stream: Stream) -> None:
-        """Go from the header after TLS to the authenticated stream."""
+        """Negotiate from the header after TLS to the authenticated stream."""
         self._open(stream, EXTERNAL if self._external else "")
         self._hears(stream, f"{SASL}auth")
         stream.restart()
@@ -104,7 +104,7 @@ class Receiver:
         deadline = time.monotonic() + seconds
         while len(self.stanzas) < count:
             if time.monotonic() > deadline:
-                raise PeerError(f"{self.domain}: {len(self.stanzas)} of {count} stanzas came")
+                raise PeerError(f"{self.domain}: {len(self.stanzas)} of {count} stanzas arrived")
             time.sleep(0.02)
         return self.stanzas
 

@@ -1,4 +1,4 @@
-"""A TCP relay between two servers that can reset its connections, or drop what they carry."""
+"""A TCP relay between two servers that can reset its connections, or drop their data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _AT_ONCE = struct.pack("ii", 1, 0)
 
 
 class Relay:
-    """Listens at `port` and connects each caller to `target`, with two threads for each connection, until `close`."""
+    """Listen at `port` and connect each caller to `target`, with two threads for each connection, until `close`."""
 
     def __init__(self, lab: Lab, target: int) -> None:
         self.port = lab.port()
@@ -50,7 +50,7 @@ class Relay:
             sink.shutdown(socket.SHUT_WR)
 
     def swallow(self) -> None:
-        """Drop everything from now on; both ends keep their connection."""
+        """Drop all data from now on. Both ends keep their connection."""
         self._swallows = True
 
     def cut(self) -> int:

@@ -15,15 +15,15 @@ from tests.lab.client import ClientError
 from tests.lab.lab import Lab, LabError
 from tests.lab.peer import PeerError
 
-#: Seconds for one scenario unless it says otherwise, and for building a stage.
+#: Seconds for one scenario unless it sets others, and seconds for building a stage.
 SCENARIO_SECONDS = 60.0
 STAGE_SECONDS = 120.0
-#: Items that a failure shows.
+#: The number of items that a failure shows.
 SHOWN = 8
 
 
 class Failed(Exception):
-    """A check failed."""
+    """Raised when a check failed."""
 
 
 def check(truth: object, complaint: str) -> None:
@@ -34,11 +34,11 @@ def check(truth: object, complaint: str) -> None:
 
 def expect(seen: object, wanted: object, what: str) -> None:
     """Fail the scenario unless `seen` equals `wanted`."""
-    check(seen == wanted, f"{what}: {seen!r}, wanted {wanted!r}")
+    check(seen == wanted, f"{what}: {seen!r}, expected {wanted!r}")
 
 
 def expect_in_order(seen: Sequence[Hashable], wanted: Sequence[Hashable], what: str) -> None:
-    """Fail the scenario unless exactly the `wanted` came, each once and in that order; say what differs."""
+    """Fail the scenario unless exactly the `wanted` arrived, each once and in that order; report the differences."""
     if list(seen) == list(wanted):
         return
     pairs = enumerate(zip(seen, wanted, strict=False))
@@ -57,11 +57,11 @@ def _some(items: Sequence[Hashable]) -> str:
 
 
 def step(text: str) -> None:
-    """Print one line of what is being done."""
+    """Print one line about the current step."""
     print(f"      {text}", flush=True)
 
 
-#: What scenarios found out beside passing: rows for tables.
+#: Results of scenarios, other than passing: rows for tables.
 NOTES: list[dict[str, Any]] = []
 
 
@@ -75,7 +75,7 @@ class Scenario:
     title: str
     run: Callable[[Any], Awaitable[None]]
     seconds: float = SCENARIO_SECONDS
-    #: one of those that a quick run plays
+    #: True if a quick run plays it
     quick: bool = False
 
 
@@ -100,11 +100,11 @@ class Tally:
     passed: int = 0
     failed: int = 0
     failures: list[str] = field(default_factory=list)
-    #: what failed, and passed when its stage was played again
+    #: stages that failed, and passed when they were played again
     unstable: list[str] = field(default_factory=list)
 
     def add(self, first: Tally, again: Tally | None) -> None:
-        """Count a stage that was played once, or, where it failed and was played again, by how that went."""
+        """Count a stage that was played once. If it failed and was played again, count the second result."""
         counted = first if again is None else again
         self.passed += counted.passed
         self.failed += counted.failed
@@ -129,7 +129,7 @@ async def _play(scenario: Scenario, world: Any, tally: Tally) -> None:
     except (Failed, ClientError, LabError, PeerError) as problem:
         tally.fail(scenario.title, str(problem))
     except TimeoutError:
-        tally.fail(scenario.title, f"not done after {scenario.seconds:.0f} s")
+        tally.fail(scenario.title, f"stopped after {scenario.seconds:.0f} s")
     except Exception:
         tally.fail(scenario.title, traceback.format_exc())
     else:
@@ -137,7 +137,7 @@ async def _play(scenario: Scenario, world: Any, tally: Tally) -> None:
 
 
 async def play(stage: Stage, lab: Lab, tally: Tally, words: Sequence[str] = (), *, quick: bool = False) -> None:
-    """Build the stage and run its scenarios; if there are `words`, those whose title contains one; the quick ones, if `quick`."""
+    """Build the stage and run its scenarios: with `words`, those whose title contains one; with `quick`, the quick ones."""
     chosen = [
         one for one in stage.scenarios
         if (one.quick or not quick) and (not words or any(word in one.title for word in words))

@@ -1,7 +1,7 @@
-"""A scratch machine: systemd with this machine's programs and files, but nothing that it writes, runs or sends touches this machine.
+"""A scratch machine: systemd with this machine's programs and files. Nothing that it writes, runs or sends touches this machine.
 
-Its root is an overlay of this machine's root, in memory. Processes, mounts, network, hostname and control groups are namespaces of its own; the
-only network is its loopback. It needs root and systemd, and no other tool than `unshare`, `nsenter` and `ip`.
+Its root is an overlay of this machine's root, in memory. Processes, mounts, network, hostname and control groups are namespaces of its own.
+Its only network is its loopback. It needs root, systemd, `unshare`, `nsenter` and `ip`.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/system
 
 
 def missing() -> str:
-    """Return what this machine lacks for a scratch machine, or ""."""
+    """Return what a scratch machine needs and this machine lacks, or ""."""
     if os.geteuid() != 0:
         return "root"
     return ", ".join(tool for tool in _TOOLS if shutil.which(tool, path=_PATH) is None)
 
 
 class ScratchMachine:
-    """A running scratch machine; `folder` is an empty one to mount it at. `with` starts it, and ends everything in it."""
+    """A running scratch machine. `folder` is an empty folder to mount it at. `with` starts it, and ends every process in it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -90,7 +90,7 @@ class ScratchMachine:
 
     def _end(self) -> None:
         if self._process is not None:
-            self._process.kill()  # and with it its child, the first process in there, and so all others
+            self._process.kill()  # and with it its child, which is the first process of the machine, and so all others
             self._process.wait()
 
     def _wait_until_running(self, process: subprocess.Popen[bytes]) -> None:
@@ -111,7 +111,7 @@ class ScratchMachine:
         raise LabError(f"the scratch machine's systemd is {state!r} after {_BOOT_SECONDS:.0f} s")
 
     def run(self, script: str, *, text: str = "", cwd: str = "/root", seconds: float = _RUN_SECONDS, check: bool = True) -> str:
-        """Run a script of bash as root, with `text` on its standard input; return what it prints.
+        """Run a script of bash as root, with `text` on its standard input; return its output.
 
         Raises `LabError` with its output if it fails, unless `check` is false.
         """
@@ -125,13 +125,13 @@ class ScratchMachine:
                 command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, check=False,
             )
         except subprocess.TimeoutExpired:
-            raise LabError(f"not done after {seconds:.0f} s: {script}") from None
+            raise LabError(f"stopped after {seconds:.0f} s: {script}") from None
         if check and answer.returncode:
             raise LabError(f"status {answer.returncode} of: {script}\n{answer.stdout.strip()[-3000:]}")
         return answer.stdout
 
     def talk(self, module: str, *arguments: str, seconds: float = _RUN_SECONDS) -> str:
-        """Run a Python module of this project on the machine's network, with this machine's files; return what it prints."""
+        """Run a Python module of this project on the machine's network, with this machine's files; return its output."""
         command = ["nsenter", "--target", str(self._pid), "--net", sys.executable, "-m", module, *arguments]
         answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, check=False)
         if answer.returncode:
@@ -139,11 +139,11 @@ class ScratchMachine:
         return answer.stdout
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Write a file in the machine, in a folder that is made as needed."""
+        """Write a file in the machine. Its folder is made if needed."""
         self.run(f"mkdir -p '{os.path.dirname(path)}'; cat > '{path}'; chmod {mode:o} '{path}'", text=text)
 
     def wait(self, script: str, seconds: float = 60.0) -> str:
-        """Run a script until it succeeds; return what it prints."""
+        """Run a script until it succeeds; return its output."""
         deadline = time.monotonic() + seconds
         while True:
             try:

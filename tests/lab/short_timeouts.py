@@ -1,4 +1,4 @@
-"""Run the gateway with short timeouts, so that a scenario waits less: `python -m tests.lab.short_timeouts`, with the words for twistd."""
+"""Run the gateway with short timeouts, so that a scenario waits less: `python -m tests.lab.short_timeouts`, with the arguments of twistd."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from twisted.scripts import twistd
 
 from s2sgw.delivery import acknowledgements
 
-#: Seconds in place of 20 for a ping, and of 60 for an acknowledgement.
+#: Seconds that replace 20 for a ping, and 60 for an acknowledgement.
 PING_SECONDS, OVERDUE_SECONDS = 3.0, 5.0
 
 

@@ -1,4 +1,4 @@
-"""A small SOCKS5 proxy on loopback that knows some names and records what it is asked for."""
+"""A small SOCKS5 proxy on loopback that has some names and records its requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ADDRESS_BYTES = {1: 4, 4: 16}
 
 
 class SocksProxy:
-    """Listens at `port`. `names` maps host names to ports on 127.0.0.1; `asked` is every (host, port) that was asked for."""
+    """Listen at `port`. `names` maps host names to ports on 127.0.0.1; `asked` is every requested (host, port)."""
 
     def __init__(self, port: int, names: dict[str, int]) -> None:
         self.port = port
@@ -66,7 +66,7 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 
 def pump(source: socket.socket, target: socket.socket) -> None:
-    """Carry bytes one way until that side has no more."""
+    """Copy bytes in one direction until that side closes."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)

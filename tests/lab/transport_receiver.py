@@ -1,4 +1,4 @@
-"""A `Receiver` on other transports: IPv6, direct TLS, features after authentication. It records who called it."""
+"""A `Receiver` on other transports: IPv6, direct TLS, features after authentication. It records its callers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Far(Receiver):
         direct: bool = False, after: str = "", port: int = 0,
     ) -> None:
         super().__init__(lab, domain, certificate, anchors, port=port)
-        #: whom connections came from; what TLS was asked for: (SNI, ALPN)
+        #: addresses of the callers; requested TLS names: (SNI, ALPN)
         self.callers: list[str] = []
         self.asked: list[tuple[str | None, str | None]] = []
         self._direct, self._after = direct, after

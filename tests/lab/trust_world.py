@@ -53,7 +53,7 @@ class Trusting:
         self.start()
 
     def listen(self, domain: str, certificate: Certificate) -> Receiver:
-        """Start a server of `domain` that accepts everything from the gateway and checks no certificate."""
+        """Start a server of `domain` that accepts everything from the gateway and verifies no certificate."""
         self.certificates[domain] = certificate
         self.receivers[domain] = Receiver(self.lab, domain, certificate)
         return self.receivers[domain]
@@ -78,13 +78,13 @@ class Trusting:
         return stream, mechanisms(features), "", ""
 
     def refused(self, domain: str, certificate: Certificate | None, condition: str = "policy-violation") -> str:
-        """The peer comes and is refused. Return the text of the error, and what the gateway's own record says beside it.
+        """Connect as the peer, which is refused. Return the text of the error, and the refusal in the gateway's own record.
 
-        The peer is told neither our policy nor what we remember of its name.
+        The peer is told neither the policy nor stored facts about its name.
         """
         stream, offered, said, text = self.offered(domain, certificate)
         stream.close()
-        check(said == condition, f"{domain}: {said or offered} ({text}), wanted {condition}")
+        check(said == condition, f"{domain}: {said or offered} ({text}), expected {condition}")
         step(f"{domain} is refused: {text!r}")
         found = self.gateway.asked("refusals", domain)[-1]
         return " | ".join([text, found["detail"], *found["reasons"]])
@@ -92,11 +92,11 @@ class Trusting:
     def enter(self, domain: str, certificate: Certificate) -> Stream:
         """Connect as the peer and authenticate by EXTERNAL; return the stream."""
         stream, offered, condition, text = self.offered(domain, certificate)
-        check(offered == ["EXTERNAL"], f"{domain}: {condition or offered} {text}, wanted EXTERNAL")
+        check(offered == ["EXTERNAL"], f"{domain}: {condition or offered} {text}, expected EXTERNAL")
         answer = stream.external(domain)
         check(answer.tag.endswith("success"), f"{domain}: {ET.tostring(answer, 'unicode')}")
         stream.open(INSIDE, domain)
-        step(f"{domain} is let in by EXTERNAL")
+        step(f"{domain} is authenticated by EXTERNAL")
         return stream
 
     # --- outbound, by the echo ---
@@ -114,7 +114,7 @@ class Trusting:
         return text
 
     def heard(self, domain: str, text: str, seconds: float = 12.0) -> bool:
-        """Return whether the peer's server got the echo."""
+        """Return True if the peer's server got the echo."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             bodies = [each.findtext(f"{SERVER}body") or "" for each in self.receivers[domain].stanzas]
@@ -133,7 +133,7 @@ class Trusting:
                 step(f"{domain} {direction}: {rows[-1]['layer']}/{rows[-1]['cause']}")
                 return dict(rows[-1])
             time.sleep(0.3)
-        raise AssertionError(f"no {direction} refusal of {domain} is on record")
+        raise AssertionError(f"no {direction} refusal of {domain} is recorded")
 
 
 def trusting(lab: Lab) -> Trusting:

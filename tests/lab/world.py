@@ -73,7 +73,7 @@ async def world(
     lab: Lab, behind: str, outside: str, changes: Changes = None, *, xmpp_addr: bool = True, encrypted: bool = True,
     start: Callable[[Site], Server] | None = None,
 ) -> AsyncIterator[World]:
-    """Start the servers; `behind` and `outside` are kinds of server, the rest is as in `Front`. `changes` may be a function of the CA.
+    """Start the servers. `behind` and `outside` are kinds of server, the rest is as in `Front`. `changes` may be a function of the CA.
 
     `start` replaces the function that starts the server outside.
     """

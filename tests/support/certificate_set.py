@@ -1,7 +1,7 @@
-"""A generated set of certificates with the verdict that the rules ask for on each (R17–R19, R21).
+"""A generated set of certificates with the verdict on each that the rules demand (R17–R19, R21).
 
-A row is a name, what makes the certificate, the domain asked for, and the causes of the refusal in their order of
-precedence; no causes: the certificate proves the domain. The verdicts come from the rules and the RFCs, not from the code.
+A row is a name, a function that makes the certificate, the requested domain, and the causes of the refusal in their order of
+precedence. Without causes the certificate proves the domain. The verdicts come from the rules and the RFCs, not from the code.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ class Row(NamedTuple):
 
 
 def leaf(**options) -> Callable[[], Issued]:
-    """A leaf under the shared issuer, with the domain as dNSName unless names are given."""
+    """Return a leaf under the shared issuer, with the domain as dNSName unless names are given."""
     if not {"dns", "xmpp", "srv", "san_der", "other_sans", "common_name"} & set(options):
         options["dns"] = [A]
     return lambda: shared_issuer().issue(**options)
 
 
 def below(*authorities: dict[str, Any], **options) -> Callable[[], Issued]:
-    """A leaf under a chain of new authorities, each with these options, below the shared root."""
+    """Return a leaf under a chain of new authorities, each with these options, below the shared root."""
     def make() -> Issued:
         authority = shared_root()
         for number, each in enumerate(authorities):
@@ -85,12 +85,12 @@ def below(*authorities: dict[str, Any], **options) -> Callable[[], Issued]:
 
 
 def raw(*names: bytes) -> Callable[[], Issued]:
-    """A leaf whose subjectAltName holds these GeneralNames as they are."""
+    """Return a leaf whose subjectAltName holds these GeneralNames unchanged."""
     return leaf(san_der=der(0x30, b"".join(names)))
 
 
 def edited(old: str, new: str, **options) -> Callable[[], Issued]:
-    """A leaf with some bytes (in hexadecimal) replaced and signed anew."""
+    """Return a leaf with some bytes (in hexadecimal) replaced and signed again."""
     def make() -> Issued:
         issued = leaf(**options)()
         certificate = resigned(issued.certificate, shared_issuer().key, edit=(bytes.fromhex(old), bytes.fromhex(new)))
@@ -100,12 +100,12 @@ def edited(old: str, new: str, **options) -> Callable[[], Issued]:
 
 
 def keyed(key: Callable[[], Key]) -> Callable[[], Issued]:
-    """A leaf with a key that is made only when it is needed."""
+    """Return a leaf with a key that is made only when it is needed."""
     return lambda: leaf(key=key())()
 
 
 def signed(algorithm: bytes, digest: hashes.HashAlgorithm, key: Callable[[], Key] = new_key) -> Callable[[], Issued]:
-    """A leaf whose authority signs with another algorithm."""
+    """Return a leaf whose authority signs with another algorithm."""
     def make() -> Issued:
         authority = shared_root().intermediate("Signer", key=key())
         issued = authority.issue(dns=[A])

@@ -39,7 +39,7 @@ _serials = count(1000)
 
 
 def der(tag: int, content: bytes) -> bytes:
-    """One DER element: `tag` is its identifier byte."""
+    """Return one DER element: `tag` is its identifier byte."""
     length = len(content)
     if length < 128:
         return bytes((tag, length)) + content
@@ -53,24 +53,24 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 
 @cache
 def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
-    """An RSA key, made once per size and run: slow."""
+    """Return an RSA key, made once per size and run because that is slow."""
     return rsa.generate_private_key(65537, bits)
 
 
 def xmpp_addr(value: str | bytes, tag: int = _UTF8_STRING) -> x509.OtherName:
-    """id-on-xmppAddr (RFC 6120 §13.7.1.4)."""
+    """Return an id-on-xmppAddr (RFC 6120 §13.7.1.4)."""
     return x509.OtherName(ID_ON_XMPP_ADDR, der(tag, value.encode() if isinstance(value, str) else value))
 
 
 def srv_id(value: str | bytes, tag: int = _IA5_STRING) -> x509.OtherName:
-    """id-on-dnsSRV (RFC 4985); a bare domain gets `_xmpp-server.` before it."""
+    """Return an id-on-dnsSRV (RFC 4985). A bare domain gets `_xmpp-server.` before it."""
     if isinstance(value, str):
         value = (value if value.startswith("_") else f"_xmpp-server.{value}").encode()
     return x509.OtherName(ID_ON_DNS_SRV, der(tag, value))
 
 
 def dns_constraints(permitted: Sequence[str] = (), excluded: Sequence[str] = ()) -> x509.NameConstraints | None:
-    """Name constraints on dNSName, or None where neither is given (RFC 5280 §4.2.1.10)."""
+    """Return name constraints on dNSName, or None if neither is given (RFC 5280 §4.2.1.10)."""
     if not permitted and not excluded:
         return None
     return x509.NameConstraints([x509.DNSName(n) for n in permitted] or None, [x509.DNSName(n) for n in excluded] or None)
@@ -81,7 +81,7 @@ def _name(common_name: str) -> x509.Name:
 
 
 def usage(**allowed: bool) -> x509.KeyUsage:
-    """A key usage with the bits given, such as `digital_signature=True`, and no others."""
+    """Return a key usage with only the bits given, such as `digital_signature=True`."""
     bits = dict.fromkeys((
         "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign",
         "crl_sign", "encipher_only", "decipher_only",
@@ -116,13 +116,13 @@ class Issued:
         )
 
     def with_chain(self, *certificates: x509.Certificate) -> Issued:
-        """The same leaf presented with other certificates after it."""
+        """Return the same leaf presented with other certificates after it."""
         return replace(self, chain=(self.certificate, *certificates))
 
 
 @dataclass(frozen=True)
 class Authority:
-    """A certification authority; `above` are the intermediates from this one up, the root left out."""
+    """A certification authority. `above` are the intermediates from this one up, without the root."""
 
     certificate: x509.Certificate
     key: Key
@@ -130,13 +130,13 @@ class Authority:
 
     @classmethod
     def root(cls, name: str = "Test Root", **options: object) -> Authority:
-        """A self-signed authority; `options` are those of `certify`."""
+        """Return a self-signed authority; `options` are those of `certify`."""
         key = options.pop("key", None) or new_key()
         certificate = certify(_name(name), key, None, **{"ca": True, **options})  # type: ignore[arg-type]
         return cls(certificate, key)  # type: ignore[arg-type]
 
     def intermediate(self, name: str = "Test Issuer", **options: object) -> Authority:
-        """An authority below this one; `options` are those of `certify`."""
+        """Return an authority below this one; `options` are those of `certify`."""
         key = options.pop("key", None) or new_key()
         certificate = certify(_name(name), key, self, **{"ca": True, **options})  # type: ignore[arg-type]
         return Authority(certificate, key, (certificate, *self.above))  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ class Authority:
         self, *, dns: Iterable[str] = (), xmpp: Iterable[str] = (), srv: Iterable[str] = (), common_name: str | None = None,
         key: Key | None = None, **options: object,
     ) -> Issued:
-        """A leaf below this authority; `options` are those of `certify`."""
+        """Return a leaf below this authority; `options` are those of `certify`."""
         key = key or new_key()
         certificate = certify(
             _name(common_name) if common_name else x509.Name([]), key, self, sans=names(dns, xmpp, srv), **options,  # type: ignore[arg-type]
@@ -156,7 +156,7 @@ class Authority:
         self, revoked: Iterable[x509.Certificate] = (), *, last_update: datetime = NOT_BEFORE, next_update: datetime = NOT_AFTER,
         key: Key | None = None, extensions: Sequence[tuple[x509.ExtensionType, bool]] = ((x509.CRLNumber(1), False),),
     ) -> bytes:
-        """A signed revocation list in DER that lists `revoked`; another `key` makes its signature false."""
+        """Return a signed revocation list in DER that lists `revoked`. Another `key` makes its signature wrong."""
         builder = x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject)
         builder = builder.last_update(last_update).next_update(next_update)
         for certificate in revoked:
@@ -178,7 +178,7 @@ class Authority:
 
 
 def names(dns: Iterable[str] = (), xmpp: Iterable[str] = (), srv: Iterable[str] = ()) -> list[x509.GeneralName]:
-    """Names for a subjectAltName, in the order dNSName, xmppAddr, SRV-ID."""
+    """Return names for a subjectAltName, in the order dNSName, xmppAddr, SRV-ID."""
     return [*map(x509.DNSName, dns), *map(xmpp_addr, xmpp), *map(srv_id, srv)]
 
 
@@ -190,10 +190,10 @@ def certify(
     other_sans: Sequence[x509.GeneralName] = (), extra: Sequence[tuple[x509.ExtensionType, bool]] = (),
     subject_key_identifier: bool = True, authority_key_identifier: bool = True, signed_by: Key | None = None,
 ) -> x509.Certificate:
-    """A certificate for `key`, signed by `issuer` (None: by itself).
+    """Return a certificate for `key`, signed by `issuer` (None: by itself).
 
-    `eku` None: leaves get both usages, authorities none; `()`: no extension, as for `key_usage`. `san_der` is the raw value of the
-    subjectAltName, for what no builder will write; `signed_by` another key makes the signature false.
+    `eku` None: leaves get both usages, authorities none; `()`: no extension. `key_usage` works in the same way. `san_der` is the raw value of the
+    subjectAltName, for values that no builder writes. `signed_by` another key makes the signature wrong.
     """
     issuer_name = issuer.certificate.subject if issuer else subject
     issuer_key: Key = issuer.key if issuer else key
@@ -230,10 +230,10 @@ def resigned(
     certificate: x509.Certificate, key: Key, algorithm: bytes | None = None, *, digest: hashes.HashAlgorithm | None = None,
     edit: tuple[bytes, bytes] = (b"", b""),
 ) -> x509.Certificate:
-    """The same certificate signed anew, for what no builder will write.
+    """Return the same certificate signed again, for values that no builder writes.
 
-    `algorithm` is another AlgorithmIdentifier in DER, `digest` what is really signed with (SHA-256); `edit` replaces bytes of
-    the TBSCertificate by as many others.
+    `algorithm` is another AlgorithmIdentifier in DER, `digest` is the actual digest (SHA-256). `edit` replaces bytes of
+    the TBSCertificate by the same number of other bytes.
     """
     parts = _elements(_elements(certificate.tbs_certificate_bytes.replace(*edit))[0][1])
     algorithm = algorithm or der(*parts[2])
@@ -263,7 +263,7 @@ def _elements(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-#: AlgorithmIdentifiers that are weak, or no one's.
+#: AlgorithmIdentifiers that are weak or unknown.
 SHA1_WITH_RSA = bytes.fromhex("300d06092a864886f70d0101050500")
 SHA1_WITH_ECDSA = bytes.fromhex("300906072a8648ce3d0401")
 MD5_WITH_RSA = bytes.fromhex("300d06092a864886f70d0101040500")
@@ -273,7 +273,7 @@ def self_signed(
     *, dns: Iterable[str] = (), xmpp: Iterable[str] = (), srv: Iterable[str] = (), common_name: str = "self-signed",
     key: Key | None = None, **options: object,
 ) -> Issued:
-    """A leaf signed by its own key; `options` are those of `certify`."""
+    """Return a leaf signed by its own key; `options` are those of `certify`."""
     key = key or new_key()
     certificate = certify(_name(common_name), key, None, sans=names(dns, xmpp, srv), **options)  # type: ignore[arg-type]
     return Issued(certificate, key, (certificate,))
@@ -281,17 +281,17 @@ def self_signed(
 
 @cache
 def shared_root() -> Authority:
-    """The root of the run."""
+    """Return the root of the run."""
     return Authority.root()
 
 
 @cache
 def shared_issuer() -> Authority:
-    """An intermediate under `shared_root()`."""
+    """Return an intermediate under `shared_root()`."""
     return shared_root().intermediate()
 
 
 @cache
 def leaf_for(domain: str) -> Issued:
-    """A good leaf under `shared_issuer()` with `domain` (A-labels) as dNSName."""
+    """Return a good leaf under `shared_issuer()` with `domain` (A-labels) as dNSName."""
     return shared_issuer().issue(dns=[domain])

@@ -1,4 +1,4 @@
-"""A folder with everything that a configuration needs beside it, for tests of its errors."""
+"""A folder with all files that a configuration needs, for tests of its errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GATEWAY = '[gateway]\ndomains = ["example.org"]\n'
 
 
 class ConfigTestCase(SynchronousTestCase):
-    """A folder with what a configuration needs beside it."""
+    """A test case in a folder with the files of a configuration."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()

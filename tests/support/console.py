@@ -31,7 +31,7 @@ PASSWORDS = {"alice": "correct horse", "bob": "battery staple"}
 
 
 class ConsoleCase(FolderCase):
-    """alice is an operator, bob is read-only."""
+    """A console with two users: alice is an operator, bob is read-only."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -56,7 +56,7 @@ class ConsoleCase(FolderCase):
         self.client = self.browser()
 
     def section(self) -> str:
-        """Return the part of the configuration that is the console's."""
+        """Return the console's part of the configuration."""
         users = "".join(f'{name} = "{text}"\n' for name, text in self.hashes.items())
         return (
             '[dns.static]\n"peer.example" = "127.0.0.1:9"\n[peers.default]\nunknown_issuer = "ask"\n'
@@ -88,7 +88,7 @@ class ConsoleCase(FolderCase):
         return {name: unescape(value) for name, value in re.findall(r'type="hidden" name="([^"]*)" value="([^"]*)"', inside)}
 
     def hold_certificate(self, peer: str = "peer.example", **changes: Any) -> Fingerprint:
-        """Have a certificate of a peer wait for approval, and return its key."""
+        """Let a certificate of a peer wait for approval, and return its key."""
         certificate = self_signed(dns=[peer], common_name="<b>evil</b>").chain[0].public_bytes(Encoding.DER)
         key = Fingerprint.of(certificate)
         self.gateway.peer_records.pending_certificates.hold(PendingCertificate(**{

@@ -1,4 +1,4 @@
-"""Delivery queues as `composition.custody` builds them, with next hops of the test's own."""
+"""Delivery queues as `composition.custody` builds them, with next hops of the test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def custody_of(
     memory: int = 1 << 20, hold_times: Callable[[Pair], HoldTimes] = lambda pair: HoldTimes(600, 30), spool: Spool | None = None,
     **options: Any,
 ) -> Custody:
-    """Without a `spool` there is none."""
+    """Build the queues. Without `spool` there is no spool."""
     if spool is None:
         spool, options = MemorySpool(0, lambda call: call()), {**options, "spools": False}
     custody = build_custody(clock, record, spool, memory=memory, hold_times=hold_times, is_local=is_local, **options)
@@ -43,7 +43,7 @@ def ingress_services(custody: Custody, peers: PeerPolicies) -> IngressServices:
 
 
 def stop(custody: Custody) -> Deferred[None]:
-    """Spool what is held, and close."""
+    """Spool the held stanzas, and close."""
     async def stopped() -> None:
         await custody.hand_to_spool()
         await custody.close()
@@ -52,12 +52,12 @@ def stop(custody: Custody) -> Deferred[None]:
 
 
 class Receipt(UpstreamAck):
-    """Calls `settled` with the evidence of the last stanza."""
+    """A receipt that calls `settled` with the evidence of the last stanza."""
 
     def __init__(self, total: int, settled: Callable[[], object] = lambda: None) -> None:
         super().__init__(total)
         self._settled = settled
-        #: the label of each piece of evidence, and for how many stanzas
+        #: the label of each piece of evidence, and the number of its stanzas
         self.by: list[tuple[str, int]] = []
 
     def some_settled(self, evidence: ReceiptEvidence, number: int) -> None:

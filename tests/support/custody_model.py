@@ -1,7 +1,7 @@
-"""A model of the custody of a whole gateway, between servers of the model's own, where everything fails on demand.
+"""A model of the custody of a whole gateway, between servers of the model's own, in which everything fails on demand.
 
 The gateway's queues, delivery agents, acknowledgements, receipts, streams of several pairs and resumption are the real ones. The
-model keeps the account: of each stanza how often it was sent, acknowledged, delivered, answered and dropped. What is acknowledged
+model keeps an account of each stanza: how often it was sent, acknowledged, delivered, answered and dropped. Each acknowledged stanza
 must be one of: delivered, on the disk, answered by an error that is one of these, or dropped by a rule of docs/custody.md.
 """
 
@@ -50,7 +50,7 @@ from tests.support.scripted_spool import ScriptedSpool
 
 HERE, ROOMS, THERE, OTHER = (Domain.parse(f"{name}.example") for name in ("here", "rooms", "there", "other"))
 LOCAL = (HERE, ROOMS)
-#: Bytes of memory and of the disk: a few dozen stanzas.
+#: Bytes of memory and of the disk: room for a few dozen stanzas.
 MEMORY, DISK = 48 * 1024, 12 * 1024
 WINDOW = 0.02
 
@@ -64,7 +64,7 @@ class Account:
 
     stanza: Stanza
     pair: Pair
-    #: given to the gateway, in all, and as new ones; without XEP-0198 among these
+    #: given to the gateway: in total, as new stanzas, and without XEP-0198
     sends: int = 0
     new: int = 0
     unmanaged: int = 0
@@ -75,10 +75,10 @@ class Account:
     #: dropped by a rule; its error dropped by a rule
     dropped: int = 0
     error_dropped: int = 0
-    #: passed on to a next hop, which is believed where it acknowledges nothing; the same of its error
+    #: passed on to a next hop that acknowledges nothing and is believed; the same for its error
     passed: int = 0
     error_passed: int = 0
-    #: how many of these had not arrived then, but the next hop was believed
+    #: the number of these that had not arrived then, although the next hop was believed
     believed: int = 0
     error_believed: int = 0
 
@@ -89,7 +89,7 @@ class Account:
 
 @dataclass
 class Attempt:
-    """A delivery agent waits for a stream of `pair`."""
+    """A delivery agent that waits for a stream of `pair`."""
 
     pair: Pair
     broken: BrokenStream | None
@@ -98,7 +98,7 @@ class Attempt:
 
 
 class Provider:
-    """Where the agents find streams (`delivery.outbound_stream.StreamProvider`)."""
+    """A provider of streams for the agents (`delivery.outbound_stream.StreamProvider`)."""
 
     leg: Leg = "federation"
 
@@ -116,7 +116,7 @@ class Provider:
 
 
 class Tally(EventRecord):
-    """Tell the model what the gateway counts."""
+    """Tell the model the gateway's counts."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.clock, Logger())
@@ -131,7 +131,7 @@ class Tally(EventRecord):
 
 @contextmanager
 def passing_noted(model: Callable[[], Model]) -> Iterator[None]:
-    """Meanwhile the model is told which requests the queues take, and which stanzas they pass on: those are counted by their kind alone."""
+    """Tell the model meanwhile which requests the queues take, and which stanzas they pass on: those are counted only by kind."""
     accept, passed_on, write_through = DeliveryQueue.accept, DeliveryQueue._passed_on, DeliveryQueue._write_through
 
     def noted_accept(
@@ -159,7 +159,7 @@ def passing_noted(model: Callable[[], Model]) -> Iterator[None]:
 class Late:
     """The facts about the replies to one request.
 
-    How often it was in doubt; how often it was asked again since, and how many replies were let through since.
+    How often it was in doubt, how often it was asked again since, and how many replies were passed on since.
     """
 
     expected: int = 0
@@ -177,7 +177,7 @@ class Model:
         self.spool = ScriptedSpool(DISK)
         self.holds = OperatorHolds()
         self.accounts: dict[tuple[Pair, str], Account] = {}
-        #: by pair: ids that were given to the gateway and have not come to an end, in their order
+        #: by pair: ids that were given to the gateway and are not finished, in order
         self.open: dict[Pair, dict[str, None]] = {}
         self.local, self.peer, self.other = Server(LOCAL, "backend"), Server((THERE,), "federation"), Server((OTHER,), "federation")
         self.servers = {domain: server for server in (self.local, self.peer, self.other) for domain in server.domains}
@@ -185,7 +185,7 @@ class Model:
         split = [tuple(outbound)] if shared_back_end else [(pair,) for pair in outbound]
         self.lines = [Line(self.local, pairs) for pairs in split]
         self.lines += [Line(self.peer, (Pair(THERE, HERE), Pair(THERE, ROOMS))), Line(self.other, (Pair(OTHER, HERE),))]
-        #: pairs of which an operator drops stanzas and nobody is told, some of them perhaps when they are read
+        #: pairs whose stanzas an operator drops without errors, some of them perhaps when they are read
         self.dropped_quietly: set[Pair] = set()
         #: pairs whose stanzas the policy refuses
         self.forbidden: set[Pair] = set()
@@ -222,17 +222,17 @@ class Model:
         self.services = ingress_services(self.custody, cast(PeerPolicies, SimpleNamespace(policy=lambda peer: PeerPolicy())))
         self.table = ResumptionTable(self.clock, self.record)
         self.ack_selection = AckSelection(lambda domain: self.acks, self.queues, self.extensions, self.clock)
-        #: pairs whose stream acknowledges nothing, as is configured, or as its server is not known to answer pings
+        #: pairs whose stream acknowledges nothing, because of the configuration or because its server is not known to answer pings
         self.believed: set[Pair] = set()
         self._watch_late_replies()
-        #: when the gateway heard last that a domain answers its pings
+        #: the time of a domain's last answer to a ping of the gateway
         self.answered_at: dict[Domain, float] = {}
         self._watch_pings()
         self.accepts = False
         self.custody.restore.restore_all().addCallback(lambda _: setattr(self, "accepts", True))
 
     def seconds(self) -> float:
-        """Tell the date (`WallClock`)."""
+        """Return the date (`WallClock`)."""
         return self.clock.seconds() + self.wall_offset
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
@@ -249,7 +249,7 @@ class Model:
         return chosen
 
     def _answers(self, domain: Domain) -> bool:
-        """Return whether the gateway heard lately that a domain answers its pings."""
+        """Return True if a domain has answered a ping of the gateway recently."""
         at = self.answered_at.get(domain)
         return at is not None and self.clock.seconds() - at < MUTE_SECONDS
 
@@ -285,7 +285,7 @@ class Model:
         late.expect, late.take = expects, takes  # type: ignore[method-assign]
 
     def asks(self, pair: Pair, stanzas: Iterable[Stanza]) -> None:
-        """Note the requests that come into a queue: of one that was in doubt and is asked again, the next reply is wanted."""
+        """Record the requests that enter a queue. If one was in doubt and is asked again, its next reply is needed."""
         for stanza in stanzas:
             if stanza.is_request and (state := self.late.get((pair.inverse, stanza.id or ""))) is not None:
                 state.asked += 1
@@ -297,14 +297,14 @@ class Model:
         return Ending(Cause.NOT_ALLOWED) if pair in self.forbidden else None
 
     def change_policy(self, forbidden: set[Pair]) -> None:
-        """Refuse the stanzas of these pairs from now on, and of no others."""
+        """Refuse only the stanzas of these pairs from now on."""
         self.forbidden = forbidden
         for link in self.links:
             if link.ingress is not None:
                 link.ingress.reconsider()
 
     def carrying_back(self, pair: Pair, alone: bool) -> OutboundStream | None:
-        """Do as `s2s.accepted_streams.AcceptedStreams.pair_stream`."""
+        """Act as `s2s.accepted_streams.AcceptedStreams.pair_stream`."""
         awaited = self.table.awaits(pair.inverse)
         for link in reversed(self.links):
             if not link.ours and (link.managed or not awaited) and (part := link.shared_stream.for_pair(pair, alone)) is not None:
@@ -317,7 +317,7 @@ class Model:
         return self.accounts[pair, id]
 
     def _account_of(self, stanza: Stanza) -> tuple[Account | None, bool]:
-        """Return the account of a stanza, or that of the stanza which it answers as an error; and whether it is an error."""
+        """Return the account of a stanza, or of the stanza that it answers as an error, and whether it is an error."""
         pair = Pair(domain_of(stanza.from_), domain_of(stanza.to))
         name = f"r{stanza.id}" if stanza.kind == "iq" and stanza.type == "result" else stanza.id or ""
         if stanza.type == "error":
@@ -329,7 +329,7 @@ class Model:
         self._resolve(account)
 
     def _resolve(self, account: Account) -> None:
-        """Note that nothing has to wait for it any more."""
+        """Record that the stanza is finished."""
         self.open.get(account.pair, {}).pop(self._name(account.stanza), None)
 
     @staticmethod
@@ -337,7 +337,7 @@ class Model:
         return f"r{stanza.id}" if stanza.type == "result" else stanza.id or ""
 
     def counted(self, outcome: str, stanza: Stanza) -> None:
-        """Note that the gateway counted a stanza."""
+        """Record that the gateway counted a stanza."""
         account, is_error = self._account_of(stanza)
         if account is None or (stanza.id or "").startswith("s2sgw-"):
             return
@@ -348,7 +348,7 @@ class Model:
             self._resolve(account)
         elif outcome == "dropped":
             pair = account.pair.inverse if is_error else account.pair
-            assert pair in self.dropped_quietly or not may_bounce(stanza), f"{stanza.id} was dropped, and nobody was told"
+            assert pair in self.dropped_quietly or not may_bounce(stanza), f"{stanza.id} was dropped without an error"
             self._end(account, "error_dropped" if is_error else "dropped")
         elif outcome == "coalesced":
             assert stanza.kind == "presence"
@@ -360,7 +360,7 @@ class Model:
             self._bringing[key] -= 1
 
     def _passed(self, account: Account, is_error: bool) -> None:
-        """Check that it has arrived, or that the next hop is one that is believed."""
+        """Check that it has arrived, or that the next hop is believed."""
         if is_error:
             account.error_passed += 1
         else:
@@ -369,19 +369,19 @@ class Model:
         if (account.error_passed if is_error else account.passed) <= seen:
             return
         pair = account.pair.inverse if is_error else account.pair
-        assert pair in self.believed or not self._answers(pair.recipient), f"{account.stanza.id} is passed on, and did not arrive"
+        assert pair in self.believed or not self._answers(pair.recipient), f"{account.stanza.id} is passed on and did not arrive"
         account.error_believed += is_error
         account.believed += not is_error
 
     def acknowledged(self, stanzas: Iterable[tuple[Pair, Stanza]]) -> None:
-        """Note that a server is told that these are safe."""
+        """Record that a server is told that these are safe."""
         for pair, stanza in stanzas:
             account = self.accounts[pair, self._name(stanza)]
             account.acknowledged += not (stanza.id or "").startswith("s2sgw-")
         self.check()
 
     def on_disk(self) -> Counter[tuple[Pair, str]]:
-        """Return how many stanzas of each account the disk has, the errors that answer one among them."""
+        """Return how many stanzas of each account are on the disk, including their errors."""
         found: Counter[tuple[Pair, str]] = Counter()
         for row in self.spool.rows():
             error = row.stanza.type == "error"
@@ -389,24 +389,24 @@ class Model:
         return found
 
     def check(self) -> None:
-        """Check the one invariant: each stanza that was acknowledged has an owner."""
+        """Check the one invariant: each acknowledged stanza is somewhere."""
         disk = self.on_disk()
         for key, account in self.accounts.items():
             if account.acknowledged > account.ended + disk[key]:
-                raise AssertionError(f"{key[1]} is acknowledged, and nowhere: {account}")
+                raise AssertionError(f"{key[1]} is acknowledged but nowhere: {account}")
 
     def check_queues(self) -> None:
-        """Check what must hold of the queues at any time."""
+        """Check the invariants of the queues."""
         self.dropped_quietly &= {queue.pair for queue in self.queues if queue._endings}
         for queue in self.queues:
             held = {each.position: each.stanza.id for each in queue.pair_queue}
             for position in queue.parked:
                 name = self._parked.get((queue.pair, position))
                 of_operator = name is not None and held.get(position, name) == name
-                assert of_operator, f"{position} of {queue.pair} is held, and nobody did that"
+                assert of_operator, f"{position} of {queue.pair} is held without an order"
 
     def check_deadlines(self) -> None:
-        """Check that nothing waits in memory beyond its time."""
+        """Check that no stanza waits in memory beyond its time."""
         for queue in self.queues:
             late = [each.stanza.id for each in queue.pair_queue.waiting if each.deadline < self.clock.seconds() - 2]
             assert not late or queue.overflow.unacked_bounces, f"{late} of {queue.pair} wait beyond their time"
@@ -414,14 +414,14 @@ class Model:
     # --- what servers do ---
 
     def send(self, line: Line, pair: Pair, kind: Kind, id: str) -> None:
-        """Have a user send a stanza: it waits for the stream of its server."""
+        """Let a user send a stanza. It waits for the stream of its server."""
         type = "get" if kind == "iq" else None
         asks = " type='get'" if type else ""
         data = f"<{kind} from='u@{pair.sender}/r' to='u@{pair.recipient}' id='{id}'{asks}>{'.' * 30}</{kind}>"
         line.outbox.append((pair, Stanza(kind, data.encode(), f"u@{pair.recipient}", f"u@{pair.sender}/r", type, id), True))
 
     def reply(self, token: Token) -> None:
-        """Have a server answer a request."""
+        """Let a server answer a request."""
         assert token.pair is not None
         pair = token.pair.inverse
         line = next(line for line in self.lines if pair in line.pairs)
@@ -429,7 +429,7 @@ class Model:
         line.outbox.append((pair, Stanza("iq", data, f"u@{pair.recipient}/r", f"u@{pair.sender}", "result", token.id), True))
 
     def bring(self, line: Line, number: int) -> None:
-        """Have the server write the next `number` stanzas, as far as the gateway reads them."""
+        """Let the server write the next `number` stanzas, as far as the gateway reads them."""
         link = line.link
         runs: list[tuple[Pair, list[Stanza]]] = []
         while number and line.outbox and link is not None and not link.holders:
@@ -461,7 +461,7 @@ class Model:
             account.unmanaged += 1
 
     def connect(self, line: Line, *, managed: bool = True, resumable: bool = True, back: bool = False) -> None:
-        """Have the server open a stream. It resumes the one that broke off, if there is one. `back`: with XEP-0288."""
+        """Let the server open a stream. It resumes the broken stream, if there is one. `back`: with XEP-0288."""
         if line.link is not None or not self.accepts:
             return
         link = Link(self, line.server, line, ours=False, kind="managed" if managed else "ping", several=len(line.pairs) > 1)
@@ -505,13 +505,13 @@ class Model:
         self.table.resumed(resumption.id, cast(Any, link), count)
 
     def lose_on_one_side(self, line: Line) -> None:
-        """Let the server take its stream for lost. The gateway does not know it."""
+        """Let the server consider its stream lost. The gateway does not notice."""
         link = line.link
         if link is not None and link.resumption is not None:
             line.link, line.broken, link.former = None, link, link.resumption
 
     def hear(self, line: Line, behind: int = 0) -> None:
-        """Let the server read what was acknowledged, except the last `behind`."""
+        """Let the server read acknowledgements, except for the last `behind`."""
         if line.link is not None and line.link.counters is not None:
             line.heard = max(line.heard, line.link.counters.told - behind)
 
@@ -557,7 +557,7 @@ class Model:
         attempt.opened.errback(StreamUnavailable(Ending(cause)))
 
     def take(self, link: Link, number: int) -> None:
-        """Let the server take the next `number` that are on their way."""
+        """Let the server take the next `number` stanzas in transit."""
         for _ in range(min(number, len(link.wire))):
             token = link.wire.popleft()
             if token.kind == "counted":
@@ -580,7 +580,7 @@ class Model:
 
     def _arrives(self, token: Token) -> None:
         if token.pair is None:
-            return  # an answer to a ping that nobody waits for any more
+            return  # an answer to a ping that is no longer needed
         if token.error:
             account = self.accounts.get((token.pair.inverse, token.id)) or self.accounts[token.pair.inverse, f"r{token.id}"]
             self._end(account, "answered")
@@ -607,7 +607,7 @@ class Model:
             assert name in parked or account.ended or account.new > 1, f"{token.id} overtook {name}"
 
     def acknowledge(self, link: Link, behind: int = 0) -> None:
-        """Have the server acknowledge what it has taken, except the last `behind` (XEP-0198)."""
+        """Let the server acknowledge the stanzas that it has taken, except the last `behind` (XEP-0198)."""
         counters = link.counters
         if link.server.answers and counters is not None and link.taken is not None and link.taken - behind > counters.acknowledged:
             count = link.taken - behind - counters.acknowledged
@@ -616,7 +616,7 @@ class Model:
             link.shared_stream.event(Acknowledged(count))
 
     def lie(self, link: Link) -> None:
-        """Have the server acknowledge what it has not read, and throw it away: the loss is its own."""
+        """Let the server acknowledge stanzas that it has not read, and discard them: the server is responsible for that loss."""
         if link.counters is None or link.taken is None:
             return
         tokens = [token for token in link.wire if token.counts]
@@ -635,7 +635,7 @@ class Model:
         return self.accounts[pair, name], token.error
 
     def promise(self, link: Link) -> None:
-        """Let the server say that it acknowledges stanzas, if it has not answered yet."""
+        """Let the server announce that it acknowledges stanzas, if it has not answered yet."""
         if link.ours and link.asking_open and link.counters is None:
             link.asking_open = False
             link.wire.append(Token("counted"))
@@ -649,7 +649,7 @@ class Model:
             link.shared_stream.event(ManagementRefused())
 
     def block(self, link: Link) -> None:
-        """Let the server take nothing more, or take more again."""
+        """Let the server accept nothing more, or accept stanzas again."""
         link.writable = not link.writable
         if link.writable:
             link.shared_stream.free()
@@ -670,14 +670,14 @@ class Model:
             self.check_deadlines()
 
     def kill(self, taken: int = 0) -> None:
-        """End the gateway by `kill -9`. Of what is on the wires, the first `taken` still arrive."""
+        """End the gateway by `kill -9`. The first `taken` tokens in transit still arrive."""
         self.check()
         for link in list(self.links):
             self.take(link, taken)
         self._gone()
 
     def _gone(self) -> None:
-        """Start anew after an end. What servers without XEP-0198 had given to the gateway may be lost."""
+        """Start a new gateway after an end. Stanzas that servers without XEP-0198 had given to the gateway may be lost."""
         self.life = None
         disk = self.on_disk()
         for key, account in self.accounts.items():
@@ -702,7 +702,7 @@ class Model:
         return []
 
     def stop(self, servers_work: bool, disk_works: bool) -> None:
-        """End the gateway in order, and start it anew. `servers_work`, `disk_works`: meanwhile."""
+        """Stop the gateway normally, and start a new one. `servers_work`, `disk_works`: during the stop."""
         done: list[None] = []
         shutdown = Shutdown(self.custody, self.clock, self)
         Deferred.fromCoroutine(shutdown.run()).addCallback(done.append)
@@ -718,7 +718,7 @@ class Model:
                 self.admissions.remove(admission)
                 admission.callback(None)
             self.pass_time(0.1)
-        assert done or not disk_works, "the stop does not come to its end"
+        assert done or not disk_works, "the stop does not end"
         self.spool.work(10_000)
         self.check()
         self._gone()
@@ -746,7 +746,7 @@ class Model:
     # --- the end ---
 
     def finish(self) -> None:
-        """Let everything work. Check that everything comes to its end, and that nothing is left anywhere."""
+        """Let everything work. Check that all stanzas are finished, and that nothing is left."""
         self.spool.mend()
         self.change_policy(set())
         for server in self.servers.values():
@@ -765,7 +765,7 @@ class Model:
         assert not list(self.spool.rows()), f"left in the spool: {list(self.spool.rows())}"
         assert not self.custody.services.relief.memory.used, f"left in memory: {self.custody.services.relief.memory.used} bytes"
         for line in self.lines:
-            assert not line.outbox, "a stream waits for ever"
+            assert not line.outbox, "a stream waits forever"
             assert line.heard == len(line.brought) or line.link is None or not line.link.managed, "not everything is acknowledged"
         for key, account in self.accounts.items():
             assert account.ended or account.unmanaged or "s2sgw-" in key[1], f"{key} was lost: {account}"

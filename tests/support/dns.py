@@ -23,10 +23,10 @@ Place = tuple[str, int]
 
 
 class FakeReactor(Clock):
-    """IReactorTime, IReactorUDP and IReactorTCP; what is sent arrives at the next `settle()`.
+    """A reactor with IReactorTime, IReactorUDP and IReactorTCP. Sent data arrives at the next `settle()`.
 
-    A place where nobody listens refuses: as on epoll by closing the socket, with `tells_refusal` as on other reactors. One in
-    `silent` swallows every datagram, one in `deaf` takes no connection; `broken` makes sockets unusable.
+    An address without a listener refuses: by closing the socket, as on epoll, or with `tells_refusal` as on other reactors. An address in
+    `silent` drops every datagram; one in `deaf` accepts no connection; `broken` makes sockets unusable.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class FakeReactor(Clock):
         self.silent: set[Place] = set()
         self.broken = False
         self.tells_refusal = False
-        self.pieces = 0  # bytes that arrive at once over TCP, 0 for all
+        self.pieces = 0  # bytes that arrive at once over TCP; 0: all
         self.deaf: set[Place] = set()
         self.connections: list[FakeStream] = []
         self.connectors: list[FakeConnector] = []
@@ -51,7 +51,7 @@ class FakeReactor(Clock):
         raise AssertionError("it never comes to rest")
 
     def pass_time(self, seconds: float, step: float = 0.25) -> None:
-        """Let `seconds` go by, everything that is due happening at its time."""
+        """Let `seconds` pass. Everything due happens at its time."""
         for _ in range(round(seconds / step)):
             self.settle()
             self.advance(step)
@@ -87,7 +87,7 @@ class FakeReactor(Clock):
 
 
 def connect(reactor: FakeReactor, source: Place, client: Any, place: Place, server: Any) -> FakeStream:
-    """A TCP connection between two factories; the client's end."""
+    """Open a TCP connection between two factories; return the client's end."""
     ours, theirs = FakeStream(reactor, source, place), FakeStream(reactor, place, source)
     ours.other, theirs.other = theirs, ours
     for stream, factory in ((theirs, server), (ours, client)):
@@ -117,7 +117,7 @@ class FakeConnector:
 
 
 class FakeUDPPort:
-    """A bound socket, perhaps a connected one."""
+    """A bound socket, connected or not."""
 
     def __init__(self, reactor: FakeReactor, protocol: Any, place: Place) -> None:
         assert place not in reactor.udp, "address already in use"
@@ -230,7 +230,7 @@ Script = Callable[[dns.message.Message], Any]
 class FakeServer:
     """A recursive resolver at `place`, over UDP and TCP.
 
-    `add` gives it records; what it does not know is NXDOMAIN, or has no data where another type is known. `rcodes` and
+    `add` gives it records. An unknown name is NXDOMAIN; a known name with another type has no data. `rcodes` and
     `mute` are by (name, type), with (name, "*") for all. `scripts` may return a message, bytes, a list of both, or None.
     """
 
@@ -244,7 +244,7 @@ class FakeServer:
         self.scripts: dict[tuple[str, str], Script] = {}
         self.insecure: set[tuple[str, str]] = set()
         self.secure = False
-        self.cut: bytes | None = None  # what it says over TCP before it closes, whatever the question
+        self.cut: bytes | None = None  # the bytes that it sends over TCP before it closes, for any question
         self.soa: str | None = "ns.example. admin.example. 1 3600 600 86400 60"
         self.asked: list[tuple[str, str, str]] = []
         self.queries: list[dns.message.Message] = []

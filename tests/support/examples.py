@@ -1,4 +1,4 @@
-"""How many random examples a test is given: a few with all tests, more by `make fuzz`."""
+"""The number of random examples for a test: few in the usual run, more in `make fuzz`."""
 
 from __future__ import annotations
 

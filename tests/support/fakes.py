@@ -1,4 +1,4 @@
-"""Stand-ins for the neighbours of what is tested: next hops, reactors."""
+"""Stand-ins for the neighbours of the tested code: next hops, reactors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from s2sgw.xmpp.jid import Domain
 
 
 class Transports:
-    """Takes every next hop from `next_hop(queue)`."""
+    """Transports that take every next hop from `next_hop(queue)`."""
 
     def __init__(self, next_hop: Callable[[DeliveryQueue], NextHop]) -> None:
         self.next_hop = next_hop
 
 
 class FakeNextHop:
-    """Takes everything at once and acknowledges nothing; tests override what they look at."""
+    """A next hop that takes everything at once and acknowledges nothing. Tests override the methods that they need."""
 
     ready = True
     slow = False
@@ -56,10 +56,10 @@ class FakeNextHop:
 
 
 class _NoThreads:
-    """Runs at once what is for another thread."""
+    """A reactor that runs calls for another thread at once."""
 
     def callInThreadWithCallback(self, done: Callable[[bool, Any], None], call: Callable[..., Any], *args: Any, **options: Any) -> None:
-        """Call, and say how it went."""
+        """Call, and report the result."""
         try:
             result = call(*args, **options)
         except Exception:
@@ -69,18 +69,18 @@ class _NoThreads:
 
 
 class ThreadlessReactor(MemoryReactorClock):
-    """Calls at once what another thread would have called later."""
+    """A reactor that calls at once what another thread would call later."""
 
     def callFromThread(self, call: Any, *args: Any, **options: Any) -> None:
         call(*args, **options)
 
     def getThreadPool(self) -> _NoThreads:
-        """Return a pool that has no threads."""
+        """Return a pool without threads."""
         return _NoThreads()
 
 
 class FixedClock:
-    """A wall clock that stands still."""
+    """A wall clock with a fixed time."""
 
     def __init__(self, at: float) -> None:
         self._at = at
@@ -90,7 +90,7 @@ class FixedClock:
 
 
 class FixedRandom:
-    """Gives `numbers` in turn, and the last one for ever (`queue.backoff.Chance`)."""
+    """A source of chance that gives `numbers` in turn, and then the last one repeatedly (`queue.backoff.Chance`)."""
 
     def __init__(self, *numbers: float) -> None:
         self._numbers = list(numbers or (0.0,))
@@ -100,14 +100,14 @@ class FixedRandom:
 
 
 class Connections:
-    """Takes every connection of ours from `connect(engine, owner)`."""
+    """A provider of connections that takes each from `connect(engine, owner)`."""
 
     def __init__(self, connect: Callable[[Any, Any], Any]) -> None:
         self.connect = connect
 
 
 class Recorder:
-    """Keeps the arguments of every call of any of its methods, in `calls`."""
+    """An object that keeps the arguments of every call of any of its methods, in `calls`."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []

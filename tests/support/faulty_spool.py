@@ -11,7 +11,7 @@ from s2sgw.xmpp.jid import Pair
 
 
 class FaultySpool(MemorySpool):
-    """`read_error` and `write_error` are answered, without effect, as long as they are set. `stall` holds all answers back."""
+    """A spool that answers with `read_error` and `write_error`, without effect, while they are set. `stall` holds all answers back."""
 
     def __init__(self, limit: int, deliver: Callable[[Callable[[], None]], None]) -> None:
         super().__init__(limit, self._deliver_in_time)
@@ -30,7 +30,7 @@ class FaultySpool(MemorySpool):
         self._late = [] if self._late is None else self._late
 
     def go_on(self) -> None:
-        """Give the answers that were held back, and those to come."""
+        """Give the answers that were held back, and later ones at once."""
         late, self._late = self._late or [], None
         for call in late:
             self._deliver_now(call)

@@ -1,4 +1,4 @@
-"""The events of a framer, as values to compare; and a framer that reads every stanza by the handlers of expat."""
+"""The events of a framer as values to compare, and a framer that reads every stanza with the handlers of expat."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def values(events: Iterable[FramingEvent]) -> list[object]:
 
 
 class CarefulFramer(Framer):
-    """Takes no stanza for a plain one (docs/decisions.md#plain-stanzas)."""
+    """A framer that takes no stanza for a plain one (docs/decisions.md#plain-stanzas)."""
 
     __slots__ = ()
 

@@ -13,7 +13,7 @@ from s2sgw.net.http_server import BoundedSite
 
 
 class Response(NamedTuple):
-    """One answer, as far as it came."""
+    """One response, as far as it has arrived."""
 
     status: int
     headers: dict[str, str]
@@ -21,12 +21,12 @@ class Response(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """The body as JSON."""
+        """Return the body as JSON."""
         return json.loads(self.body)
 
     @property
     def text(self) -> str:
-        """The body as text."""
+        """Return the body as text."""
         return self.body.decode()
 
 
@@ -42,7 +42,7 @@ class Transport(StringTransport):
 
 
 class Client:
-    """Opens connections to a site from `address`, and sends requests."""
+    """A client that opens connections to a site from `address`, and sends requests."""
 
     def __init__(self, site: BoundedSite, clock: Clock, address: str = "127.0.0.1", host: str = "localhost:8269") -> None:
         self.site = site
@@ -61,7 +61,7 @@ class Client:
         return protocol, transport
 
     def send(self, method: str, path: str, body: bytes = b"", /, **headers: str) -> tuple[Any, Transport]:
-        """Send a request on a connection of its own."""
+        """Send a request on a separate connection."""
         protocol, transport = self.connect()
         lines = {"Host": self.host, **self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
         if body or method == "POST":
@@ -71,7 +71,7 @@ class Client:
         return protocol, transport
 
     def ask(self, method: str, path: str, body: bytes = b"", /, **headers: str) -> Response:
-        """Send a request and return the answer."""
+        """Send a request and return the response."""
         protocol, transport = self.send(method, path, body, **headers)
         for _ in range(50):
             self.clock.advance(0)
@@ -81,18 +81,18 @@ class Client:
         return response
 
     def get(self, path: str, **headers: str) -> Response:
-        """Send a GET request and return the answer."""
+        """Send a GET request and return the response."""
         return self.ask("GET", path, **headers)
 
     def post(self, path: str, value: object = None, **headers: str) -> Response:
-        """Send a POST request with a JSON body and return the answer."""
+        """Send a POST request with a JSON body and return the response."""
         body = b"" if value is None else json.dumps(value).encode()
         headers.setdefault("Content_Type", "application/json")
         return self.ask("POST", path, body, **headers)
 
 
 def parse(data: bytes) -> Response:
-    """Return the answer in `data`; with status 0 if there is none yet."""
+    """Return the response in `data`; its status is 0 if it is not complete yet."""
     head, _, body = data.partition(b"\r\n\r\n")
     if not head:
         return Response(0, {}, b"")

@@ -1,4 +1,4 @@
-"""Holds a JSON value against the part of JSON Schema that our OpenAPI document uses."""
+"""A check of a JSON value against the part of JSON Schema that the OpenAPI document uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def faults(value: Any, schema: dict[str, Any], document: dict[str, Any], at: str = "$") -> Iterator[str]:
-    """Yield what is wrong with `value`; `$ref` is looked up in `document`."""
+    """Yield the faults of `value`; `$ref` is looked up in `document`."""
     if "$ref" in schema:
         yield from faults(value, document["components"]["schemas"][schema["$ref"].rpartition("/")[2]], document, at)
     elif "anyOf" in schema:
@@ -35,7 +35,7 @@ def _typed(value: Any, schema: dict[str, Any], document: dict[str, Any], at: str
         for name, item in value.items():
             inner = properties.get(name, schema.get("additionalProperties", {}))
             if inner is False:
-                yield f"{at}: has {name}, which the document does not know"
+                yield f"{at}: has {name}, which the document does not have"
             else:
                 yield from faults(item, inner, document, f"{at}.{name}")
     elif isinstance(value, list):

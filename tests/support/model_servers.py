@@ -1,4 +1,4 @@
-"""The servers of the custody model, and what goes over the connections between them and the gateway."""
+"""The servers of the custody model, and the contents of the connections between them and the gateway."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 LOST = Ending(Cause.CONNECTION_LOST, by="network")
-#: Seconds for which a stream that broke off may be resumed.
+#: Seconds for which a stream that broke may be resumed.
 RESUME_SECONDS = 60
 
 _TAG = re.compile(rb"<(message|presence|iq)\b([^>]*)>|<r ")
@@ -41,7 +41,7 @@ def domain_of(address: str) -> Domain:
 
 
 class Token:
-    """Something on its way to a server: a stanza, a ping, `<r/>`, or ("counted") the point where the server begins to count."""
+    """Something in transit to a server: a stanza, a ping, `<r/>`, or ("counted") the point where the server begins to count."""
 
     __slots__ = ("error", "id", "kind", "pair", "request")
 
@@ -55,12 +55,12 @@ class Token:
 
     @property
     def counts(self) -> bool:
-        """XEP-0198 counts it."""
+        """Return True if XEP-0198 counts it."""
         return self.kind in ("message", "presence", "iq")
 
     @property
     def ping(self) -> bool:
-        """It is a ping of the gateway's own."""
+        """Return True if it is a ping of the gateway's own."""
         return self.request and self.id.startswith("s2sgw-")
 
 
@@ -72,27 +72,27 @@ class Server:
         self.leg: Leg = leg
         #: it answers pings, and acknowledges stanzas
         self.answers = True
-        #: by the id of a stream of the gateway that broke off: how many stanzas came on it
+        #: by the id of a gateway's stream that broke: the number of stanzas received on it
         self.sessions: dict[str, int] = {}
 
 
 class Line:
-    """The stanzas of `pairs` that a server sends in one order, on one stream after the other."""
+    """The stanzas of `pairs` that a server sends in one order, on one stream after another."""
 
     def __init__(self, server: Server, pairs: tuple[Pair, ...]) -> None:
         self.server = server
         self.pairs = pairs
-        #: what is still to be sent: (pair, stanza, whether it is sent for the first time)
+        #: stanzas to send: (pair, stanza, True if it is sent for the first time)
         self.outbox: deque[tuple[Pair, Stanza, bool]] = deque()
         self.link: Link | None = None
-        #: with XEP-0198: what was sent since it was enabled, and how much of it the server knows to be safe
+        #: with XEP-0198: stanzas sent since it was enabled, and the number that the server knows to be safe
         self.brought: list[tuple[Pair, Stanza]] = []
         self.heard = 0
-        #: the stream that broke off and is to be resumed
+        #: the broken stream that is to be resumed
         self.broken: Link | None = None
 
     def take_back(self) -> None:
-        """Send again what is not known to be safe, before everything else."""
+        """Send again the stanzas that are not known to be safe, before all others."""
         self.outbox.extendleft((pair, stanza, False) for pair, stanza in reversed(self.brought[self.heard:]))
         self.brought, self.heard, self.broken = [], 0, None
 
@@ -112,7 +112,7 @@ class Link:
         self.shared = several
         self.life = model.life
         self.counters: Counters | None = None
-        #: XEP-0198 may still be enabled; how many stanzas the server has counted
+        #: True if XEP-0198 may still be enabled; the number of stanzas that the server has counted
         self.asking_open = True
         self.taken: int | None = None
         self.resumption: Resumption | None = None
@@ -122,7 +122,7 @@ class Link:
         self.ending: Ending | None = None
         self.writable = True
         self.holders: set[object] = set()
-        #: since when the gateway reads what comes; `inf`: it does not
+        #: the time since which the gateway reads; `inf` if it does not
         self.read_since = model.clock.seconds()
         self.wire: deque[Token] = deque()
         self._closed: list[Deferred[None]] = []
@@ -161,11 +161,11 @@ class Link:
 
     @property
     def heard(self) -> bool:
-        """The server reads what comes on the stream: it has not given it up for another."""
+        """Read the stream as the server, unless the server has replaced it by another."""
         return self.line is not None and self in (self.line.link, self.line.broken)
 
     def tell(self) -> None:
-        """Tell the server what is safe."""
+        """Tell the server which stanzas are safe."""
         assert self.counters is not None
         assert self.line is not None
         told, self.counters.told = self.counters.told, self.counters.handled
@@ -212,20 +212,20 @@ class Link:
         return self._closed[-1]
 
     def close(self, ending: Ending) -> None:
-        """Close in order: what is on its way arrives."""
+        """Close normally: data in transit arrives."""
         if self.ending is None:
             self.model.take(self, len(self.wire))
             self.end(ending)
 
     def wind_down(self, ending: Ending) -> None:
-        """Close in order. The server closes its side at once."""
+        """Close normally. The server closes its side at once."""
         self.close(ending)
 
     def abort(self, ending: Ending) -> None:
         self.end(ending)
 
     def end(self, ending: Ending) -> None:
-        """End the connection: what is on its way is lost."""
+        """End the connection: data in transit is lost."""
         if self.ending is not None:
             return
         self.ending = ending
@@ -244,14 +244,14 @@ class Link:
             each.callback(None)
 
     def _end_ours(self, ending: Ending, broken_off: Resumption | None) -> None:
-        """Do as `s2s.connecting.InitiatedStream.ended`."""
+        """Act as `s2s.connecting.InitiatedStream.ended`."""
         if broken_off is not None and not self.shared_stream.shared:
             self.server.sessions[broken_off.id] = self.taken or 0
             self.shared_stream.broken = BrokenStream.of(broken_off, None)
         self.shared_stream.lost(ending)
 
     def _end_theirs(self, ending: Ending, resumption: Resumption | None, broken_off: Resumption | None) -> None:
-        """Do as `s2s.accepted_stream.AcceptedStream.ended`."""
+        """Act as `s2s.accepted_stream.AcceptedStream.ended`."""
         assert self.ingress is not None
         assert self.line is not None
         kept, table = False, self.model.table
@@ -266,7 +266,7 @@ class Link:
             self.ingress.close(ending)
             self.shared_stream.lost(ending)
 
-    # --- the owner of a stream that may be resumed (`s2s.resumption_table`) ---
+    # --- the owner of a resumable stream (`s2s.resumption_table`) ---
 
     former: Resumption | None = None
 

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def fail_on_complaint(text: str) -> None:
-    """Be told of trouble that no test expects."""
+    """Raise trouble that no test expects."""
     raise AssertionError(text)
 
 
@@ -45,15 +45,15 @@ def remembered(key: Fingerprint = OLD_KEY, **changes: Any) -> RememberedKey:
 
 
 class PeerDatabaseTestCase(SynchronousTestCase):
-    """Tests of what is asked and answered at once."""
+    """A test case with synchronous answers."""
 
     def result(self, asked: Coroutine[Any, Any, T] | Deferred[T]) -> T:
-        """Return what was answered, or raise what it failed with."""
+        """Return the answer, or raise its error."""
         answer = asked if isinstance(asked, Deferred) else Deferred.fromCoroutine(asked)
         return self.successResultOf(answer)
 
     def failure(self, asked: Coroutine[Any, Any, Any] | Deferred[Any]) -> OSError:
-        """Return the `OSError` that the answer is."""
+        """Return the `OSError` of an answer that failed."""
         answer = asked if isinstance(asked, Deferred) else Deferred.fromCoroutine(asked)
         error = self.failureResultOf(answer, OSError).value
         assert isinstance(error, OSError)

@@ -23,7 +23,7 @@ LANE = [HERE.ascii, THERE.ascii]
 
 
 class Tools:
-    """Lanes with an outbound hop, and the verbs over them."""
+    """Lanes with an outbound next hop, and the verbs over them."""
 
     def __init__(self, state: str, ready: bool = False, memory: int = 1 << 20) -> None:
         self.state = Path(state)
@@ -34,7 +34,7 @@ class Tools:
         self.verbs = QueueVerbs(self.world.custody, lambda domain: domain == HERE, audit, slices).verbs()
 
     def ask(self, verb: str, *target: object, **arguments: Any) -> Any:
-        """The result of a verb, which is of the type that is published."""
+        """Return the result of a verb, and check that it has its published type."""
         result = self._ask(verb, *target, **arguments)
         assert not list(mismatches(result, RESPONSES[f"queue {verb}"])), list(mismatches(result, RESPONSES[f"queue {verb}"]))
         return result
@@ -54,7 +54,7 @@ class Tools:
         self.world.accept(*(stanza(name, size=size) for name in names))
 
     def spool_all_but(self, resident: int) -> None:
-        """The window is over; memory keeps about so many bytes."""
+        """Let the window end; keep about this many bytes in memory."""
         self.world.custody.services.relief.resident = resident
         self.world.clock.advance(WINDOW)
 

@@ -1,7 +1,7 @@
-"""Random walks of a state machine of hypothesis, without hypothesis: a walk costs a tenth, so that ten times as many can be made.
+"""Random walks of a state machine of hypothesis, without hypothesis. A walk costs a tenth, so ten times as many are possible.
 
-The steps of a machine are its methods with the decorator `step`. hypothesis draws them as rules; here plain chance does. A walk is
-known by its number, and is the same each time. One that fails is shortened by leaving steps out.
+The steps of a machine are its methods with the decorator `step`. hypothesis draws them as rules; here a random number generator does. A walk has a
+number, and is the same each time. A walk that fails is shortened by removing steps.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any, Protocol, cast
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-#: Steps of a walk.
+#: The number of steps of a walk.
 LEAST_STEPS, MOST_STEPS = 10, 60
-#: Of the steps of a machine, the share that a walk leaves out is one of these: what is rare beside all others is common beside few.
+#: A walk leaves out one of these shares of the machine's steps. A step that is rare among many is common among few.
 LEFT_OUT = (0.0, 0.0, 0.2, 0.5)
-#: The share of the choices of a walk that are narrowed to some of their values; and how often a step is taken beside the others.
+#: The share of a walk's choices that are narrowed to some of their values; and how often such a step is taken beside the others.
 NARROWED, WEIGHTS = 0.25, (1, 1, 2, 4)
-#: Runs in which a walk that fails is shortened, at most.
+#: The maximum number of runs to shorten a failing walk.
 SHORTER = 2000
 
 
 @dataclass(frozen=True)
 class Between:
-    """A whole number, `least` to `most`."""
+    """A whole number from `least` to `most`."""
 
     least: int
     most: int
@@ -47,23 +47,23 @@ Step = tuple[str, Mapping[str, Any]]
 
 
 class Machine(Protocol):
-    """A machine that walks. It is made anew for each walk."""
+    """A machine that walks. A new one is made for each walk."""
 
     def begin(self, shared: bool) -> None:
         """Begin, in one of two ways."""
 
     def holds(self) -> None:
-        """Check what must hold after each step."""
+        """Check the conditions that hold after each step."""
 
     def finish(self) -> None:
-        """Check what must hold at the end."""
+        """Check the conditions that hold at the end."""
 
     def close(self) -> None:
-        """Let go of everything, also after a failure."""
+        """Release everything, also after a failure."""
 
 
 def step(needs: Callable[[Any], bool] | None = None, **choices: Choice) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a method a step, whose arguments are drawn from `choices`. `needs` says of a machine whether it can be taken."""
+    """Make a method a step, whose arguments are drawn from `choices`. `needs` tells of a machine whether the step is possible."""
     def decorate(method: Callable[..., None]) -> Callable[..., None]:
         strategies: dict[str, Any] = {name: _strategy(choice) for name, choice in choices.items()}
         made: Any = rule(**strategies)(method)
@@ -101,7 +101,7 @@ def _drawn(choice: Choice, chance: random.Random) -> Any:
 
 @dataclass(frozen=True)
 class Walk:
-    """The steps of one walk. `shared`: how the machine begins."""
+    """The steps of one walk. `shared` says how the machine begins."""
 
     shared: bool
     steps: Sequence[Step]
@@ -120,7 +120,7 @@ class Walk:
         return cls(chance.random() < 0.5, drawn)
 
     def failure(self, make: Callable[[], Machine]) -> Exception | None:
-        """Walk; return why it failed, or None."""
+        """Walk; return the failure, or None."""
         machine = make()
         try:
             machine.begin(shared=self.shared)
@@ -137,7 +137,7 @@ class Walk:
         return None
 
     def shortened(self, make: Callable[[], Machine], failure: Exception) -> Walk:
-        """Return the steps without which it fails no more in the same way."""
+        """Return the steps without those that the same failure does not need."""
         wanted, walk, runs, size = _signature(failure), self, 0, max(1, len(self.steps) // 2)
         while runs < SHORTER:
             before, at = len(walk.steps), 0
@@ -160,6 +160,6 @@ class Walk:
 
 
 def _signature(error: Exception) -> tuple[str, str, str]:
-    """Return what is the same of two failures that are one fault: the kind, the words without numbers and names, and the place."""
+    """Return the common part of two failures of one fault: the kind, the text without numbers and names, and the place."""
     words = re.sub(r"[\d']\S*|[({\[].*", "", str(error))
     return type(error).__name__, words, traceback.extract_tb(error.__traceback__)[-1].name

@@ -1,4 +1,4 @@
-"""The types of responses as JSON Schema, and whether a response is of its type."""
+"""The types of responses as JSON Schema, and a check that a response has its type."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PLAIN: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: 
 
 
 def schema_of(type_: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a type. Those of its tables are added to `definitions`."""
+    """Return the schema of a type. The schemas of its tables are added to `definitions`."""
     if type_ in _PLAIN:
         return {"type": _PLAIN[type_]}
     origin, inner = get_origin(type_), get_args(type_)
@@ -34,7 +34,7 @@ def schema_of(type_: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def mismatches(value: Any, type_: Any, place: str = "result") -> Iterator[str]:
-    """Yield where a response is not of its type: also a key that the type does not have."""
+    """Yield each difference between a response and its type, including keys that the type does not have."""
     origin, inner = get_origin(type_), get_args(type_)
     if origin in (Union, UnionType):
         if all(list(mismatches(value, each, place)) for each in inner):
@@ -71,6 +71,6 @@ def _is_plain(value: Any, type_: Any) -> bool:
 
 
 def _fields(type_: Any) -> dict[str, tuple[Any, bool]]:
-    """Return key -> its type, and whether it must be there."""
+    """Return key -> its type, and whether the key is required."""
     hints = get_type_hints(type_, include_extras=True)
     return {key: (get_args(hint)[0], False) if get_origin(hint) is NotRequired else (hint, True) for key, hint in hints.items()}

@@ -1,6 +1,6 @@
 """The two JSON Schemas of the package, made from the code and docs/configuration.md.
 
-    python -m tests.support.schemas        write them anew
+python -m tests.support.schemas        writes them
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ROW = re.compile(r"^\| ((?:`[a-z_.]+`(?:, )?)+) \| [^|]* \| (.*) \|$", re.MULTI
 
 
 def descriptions() -> dict[str, str]:
-    """Return section.key -> what docs/configuration.md says of it, without Markdown."""
+    """Return section.key -> its text in docs/configuration.md, without Markdown."""
     text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
     found: dict[str, str] = {}
     for part in re.split(r"(?=^## )", text, flags=re.MULTILINE):
@@ -39,7 +39,7 @@ def _plain(text: str) -> str:
 
 
 def response_schema() -> dict[str, Any]:
-    """Return the schema of what a verb's result is, and of what the command prints with --json-v1."""
+    """Return the schema of the verbs' results, and of the output of the command with --json-v1."""
     definitions: dict[str, Any] = {}
     verbs = {verb: schema_of(type_, definitions) for verb, type_ in RESPONSES.items()}
     error = {

@@ -1,4 +1,4 @@
-"""A spool in memory that works, answers, is full and fails when the test says so."""
+"""A spool in memory that works, answers, fills up and fails when the test says so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2sgw.xmpp.jid import Pair
 
 
 class ScriptedSpool(MemorySpool):
-    """Hold up to `disk` bytes. Calls are done by `work`, and answered by `answer`. The content outlives the gateway."""
+    """A spool of up to `disk` bytes. `work` does its calls, and `answer` answers them. Its content outlives the gateway."""
 
     def __init__(self, disk: int) -> None:
         self.jobs: deque[Callable[[], None]] = deque()
@@ -28,7 +28,7 @@ class ScriptedSpool(MemorySpool):
         return self.hangs
 
     def mend(self) -> None:
-        """Let everything work."""
+        """Let everything work again."""
         self.full = self.reads_fail = self.writes_fail = self.hangs = False
 
     def die(self) -> None:
@@ -49,7 +49,7 @@ class ScriptedSpool(MemorySpool):
             self.answers.popleft()()
 
     def rows(self) -> Iterable[Spooled]:
-        """Return what the disk holds."""
+        """Return the rows on the disk."""
         return (row for rows in self._queues.values() for row in rows.values())
 
     # --- calls ---

@@ -19,13 +19,13 @@ from zope.interface import implementer
 from tests.support.certificates import leaf_for
 from tests.support.wires import raw_context
 
-#: Turns after which a test gives up.
+#: Turns after which a test fails.
 TURNS = 5000
 
 
 @implementer(IReactorFDSet)
 class SocketReactor(Clock):
-    """Serves the sockets that are ready, as Twisted's poll reactor does. `waits` counts registrations for writing."""
+    """Serve the sockets that are ready, as Twisted's poll reactor does. `waits` counts registrations for writing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class SocketReactor(Clock):
         return list(self._writers.values())
 
     def turn(self) -> bool:
-        """Call what is due and serve what is ready; return whether anything was."""
+        """Call everything due and serve everything ready; return whether there was anything."""
         due = any(call.getTime() <= self.seconds() for call in self.getDelayedCalls())
         self.advance(0)
         poller = select.poll()
@@ -94,7 +94,7 @@ class SocketReactor(Clock):
         raise AssertionError("it does not come to rest")
 
     def close(self) -> None:
-        """Close what is still open."""
+        """Close all open connections."""
         for selectable in {*self._readers.values(), *self._writers.values()}:
             with suppress(Exception):
                 selectable.connectionLost(Failure(ConnectionError("the test is over")))
@@ -105,12 +105,12 @@ def connected() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         near = socket.create_connection(listening.getsockname())
         far, _ = listening.accept()
-    near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # nothing waits for an acknowledgement
+    near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # do not wait for an acknowledgement
     yield from (near, far)
 
 
 def serve(reactor: SocketReactor, end: socket.socket, protocol: Any) -> Any:
-    """Give `protocol` the end of a connection as Twisted does where it accepts one; return Twisted's transport."""
+    """Give `protocol` the end of a connection, as Twisted does when it accepts one; return Twisted's transport."""
     end.setblocking(False)
     port: Any = SimpleNamespace(_realPortNumber=1)
     transport = tcp.Server(end, protocol, end.getpeername(), port, 1, reactor)

@@ -1,7 +1,7 @@
 """The contract of every spool (`s2sgw/spool/interface.py`): a mixin suite. Another implementation subclasses it and gives `open`,
 `failing` and `hanging`.
 
-Answers come through `deliver`, which is here a queue that the tests empty. Where an implementation has threads of its own, the
+Answers come through `deliver`, which is here a queue that the tests empty. If an implementation has threads of its own, the
 tests wait for an answer and never for time.
 """
 
@@ -30,7 +30,7 @@ from s2sgw.spool.interface import (
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 
-#: Seconds after which an answer that does not come fails the test.
+#: Seconds after which a missing answer fails the test.
 PATIENCE = 30
 PAIRS = tuple(Pair(Domain.parse(one), Domain.parse(other)) for one, other in (
     ("a.example", "b.example"), ("b.example", "a.example"), ("bücher.example", "xn--9ca.example"), ("[::1]", "127.0.0.1"),
@@ -47,7 +47,7 @@ def spooled(pair: Pair, position: int, size: int = 100, deadline: float = 600, k
 
 
 def told(row: Spooled) -> tuple[object, ...]:
-    """Everything that a row says, as it compares."""
+    """Return all values of a row, in a form that compares."""
     stanza = row.stanza
     words = (stanza.kind, stanza.data, stanza.to, stanza.from_, stanza.type, stanza.id, stanza.payloads)
     return (row.pair, row.position, words, row.accepted_at, row.deadline, row.written)
@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 def answer_into(rows: list[T]) -> SpoolAnswer[list[T]]:
-    """Return what takes a spool's answer and puts its rows into `rows`."""
+    """Return a function that takes a spool's answer and puts its rows into `rows`."""
     def take(answer: list[T] | SpoolError) -> None:
         assert not isinstance(answer, SpoolError), answer
         rows.extend(answer)
@@ -66,7 +66,7 @@ def answer_into(rows: list[T]) -> SpoolAnswer[list[T]]:
 
 
 class Asking:
-    """A spool, and its answers waited for."""
+    """A spool with synchronous calls."""
 
     def __init__(self, open_: Callable[[Deliver], Spool]) -> None:
         self.calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -105,7 +105,7 @@ class Asking:
         self.ask(self.spool.close)
 
 
-#: One step of a life: its name and its arguments (see `Model`).
+#: One step of a random run: its name and its arguments (see `Model`).
 _pairs, _positions = st.sampled_from(PAIRS), st.integers(0, 40)
 STEPS = st.lists(
     st.one_of(
@@ -121,7 +121,7 @@ STEPS = st.lists(
 
 
 class Model:
-    """The same in the plainest way: what is held, by pair and position. Each step is taken here and there."""
+    """A plain model of a spool: the held stanzas by pair and position. Each step is done in the model and in the spool."""
 
     def __init__(self, asking: Asking) -> None:
         self.asking = asking
@@ -153,7 +153,7 @@ class Model:
         assert self.asking.mark(pair, positions) is None
 
     def read(self, pair: Pair, after: int, at_most: int) -> None:
-        """In order, nothing left out, at least one, and it stops where `at_most` is reached."""
+        """Read in order and without omissions: at least one stanza, up to `at_most`."""
         expected = [row for row in self.pair_queue(pair) if row.position > after]
         rows = self.asking.read(pair, after, at_most)
         assert list(map(told, rows)) == list(map(told, expected[: len(rows)]))
@@ -169,7 +169,7 @@ class Model:
         assert all(told(row) == told(late[row.pair, row.position]) for row in rows)
 
     def check(self) -> None:
-        """The summaries tell what is there."""
+        """Check that the summaries agree with the rows."""
         queues = [
             LaneSummary(pair, len(rows), sum(len(row.stanza.data) for row in rows), rows[0].position, rows[-1].position, rows[0].accepted_at)
             for pair in sorted(PAIRS) if (rows := self.pair_queue(pair))
@@ -187,15 +187,15 @@ class SpoolContract:
     assertGreater: Callable[..., None]
 
     def open(self, deliver: Deliver, limit: int) -> Spool:
-        raise AssertionError("a subclass says how")
+        raise AssertionError("a subclass implements it")
 
     def failing(self, spool: Spool) -> AbstractContextManager[None]:
-        """Within it, every read and write of the disk fails."""
-        raise AssertionError("a subclass says how")
+        """Let every read and write of the disk fail inside it."""
+        raise AssertionError("a subclass implements it")
 
     def hanging(self, spool: Spool) -> AbstractContextManager[None]:
-        """Within it, the disk answers nothing, and has not for long."""
-        raise AssertionError("a subclass says how")
+        """Let the disk answer nothing inside it."""
+        raise AssertionError("a subclass implements it")
 
     @contextmanager
     def asking(self, limit: int = 1 << 26) -> Iterator[Asking]:
@@ -216,14 +216,14 @@ class SpoolContract:
             self.assertEqual(it.read(Pair(A.sender, A.sender)), [])
 
     def test_reads_in_parts(self) -> None:
-        """About as many bytes as asked for, never nothing."""
+        """A read returns about as many bytes as requested, and at least one stanza."""
         with self.asking() as it:
             it.append(*(spooled(A, position) for position in range(1, 6)))
             for at_most, positions in ((1, [1]), (100, [1]), (101, [1, 2]), (500, [1, 2, 3, 4, 5])):
                 self.assertEqual([row.position for row in it.read(A, 0, at_most)], positions)
 
     def test_many_and_large(self) -> None:
-        """A batch of a thousand, and a stanza of half a megabyte."""
+        """A batch of a thousand stanzas, and a stanza of half a megabyte, are kept."""
         with self.asking() as it:
             it.append(*(spooled(A, position) for position in range(1, 1338)))
             it.append(spooled(A, 1338, size=1 << 19))
@@ -235,7 +235,7 @@ class SpoolContract:
             self.assertEqual(told(rows[-1]), told(spooled(A, 1338, size=1 << 19)))
 
     def test_removes(self) -> None:
-        """Up to a position, or one by one; another lane is not touched, and what is not there is no fault."""
+        """Stanzas are removed up to a position, or one by one. Another lane is not touched, and a missing position is no error."""
         with self.asking() as it:
             it.append(*(spooled(A, position) for position in range(1, 8)), spooled(B, 1))
             it.spool.remove(A, 2)
@@ -247,7 +247,7 @@ class SpoolContract:
             self.assertEqual((it.positions(A), it.positions(B), it.held()), ([], [1], (1, 100)))
 
     def test_lane_that_was_empty_goes_on(self) -> None:
-        """A lane that ran empty takes more, at higher positions; meanwhile it is not listed."""
+        """A lane that became empty takes more stanzas, at higher positions. Meanwhile it is not listed."""
         with self.asking() as it:
             it.append(spooled(A, 1))
             it.spool.remove(A, 1)
@@ -256,14 +256,14 @@ class SpoolContract:
             self.assertEqual([(row.pair, row.first, row.last) for row in it.queues()], [(A, 2, 2), (B, 1, 1)])
 
     def test_marks(self) -> None:
-        """R33: what was marked as written says so when it is read; a mark on what is not there is nothing."""
+        """R33: a stanza marked as written is read with its mark. A mark on a missing position has no effect."""
         with self.asking() as it:
             it.append(spooled(A, 1), spooled(A, 2))
             self.assertEqual((it.mark(A, [2, 3]), it.mark(B, [1])), (None, None))
             self.assertEqual([row.written for row in it.read(A)], [False, True])
 
     def test_expired(self) -> None:
-        """R34: the ones whose time is over, of any lane, the most overdue first, and not more than asked for."""
+        """R34: expired stanzas of any lane are returned, the most overdue first, up to the requested number."""
         with self.asking() as it:
             it.append(spooled(A, 1, deadline=30), spooled(A, 2, deadline=10), spooled(B, 1, deadline=20), spooled(B, 2, deadline=40))
             found = it.ask(it.spool.expired, 30.0, 9)
@@ -272,14 +272,14 @@ class SpoolContract:
             self.assertEqual(it.ask(it.spool.expired, 9.0, 9), [])
 
     def test_summaries(self) -> None:
-        """Each lane tells how much it holds, from where to where, and since when."""
+        """The summary of each lane has its bytes, its first and last position, and its oldest time."""
         with self.asking() as it:
             it.append(spooled(B, 5, 50), spooled(B, 9, 70), spooled(PAIRS[2], 1), spooled(PAIRS[3], 1))
             self.assertEqual(it.queues()[1:], [LaneSummary(B, 2, 120, 5, 9, 5.0), *it.queues()[2:]])
             self.assertEqual({row.pair for row in it.queues()}, set(PAIRS[1:]))
 
     def test_bound(self) -> None:
-        """A batch that does not fit is refused as a whole, what is held stays, and room that is made is used."""
+        """A batch that does not fit is refused as a whole. Held stanzas stay, and freed space is used."""
         with self.asking(limit=20_000) as it:
             self.assertEqual(it.append(*(spooled(A, position, 1000) for position in range(1, 11))), None)
             self.assertIsInstance(it.append(*(spooled(A, position, 1000) for position in range(11, 31))), SpoolFull)
@@ -292,7 +292,7 @@ class SpoolContract:
             self.assertIsInstance(it.append(*(spooled(B, position, 1000) for position in range(12, 32))), SpoolFull)
 
     def test_calls_take_effect_in_order(self) -> None:
-        """Nothing waits for an answer, and each answer tells of what was asked before it."""
+        """Calls do not wait for answers, and each answer reflects all calls before it."""
         with self.asking() as it:
             seen: list[Any] = []
             for position in range(1, 50):
@@ -304,7 +304,7 @@ class SpoolContract:
             self.assertEqual(told_of, [each for position in range(1, 50) for each in (None, [position])])
 
     def test_nothing_is_replaced(self) -> None:
-        """A position that is taken is refused, with the whole batch; the same stanza once more is taken as held."""
+        """A taken position is refused, with the whole batch. The same stanza at its position is accepted as held."""
         with self.asking() as it:
             it.append(spooled(A, 1), spooled(A, 2))
             it.mark(A, [1])
@@ -316,7 +316,7 @@ class SpoolContract:
             self.assertEqual(it.held(), (3, 300))
 
     def test_next_position(self) -> None:
-        """It is behind every position that was ever held."""
+        """The next position is behind every position that was ever held."""
         with self.asking() as it:
             before = it.spool.next_position
             it.append(spooled(A, before + 7), spooled(B, 2))
@@ -325,7 +325,7 @@ class SpoolContract:
             self.assertGreater(it.spool.next_position, before + 7)
 
     def test_use(self) -> None:
-        """Stanzas count against the bound, and against the share of their peer."""
+        """Stanzas count against the limit, and against the share of their peer."""
         with self.asking(limit=1 << 16) as it:
             self.assertEqual((it.spool.used, it.spool.limit), (0, 1 << 16))
             it.append(spooled(A, 1), spooled(A, 2))
@@ -337,7 +337,7 @@ class SpoolContract:
             self.assertEqual((it.spool.used, it.spool.used_by(A.recipient)), (0, 0))
 
     def test_errors_are_no_empty_answers(self) -> None:
-        """A failed read and a failed write are errors, and nothing is lost: later everything is there."""
+        """A failed read and a failed write are errors. Nothing is lost: later all stanzas are there."""
         with self.asking() as it:
             it.append(spooled(A, 1), spooled(A, 2), spooled(A, 3))
             with self.failing(it.spool):
@@ -354,7 +354,7 @@ class SpoolContract:
             self.assertEqual((it.positions(A), it.held()), ([3, 4], (2, 200)))
 
     def test_stalled(self) -> None:
-        """A disk that hangs is not one that fails: calls wait for their answers, and everything comes in order."""
+        """A disk that hangs is different from one that fails: calls wait for their answers, and all stanzas arrive in order."""
         with self.asking() as it:
             it.append(spooled(A, 1))
             self.assertEqual(it.spool.stalled, False)
@@ -367,7 +367,7 @@ class SpoolContract:
             self.assertEqual((seen[0], [row.position for row in seen[1]], it.spool.stalled), (None, [1, 2], False))
 
     def test_quarantine(self) -> None:
-        """A quarantined stanza is kept with the reason; the quarantine is bounded by number and by bytes, the oldest goes first."""
+        """A quarantined stanza is kept with the reason. The quarantine is bounded by number and by bytes; the oldest is removed first."""
         with self.asking() as it:
             it.spool.quarantine(spooled(B, 7), "poison", 12.5)
             (found,) = it.ask(it.spool.quarantined, 10)
@@ -386,7 +386,7 @@ class SpoolContract:
     @given(STEPS)
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     def test_any_life(self, steps: list[tuple[Any, ...]]) -> None:
-        """After any steps: what is held is what was appended and not removed, in order, with its marks, and is counted exactly."""
+        """After any steps, the held stanzas are those appended and not removed, in order, with their marks, and are counted exactly."""
         with self.asking() as it:
             model = Model(it)
             for name, *arguments in steps:

@@ -1,4 +1,4 @@
-"""A spool's file for tests: opened as often as a test likes, copied as a kill leaves it, and damaged."""
+"""A spool's file for tests: opened as often as needed, copied as after a kill, and damaged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.spool_contract import Asking
 
 
 class File:
-    """A spool's file, opened as often as a test likes."""
+    """A spool's file, opened as often as needed."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -22,7 +22,7 @@ class File:
         return Asking(lambda deliver: SQLiteSpool(self.path, 1 << 26, deliver, report=self.reports.append, **options))
 
     def after_a_kill(self) -> File:
-        """The file as a kill of its gateway leaves it, while the gateway goes on."""
+        """Return the file as after a kill of the gateway, while the gateway continues."""
         copy = File(f"{self.path}-killed")
         for suffix in ("", "-wal"):
             if Path(f"{self.path}{suffix}").exists():
@@ -35,7 +35,7 @@ class File:
 
 
 def connection_of(it: Asking) -> sqlite3.Connection:
-    """The writer's own, for faults; the writer is at rest when it has answered."""
+    """Return the writer's own connection, for faults. The writer is idle after its answer."""
     assert isinstance(it.spool, SQLiteSpool)
     assert it.spool._tables is not None
     return it.spool._tables._connection

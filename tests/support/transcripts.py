@@ -1,6 +1,6 @@
-"""Conversations with an engine, written down: what comes in, what it sends, what it tells its shell.
+"""Written conversations with an engine: its input, its output, and its events.
 
-Each transcript is played with its input whole, one byte at a time, and cut once at every byte.
+Each transcript is played with its whole input at once, one byte at a time, and cut once at every byte.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STARTTLS_REQUIRED = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required
 
 
 def header(**attributes: str | None) -> str:
-    """A stream header as ours are written; from_, to, id, version."""
+    """Return a stream header as the gateway writes it. `from_`, `to`, `id` and `version` are its attributes."""
     written = {"version": "1.0", **attributes}
     order = {"from": written.get("from_"), "to": written.get("to"), "id": written.get("id"), "version": written["version"]}
     return HEAD + "".join(f" {name}='{value}'" for name, value in order.items() if value is not None) + ">"
@@ -47,7 +47,7 @@ def features(*rows: str) -> str:
 
 
 def error(condition: str, text: str) -> str:
-    """A stream error of ours with the closing tag."""
+    """Return a stream error of the gateway with the closing tag."""
     streams = "xmlns='urn:ietf:params:xml:ns:xmpp-streams'"
     text = text.replace("<", "&lt;").replace(">", "&gt;").replace("'", "&apos;")
     return f"<stream:error><{condition} {streams}/><text {streams} xml:lang='en'>{text}</text></stream:error>{CLOSE}"
@@ -94,20 +94,20 @@ class In(Step):
 
 @dataclass(frozen=True)
 class Out(Step):
-    """All that the engine has sent since the last step that asked."""
+    """All output of the engine since the last step that asked."""
 
     data: str
 
 
 class Says(Step):
-    """All that the engine has told since the last step that asked."""
+    """All events of the engine since the last step that asked."""
 
     def __init__(self, *events: object) -> None:
         self.events = events
 
 
 class Do(Step):
-    """An answer, or an order, of the shell."""
+    """An answer, or an order, from the shell."""
 
     def __init__(self, method: str, *arguments: object) -> None:
         self.method = method
@@ -116,7 +116,7 @@ class Do(Step):
 
 @dataclass(frozen=True)
 class End:
-    """An `Ended` event with these; the detail only where it is given. The stream error, if any, was checked as output."""
+    """An `Ended` event with these values; the detail is compared only if given. The stream error, if any, was compared as output."""
 
     cause: Cause
     by: str = "us"
@@ -126,7 +126,7 @@ class End:
 
 @dataclass(frozen=True)
 class Stanzas:
-    """A run of stanzas of one pair, however many events told of them."""
+    """A run of stanzas of one pair, in any number of events."""
 
     pair: Pair
     data: tuple[str, ...]
@@ -148,7 +148,7 @@ def _cut_at(place: int) -> Cut:
 
 
 def cuts(steps: Iterable[Step]) -> Iterator[Cut]:
-    """Every way to play a transcript."""
+    """Return every way to play a transcript."""
     longest = max((len(step.data) for step in steps if isinstance(step, In)), default=1)
     yield _whole
     yield _bytewise
@@ -157,7 +157,7 @@ def cuts(steps: Iterable[Step]) -> Iterator[Cut]:
 
 
 def shown(events: Iterable[Event]) -> list[Any]:
-    """Events that compare: runs of stanzas joined."""
+    """Return events in a form that compares: runs of stanzas are joined."""
     told: list[Any] = []
     for event in events:
         if isinstance(event, StanzasReceived):
@@ -171,12 +171,12 @@ def shown(events: Iterable[Event]) -> list[Any]:
 
 
 class TranscriptCase(SynchronousTestCase):
-    """Plays transcripts."""
+    """A test case that plays transcripts."""
 
     maxDiff = None
 
     def play(self, make: Callable[[], Any], *steps: Step) -> Negotiation:
-        """`make` gives a fresh engine for each way of playing; the one that was played whole is returned."""
+        """Play a transcript with a new engine of `make` for each way; return the engine that got the whole input."""
         played = [self._play(make(), cut, steps) for cut in cuts(steps)]
         return played[0]
 

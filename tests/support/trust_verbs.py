@@ -67,7 +67,7 @@ class TrustCase(SynchronousTestCase):
         self.proving = ProofRunner(FixedAnchors(Anchors([shared_root().certificate])))
 
     def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """Files are read here."""
+        """Read files here, not in a thread."""
         self.elsewhere += 1
         return maybeDeferred(call, *arguments)
 

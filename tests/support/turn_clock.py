@@ -1,4 +1,4 @@
-"""A clock on which the turns of a reactor can be told apart."""
+"""A clock with separate turns of the reactor."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from twisted.internet.task import Clock
 
 
 class TurnClock(Clock):
-    """As `Clock`; but `turn` calls what is due when it begins, and not what that asks for in turn, as a reactor does."""
+    """A `Clock` whose `turn` calls only what is due at its beginning. Later calls wait for the next turn, as in a reactor."""
 
     def turn(self) -> None:
-        """One turn of the reactor, in which no time passes."""
+        """Do one turn of the reactor, in which no time passes."""
         for call in [call for call in self.calls if call.getTime() <= self.seconds()]:
             if call.active():
                 self.calls.remove(call)

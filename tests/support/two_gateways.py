@@ -1,5 +1,5 @@
-"""Two gateways' worth of streams and lanes, wired to each other without sockets or TLS: what goes over the wire can be delivered
-in pieces of any size, and cut anywhere, one end hearing of it before the other.
+"""The streams and lanes of two gateways, connected without sockets or TLS. Data can be delivered in pieces of any size, and the
+connection can be cut anywhere, so that one end notices before the other.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Link(StreamConnection):
 
 
 class Wire:
-    """The transport of one end: what is written waits until it is carried to the other end."""
+    """The transport of one end. Written data waits until it is carried to the other end."""
 
     def __init__(self, protocol: StreamConnection) -> None:
         self.protocol = protocol
@@ -80,7 +80,7 @@ class Wire:
         self.written += data
 
     def carry(self, number: int) -> None:
-        """The first `number` bytes arrive."""
+        """Let the first `number` bytes arrive."""
         data, self.written = self.written[:number], self.written[number:]
         if data and not self.other.lost:
             self.other.protocol.dataReceived(data)
@@ -110,7 +110,7 @@ class Wire:
 
 
 class Sink(FakeNextHop):
-    """A next hop that acknowledges when it is told to, and answers pings (R41)."""
+    """A next hop that acknowledges when the test says so, and answers pings (R41)."""
 
     acknowledges = True
 
@@ -136,7 +136,7 @@ class Sink(FakeNextHop):
 
 
 class Gateway:
-    """One of the two; `own` are the domains that it serves."""
+    """One of the two gateways; `own` are the domains that it serves."""
 
     def __init__(self, world: World, own: tuple[Domain, ...]) -> None:
         self.world = world
@@ -209,7 +209,7 @@ class Gateway:
         ))
 
     def shown(self, pair: Pair) -> None:
-        """Each pair has a stream of its own."""
+        """Use a separate stream for each pair."""
 
     def owner(self, pair: Pair) -> Owner:
         return owner_by_name(pair.recipient)
@@ -250,19 +250,19 @@ class Gateway:
     # --- what the tests do ---
 
     def say(self, text: str, recipient: Domain, sender: Domain | None = None) -> None:
-        """A message of one of our users'."""
+        """Send a message of a local user."""
         pair = Pair(sender or self.own[0], recipient)
         data = f"<message from='{pair.sender}' to='{pair.recipient}'><body>{text}</body></message>".encode()
         self.queues.queue(pair).accept([Stanza("message", data, pair.sender.text, pair.recipient.text, None, None)])
 
     def heard(self, pair: Pair) -> list[str]:
-        """Return the stanzas of one pair that have come, in order."""
+        """Return the received stanzas of one pair, in order."""
         sink = self.sinks.get(pair)
         return [] if sink is None else [data.split(b"<body>")[1].split(b"<")[0].decode() for data in sink.arrived]
 
 
 class World:
-    """`near` opens streams to `far`; `bidi`: they carry both ways."""
+    """Two gateways: `near` opens streams to `far`. With `bidi` they carry both directions."""
 
     def __init__(self, *, bidi: bool = False, resume: int = 120, granted: int = 120) -> None:
         self.clock = Clock()
@@ -273,7 +273,7 @@ class World:
         self.wires: list[tuple[Wire, Wire]] = []
 
     def dials(self, gateway: Gateway) -> bool:
-        """Whether a gateway can connect to the other one."""
+        """True if a gateway can connect to the other one."""
         return gateway is self.near
 
     def connect(self, gateway: Gateway, protocol: StreamConnection) -> None:
@@ -285,13 +285,13 @@ class World:
         protocol.makeConnection(cast(Any, near))
 
     def turn(self, seconds: float = 0.0) -> None:
-        """The reactor's turns."""
+        """Do the reactor's turns."""
         self.clock.advance(seconds)
         for _ in range(4):
             self.clock.advance(0)
 
     def queue(self, rounds: int = 40) -> None:
-        """Everything written is carried until nobody has more to say."""
+        """Carry all written data until both gateways are done."""
         for _ in range(rounds):
             self.turn(0.01)
             for near, far in self.wires:
@@ -302,7 +302,7 @@ class World:
                         wire.other.lose(ConnectionDone())
 
     def calm(self) -> None:
-        """And every stanza that arrives is acknowledged."""
+        """Carry all data, and acknowledge every stanza that arrives."""
         for _ in range(6):
             self.queue()
             for gateway in (self.near, self.far):
@@ -311,11 +311,11 @@ class World:
 
     @property
     def link(self) -> tuple[Wire, Wire]:
-        """The last connection."""
+        """Return the last connection."""
         return self.wires[-1]
 
     def cut(self, near: bool = True, far: bool = True) -> None:
-        """The last connection is lost, as these ends see it."""
+        """Cut the last connection, as these ends notice it."""
         for wire, sees in zip(self.link, (near, far), strict=True):
             if sees:
                 wire.lose()

@@ -1,4 +1,4 @@
-"""The reference table of the verdict, read from verdict_table.txt, and the product of inputs that it speaks of."""
+"""The reference table of the verdict, read from verdict_table.txt, and the product of its inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """One table: what it says of itself, its heads, its rows, and for each input the rows that a value can match."""
+    """One table: its description, its heads, its rows, and for each input the rows that a value can match."""
 
     text: str
     inputs: tuple[str, ...]
@@ -46,13 +46,13 @@ def _matches(row: Row, values: tuple[str, ...]) -> bool:
     )
 
 
-#: the rows that have matched anything
+#: the rows that have matched at least once
 used: set[tuple[str, int]] = set()
 
 
 @cache
 def look_up(table: str, *values: str) -> tuple[str, ...]:
-    """The outputs of the one row that `values` match."""
+    """Return the outputs of the one row that `values` match."""
     found = [number for number, row in enumerate(tables()[table].rows) if _matches(row, values)]
     assert len(found) == 1, f"[{table}] {values} matches {len(found)} rows"
     used.add((table, found[0]))

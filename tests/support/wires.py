@@ -39,7 +39,7 @@ def credential(issued: Issued, name: str = "test") -> Credential:
 
 
 class ToyEngine:
-    """Lines for commands: STARTTLS, PROCEED, BYE; anything else is a stanza. It records how it was fed."""
+    """An engine with lines as commands: STARTTLS, PROCEED, BYE; any other line is a stanza. It records its input."""
 
     parting: Ending | None = None
     unheard = False
@@ -113,7 +113,7 @@ class ToyEngine:
         self.log.append("rest")
 
     def release(self) -> None:
-        """It refers to nothing."""
+        """Do nothing: it has no references."""
 
     def fail(self, refusal: Refusal) -> list[Event]:
         self.out += b"ERROR " + refusal.condition.encode() + b"\nCLOSE\n"
@@ -121,7 +121,7 @@ class ToyEngine:
 
 
 class Recorder:
-    """An owner that notes every call and may answer with `on_event`."""
+    """An owner that records every call and may answer with `on_event`."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -152,7 +152,7 @@ class Recorder:
 
 
 class WireTransport(iosim.FakeTransport):
-    """A simulated transport with the calls of a TCP one that iosim leaves out, noting them."""
+    """A simulated transport with the TCP calls that iosim does not have. It records them."""
 
     def __init__(self, protocol: Any, isServer: bool) -> None:
         super().__init__(protocol, isServer, IPv4Address("TCP", "127.0.0.1", 5269), IPv4Address("TCP", "192.0.2.7", 4000))
@@ -179,7 +179,7 @@ class WireTransport(iosim.FakeTransport):
 
 
 class CountingTransport(StringTransport):
-    """A transport that goes nowhere, with the TCP calls."""
+    """A transport without another end, with the TCP calls."""
 
     no_delay = False
 
@@ -224,14 +224,14 @@ class Ends:
         )
 
     def start_tls(self) -> Ends:
-        """The toy STARTTLS exchange and the handshake, to its end."""
+        """Do the toy STARTTLS exchange and the handshake."""
         self.client.step(self.client_engine.begin)
         self.pump.flush()
         return self
 
 
 class Solo:
-    """One `StreamConnection` on a transport that goes nowhere, fed by hand."""
+    """One `StreamConnection` on a transport without another end, fed by hand."""
 
     def __init__(
         self, *, role: Role = "receiving", tls: Any = None, direct: bool = False, options: ConnectionOptions = DEFAULTS,
@@ -250,7 +250,7 @@ class Solo:
         self.connection.makeConnection(self.transport)
 
     def receive(self, *pieces: bytes) -> bytes:
-        """Each piece is one read; then the turn comes. What was written meanwhile."""
+        """Receive each piece in one read, then do the turn. Return the data written meanwhile."""
         for piece in pieces:
             self.connection.dataReceived(piece)
         self.clock.advance(0)
@@ -259,7 +259,7 @@ class Solo:
 
     @property
     def tap(self) -> Any:
-        """The producer that the transport pauses and resumes."""
+        """Return the producer that the transport pauses and resumes."""
         return self.transport.producer
 
     def written(self) -> bytes:
@@ -276,7 +276,7 @@ class Solo:
 
 
 class RawTLS:
-    """The other side of a `Solo`, played by hand with an OpenSSL connection of its own."""
+    """The other side of a `Solo`, played by hand with a separate OpenSSL connection."""
 
     def __init__(self, solo: Solo, context: SSL.Context, *, server: bool = False, server_name: bytes | None = None) -> None:
         self.solo = solo
@@ -292,7 +292,7 @@ class RawTLS:
         self.done = False
 
     def run(self, first: bytes = b"") -> RawTLS:
-        """Carry records to and fro until neither side has more to say. `first` was written by the other side before."""
+        """Carry records in both directions until both sides are done. `first` was written by the other side before."""
         arrived = first
         for _ in range(20):
             self._take(arrived)
@@ -303,13 +303,13 @@ class RawTLS:
         return self
 
     def send(self, *records: bytes) -> bytes:
-        """Each of `records` a TLS record; all arrive in one read. What the other side writes."""
+        """Send each of `records` as a TLS record; all arrive in one read. Return the other side's output."""
         for record in records:
             self.connection.send(record)
         return self.solo.receive(self._output())
 
     def renegotiate(self) -> bytes:
-        """Ask for a new handshake (TLS 1.2), as far as the first record of it."""
+        """Ask for a new handshake (TLS 1.2), up to its first record."""
         self.connection.renegotiate()
         with suppress(SSL.Error):
             self.connection.do_handshake()
@@ -340,7 +340,7 @@ def raw_context(
     issued: Issued | None = None, *, highest: int = SSL.TLS1_3_VERSION, ciphers: bytes = b"DEFAULT:@SECLEVEL=0",
     alpn: list[bytes] | None = None,
 ) -> SSL.Context:
-    """A context without any of the gateway's settings, that verifies nothing."""
+    """Return a context without the gateway's settings, which verifies nothing."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_VERSION)
     context.set_max_proto_version(highest)

@@ -1,4 +1,4 @@
-"""Debian 13's servers on Debian 12: unpacked into a folder of their own, each started in a mount namespace with that root.
+"""Debian 13's servers on Debian 12. They are unpacked into a folder, and each is started in a mount namespace with that root.
 
 No maintainer script runs, so no service starts. The folder is kept between runs (`S2SGW_DEBIAN_13`, /var/cache/s2sgw-lab/debian-13).
 """
@@ -26,7 +26,7 @@ mount --bind "$HOSTS" "$ROOT/etc/hosts" && mount --bind /tmp "$ROOT/tmp" && exec
 
 
 def unavailable() -> str:
-    """Return why these servers cannot be had here, "" where they can."""
+    """Return why these servers are not available here, or ""."""
     if os.geteuid() != 0:
         return "Debian 13's servers need root (a mount namespace with a root of its own)"
     if shutil.which("debootstrap") is None:
@@ -35,7 +35,7 @@ def unavailable() -> str:
 
 
 def unpack() -> Path:
-    """Download Debian 13's packages and unpack them, once; return their root. Raises `LabError` where that fails."""
+    """Download Debian 13's packages and unpack them, once; return their root. Raise `LabError` if that fails."""
     reason = unavailable()
     if reason:
         raise LabError(reason)
@@ -53,13 +53,13 @@ def unpack() -> Path:
 
 
 def inside(command: list[str], hosts: Path = Path("/etc/hosts")) -> list[str]:
-    """Return `command` as it is started below `unpack()`: the process becomes the program, and ends by its own pid."""
+    """Return `command` so that it starts below `unpack()`. The process becomes the program, and is stopped by its own pid."""
     root = unpack()
     return ["env", f"ROOT={root}", f"HOSTS={hosts}", "unshare", "--mount", "sh", "-c", _ENTER, "sh", *command]
 
 
 def _mirror() -> list[str]:
-    """Return the mirror that apt uses, where its sources name one."""
+    """Return the mirror that apt uses, if its sources name one."""
     for source in sorted(Path("/etc/apt").glob("sources.list*")) + sorted(Path("/etc/apt/sources.list.d").glob("debian*")):
         if source.is_file():
             for word in source.read_text(errors="replace").split():

@@ -92,13 +92,13 @@ def start(site: Site, *, component: str = "", enter: Callable[..., list[str]] | 
 
 
 def _config(site: Site, ports: list[int], component: str) -> str:
-    """Return the lines of `s2sgw setup` (outside: lines of our own), with listeners for clients and the component."""
+    """Return the lines of `s2sgw setup`, or lines of the lab for a server outside, with listeners for clients and the component."""
     listeners = _CLIENTS.format(port=ports[0])
     if component:
         listeners += _COMPONENT.format(port=ports[2], name=component, password=PASSWORD)
     lines = site.lines or _outside(site, ports)
     lines = lines.replace("listen:\n", f"listen:\n{listeners}", 1)
-    level = "info" if site.verbose else "warning"  # of what it logs faster than it writes, it drops lines
+    level = "info" if site.verbose else "warning"  # it drops log lines if it logs faster than it writes
     domains = json.dumps(list(site.domains))
     return _CONFIG.format(level=level, domains=domains, both=site.certificate.combined(), lines=lines)
 
@@ -112,7 +112,7 @@ def _outside(site: Site, ports: list[int]) -> str:
 
 
 def _inetrc(site: Site) -> str:
-    """Return the file inetrc, from the comments in the lines of `s2sgw setup`, or our own."""
+    """Return the file inetrc, from the comments in the lines of `s2sgw setup`, or the lab's own."""
     printed = re.findall(r"^#\s+(\{.*\}\.)$", site.lines, re.MULTILINE)
     return "\n".join(printed) + "\n" if printed else _INETRC.format(dns=site.dns)
 
@@ -129,7 +129,7 @@ def _spool(folder: Path) -> list[str]:
 
 
 def _with_hosts(folder: Path, command: list[str]) -> list[str]:
-    """Return `command` with an /etc/hosts of its own: ejabberd asks DNS for SRV only, and libc for the address of the target."""
+    """Return `command` with an /etc/hosts of its own: ejabberd asks DNS only for SRV, and libc for the address of the target."""
     hosts = _hosts(folder)
     apart = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
     script = f'mount --make-rprivate / && mount --bind "{hosts}" /etc/hosts && exec "$@"'

@@ -37,7 +37,7 @@ def _part(site: Site, folder: Path, part: str) -> Process:
 
 
 def _resolver(site: Site) -> dict[str, str]:
-    """Return the environment that the lines of `s2sgw setup` give to jabberd2-s2s, or our own."""
+    """Return the environment that the lines of `s2sgw setup` give to jabberd2-s2s, or the lab's own."""
     printed = dict(re.findall(r"^\s+(NAMESERVERS|RES_OPTIONS)=(\S+)$", site.lines, re.MULTILINE))
     return printed or {"NAMESERVERS": "127.0.0.1", "RES_OPTIONS": f"port:{site.dns}"}
 
@@ -74,7 +74,7 @@ def _hosts(found: re.Match[str], site: Site) -> str:
 
 
 class Routed:
-    """jabberd2 without its s2s process: the gateway takes the router's default route. `secret`: the gateway's secret there."""
+    """jabberd2 without its s2s process: the gateway takes the router's default route. `secret` is the gateway's secret at the router."""
 
     def __init__(self, site: Site, router: int, secret: str) -> None:
         self.site, self.router = site, router
@@ -97,7 +97,7 @@ class Routed:
         file.write_text(text.replace("</aci>", "".join(acl) + "</aci>"))
 
     def start(self, *parts: str) -> None:
-        """Start these parts, all of them if none is named."""
+        """Start these parts, or all of them."""
         for part in parts or ("router", "sm", "c2s"):
             self.parts[part] = _part(self.site, self.folder, part)
             if part == "router":

@@ -1,4 +1,4 @@
-"""The real servers that there are."""
+"""The available real servers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from functools import partial
 from tests.lab.servers import debian13, ejabberd, jabberd2, openfire, prosody
 from tests.lab.servers.server import Server, Site
 
-#: Those of Debian 12, installed as packages.
+#: Servers of Debian 12, installed as packages.
 DEBIAN_12: dict[str, Callable[[Site], Server]] = {
     "prosody": prosody.start, "ejabberd": ejabberd.start, "jabberd2": jabberd2.start,
 }
-#: Those of Debian 13, unpacked into a folder: Prosody 13.0 and ejabberd 24.12.
+#: Servers of Debian 13, unpacked into a folder: Prosody 13.0 and ejabberd 24.12.
 DEBIAN_13: dict[str, Callable[[Site], Server]] = {
     "prosody13": partial(prosody.start, enter=debian13.inside), "ejabberd24": partial(ejabberd.start, enter=debian13.inside),
 }
@@ -20,10 +20,10 @@ START = {**DEBIAN_12, **DEBIAN_13}
 
 
 def starter(kind: str) -> Callable[[Site], Server]:
-    """Return what starts a server of this kind; Openfire is there only where its distribution is."""
+    """Return the function that starts a server of this kind. Openfire is available only with its distribution."""
     return openfire.start if kind == "openfire" else START[kind]
 
 
 def setup_name(kind: str) -> str:
-    """Return what `s2sgw setup` calls a server of this kind."""
+    """Return the name of this kind of server in `s2sgw setup`."""
     return kind.rstrip("0123456789") if kind in DEBIAN_13 else kind

@@ -1,7 +1,7 @@
 """Openfire, behind the gateway or outside, from a distribution that is unpacked in the folder that `OPENFIRE` names.
 
-There is no package of it. The folder is copied for each server and is never changed. The database is made beforehand, so that the
-ports and every other property hold at the first start; `openfire.xml` then sets the server up without its web console.
+There is no package of it. The folder is copied for each server and is never changed. The database is made beforehand, so that ports
+and other properties are set at the first start. `openfire.xml` then sets up the server without its web console.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.lab.servers.server import PASSWORD, Server, Site
 FOLDER = Path(os.environ["OPENFIRE"]).absolute() if os.environ.get("OPENFIRE") else None
 #: Seconds for its start, which sets it up.
 _SECONDS = 120.0
-#: The password of the stores that it is shipped with.
+#: The password of its original key stores.
 _STORE = "changeit"
 _CONFIG = """\
 <?xml version="1.0" encoding="UTF-8"?>
@@ -42,7 +42,7 @@ _CONFIG = """\
   </autosetup>
 </jive>
 """
-#: Makes the tables, and enters the properties: java Provision DATABASE SCHEMA NAME=VALUE…
+#: Make the tables, and enter the properties: java Provision DATABASE SCHEMA NAME=VALUE…
 _PROVISION = """\
 import java.nio.file.*;
 import java.sql.*;
@@ -74,9 +74,9 @@ public class Provision {
 
 
 def unavailable() -> str:
-    """Return why no Openfire can be had here, "" where one can."""
+    """Return why Openfire is not available here, or ""."""
     if FOLDER is None:
-        return "no Openfire: name the folder of an unpacked distribution (make interop OPENFIRE=FOLDER)"
+        return "no Openfire: give the folder of an unpacked distribution (make interop OPENFIRE=FOLDER)"
     if not (FOLDER / "lib" / "startup.jar").exists():
         return f"no Openfire: {FOLDER} has no lib/startup.jar"
     missing = [name for name in ("java", "javac", "keytool") if shutil.which(name) is None]
@@ -84,7 +84,7 @@ def unavailable() -> str:
 
 
 def start(site: Site, overrides: Mapping[str, int] | None = None) -> Server:
-    """Start it and wait until it listens. `overrides`: the ports of peers on 127.0.0.1; behind the gateway, `site.lines` say that."""
+    """Start it and wait until it listens. `overrides` are the ports of peers on 127.0.0.1. Behind the gateway `site.lines` has them."""
     assert FOLDER is not None
     folder = site.lab.directory(f"openfire-{site.domain}")
     home = folder / "home"
@@ -103,7 +103,7 @@ def start(site: Site, overrides: Mapping[str, int] | None = None) -> Server:
 
 
 def _properties(site: Site, client_port: int, s2s_port: int, overrides: Mapping[str, int]) -> dict[str, str]:
-    """Return ports of the lab's own, and nothing that asks the network."""
+    """Return properties with the lab's ports, and without anything that uses the network."""
     found = {
         "xmpp.socket.plain.port": str(client_port), "xmpp.socket.ssl.active": "false", "xmpp.server.socket.port": str(s2s_port),
         "xmpp.server.socket.ssl.active": "false", "xmpp.component.ssl.active": "false", "httpbind.enabled": "false", "xmpp.proxy.enabled": "false",
@@ -129,7 +129,7 @@ def _provide(home: Path, folder: Path, properties: Mapping[str, str]) -> None:
 
 
 def _stores(home: Path, folder: Path, site: Site) -> None:
-    """Give it the lab's certificate, and have it trust `site.anchors` alone, or the authority that `s2sgw setup` names."""
+    """Give it the lab's certificate. Let it trust only `site.anchors`, or the CA that `s2sgw setup` names."""
     named = re.search(r"-importcert .*-file (\S+)", site.lines)
     anchors = Path(named[1]) if named else site.anchors
     security = home / "resources" / "security"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.lab.lab import LabError
 
-#: Program that shows a package is there -> packages to install for it (Debian names).
+#: Program that shows that a package is installed -> packages to install for it (Debian names).
 PROGRAMS = {
     "/usr/bin/prosody": ("prosody", "lua-unbound"),
     "/usr/sbin/ejabberdctl": ("ejabberd",),
@@ -24,12 +24,12 @@ _APT_SECONDS = 600
 
 
 def missing(programs: Iterable[str] = PROGRAMS) -> list[str]:
-    """Return the packages whose program is not on this machine."""
+    """Return the packages whose program is missing on this machine."""
     return [name for program in programs if not Path(program).exists() for name in PROGRAMS[program]]
 
 
 def install() -> list[str]:
-    """Install what is missing; return the packages. Raise `LabError` if that cannot be done here."""
+    """Install missing packages and return them. Raise `LabError` if that is not possible here."""
     wanted = missing()
     if not wanted:
         return []

@@ -90,7 +90,7 @@ def _config(site: Site, folder: Path, ports: list[int], bidi: bool, component: s
 
 
 def _patient(lines: str) -> str:
-    """Return the lines of `s2sgw setup` with a higher limit for clients: Debian's is too slow for 1,000 messages in a row."""
+    """Return the lines of `s2sgw setup` with a higher rate for clients: Debian's rate is too low for 1,000 messages in a row."""
     return lines.replace('c2s = { rate = "10kb/s" }', 'c2s = { rate = "10mb/s" }')
 
 

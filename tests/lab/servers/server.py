@@ -14,7 +14,7 @@ PASSWORD = "sesame"
 
 @dataclass(frozen=True)
 class Site:
-    """The ports and files of a server. `dns` is the port of its resolver on 127.0.0.1, `anchors` is what it trusts."""
+    """The ports and files of a server. `dns` is the port of its resolver on 127.0.0.1, `anchors` are its trust anchors."""
 
     lab: Lab
     domain: str
@@ -24,11 +24,11 @@ class Site:
     users: Sequence[str] = ("juliet", "romeo")
     also: Sequence[str] = ()  # further domains that it hosts, with the same certificate
     s2s_addresses: Sequence[str] = ("127.0.0.1",)
-    lines: str = ""  # configuration printed by `s2sgw setup`, taken over as it is
-    dialback_only: bool = False  # peers need no certificate that this server trusts
-    s2s_port: int = 0  # any, where 0
-    verbose: bool = True  # a log of everything, which scenarios look into
-    encrypted: bool = True  # TLS between servers; without it, jabberd2 is stock Debian
+    lines: str = ""  # configuration printed by `s2sgw setup`, used without changes
+    dialback_only: bool = False  # it does not require certificates of peers
+    s2s_port: int = 0  # 0: any version
+    verbose: bool = True  # log everything, for scenarios that search the log
+    encrypted: bool = True  # TLS between servers; without it, jabberd2 is as Debian ships it
 
     @property
     def domains(self) -> Sequence[str]:
@@ -55,5 +55,5 @@ class Server:
         lab.stop(self.processes)
 
     def logged(self) -> str:
-        """Return everything that it has logged so far."""
+        """Return its whole log so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""

@@ -1,7 +1,7 @@
-"""xmpp-proxy, a reverse proxy in Rust: it ends TLS and passes what comes to a server, stanza by stanza.
+"""xmpp-proxy, a reverse proxy in Rust. It terminates TLS and passes each stanza to a server.
 
-It is built by cargo, once, into a folder that is kept between runs (`S2SGW_XMPP_PROXY`, /var/cache/s2sgw-lab/xmpp-proxy). The
-release of the crates registry asks no peer for a certificate, proves nothing and keeps nothing; the server behind it does all that.
+cargo builds it once, into a folder that is kept between runs (`S2SGW_XMPP_PROXY`, /var/cache/s2sgw-lab/xmpp-proxy). The
+release on crates.io requests no certificate of a peer, proves nothing and keeps nothing. The server behind it does all that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.lab.servers.server import Server
 VERSION = "1.0.0"
 ROOT = Path(os.environ.get("S2SGW_XMPP_PROXY", "/var/cache/s2sgw-lab/xmpp-proxy"))
 PROGRAM = ROOT / "bin" / "xmpp-proxy"
-#: Seconds that the build may take; it takes one minute on two cores.
+#: Seconds for the build; it takes one minute on two cores.
 _SECONDS = 600.0
 _CONFIG = """\
 listen = [ "127.0.0.1:{port}" ]
@@ -33,7 +33,7 @@ tls_cert = "{chain}"
 
 
 def build() -> Path:
-    """Build the program if it is not there; return its path. Raise `LabError` with the reason where it cannot be had."""
+    """Build the program if it is missing; return its path. Raise `LabError` with the reason if it is not available."""
     if PROGRAM.exists():
         return PROGRAM
     cargo = shutil.which("cargo")
