@@ -1,4 +1,4 @@
-"""A real user on a real admin socket: what root may ask, and what a member of the group may."""
+"""The admin socket with real users: what root may do, and what a member of the group may do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 from s2sgw.admin.server import AdminService
 from s2sgw.admin.verb_table import is_read_only
 
-#: Asks as another user, who is in the group of the socket.
+#: A program that asks as another user, who is in the group of the socket.
 _SCRIPT = """
 import os, socket, sys
 path, user, group, request = sys.argv[1:]
@@ -59,7 +59,7 @@ class GroupTests(TestCase):
 
     @inlineCallbacks
     def test_member(self) -> Any:
-        """A member of the group looks, and stops nothing."""
+        """A member of the group may look, and may stop nothing."""
         for verb, words in (("status", '"fine"'), ("drain", '"denied"')):
             found: Deferred[str] = deferToThread(self.as_user, self.nobody, self.group.gr_gid, verb)
             self.assertIn(words, (yield found))
@@ -75,7 +75,7 @@ class GroupTests(TestCase):
         self.assertIn('"stopped"', (yield deferToThread(self.as_user, 0, 0, "drain")))
 
     def test_mode(self) -> None:
-        """The group and the owner can open the socket, nobody else."""
+        """Only the group and the owner can open the socket."""
         found = self.path.stat()
         self.assertEqual((0o660, self.group.gr_gid), (found.st_mode & 0o777, found.st_gid))
         self.assertTrue(hasattr(socket, "SO_PEERCRED"))

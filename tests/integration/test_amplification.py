@@ -1,6 +1,6 @@
-"""What the claim of a name costs others: the DNS questions and the connections that a stranger causes (docs/security.md).
+"""The DNS questions and the connections that a stranger causes by a claim (docs/security.md).
 
-A whole gateway, whose look-ups go to a name server in memory and whose connections to places that the test knows.
+A whole gateway is tested. Its look-ups go to a name server in memory, and its connections to addresses that the test has.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ kind = "echo"
 dialback = "with-tls"
 """
 LOCAL = Domain.parse("example.org")
-#: Targets of a domain that has as many as it likes.
+#: Targets of a domain that has as many as possible.
 MANY = 16
 
 
 class Network(FakeReactor):
-    """As a reactor without threads, whose shutdown nothing waits for."""
+    """A reactor without threads that does not wait for its shutdown."""
 
     callFromThread = ThreadlessReactor.callFromThread
     getThreadPool = ThreadlessReactor.getThreadPool
@@ -50,7 +50,7 @@ class Network(FakeReactor):
 
 
 class Connection:
-    """Where the stranger connects from, and what it shows."""
+    """The stranger's address and certificate."""
 
     peer_address = "192.0.2.7:40000"
     tls_version, cipher = "TLSv1.3", "TLS_AES_128_GCM_SHA256"
@@ -64,7 +64,7 @@ class Connection:
 
 
 class AmplificationTests(SynchronousTestCase):
-    """A claim, from the header to the verification of its dialback key: at most eight questions and four connections."""
+    """The cost of a claim, from the header to the verification of its dialback key: at most eight questions and four connections."""
 
     def setUp(self) -> None:
         folder = Path(self.mktemp())
@@ -82,7 +82,7 @@ class AmplificationTests(SynchronousTestCase):
     # --- the claim ---
 
     def answer(self, asking: Any) -> Any:
-        """Wait for the answer to what a stream asks."""
+        """Wait for the answer to a question of a stream."""
         answer = Deferred.fromCoroutine(asking)
         for _ in range(120):
             if answer.called:
@@ -91,7 +91,7 @@ class AmplificationTests(SynchronousTestCase):
         return self.successResultOf(answer)
 
     def claim(self, name: str) -> tuple[Refusal | None, Permission, DialbackOutcome]:
-        """Claim `name` in a header, show a certificate that proves nothing, and send a dialback key."""
+        """Claim `name` in a header, present a certificate that proves nothing, and send a dialback key."""
         peer, connection = Domain.parse(name), Connection("other.example")
         refusal = self.answer(self.receiving.resolve(connection, ResolutionNeeded(peer, LOCAL)))  # type: ignore[arg-type]
         question = JudgementNeeded(peer, LOCAL, True)
@@ -101,11 +101,11 @@ class AmplificationTests(SynchronousTestCase):
         return refusal, permission, outcome
 
     def dials(self) -> list[tuple[str, int]]:
-        """Return where connections went, except those for DNS questions."""
+        """Return the addresses of connections, except those for DNS questions."""
         return [each.place for each in self.network.connectors if each.place[1] != 53]
 
     def cost(self, name: str) -> tuple[int, int]:
-        """Return the questions and the connections that a claim causes; it must stay within both bounds."""
+        """Return the questions and the connections of a claim, and check both limits."""
         self.server.asked.clear()
         self.network.connectors.clear()
         self.claim(name)
@@ -114,7 +114,7 @@ class AmplificationTests(SynchronousTestCase):
         self.assertLessEqual(dials, 4)
         return questions, dials
 
-    # --- what a zone can have ---
+    # --- the contents of a zone ---
 
     def targets(self, name: str, number: int, *, service: str = "_xmpp-server", priorities: int = 1, addresses: int = 1) -> None:
         """Give `name` targets, each with addresses of both families."""
@@ -125,18 +125,18 @@ class AmplificationTests(SynchronousTestCase):
             self.server.add(host.format(at), "AAAA", *(f"2001:db8::{at:x}:{each:x}" for each in range(1, addresses + 1)))
 
     def test_the_bounds(self) -> None:
-        """The constants are those that the documents name."""
+        """The constants are those in the documents."""
         self.assertEqual((QUESTIONS, DIALS), (8, 4))
 
     def test_plain(self) -> None:
-        """A domain without SRV records: both services and both families are asked, and both addresses tried."""
+        """A domain without SRV records: both services and both families are looked up, and both addresses are tried."""
         self.server.add("plain.example", "A", "192.0.2.1")
         self.server.add("plain.example", "AAAA", "2001:db8::1")
         self.assertEqual(self.cost("plain.example")[0], 4)
         self.assertIn(("192.0.2.1", 5269), self.dials())
 
     def test_no_such_domain(self) -> None:
-        """A domain that does not exist costs four questions, and nobody is connected to."""
+        """A domain that does not exist costs four questions and no connection."""
         self.assertEqual(self.cost("nothing.example"), (4, 0))
 
     def test_one_target(self) -> None:
@@ -145,7 +145,7 @@ class AmplificationTests(SynchronousTestCase):
         self.assertEqual(self.cost("srv.example")[1], 2)
 
     def test_many_targets(self) -> None:
-        """A domain with sixteen targets, all of one priority or each of its own, with many addresses each."""
+        """A domain with sixteen targets, with one priority or with separate ones, and with many addresses each."""
         for name, priorities in (("one.example", 1), ("each.example", MANY)):
             self.targets(name, MANY, priorities=priorities, addresses=8)
             self.assertGreater(self.cost(name)[1], 0)
@@ -157,14 +157,14 @@ class AmplificationTests(SynchronousTestCase):
         self.cost("both.example")
 
     def test_a_victim_zone(self) -> None:
-        """A domain whose sixteen targets are made-up names in another zone."""
+        """A domain whose sixteen targets are invented names in another zone."""
         self.server.srv("evil.example", *(f"0 0 5269 n{at}.victim.example." for at in range(MANY)))
         questions, dials = self.cost("evil.example")
         self.assertEqual(dials, 0)
         self.assertGreater(questions, 2)
 
     def test_internationalised(self) -> None:
-        """An internationalised domain is asked for by its A-labels, and costs the same."""
+        """An internationalised domain is looked up by its A-labels, and costs the same."""
         ascii = Domain.parse("bücher.example").ascii
         self.targets(ascii, 3)
         self.assertGreater(self.cost("bücher.example")[1], 0)
@@ -180,7 +180,7 @@ class AmplificationTests(SynchronousTestCase):
         self.assertTrue(any(kind == "TLSA" for _, kind, _ in self.server.asked))
 
     def test_aliases(self) -> None:
-        """A signed zone whose targets are aliases: TLSA records are asked for under two names each."""
+        """A signed zone whose targets are aliases: TLSA records are looked up under two names each."""
         self.server.secure = True
         self.server.srv("alias.example", *(f"0 0 5269 a{at}.example." for at in range(MANY)))
         for at in range(MANY):
@@ -189,28 +189,28 @@ class AmplificationTests(SynchronousTestCase):
         self.cost("alias.example")
 
     def test_dane_and_posh(self) -> None:
-        """A signed zone whose domain has an address too, where a POSH document would be."""
+        """A signed zone whose domain also has an address, for a POSH document."""
         self.server.secure = True
         self.targets("all.example", MANY)
         self.server.add("all.example", "A", "192.0.2.200")
         self.cost("all.example")
 
     def test_posh(self) -> None:
-        """A domain with an address where its POSH document would be: that connection is counted with the others."""
+        """A domain with an address for its POSH document: that connection is counted with the others."""
         self.targets("posh.example", 1)
         self.server.add("posh.example", "A", "192.0.2.200")
         self.cost("posh.example")
         self.assertIn(("192.0.2.200", 443), self.dials())
 
     def test_everything(self) -> None:
-        """A domain with many targets and very many addresses, whose POSH document may be at many addresses as well."""
+        """A domain with many targets and very many addresses, whose POSH document may also be at many addresses."""
         self.targets("much.example", MANY, addresses=8)
         self.server.add("much.example", "A", *(f"198.51.100.{at}" for at in range(1, 20)))
         self.server.add("much.example", "AAAA", *(f"2001:db8:1::{at:x}" for at in range(1, 20)))
         self.assertEqual(self.cost("much.example")[1], 4)
 
     def test_further_pairs(self) -> None:
-        """Each further pair of domains that a stream claims may have its key verified too, at four more places at most."""
+        """Each further pair of domains that a stream claims may have its key verified too, with at most four more connections."""
         self.targets("srv.example", MANY, addresses=8)
         peer, connection = Domain.parse("srv.example"), Connection("other.example")
         for local in (LOCAL, Domain.parse("rooms.example.org")):
@@ -219,7 +219,7 @@ class AmplificationTests(SynchronousTestCase):
             self.assertEqual(len(self.dials()), 4)
 
     def test_spent(self) -> None:
-        """Where a POSH document has taken all connections the key is not verified, and the answer says why."""
+        """If the POSH document has used all connections, the key is not verified, and the answer says why."""
         self.targets("srv.example", MANY)
         peer, connection = Domain.parse("srv.example"), Connection("other.example")
         requester = self.receiving._requester(connection, peer)  # type: ignore[arg-type]
@@ -228,13 +228,13 @@ class AmplificationTests(SynchronousTestCase):
         self.assertEqual((outcome.type, outcome.ending.cause, self.dials()), ("error", Cause.TOO_MANY_CLAIMS, []))
 
     def test_silence(self) -> None:
-        """A domain whose name servers are silent: each question is repeated once, and no other is asked."""
+        """A domain whose name servers do not answer: each question is repeated once, and no other question is asked."""
         for kind in ("_xmpp-server", "_xmpps-server"):
             self.server.mute.add((f"{kind}._tcp.silent.example", "SRV"))
         self.cost("silent.example")
 
     def test_again(self) -> None:
-        """The next claim of the name costs nothing: what is known is not asked for."""
+        """The next claim of the name costs nothing, because the answers are cached."""
         self.targets("srv.example", 1)
         self.cost("srv.example")
         self.assertEqual(self.cost("srv.example")[0], 0)

@@ -1,4 +1,4 @@
-"""A next server with a limit that it tells nobody of: it stops answering on a large stanza, which is found and bounced."""
+"""A next server with an unannounced limit: it stops answering on a large stanza, which is found and bounced."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.unit.delivery.test_agent import HERE, OUT, Bounced, FakeConnection, F
 
 
 class Server:
-    """What the next server does with what is written: it takes, and answers, everything until it meets what is too large."""
+    """The next server's treatment of stanzas: it takes and answers all of them up to one that is too large."""
 
     def __init__(self, managed: bool, most: int, mute: bool) -> None:
         self.managed = managed
@@ -43,7 +43,7 @@ class Server:
 
 
 class Stream(FakeConnection):
-    """A connection to it, which reads no more behind a stanza that is too large."""
+    """A connection to the server. It reads nothing after a stanza that is too large."""
 
     def __init__(self, owner: Any, world: World) -> None:
         super().__init__(owner)
@@ -117,7 +117,7 @@ class World:
         return self.connections[-1]
 
     def answer(self, ident: str) -> None:
-        """To a ping."""
+        """Answer a ping."""
         answered = None if self.server.mute else self.flow_back.replies.pings.pop(ident, None)
         if answered is not None:
             answered()
@@ -127,7 +127,7 @@ class World:
         return self.queues.queue(Pair(OUT.recipient, OUT.sender))
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass. Every place that is dialled meanwhile is reached."""
+        """Let time pass. Every connection attempt meanwhile succeeds."""
         for _ in range(int(seconds * 10)):
             self.clock.advance(0.1)
             if self.side.dials and not self.side.dials[-1].called:
@@ -153,10 +153,10 @@ def large(id: str, size: int = 70_000, **more: Any) -> Any:
 
 
 class ChokingTests(SynchronousTestCase):
-    """A limit that the server told nobody of (docs/decisions.md#poison)."""
+    """A limit that the server did not announce (docs/decisions.md#poison)."""
 
     def found(self, world: World, within: float) -> None:
-        """The culprit among others."""
+        """Check that the large stanza was found among the others."""
         world.send(message("1"))
         world.send(message("2"), large("big"), message("3"))
         world.pass_time(within)
@@ -168,19 +168,19 @@ class ChokingTests(SynchronousTestCase):
         self.assertEqual((world.queues.queue(OUT).pair_queue.in_flight_count, len(world.queues.queue(OUT).pair_queue)), (0, 0))
 
     def test_pings(self) -> None:
-        """R41: one that has answered pings is not believed to have what it does not answer: the culprit comes back."""
+        """R41: a server that has answered pings is not believed to have stanzas that it does not answer. The large stanza is bounced."""
         world = World()
         self.found(world, 2 * PING_SECONDS + 2)
         self.assertNotIn(OUT.recipient.ascii, world.ack_selection._never_answering)
 
     def test_acknowledgements(self) -> None:
-        """R35: one that has acknowledged before; it is asked for acknowledgements all the same from now on."""
+        """R35: a server that has acknowledged before is asked for acknowledgements again from now on."""
         world = World(managed=True)
         self.found(world, 2 * OVERDUE_SECONDS + 2)
         self.assertTrue(world.ack_selection.use_stream_management(OUT.recipient))
 
     def test_acknowledgements_alone(self) -> None:
-        """R35: alone on the second stream too; it is ended there, not broken off, so that nobody resumes it."""
+        """R35: the stanza is alone on the second stream too. That stream is ended, not broken, so that it is not resumed."""
         world = World(managed=True)
         world.send(message("1"))
         world.send(large("big"))
@@ -190,21 +190,21 @@ class ChokingTests(SynchronousTestCase):
         self.assertTrue(world.ack_selection.use_stream_management(OUT.recipient))
 
     def test_the_first_of_all(self) -> None:
-        """The very first stanza of the lane: it is known from the ping before it that the server answers."""
+        """The first stanza of the lane is large. The answer to the ping before it shows that the server answers."""
         world = World()
         world.send(large("big"))
         world.pass_time(2 * PING_SECONDS + 2)
         self.assertEqual((world.bounced, len(world.connections)), (["big"], 2))
 
     def test_the_first_of_all_acknowledged(self) -> None:
-        """With XEP-0198 it is first believed that the server never acknowledges; then as by pings."""
+        """With XEP-0198 the server is first believed never to acknowledge; then the test continues as with pings."""
         world = World(managed=True)
         world.send(large("big"))
         world.pass_time(OVERDUE_SECONDS + 2 * PING_SECONDS + 3)
         self.assertEqual(world.bounced, ["big"])
 
     def test_several(self) -> None:
-        """Each is found in its turn, in a bounded time."""
+        """Each large stanza is found in turn, in a bounded time."""
         world = World()
         world.send(message("1"))
         world.send(*(each for number in range(3) for each in (large(f"big{number}"), message(f"s{number}"))))
@@ -212,7 +212,7 @@ class ChokingTests(SynchronousTestCase):
         self.assertEqual((world.bounced, world.server.took), (["big0", "big1", "big2"], ["1", "s0", "s0", "s1", "s1", "s2"]))
 
     def test_request(self) -> None:
-        """R33: a request is never sent again: its one end is an error, and nobody is penned for it."""
+        """R33: a request is never sent again. It ends with one error, and no stanza goes to quarantine for it."""
         world = World()
         world.send(message("1"))
         world.send(large("ask", kind="iq", type="get"))
@@ -222,14 +222,14 @@ class ChokingTests(SynchronousTestCase):
         self.assertEqual(sum(b"id='ask'" in each for connection in world.connections for each in connection.written), 1)
 
     def test_no_limit(self) -> None:
-        """One that takes large stanzas is left in peace."""
+        """A server that takes large stanzas is not disturbed."""
         world = World(most=1 << 20)
         world.send(large("1"), message("2"), large("3"))
         world.pass_time(2 * OVERDUE_SECONDS)
         self.assertEqual((world.server.took, len(world.connections), world.bounced), (["1", "2", "3"], 1, []))
 
     def test_one_way(self) -> None:
-        """R41: a server that never answers is believed, large stanzas or not, and asked nothing for a day."""
+        """R41: a server that never answers is believed, with or without large stanzas, and is not pinged for a day."""
         world = World(most=1 << 20, mute=True)
         world.send(large("1"), message("2"))
         world.pass_time(PING_SECONDS)
@@ -239,7 +239,7 @@ class ChokingTests(SynchronousTestCase):
         self.assertEqual(world.queues.queue(OUT).pair_queue.in_flight_count, 0)
 
     def test_falls_mute(self) -> None:
-        """R41: one whose way back to us is lost is found out on further streams, and believed after a while: nothing comes back."""
+        """R41: a server whose replies no longer arrive is detected on further streams, and believed after a while. No stanza is bounced."""
         world = World(most=1 << 20)
         world.send(message("1"))
         world.server.mute = True
@@ -251,7 +251,7 @@ class ChokingTests(SynchronousTestCase):
         self.assertLess(len(world.connections), 10)
 
     def test_a_shared_connection_that_ends(self) -> None:
-        """Ended over content, again and again, it condemns no stanza of any lane: all go again, until their hold is over."""
+        """A shared connection that ends on a stanza repeatedly condemns no stanza of any lane. All are sent again until their hold is over."""
         world = World(acks="ping")
         world.send(message("1"))
         ends = 0
@@ -270,7 +270,7 @@ class ChokingTests(SynchronousTestCase):
         self.assertTrue(3 < ends < 600, ends)
 
     def test_no_burden(self) -> None:
-        """What a part of jabberd2 does not answer makes no stanza guilty: it goes again, until its hold is over."""
+        """Stanzas that a part of jabberd2 does not answer are not suspected. They are sent again until their hold is over."""
         world = World()
         world.send(message("1"))
         self.patch(PairStream, "largest_in_flight", 0)

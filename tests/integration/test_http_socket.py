@@ -1,4 +1,4 @@
-"""HTTP on the admin socket of a real gateway, as `curl --unix-socket` asks it."""
+"""HTTP on the admin socket of a real gateway, as `curl --unix-socket` uses it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class HTTPSocketTests(LoopbackCase):
-    """One socket, two protocols."""
+    """Two protocols on one socket."""
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         connection = UnixConnection(self.folder / "state" / "admin.sock")
@@ -41,7 +41,7 @@ class HTTPSocketTests(LoopbackCase):
             connection.close()
 
     async def test_verbs(self) -> None:
-        """After a conversation each verb answers as the document says; a change is in the audit log; the line protocol goes on."""
+        """After a conversation each verb answers as the document says. A change is in the audit log. The line protocol still works."""
         await self.running()
         await self.in_thread(self.converse)
         found = document()
@@ -59,7 +59,7 @@ class HTTPSocketTests(LoopbackCase):
         self.assertEqual("peer.example", json.loads((await self.in_thread(lambda: self.asked("queue", "list"))).stdout)[0]["peer"])
 
     async def test_half_closed(self) -> None:
-        """A client that sends nothing more, as `nc -N`, gets its whole answer, and the end of the connection."""
+        """A client that sends nothing more (`nc -N`) gets its whole response, and the end of the connection."""
         await self.running()
 
         def asked() -> bytes:
@@ -75,7 +75,7 @@ class HTTPSocketTests(LoopbackCase):
         self.assertTrue(answers.endswith(b"}\n"), answers[-100:])
 
     async def test_watch(self) -> None:
-        """A watcher sees the streams of a conversation as they come."""
+        """A watcher gets the events of a conversation's streams as they happen."""
         await self.running()
 
         def watch() -> bytes:

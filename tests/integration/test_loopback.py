@@ -1,6 +1,6 @@
-"""The whole gateway on real sockets of this machine: the only tests that use some.
+"""The whole gateway on real sockets of this machine.
 
-The peer is `examples/hello.py`, which shares no code with the gateway; it runs in a thread, as do the questions on the admin socket.
+The peer is `examples/hello.py`, which shares no code with the gateway. It runs in a thread, as do the requests on the admin socket.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ listen = "tcp:{console}:interface=127.0.0.1"
 
 
 def load_hello() -> Any:
-    """The witness, from its file."""
+    """Load the peer from its file."""
     specification = importlib.util.spec_from_file_location("hello", ROOT / "examples" / "hello.py")
     assert specification is not None
     assert specification.loader is not None
@@ -124,7 +124,7 @@ class LoopbackCase(TestCase):
         return gateway
 
     async def gone(self) -> None:
-        """The peer hangs up, whatever became of it, and the gateway has noticed."""
+        """Close the peer's connections in any state, and wait until the gateway has noticed."""
         for stream in self.streams:
             stream.connection.close()
         while any(isinstance(reader, SocketTransport) for reader in reactor.getReaders()):
@@ -149,7 +149,7 @@ class LoopbackCase(TestCase):
         return self.hello.Peer("peer.example", self.folder / "ca.crt", self.folder / f"{certificate}.crt")
 
     def converse(self) -> str:
-        """Say hello as peer.example; what came back."""
+        """Say hello as peer.example; return the result."""
         peer = self.peer()
         outgoing = peer.send_message(("127.0.0.1", self.federation), "example.org", "hello")
         incoming, answer = peer.receive_message(self.listener, "example.org")
@@ -159,7 +159,7 @@ class LoopbackCase(TestCase):
         return str(answer)
 
     def refused(self, verb: str) -> str:
-        """Why there is no answer to `verb`."""
+        """Return the reason why `verb` fails."""
         try:
             ask(socket_path(self.config), verb, {})
         except RequestFailed as error:
@@ -171,7 +171,7 @@ class LoopbackCase(TestCase):
 
 
 class LoopbackTests(LoopbackCase):
-    """From the first connection to what the operator sees."""
+    """A conversation, from the first connection to the operator's view."""
 
     async def test_hello(self) -> None:
         """R3, R8, R12, R24, R25: a peer and the gateway prove themselves to each other by certificates, and a message is echoed."""
@@ -187,7 +187,7 @@ class LoopbackTests(LoopbackCase):
         self.assertIn('direction="inbound",kind="message",outcome="passed"} 1.0', page)
 
     async def test_open_stream(self) -> None:
-        """An open stream is shown with its pair, its method, and TLS; its peer and its lane too."""
+        """An open stream is shown with its pair, its method, and TLS. Its peer and its lane are shown too."""
         await self.running()
         place = ("127.0.0.1", self.federation)
         outgoing = await self.in_thread(lambda: self.peer().send_message(place, "example.org", "hello"))
@@ -205,7 +205,7 @@ class LoopbackTests(LoopbackCase):
             await self.in_thread(stream.close)
 
     async def test_stranger(self) -> None:
-        """R12, R24: a peer with an unknown authority is not offered EXTERNAL, and the refusal is there to be read."""
+        """R12, R24: a peer with an unknown authority is not offered EXTERNAL, and the refusal is recorded."""
         await self.running()
         stranger = self.peer("stranger")
         failure = None
@@ -219,7 +219,7 @@ class LoopbackTests(LoopbackCase):
         self.assertEqual(("inbound", "pkix", "unknown-issuer"), tuple(refusal[key] for key in ("direction", "layer", "cause")))
 
     async def test_close_and_deny(self) -> None:
-        """`s2sgw close` ends the streams of both directions; a denied peer is refused until that is undone; `peers` knows it all along."""
+        """`s2sgw close` ends the streams of both directions. A denied peer is refused until that is undone. `peers` shows it throughout."""
         await self.running()
         place = ("127.0.0.1", self.federation)
         outgoing = await self.in_thread(lambda: self.peer().send_message(place, "example.org", "hello"))
@@ -241,7 +241,7 @@ class LoopbackTests(LoopbackCase):
         self.assertEqual("hello", await self.in_thread(self.converse))
 
     async def test_response_types(self) -> None:
-        """What each verb answers is of the type that `s2sgw schema --responses` publishes, and no verb is left out."""
+        """The answer of each verb has the type that `s2sgw schema --responses` publishes, and no verb is missing."""
         await self.running()
         place = ("127.0.0.1", self.federation)
         outgoing = await self.in_thread(lambda: self.peer().send_message(place, "example.org", "hello"))
@@ -262,7 +262,7 @@ class LoopbackTests(LoopbackCase):
             self.assertEqual([], list(mismatches(answer, RESPONSES[verb], verb)))
             if verb in ("streams", "lanes", "peers", "names", "refusals", "certs", "pins list", "deny list"):
                 self.assertNotEqual([], answer, verb)
-        # approved after a certificate has waited, by a log of its own, at the end, and without end; those that connect to others
+        # `approve` needs a waiting certificate, `log level` a log of its own, `drain` is last, `watch` has no end; others connect to other servers
         rest = {"pins approve", "log level", "drain", "watch", "console token", "probe", "check live"}
         self.assertEqual(rest, set(RESPONSES) - {verb for verb, _ in requests})
         unknown = await self.in_thread(partial(self.refused, "frobnicate"))
@@ -272,7 +272,7 @@ class LoopbackTests(LoopbackCase):
                 await self.in_thread(stream.close)
 
     async def test_port_in_use(self) -> None:
-        """A port that is taken keeps the gateway from starting, and what was open is closed."""
+        """A port in use prevents the start, and ports that were opened are closed."""
         with socket.create_server(("127.0.0.1", self.federation)):
             gateway = RunningGateway(build_gateway(check_configuration(self.config).config, reactor))
             self.addCleanup(gateway.close)
@@ -280,10 +280,10 @@ class LoopbackTests(LoopbackCase):
 
 
 class PluginTests(LoopbackCase):
-    """What twistd does with us."""
+    """The plugin for twistd."""
 
     def test_service(self) -> None:
-        """A good configuration makes a service; nothing is opened by that."""
+        """A good configuration makes a service, without opening anything."""
         options = Options()
         options.parent = ServerOptions()
         options.parent["nodaemon"] = True
@@ -292,14 +292,14 @@ class PluginTests(LoopbackCase):
         self.assertFalse((self.folder / "state" / "admin.sock").exists())
 
     def test_collector(self) -> None:
-        """The cyclic collector leaves alone what the start has made, and looks less often at what is new."""
+        """The garbage collector skips the objects of the start, and runs less often for new objects."""
         self.addCleanup(gc.unfreeze)
         self.addCleanup(gc.set_threshold, *gc.get_threshold())
         freeze_startup_objects()
         self.assertEqual((gc.get_freeze_count() > 0, gc.get_threshold()), (True, COLLECTOR_THRESHOLDS))
 
     def test_collector_during_the_reading(self) -> None:
-        """The collector rests while the configuration is read, whether it is good or not, and is then as it was."""
+        """The garbage collector rests while the configuration is read, with or without errors, and is then as before."""
         during: list[bool] = []
 
         def check(path: Path) -> None:
@@ -318,7 +318,7 @@ class PluginTests(LoopbackCase):
         self.assertEqual([False, False], during)
 
     def test_bad_configuration(self) -> None:
-        """Every complaint is told, with status 1."""
+        """Every error is reported, with status 1."""
         self.config.write_text("[gateway]\ndomains = []\nfrobnicate = 1\n")
         options = Options()
         options.parseOptions(["--config", str(self.config)])

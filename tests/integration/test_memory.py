@@ -1,4 +1,4 @@
-"""What a closed connection leaves in memory: nothing, also where Python does not look for circles (`gc.disable()`)."""
+"""Memory after a connection is closed: no object stays, also without the search for reference cycles (`gc.disable()`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.integration.test_loopback import LoopbackCase
 from tests.lab.peer import DIALBACK, Stream, header
 from tests.support.two_gateways import HERE, THERE, World
 
-#: Modules whose objects a connection may leave behind.
+#: Modules whose objects are counted.
 _COUNTED = ("s2sgw.", "twisted.protocols.tls", "twisted.internet.tcp", "OpenSSL.")
 #: Connections of one kind that are made, after two that fill caches.
 TIMES = 3
@@ -32,12 +32,12 @@ HEADER = (
 STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
 
 
-#: What stays on the keep-alive's wheel until its slot comes, some seconds later, and refers to nothing.
+#: Objects that stay on the keep-alive's wheel until their slot, some seconds later, and have no references.
 _PASSING = {"s2sgw.s2s.keepalive.KeepAliveEntry"}
 
 
 def living() -> Counter[str]:
-    """The objects of these modules that are in memory, by type."""
+    """Return the objects of these modules that are in memory, by type."""
     kinds = (type(thing) for thing in gc.get_objects())
     return Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds if str(kind.__module__).startswith(_COUNTED))
 
@@ -52,7 +52,7 @@ class ConnectionMemoryTests(LoopbackCase):
         self.addCleanup(gc.enable)
 
     async def leaves_nothing(self, visit: Callable[[], Any]) -> None:
-        """`visit`, in a thread, is one connection from its beginning to its end."""
+        """Check that no object stays after `visit`, which is one whole connection, in a thread."""
         self.gateway = await self.running()
         for _ in range(2):  # the second one is counted as a repetition of the first
             await deferToThread(visit)
@@ -66,7 +66,7 @@ class ConnectionMemoryTests(LoopbackCase):
         self.assertEqual("", ", ".join(f"{number} {kind}" for kind, number in left.items()))
 
     async def gone(self) -> None:
-        """Every connection has ended, on this side too, and queues that are idle are forgotten."""
+        """Check that every connection has ended, on this side too, and that idle queues are forgotten."""
         self.streams.clear()
         await super().gone()
         for _ in range(200):
@@ -82,7 +82,7 @@ class ConnectionMemoryTests(LoopbackCase):
         self.dial().close()
 
     def headed(self, from_: str = "peer.example", to: str = "example.org", more: str = "") -> bytes:
-        """Say a header, and hear the end, or what comes within a moment."""
+        """Send a header, and read to the end, or for a moment."""
         with self.dial() as peer:
             peer.sendall((HEADER.format(from_=from_, to=to) + more).encode())
             peer.settimeout(0.5)
@@ -95,7 +95,7 @@ class ConnectionMemoryTests(LoopbackCase):
             return heard
 
     async def test_silent(self) -> None:
-        """A connection that says nothing."""
+        """A connection that sends nothing."""
         await self.leaves_nothing(self.silent)
 
     async def test_refused_at_the_header(self) -> None:
@@ -103,11 +103,11 @@ class ConnectionMemoryTests(LoopbackCase):
         await self.leaves_nothing(lambda: self.assertIn(b"host-unknown", self.headed(to="other.example")))
 
     async def test_bad_xml(self) -> None:
-        """What is no XML."""
+        """Bytes that are not XML."""
         await self.leaves_nothing(lambda: self.assertIn(b"not-well-formed", self.headed(more="<a></b>")))
 
     async def test_left_before_tls(self) -> None:
-        """A header, and no more."""
+        """A connection that sends only a header."""
         await self.leaves_nothing(lambda: self.assertIn(b"features", self.headed()))
 
     async def test_aborted_in_tls(self) -> None:
@@ -142,7 +142,7 @@ class ConnectionMemoryTests(LoopbackCase):
         await self.leaves_nothing(lambda: self.quietly(visit))
 
     async def test_session(self) -> None:
-        """A whole session in both roles: a message, and its echo on a stream of ours."""
+        """A whole session in both roles: a message, and its echo on a stream of the gateway."""
 
         def visit() -> None:
             self.assertEqual("hello", self.converse())
@@ -152,7 +152,7 @@ class ConnectionMemoryTests(LoopbackCase):
         await self.leaves_nothing(lambda: self.quietly(visit))
 
     def dialback(self) -> None:
-        """Prove peer.example by a key, which the gateway has verified at the peer's own port."""
+        """Prove peer.example by a key, which the gateway verifies at the peer's own port."""
         stream = Stream.dial(self.federation)
         stream.open("example.org", "peer.example")
         stream.send("<db:result from='peer.example' to='example.org'>key</db:result>")
@@ -166,7 +166,7 @@ class ConnectionMemoryTests(LoopbackCase):
             each.close()
 
     async def test_dialback(self) -> None:
-        """A peer that is proven by dialback, which takes a stream of ours that verifies the key."""
+        """A peer proven by dialback. The gateway opens a stream to verify the key."""
         self.config.write_text(self.config.read_text() + '[peers."peer.example"]\ntls = "optional"\ndialback = "always"\n')
         await self.leaves_nothing(self.dialback)
 
@@ -176,7 +176,7 @@ class ConnectionMemoryTests(LoopbackCase):
 
 
 class StreamMemoryTests(SynchronousTestCase):
-    """Streams between two gateways in memory: resumed ones, and those that carry stanzas both ways (XEP-0288)."""
+    """Streams between two gateways in memory: resumed ones, and ones that carry stanzas in both directions (XEP-0288)."""
 
     def setUp(self) -> None:
         gc.collect()
@@ -184,7 +184,7 @@ class StreamMemoryTests(SynchronousTestCase):
         self.addCleanup(gc.enable)
 
     def leaves_nothing(self, world: World, visit: Callable[[World], None]) -> None:
-        """`visit` uses streams; then all of them end, and what may be resumed is not."""
+        """Check that no object stays after `visit`, which uses streams. Then all streams end, and resumable ones are not resumed."""
         counts = []
         for _ in range(2 + TIMES):
             visit(world)
@@ -197,9 +197,9 @@ class StreamMemoryTests(SynchronousTestCase):
         for connection, _ in world.far.accepted:
             connection.close(Ending(Cause.IDLE))
         world.calm()
-        world.turn(200)  # nobody comes back for what broke off
+        world.turn(200)  # the broken streams are not resumed
         for wire in (each for wires in world.wires for each in wires):
-            vars(wire).clear()  # as Twisted's transports let go of their protocol
+            vars(wire).clear()  # let go of the protocol, as Twisted's transports do
         world.wires.clear()
 
     def talk(self, world: World) -> None:
@@ -226,11 +226,11 @@ class StreamMemoryTests(SynchronousTestCase):
         world.calm()
 
     def test_in_order(self) -> None:
-        """A stream that is closed in order."""
+        """A stream that is closed normally."""
         self.leaves_nothing(World(), self.talk)
 
     def test_both_ways(self) -> None:
-        """One that carries stanzas both ways."""
+        """A stream that carries stanzas in both directions."""
         self.leaves_nothing(World(bidi=True), self.talk)
 
     def test_resumed(self) -> None:
@@ -238,10 +238,10 @@ class StreamMemoryTests(SynchronousTestCase):
         self.leaves_nothing(World(), self.cut_and_resumed)
 
     def test_both_ways_resumed(self) -> None:
-        """Both."""
+        """A stream that carries stanzas in both directions and is resumed."""
         self.leaves_nothing(World(bidi=True), self.cut_and_resumed)
 
     def test_never_resumed(self) -> None:
-        """One that is cut, and nobody comes back for it. How far the last few had come is remembered."""
+        """A stream that is cut and never resumed. The counts of the last few are kept."""
         self.patch(resumption_table, "MAX_SUSPENDED", 1)
         self.leaves_nothing(World(), self.cut_for_good)

@@ -1,4 +1,4 @@
-"""The life of the gateway under twistd: what keeps it from starting, how it is told to stop, and that every listener is opened or none."""
+"""The gateway under twistd: errors that prevent its start, the orders to stop, and listeners that are all opened or none."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def done_at_once(work: SlicedWork[Any]) -> Deferred[Any]:
 
 
 class Opened:
-    """A gateway that runs."""
+    """A running gateway."""
 
     closed = 0
 
@@ -59,10 +59,10 @@ class Opened:
 
 
 class StartTests(SynchronousTestCase):
-    """What keeps the gateway from starting."""
+    """Errors that prevent the start."""
 
     def test_said_in_one_line(self) -> None:
-        """Each cause is one line of the log at the highest level, and status 1: no traceback."""
+        """Each cause is one line of the log at the highest level, and status 1, without a traceback."""
         for error in (
             AdminInUse("another gateway runs"), PrivateCAError("no key"), CannotListenError("", 5269, OSError("taken")), SpoolBroken("worn"),
             PermissionError("state"), ValueError("what"), DatabaseUnusable("garbled"),
@@ -74,7 +74,7 @@ class StartTests(SynchronousTestCase):
             self.assertEqual((LogLevel.critical, "cannot start", str(error)), (line["log_level"], line["event"], line["detail"]))
 
     def test_closed_once(self) -> None:
-        """Stopping closes what was opened; stopping what never started, or has stopped, is nothing."""
+        """Stopping closes opened resources once. Stopping a gateway that never started, or has stopped, has no effect."""
         life = GatewayService(None)  # type: ignore[arg-type]
         self.assertIsNone(life.stopService())
         life._gateway = opened = Opened()  # type: ignore[assignment]
@@ -84,10 +84,10 @@ class StartTests(SynchronousTestCase):
 
 
 class ClockTests(SynchronousTestCase):
-    """By which clock the gateway lives."""
+    """The gateway's clocks."""
 
     def test_delays_are_monotonic(self) -> None:
-        """The reactor counts delays by the monotonic clock before anything of the gateway is made."""
+        """The reactor counts delays by the monotonic clock before any part of the gateway is made."""
         done: list[str] = []
 
         def build(config: object, reactor: object) -> None:
@@ -108,7 +108,7 @@ class SignalTests(SynchronousTestCase):
     """SIGTERM and SIGINT end with status 0; SIGHUP reloads; SIGUSR1 opens the log again; SIGUSR2 does nothing."""
 
     def test_from_the_reactors_thread(self) -> None:
-        """A signal only leaves word for the reactor, which does what is asked."""
+        """A signal only schedules a call in the reactor, which does the work."""
         handlers: dict[int, Any] = {}
         left: list[Any] = []
         done: list[str] = []
@@ -127,7 +127,7 @@ class SignalTests(SynchronousTestCase):
 
 
 class GatewayTests(SynchronousTestCase):
-    """What the gateway opens, without a socket."""
+    """The parts that the gateway opens, without a socket."""
 
     def setUp(self) -> None:
         self.clock: Any = cast(Any, Clock())
@@ -195,7 +195,7 @@ class GatewayTests(SynchronousTestCase):
         self.gateway._open_listeners()
 
     def test_drained_on_a_full_disk(self) -> None:
-        """`drain` works, and says what is in memory only. The log has what the audit log has no room for."""
+        """`drain` works, and says what is in memory only. The log has the line for which the audit log has no space."""
         audit = AuditLog(Path("/nowhere"), FixedClock(0.0))
         self.patch(audit, "note", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
         self.components.audit = audit
@@ -210,7 +210,7 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual([ANSWERED], self.stops)
 
     def test_drained_by_word(self) -> None:
-        """`drain` says what is waiting and whether it is kept, and stops once that answer is out."""
+        """`drain` says what is waiting and whether it is kept, and stops after that answer is sent."""
         answer = Deferred.fromCoroutine(self.gateway._drain({}))
         self.assertEqual({"waiting": 7, "kept": True, "unsaved": 0}, self.successResultOf(answer))
         self.assertEqual([], self.stops)
@@ -222,7 +222,7 @@ class GatewayTests(SynchronousTestCase):
         return str(self.failureResultOf(Deferred.fromCoroutine(self.gateway._drain({})), VerbError).value)
 
     def test_drained_twice(self) -> None:
-        """A second `drain` is told that the gateway is stopping, before the stop begins and after."""
+        """A second `drain` answers that the gateway is stopping, before the stop begins and after."""
         self.successResultOf(Deferred.fromCoroutine(self.gateway._drain({})))
         self.assertEqual("it is stopping", self.refused_drain())
         self.clock.advance(ANSWERED)
@@ -250,14 +250,14 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual([0], self.stops)
 
     def test_drain_that_cannot_be_noted(self) -> None:
-        """The gateway does not stop by `drain` if the audit log cannot be written."""
+        """`drain` does not stop the gateway if the audit log cannot be written."""
         self.components.audit.note_or_log = Mock(side_effect=OSError("no space"))
         self.assertIn("nothing was done", self.refused_drain())
         self.clock.advance(ANSWERED)
         self.assertEqual([], self.stops)
 
     def test_backend_with_its_view(self) -> None:
-        """The inner listener, and the DNS view that points at it; what is no peer is asked of our own name servers (docs/decisions.md#dns-view)."""
+        """The inner listener is opened, and the DNS view that points at it. Other names are looked up at the gateway's name servers (docs/decisions.md#dns-view)."""
         self.open(backends=(Backend.model_validate({"kind": "s2s", "dns_view": "127.53.0.1:53"}),))
         self.assertEqual(["tcp:15270:interface=127.0.0.1", "127.53.0.1:53", "waits"], self.opened)
         self.assertEqual([(15270, "localhost.", ["192.0.2.53:53"])], self.views)
@@ -265,12 +265,12 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual("view stopped", self.opened[-1])
 
     def test_backend_without_a_view(self) -> None:
-        """No view where none is asked for."""
+        """Without `dns_view` there is no view."""
         self.open(backends=(Backend.model_validate({"kind": "s2s"}),))
         self.assertEqual([], self.views)
 
     def test_nobody_is_accepted_before_the_spool_is_read(self) -> None:
-        """What comes now goes behind what the spool holds, so callers wait until its lanes are known; later ports do not."""
+        """New stanzas go behind those in the spool, so callers wait until its lanes are known. Ports that are opened later do not wait."""
         self.open("tcp:5269")
         self.assertEqual(["tcp:5269", "waits"], self.opened)
         self.gateway._all_accept(0)
@@ -280,14 +280,14 @@ class GatewayTests(SynchronousTestCase):
         self.assertFalse(self.ports.reached_at("127.0.0.1", 15271))
 
     def test_closed_before_the_spool_is_read(self) -> None:
-        """A reload may close a listener before that: it accepts nothing, and the others do."""
+        """A reload may close a listener before that. It accepts no connection, and the others do."""
         self.open("tcp:5269", "tcp:5270")
         self.gateway._listening[0].connected = False  # type: ignore[attr-defined]
         self.gateway._all_accept(0)
         self.assertEqual(["tcp:5269", "tcp:5270", "waits", "waits", "accepts", "links"], self.opened)
 
     def test_ports_of_closed_listeners(self) -> None:
-        """A port that a reload closes is no port of ours any more, also before it is closed, and when no other one is opened."""
+        """A port that a reload closes is no longer a port of the gateway, also before it is closed and if no other one is opened."""
         numbers = iter((5269, 5270))
 
         def port() -> Any:
@@ -305,7 +305,7 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual((False, []), (self.ports.reached_at("127.0.0.1", 5270), self.gateway._listening))
 
     def test_stale_streams(self) -> None:
-        """A server that lost its domain is told at once, and read for 5 seconds more, also while look-ups of others are under way."""
+        """A server that lost its domain is told at once, and is read for 5 seconds more, also while look-ups of others are under way."""
         told: list[tuple[str, float]] = []
         connection = SimpleNamespace(
             pause=lambda holder: None, when_closed=Deferred, wind_down=lambda ending: told.append(("closing tag", self.clock.seconds())),
@@ -319,7 +319,7 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual([("closing tag", 0.0), ("closed", CLOSING_TAG_SECONDS)], told)
 
     def test_systemd_is_told(self) -> None:
-        """systemd hears that the gateway is ready once it accepts, then a status line, signs of life, and that it stops."""
+        """systemd is told that the gateway is ready when it accepts connections; then a status line, watchdog signs, and the stop."""
         told: list[str] = []
         notifications = Mock(watchdog_interval=1.0, ready=told.append, status=told.append, alive=lambda: told.append("alive"))
         turning = SimpleNamespace(turn=lambda: None)
@@ -334,7 +334,7 @@ class GatewayTests(SynchronousTestCase):
         gateway._close_rest(None)
 
     def test_every_listener_or_none(self) -> None:
-        """All that cannot be opened is said before the start ends with status 1."""
+        """All listeners that cannot be opened are reported before the start ends with status 1."""
         self.answer = "taken"
         with capturedLogs() as logged:
             stopped = self.assertRaises(SystemExit, self.open, "tcp:1", "tcp:2", backends=(Backend.model_validate({"kind": "s2s"}),))
@@ -342,7 +342,7 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual(["tcp:1", "tcp:2", "tcp:15270:interface=127.0.0.1"], [line["endpoint"] for line in logged])
 
     def test_proxy_that_is_refused(self) -> None:
-        """A client without the PROXY protocol, or without permission, is recorded by its address alone: its name is not known yet."""
+        """A client without the PROXY protocol, or without permission, is recorded only by its address, because its name is not known yet."""
         ending = Ending(Cause.NOT_ALLOWED)
         self.gateway._refused("federation", "192.0.2.1:1", ending)
         self.assertEqual([("inbound", "federation", ("", ""), "192.0.2.1:1", ending)], self.refused)

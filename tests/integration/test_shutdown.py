@@ -1,4 +1,4 @@
-"""The stop in order: streams that bring stanzas are read to their end, and what is in flight comes to its end before that."""
+"""The normal stop: streams that bring stanzas are read to their end, after stanzas in flight are acknowledged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHUTDOWN = Ending(Cause.SHUTDOWN)
 
 
 class HearingOutTests(TranscriptCase):
-    """RFC 6120 §4.4: who closes hears the other side out."""
+    """RFC 6120 §4.4: a closing server reads the other side to its end."""
 
     def told(self, *steps: Step) -> ReceivingStream:
         engine = self.play(receiving.stream, *steps)
@@ -34,26 +34,26 @@ class HearingOutTests(TranscriptCase):
         return engine
 
     def test_heard_out(self) -> None:
-        """R16: what comes behind our closing tag, up to theirs, is delivered; nothing more is said, and the end is what we wanted."""
+        """R16: stanzas after the gateway's closing tag, up to the peer's, are delivered. Nothing more is sent, and the ending is the intended one."""
         self.told(*OPEN, Do("wind_down", SHUTDOWN), Out(CLOSE), In(ONE + TWO), Says(Stanzas(PAIR, (ONE, TWO))), In(CLOSE), Says(End(Cause.SHUTDOWN)))
 
     def test_no_word_behind_the_closing_tag(self) -> None:
-        """Not even an acknowledgement; a stream error of ours is an end without one."""
+        """Nothing is sent after the closing tag, not even an acknowledgement. A stream error of the gateway ends the stream without an acknowledgement."""
         self.told(*MANAGED, Do("wind_down", SHUTDOWN), Out(CLOSE), In(ONE + ASK), Says(Stanzas(PAIR, (ONE,))), Do("handled", 1), Out(""), Do("close", SHUTDOWN), Says(End(Cause.SHUTDOWN)))
 
     def test_wound_down_twice(self) -> None:
-        """A stop while a reload closes the stream, or a second reload: the closing tag is sent once, and the other side is heard out."""
+        """A stop while a reload closes the stream, or a second reload: the closing tag is sent once, and the other side is read to its end."""
         self.told(
             *OPEN, Do("wind_down", Ending(Cause.CLOSED)), Out(CLOSE), In(ONE), Says(Stanzas(PAIR, (ONE,))), Do("wind_down", SHUTDOWN), Out(""),
             In(TWO + CLOSE), Says(Stanzas(PAIR, (TWO,)), End(Cause.CLOSED)),
         )
 
     def test_before_any_pair_is_proven(self) -> None:
-        """Nothing can be lost there: the end is at once."""
+        """Before any pair is proven, no stanza can be lost: the stream ends at once."""
         self.told(*OPEN[:-5], Do("wind_down", SHUTDOWN), Out(CLOSE), Says(End(Cause.SHUTDOWN)))
 
     def test_owes(self) -> None:
-        """What was received on a managed stream and is not in safe hands."""
+        """`owes` tells that a managed stream has received stanzas that are not safe."""
         engine = self.told(*MANAGED, In(ONE), Says(Stanzas(PAIR, (ONE,))))
         self.assertTrue(engine.owes)
         engine.handled(1)
@@ -62,7 +62,7 @@ class HearingOutTests(TranscriptCase):
 
 
 class Engine:
-    """What a stop asks of an engine."""
+    """The part of an engine that a stop uses."""
 
     def __init__(self, managed: bool = False) -> None:
         self.managed = managed
@@ -70,7 +70,7 @@ class Engine:
 
 
 class Link:
-    """A stream towards us that closes when the test says so."""
+    """A stream from a peer that closes when the test says so."""
 
     def __init__(self, managed: bool = False) -> None:
         self.engine = Engine(managed)
@@ -102,7 +102,7 @@ def bringing(links: list[Any]) -> list[BringingStream]:
 
 
 class ShutdownTests(SynchronousTestCase):
-    """The steps of a stop, and the bound of each."""
+    """The steps of a stop, and the time limit of each."""
 
     def setUp(self) -> None:
         self.world = World()
@@ -126,12 +126,12 @@ class ShutdownTests(SynchronousTestCase):
         return self.world.clock
 
     def test_nothing_to_do(self) -> None:
-        """An idle gateway is gone at once."""
+        """An idle gateway stops at once."""
         self.shut_down()
         self.successResultOf(self.stopped)
 
     def test_in_flight_first(self) -> None:
-        """Streams towards us stay open until what is in flight is acknowledged; meanwhile nothing more is written, it is spooled."""
+        """Streams from peers stay open until stanzas in flight are acknowledged. Meanwhile nothing more is written; stanzas are spooled."""
         link = Link()
         self.links = [link]
         self.world.accept(stanza("1"))
@@ -150,7 +150,7 @@ class ShutdownTests(SynchronousTestCase):
         self.assertEqual(self.world.spooled(), [])
 
     def test_every_wait_is_bounded(self) -> None:
-        """No acknowledgement, no closing tag, a next server that takes nothing: what is held is spooled, and the end comes."""
+        """Without acknowledgements, without a closing tag, or with a next server that does not read, stanzas are spooled and the stop ends."""
         link = Link()
         self.links = [link]
         self.world.accept(stanza("1"))
@@ -163,7 +163,7 @@ class ShutdownTests(SynchronousTestCase):
         self.assertEqual((self.world.spooled(), self.world.settled), (["1"], ["1"]))
 
     def test_what_waits_for_a_silent_server(self) -> None:
-        """A server that did not acknowledge what it has is given nothing more: that would be in doubt after the start."""
+        """A server that did not acknowledge gets no further stanzas: they would be in doubt after the start."""
         self.world.accept(stanza("1"))
         self.shut_down()
         self.world.accept(stanza("q", "iq", "get"))
@@ -175,7 +175,7 @@ class ShutdownTests(SynchronousTestCase):
         self.assertEqual([(row.stanza.id, row.written) for row in rows], [("1", True), ("q", False)])
 
     def test_one_chunk_at_a_time(self) -> None:
-        """What waits goes on while the next server acknowledges; one that stops leaves one chunk in doubt, not everything."""
+        """Waiting stanzas are sent while the next server acknowledges. A server that stops leaves one chunk in doubt, not all of them."""
         self.patch(flows, "CHUNK", 1)
         self.world.custody.quiesce()
         self.world.accept(stanza("1"), stanza("2"), stanza("3"))
@@ -188,7 +188,7 @@ class ShutdownTests(SynchronousTestCase):
         self.assertEqual((ids(self.world.next_hop.sent), self.world.spooled()), ("12", ["2", "3"]))
 
     def test_streams_of_ours_that_carry_stanzas_back(self) -> None:
-        """XEP-0288: they are closed with the accepted ones, and what came on them is spooled before the spool closes."""
+        """XEP-0288: streams of the gateway that carry stanzas back are closed with the accepted ones. Their stanzas are spooled before the spool closes."""
         plain, managed = Link(), Link(managed=True)
         self.links, self.ours = [Link()], [plain, managed]
         self.shut_down()
@@ -207,7 +207,7 @@ class ShutdownTests(SynchronousTestCase):
         self.assertEqual((self.world.spooled(), self.world.settled), (["1"], ["1"]))
 
     def test_opened_during_the_stop(self) -> None:
-        """A stream of ours that was opened to deliver what was left brings stanzas as well: it is wound down too."""
+        """A stream that was opened to deliver the rest brings stanzas too. It is also wound down."""
         late = Link()
         self.world.next_hop.ready = False
         self.world.accept(stanza("1"))
@@ -219,7 +219,7 @@ class ShutdownTests(SynchronousTestCase):
         self.successResultOf(self.stopped)
 
     def test_forgotten_during_the_stop(self) -> None:
-        """A queue that has nothing may be forgotten while streams are closed: the stop goes on with the others."""
+        """An empty queue may be forgotten while streams are closed. The stop continues with the others."""
         link, other = Link(), Pair(OUT.sender, Domain.parse("other.example"))
         self.links = [link]
         self.world.accept(stanza("1"))
@@ -237,7 +237,7 @@ class ShutdownTests(SynchronousTestCase):
         self.assertEqual((ids(self.world.next_hop.sent), self.world.spooled()), ("12", []))
 
     def test_admission(self) -> None:
-        """What was read before its way is known is on its lane before the spool closes; its stream is heard out when it reads again."""
+        """Stanzas that were read before their admission is decided are on their lane before the spool closes. Their stream is read to its end when reading resumes."""
         link = Link()
         self.links = [link]
         self.admitting = True
@@ -259,14 +259,14 @@ class ShutdownTests(SynchronousTestCase):
         self.assertEqual(self.world.spooled(), ["1"])
 
     def test_admission_is_bounded(self) -> None:
-        """Where no way is ever found the end comes all the same."""
+        """If the admission is never decided, the stop still ends."""
         self.admitting = True
         self.shut_down()
         self.clock.pump([ADMIT_SECONDS / 10] * 11)
         self.successResultOf(self.stopped)
 
     def test_a_look_that_breaks(self) -> None:
-        """A mistake in one step is logged, and the stop goes on with the next one."""
+        """An error in one step is logged, and the stop continues with the next step."""
         self.patch(Shutdown, "_awaits_acks", lambda stop: 1 / 0)
         self.world.next_hop.ready = False
         self.world.accept(stanza("1"))
@@ -275,7 +275,7 @@ class ShutdownTests(SynchronousTestCase):
         self.assertEqual((len(self.flushLoggedErrors(ZeroDivisionError)), self.world.spooled()), (1, ["1"]))
 
     def test_managed(self) -> None:
-        """R35: a stream with XEP-0198 is read no more, and closed when what was read of it is acknowledged: nothing comes twice."""
+        """R35: a stream with XEP-0198 is no longer read. It is closed when its stanzas are acknowledged, so nothing is sent twice."""
         link = Link(managed=True)
         self.links = [link]
         self.shut_down()
@@ -288,7 +288,7 @@ class ShutdownTests(SynchronousTestCase):
         self.successResultOf(self.stopped)
 
     def test_answers_on_closed_streams(self) -> None:
-        """R41: where a ping tells what the next server has, nothing is written once the streams that bring its answers are closed."""
+        """R41: if a ping confirms delivery, nothing is written after the streams that bring its answers are closed."""
         self.world.accept(stanza("1"))
         self.world.queue.acknowledged(1)
         self.world.next_hop.acks_arrive_elsewhere = True
@@ -300,7 +300,7 @@ class ShutdownTests(SynchronousTestCase):
         self.assertEqual((ids(self.world.next_hop.sent), self.world.spooled()), ("1", ["2"]))
 
     def test_held_by_the_operator(self) -> None:
-        """What the operator holds back is not handed on at the end either."""
+        """Stanzas that the operator holds are not sent at the end either."""
         self.world.custody.services.holds.add(HoldTarget(pair=OUT))
         self.world.accept(stanza("1"))
         self.shut_down()
@@ -309,12 +309,12 @@ class ShutdownTests(SynchronousTestCase):
         self.assertEqual((self.world.next_hop.sent, self.world.spooled()), ([], ["1"]))
 
     def full(self) -> None:
-        """A disk that takes nothing, not even at a stop."""
+        """A disk that stores nothing, not even at a stop."""
         self.world = World(disk=10)
         self.patch(self.world.spool, "raise_limit", lambda by: None)
 
     def test_full_disk(self) -> None:
-        """What comes during a stop and has no room on the disk goes on at once where the next server is there: nothing is refused."""
+        """Stanzas that arrive during a stop and have no space on the disk are sent at once if the next server is connected. None is refused."""
         self.full()
         link = Link(managed=True)
         self.links = [link]
@@ -328,7 +328,7 @@ class ShutdownTests(SynchronousTestCase):
         self.assertEqual(self.world.settled, ["1"])
 
     def test_full_disk_and_nowhere_to_go(self) -> None:
-        """Where it is not, the streams by which senders are told are waited for."""
+        """If the next server is not connected, the stop waits for the streams that tell the senders."""
         for opens in (True, False):
             self.full()
             self.world.next_hop.ready = self.world.back.ready = False
@@ -345,7 +345,7 @@ class ShutdownTests(SynchronousTestCase):
             self.successResultOf(self.stopped)
 
     def test_full_disk_and_not_yet_heard(self) -> None:
-        """What was written for want of room has its time to be acknowledged."""
+        """Stanzas that were written for lack of space have time to be acknowledged."""
         self.full()
         self.world.custody.quiesce()
         self.world.accept(stanza("1"))
@@ -374,13 +374,13 @@ class ShutdownTests(SynchronousTestCase):
         return [each for each in logged if each["log_level"] is LogLevel.critical]
 
     def test_lost_is_said(self) -> None:
-        """What no disk, next server or sender's server has is logged for each pair."""
+        """Stanzas that neither the disk, nor the next server, nor the sender's server has are logged for each pair."""
         (line,) = self.lost(1)
         self.assertEqual(("stanzas lost", "here.example", "p0.example", 2, 0), tuple(line[key] for key in ("event", "sender", "recipient", "stanzas", "written")))
         self.assertEqual([], self.lost(0))
 
     def test_many_pairs_lose(self) -> None:
-        """At most so many lines, and one for the rest."""
+        """The number of such lines is bounded; one line covers the rest."""
         lines = self.lost(PAIRS_LOGGED + 3)
         self.assertEqual(PAIRS_LOGGED + 1, len(lines))
         self.assertEqual((3, 6), (lines[-1]["pairs"], lines[-1]["stanzas"]))

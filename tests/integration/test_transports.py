@@ -1,4 +1,4 @@
-"""How connections are made as the configuration says: proxies, source addresses, the PROXY protocol, and what is not looked up."""
+"""Connections as configured: proxies, source addresses, the PROXY protocol, and names that are not looked up."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ TOR = '[peers."*.onion"]\nproxy = "socks5://127.0.0.1:9050"\n'
 
 
 class KeyTests(ConfigTestCase):
-    """The keys."""
+    """The keys of the configuration."""
 
     def test_proxy(self) -> None:
-        """By peer or suffix, with a login or without; "none" takes an inherited one away."""
+        """A proxy is set for a peer or a suffix, with a login or without. "none" removes an inherited one."""
         text = TOR + '[peers."plain.onion"]\nproxy = "none"\n[peers."far.example"]\nproxy = "socks5://me:p%40ss@[::1]"\n'
         policies = self.config(GATEWAY + text).policies
         found = {name: policies.policy(Domain.parse(name)).proxy for name in ("a.onion", "plain.onion", "far.example", "other.example")}
@@ -43,13 +43,13 @@ class KeyTests(ConfigTestCase):
         self.assertEqual(str(Proxy("::1", 1080, "me", "secret")), "socks5://[::1]:1080")
 
     def test_no_proxy(self) -> None:
-        """What names no SOCKS5 or HTTP proxy by its address is refused in words."""
+        """A value that is not the address of a SOCKS5 or HTTP proxy is rejected with a reason."""
         for text in ("https://127.0.0.1:1", "socks5://tor.example:9050", "socks5://user@127.0.0.1", "127.0.0.1:9050", 5, "socks5://127.0.0.1:0"):
             with self.subTest(text):
                 self.assertRaises(ValueError, parse_proxy, text)
 
     def test_trusted_proxies(self) -> None:
-        """The PROXY protocol and the list of those who may speak it come together."""
+        """The PROXY protocol needs the list of trusted proxies, and the list needs the protocol."""
         (listener,) = self.config(GATEWAY + '[listen]\nproxy_protocol = true\ntrusted_proxies = ["192.0.2.7", "2001:db8::/64"]\n').listen
         self.assertEqual(listener.trusted_proxies, (ip_network("192.0.2.7/32"), ip_network("2001:db8::/64")))
         self.assertEqual(
@@ -63,7 +63,7 @@ class KeyTests(ConfigTestCase):
         self.assertEqual(1, len(self.with_gateway('[listen]\nproxy_protocol = true\ntrusted_proxies = ["192.0.2.7/24"]\n')))
 
     def test_zero_handshake(self) -> None:
-        """XEP-0361: everything that is not negotiated must be configured: where, by TLS, a pinned key and nothing else as the proof."""
+        """XEP-0361: everything that is not negotiated must be configured: the route, direct TLS, and a pinned key as the only proof."""
         pins = f'pins = ["sha256:{"0" * 64}"]\n'
         sound = f'zero_handshake = true\nroute = "192.0.2.1:5300"\nproofs = ["pin"]\n{pins}'
         self.assertEqual([], self.with_gateway('[listen]\ntls = "direct"\nzero_handshake = true\n[peers."peer.example"]\n' + sound))
@@ -80,13 +80,13 @@ class KeyTests(ConfigTestCase):
             self.assertIn(complaint, found)
 
     def test_source_addresses(self) -> None:
-        """Addresses, no names."""
+        """Addresses are accepted, names are not."""
         self.assertEqual(1, len(self.complaints(GATEWAY + 'source_addresses = ["me.example"]\n')))
         self.assertEqual(self.config(GATEWAY + 'source_addresses = ["192.0.2.1", "2001:DB8::1"]\n').gateway.source_addresses, ("192.0.2.1", "2001:db8::1"))
 
 
 class DialTests(ConfigTestCase):
-    """Whom a stream's connection goes to, and from where."""
+    """The destination and the source of a stream's connection."""
 
     def gateway(self, text: str) -> GatewayComponents:
         self.reactor = ThreadlessReactor()
@@ -98,7 +98,7 @@ class DialTests(ConfigTestCase):
         return tuple(self.reactor.tcpClients[-1][index] for index in (0, 1, 4))
 
     def test_who_is_looked_for(self) -> None:
-        """Peers that could not be reached are looked up again in the DNS, or at their routes; local domains are not."""
+        """Unreachable peers are looked up again in the DNS, or at their routes. Local domains are not."""
         gateway = self.gateway('[queue]\ndisk = 0\n[peers."routed.example"]\nroute = "192.0.2.7:5270"\n')
         (local,) = gateway.running.local_domains
         routed = Domain.parse("routed.example")
@@ -111,7 +111,7 @@ class DialTests(ConfigTestCase):
         self.assertEqual(target.port, 5270)
 
     def test_by_way_of_the_proxy(self) -> None:
-        """A peer behind a proxy is dialled there, every other directly, from the source address of its family."""
+        """The connection to a peer behind a proxy goes to the proxy; every other connection is direct. Both use the source address of the family."""
         diallers = self.gateway('source_addresses = ["192.0.2.1", "192.0.2.2"]\n[queue]\ndisk = 0\n' + TOR).diallers
         self.assertEqual(self.dialled(diallers.dialler(ONION), ONION.ascii), ("127.0.0.1", 9050, None))
         plain = diallers.dialler(Domain.parse("peer.example"))
@@ -119,7 +119,7 @@ class DialTests(ConfigTestCase):
         self.assertEqual(self.dialled(plain, "2001:db8::1"), ("2001:db8::1", 5269, None))
 
     def test_who_looks_up(self) -> None:
-        """The proxy looks a peer up, or we do and give it the target's name; never an onion service, and never without a proxy."""
+        """The proxy looks a peer up, or the gateway does and sends the target's name to it; never for an onion service, and never without a proxy."""
         local = 'proxy = "http://127.0.0.1:3128"\nproxy_lookup = "local"\n'
         text = f'[queue]\ndisk = 0\n[peers.default]\nproxy_lookup = "local"\n[peers."a.example"]\n{local}[peers."b.example"]\nproxy = "socks5://[::1]"\n'
         diallers = self.gateway(text + 'proxy_lookup = "remote"\n[peers."*.onion"]\n' + local).diallers
@@ -128,7 +128,7 @@ class DialTests(ConfigTestCase):
             self.assertEqual((diallers.relayed(peer), diallers.dials_names(peer)), known, name)
 
     def test_the_backend_is_told_of_the_peer(self) -> None:
-        """The backend is told the peer's address where there is an open stream of it, else that the connection is our own."""
+        """The backend is told the peer's address if the peer has an open stream, else that the connection is the gateway's own."""
         gateway = self.gateway("[queue]\ndisk = 0\n[backend]\nproxy_protocol = true\n")
         pair = Pair(Domain.parse("peer.example"), Domain.parse("example.org"))
         self.assertEqual(self.announced(gateway, pair), LOCAL)
@@ -151,10 +151,10 @@ class Documents:
 
 
 class NoLeakTests(DiscoveryCase):
-    """RFC 7686: what goes through a proxy goes by name, and no name server or web server hears of it."""
+    """RFC 7686: a name that goes through a proxy is not looked up at a name server or web server."""
 
     def test_relayed(self) -> None:
-        """The domain, or the host of its route, is the address; nothing is asked."""
+        """The domain, or the host of its route, is the address. There is no look-up."""
         relayed = Discovery(self.reactor, _Untouchable(), random=_NoRandom(), relayed=lambda domain: True, static={"s.example": "h.example:1"})  # type: ignore[arg-type]
         for domain, route, place in (
             ("abc.onion", None, ("abc.onion", 5269)), ("peer.example", "in.example:5300", ("in.example", 5300)), ("s.example", None, ("h.example", 1)),
@@ -165,7 +165,7 @@ class NoLeakTests(DiscoveryCase):
             self.assertEqual(self.successResultOf(relayed.tlsa(target)).records, ())
 
     def test_onion_without_a_proxy(self) -> None:
-        """A domain under .onion does not exist without a proxy, and nobody is asked whether it does."""
+        """A domain under .onion does not exist without a proxy, and there is no look-up."""
         plain = Discovery(self.reactor, _Untouchable(), random=_NoRandom())  # type: ignore[arg-type]
         for name in ("abc.onion", "sub.abc.onion"):
             self.assertEqual(self.cause(self.successResultOf(plain.resolve(Domain.parse(name)))), Cause.NO_SUCH_DOMAIN)
@@ -180,11 +180,11 @@ class NoLeakTests(DiscoveryCase):
 
 
 class _Untouchable:
-    """A resolver that must not be asked."""
+    """A resolver that must not be used."""
 
     def query(self, *_: object) -> None:
         raise AssertionError("asked")
 
 
 class _NoRandom:
-    """No chance is needed."""
+    """A source of chance that must not be used."""

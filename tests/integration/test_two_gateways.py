@@ -1,4 +1,4 @@
-"""R33, R35: two gateways whose connections are cut at any byte, and that resume their streams: nothing is lost, doubled, reordered."""
+"""R33, R35: two gateways whose connections are cut at any byte, and that resume their streams. No stanza is lost, doubled or reordered."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from tests.support.two_gateways import HERE, ROOMS, THERE, World
 OUT = Pair(HERE, THERE)
 BACK = OUT.inverse
 
-#: (what, how many, of which side): see `play`
+#: (action, number, side): see `play`
 Action = tuple[str, int, int]
 WHAT = ["say", "say", "answer", "take", "cut", "turn", *["carry"] * 7]
 ACTIONS = st.lists(st.tuples(st.sampled_from(WHAT), st.integers(1, 3000), st.integers(0, 2)), max_size=80)
 
 
 class Play:
-    """A world, and what was said in it, by pair."""
+    """Two gateways, and the messages sent by each, by pair."""
 
     def __init__(self, world: World, pairs: tuple[Pair, ...]) -> None:
         self.world = world
         self.said: dict[Pair, list[str]] = {pair: [] for pair in pairs}
 
     def begin(self) -> None:
-        """Everybody has said something, and has heard that streams can be resumed. (Before that there is doubt.)"""
+        """Send from every user, until both sides know that streams can be resumed. Before that, stanzas may be in doubt."""
         for _ in range(2):
             for what in ("say", "answer"):
                 self.act(what, 1, 0)
                 self.world.calm()
 
     def act(self, what: str, number: int, side: int) -> None:
-        """Say some messages, carry some bytes, have the far hop take some stanzas, cut the line for one end or both, or wait."""
+        """Send some messages, carry some bytes, let the far hop take some stanzas, cut the line for one end or both, or wait."""
         world = self.world
         ways = [pair for pair in self.said if (pair.recipient == THERE) == (what == "say")]
         if what in ("say", "answer") and ways:
@@ -71,7 +71,7 @@ class Play:
         world.turn(0.01)
 
     def end(self) -> None:
-        """Tell each side that the line is cut; then everything arrives."""
+        """Report the cut to each side; then let everything arrive."""
         self.act("say", 1, 0)
         for wires in self.world.wires:
             if any(wire.lost for wire in wires):
@@ -80,14 +80,14 @@ class Play:
         self.world.calm()
 
     def heard(self) -> dict[Pair, list[str]]:
-        """What came."""
+        """Return the received messages."""
         return {
             pair: (self.world.far if pair.recipient == THERE else self.world.near).heard(pair) for pair in self.said
         }
 
 
 class ClosingTests(SynchronousTestCase):
-    """R35: a sender closes its stream right behind its last stanza."""
+    """R35: a sender closes its stream directly after its last stanza."""
 
     def setUp(self) -> None:
         self.world = world = World()
@@ -102,7 +102,7 @@ class ClosingTests(SynchronousTestCase):
         near.carry(len(near.written))
         world.turn()
         self.assertEqual((world.far.heard(OUT), self.far.closing, self.far.protocol.writable), (["0", "1"], False, False))
-        self.assertEqual(self.far.written, b"<a xmlns='urn:xmpp:sm:3' h='1'/>")  # for it had asked
+        self.assertEqual(self.far.written, b"<a xmlns='urn:xmpp:sm:3' h='1'/>")  # because it had asked
         self.far.written = b""
 
     def assertEnded(self, written: bytes) -> None:
@@ -110,18 +110,18 @@ class ClosingTests(SynchronousTestCase):
         self.world.turn(CLOSING_SECONDS)
 
     def test_acknowledged(self) -> None:
-        """It hears that the stanza is in safe hands before it hears our closing tag."""
+        """The sender gets the acknowledgement before the gateway's closing tag."""
         self.world.far.sinks[OUT].acknowledge(1)
         self.assertEnded(b"<a xmlns='urn:xmpp:sm:3' h='2'/></stream:stream>")
 
     def test_bounded(self) -> None:
-        """It does not wait for long; what was not acknowledged may come again, and is passed on once."""
+        """The wait is short. An unacknowledged stanza may be sent again, and is passed on once."""
         self.world.turn(CLOSING_SECONDS)
         self.assertEnded(b"</stream:stream>")
         self.assertEqual(self.world.far.ingress_services.duplicates.divide(OUT, [self.last])[0], [])
 
     def test_gone(self) -> None:
-        """A sender that does not wait has closed its stream all the same: nothing broke off."""
+        """A sender that does not wait has still closed its stream normally: it is not a broken stream."""
         ((_, owner),) = self.world.far.accepted
         endings: list[Ending] = []
         self.patch(owner.shared_stream, "lost", endings.append)
@@ -131,7 +131,7 @@ class ClosingTests(SynchronousTestCase):
 
 
 class CutTests(SynchronousTestCase):
-    """R33, R35: whatever is cut, and whenever."""
+    """R33, R35: cuts of any stream, at any time."""
 
     def play(self, actions: list[Action], pairs: tuple[Pair, ...]) -> Play:
         play = Play(World(bidi=BACK in pairs), pairs)
@@ -158,13 +158,13 @@ class CutTests(SynchronousTestCase):
 
 
 class StandingTests(SynchronousTestCase):
-    """R35: what stands on each side, as a stream breaks off and goes on."""
+    """R35: the state of each side when a stream breaks and is resumed."""
 
     def setUp(self) -> None:
         self.begin()
 
     def begin(self, *, bidi: bool = False, resume: int = 120, granted: int = 120) -> None:
-        """A stream on which something has passed, in both directions if it carries both."""
+        """Return a stream on which stanzas have passed, in both directions if it carries both."""
         self.world = World(bidi=bidi, resume=resume, granted=granted)
         self.play = Play(self.world, (OUT, BACK) if bidi else (OUT,))
         self.play.begin()
@@ -175,7 +175,7 @@ class StandingTests(SynchronousTestCase):
         return next_hop
 
     def outcomes(self) -> tuple[dict[str, int], dict[str, int]]:
-        """On the near side, which opens the streams, and on the far one."""
+        """Return the outcomes on the near side, which opens the streams, and on the far one."""
         near, far = self.world.near.record.resumptions, self.world.far.record.resumptions
         return (
             {outcome: number for (role, outcome), number in near.items() if role == "initiating"},
@@ -190,7 +190,7 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual(self.play.heard(), self.play.said)
 
     def away(self, seconds: float) -> None:
-        """The line is down for so long, for both sides: whoever connects is cut off."""
+        """Cut the line for this time, for both sides. Each new connection is cut."""
         left = seconds
         while left > 0:
             step = min(left, 0.5)
@@ -201,7 +201,7 @@ class StandingTests(SynchronousTestCase):
                 far.lose()
 
     def test_resumed(self) -> None:
-        """R35: what arrived is not sent again; what did not goes first; operators see it."""
+        """R35: stanzas that arrived are not sent again; the others are sent first. Operators can see it."""
         self.say()
         self.world.link[0].carry(200)
         self.world.turn()
@@ -218,7 +218,7 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual(len(self.world.far.accepted.sessions), 0)
 
     def test_handled_meanwhile(self) -> None:
-        """R35: what is taken by the next hop while the stream is broken counts in the `h` of its resumption."""
+        """R35: stanzas that the next hop takes while the stream is broken count in the `h` of its resumption."""
         self.say(1)
         self.world.link[0].carry(100_000)
         self.world.turn()
@@ -229,7 +229,7 @@ class StandingTests(SynchronousTestCase):
         self.check()
 
     def test_taken_over(self) -> None:
-        """R35: where the far side has not heard of the loss, the old stream is ended with `<conflict/>`."""
+        """R35: if the far side has not noticed the loss, the old stream is ended with `<conflict/>`."""
         self.say()
         self.world.cut(far=False)
         old = self.world.link[1]
@@ -240,7 +240,7 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual(self.outcomes(), ({"resumed": 1}, {"resumed": 1}))
 
     def test_idle(self) -> None:
-        """R35: nothing in flight is no reason to connect; what is said next goes on a stream that is resumed."""
+        """R35: without stanzas in flight there is no new connection. The next stanza is sent on a resumed stream."""
         wires = len(self.world.wires)
         self.world.cut()
         self.world.queue()
@@ -251,7 +251,7 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual(self.outcomes(), ({"resumed": 1}, {"resumed": 1}))
 
     def test_too_late_there(self) -> None:
-        """R35: a stream that is past is not resumed, but the `h` it had come to settles what it covers: nothing is sent twice."""
+        """R35: an expired stream is not resumed, but its last `h` settles the stanzas that it covers. None is sent twice."""
         for _ in range(3):
             self.say(1)
             self.world.link[0].carry(100_000)
@@ -266,7 +266,7 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual(self.outcomes(), ({"refused": 1}, {"expired": 1, "refused": 1}))
 
     def test_refused(self) -> None:
-        """R35: an unknown stream: what was in flight is in doubt, and goes again."""
+        """R35: an unknown stream: stanzas in flight are in doubt, and are sent again."""
         self.say()
         self.world.cut()
         self.world.far.accepted.sessions._suspended.clear()
@@ -276,7 +276,7 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual(self.world.near.record.stanzas["outbound", "message", "resent"], 3)
 
     def test_too_late_here(self) -> None:
-        """R35: after its time nothing is resumed; what was in flight waits like all else."""
+        """R35: after the time limit no stream is resumed. Stanzas in flight wait like all others."""
         self.say()
         self.world.cut()
         self.away(121)
@@ -286,14 +286,14 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual(self.outcomes(), ({"expired": 1}, {"expired": 1}))
 
     def test_final(self) -> None:
-        """A cause that no time can heal bounces what is in flight too."""
+        """A final cause also bounces stanzas in flight."""
         self.say()
         self.world.cut()
         self.next_hop().attempt_failed(_refused(Cause.NOT_ALLOWED))
         self.assertEqual((len(self.world.near.queues.queue(OUT).pair_queue), self.next_hop().resume_wait.stream), (0, None))
 
     def test_without(self) -> None:
-        """R35: where either side will not, all is as if there were no such thing."""
+        """R35: if either side does not support resumption, everything works as without it."""
         for resume, granted in ((0, 120), (120, 0)):
             self.begin(resume=resume, granted=granted)
             self.say()
@@ -304,7 +304,7 @@ class StandingTests(SynchronousTestCase):
             self.assertEqual(self.outcomes(), ({}, {}))
 
     def test_ended(self) -> None:
-        """R35: a stream that was ended is not resumed, whoever ended it."""
+        """R35: a stream that was closed by either side is not resumed."""
         for side in (0, 1):
             self.begin()
             self.say()
@@ -318,7 +318,7 @@ class StandingTests(SynchronousTestCase):
             self.assertEqual(sorted(set(map(int, self.play.heard()[OUT]))), list(range(len(self.play.said[OUT]))))
 
     def test_balks(self) -> None:
-        """A server that ends the stream on `<resume/>` is not asked again for a day; what was in flight is in doubt."""
+        """A server that ends the stream on `<resume/>` is not asked again for a day. Stanzas in flight are in doubt."""
         self.say()
         self.world.cut()
         far = self.world.far.accepted.sessions
@@ -337,7 +337,7 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual(self.outcomes()[0], {"refused": 1})
 
     def test_both_directions(self) -> None:
-        """R35, R36: who accepted the stream waits for the other side, for a short time."""
+        """R35, R36: the side that accepted the stream waits for the other side, for a short time."""
         self.begin(bidi=True)
         self.play.act("answer", 4, 0)
         far = self.world.far.queues.queue(BACK)
@@ -351,7 +351,7 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual(self.play.heard()[OUT], self.play.said[OUT])
 
     def test_silent(self) -> None:
-        """R35, R37: who has acknowledged and says nothing any more is gone; the stream breaks off, and is resumed."""
+        """R35, R37: a peer that has acknowledged before and is now silent is considered dead. The stream breaks, and is resumed."""
         self.say()
         for _ in range(3):
             self.world.turn(30.0)
@@ -362,7 +362,7 @@ class StandingTests(SynchronousTestCase):
         self.assertTrue(self.world.near.extensions.usable("there.example", "management"))
 
     def test_not_before_resumed(self) -> None:
-        """R35, R36: what waits for a stream that may carry it back does not overtake its resumption."""
+        """R35, R36: stanzas that wait for a stream that may carry them back do not overtake its resumption."""
         self.begin(bidi=True)
         pings = self.world.near.sinks[BACK].pings
         self.world.cut()
@@ -372,7 +372,7 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual((self.world.near.sinks[BACK].pings, self.outcomes()[0]), (pings, {"resumed": 1}))
 
     def test_stopped(self) -> None:
-        """A courier that waits for its stream stops as any other does."""
+        """An agent that waits for its stream stops like any other."""
         self.say()
         self.world.cut()
         self.next_hop().stop(Cause.SHUTDOWN)
@@ -384,7 +384,7 @@ def _refused(cause: Cause) -> StreamUnavailable:
 
 
 class FakeOwner:
-    """A stream towards us as `ResumptionTable` sees it."""
+    """A stream from a peer, as `ResumptionTable` sees it."""
 
     leg: Leg = "federation"
 
@@ -402,7 +402,7 @@ class FakeOwner:
 
 
 class SessionsTests(SynchronousTestCase):
-    """R35: whose stream it is, and how many are kept."""
+    """R35: the owner of a stream, and the number of streams that are kept."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -415,7 +415,7 @@ class SessionsTests(SynchronousTestCase):
         return resumption
 
     def test_same_pairs(self) -> None:
-        """R35: only who has proven all that the old stream had proven, on the same leg, may go on with it."""
+        """R35: only a peer that has proven all pairs of the old stream, on the same leg, may resume it."""
         other = Pair(Domain.parse("other.example"), THERE)
         kept = self.keep("x", OUT)
         backend = FakeOwner(OUT)
@@ -426,7 +426,7 @@ class SessionsTests(SynchronousTestCase):
         self.assertEqual(self.sessions.claim("x", FakeOwner(OUT, other)), (kept, None))
 
     def test_past(self) -> None:
-        """R35: of one that is past its owner alone hears how far it had come."""
+        """R35: only its owner learns the last count of an expired stream."""
         kept = self.keep("x", OUT)
         self.assertTrue(self.sessions.awaits(OUT))
         self.clock.advance(60)
@@ -435,7 +435,7 @@ class SessionsTests(SynchronousTestCase):
         self.assertEqual(self.sessions.claim("x", FakeOwner(BACK)), (None, None))
 
     def test_open(self) -> None:
-        """R35: one that is open is taken over by its owner alone."""
+        """R35: an open stream is taken over only by its owner."""
         former = FakeOwner(OUT)
         self.sessions.opened("x", former)
         self.assertEqual(self.sessions.claim("x", FakeOwner(BACK)), (None, None))
@@ -446,14 +446,14 @@ class SessionsTests(SynchronousTestCase):
         self.sessions.closed("x")
 
     def test_a_user_left(self) -> None:
-        """R35: where what was in doubt went another way meanwhile, the stream is a past one: the `h` it had come to is told."""
+        """R35: if stanzas in doubt were sent elsewhere meanwhile, the stream is expired, and its last `h` is reported."""
         kept = self.keep("x", OUT)
         self.sessions._suspended["x"].shared_stream.resumable = False  # type: ignore[misc]
         self.assertEqual(self.sessions.claim("x", FakeOwner(OUT)), (None, kept.counters))
         self.assertEqual(len(self.sessions), 0)
 
     def test_a_user_had_left(self) -> None:
-        """R35: one that broke off after that is a past one at once: its `h` keeps the other side from sending again what is here."""
+        """R35: a stream that breaks after that is expired at once. Its `h` keeps the other side from sending received stanzas again."""
         owner = FakeOwner(OUT)
         owner.shared_stream.resumable = False
         resumption = Resumption("x", 60, Counters(0))
@@ -463,7 +463,7 @@ class SessionsTests(SynchronousTestCase):
         self.assertEqual(self.sessions.claim("x", FakeOwner(BACK)), (None, None))
 
     def test_carries_nothing_back(self) -> None:
-        """R35: stanzas went back on the stream (XEP-0288), and cannot on the new one: it is past, and its `h` is told."""
+        """R35: stanzas went back on the stream (XEP-0288), and cannot on the new one. The old one is expired, and its `h` is reported."""
         resumption = Resumption("x", 60, Counters(0))
         resumption.counters.handled = 7
         for is_open in (False, True):
@@ -481,7 +481,7 @@ class SessionsTests(SynchronousTestCase):
             self.sessions._past.clear()
 
     def test_bounds(self) -> None:
-        """So many are kept of one peer, and in all; the oldest give way."""
+        """Limited numbers are kept of one peer, and in total. The oldest are removed first."""
         for number in range(MAX_SUSPENDED_OF_PEER + 2):
             self.keep(str(number), OUT)
         self.assertEqual(len(self.sessions), MAX_SUSPENDED_OF_PEER)
