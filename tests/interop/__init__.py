@@ -1,5 +1,5 @@
 """The interoperability lab: the gateway between real servers on loopback (`make interop`).
 
-Nothing here is imported by the gateway, and nothing here imports it: what is tested is the process that `twistd s2sgw`
-starts, over its sockets, by clients and peers written on their own.
+The gateway imports nothing from here, and this package imports nothing of the gateway. The tested process is started by
+`twistd s2sgw`, and is used over its sockets, by independent clients and peers.
 """

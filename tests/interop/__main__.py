@@ -1,4 +1,4 @@
-"""`python -m tests.interop [word …]`: play every stage; last line `N passed, N failed`, exit status 1 where any failed."""
+"""`python -m tests.interop [word …]`: play every stage. The last line is `N passed, N failed`; the exit status is 1 if any failed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.lab.scenario import NOTES, Tally, play
 from tests.lab.servers import packages
 from tests.lab.servers.launch import START
 
-#: Where `--record` puts the table, between these two lines.
+#: The file of the table for `--record`, which is between these two lines.
 TABLE = PROJECT / "docs" / "interop.md"
 _BEGIN, _END = "<!-- matrix: written by make interop -->", "<!-- end of matrix -->"
-#: The whole run ends after this many seconds whatever happens.
+#: The whole run ends after this many seconds in any case.
 RUN_SECONDS = 1500
-#: Stages that `--again` plays once more: where more of them fail, it is no matter of a moment.
+#: The number of stages that `--again` plays again. If more of them fail, the cause is not temporary.
 AGAIN = 2
 
 
@@ -31,7 +31,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("words", nargs="*", help="play only scenarios whose title contains one of these")
     parser.add_argument("--stage", action="append", default=[], help="play only stages whose name contains this")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder (configurations and logs)")
-    parser.add_argument("--again", action="store_true", help=f"play the first {AGAIN} stages that fail once more: that counts, and is told")
+    parser.add_argument("--again", action="store_true", help=f"play the first {AGAIN} failing stages again; the second result counts, and is reported")
     parser.add_argument("--record", action="store_true", help=f"write the matrix into {TABLE.relative_to(PROJECT)}")
     parser.add_argument("--list", action="store_true", help="list stages and scenarios")
     return parser.parse_args()
@@ -60,7 +60,7 @@ def _list() -> None:
 
 
 def _matrix(record: bool) -> None:
-    """Print the matrix where all of it was played, and put it into the documentation."""
+    """Print the matrix if all of it was played, and write it into the documentation."""
     if {row["behind"] for row in NOTES if "behind" in row} != set(START):
         return
     lines = matrix.table(NOTES)
@@ -82,7 +82,7 @@ def _finish(tally: Tally, seconds: float) -> int:
 
 
 def main() -> int:
-    """Install what is missing, play, clean up, say the result."""
+    """Install missing servers, play, clean up, print the result."""
     faulthandler.register(signal.SIGUSR1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = _arguments()
@@ -98,7 +98,7 @@ def main() -> int:
                 print(f"folder: {lab.folder}", flush=True)
             asyncio.run(_run(arguments, lab, tally))
     except (LabError, TimeoutError) as problem:
-        tally.fail("the run", str(problem) or f"not done after {RUN_SECONDS} s")
+        tally.fail("the run", str(problem) or f"stopped after {RUN_SECONDS} s")
     _matrix(arguments.record)
     if openfire.skipped():
         print(openfire.skipped())

@@ -1,4 +1,4 @@
-"""What a raw peer that follows the contract finds at the door: names that prove it, STARTTLS, and the rules after it."""
+"""Rules for a raw peer that follows the standards: names that prove it, STARTTLS, and the rules after it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.lab.peer import (
 from tests.lab.scenario import Failed, Stage, check, expect, step
 from tests.lab.world import INSIDE
 
-stage = Stage("what a raw peer finds", door)
+stage = Stage("rules for a raw peer", door)
 FRIEND = "friend.example"
 
 
-@visit(stage, "each kind of name alone proves a peer: xmppAddr, SRV-ID, dNSName, left-most wildcard")
+@visit(stage, "each kind of name proves a peer by itself: xmppAddr, SRV-ID, dNSName, left-most wildcard")
 def _names(at: Door) -> None:
     for domain, names in (
         ("xaddr.example", Names(xmpp=("xaddr.example",))), ("srvid.example", Names(srv=("srvid.example",))),
@@ -37,12 +37,12 @@ def _names(at: Door) -> None:
         at.greets(domain, at.certificate(domain, names))
 
 
-@visit(stage, "an RSA certificate too")
+@visit(stage, "an RSA certificate proves a peer too")
 def _rsa(at: Door) -> None:
     at.greets(FRIEND, at.made.authority.issue(Names(dns=(FRIEND,)), bits=2048))
 
 
-@visit(stage, "STARTTLS is required and alone before TLS, and gone after it; a new stream has a new id")
+@visit(stage, "before TLS STARTTLS is required and the only feature, after TLS it is not offered; a new stream has a new id")
 def _starttls(at: Door) -> None:
     stream = Stream.dial(at.port)
     features = stream.open(INSIDE, FRIEND)
@@ -84,7 +84,7 @@ def _injection(at: Door) -> None:
     at.nothing_arrived("injected")
 
 
-@visit(stage, "a malformed STARTTLS is answered with <failure/> and the end (R7)")
+@visit(stage, "a malformed STARTTLS is answered with <failure/> and the end of the stream (R7)")
 def _malformed(at: Door) -> None:
     stream = Stream.dial(at.port)
     stream.open(INSIDE, FRIEND)
@@ -94,7 +94,7 @@ def _malformed(at: Door) -> None:
     check(stream.closed, "no </stream:stream>")
 
 
-@visit(stage, "a `from` changed after TLS is judged afresh")
+@visit(stage, "a `from` changed after TLS is judged again")
 def _changed(at: Door) -> None:
     for certified, proven in (("after.example", True), ("before.example", False)):
         stream = Stream.dial(at.port)
@@ -114,7 +114,7 @@ def _changed(at: Door) -> None:
     at.nothing_arrived("never proven")
 
 
-@visit(stage, "nothing passes before authentication")
+@visit(stage, "no stanza passes before authentication")
 def _unauthenticated(at: Door) -> None:
     stream, _ = federate(at.port, INSIDE, FRIEND, at.certificate(FRIEND))
     stream.send(at.message(FRIEND, "too early"))
@@ -127,13 +127,13 @@ def _unauthenticated(at: Door) -> None:
     at.nothing_arrived("too early")
 
 
-#: title, what is sent on an authenticated stream, the condition that ends it
+#: title, data sent on an authenticated stream, the condition that ends it
 _ENDINGS = (
     ("another `from`", "<message from='a@other.example' to='{to}'><body>wrong-{n}</body></message>", "invalid-from"),
     ("a stanza without `from`", "<message to='{to}'><body>wrong-{n}</body></message>", "improper-addressing"),
     ("a stanza without `to`", "<message from='a@friend.example'><body>wrong-{n}</body></message>", "improper-addressing"),
     ("a stanza to a domain not served", "<message from='a@friend.example' to='b@elsewhere.example'/>", "host-unknown"),
-    ("a `to` that is no JID", "<message from='a@friend.example' to='@@'><body>wrong-{n}</body></message>", "improper-addressing"),
+    ("a `to` that is not a JID", "<message from='a@friend.example' to='@@'><body>wrong-{n}</body></message>", "improper-addressing"),
     ("a comment", "<message from='a@friend.example' to='{to}'><!-- x --><body>wrong-{n}</body></message>", "restricted-xml"),
     ("a processing instruction", "<?x y?>", "restricted-xml"),
     ("an entity", "<message from='a@friend.example' to='{to}'><body>&wrong;</body></message>", "restricted-xml"),
@@ -156,11 +156,11 @@ def _ends_with(at: Door, sent: str | bytes, wanted: str, what: str) -> None:
         step(f"{what}: closed while still sending")
     condition, text = stream.end()
     allowed = (wanted, "invalid-namespace") if "jabber:client" in what else (wanted,)
-    check(condition in allowed, f"{what}: <{condition}/> ({text}), wanted <{wanted}/>")
+    check(condition in allowed, f"{what}: <{condition}/> ({text}), expected <{wanted}/>")
     step(f"{what}: {condition}, {text!r}")
 
 
-@visit(stage, "what ends an authenticated stream, and with which condition")
+@visit(stage, "errors that end an authenticated stream, and their conditions")
 def _endings(at: Door) -> None:
     wrong = []
     for number, (what, sent, wanted) in enumerate(_ENDINGS):
@@ -173,7 +173,7 @@ def _endings(at: Door) -> None:
     at.nothing_arrived("wrong-")
 
 
-@visit(stage, "what was complete before the fault is delivered")
+@visit(stage, "complete stanzas before the error are delivered")
 def _before_fault(at: Door) -> None:
     stream = at.enter(FRIEND)
     stream.send(at.message(FRIEND, "just before the fault") + "<!-- x -->")
@@ -192,7 +192,7 @@ def _too_large(at: Door) -> None:
     at.nothing_arrived("y" * 1000)
 
 
-@visit(stage, "before authentication a flood ends early: <policy-violation/>")
+@visit(stage, "before authentication the limit is lower: <policy-violation/>")
 def _early_flood(at: Door) -> None:
     stream = Stream.dial(at.port)
     stream.open(INSIDE, FRIEND)
@@ -235,11 +235,11 @@ def _renegotiation(at: Door) -> None:
         secured.send(b" ")
         while data := secured.recv(65536):
             after += data
-        raise Failed(f"closed in order, heard {after!r}" if after else "the handshake was accepted")
+        raise Failed(f"closed normally, received {after!r}" if after else "the handshake was accepted")
     except (SSL.SysCallError, SSL.ZeroReturnError, SSL.Error) as problem:
         seconds = time.monotonic() - start
         check(seconds < 2.0, f"closed only after {seconds:.1f} s")
-        check(b"error" not in after, f"a stream error came: {after!r}")
+        check(b"error" not in after, f"a stream error was received: {after!r}")
         step(f"closed after {seconds * 1000:.0f} ms: {problem!r}")
     stream.close()
 
@@ -254,7 +254,7 @@ def _visit_with(at: Door, context: ssl.SSLContext, session: object) -> Stream:
     return stream
 
 
-@visit(stage, "no TLS session is resumed: each handshake shows its whole chain (R11)")
+@visit(stage, "no TLS session is resumed: each handshake presents its whole chain (R11)")
 def _resumption(at: Door) -> None:
     for maximum in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         context = client_context(at.certificate(FRIEND), maximum=maximum)
@@ -280,7 +280,7 @@ def _direct(at: Door) -> None:
     stream.close()
 
 
-@visit(stage, "the same, byte by byte")
+@visit(stage, "direct TLS, byte by byte")
 def _bytewise(at: Door) -> None:
     stream = at.enter(FRIEND)
     for byte in at.message(FRIEND, "one byte at a time").encode():

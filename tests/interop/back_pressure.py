@@ -1,4 +1,4 @@
-"""Back-pressure: whoever stalls slows those who send; nothing is lost or bounced, order is kept, memory stays bounded."""
+"""Back-pressure: a server that stalls slows down the senders. Nothing is lost or bounced, the order is kept, memory stays bounded."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from tests.lab.scenario import Stage, check, expect, expect_in_order, step
 from tests.lab.servers.server import Server
 from tests.lab.world import INSIDE, World, world
 
-#: What the gateway may keep in its lanes, and by how much it may grow meanwhile (what is on its way on 40 TLS streams included).
+#: The limit of the gateway's lanes, and of its growth meanwhile (with the data in transit on 40 TLS streams).
 MEMORY = 8 * 1024 * 1024
 GROWTH = MEMORY + 64 * 1024 * 1024
-#: Messages of a stalled server, bytes of each, and seconds that it stalls.
+#: Messages to a stalled server, bytes of each, and seconds of the stall.
 STALLED, BYTES, STALL = 4000, 4096, 4.0
-#: Peers of the crowd, messages of each.
+#: Peers of the crowd, and messages of each.
 CROWD, EACH = 20, 2000
 _QUEUE = {"queue": {"memory": MEMORY}}
 servers = Stage("servers that stall", lambda lab: world(lab, "prosody", "prosody", _QUEUE))
 
 
 class Watch:
-    """The greatest memory that a process held while the context was open, beyond what it held before."""
+    """The maximum memory of a process while the context was open, beyond its memory before."""
 
     def __init__(self, process: Process | None) -> None:
         assert process is not None
@@ -60,7 +60,7 @@ class Watch:
     def bounded(self, carried: int) -> None:
         grown = self._most - self._before
         step(f"{carried / 1e6:.0f} MB carried, the gateway grew by {grown / 1e6:.0f} MB from {self._before / 1e6:.0f} MB")
-        check(grown <= GROWTH, f"the gateway grew by {grown / 1e6:.0f} MB, wanted at most {GROWTH / 1e6:.0f}")
+        check(grown <= GROWTH, f"the gateway grew by {grown / 1e6:.0f} MB, expected at most {GROWTH / 1e6:.0f}")
 
 
 def _pause(server: Server, number: signal.Signals) -> None:
@@ -69,7 +69,7 @@ def _pause(server: Server, number: signal.Signals) -> None:
 
 
 async def _stalls(made: World, server: Server, sender: Client, receiver: Client) -> None:
-    """`server`, the receiver's, is stopped while a flood comes for it, and then goes on."""
+    """Stop `server`, the receiver's, during a flood for it, and then continue it."""
     await talk(sender, receiver, "make sure that the streams are up")
     label = f"flood to {receiver.jid} "
     texts = [f"{label}{number} ".ljust(BYTES, "x") for number in range(STALLED)]
@@ -84,7 +84,7 @@ async def _stalls(made: World, server: Server, sender: Client, receiver: Client)
         seen = [body(one) for one in await collect(receiver, STALLED, label)]
     expect_in_order([(one or "").rstrip("x") for one in seen], [text.rstrip("x") for text in texts], "in order")
     await talk(sender, receiver, "after the flood")
-    expect([one for one in receiver.inbox if (body(one) or "").startswith(label)], [], "messages that came twice")
+    expect([one for one in receiver.inbox if (body(one) or "").startswith(label)], [], "messages that arrived twice")
     expect([one for one in sender.inbox if one.get("type") == "error"], [], "bounces")
     watch.bounded(STALLED * BYTES)
 
@@ -101,14 +101,14 @@ async def _peer(made: World) -> None:
 
 @dataclass
 class Crowd:
-    """A gateway with a raw backend that opens slowly and reads when it is let to, and the peers that come to it."""
+    """A gateway with a raw backend that opens slowly and reads when the test says so, and the peers that connect to it."""
 
     gateway: Gateway
     authority: Authority
     backend: Receiver
     reads: threading.Event
     names: list[str]
-    ends: dict[str, str] = field(default_factory=dict)  # what a peer heard in place of a quiet end
+    ends: dict[str, str] = field(default_factory=dict)  # the error that a peer received instead of a normal end
 
 
 @asynccontextmanager
@@ -165,7 +165,7 @@ def _all_at_once(at: Crowd) -> None:
         at.backend.wait(CROWD * EACH, 120.0)
         for sender in senders:
             sender.join(10.0)
-    expect(at.ends, {}, "what the peers heard")
+    expect(at.ends, {}, "errors of the peers")
     check("Traceback" not in at.gateway.logged(), "a traceback in the gateway's log")
     came: dict[str, list[int]] = defaultdict(list)
     for stanza in at.backend.stanzas:
@@ -173,7 +173,7 @@ def _all_at_once(at: Crowd) -> None:
     expect(sorted(came), sorted(at.names), "peers")
     for name, numbers in came.items():
         expect_in_order(numbers, range(EACH), f"messages of {name} in order")
-    step(f"{CROWD} peers, {EACH} messages of {BYTES} bytes each: all came, in order, once; the backend was dialled "
+    step(f"{CROWD} peers, {EACH} messages of {BYTES} bytes each: all arrived, in order, once; connections to the backend: "
          f"{at.backend.connections} times")
     watch.bounded(CROWD * EACH * BYTES)
 

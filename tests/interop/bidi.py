@@ -1,4 +1,4 @@
-"""One stream for both ways (XEP-0288) and its acknowledgements (XEP-0198), with a Prosody outside that speaks both."""
+"""One stream for both directions (XEP-0288) and its acknowledgements (XEP-0198), with a Prosody outside that supports both."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.lab.world import OUTSIDE, World, world
 
 
 def _stage(first: str) -> Stage:
-    """`first`: who opens the stream."""
+    """`first` is the side that opens the stream."""
     bidi = partial(prosody.start, bidi=True)
-    made = Stage(f"one stream both ways, opened by {first}", lambda lab: world(lab, "prosody", "prosody", start=bidi))
+    made = Stage(f"one stream for both directions, opened by {first}", lambda lab: world(lab, "prosody", "prosody", start=bidi))
     label = f"one stream, opened by {first}"
 
-    @made.scenario(f"{label}: R36, the answer comes on the stream that brought the question")
+    @made.scenario(f"{label}: R36, the reply comes on the stream that brought the request")
     async def _both_ways(at: World) -> None:
         ways = at.ends.ways() if first == "the gateway" else tuple(reversed(at.ends.ways()))
         for sender, receiver in ways:
@@ -32,7 +32,7 @@ def _stage(first: str) -> Stage:
 
     conversation(made, label)
 
-    @made.scenario(f"{label}: R35, each way is acknowledged")
+    @made.scenario(f"{label}: R35, each direction is acknowledged")
     async def _acknowledged(at: World) -> None:
         log = at.outside.logged()
         stream = "s2sin" if first == "the gateway" else "s2sout"
@@ -40,7 +40,7 @@ def _stage(first: str) -> Stage:
             check(words in log, f"{OUTSIDE}: no {words!r}")
         check("<resume " not in log + at.behind.logged(), "a Prosody, which gives no id, was asked to resume")
         check("handled-count-too-high" not in log + at.behind.logged(), "an impossible h")
-        step(f"{log.count('<a ')} acknowledgements seen by {OUTSIDE}")
+        step(f"{log.count('<a ')} acknowledgements received by {OUTSIDE}")
 
     return made
 

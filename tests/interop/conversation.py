@@ -1,4 +1,4 @@
-"""What two users on two servers do with each other: the same scenarios on every stage with two real servers."""
+"""The conversation of two users on two servers: the same scenarios on every stage with two real servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.lab.client import CLIENT, Client, Element, body, error
 from tests.lab.scenario import SCENARIO_SECONDS, Stage, check, expect, expect_in_order, step
 from tests.lab.servers.server import PASSWORD, Server
 
-#: Messages of the ordered run, each way.
+#: Messages of the ordered run, in each direction.
 MANY = 1000
 _ROSTER = "jabber:iq:roster"
 
@@ -44,7 +44,7 @@ class HasEnds(Protocol):
 
 
 async def login(server: Server, user: str, resource: str = "lab", domain: str = "") -> Client:
-    """A client of one of the lab's accounts, at the server's first domain or `domain`, with its roster asked for, available.
+    """Return a client of one of the lab's accounts, at the server's first domain or `domain`. It has requested its roster and is available.
 
     Accounts on ejabberd and jabberd2 are made by registration.
     """
@@ -59,7 +59,7 @@ async def login(server: Server, user: str, resource: str = "lab", domain: str = 
 
 
 async def talk(sender: Client, receiver: Client, text: str, seconds: float = 20.0) -> Element:
-    """One message from full JID to full JID, checked at the other end."""
+    """Send one message from full JID to full JID, and check it at the other end."""
     await sender.message(receiver.jid, text)
     got = await receiver.wait_message(text, seconds)
     expect(got.get("from"), sender.jid, "from")
@@ -120,7 +120,7 @@ async def _presence(stage: HasEnds) -> None:
 
 
 async def _shows(watcher: Client, other: Client, status: str) -> None:
-    """`other` is available with `status`, and `watcher` sees it."""
+    """Make `other` available with `status`, and check that `watcher` gets it."""
     await other.presence(children=f"<status>{status}</status>")
     await watcher.wait(
         lambda got: got.get("from") == other.jid and got.findtext(f"{CLIENT}status") == status,
@@ -136,22 +136,22 @@ async def _in_order(stage: HasEnds) -> None:
             await sender.message(receiver.jid, text)
         seen = await collect(receiver, len(texts), f"way {way} ")
         expect_in_order([body(one) for one in seen], texts, f"{sender.jid} -> {receiver.jid}, in order")
-        step(f"{len(seen)} messages {sender.jid} -> {receiver.jid}, in order, none twice")
+        step(f"{len(seen)} messages {sender.jid} -> {receiver.jid}, in order, each once")
 
 
 async def collect(receiver: Client, count: int, prefix: str, seconds: float = 60.0) -> list[Element]:
-    """The next `count` messages whose body starts with `prefix`, as they came."""
+    """Return the next `count` messages whose body starts with `prefix`, as they arrived."""
     def fits(got: Element) -> bool:
         return got.tag == f"{CLIENT}message" and (body(got) or "").startswith(prefix)
     return [await receiver.wait(fits, seconds, f"message {number + 1} of {count}") for number in range(count)]
 
 
 def conversation(stage: Stage, label: str, pick: Callable[[Any], HasEnds] = lambda world: world) -> None:
-    """Add the conversation to `stage`; each title starts with `label`. `pick` finds the two ends in the stage's world."""
+    """Add the conversation to `stage`. Each title starts with `label`. `pick` finds the two ends in the stage's world."""
     def add(title: str, run: Callable[[HasEnds], Awaitable[None]], seconds: float = SCENARIO_SECONDS) -> None:
         stage.scenario(f"{label}: {title}", seconds)(lambda world: run(pick(world)))
-    add("a message each way", _messages)
-    add("IQs each way", _queries)
-    add("an IQ error each way", _query_error)
-    add("presence each way (subscribe, available, away, unavailable)", _presence)
-    add(f"{MANY} messages in order each way", _in_order, 120.0)
+    add("a message in each direction", _messages)
+    add("IQs in each direction", _queries)
+    add("an IQ error in each direction", _query_error)
+    add("presence in each direction (subscribe, available, away, unavailable)", _presence)
+    add(f"{MANY} messages in order in each direction", _in_order, 120.0)

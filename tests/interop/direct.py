@@ -1,4 +1,4 @@
-"""The lab proves itself: two real servers talk directly, without the gateway, in the ways the gateway is tested later."""
+"""A test of the lab: two real servers talk directly, without the gateway, in the ways that the gateway is tested later."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.lab.servers.server import Site
 
 @dataclass
 class Direct(Ends):
-    """Two servers without a gateway, and who signed their certificates."""
+    """Two servers without a gateway, and the CA of their certificates."""
 
     authority: Authority
 
@@ -59,7 +59,7 @@ async def _raw(world: Direct) -> None:
 def stage(left: str, right: str, *, encrypted: bool = True) -> Stage:
     """`left` and `right` are keys of START."""
     how = "" if encrypted else " without TLS"
-    made = Stage(f"{left} and {right} directly{how} (the lab proves itself)", lambda lab: _direct(lab, left, right, encrypted))
+    made = Stage(f"{left} and {right} directly{how} (test of the lab)", lambda lab: _direct(lab, left, right, encrypted))
     if left == right == "prosody":
         made.scenario("the raw peer federates with a real server")(_raw)
     conversation(made, f"direct {left}/{right}{how}")

@@ -1,4 +1,4 @@
-"""jabberd2 behind the gateway by its router, without an s2s of its own: the conversation, what breaks it, and what comes back."""
+"""jabberd2 behind the gateway by its router, without its own s2s: the conversation, stanzas that break it, and restarts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.lab.servers.jabberd2 import Routed
 from tests.lab.servers.server import Site
 from tests.lab.world import INSIDE, OUTSIDE, World
 
-#: More than the 65,535 bytes that a stock s2s, or c2s, of jabberd2 takes.
+#: More than the 65,535 bytes that a stock s2s, or c2s, of jabberd2 accepts.
 _LARGE = "L" * 200_000
 
 
@@ -55,14 +55,14 @@ async def _world(lab: Lab) -> AsyncIterator[World]:
 
 
 async def _bound(near: Routed, times: int = 1) -> None:
-    """Until the router has taken the gateway for its default route so many times."""
+    """Wait until the router has made the gateway its default route this many times."""
     async with asyncio.timeout(30):
         while near.server.logged().count("[s2s] set as default route") < times:
             await asyncio.sleep(0.05)
 
 
 async def _online(near: Routed, name: str, times: int) -> None:
-    """Until a part has told the router so many times that it serves `name`."""
+    """Wait until a component has told the router this many times that it serves `name`."""
     async with asyncio.timeout(30):
         while near.server.logged().count(f"[{name}] online") < times:
             await asyncio.sleep(0.1)
@@ -76,7 +76,7 @@ _FORGED = (
 
 
 async def unfit(sender: Client, receiver: Client) -> None:
-    """To `receiver`, who is at a jabberd2: what it would break on, or take for something else, comes back."""
+    """Send stanzas to `receiver`, at a jabberd2, that it would break on or misread; check that each is bounced."""
     forged = _FORGED.format(domain=receiver.domain, jid=receiver.jid)
     names = {
         "a quote in a namespace": "a' evil='1",
@@ -93,9 +93,9 @@ async def unfit(sender: Client, receiver: Client) -> None:
         check("unfit" in text, f"{what}: {text!r}")
         step(f"{what}: {condition}, {text!r}")
     await talk(sender, receiver, "nobody noticed")
-    await talk(receiver, sender, "nobody noticed, back")
+    await talk(receiver, sender, "no effect, back")
     came = [one for one in receiver.inbox if (body(one) or "") in (*names, "forged")]
-    expect(len(came), 0, "messages that came all the same")
+    expect(len(came), 0, "messages that arrived nevertheless")
 
 
 stage = Stage("jabberd2 behind the gateway by its router, Prosody outside", _world)
@@ -114,7 +114,7 @@ async def _streams(made: World) -> None:
     step(made.gateway.command("streams").splitlines()[0])
 
 
-@stage.scenario(f"{_LABEL}: a stanza of {len(_LARGE):,} bytes arrives, which a stock s2s would not take")
+@stage.scenario(f"{_LABEL}: a stanza of {len(_LARGE):,} bytes arrives, which a stock s2s would refuse")
 async def _large(made: World) -> None:
     juliet, romeo = made.ends.left, made.ends.right
     await romeo.message(juliet.jid, _LARGE)
@@ -123,14 +123,14 @@ async def _large(made: World) -> None:
     await talk(romeo, juliet, "behind the large one")
 
 
-@stage.scenario(f"{_LABEL}: what jabberd2 would break on comes back with the reason, and nothing else notices")
+@stage.scenario(f"{_LABEL}: stanzas that break jabberd2 are bounced with the reason, without another effect")
 async def _unfit(made: World) -> None:
     await unfit(made.ends.right, made.ends.left)
     log = made.behind.logged()
-    check("XML parse error" not in log and "offline" not in log, f"the router noticed:\n{log[-800:]}")
+    check("XML parse error" not in log and "offline" not in log, f"the router has logged an error:\n{log[-800:]}")
 
 
-@stage.scenario(f"{_LABEL}: a user that is not there, and a domain that nobody serves")
+@stage.scenario(f"{_LABEL}: an unknown user, and a domain without a server")
 async def _nobody(made: World) -> None:
     juliet, romeo = made.ends.left, made.ends.right
     expect((await romeo.wait_error(await romeo.message(f"nobody@{INSIDE}", "anybody?")))[0], "service-unavailable", "condition")
@@ -140,7 +140,7 @@ async def _nobody(made: World) -> None:
 
 
 async def _flow(sender: Client, to: str, prefix: str, seconds: float) -> list[str]:
-    """Messages at a steady pace, slow enough for a session manager that syncs its disk for each; what was sent."""
+    """Send messages at a steady pace, slow enough for a session manager that syncs its disk for each; return them."""
     sent: list[str] = []
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -150,10 +150,10 @@ async def _flow(sender: Client, to: str, prefix: str, seconds: float) -> list[st
     return sent
 
 
-@stage.scenario(f"{_LABEL}: the router restarts while messages come: all arrive, in order, when it is back", 90.0)
+@stage.scenario(f"{_LABEL}: the router restarts under traffic: all messages arrive, in order, when it is back", 90.0)
 async def _restart(made: World) -> None:
     near, romeo = made.notes["near"], made.ends.right
-    await made.ends.left.close()  # jabberd2 itself loses what it has for a session that went with the router
+    await made.ends.left.close()  # jabberd2 itself loses the stanzas of a session that ended with the router
     await asyncio.sleep(1.0)
     flowing = asyncio.create_task(_flow(romeo, f"juliet@{INSIDE}", "across ", 4.0))
     await asyncio.sleep(1.0)
@@ -169,7 +169,7 @@ async def _restart(made: World) -> None:
     await _all(before, made.ends.left, await flowing, "across ")
 
 
-@stage.scenario(f"{_LABEL}: the session manager is killed while messages come: all arrive when it is back", 90.0)
+@stage.scenario(f"{_LABEL}: the session manager is killed under traffic: all messages arrive when it is back", 90.0)
 async def _killed(made: World) -> None:
     near, romeo = made.notes["near"], made.ends.right
     flowing = asyncio.create_task(_flow(romeo, f"juliet@{INSIDE}", "past ", 5.0))
@@ -186,13 +186,13 @@ async def _killed(made: World) -> None:
 
 
 async def _again(made: World) -> Client:
-    """Juliet on a new stream: her old one went with what broke."""
+    """Log Juliet in again, because her old stream ended with the broken part."""
     await made.ends.left.close()
     return await login(made.notes["near"].server, "juliet")
 
 
 async def _all(before: Client, after: Client, sent: list[str], prefix: str) -> None:
-    """At least once each, and the first of each in the order in which they were sent."""
+    """Check that each message arrived at least once, and that the first copies are in the order of sending."""
     await _until_last((before, after), sent[-1])
     texts = [body(one) or "" for client in (before, after) for one in client.inbox]
     seen = list(dict.fromkeys(text for text in texts if text.startswith(prefix)))
@@ -208,7 +208,7 @@ async def _until_last(receivers: tuple[Client, ...], last: str) -> None:
             await asyncio.sleep(0.1)
 
 
-@stage.scenario(f"{_LABEL}: a secret that is no longer right is told, and mends by itself when it is", 60.0)
+@stage.scenario(f"{_LABEL}: a wrong secret is reported, and the connection returns when the secret is right", 60.0)
 async def _secret(made: World) -> None:
     near, file = made.notes["near"], made.gateway.folder / "router.secret"
     right = file.read_text()
@@ -225,7 +225,7 @@ async def _secret(made: World) -> None:
     await _bound(near, times + 1)
 
 
-@stage.scenario(f"{_LABEL}: ends in order on SIGTERM, and the router knows")
+@stage.scenario(f"{_LABEL}: stops normally on SIGTERM, and tells the router")
 async def _ends(made: World) -> None:
     status = await asyncio.to_thread(made.gateway.stop)
     check(status == 0, f"exit status {status} on SIGTERM:\n{made.gateway.logged()[-500:]}")

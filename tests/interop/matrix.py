@@ -1,8 +1,8 @@
-"""The matrix: each server behind the gateway, with every server outside, by every way that the other one can.
+"""The matrix: each server behind the gateway, with every server outside, by every way that the other server supports.
 
-A cell is a pair of domains of its own, since DNS alone decides how one server reaches another: `v6d.inside.example` and
-`v6d.prosody.example` have nothing but an SRV record for direct TLS at a name that has nothing but an IPv6 address. What
-arrives there came that way.
+A cell is a pair of separate domains, because only the DNS decides how one server reaches another: `v6d.inside.example` and
+`v6d.prosody.example` have only an SRV record for direct TLS at a name that has only an IPv6 address. A stanza that arrives
+there came by that way.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from tests.lab.servers.launch import DEBIAN_12, DEBIAN_13, START
 from tests.lab.servers.server import Server, Site
 from tests.lab.world import Front
 
-#: Messages of a cell, each way.
+#: Messages of a cell, in each direction.
 SOME = 100
 GATEWAY = "s2sgw"
 
 
 def outside(behind: str) -> tuple[str, ...]:
-    """Return what stands outside of a gateway before `behind`: the servers of the same Debian, and another gateway."""
+    """Return the servers outside of a gateway before `behind`: the servers of the same Debian, and another gateway."""
     return (*(DEBIAN_13 if behind in DEBIAN_13 else DEBIAN_12), GATEWAY)
 
 
@@ -38,7 +38,7 @@ def outside(behind: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Way:
-    """How one server reaches another: the first label of the domains reached so, a name with one address, TLS."""
+    """How one server reaches another: the first label of such domains, a name with one address, TLS."""
 
     label: str
     title: str
@@ -53,14 +53,14 @@ WAYS = tuple(way for way in (
     Way("v4d", "IPv4, direct TLS", "four.example.", "127.0.0.1", True),
     Way("v6d", "IPv6, direct TLS", "six.example.", "::1", True),
 ) if HAS_IPV6 or way.address != "::1")
-#: Seconds until ejabberd tries again what it gave up.
+#: Seconds until ejabberd tries a domain again.
 _RETRY_SECONDS = 3.0
-#: Who cannot do direct TLS.
+#: Servers without direct TLS.
 NO_DIRECT = ("jabberd2",)
 
 
 def can(kind: str, way: Way) -> bool:
-    """Whether a server of `kind` reaches others, and is reached, by `way`."""
+    """Return True if a server of `kind` reaches others, and is reached, by `way`."""
     return not (way.direct and kind in NO_DIRECT)
 
 
@@ -70,7 +70,7 @@ def _domain(way: Way, kind: str) -> str:
 
 @dataclass
 class Matrix:
-    """One gateway with one server behind it, and everybody outside. `clients` by domain; fits `HasEnds` for one cell."""
+    """One gateway with one server behind it, and all servers outside. `clients` are by domain. One cell of it fits `HasEnds`."""
 
     lab: Lab
     dns: Nameserver
@@ -88,7 +88,7 @@ class Matrix:
         self.dns.serve(domain, 0 if way.direct else starttls, host=way.host, direct=direct if way.direct else 0)
 
     def door(self, kind: str) -> Gateway:
-        """A gateway in DNS."""
+        """Return a gateway that is in the DNS."""
         domains = [_domain(way, kind) for way in WAYS]
         door = gateway(self.lab, *domains)
         for way, domain in zip(WAYS, domains, strict=True):
@@ -97,7 +97,7 @@ class Matrix:
         return door
 
     def front(self, door: Gateway, kind: str) -> None:
-        """Put `door` before a server of `kind`; ejabberd 23.01 outside crashes on an xmppAddr, so there is none."""
+        """Start `door` and a server of `kind` behind it. ejabberd 23.01 outside crashes on an xmppAddr, so the certificates have none."""
         domains = (door.domain, *door.also)
         peers: dict[str, Any] = {"*.jabberd2.example": {"dialback": "with-tls"}}
         peers |= {_domain(way, "inside"): {"features": {"bidi": False}} for way in WAYS[1:3] if door is self.doors[1]}
@@ -106,7 +106,7 @@ class Matrix:
         self.servers.update(dict.fromkeys(domains, server))
 
     def start_outside(self, kind: str, ways: tuple[Way, ...]) -> None:
-        """One server of `kind` that hosts the domains of all these ways."""
+        """Start one server of `kind` that hosts the domains of all these ways."""
         domains = [_domain(way, kind) for way in ways]
         server = START[kind](Site(
             self.lab, domains[0], self.dns.port, self.authority.file, self.authority.issue(Names(dns=domains)),
@@ -118,7 +118,7 @@ class Matrix:
             self.serve(way, domain, server.s2s_port, server.direct_port)
 
     def build(self) -> None:
-        """Everybody outside, then the gateways, whose servers read DNS by them."""
+        """Build the servers outside, then the gateways, whose servers look the others up in the DNS."""
         inner, outer = self.door("inside"), self.door(GATEWAY)
         self.dns.start()
         for kind in outside(self.behind)[:-1]:
@@ -153,7 +153,7 @@ async def matrix(lab: Lab, behind: str) -> AsyncIterator[Matrix]:
 
 
 async def _flow(sender: Client, receiver: Client) -> None:
-    """A message, then `SOME` in a row that arrive in order, a ping, and presence."""
+    """Check a message, then `SOME` messages in order, a ping, and presence."""
     await talk(sender, receiver, f"hello {receiver.jid}")
     texts = [f"{sender.jid} {number}" for number in range(SOME)]
     for text in texts:
@@ -178,16 +178,16 @@ async def _cell(made: Matrix, kind: str, way: Way) -> None:
         except (ClientError, Failed):
             if attempt == 2 or not _gave_up_on_dns(made, kind, way):
                 raise
-            step(f"ejabberd took {_domain(way, 'inside')} for a domain that does not exist: once more")
+            step(f"ejabberd took {_domain(way, 'inside')} for a domain that does not exist: trying again")
             await asyncio.sleep(_RETRY_SECONDS)
     note(**row, passed=True)
 
 
 def _gave_up_on_dns(made: Matrix, kind: str, way: Way) -> bool:
-    """Return whether ejabberd outside did not find a domain that is there.
+    """Return whether ejabberd outside did not find an existing domain.
 
-    ejabberd 24.12 asks for `_xmpps-server` and `_xmpp-server` at once. Where only the first exists, the answer to the second
-    sometimes counts for both. It gives the domain up for a second then (`s2s_max_retry_delay`).
+    ejabberd 24.12 looks up `_xmpps-server` and `_xmpp-server` at once. If only the first exists, the answer to the second
+    sometimes counts for both. It then does not try the domain for a second (`s2s_max_retry_delay`).
     """
     if not kind.startswith("ejabberd"):
         return False
@@ -195,7 +195,7 @@ def _gave_up_on_dns(made: Matrix, kind: str, way: Way) -> bool:
 
 
 async def _proofs(made: Matrix) -> None:
-    """By what each side was proven, from `s2sgw streams`."""
+    """Return the methods that proved each side, from `s2sgw streams`."""
     rows = await asyncio.to_thread(made.doors[0].asked, "streams")
     methods = {
         (row["local"], row["peer"], row["direction"]): row["method"] for row in rows
@@ -227,20 +227,20 @@ def _first(kind: str) -> Any:
 
 
 def stage(behind: str) -> Stage:
-    """The cells of one server behind the gateway; the whole conversation on the first way to each."""
+    """Return the cells of one server behind the gateway, with the whole conversation on the first way to each."""
     made = Stage(f"{behind} behind the gateway: the matrix", lambda lab: matrix(lab, behind))
     for kind in outside(behind):
         conversation(made, f"{behind} | s2sgw | {kind}", _first(kind))
         for way in WAYS:
             if can(kind, way):
-                made.scenarios.append(Scenario(f"{behind} | s2sgw | {kind}: {way.title}, both ways", _play(kind, way)))
-    made.scenario(f"{behind} behind: by what each was proven")(_proofs)
-    made.scenario(f"{behind} behind: the gateways end in order on SIGTERM")(_ends)
+                made.scenarios.append(Scenario(f"{behind} | s2sgw | {kind}: {way.title}, both directions", _play(kind, way)))
+    made.scenario(f"{behind} behind: the proof of each side")(_proofs)
+    made.scenario(f"{behind} behind: the gateways stop normally on SIGTERM")(_ends)
     return made
 
 
 def _cell_text(rows: list[dict[str, Any]]) -> str:
-    """One cell of the table: by what the gateway was let in there, and let the other one in."""
+    """Return one cell of the table: the methods by which the gateway was authenticated there, and authenticated the other side."""
     known: dict[str, Any] = {}
     for row in rows:
         known.update(row)
@@ -253,7 +253,7 @@ def _cell_text(rows: list[dict[str, Any]]) -> str:
 
 
 def table(notes: list[dict[str, Any]]) -> list[str]:
-    """The matrix in Markdown, from the notes of a run: a row for each two servers, a column for each way."""
+    """Return the matrix in Markdown, from the notes of a run: a row for each two servers, a column for each way."""
     lines = [
         f"| behind | outside | {' | '.join(way.title for way in WAYS)} |", "|---|---|" + "---|" * len(WAYS),
     ]

@@ -1,5 +1,5 @@
-"""Two domains behind the gateway and one stream to each peer (XEP-0220 §2.6.1), real servers and another gateway; peers that will
-not have it, and peers that break on another extension.
+"""Two domains behind the gateway and one stream to each peer (XEP-0220 §2.6.1), with real servers and another gateway; peers that
+refuse it, and peers that break on another extension.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.lab.world import INSIDE, Front
 ROOMS = "rooms.inside.example"
 GATEWAY = "s2sgw"
 KINDS = (*START, GATEWAY)
-#: Messages from each domain, sent by turns.
+#: Messages from each domain, sent alternately.
 SOME = 100
 _DIALBACK_FEATURE = "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback>"
 
@@ -39,7 +39,7 @@ Raw = TypeVar("Raw", bound=Far)
 
 @dataclass
 class Hall:
-    """A gateway before a Prosody with two hosts; `inside` are their users, `outside` one user on each server, by kind."""
+    """A gateway before a Prosody with two hosts. `inside` are their users, `outside` is one user on each server, by kind."""
 
     lab: Lab
     dns: Nameserver
@@ -52,7 +52,7 @@ class Hall:
     outside: dict[str, Client] = field(default_factory=dict)
 
     def build(self) -> dict[str, Any]:
-        """Everybody outside, then the gateway; the servers by their domain."""
+        """Build the servers outside, then the gateway. The servers are by domain."""
         servers: dict[str, Any] = {}
         for domain in (INSIDE, ROOMS):
             self.dns.serve(domain, self.door.port)
@@ -77,12 +77,12 @@ class Hall:
         return servers
 
     def rows(self, domain: str) -> list[dict[str, Any]]:
-        """The gateway's own streams to a peer."""
+        """Return the gateway's own streams to a peer."""
         rows = self.door.asked("streams", domain)
         return [row for row in rows if (row["leg"], row["direction"]) == ("federation", "outbound")]
 
     def far(self, kind: Callable[..., Raw], how: str) -> Raw:
-        """A raw peer that DNS knows."""
+        """Return a raw peer that is in the DNS."""
         domain = f"{how.replace(' ', '-')}.example"
         made = kind(self.lab, domain, self.authority.for_domain(domain), str(self.authority.file), how=how)
         self.dns.serve(domain, made.port)
@@ -90,8 +90,8 @@ class Hall:
         return made
 
     def left_out(self, domain: str, extension: str) -> None:
-        """Operators are told of it, once."""
-        expect([row["without"] for row in self.door.asked("peers", domain)], [[extension]], "s2sgw peers: left out")
+        """Check that operators are told of it, once."""
+        expect([row["without"] for row in self.door.asked("peers", domain)], [[extension]], "s2sgw peers: disabled")
         lines = [line for line in self.door.logged().splitlines() if "extension disabled" in line and domain in line]
         check(len(lines) == 1 and f"extension={extension}" in lines[0], f"the log tells {lines}")
 
@@ -130,7 +130,7 @@ stage = Stage("two domains on one stream", _hall)
 
 
 def _connections(port: int) -> int:
-    """TCP connections to a port of this machine, seen from who opened them."""
+    """Return the TCP connections to a port of this machine, by the side that opened them."""
     lines = [line.split() for file in ("/proc/net/tcp", "/proc/net/tcp6") for line in Path(file).read_text().splitlines()[1:]]
     return sum(int(line[2].rpartition(":")[2], 16) == port and line[3] == "01" for line in lines)
 
@@ -161,10 +161,10 @@ def _play(kind: str) -> Callable[[Hall], Awaitable[None]]:
 
 
 for _kind in KINDS:
-    stage.scenario(f"two domains to {_kind}: one stream, every message in order, and back")(_play(_kind))
+    stage.scenario(f"two domains to {_kind}: one stream, every message in order, and replies")(_play(_kind))
 
 
-# --- peers that will not have it ---------------------------------------------------------------------------------------
+# --- peers that refuse it ---------------------------------------------------------------------------------------
 
 
 def _stream_error(condition: str) -> str:
@@ -172,7 +172,7 @@ def _stream_error(condition: str) -> str:
 
 
 class Refusing(Far):
-    """It offers dialback, and answers a `<db:result/>` for a further pair as told: error, invalid, close, silence."""
+    """A peer that offers dialback, and answers a `<db:result/>` for a further pair as told: error, invalid, close, silence."""
 
     def __init__(self, *given: Any, how: str, **options: Any) -> None:
         super().__init__(*given, after=_DIALBACK_FEATURE, **options)
@@ -206,10 +206,10 @@ def _refused(at: Hall, how: str, patience: float) -> None:
         at.writes(ROOMS, domain, "second")
         at.writes(INSIDE, domain, "third")
         far.wait(3, patience + 8)
-        step(f"all there {time.monotonic() - start:.1f} s after it was asked")
+        step(f"all arrived {time.monotonic() - start:.1f} s after the request")
         got = {each.findtext(f"{SERVER}body"): _sender(each) for each in far.stanzas}
         expect(got, {"first": INSIDE, "second": ROOMS, "third": INSIDE}, "what arrived")
-        expect(far.asked_for, [ROOMS], "who asked to be let on the stream")
+        expect(far.asked_for, [ROOMS], "domains that requested the stream")
         time.sleep(0.2)
         expect([len(row["pairs"]) for row in at.rows(domain) if row["pairs"] != [[INSIDE, domain]]], [1], "a stream of its own")
         at.left_out(domain, "multiplexing")
@@ -222,7 +222,7 @@ def _refusing(how: str, patience: float) -> Callable[[Hall], Awaitable[None]]:
 
 
 for _how, _patience in (("error", 0.0), ("invalid", 0.0), ("close", 0.0), ("stream error", 0.0), ("silence", 10.0)):
-    _title = f"a peer that answers a further domain with {_how}: a stream of its own, and so for a day"
+    _title = f"a peer that answers a further domain with {_how}: a separate stream, for a day"
     stage.scenario(_title)(_refusing(_how, _patience))
 
 
@@ -230,7 +230,7 @@ for _how, _patience in (("error", 0.0), ("invalid", 0.0), ("close", 0.0), ("stre
 
 
 class Breaking(Far):
-    """It offers `how`, an extension, and ends its stream when that is asked for."""
+    """A peer that offers `how`, an extension, and ends its stream when the extension is requested."""
 
     EXTENSIONS = {"management": ("urn:xmpp:sm:3", "sm", "enable"), "bidi": ("urn:xmpp:bidi", "bidi", "bidi")}
 
@@ -278,7 +278,7 @@ def _broken(at: Hall) -> None:
         for far in peers:
             far.wait(1, 20)
         step(f"all arrived after {time.monotonic() - start:.1f} s, at the {sorted(far.connections for far in peers)}. connection")
-        time.sleep(11)  # the stream without it has to live before it is to blame
+        time.sleep(11)  # the stream without the extension must live for a while before the extension is blamed
         for far in peers:
             at.left_out(far.domain, far.how)
             at.writes(INSIDE, far.domain, "second")
@@ -291,6 +291,6 @@ def _broken(at: Hall) -> None:
             far.close()
 
 
-@stage.scenario("peers that end their streams over an extension: messages arrive without it, and so for a day")
+@stage.scenario("peers that end their streams because of an extension: messages arrive without it, for a day")
 async def _breaking(at: Hall) -> None:
     await asyncio.to_thread(_broken, at)

@@ -1,4 +1,4 @@
-"""Openfire behind the gateway and outside: users and chat rooms. Played where a distribution is (`make interop OPENFIRE=FOLDER`)."""
+"""Openfire behind the gateway and outside: users and chat rooms. It is played if a distribution is present (`make interop OPENFIRE=FOLDER`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MUC = "http://jabber.org/protocol/muc"
 
 @asynccontextmanager
 async def _world(lab: Lab, behind: str) -> AsyncIterator[World]:
-    """Openfire and a Prosody, with the gateway before one of them; the chat rooms of each are a domain of their own."""
+    """Build Openfire and a Prosody, with the gateway before one of them. The chat rooms of each are a separate domain."""
     dns, authority = nameserver(lab), Authority(lab.directory("authority"))
     rooms = {domain: f"conference.{domain}" for domain in (INSIDE, OUTSIDE)}
     door = gateway(lab, INSIDE, rooms[INSIDE])
@@ -53,7 +53,7 @@ def _outside(kind: str, site: Site, gateway_port: int) -> Server:
 
 
 async def _rooms(made: World, host: str) -> None:
-    """A user of each server in a room of Openfire's, which hears what the other says."""
+    """Let a user of each server join a room of Openfire. Each gets the other's messages."""
     room = f"garden@conference.{host}"
     owner, guest = made.ends.ways()[0] if made.ends.left.domain == host else made.ends.ways()[1]
     for number, client in enumerate((owner, guest)):
@@ -87,7 +87,7 @@ def stage(behind: str) -> Stage:
     place = "behind the gateway, Prosody outside" if behind == "openfire" else "outside, Prosody behind the gateway"
     made = Stage(f"Openfire {place}", lambda lab: _world(lab, behind))
     conversation(made, f"Openfire {'behind' if behind == 'openfire' else 'outside'}")
-    made.scenario(f"chat rooms at conference.{host}: both users join, and hear each other", seconds=90.0)(lambda at: _rooms(at, host))
+    made.scenario(f"chat rooms at conference.{host}: both users join, and get each other's messages", seconds=90.0)(lambda at: _rooms(at, host))
     made.scenario("every stream with a peer by EXTERNAL")(_status)
     return made
 
@@ -98,6 +98,6 @@ def stages() -> list[Stage]:
 
 
 def skipped() -> str:
-    """Return what is not played here, and why; "" where all of it is."""
+    """Return the stages that are not played here, and why; "" if all are played."""
     reason = openfire.unavailable()
     return f"skipped: Openfire behind the gateway and outside: {reason}" if reason else ""

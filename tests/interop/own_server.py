@@ -1,4 +1,4 @@
-"""Our own server is down, or does not trust the gateway: it is blamed, and no peer is."""
+"""The local server is down, or does not trust the gateway. The gateway blames it, and no peer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.lab.scenario import Failed, Stage, check, expect, step
 from tests.lab.servers.prosody import PROSODY
 from tests.lab.world import OUTSIDE, World, world
 
-stage = Stage("our own server fails: who is blamed", lambda lab: world(lab, "prosody", "prosody"))
+stage = Stage("the local server fails: it is blamed, and no peer", lambda lab: world(lab, "prosody", "prosody"))
 
 
 def _backend(made: World) -> dict[str, Any]:
@@ -36,7 +36,7 @@ async def _until(made: World, state: str, cause: str | None, seconds: float = 30
 
 
 def _start(made: World) -> None:
-    """Start the server behind the gateway again, with its configuration as it is now."""
+    """Start the server behind the gateway again, with its current configuration."""
     folder = made.behind.log.parent
     process = made.lab.start("prosody", [PROSODY, "--config", str(folder / "prosody.cfg.lua"), "-F"], folder)
     made.behind.processes = [process]
@@ -51,7 +51,7 @@ def _letter(made: World) -> str:
     return made.gateway.command("refusals", OUTSIDE, "--letter", check=False)
 
 
-@stage.scenario("it is down: status says so, one line in the log, no letter; it is back: what waited arrives", 120.0)
+@stage.scenario("it is down: status says so, one line in the log, no letter; it is back: waiting stanzas arrive", 120.0)
 async def _down(made: World) -> None:
     await talk(made.ends.right, made.ends.left, "make sure that streams are up")
     await _until(made, "up", None)
@@ -80,7 +80,7 @@ async def _down(made: World) -> None:
     step(f"report: {row['successes']['sessions']} streams, {row['stanzas']}, waited {row['oldest']:.0f} s")
 
 
-@stage.scenario("it does not trust our authority: the authority's file is named", 180.0)
+@stage.scenario("it does not trust the gateway's CA: the message names the CA's file", 180.0)
 async def _distrusts(made: World) -> None:
     folder = made.behind.log.parent
     config = folder / "prosody.cfg.lua"
@@ -106,7 +106,7 @@ async def _distrusts(made: World) -> None:
     _tidy(Path(other).parent)
 
 
-@stage.scenario("a renewed certificate is loaded by itself; a key of another certificate changes nothing", 150.0)
+@stage.scenario("a renewed certificate is loaded without a reload; a key of another certificate changes nothing", 150.0)
 async def _renewed(made: World) -> None:
     store = made.gateway.folder / "certs"
     renewed = made.authority.issue(Names(dns=("inside.example",)), days=60)
@@ -120,7 +120,7 @@ async def _renewed(made: World) -> None:
     step(_lines(made, "certificates loaded")[0][:150])
 
 
-@stage.scenario("a reload adds a domain, moves a listener, and speaks with the server at another port", 120.0)
+@stage.scenario("a reload adds a domain, moves a listener, and connects to the server at another port", 120.0)
 async def _reloaded(made: World) -> None:
     gateway = made.gateway
     original, port = gateway.config.read_text(), made.lab.port()

@@ -1,4 +1,4 @@
-"""Filters, rates and limits of single peers, seen from outside: what passes, what comes back, and who waits."""
+"""Filters, rates and limits of single peers, tested from outside: stanzas that pass, that are bounced, and that wait."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def _body(text: str) -> str:
 
 
 def _came(at: Trusting, domain: str, ids: set[str], seconds: float = 10.0) -> dict[str, ET.Element]:
-    """What the peer's server has got, by id, once all of `ids` are there."""
+    """Return the stanzas at the peer's server, by id, once all of `ids` have arrived."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = {each.get("id", ""): each for each in at.receivers[domain].stanzas}
         if ids <= set(found):
             return found
         time.sleep(0.05)
-    raise AssertionError(f"{domain} did not get {ids - set(found)}; it got {sorted(found)}")
+    raise AssertionError(f"{domain} did not get {ids - set(found)}; received {sorted(found)}")
 
 
 def _bodies(at: Trusting, domain: str) -> list[str]:
@@ -94,7 +94,7 @@ def _error(element: ET.Element) -> list[str]:
     return [] if error is None else [child.tag.rpartition("}")[2] for child in error]
 
 
-@_scenario("a kind, a payload's namespace, a size: each comes back with an error, the stream and the rest live on")
+@_scenario("a kind, a payload's namespace, a size: each is bounced with an error, the stream and other stanzas are not affected")
 def _filters(at: Trusting) -> None:
     stream = at.enter(FILTERED, at.certificates[FILTERED])
     stream.send(
@@ -105,15 +105,15 @@ def _filters(at: Trusting) -> None:
     came = _came(at, FILTERED, {"f2", "f3", "f4"})
     for id in ("f2", "f3", "f4"):
         expect((came[id].get("type"), _error(came[id])[:1]), ("error", ["policy-violation"]), id)
-    check(at.heard(FILTERED, "last"), "what came behind was not echoed")
-    check(any("first" in body for body in _bodies(at, FILTERED)), "what came before was not echoed")
+    check(at.heard(FILTERED, "last"), "the stanza after it was not echoed")
+    check(any("first" in body for body in _bodies(at, FILTERED)), "the stanza before it was not echoed")
     expect([_counted(at, kind, "refused") for kind in ("presence", "iq", "message")], [1, 1, 1], "refused, by kind")
     causes = {row["cause"] for row in at.gateway.asked("refusals", FILTERED)}
-    check({"filtered", "too-large"} <= causes, f"on record: {causes}")
+    check({"filtered", "too-large"} <= causes, f"recorded: {causes}")
     stream.close()
 
 
-@_scenario('denied = "drop": nothing comes back, and it is counted')
+@_scenario('denied = "drop": no error is sent, and the stanza is counted')
 def _dropped(at: Trusting) -> None:
     before = _counted(at, "iq", "refused")
     stream = at.enter(SILENT, at.certificates[SILENT])
@@ -144,7 +144,7 @@ def _stanza_bytes(at: Trusting) -> None:
         stream.close()
 
 
-@_scenario('excess = "slow": twice the rate comes at once, the rest at the rate, in order; another peer does not wait')
+@_scenario('excess = "slow": twice the rate passes at once, the rest at the rate, in order; another peer does not wait')
 def _slow(at: Trusting) -> None:
     slow, free = at.enter(SLOW, at.certificates[SLOW]), at.enter(FREE, at.certificates[FREE])
     start = time.monotonic()
@@ -152,10 +152,10 @@ def _slow(at: Trusting) -> None:
         slow.send(_say(SLOW, f"s{number}", _body(f"slow {number}")))
         time.sleep(0.001)
     free.send(_say(FREE, "q1", _body("not slowed")))
-    check(at.heard(FREE, "not slowed"), "the other peer was not heard")
+    check(at.heard(FREE, "not slowed"), "the other peer's message did not arrive")
     quick = time.monotonic() - start
     _came_bodies(at, SLOW, 100, 15.0)
-    # What one read of the gateway brings passes together, and its debt is paid before the next read.
+    # Stanzas of one read of the gateway pass together, and their excess is paid before the next read.
     slow.send(_say(SLOW, "s100", _body("slow 100")))
     _came_bodies(at, SLOW, 101, 15.0)
     took = time.monotonic() - start
@@ -171,11 +171,11 @@ def _slow(at: Trusting) -> None:
 def _came_bodies(at: Trusting, domain: str, count: int, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while len(_bodies(at, domain)) < count:
-        check(time.monotonic() < deadline, f"{len(_bodies(at, domain))} of {count} came")
+        check(time.monotonic() < deadline, f"{len(_bodies(at, domain))} of {count} arrived")
         time.sleep(0.05)
 
 
-@_scenario('excess = "refuse": the kind that is too many comes back with resource-constraint, other kinds pass')
+@_scenario('excess = "refuse": the kind over its rate is bounced with resource-constraint, other kinds pass')
 def _refuse(at: Trusting) -> None:
     stream = at.enter(STRICT, at.certificates[STRICT])
     pings = [_say(STRICT, f"i{number}", "<ping xmlns='urn:xmpp:ping'/>", "iq", "get") for number in range(30)]
@@ -189,7 +189,7 @@ def _refuse(at: Trusting) -> None:
 
 
 def _from(at: Trusting, address: str, domain: str, certificate: Certificate) -> tuple[str, str]:
-    """How a stream from `address` is answered behind TLS: ("", "") where it is let on."""
+    """Return the answer to a stream from `address` after TLS; ("", "") if it is accepted."""
     stream = Stream(socket.create_connection(("127.0.0.1", at.gateway.port), 8.0, (address, 0)))
     stream.open(INSIDE, domain)
     stream.starttls(client_context(certificate), INSIDE)
@@ -200,21 +200,21 @@ def _from(at: Trusting, address: str, domain: str, certificate: Certificate) -> 
     return ("policy-violation", said[1]) if answer.tag == f"{STREAMS}error" else said
 
 
-@_scenario('resolve = "address-match": a stream from another address than the DNS gives is refused')
+@_scenario('resolve = "address-match": a stream from an address that is not in the DNS is refused')
 def _near(at: Trusting) -> None:
     expect(_from(at, "127.0.0.1", NEAR, at.certificates[NEAR])[0], "", "from its own address")
     expect(_from(at, "127.0.0.9", NEAR, at.certificates[NEAR])[0], "policy-violation", "from another address")
     expect(_from(at, "127.0.0.9", FREE, at.certificates[FREE])[0], "", "another peer from there")
-    expect(at.gateway.asked("refusals", NEAR)[-1]["cause"], "address-mismatch", "cause on record")
+    expect(at.gateway.asked("refusals", NEAR)[-1]["cause"], "address-mismatch", "recorded cause")
 
 
-#: What a server behind the gateway and its users may not send to the peer outside, nor get from there.
+#: Stanzas that a server behind the gateway and its users may neither send to the peer outside, nor get from there.
 _BARRED = {OUTSIDE: {"kinds": ["message", "iq"], "deny_namespaces": ["jabber:iq:version"]}}
 
 users = Stage("filters between users of real servers", lambda lab: world(lab, "prosody", "prosody", {"peers": _BARRED}))
 
 
-@users.scenario("in both directions: messages and pings pass, what the policy denies comes back as policy-violation")
+@users.scenario("in both directions: messages and pings pass, stanzas that the policy denies are bounced with policy-violation")
 async def _both_ways(made: World) -> None:
     for asker, other in ((made.ends.left, made.ends.right), (made.ends.right, made.ends.left)):
         await talk(asker, other, f"a message from {asker.jid}")
@@ -222,4 +222,4 @@ async def _both_ways(made: World) -> None:
         expect(error(await asker.version(other.domain))[0], "policy-violation", f"{asker.jid} asks for the version")
         step(f"{asker.jid}: message and ping pass, a version query is refused")
     rows = {(row["direction"], row["cause"]) for row in await asyncio.to_thread(made.gateway.asked, "refusals", OUTSIDE)}
-    check({("inbound", "filtered"), ("outbound", "filtered")} <= rows, f"on record: {rows}")
+    check({("inbound", "filtered"), ("outbound", "filtered")} <= rows, f"recorded: {rows}")

@@ -1,4 +1,4 @@
-"""Changes while the gateway runs: reload, all of it or nothing; streams that live on or end; renewed certificates; deny lists."""
+"""Changes while the gateway runs: a complete or refused reload; streams that continue or end; renewed certificates; deny lists."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LISTS, WEB, PATH = "lists.example", "127.44.53.3", "/deny.txt"
 
 @dataclass
 class Changing:
-    """A gateway whose file the scenarios change; `original` is what it started with."""
+    """A gateway whose file the scenarios change; `original` is its first configuration."""
 
     at: Trusting
     original: str
@@ -37,11 +37,11 @@ class Changing:
         self.at.gateway.config.write_text(text)
 
     def also(self, text: str) -> None:
-        """The original file, and `text` behind it."""
+        """Return the original file with `text` after it."""
         self.write(f"{self.original}\n{text}\n")
 
     def reload(self, *words: str) -> dict[str, Any]:
-        """`s2sgw reload`; what it answered."""
+        """Run `s2sgw reload`; return its answer."""
         return dict(self.at.gateway.asked("reload", *words))
 
     def restore(self) -> None:
@@ -52,16 +52,16 @@ class Changing:
         return self.at.enter(domain, self.at.certificates[domain])
 
     def lives(self, stream: Stream, domain: str, text: str) -> None:
-        """What is said on the stream is echoed."""
+        """Check that a message on the stream is echoed."""
         stream.send(f"<message from='a@{domain}/x' to='echo@{INSIDE}' type='chat'><body>{text}</body></message>")
-        check(self.at.heard(domain, text), f"{domain}: the stream does not live")
+        check(self.at.heard(domain, text), f"{domain}: the stream has ended")
 
     def audited(self, action: str) -> list[dict[str, Any]]:
         lines = (self.at.gateway.folder / "state" / "audit.log").read_text().splitlines()
         return [row for row in map(json.loads, lines) if row["action"] == action]
 
     def refusal_of(self, domain: str) -> tuple[str, str]:
-        """How a header of `domain` is answered: condition and text of the error, or ("", "")."""
+        """Return the answer to a header of `domain`: condition and text of the error, or ("", "")."""
         stream = Stream.dial(self.at.gateway.port)
         stream.send(header(INSIDE, domain))
         answer = stream.expect(f"{STREAMS}features", f"{STREAMS}error")
@@ -108,7 +108,7 @@ def _keys(answer: Mapping[str, Any]) -> list[str]:
     return [row["key"] for row in answer["changes"]]
 
 
-@_scenario("a stream that the new policy refuses ends with <policy-violation/>, the others live on; the audit log has it")
+@_scenario("a stream that the new policy refuses ends with <policy-violation/>, the others continue; the audit log has it")
 def _refused(made: Changing) -> None:
     good, bad = made.enter(GOOD), made.enter(BAD)
     made.lives(bad, BAD, "before the reload")
@@ -121,7 +121,7 @@ def _refused(made: Changing) -> None:
     expect(condition, "policy-violation", "the error")
     check(bad.closed, "no closing tag")
     step(text)
-    made.lives(good, GOOD, "the stream lives on")
+    made.lives(good, GOOD, "the stream continues")
     expect(made.refusal_of(BAD)[0], "policy-violation", "a new stream")
     row = made.audited("reload")[-1]
     expect((row["by"], row["changes"][0]), ("s2sgw reload", {"key": f'peers."{BAD}".allow', "old": None, "new": False}), "audit")
@@ -133,10 +133,10 @@ def _refused(made: Changing) -> None:
     good.close()
 
 
-@_scenario("--keep-streams: nothing is closed, and the policy holds for what is new")
+@_scenario("--keep-streams: nothing is closed, and the policy applies to new streams")
 def _kept(made: Changing) -> None:
     bad = made.enter(BAD)
-    made.lives(bad, BAD, "both ways before")
+    made.lives(bad, BAD, "both directions before")
     made.also(f'[peers."{BAD}"]\nproofs = ["dane"]')
     answer = made.reload("--keep-streams")
     expect((answer["ok"], answer["closed"]), (True, []), "the answer")
@@ -145,7 +145,7 @@ def _kept(made: Changing) -> None:
     bad.close()
 
 
-@_scenario("a proof that counts no more ends the stream that rested on it")
+@_scenario("a proof that is no longer accepted ends its streams")
 def _proof(made: Changing) -> None:
     bad = made.enter(BAD)
     made.also(f'[peers."{BAD}"]\nproofs = ["dane"]')
@@ -154,12 +154,12 @@ def _proof(made: Changing) -> None:
 
 
 def _with_window(text: str) -> str:
-    """Return a configuration with a key that no reload takes over."""
+    """Return a configuration with a key that a reload cannot change."""
     line = 'window = "50ms"\n'
     return text.replace("[queue]\n", "[queue]\n" + line) if "[queue]\n" in text else f"{text}\n[queue]\n{line}"
 
 
-@_scenario("a bad file changes nothing and says why, with every complaint; so does one that needs a restart")
+@_scenario("a bad file changes nothing, and every error is reported; so is a change that needs a restart")
 def _bad(made: Changing) -> None:
     good = made.enter(GOOD)
     made.also(f'[peers."{GOOD}"]\nallow = false\ntsl = "required"\n[peers."{BAD}"]\nallow = "maybe"')
@@ -173,11 +173,11 @@ def _bad(made: Changing) -> None:
     made.lives(good, GOOD, "nothing changed again")
     expect([row["by"] for row in made.audited("reload refused")], ["s2sgw reload"] * 2, "audit")
     text = made.at.gateway.command("reload", check=False)
-    check("can change only" not in text, "complaints belong on standard error")
+    check("can change only" not in text, "errors belong on standard error")
     good.close()
 
 
-@_scenario("SIGHUP does the same, and the log tells")
+@_scenario("SIGHUP does the same, and the log reports it")
 def _signal(made: Changing) -> None:
     bad = made.enter(BAD)
     made.also(f'[peers."{BAD}"]\nallow = false')
@@ -200,7 +200,7 @@ def _until(seen: Callable[[], bool], what: str, seconds: float = 8.0) -> None:
 
 
 def _shown(made: Changing) -> bytes:
-    """The certificate that the gateway presents."""
+    """Return the certificate that the gateway presents."""
     stream = Stream.dial(made.at.gateway.port)
     stream.open(INSIDE, GOOD)
     stream.starttls(client_context(made.at.certificates[GOOD]), INSIDE)
@@ -211,7 +211,7 @@ def _shown(made: Changing) -> bytes:
     return shown
 
 
-@_scenario("a renewed certificate is shown after the reload, streams live on; one without its key changes nothing")
+@_scenario("a renewed certificate is presented after the reload, streams continue; one without its key changes nothing")
 def _renewed(made: Changing) -> None:
     good, before = made.enter(GOOD), _shown(made)
     store, fresh = made.at.gateway.folder / "certs", made.at.authority.for_domain(INSIDE)
@@ -222,12 +222,12 @@ def _renewed(made: Changing) -> None:
     shutil.copy(fresh.key, store / "0.key")
     answer = made.reload()
     expect((answer["ok"], answer["certificates"]), (True, ["0"]), "the answer")
-    check(_shown(made) != before, "the old certificate is still shown")
+    check(_shown(made) != before, "the old certificate is still presented")
     made.lives(good, GOOD, "through the renewal")
     good.close()
 
 
-@_scenario("a deny list in a file: streams of whom it names end, and who asks hears no list's name")
+@_scenario("a deny list in a file: streams of its names end, and the error does not name the list")
 def _file(made: Changing) -> None:
     names = made.at.gateway.folder / "deny.txt"
     names.write_text(f"# spam\n{BAD}\n*.{THIRD}\n")
@@ -236,19 +236,19 @@ def _file(made: Changing) -> None:
     answer = made.reload()
     expect({row["cause"] for row in answer["closed"]}, {"deny-listed"}, "closed")
     expect(bad.end()[0], "policy-violation", "the error")
-    made.lives(third, THIRD, "a name is not what is under it")
+    made.lives(third, THIRD, "a name does not include its subdomains")
     condition, text = made.refusal_of(BAD)
     expect(condition, "policy-violation", "a new stream")
     check("deny.txt" not in text, text)
     rows = {row["cause"]: row["detail"] for row in made.at.gateway.asked("refusals", BAD)}
-    check("deny.txt" in rows.get("deny-listed", ""), f"on record: {rows}")
+    check("deny.txt" in rows.get("deny-listed", ""), f"recorded: {rows}")
     made.write(f'{made.original}\n[policy]\ndeny_lists = ["deny.txt"]\n[peers."{BAD}"]\nallow = true\n')
     made.reload()
     made.enter(BAD).close()
     third.close()
 
 
-@_scenario("a deny list by HTTPS is fetched, kept over a restart without its server, and never replaced by rubbish")
+@_scenario("a deny list by HTTPS is fetched, kept over a restart without its server, and never replaced by invalid data")
 def _https(made: Changing) -> None:
     made.web.page(LISTS, f"{LISTED}\n".encode(), PATH)
     listed = made.enter(LISTED)
@@ -257,22 +257,22 @@ def _https(made: Changing) -> None:
     expect(listed.end()[0], "policy-violation", "the error once it was fetched")
     made.web.page(LISTS, b"<html>\ngone\n</html>\n", PATH)
     made.reload()
-    _until(lambda: "deny list unreadable" in made.at.gateway.logged(), "the complaint about rubbish")
-    expect(made.refusal_of(LISTED)[0], "policy-violation", "with rubbish at the URL")
+    _until(lambda: "deny list unreadable" in made.at.gateway.logged(), "the error about invalid data")
+    expect(made.refusal_of(LISTED)[0], "policy-violation", "with invalid data at the URL")
     made.web.pages.clear()
     made.at.restart()
-    expect(made.refusal_of(LISTED)[0], "policy-violation", "after a restart, the list being gone")
+    expect(made.refusal_of(LISTED)[0], "policy-violation", "after a restart without the list's server")
     made.web.page(LISTS, b"# nobody\n", PATH)
     made.reload()
-    _until(lambda: made.refusal_of(LISTED)[0] == "", "the list that names nobody")
+    _until(lambda: made.refusal_of(LISTED)[0] == "", "the empty list")
 
 
-@_scenario("allow_only_listed: peers that an object names, and no others")
+@_scenario("allow_only_listed: only peers that an object names")
 def _only(made: Changing) -> None:
     good, third = made.enter(GOOD), made.enter(THIRD)
     made.write(f'{made.original}\n[policy]\nallow_only_listed = true\n[peers."{GOOD}"]\n')
     check(made.reload()["ok"], "refused")
-    expect(third.end()[0], "policy-violation", "a peer that nothing names")
-    made.lives(good, GOOD, "a peer that is named")
+    expect(third.end()[0], "policy-violation", "a peer that no object names")
+    made.lives(good, GOOD, "a peer that an object names")
     expect(made.refusal_of(THIRD)[0], "policy-violation", "a new stream")
     good.close()

@@ -1,4 +1,4 @@
-"""`s2sgw probe` against real servers: what works, and for each fault the step, the remedy, and whose it is."""
+"""`s2sgw probe` against real servers: successful steps, and for each failure the step, the remedy, and the side at fault."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _failed(report: dict[str, Any]) -> list[tuple[str, str]]:
     return [(row["step"], row["whose"]) for row in report["steps"] if row["ok"] is False]
 
 
-@stage.scenario("a peer in order: every step, by EXTERNAL, and the verdict of our policy")
+@stage.scenario("a good peer: every step, by EXTERNAL, and the verdict of our policy")
 async def _good(made: World) -> None:
     report = await _probe(made, OUTSIDE, "--inbound")
     # the server listens on one of the two addresses of `localhost`

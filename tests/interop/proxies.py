@@ -1,4 +1,4 @@
-"""Sites that let nothing out but through a proxy: every peer by HTTP CONNECT with look-ups of our own, and every peer by SOCKS5."""
+"""Sites that reach the outside only through a proxy: every peer by HTTP CONNECT with local look-ups, and every peer by SOCKS5."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.lab.world import OUTSIDE, World, world
 
 USER, PASSWORD = "gateway", "pass word"
 MISSING = "missing.example"
-#: With these our stanzas need a stream that we open.
+#: With these settings the local stanzas need a stream that the gateway opens.
 ONE_WAY = {"bidi": False}
 
 
@@ -34,7 +34,7 @@ class ThroughHTTP:
 
 @dataclass
 class ThroughSocks:
-    """As `ThroughHTTP`."""
+    """A world as `ThroughHTTP`, with a SOCKS5 proxy."""
 
     made: World
     proxy: SocksProxy
@@ -73,33 +73,33 @@ http = Stage("an HTTP proxy for all peers, looked up by the gateway", _by_http)
 socks = Stage("a SOCKS5 proxy for all peers, which looks them up", _by_socks)
 
 
-@http.scenario("a peer found by SRV is reached through the proxy, which is given the target's name and the log-in, and answers")
+@http.scenario("a peer found by SRV is reached through the proxy, which gets the target's name and the login, and replies arrive")
 async def _names(at: ThroughHTTP) -> None:
     for sender, receiver in at.ends.ways():
         await talk(sender, receiver, f"by CONNECT, {sender.jid}")
-    expect(set(at.proxy.asked), {f"localhost:{at.ends.right_server.s2s_port}"}, "what the proxy was asked")
-    step(f"asked for {at.proxy.asked[0]}")
+    expect(set(at.proxy.asked), {f"localhost:{at.ends.right_server.s2s_port}"}, "requests to the proxy")
+    step(f"requested {at.proxy.asked[0]}")
 
 
-@http.scenario("a domain that does not exist is not asked of the proxy")
+@http.scenario("a domain that does not exist is not requested from the proxy")
 async def _missing(at: ThroughHTTP) -> None:
     before = len(at.proxy.asked)
     ident = await at.ends.left.message(f"a@{MISSING}", "anybody?")
     await at.ends.left.wait(lambda got: got.get("id") == ident and got.get("type") == "error", 10, "a bounce")
-    expect(at.proxy.asked[before:], [], "what the proxy was asked")
+    expect(at.proxy.asked[before:], [], "requests to the proxy")
 
 
-@http.scenario("a proxy that refuses the log-in is told of in the record, and the message comes back")
+@http.scenario("a proxy that refuses the login is recorded, and the message is bounced")
 async def _login(at: ThroughHTTP) -> None:
     ident = await at.ends.left.message("a@wrong.example", "anybody?")
     await at.ends.left.wait(lambda got: got.get("id") == ident and got.get("type") == "error", 15, "a bounce")
     check(at.proxy.refused > 0, "the proxy was not asked")
     rows = await asyncio.to_thread(at.made.gateway.asked, "refusals", "wrong.example")
-    check(any("status 407" in str(row) for row in rows), f"no word of the log-in: {rows}")
+    check(any("status 407" in str(row) for row in rows), f"the login is not mentioned:  {rows}")
 
 
-@socks.scenario("`[peers.default] proxy` is for every peer: by name, through the proxy, both ways")
+@socks.scenario("`[peers.default] proxy` applies to every peer: by name, through the proxy, in both directions")
 async def _all(at: ThroughSocks) -> None:
     for sender, receiver in at.ends.ways():
         await talk(sender, receiver, f"by SOCKS, {sender.jid}")
-    expect(set(at.proxy.asked), {(OUTSIDE, 5269)}, "what the proxy was asked")
+    expect(set(at.proxy.asked), {(OUTSIDE, 5269)}, "requests to the proxy")

@@ -1,4 +1,4 @@
-"""The peers that are refused at the door, with which error, and that nothing of theirs reaches the server behind (R2, R8, R14, R17)."""
+"""Peers that are refused, the error of each, and that none of their stanzas reaches the existing server (R2, R8, R14, R17)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tests.lab.peer import STREAMS, Stream, client_context, federate, header, me
 from tests.lab.scenario import Stage, check, expect, step
 from tests.lab.world import INSIDE
 
-stage = Stage("who is refused", door)
+stage = Stage("refused peers", door)
 
 
 def no_proof(at: Door, domain: str, certificate: Certificate | None) -> str:
-    """A peer whose certificate proves nothing: <policy-violation/> in place of features; the error's text."""
+    """Connect as a peer whose certificate proves nothing. It gets <policy-violation/> instead of features. Return the error's text."""
     stream = Stream.dial(at.port)
     stream.open(INSIDE, domain)
     stream.starttls(client_context(certificate), INSIDE)
@@ -91,14 +91,14 @@ def _unresolved(at: Door, domain: str) -> str:
     return text
 
 
-@visit(stage, "a hostname that does not resolve: does not exist, and cannot be asked (SERVFAIL, no answer)")
+@visit(stage, "a hostname that does not resolve: does not exist, and look-up failed (SERVFAIL, no answer)")
 def _nowhere(at: Door) -> None:
     final = _unresolved(at, NOWHERE)
     for domain in (BROKEN, SILENT):
         check(_unresolved(at, domain) != final, f"{domain}: the text is that of a name that does not exist")
 
 
-@visit(stage, "an unresolved name that comes only after TLS")
+@visit(stage, "an unresolved name that appears only after TLS")
 def _nowhere_after(at: Door) -> None:
     stream = Stream.dial(at.port)
     stream.open(INSIDE, "friend.example")
@@ -117,7 +117,7 @@ def _closed_with(at: Door, to: str | None, domain: str | None, wanted: str) -> N
     step(f"to={to!r} from={domain!r}: {condition}, {text!r}")
 
 
-@visit(stage, "a domain that is not ours: <host-unknown/>, before and after TLS")
+@visit(stage, "a domain that is not served: <host-unknown/>, before and after TLS")
 def _not_ours(at: Door) -> None:
     _closed_with(at, "stranger.example", "friend.example", "host-unknown")
     stream = Stream.dial(at.port)
@@ -128,7 +128,7 @@ def _not_ours(at: Door) -> None:
     at.nothing_arrived("stranger.example")
 
 
-@visit(stage, "a `from` that cannot be: our own domain, an address, one label: <invalid-from/>")
+@visit(stage, "an impossible `from`: a local domain, an address, one label: <invalid-from/>")
 def _invalid_from(at: Door) -> None:
     for domain in (INSIDE, "192.0.2.7", "localhost"):
         _closed_with(at, INSIDE, domain, "invalid-from")

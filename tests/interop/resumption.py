@@ -1,4 +1,4 @@
-"""Streams that break off and are resumed (XEP-0198 §5): between two gateways on a line that is cut, and by a raw peer."""
+"""Streams that break and are resumed (XEP-0198 §5): between two gateways on a line that is cut, and by a raw peer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.lab.world import INSIDE, OUTSIDE, Front
 
 SM = "{urn:xmpp:sm:3}"
 _SM = "xmlns='urn:xmpp:sm:3'"
-#: Messages each way while the line is cut so often; seconds between cuts.
+#: Messages in each direction while the line is cut this many times; seconds between cuts.
 MANY, CUTS, BETWEEN = 2000, 12, 0.5
 
 
@@ -63,10 +63,10 @@ def _stage(bidi: bool) -> Stage:
             for line in lines:
                 line.close()
 
-    words = "one stream for both ways" if bidi else "a stream for each way"
+    words = "one stream for both directions" if bidi else "a stream for each direction"
     stage = Stage(f"two gateways on a line that is cut, {words}", two)
 
-    title = f"R35, {words}: {MANY} messages each way while the line is cut {CUTS} times: none lost, none twice, in order"
+    title = f"R35, {words}: {MANY} messages in each direction while the line is cut {CUTS} times: none lost, none twice, in order"
 
     @stage.scenario(title, 120.0)
     async def _cut(at: Two) -> None:
@@ -84,9 +84,9 @@ def _stage(bidi: bool) -> Stage:
             outcomes[row["outcome"]] += row["number"]
         resumed = [each.logged().count("stream resumed") for each in at.doors]
         step(f"{cuts} cuts; lines of the log that say 'stream resumed': {resumed}; {dict(outcomes)}")
-        check(all(resumed), "a gateway resumed nothing")
+        check(all(resumed), "a gateway resumed no stream")
         forbidden = {"duplicate", "bounced"}
-        if min(resumed) >= cuts:  # else a stream was not resumed: cut before anything was acknowledged, its extensions are suspect
+        if min(resumed) >= cuts:  # else a stream was not resumed: it was cut before any acknowledgement, and its extensions are suspected
             forbidden.add("resent")
         doubtful = {key: number for key, number in outcomes.items() if key in forbidden}
         expect(doubtful, {}, "stanzas sent twice, or in doubt")
@@ -104,12 +104,12 @@ async def _pour(sender: Client, receiver: Client, way: int) -> str:
     expect_in_order([body(one) for one in await reading], texts, f"{sender.jid} -> {receiver.jid}")
     await asyncio.sleep(1.0)
     late = receiver.take(lambda got: (body(got) or "").startswith(f"way {way} "))
-    check(late is None, f"one message came twice: {late is not None and body(late)}")
+    check(late is None, f"one message arrived twice: {late is not None and body(late)}")
     return f"{MANY} messages {sender.jid} -> {receiver.jid}"
 
 
 async def _cuts(lines: tuple[Relay, Relay]) -> None:
-    """Every other time the line swallows what is said for a moment before it is cut."""
+    """Cut the line repeatedly. Every other time the line drops all data for a moment before it is cut."""
     dice = random.Random(4)
     for number in range(CUTS):
         await asyncio.sleep(BETWEEN * (0.5 + dice.random()))
@@ -131,7 +131,7 @@ raw = Stage("a raw peer that resumes", door)
 
 
 def _begin(at: Door, domain: str = FRIEND) -> tuple[Stream, str]:
-    """A managed stream, and the id that resumes it."""
+    """Return a managed stream, and the id that resumes it."""
     stream = at.enter(domain)
     stream.send(f"<enable {_SM} resume='true'/>")
     enabled = stream.expect(f"{SM}enabled")
@@ -142,7 +142,7 @@ def _begin(at: Door, domain: str = FRIEND) -> tuple[Stream, str]:
 
 
 def _break(stream: Stream) -> None:
-    """The connection is reset."""
+    """Reset the connection."""
     stream.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     stream.close()
 
@@ -153,7 +153,7 @@ def _resume(stream: Stream, id: str, h: int) -> ET.Element:
 
 
 def _asks(stream: Stream) -> int:
-    """What of ours is in safe hands."""
+    """Return the number of the peer's stanzas that are safe."""
     stream.send(f"<r {_SM}/>")
     return int(stream.expect(f"{SM}a").get("h") or -1)
 
@@ -164,7 +164,7 @@ def _failed(answer: ET.Element, h: str | None = None) -> None:
     expect(answer.get("h"), h, "h")
 
 
-@visit(raw, "R35: a stream that was reset goes on: what is behind `h` is sent again, and arrives once")
+@visit(raw, "R35: a stream that was reset is resumed: stanzas after `h` are sent again, and arrive once")
 def _resumes(at: Door) -> None:
     stream, id = _begin(at)
     texts = [f"resumed {number}" for number in range(4)]
@@ -181,7 +181,7 @@ def _resumes(at: Door) -> None:
     for text in texts[2:]:
         at.delivered(text)
     late = at.made.ends.left.take(lambda got: (body(got) or "").startswith("resumed "))
-    check(late is None, "a message came twice")
+    check(late is None, "a message arrived twice")
     step(f"resumed at h={h}; {_asks(stream)} acknowledged since")
     [row] = [row for row in at.made.gateway.asked("streams", FRIEND) if row["leg"] == "federation"]
     expect(row["resumption"], "resumed", "s2sgw streams")
@@ -189,16 +189,16 @@ def _resumes(at: Door) -> None:
     stream.end()
 
 
-@visit(raw, "R35: one that is open still is taken over, and ended with <conflict/>")
+@visit(raw, "R35: a stream that is still open is taken over, and ended with <conflict/>")
 def _takes_over(at: Door) -> None:
     former, id = _begin(at)
     stream = at.enter(FRIEND)
     expect(_resume(stream, id, 0).tag, f"{SM}resumed", "the answer")
-    expect(former.end()[0], "conflict", "the end of the former")
+    expect(former.end()[0], "conflict", "the end of the old stream")
     _break(stream)
 
 
-@visit(raw, "R35: neither with a wrong id nor by another peer, nor one that was closed; the stream goes on without")
+@visit(raw, "R35: a stream is not resumed with a wrong id, by another peer, or after it was closed; the new stream continues without it")
 def _not_resumed(at: Door) -> None:
     stream, id = _begin(at)
     _break(stream)
@@ -210,7 +210,7 @@ def _not_resumed(at: Door) -> None:
     other.close()
     stream = at.enter(FRIEND)
     _failed(_resume(stream, id + "x", 0))
-    expect(_resume(stream, id, 0).tag, f"{SM}resumed", "by its owner, after all")
+    expect(_resume(stream, id, 0).tag, f"{SM}resumed", "by its owner")
     stream.send("</stream:stream>")
     stream.end()
     stream = at.enter(FRIEND)
@@ -218,7 +218,7 @@ def _not_resumed(at: Door) -> None:
     stream.close()
 
 
-@visit(raw, "R35: an `h` that is too high is an error, and costs the stream that broke off nothing")
+@visit(raw, "R35: an `h` that is too high is an error, and does not affect the broken stream")
 def _too_high(at: Door) -> None:
     stream, id = _begin(at)
     _break(stream)
@@ -226,7 +226,7 @@ def _too_high(at: Door) -> None:
     stream.send(f"<resume {_SM} previd='{id}' h='1'/>")
     answer = stream.expect("{http://etherx.jabber.org/streams}error")
     expect(stream_error(answer)[0], "undefined-condition", "the error")
-    check(any(child.tag == f"{SM}handled-count-too-high" for child in answer), "nothing is said of the count")
+    check(any(child.tag == f"{SM}handled-count-too-high" for child in answer), "the count is not mentioned")
     stream.close()
     stream = at.enter(FRIEND)
     expect(_resume(stream, id, 0).tag, f"{SM}resumed", "with the right one")

@@ -1,4 +1,4 @@
-"""SCRAM as a peer of another make would speak it (RFC 5802, RFC 9266): nothing of it is the gateway's."""
+"""SCRAM as an independent peer implements it (RFC 5802, RFC 9266), without code of the gateway."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NONCE = "raw+peer/0123456789"
 
 
 class BoundSocket:
-    """As much of a socket as `Stream` uses, over OpenSSL, which tells what the channel binding is made of."""
+    """The part of a socket that `Stream` uses, over OpenSSL, which gives the data of the channel binding."""
 
     def __init__(self, plain: socket.socket, certificate: Certificate | None, name: str, highest: int) -> None:
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
@@ -41,7 +41,7 @@ class BoundSocket:
 
     @property
     def binding(self) -> bytes:
-        """tls-exporter (RFC 9266)."""
+        """Return the tls-exporter channel binding (RFC 9266)."""
         return self._tls.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
 
     def _insist(self, act: Callable[[], T]) -> T:
@@ -69,7 +69,7 @@ class BoundSocket:
 
 
 def secure(stream: Stream, certificate: Certificate | None, name: str, highest: int = SSL.TLS1_3_VERSION) -> BoundSocket:
-    """TLS on `stream`, behind `<proceed/>`, with a certificate if there is one."""
+    """Do TLS on `stream`, after `<proceed/>`, with a certificate if there is one."""
     bound = BoundSocket(stream.raw, certificate, name, highest)
     stream.carry(bound)
     return bound
@@ -86,7 +86,7 @@ def _xor(one: bytes, other: bytes) -> bytes:
 def authenticate(
     stream: Stream, domain: str, secret: str, mechanism: str, binding: bytes = b"", flag: str | None = None,
 ) -> tuple[str, str]:
-    """A whole exchange as client: ("success", "") where the other side has proven itself too, or "failure" and its condition."""
+    """Do a whole exchange as client. Return ("success", "") if the other side has also proven itself, or "failure" and its condition."""
     bound = mechanism.endswith("-PLUS")
     name = "sha256" if "256" in mechanism else "sha1"
     gs2 = f"{flag or ('p=tls-exporter' if bound else 'n')},,"

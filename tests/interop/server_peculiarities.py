@@ -1,4 +1,4 @@
-"""What is peculiar to one server: stock jabberd2 without TLS and its stanza cap, ejabberd 23.01 and the xmppAddr."""
+"""Peculiarities of single servers: stock jabberd2 without TLS and its stanza limit, ejabberd 23.01 and the xmppAddr."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ plain = Stage(
 conversation(plain, "jabberd2 without TLS | s2sgw | prosody")
 
 
-@plain.scenario("jabberd2 without TLS: no certificate and no SASL on the leg behind, both on the other")
+@plain.scenario("jabberd2 without TLS: no certificate and no SASL on the backend leg, both on the federation leg")
 async def _legs(made: World) -> None:
     rows = made.gateway.asked("streams")
     found = {(row["leg"], bool(row["tls"]), row["method"]) for row in rows}
     expect(found, {("backend", False, "dialback"), ("federation", True, "EXTERNAL")}, "leg, TLS and method of the streams")
 
 
-@plain.scenario("jabberd2's stanza cap: a larger stanza is bounced with the reason, the others arrive")
+@plain.scenario("jabberd2's stanza limit: a larger stanza is bounced with the reason, the others arrive")
 async def _capped(made: World) -> None:
     await _takes_no_more(made.ends.right, made.ends.left)
 
 
 async def _takes_no_more(romeo: Client, juliet: Client) -> None:
-    """To `juliet`, who is at a jabberd2 of which the gateway was told nothing."""
+    """Send a large stanza to `juliet`, at a jabberd2 whose limit is not configured."""
     await talk(romeo, juliet, "make sure that the stream is up")
     await romeo.message(juliet.jid, "before the large one")
     large = await romeo.message(juliet.jid, _LARGE)
@@ -46,10 +46,10 @@ async def _takes_no_more(romeo: Client, juliet: Client) -> None:
     await juliet.wait_message("after the large one")
     await talk(romeo, juliet, "still up")
     twice = [one for one in juliet.inbox if "the large one" in (one.findtext("{jabber:client}body") or "")]
-    expect(len(twice), 0, "messages that came twice")
+    expect(len(twice), 0, "messages that arrived twice")
 
 
-@plain.scenario("what jabberd2's own s2s would take for something else comes back")
+@plain.scenario("stanzas that jabberd2's own s2s would misread are bounced")
 async def _unfit(made: World) -> None:
     await unfit(made.ends.right, made.ends.left)
 
@@ -61,22 +61,22 @@ peer = Stage(
 )
 
 
-@secured.scenario("what jabberd2's own s2s would take for something else comes back, with TLS")
+@secured.scenario("stanzas that jabberd2's own s2s would misread are bounced, with TLS")
 async def _unfit_with_tls(made: World) -> None:
     await unfit(made.ends.right, made.ends.left)
 
 
-@peer.scenario("what jabberd2's own s2s would take for something else comes back, as a peer")
+@peer.scenario("stanzas that jabberd2's own s2s would misread are bounced, as a peer")
 async def _unfit_peer(made: World) -> None:
     await unfit(made.ends.left, made.ends.right)
 
 
-@secured.scenario("jabberd2's stanza cap, with TLS")
+@secured.scenario("jabberd2's stanza limit, with TLS")
 async def _capped_with_tls(made: World) -> None:
     await _takes_no_more(made.ends.right, made.ends.left)
 
 
-@peer.scenario("jabberd2's stanza cap, as a peer")
+@peer.scenario("jabberd2's stanza limit, as a peer")
 async def _capped_peer(made: World) -> None:
     await _takes_no_more(made.ends.left, made.ends.right)
 
@@ -87,7 +87,7 @@ def _other_certificate(authority: Authority) -> dict[str, Any]:
 
 
 crashing = Stage(
-    "ejabberd outside, which crashes on the xmppAddr in our certificate; a certificate of its own for it",
+    "ejabberd outside, which crashes on the xmppAddr in our certificate; it gets another certificate",
     lambda lab: world(lab, "prosody", "ejabberd", _other_certificate),
 )
 conversation(crashing, "prosody | s2sgw, certificate chosen per peer | ejabberd")

@@ -1,4 +1,4 @@
-"""A peer with a limit that it tells nobody of, and that reads no more behind a stanza beyond it, as jabberd2 does."""
+"""A peer with an unannounced limit, which reads nothing after a larger stanza, as jabberd2 does."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.lab.receiver import EXTERNAL, Receiver
 from tests.lab.scenario import Stage, check, expect, step
 from tests.lab.world import World, world
 
-#: Bytes that it takes; of the stanza that is larger; and seconds for which it reads nothing.
+#: The limit in bytes; the bytes of the larger stanza; and the seconds for which nothing is read.
 MOST, LARGE, STUCK = 20_000, 50_000, 60.0
 _SM = "{urn:xmpp:sm:3}"
 _BIDI = "urn:xmpp:bidi"
 
 
 class Choking(Receiver):
-    """It acknowledges (XEP-0198) where it is `managed`; else it answers pings, on the same stream (XEP-0288)."""
+    """A peer that acknowledges (XEP-0198) if it is `managed`; else it answers pings, on the same stream (XEP-0288)."""
 
     def __init__(self, made: World, domain: str, managed: bool) -> None:
         self._managed = managed
@@ -74,10 +74,10 @@ async def _world(lab: Lab) -> AsyncIterator[World]:
         yield made
 
 
-stage = Stage("a peer that chokes on a large stanza, and has announced no limit", _world)
+stage = Stage("a peer that stops reading at a large stanza, without an announced limit", _world)
 
 
-@stage.scenario("by pings and by XEP-0198: the culprit alone comes back, in a bounded time, and what is around it arrives", 120.0)
+@stage.scenario("by pings and by XEP-0198: only the large stanza is bounced, in a bounded time, and its neighbours arrive", 120.0)
 async def _found(made: World) -> None:
     far = {managed: Choking(made, f"choking-{name}.example", managed) for managed, name in ((False, "pings"), (True, "sm"))}
     for each in far.values():
@@ -86,7 +86,7 @@ async def _found(made: World) -> None:
     bounds = {False: 2 * short_timeouts.PING_SECONDS, True: 2 * short_timeouts.OVERDUE_SECONDS}
     await asyncio.gather(*(_chokes(made.ends.left, far[managed], bounds[managed]) for managed in far))
     rows = made.gateway.asked("queue", "list", "--poison")
-    expect(sorted(row["cause"] for row in rows), ["answered no more, twice"] * 2, "what is in the pen")
+    expect(sorted(row["cause"] for row in rows), ["answered no more, twice"] * 2, "the quarantine")
     check("Traceback" not in made.gateway.logged(), "a traceback in the gateway's log")
 
 
@@ -109,7 +109,7 @@ async def _chokes(juliet: Client, far: Choking, bound: float) -> None:
     far.over.set()
     step(f"{far.domain}: found after {seconds:.1f} s (twice {bound / 2:g} of silence), {far.connections} streams: {far.bodies()}")
     often = Counter(far.bodies())
-    check(often["first"] == often["last"] == 1 and {often["before"], often["behind"]} <= {1, 2}, f"they came so often: {often}")
+    check(often["first"] == often["last"] == 1 and {often["before"], often["behind"]} <= {1, 2}, f"copies that arrived: {often}")
     expect(list(dict.fromkeys(far.bodies())), ["first", "before", "behind", "last"], "the order")
     expect(far.connections, 3, "streams")
     far.close()

@@ -25,7 +25,7 @@ async def _status(made: World) -> None:
     for verb in ("status", "streams"):
         text = await asyncio.to_thread(made.gateway.command, verb)
         answer = await asyncio.to_thread(made.gateway.asked, verb)
-        check(text.strip() and answer, f"s2sgw {verb} says nothing")
+        check(text.strip() and answer, f"s2sgw {verb} prints nothing")
         step(f"s2sgw {verb}: {text.splitlines()[0][:100]}")
     check(OUTSIDE in str(answer), f"{OUTSIDE} is in no stream: {answer}")
 
@@ -37,7 +37,7 @@ async def _ends_in_order(made: World) -> None:
 
 
 def _changes(behind: str, outside: str) -> dict[str, Any]:
-    """What s2sgw.toml needs for these: jabberd2 never speaks SASL, so with it a peer is proven by dialback under TLS."""
+    """Return the changes of s2sgw.toml for these servers. jabberd2 never uses SASL, so a peer is proven by dialback under TLS."""
     changes: dict[str, Any] = {}
     if outside == "jabberd2":
         changes["peers"] = {OUTSIDE: {"dialback": "with-tls"}}
@@ -45,7 +45,7 @@ def _changes(behind: str, outside: str) -> dict[str, Any]:
 
 
 def stage(behind: str, outside: str) -> Stage:
-    """Both are kinds of server. ejabberd 23.01 crashes on an xmppAddr in a certificate, so with it ours has none."""
+    """Both arguments are kinds of server. ejabberd 23.01 crashes on an xmppAddr in a certificate, so the gateway's has none."""
     made = Stage(
         f"{behind} behind the gateway, {outside} outside",
         lambda lab: world(lab, behind, outside, _changes(behind, outside), xmpp_addr=outside != "ejabberd"),
@@ -55,5 +55,5 @@ def stage(behind: str, outside: str) -> Stage:
     if behind == outside == "prosody":
         made.scenario(f"{label}: every stream by certificates")(_by_certificates)
     made.scenario(f"{label}: s2sgw status and streams")(_status)
-    made.scenario(f"{label}: ends in order on SIGTERM")(_ends_in_order)
+    made.scenario(f"{label}: stops normally on SIGTERM")(_ends_in_order)
     return made

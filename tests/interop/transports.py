@@ -1,4 +1,4 @@
-"""Over every transport: both families, races past black holes, direct TLS, SOCKS5, the PROXY protocol, limits of the peer."""
+"""All transports: both families, races past black holes, direct TLS, SOCKS5, the PROXY protocol, limits of the peer."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.lab.socks import SocksProxy
 from tests.lab.transport_receiver import Far
 from tests.lab.world import INSIDE, World, world
 
-#: Where the gateway says that its streams to peers come from.
+#: The source addresses of the gateway's streams to peers.
 SOURCE = "127.0.0.7"
 ONION = "abcdefghijklmnopqrstuvwxyz234567.onion"
 
 
 @dataclass
 class Gates(Door):
-    """A door with more ways in and out."""
+    """A `Door` with more ways in and out."""
 
     proxied: int = 0  # the port of a listener that expects the PROXY protocol
     socks: SocksProxy = field(kw_only=True)
@@ -59,7 +59,7 @@ trusted_proxies = ["127.0.0.1", "192.0.2.0/24"]
 
 
 def _enlarge(made: World, text: str) -> None:
-    """The gateway starts anew with more in its file."""
+    """Restart the gateway with additions to its file."""
     made.gateway.stop()
     with made.gateway.config.open("a") as file:
         file.write(text)
@@ -70,13 +70,13 @@ stage = Stage("transports: families, races, direct TLS, SOCKS5, the PROXY protoc
 
 
 def _visit(title: str) -> Callable[[Callable[[Gates], None]], None]:
-    """Decorator: a blocking scenario, run in a thread."""
+    """Decorate a blocking scenario, to be run in a thread."""
     def add(run: Callable[[Gates], None]) -> None:
         stage.scenario(title)(lambda at: asyncio.to_thread(run, at))
     return add
 
 
-# --- outward -----------------------------------------------------------------------------------------------------------
+# --- outbound ----------------------------------------------------------------------------------------------------------
 
 
 def _juliet(at: Door) -> Client:
@@ -84,12 +84,12 @@ def _juliet(at: Door) -> Client:
 
 
 def _far(at: Door, domain: str, **options: object) -> Far:
-    """A listening peer that DNS has yet to be told of."""
+    """Return a listening peer that is not in the DNS yet."""
     return Far(at.made.lab, domain, at.certificate(domain), str(at.made.authority.file), **options)  # type: ignore[arg-type]
 
 
 def _serve(at: Door, domain: str, *records: str, hosts: tuple[str, ...] = ()) -> None:
-    """`records` are "xmpp-server priority port host"."""
+    """Add records to the DNS. `records` are "xmpp-server priority port host"."""
     for record in records:
         service, priority, port, host = record.split()
         at.made.dns.records.append(f"_{service}._tcp.{domain}. 5 IN SRV {priority} 0 {port} {host}")
@@ -98,7 +98,7 @@ def _serve(at: Door, domain: str, *records: str, hosts: tuple[str, ...] = ()) ->
 
 
 def _sent(at: Door, far: Receiver, text: str = "hello", seconds: float = 10.0) -> float:
-    """Juliet writes to a user of `far`'s; seconds until it has arrived."""
+    """Send a message from Juliet to a user of `far`; return the seconds until it has arrived."""
     start = time.monotonic()
     writing = _juliet(at).message(f"a@{far.domain}/x", text)
     asyncio.run_coroutine_threadsafe(writing, at.loop).result(5)
@@ -111,7 +111,7 @@ def _sent(at: Door, far: Receiver, text: str = "hello", seconds: float = 10.0) -
 
 @contextlib.contextmanager
 def _black_hole(address: str, port: int) -> Iterator[None]:
-    """A listening socket whose queue is full: the kernel drops whatever else comes to it."""
+    """Return a listening socket whose queue is full: the kernel drops further connections."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with contextlib.ExitStack() as stack:
         stack.enter_context(socket.create_server((address, port), family=family, backlog=0))
@@ -123,16 +123,16 @@ def _black_hole(address: str, port: int) -> Iterator[None]:
         yield
 
 
-@_visit("a peer on IPv6 alone is reached, and one on IPv4 alone, from the source address that was configured")
+@_visit("a peer with only IPv6 and one with only IPv4 are reached, from the configured source address")
 def _families(at: Gates) -> None:
     six = _far(at, "only-six.example", six=True)
     _serve(at, six.domain, f"xmpp-server 0 {six.port} six.example.")
     _sent(at, six)
-    expect(six.callers, ["::1"], "who connected by IPv6")
+    expect(six.callers, ["::1"], "the address that connected by IPv6")
     four = _far(at, "only-four.example")
     _serve(at, four.domain, f"xmpp-server 0 {four.port} four.example.")
     _sent(at, four)
-    expect(four.callers, [SOURCE], "who connected by IPv4")
+    expect(four.callers, [SOURCE], "the address that connected by IPv4")
     six.close()
     four.close()
 
@@ -148,7 +148,7 @@ def _raced(at: Gates) -> None:
     far.close()
 
 
-@_visit("R36: a target that refuses is followed by the next priority at once; one whose TLS is broken too")
+@_visit("R36: after a target that refuses, or whose TLS is broken, the next priority is tried at once")
 def _next(at: Gates) -> None:
     far, closed = _far(at, "second.example"), at.made.lab.port()
     _serve(at, far.domain, f"xmpp-server 0 {closed} localhost.", f"xmpp-server 5 {far.port} localhost.")
@@ -159,13 +159,13 @@ def _next(at: Gates) -> None:
     good = _far(at, "third.example")
     _serve(at, good.domain, f"xmpp-server 0 {stranger.port} localhost.", f"xmpp-server 5 {good.port} localhost.")
     took = _sent(at, good)
-    expect((stranger.connections, stranger.stanzas), (1, []), "the server that nobody trusts")
+    expect((stranger.connections, stranger.stanzas), (1, []), "the untrusted server")
     check(took < 1.5, f"it took {took:.2f} s")
     good.close()
     stranger.close()
 
 
-@_visit("all targets failed is known at once: the user hears of it as soon as the queue lets go")
+@_visit("the failure of all targets is known at once: the user gets the bounce when the hold time is over")
 def _all_failed(at: Gates) -> None:
     ports = [at.made.lab.port() for _ in range(3)]
     _serve(at, "dead.example", *(f"xmpp-server {number} {port} localhost." for number, port in enumerate(ports)))
@@ -187,15 +187,15 @@ def _direct(at: Gates) -> None:
     far.close()
 
 
-@_visit("direct TLS that is broken: STARTTLS is used, and direct TLS left out for a day, which is told")
+@_visit("broken direct TLS: STARTTLS is used, and direct TLS is disabled for a day, which is reported")
 def _direct_broken(at: Gates) -> None:
     far = _far(at, "halfway.example")
     _serve(at, far.domain, f"xmpps-server 0 {far.port} localhost.", f"xmpp-server 5 {far.port} localhost.")
     took = _sent(at, far)
     check(took < 2, f"it took {took:.2f} s")
     expect(far.connections, 2, "connections")
-    check(at.made.gateway.logs("extension disabled"), "the log does not tell of it")
-    expect([row["without"] for row in at.made.gateway.asked("peers", far.domain)], [["direct-tls"]], "s2sgw peers: left out")
+    check(at.made.gateway.logs("extension disabled"), "the log does not mention it")
+    expect([row["without"] for row in at.made.gateway.asked("peers", far.domain)], [["direct-tls"]], "s2sgw peers: disabled")
     far.close()
 
 
@@ -217,23 +217,23 @@ def _limited(at: Gates) -> None:
     far.close()
 
 
-@_visit("an onion service by way of a SOCKS5 proxy, both ways, and no DNS query tells of it")
+@_visit("an onion service through a SOCKS5 proxy, in both directions, without a DNS query")
 def _onion(at: Gates) -> None:
     far = _far(at, ONION)
     at.socks.names[ONION] = far.port
     _sent(at, far)
-    expect(at.socks.asked, [(ONION, 5269)], "what the proxy was asked")
+    expect(at.socks.asked, [(ONION, 5269)], "requests to the proxy")
     at.greets(ONION)
     missing = "nosuchservice.onion"
     asyncio.run_coroutine_threadsafe(_juliet(at).message(f"a@{missing}/x", "x"), at.loop).result(5)
     time.sleep(0.5)
     check((missing, 5269) in at.socks.asked, f"the proxy was not asked for {missing}: {at.socks.asked}")
     process = at.made.dns.process
-    check(process is not None and "onion" not in process.log.read_text(), "the name server heard of an onion service")
+    check(process is not None and "onion" not in process.log.read_text(), "the name server got a query for an onion service")
     far.close()
 
 
-@_visit("a dead peer is asked ever more rarely, however much is sent to it; a stream of its own wakes it at once")
+@_visit("a dead peer is tried at growing intervals, however much is sent to it; its own stream ends the wait at once")
 def _dead(at: Gates) -> None:
     domain, port = "sleeper.example", at.made.lab.port()
     texts = [f"number {number}" for number in range(40)]
@@ -243,23 +243,23 @@ def _dead(at: Gates) -> None:
         for text in texts:
             asyncio.run_coroutine_threadsafe(_juliet(at).message(f"a@{domain}/x", text), at.loop).result(5)
             time.sleep(0.2)
-            if text == texts[0]:  # Prosody's stream has to stand before it keeps the order (see outward)
+            if text == texts[0]:  # Prosody's stream must exist before it keeps the order (see `undeliverable`)
                 check(_within(10.0, lambda: bool(answered)), "the gateway does not connect")
-    step(f"asked {len(answered)} times in 8 s, at {', '.join(f'{when - answered[0]:.1f}' for when in answered)}")
-    check(2 <= len(answered) <= 5, f"asked {len(answered)} times in 8 s")
+    step(f"tried {len(answered)} times in 8 s, at {', '.join(f'{when - answered[0]:.1f}' for when in answered)}")
+    check(2 <= len(answered) <= 5, f"tried {len(answered)} times in 8 s")
     far = _far(at, domain, port=port)
     start = time.monotonic()
     at.enter(domain).close()
     far.wait(40)
     took = time.monotonic() - start
-    step(f"all there {took * 1000:.0f} ms after its own stream")
+    step(f"all arrived {took * 1000:.0f} ms after its own stream")
     check(took < 1.5, f"it took {took:.1f} s")
     expect_in_order([got.findtext(f"{SERVER}body") for got in far.stanzas], texts, "in order")
     far.close()
 
 
 def _within(seconds: float, true: Callable[[], bool]) -> bool:
-    """Whether it is `true` before so many seconds are over."""
+    """Return True if the condition holds within this many seconds."""
     deadline = time.monotonic() + seconds
     while not true() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -268,7 +268,7 @@ def _within(seconds: float, true: Callable[[], bool]) -> bool:
 
 @contextlib.contextmanager
 def _hanging_up(port: int, answered: list[float]) -> Iterator[None]:
-    """A listener that accepts and hangs up."""
+    """Return a listener that accepts and closes each connection."""
     def serve() -> None:
         with contextlib.suppress(OSError):
             while True:
@@ -280,11 +280,11 @@ def _hanging_up(port: int, answered: list[float]) -> Iterator[None]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-# --- inward ------------------------------------------------------------------------------------------------------------
+# --- inbound -----------------------------------------------------------------------------------------------------------
 
 
 def _authenticate(at: Gates, stream: Stream, domain: str) -> None:
-    """STARTTLS and EXTERNAL on a connection that is open."""
+    """Do STARTTLS and EXTERNAL on an open connection."""
     stream.open(INSIDE, domain)
     stream.starttls(client_context(at.certificate(domain)), INSIDE)
     stream.open(INSIDE, domain)
@@ -292,7 +292,7 @@ def _authenticate(at: Gates, stream: Stream, domain: str) -> None:
     stream.open(INSIDE, domain)
 
 
-@_visit("PROXY protocol in, versions 1 and 2: the peer's address is the one that the load balancer tells")
+@_visit("PROXY protocol from load balancers, versions 1 and 2: the peer's address is the one in its header")
 def _proxy_in(at: Gates) -> None:
     second = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes((203, 0, 113, 9, 127, 0, 0, 1)) + b"\x0f\xa1\x14\x95"
     for number, (preface, address) in enumerate((
@@ -313,21 +313,21 @@ def _proxy_in(at: Gates) -> None:
         stream.end()
 
 
-@_visit("PROXY protocol in: who is not listed, or sends no header, is not listened to")
+@_visit("PROXY protocol from load balancers: an unlisted address, or a stream without a header, is refused")
 def _proxy_refused(at: Gates) -> None:
     other = socket.create_connection(("127.0.0.1", at.proxied), 5, source_address=("127.0.0.2", 0))
     other.settimeout(5)
     with contextlib.suppress(ConnectionError):
         other.sendall(b"PROXY TCP4 203.0.113.8 127.0.0.1 4000 5269\r\n")
-        expect(other.recv(100), b"", "what an unlisted address hears")
+        expect(other.recv(100), b"", "the answer to an unlisted address")
     bare = socket.create_connection(("127.0.0.1", at.proxied), 5)
     bare.settimeout(5)
     with contextlib.suppress(ConnectionError):
         bare.sendall(b"<?xml version='1.0'?><stream:stream xmlns='jabber:server'>")
-        expect(bare.recv(100), b"", "what a bare stream hears")
+        expect(bare.recv(100), b"", "the answer to a stream without a header")
     other.close()
     bare.close()
-    check(at.made.gateway.logs("only listed proxies may connect here"), "the log does not tell of the unlisted one")
+    check(at.made.gateway.logs("only listed proxies may connect here"), "the log does not mention the unlisted address")
 
 
 # --- towards the backend ---------------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ announced = Stage(
 )
 
 
-@announced.scenario("PROXY protocol towards the backend: both ways, and the server knows the peer's address")
+@announced.scenario("PROXY protocol towards the backend: both directions, and the server logs the peer's address")
 async def _announced(made: World) -> None:
     for _ in range(2):
         await talk(made.ends.left, made.ends.right, "out and back")

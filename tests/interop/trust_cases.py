@@ -1,4 +1,4 @@
-"""The three cases of an unknown issuer, keys that change, the memory of past proof, and the record of it all (R20)."""
+"""The three settings for an unknown issuer, changed keys, past proofs, and the records of all of them (R20)."""
 
 from __future__ import annotations
 
@@ -82,20 +82,20 @@ def _ask(at: Trusting) -> None:
     check(row["dns"]["targets"][0]["host"] == f"ask-host.{PLAIN}", str(row["dns"]))
     step(at.gateway.command("pending", ASK).splitlines()[0])
     at.gateway.command("pins", "approve", ASK, "--for", "90d", "--note", "compared by telephone")
-    check(at.heard(ASK, text), "what waited was not delivered after the approval")
+    check(at.heard(ASK, text), "waiting stanzas were not delivered after the approval")
     at.enter(ASK, at.certificates[ASK]).close()
     expect(_pending(at, ASK), [], "pending")
     expect(_keys(at, ASK), ["operator"], "keys")
 
 
-@_scenario("a changed key is refused, critical in the log, and shown old against new")
+@_scenario("a changed key is refused, logged as critical, and shown beside the old key")
 def _changed(at: Trusting) -> None:
     other = at.stranger.self_signed(ASK)
     at.refused(ASK, other)
     [row] = _pending(at, ASK)
     expect(row["cause"], "pin-mismatch", "cause")
     expect([old["origin"] for old in row["remembered"]], ["operator"], "the key before")
-    check("REMEMBERED" in at.gateway.command("pending", ASK), "old and new are not shown together")
+    check("REMEMBERED" in at.gateway.command("pending", ASK), "the old and the new key are not shown together")
     critical = [line for line in at.gateway.logged().splitlines() if "key changed" in line]
     check(critical and "critical" in critical[0].lower(), f"no critical line: {critical[:1]}")
     at.gateway.command("pins", "approve", ASK, row["key"], "--replace", "--for", "2s")
@@ -103,10 +103,10 @@ def _changed(at: Trusting) -> None:
     at.refused(ASK, at.certificates[ASK])
     time.sleep(2.1)
     text = at.refused(ASK, other)
-    step(f"the approval ran out: {text[:60]!r}")
+    step(f"the approval expired: {text[:60]!r}")
 
 
-@_scenario("revoke: the key proves nothing more, and its streams are closed")
+@_scenario("revoke: the key no longer proves the peer, and its streams are closed")
 def _revoke(at: Trusting) -> None:
     third = at.stranger.self_signed(ASK)
     at.refused(ASK, third)
@@ -122,13 +122,13 @@ def _revoke(at: Trusting) -> None:
     check(any("pins revoke" in line for line in lines) and any("pins approve" in line for line in lines), "audit log")
 
 
-@_scenario("trust-first-use: a stranger who comes inbound first owns nothing")
+@_scenario("trust-first-use: the key of an inbound stranger is not trusted")
 def _stranger(at: Trusting) -> None:
     at.refused(FIRST, at.stranger.self_signed(FIRST))
     expect(_keys(at, FIRST), [], "keys")
 
 
-@_scenario("trust-first-use: the first key on a stream of our own is remembered; another is refused")
+@_scenario("trust-first-use: the first key on an outbound stream is remembered; another key is refused")
 def _first_use(at: Trusting) -> None:
     text = at.asks(FIRST, at.authority.for_domain(FIRST))
     check(at.heard(FIRST, text), "the first use was not trusted")
@@ -146,7 +146,7 @@ def _dialback_only(at: Trusting, certificate: Certificate) -> tuple[str, list[st
     return condition, offered
 
 
-@_scenario("memory: who was proven by PKIX is not accepted by dialback alone; first it is only reported")
+@_scenario("past proofs: a peer proven by PKIX is not accepted by dialback alone; with `report` this is only reported")
 def _lost(at: Trusting) -> None:
     stranger = at.stranger.self_signed(LOST)
     expect(_dialback_only(at, stranger), ("", []), "before any proof: dialback")
@@ -160,7 +160,7 @@ def _lost(at: Trusting) -> None:
     expect(at.gateway.asked("refusals", LOST)[-1]["cause"], "proof-lost", "cause")
 
 
-@_scenario("the record of refusals outlives a kill -9, and writes the letter to the other administrator")
+@_scenario("refusals are kept over a kill -9, and give the letter to the other administrator")
 def _record(at: Trusting) -> None:
     before = at.gateway.asked("refusals")
     assert at.gateway.process is not None
@@ -174,7 +174,7 @@ def _record(at: Trusting) -> None:
     step(letter.splitlines()[0])
 
 
-@_scenario("explain: the objects, each key with its line, what is on record, what would be decided now")
+@_scenario("explain: the objects, each key with its line, the records, the present verdict")
 def _explain(at: Trusting) -> None:
     lines = at.gateway.config.read_text().splitlines()
     answer = at.gateway.asked("explain", FIRST)
@@ -184,7 +184,7 @@ def _explain(at: Trusting) -> None:
     expect((key["value"], key["from"]), ("trust-first-use", f"peers.{FIRST}"), "unknown_issuer")
     check("unknown_issuer" in lines[key["line"] - 1], f"line {key['line']}: {lines[key['line'] - 1]}")
     expect([row["method"] for row in answer["past"]], ["pkix"], "past proofs")
-    check(answer["remembered"] and answer["refusals"] and answer["dns"]["targets"], "keys, refusals and DNS are told")
+    check(answer["remembered"] and answer["refusals"] and answer["dns"]["targets"], "keys, refusals and DNS are missing")
     expect(answer["now"]["outbound"]["last"]["proven_by"], "trust-first-use", "outbound now")
     told = at.gateway.command("explain", FIRST, "--local", INSIDE)
     for words in ("unknown_issuer", "accepted, verified by trust-first-use", "verified   by pkix"):
@@ -192,7 +192,7 @@ def _explain(at: Trusting) -> None:
     step(next(line for line in told.splitlines() if line.startswith("outbound")).strip())
 
 
-@_scenario("explain and replay --with FILE: what a planned file would decide, and whose verdict it would change")
+@_scenario("explain and replay --with FILE: the verdicts of a planned file, and the peers whose verdict changes")
 def _replay(at: Trusting) -> None:
     plan = at.gateway.folder / "planned.toml"
     text = at.gateway.config.read_text()
@@ -206,7 +206,7 @@ def _replay(at: Trusting) -> None:
     expect({(row["before"]["accepted"], row["after"]["cause"]) for row in outbound}, {(True, "self-signed")}, "replay")
     step(f"{len(changed)} verdicts would change")
     plan.write_text("[nonsense]\n")
-    check("nonsense" in at.gateway.asked("replay", "--with", str(plan))["error"], "the complaints about a bad file are told")
+    check("nonsense" in at.gateway.asked("replay", "--with", str(plan))["error"], "the errors of a bad file")
 
 
 @_scenario("per peer: its own revocation list, read again when it changes, and its own trust anchors")
@@ -214,7 +214,7 @@ def _files(at: Trusting) -> None:
     good, bad = (at.authority.for_domain(REVOKED) for _ in range(2))
     at.enter(REVOKED, bad).close()
     at.authority.revoke(at.gateway.folder / "lab.crl", bad)
-    time.sleep(5.5)  # files are looked at every five seconds
+    time.sleep(5.5)  # files are checked every five seconds
     at.refused(REVOKED, bad)
     expect(at.gateway.asked("refusals", REVOKED)[-1]["cause"], "revoked", "cause")
     at.enter(REVOKED, good).close()

@@ -1,4 +1,4 @@
-"""DANE against a zone that knot signs and unbound validates: in both roles, and whatever DNSSEC comes to (R22)."""
+"""DANE with a zone that knot signs and unbound validates: in both roles, with each result of DNSSEC (R22)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _both_ways(at: Trusting, domain: str) -> None:
     check(at.heard(domain, text), f"{domain} did not get the echo: {at.gateway.asked('refusals', domain)[-1:]}")
 
 
-@_scenario("secure and matching: a self-signed certificate is proven in both roles, with no name and no date either (3 1 1)")
+@_scenario("secure and matching: a self-signed certificate proves the peer in both roles, also without name and valid dates (3 1 1)")
 def _matching(at: Trusting) -> None:
     _both_ways(at, f"match.{SIGNED}")
     _both_ways(at, f"misnamed.{SIGNED}")
@@ -79,19 +79,19 @@ def _matching(at: Trusting) -> None:
     check("dane: proven" in log, "the log does not say that DANE proved it")
 
 
-@_scenario("secure and matching: an authority of the peer's own (2 0 1)")
+@_scenario("secure and matching: the peer's own CA (2 0 1)")
 def _authority(at: Trusting) -> None:
     domain = f"issued.{SIGNED}"
     stream, offered, condition, text = at.offered(domain, at.certificates[domain])
     stream.close()
-    # the leaf's chain must come with its authority; the lab sends the leaf alone, so the record proves nothing here
+    # the leaf's chain must contain its authority; the lab sends only the leaf, so the record proves nothing here
     expect(condition, "policy-violation", f"{offered} {text}")
     chained = at.stranger.folder / "chained.crt"
     chained.write_bytes(at.certificates[domain].chain.read_bytes() + at.stranger.file.read_bytes())
     at.enter(domain, Certificate(chained, at.certificates[domain].key)).close()
 
 
-@_scenario("secure and not matching: inbound no proof, and no veto over PKIX")
+@_scenario("secure and not matching: on an inbound stream no proof, and PKIX still counts")
 def _differing(at: Trusting) -> None:
     domain = f"differ.{SIGNED}"
     text = at.refused(domain, at.certificates[domain])
@@ -99,29 +99,29 @@ def _differing(at: Trusting) -> None:
     at.enter(domain, at.authority.for_domain(domain)).close()
 
 
-@_scenario("secure and not matching: outbound a veto over PKIX")
+@_scenario("secure and not matching: on an outbound stream a veto over PKIX")
 def _veto(at: Trusting) -> None:
     domain = f"veto.{SIGNED}"
     text = at.asks(domain, at.certificates[domain])
     expect(at.refusal(domain, "outbound")["cause"], "dane-mismatch", "cause")
-    check(not at.heard(domain, text, 2.0), "the echo was delivered all the same")
+    check(not at.heard(domain, text, 2.0), "the echo was delivered nevertheless")
 
 
-@_scenario("insecure: matching records prove nobody, differing ones veto nothing")
+@_scenario("insecure: matching records prove nothing, other records veto nothing")
 def _insecure(at: Trusting) -> None:
     text = at.refused(f"match.{PLAIN}", at.certificates[f"match.{PLAIN}"])
     check("its zone is not signed (DNSSEC)" in text, text)
     _both_ways(at, f"differ.{PLAIN}")
 
 
-@_scenario("bogus: the peer's name cannot be asked, and that is temporary")
+@_scenario("bogus: the look-up of the peer's name fails, temporarily")
 def _bogus(at: Trusting) -> None:
     domain = f"match.{BOGUS}"
     text = at.refused(domain, at.certificates[domain], "remote-connection-failed")
     check("again" in text.lower(), text)
 
 
-@_scenario("failing look-ups count for nothing: PKIX decides, in both roles")
+@_scenario("failing look-ups have no effect: PKIX decides, in both roles")
 def _failing(at: Trusting) -> None:
     domain = f"failing.{SIGNED}"
     _both_ways(at, domain)
@@ -134,7 +134,7 @@ def _none(at: Trusting) -> None:
     _both_ways(at, f"none.{SIGNED}")
 
 
-@_scenario("secure delegation: a certificate for the SRV target, where DNSSEC secured it and the policy allows it (R13)")
+@_scenario("secure delegation: a certificate for the SRV target, if DNSSEC secured it and the policy allows it (R13)")
 def _delegation(at: Trusting) -> None:
     domain = f"hosted.{SIGNED}"
     text = at.asks(domain, at.authority.for_domain(domain))

@@ -1,4 +1,4 @@
-"""POSH against a real HTTPS server on loopback: documents, redirects, and what a stranger's web server may not do (R23)."""
+"""POSH with a real HTTPS server on loopback: documents, redirects, and limits for a stranger's web server (R23)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.lab.scenario import Stage, check, step
 from tests.lab.trust_world import Trusting, trusting
 from tests.lab.trust_zone import PLAIN, signed_dns
 
-#: POSH documents are on port 443 and nowhere else, so the web servers of the lab have loopback addresses of their own.
+#: POSH documents are on port 443 only, so the web servers of the lab have separate loopback addresses.
 WEB, STRANGE_WEB = "127.44.53.1", "127.44.53.2"
 PATH = "/.well-known/posh/xmpp-server.json"
 PEERS = ("good", "other", "reference", "redirect", "twice", "long", "slow", "broken", "expired", "private", "missing")
@@ -42,11 +42,11 @@ class _Pages(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing is said."""
+        """Log nothing."""
 
 
 class Web:
-    """An HTTPS server; `pages` go by host and path: status, headers, body, seconds before it answers."""
+    """An HTTPS server. `pages` are by host and path: status, headers, body, seconds before the answer."""
 
     def __init__(self, address: str, certificate: Certificate) -> None:
         self.pages: dict[tuple[str, str], tuple[int, dict[str, str], bytes, float]] = {}
@@ -69,7 +69,7 @@ class Web:
 
 
 def document(certificate: Certificate | None, expires: int = 3600) -> bytes:
-    """Return the document that names a certificate; None: another one."""
+    """Return the document that names a certificate, or with None another one."""
     der = ssl.PEM_cert_to_DER_cert(certificate.chain.read_text()) if certificate else b"another"
     digest = base64.b64encode(hashlib.sha256(der).digest()).decode()
     return json.dumps({"fingerprints": [{"sha-256": digest}], "expires": expires}).encode()
@@ -144,7 +144,7 @@ def _good(made: Posh) -> None:
     check(made.at.heard(domain, text), "the echo was not delivered")
 
 
-@_scenario("one redirect is followed, the document's own or HTTP's; two are not")
+@_scenario("one redirect is followed, by the document or by HTTP; two are not")
 def _redirects(made: Posh) -> None:
     for one in ("reference", "redirect"):
         made.at.enter(f"{one}.{PLAIN}", made.certificates[one]).close()
@@ -152,7 +152,7 @@ def _redirects(made: Posh) -> None:
     check("POSH" in text and "302" in text, text)
 
 
-@_scenario("another certificate, none at all, an expired or broken document, and one that is too long prove nobody")
+@_scenario("a document with another certificate, without one, expired, broken, or too long proves nothing")
 def _bad(made: Posh) -> None:
     for one, words in (
         ("other", "does not vouch"), ("missing", "404"), ("expired", "expires"), ("broken", "no JSON"), ("long", "longer than"),
@@ -161,13 +161,13 @@ def _bad(made: Posh) -> None:
         check(words in text, f"{one}: {text}")
 
 
-@_scenario("a web server whose own certificate is not trusted proves nobody")
+@_scenario("a web server whose own certificate is not trusted proves nothing")
 def _untrusted(made: Posh) -> None:
     text = made.at.refused(f"{STRANGE}.{PLAIN}", made.certificates[STRANGE])
     check("certificate verify failed" in text, text)
 
 
-@_scenario("a web server that does not answer is not waited for")
+@_scenario("a web server that does not answer causes no delay")
 def _slow(made: Posh) -> None:
     start = time.monotonic()
     text = made.at.refused(f"slow.{PLAIN}", made.certificates["slow"])
@@ -176,7 +176,7 @@ def _slow(made: Posh) -> None:
     step(f"after {took:.1f} s")
 
 
-@_scenario("private addresses are not asked, unless the configuration says so")
+@_scenario("private addresses are not used, unless the configuration allows it")
 def _private(made: Posh) -> None:
     domain, gateway = f"private.{PLAIN}", made.at.gateway
     before = gateway.config.read_text()

@@ -1,4 +1,4 @@
-"""Peers that are proven by a shared secret (R26): a raw one whose certificate proves nothing, and another gateway."""
+"""Peers proven by a shared secret (R26): a raw one whose certificate proves nothing, and another gateway."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ Come = tuple[Stream, bytes, set[str], list[str]]
 
 
 def _come(at: Trusting, certificate: Certificate | None, highest: int = SSL.TLS1_3_VERSION) -> Come:
-    """Up to the features after TLS: the stream, its channel binding, the mechanisms, and the types of binding announced."""
+    """Connect up to the features after TLS. Return the stream, its channel binding, the mechanisms, and the announced types of binding."""
     stream = Stream.dial(at.gateway.port)
     stream.open(INSIDE, PEER)
     stream.send("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
@@ -82,44 +82,44 @@ def _come(at: Trusting, certificate: Certificate | None, highest: int = SSL.TLS1
 
 
 def _greets(at: Trusting, stream: Stream, method: str) -> None:
-    """The stream is one that stanzas may come by."""
+    """Check that stanzas pass on the stream."""
     stream.open(INSIDE, PEER)
     [row] = [row for row in at.gateway.asked("streams") if row["leg"] == "federation"]
-    expect(row["method"], method, "the method on record")
+    expect(row["method"], method, "the recorded method")
     stream.send("</stream:stream>")
     stream.end()
     stream.close()
-    step(f"in by {method}")
+    step(f"authenticated by {method}")
 
 
-@_scenario("R26: every mechanism lets a peer in whose certificate proves nothing, or that has none; each side proves itself")
+@_scenario("R26: every mechanism proves a peer whose certificate proves nothing, or that has none; each side proves itself")
 def _every(at: Trusting) -> None:
     for certificate in (None, at.stranger.self_signed(PEER)):
         for mechanism in (PLUS, PLUS_1, PLAIN, PLAIN_1):
             stream, binding, offered, types = _come(at, certificate)
-            expect((offered, types), (ALL, ["tls-exporter"]), "what is offered")
+            expect((offered, types), (ALL, ["tls-exporter"]), "the offer")
             expect(authenticate(stream, PEER, SECRET, mechanism, binding), ("success", ""), mechanism)
             _greets(at, stream, mechanism)
 
 
-@_scenario("R26: beside EXTERNAL, where the certificate is sound")
+@_scenario("R26: SCRAM is offered beside EXTERNAL if the certificate is good")
 def _beside(at: Trusting) -> None:
     stream, binding, offered, _ = _come(at, at.authority.for_domain(PEER))
-    expect(offered, ALL | {"EXTERNAL"}, "what is offered")
+    expect(offered, ALL | {"EXTERNAL"}, "the offer")
     expect(authenticate(stream, PEER, SECRET, PLUS, binding), ("success", ""), PLUS)
     _greets(at, stream, PLUS)
 
 
-@_scenario("R26: under TLS 1.2 without channel binding, and without -PLUS nobody is blamed for not seeing it")
+@_scenario("R26: with TLS 1.2 there is no channel binding, and without -PLUS the flag 'y' is no error")
 def _old(at: Trusting) -> None:
     for flag in ("n", "y"):
         stream, _, offered, types = _come(at, None, SSL.TLS1_2_VERSION)
-        expect((offered, types), ({PLAIN, PLAIN_1}, []), "what is offered")
+        expect((offered, types), ({PLAIN, PLAIN_1}, []), "the offer")
         expect(authenticate(stream, PEER, SECRET, PLAIN, flag=flag), ("success", ""), flag)
         _greets(at, stream, PLAIN)
 
 
-@_scenario("R26: another secret, channel or name, and 'y' where -PLUS was offered, are not let in; three tries end the stream")
+@_scenario("R26: another secret, channel or name, and 'y' if -PLUS was offered, are refused; three attempts end the stream")
 def _refused(at: Trusting) -> None:
     stream, binding, _, _ = _come(at, None)
     expect(authenticate(stream, PEER, SECRET + "x", PLUS, binding), ("failure", "not-authorized"), "another secret")
@@ -134,7 +134,7 @@ def _refused(at: Trusting) -> None:
     stream.close()
 
 
-@_scenario("R26: a secret that is changed in its file is the one from then on, and is never in the log or the record")
+@_scenario("R26: a changed secret file is used at once, and the secret is never in the log or the records")
 def _changed(at: Trusting) -> None:
     write_secret(at.gateway.folder, "another-secret-altogether")
     stream, binding, _, _ = _come(at, None)
@@ -142,7 +142,7 @@ def _changed(at: Trusting) -> None:
     expect(authenticate(stream, PEER, "another-secret-altogether", PLUS, binding), ("success", ""), "the new one")
     _greets(at, stream, PLUS)
     told = at.gateway.logged() + "".join(at.gateway.command(verb, PEER, check=False) for verb in ("explain", "refusals"))
-    check(SECRET not in told and "another-secret-altogether" not in told, "a secret was told")
+    check(SECRET not in told and "another-secret-altogether" not in told, "a secret was disclosed")
     check("shared.secret" in at.gateway.command("explain", PEER), "explain does not name the file")
 
 
@@ -178,7 +178,7 @@ async def _two(lab: Lab, changes: dict[str, object]) -> AsyncIterator[Two]:
             door.stop()
 
 
-#: Settings for the peer: nothing but the secret proves it; or it is an old one, which has nothing but DIGEST-MD5.
+#: Settings for the peer: only the secret proves it; or it is a legacy peer with only DIGEST-MD5.
 ALONE: dict[str, object] = {"proofs": [], "secret_file": "shared.secret", "features": {"bidi": False}}
 OLD: dict[str, object] = {"sasl": ["DIGEST-MD5"], "secret_file": "shared.secret", "features": {"bidi": False}}
 
@@ -186,7 +186,7 @@ gateways = Stage("two gateways with a shared secret and no other proof", lambda 
 legacy = Stage("two gateways with DIGEST-MD5", lambda lab: _two(lab, OLD))
 
 
-@legacy.scenario("R26: two gateways prove themselves to each other, both ways, by DIGEST-MD5 where nothing else is allowed")
+@legacy.scenario("R26: two gateways prove themselves to each other, in both directions, by DIGEST-MD5 if only that is allowed")
 async def _by_digest(at: Two) -> None:
     for sender, receiver in at.ends.ways():
         await talk(sender, receiver, f"as of old, {sender.jid}")
@@ -196,7 +196,7 @@ async def _by_digest(at: Two) -> None:
         expect(methods, {("inbound", "DIGEST-MD5"), ("outbound", "DIGEST-MD5")}, door.domain)
 
 
-@gateways.scenario("R26: two gateways prove themselves to each other, both ways, bound to their TLS")
+@gateways.scenario("R26: two gateways prove themselves to each other, in both directions, bound to their TLS")
 async def _prove(at: Two) -> None:
     for sender, receiver in at.ends.ways():
         await talk(sender, receiver, f"in confidence from {sender.jid}")

@@ -1,4 +1,4 @@
-"""What the users of the server behind get to hear when a peer cannot be reached or is not who it says (R12, R33, R34)."""
+"""Errors that the users of the existing server get when a peer cannot be reached or proven (R12, R33, R34)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.lab.peer import SERVER, Stream
 from tests.lab.receiver import Receiver
 from tests.lab.scenario import Stage, check, expect, expect_in_order, step
 
-stage = Stage("what users hear of peers", door)
+stage = Stage("errors that users get about peers", door)
 
 
 def receiver(at: Door, domain: str, certificate: Certificate, **options: object) -> Receiver:
-    """A listening peer that DNS knows."""
+    """Return a listening peer that is in the DNS."""
     made = Receiver(at.made.lab, domain, certificate, str(at.made.authority.file), **options)  # type: ignore[arg-type]
     at.made.dns.serve(domain, made.port)
     at.made.dns.reload()
@@ -34,7 +34,7 @@ def _juliet(at: Door) -> Client:
 
 
 def _bounced(at: Door, to: str, wanted: tuple[str, ...], seconds: float = 20.0) -> str:
-    """A message to `to` comes back as an error once, from its address, without its payload."""
+    """Check that a message to `to` is bounced once, from its address, without its payload."""
     async def ask() -> ET.Element:
         ident = await _juliet(at).message(to, "a secret that must not come back")
         return await _juliet(at).wait(lambda got: got.get("id") == ident and got.get("type") == "error", seconds, "a bounce")
@@ -43,7 +43,7 @@ def _bounced(at: Door, to: str, wanted: tuple[str, ...], seconds: float = 20.0) 
     assert isinstance(got, ET.Element)
     condition, text = error(got)
     step(f"{to}: {condition} after {time.monotonic() - start:.1f} s, {text!r}")
-    check(condition in wanted, f"{to}: {condition} ({text}), wanted {' or '.join(wanted)}")
+    check(condition in wanted, f"{to}: {condition} ({text}), expected {' or '.join(wanted)}")
     expect(got.get("from"), to, "from of the bounce")
     check(body(got) is None, "the payload was echoed")
     check(text, "the bounce has no text")
@@ -56,7 +56,7 @@ def _nowhere(at: Door) -> None:
     _bounced(at, f"a@{NOWHERE}/x", ("remote-server-not-found",), 6.0)
 
 
-@visit(stage, "a peer whose DNS cannot be asked (SERVFAIL, no answer), or where nothing listens: remote-server-timeout")
+@visit(stage, "a peer whose DNS look-up fails (SERVFAIL, no answer), or where nothing listens: remote-server-timeout")
 def _unreachable(at: Door) -> None:
     for domain in (BROKEN, SILENT):
         _bounced(at, f"a@{domain}/x", ("remote-server-timeout",))
@@ -71,12 +71,12 @@ def _iq(at: Door) -> None:
     expect(error(got)[0], "remote-server-not-found", "condition")
 
 
-@visit(stage, "a raw receiver gets messages by EXTERNAL, in order; it saw the gateway's own certificate")
+@visit(stage, "a raw receiver gets messages by EXTERNAL, in order; the gateway presented its own certificate")
 def _received(at: Door) -> None:
-    """One message alone until the gateway dials, many while it waits for an answer, many on the open stream.
+    """Send one message before the gateway connects, many while it waits for an answer, many on the open stream.
 
-    Alone, since while its own stream is being opened Prosody's order is not kept: what it routes between `<success/>` and
-    the features of the new stream overtakes what it queued before (0.12.3, mod_s2s `route_to_existing_session`).
+    The first is alone because Prosody does not keep the order while its own stream is being opened: stanzas that it routes between `<success/>` and
+    the features of the new stream overtake queued ones (0.12.3, mod_s2s `route_to_existing_session`).
     """
     dialled, answer = threading.Event(), threading.Event()
 
@@ -103,25 +103,25 @@ def _received(at: Door) -> None:
 def _unproven(at: Door, domain: str, certificate: Certificate) -> None:
     far = receiver(at, domain, certificate)
     _bounced(at, f"a@{domain}/x", ("policy-violation", "remote-server-timeout", "remote-server-not-found"))
-    expect(far.stanzas, [], "stanzas that reached it")
+    expect(far.stanzas, [], "stanzas that arrived")
     check(not any("auth" in said for said in far.said), f"the gateway authenticated to it: {far.said}")
     far.close()
 
 
-@visit(stage, "a peer with an untrusted certificate, or another's, gets nothing")
+@visit(stage, "a peer with an untrusted certificate, or with that of another domain, gets no stanza")
 def _wrong(at: Door) -> None:
     _unproven(at, "untrusted-far.example", at.stranger.issue(Names(dns=("untrusted-far.example",))))
     _unproven(at, "mismatch-far.example", at.certificate("friend.example"))
     _unproven(at, "common-far.example", at.certificate("", Names(common="common-far.example")))
 
 
-@visit(stage, "an answer comes back over another stream")
+@visit(stage, "a reply arrives on another stream")
 def _answer(at: Door) -> None:
     streams: list[Stream] = []
 
     def answer(_: Stream, element: ET.Element) -> None:
         back = at.enter("replier.example")
-        streams.append(back)  # closed with what it has not read, a socket would be reset
+        streams.append(back)  # a socket that is closed with unread data is reset
         ident = element.get("id", "")
         back.send(f"<iq type='result' from='{element.get('to')}' to='{element.get('from')}' id='{ident}'/>")
     far = receiver(at, "replier.example", at.certificate("replier.example"), answers=answer)

@@ -1,4 +1,4 @@
-"""XEP-0361 between two gateways, each with a Prosody behind: no header and no negotiation, TLS and a pinned key as the proof."""
+"""XEP-0361 between two gateways, each with a Prosody: no header and no negotiation; TLS and a pinned key are the proof."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.lab.world import INSIDE, OUTSIDE, Front
 
 @dataclass
 class Agreed:
-    """A Prosody behind each of two gateways that have agreed; fits `HasEnds`. `port` is where the first takes such streams."""
+    """A Prosody behind each of two gateways with the agreement; fits `HasEnds`. `port` is the first one's port for such streams."""
 
     doors: tuple[Gateway, Gateway]
     ends: Ends
@@ -75,7 +75,7 @@ def _blocking(title: str) -> Callable[[Callable[[Agreed], None]], None]:
     return add
 
 
-@stage.scenario("messages go both ways, on streams that were proven by the agreement alone")
+@stage.scenario("messages pass in both directions, on streams proven only by the agreement")
 async def _both(at: Agreed) -> None:
     for sender, receiver in at.ends.ways():
         await talk(sender, receiver, f"without a header, {sender.jid}")
@@ -86,7 +86,7 @@ async def _both(at: Agreed) -> None:
 
 
 def _heard(at: Agreed, certificate: Certificate | None, sent: str) -> str:
-    """Return what is heard on a connection to the listener until it closes."""
+    """Return the data received on a connection to the listener until it closes."""
     heard = b""
     with socket.create_connection(("127.0.0.1", at.port), 5) as raw, client_context(certificate).wrap_socket(raw, server_hostname=INSIDE) as line:
         line.sendall(sent.encode())
@@ -95,17 +95,17 @@ def _heard(at: Agreed, certificate: Certificate | None, sent: str) -> str:
     return heard.decode()
 
 
-@_blocking("who presents another key, or none, is refused, whatever it sends")
+@_blocking("a peer with another key, or without one, is refused for any data")
 def _stranger(at: Agreed) -> None:
     forged = f"<message from='a@{OUTSIDE}' to='juliet@{INSIDE}/x'><body>forged</body></message>"
     for certificate in (at.stranger, None):
         heard = _heard(at, certificate, forged)
-        check("<not-authorized" in heard and heard.endswith("</stream:stream>"), f"it heard {heard!r}")
+        check("<not-authorized" in heard and heard.endswith("</stream:stream>"), f"it received {heard!r}")
         step(heard)
 
 
-@_blocking("the right key speaks for its own domain alone, and a closing tag is answered")
+@_blocking("the right key proves only its own domain, and a closing tag is answered")
 def _others(at: Agreed) -> None:
     heard = _heard(at, at.certificates[1], f"<message from='a@else.example' to='juliet@{INSIDE}/x'><body>forged</body></message>")
-    check("<invalid-from" in heard, f"it heard {heard!r}")
-    expect(_heard(at, at.certificates[1], "</stream:stream>"), "</stream:stream>", "what answers the closing tag")
+    check("<invalid-from" in heard, f"it received {heard!r}")
+    expect(_heard(at, at.certificates[1], "</stream:stream>"), "</stream:stream>", "the answer to the closing tag")
