@@ -1,4 +1,4 @@
-"""How `make docs` builds these pages: Sphinx with MyST. Both are maintained, and the search works without a server.
+"""The build of these pages by `make docs`: Sphinx with MyST. Both are maintained, and the search works without a server.
 
 Nothing is fetched when a page is viewed.
 """

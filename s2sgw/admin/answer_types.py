@@ -136,7 +136,7 @@ class Explanation(TypedDict):
 
 
 class Replayed(TypedDict):
-    """How many handshakes were judged again, and those with another verdict."""
+    """The number of handshakes that were judged again, and those with another verdict."""
 
     file: str
     handshakes: int
@@ -172,7 +172,7 @@ class DailyReportAnswer(TypedDict):
 
 
 class ReloadPlan(TypedDict):
-    """What a reload of a file would change. `ok`: a reload is enough."""
+    """The changes that a reload of a file would make. `ok`: a reload is enough."""
 
     ok: bool
     config: str

@@ -34,7 +34,7 @@ _WORDS = {True: "ok", False: "FAILED", None: "-"}
 def probe(domain: str, local: str | None, inbound: bool, config: ConfigPath, as_json: JSONForm) -> None:
     """Try to federate with DOMAIN step by step. For each failure, say how to fix it and which side must fix it.
 
-    No gateway has to run. Without a configuration the probe authenticates nobody, and judges by the default policy.
+    No gateway has to run. Without a configuration the probe does not authenticate, and judges by the default policy.
     Exit status 0 if the two federate, 1 if not.
     """
     peer, asking = _domain(domain, as_json), None if local is None else _domain(local, as_json)

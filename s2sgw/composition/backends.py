@@ -43,7 +43,7 @@ log = Logger("s2sgw")
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredAcks:
-    """How the server of each domain acknowledges: as configured for a backend, by the best available way for a peer."""
+    """The acknowledgements of the server of each domain: as configured for a backend, by the best available way for a peer."""
 
     running: RunningConfiguration
 

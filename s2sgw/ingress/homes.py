@@ -1,4 +1,4 @@
-"""Which node owns a pair: the queues of one peer are on one node at a time (docs/decisions.md#nodes).
+"""The node that owns a pair: the queues of one peer are on one node at a time (docs/decisions.md#nodes).
 
 The stanzas of a pair may enter a queue only on its home. A node that runs alone is the home of all pairs.
 """

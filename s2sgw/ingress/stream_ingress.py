@@ -31,7 +31,7 @@ class AcknowledgingEngine(Protocol):
 
     @property
     def acknowledged_to_peer(self) -> int:
-        """How many of their stanzas were acknowledged to the other side (XEP-0198)."""
+        """The number of their stanzas that were acknowledged to the other side (XEP-0198)."""
 
     def handled(self, number: int) -> list[Event]:
         """Note that `number` more of their stanzas are safe."""
@@ -169,7 +169,7 @@ class Sender(Protocol):
 
     @property
     def acknowledged(self) -> int:
-        """How many stanzas were acknowledged in all."""
+        """The number of stanzas that were acknowledged in all."""
 
     def acknowledge(self, number: int) -> None:
         """Acknowledge `number` more, from the first on."""

@@ -19,7 +19,7 @@ OVERHEAD = 600
 
 @dataclass(frozen=True, slots=True)
 class HoldTimes:
-    """How long a stanza may wait, in seconds, before it is bounced."""
+    """The time that a stanza may wait, in seconds, before it is bounced."""
 
     stanza: float = 600.0
     iq: float = 30.0

@@ -1,1 +1,1 @@
-"""What the gateway reports about itself: the record of refusals and changes, log, metrics, audit log, escaping."""
+"""The gateway's reports about itself: the record of refusals and changes, log, metrics, audit log, escaping."""

@@ -48,7 +48,7 @@ class ListUnreadable(Exception):
 
 
 class ListChange(NamedTuple):
-    """How many names were added to a list, and how many removed, with the first of each in order."""
+    """The numbers of names that were added to a list and removed from it, with the first of each in order."""
 
     source: str
     added: int

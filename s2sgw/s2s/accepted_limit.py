@@ -44,7 +44,7 @@ class ProvenStreams(Protocol):
 
 
 class AcceptedStreamLimit:
-    """How many streams of one peer may be open at once."""
+    """The limit of streams of one peer that are open at once."""
 
     def __init__(self, clock: IReactorTime, streams: ProvenStreams) -> None:
         self._clock = clock

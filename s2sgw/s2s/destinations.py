@@ -128,7 +128,7 @@ class _Destination:
 
 
 class Destinations:
-    """What is known of each server, by a name such as its domain.
+    """The state of each server, by a name such as its domain.
 
     `on_limit` is called when an attempt has to wait because a budget of handshakes is used up.
     """

@@ -1,4 +1,4 @@
-"""Which extensions a server supports in practice: one that broke a stream to it is not used with it for a day.
+"""The extensions that a server supports in practice: one that broke a stream to it is not used with it for a day.
 
 `ExtensionMemory` remembers this for every server. `ExtensionTrial` watches one stream of ours and finds out.
 """

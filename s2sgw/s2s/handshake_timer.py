@@ -1,4 +1,4 @@
-"""How long each step of one attempt to open a stream takes."""
+"""The duration of each step of one attempt to open a stream."""
 
 from __future__ import annotations
 

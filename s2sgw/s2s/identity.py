@@ -35,7 +35,7 @@ class Identity(Protocol):
 
 
 class PeerRoutes(Protocol):
-    """How each peer is connected to: directly, or through a proxy."""
+    """The way to connect to each peer: directly, or through a proxy."""
 
     def dialler(self, peer: Domain) -> Dialler:
         """Return the dialler for `peer`."""
@@ -45,7 +45,7 @@ class PeerRoutes(Protocol):
 
 
 class AckPreferences(Protocol):
-    """What is remembered of how servers acknowledge (XEP-0198)."""
+    """The memory of how servers acknowledge (XEP-0198)."""
 
     def use_stream_management(self, domain: Domain) -> bool:
         """Return whether the server of `domain` is to be asked for acknowledgements."""

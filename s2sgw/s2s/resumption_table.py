@@ -53,7 +53,7 @@ def proven_on(owner: ResumableOwner) -> frozenset[Pair]:
 
 
 class PastStream:
-    """How far a stream had come that can no longer be resumed, and which pairs were proven on it."""
+    """The last count of a stream that can no longer be resumed, and the pairs that were proven on it."""
 
     def __init__(self, resumption: Resumption, leg: Leg, pairs: frozenset[Pair], proven: frozenset[Pair]) -> None:
         """Keep the facts. `proven`: the pairs that the other side has proven. Stanzas of the other pairs went back (XEP-0288)."""

@@ -160,7 +160,7 @@ def _unknown(pair: Pair) -> NextHopLimits:
 
 
 class ResumedParts(NamedTuple):
-    """What a stream that broke off hands over to the stream that resumes it.
+    """The state that an interrupted stream hands over to the stream that resumes it.
 
     `written`: the stanzas that must be written again, in their first order. `users`: the users that go on.
     """

@@ -1,4 +1,4 @@
-"""How many streams of ours are open: in all, for each owner, and to each server.
+"""The limits of open streams of ours: in all, for each owner, and to each server.
 
 All streams share `StreamLimit`. When all places are in use they are shared fairly among the owners (`s2s.owners`): a stream of
 the owner that has most gives way to an owner that has fewer, even if it is in use. `PeerStreamLimit` is the limit of a peer's

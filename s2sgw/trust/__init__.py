@@ -1,4 +1,4 @@
-"""What a certificate or a DNS answer proves. Pure."""
+"""The proofs that a certificate or a DNS answer gives. Pure."""
 
 from __future__ import annotations
 

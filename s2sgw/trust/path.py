@@ -118,7 +118,7 @@ class PresentedChain:
 
     @property
     def names(self) -> Names:
-        """What the leaf names."""
+        """The names of the leaf."""
         return names(self.encoded[0] if isinstance(self.leaf, str) else self.leaf)
 
     @cached_property

@@ -221,7 +221,7 @@ _OF_PEER = (Layer.TLS, Layer.PKIX, Layer.AUTH, Layer.POLICY, Layer.STREAM)
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a stream, an attempt or the custody of a stanza ended.
+    """The end of a stream, of an attempt, or of the custody of a stanza.
 
     `detail` is for the record. It may contain text of the peer, so escape it before you display it. `condition` is the
     stream error on the wire, if one was sent (`by` "us") or received (`by` "them").

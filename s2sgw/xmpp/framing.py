@@ -108,7 +108,7 @@ class Framer:
 
     @property
     def limits(self) -> FramingLimits:
-        """What the stream may hold."""
+        """The limits of the stream."""
         return self._limits
 
     @limits.setter

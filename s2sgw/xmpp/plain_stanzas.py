@@ -44,7 +44,7 @@ OPENINGS = (*(opening for _, opening, _, _ in _SHAPES.values()), b"<r ", b"<a ")
 
 
 class PlainBounds(NamedTuple):
-    """How large a plain stanza is, so that it keeps the limits of its stream whatever it contains.
+    """The size of a plain stanza that keeps the limits of its stream whatever it contains.
 
     It has at most `stanza` bytes. Up to `content` bytes between its tags have no room to break a limit. Longer content has at
     most so many `tags` and `equals` signs, one of which each attribute needs, and no tag of more than `name` bytes: so long is

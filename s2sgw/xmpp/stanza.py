@@ -14,7 +14,7 @@ class Stanza:
 
     `data` is ready for any stream whose default namespace is jabber:server: the prefixes that its own stream header
     declared and the stream's xml:lang are in its start tag. `payloads` names its children as `namespace}name`; None: they are
-    read from `data` when somebody asks.
+    read from `data` on request.
     """
 
     __slots__ = ("_payloads", "data", "from_", "id", "kind", "to", "type")

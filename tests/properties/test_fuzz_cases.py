@@ -51,7 +51,7 @@ def _random(target: Target) -> Callable[[], None]:
 class DifferentialTests(SynchronousTestCase):
     """Tests of the framer against lxml."""
 
-    #: : A stream for each rule that refuses it.
+    #: A stream for each rule that refuses it.
     REFUSED = (
         "<stream xmlns='urn:x'>", HEAD.replace("xmlns='jabber:server'", "xmlns='jabber:client'") + ">",
         "<stream:x xmlns:stream='http://etherx.jabber.org/streams'>", "<s:stream xmlns:s='http://etherx.jabber.org/streams' xmlns='jabber:server'>",

@@ -32,7 +32,7 @@ RUNS = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 WALKS = int(os.environ.get("FUZZ_WALKS", os.environ.get("FUZZ_EXAMPLES", "600")))
 SEED = os.environ.get("FUZZ_SEED")
 STEPS = 60
-#: : Bytes that are written, or read from the spool, at once: a few stanzas.
+#: Bytes that are written, or read from the spool, at once: a few stanzas.
 CHUNK = 400
 
 #: Walks of one seed: number N of seed S is number N + S * OF_A_SEED of all.
@@ -58,7 +58,7 @@ class CustodyMachine(RuleBasedStateMachine):
         self._patches.enter_context(mock.patch.object(delivery_queue, "CHUNK", CHUNK))
         self._patches.enter_context(passing_noted(lambda: self.model))
         self.model: Model
-        #: : failures that the gateway logged without raising
+        #: failures that the gateway logged without raising
         self._failures: list[Failure] = []
         self._observer = cast(ILogObserver, self._note_failure)
         globalLogPublisher.addObserver(self._observer)

@@ -192,7 +192,7 @@ class VerbTests(APITestCase):
 
     def test_openapi(self) -> None:
         """The document is served. It is not made again for each request, because every user may ask for it."""
-        self.patch(http_api, "_json_body", lambda value: self.fail("it is made again"))
+        self.patch(http_api, "_json_body", lambda value: self.fail("the document is made again"))
         self.assertIn("/api/v1/queue/hold", self.client.get("/openapi.json").json["paths"])
 
 

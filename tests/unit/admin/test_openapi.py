@@ -165,7 +165,7 @@ class SchemaTests(SynchronousTestCase):
 
 
 class Sample(TypedDict):
-    """An example of a row."""
+    """One row."""
 
     a: str | None
     b: list[dict[str, Any]]

@@ -25,7 +25,7 @@ from s2sgw.reporting.metrics import MetricsPage
 from tests.support.admin import member, operator
 from tests.support.http import Client
 
-#: : The verbs that a read-only user may call.
+#: The verbs that a read-only user may call.
 LOOKS = {
     "status", "streams", "lanes", "peers", "names", "refusals", "certs", "pending", "pins list", "explain", "queue list", "queue show", "queue ages",
     "deny list", "report",

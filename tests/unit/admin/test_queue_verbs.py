@@ -19,7 +19,7 @@ from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.queue_verbs import LANE, Tools
 from tests.unit.delivery.test_queue import HERE, OUT, THERE, WINDOW, World, ids, stanza
 
-#: : Texts that are not the number of a stanza.
+#: Texts that are not the number of a stanza.
 NO_NUMBERS: tuple[object, ...] = (
     0, -1, 1.5, 1.0, True, inf, -inf, nan, 2**63, 10**400, "x", "", "\u0661", "9" * 30, None, [1], {},
 )

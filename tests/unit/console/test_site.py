@@ -357,7 +357,7 @@ class HTTPInterfaceTests(ConsoleCase):
 class RouteTests(ConsoleCase):
     """Tests of the permissions of every route, also of later ones."""
 
-    #: : the routes that need no user
+    #: the routes that need no user
     OPEN = {"/login", "/logout", "/openapi.json", "/metrics", "/healthz", "/readyz", "/favicon.ico", "/static/console.css", "/static/console.js", "/static/icon.svg"}
 
     def routes(self, resource: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -279,7 +279,7 @@ class FilterTests(EntryTestCase):
         self.assertEqual((["yes"], "a"), (answered, self.passed()))
 
     def test_own_pings_before_admission(self) -> None:
-        """R41: that answer neither waits for the admission of the peer nor is refused with it: a server that answers is not silent."""
+        """R41: such an answer neither waits for the admission of the peer nor is refused with it: a server that answers is not silent."""
         entry = self.made()
         answered: list[str] = []
         for id in ("one", "two"):

@@ -296,7 +296,7 @@ class UnaskableTests(DiscoveryCase):
         self.assertIn("no answer in time", str(self.successResultOf(found).ending))
 
     def test_silence_of_targets(self) -> None:
-        """That time applies to the service and its targets together."""
+        """This time applies to the service and its targets together."""
         self.server.srv("peer.example", "1 0 5269 h1.example.")
         self.server.delays["_xmpp-server._tcp.peer.example", "SRV"] = 1.5
         self.server.mute.add(("h1.example", "*"))

@@ -282,7 +282,7 @@ class InstallTests(TestCase):
         if not isinstance(reactor, EPollReactor):
             raise SkipTest("another reactor runs")
         end = share_turns(reactor, STRANGERS, Turns(), Observer())
-        called = Mock(side_effect=lambda *_: self.fail("the reactor served it"))
+        called = Mock(side_effect=lambda *_: self.fail("the reactor served the socket"))
         self.patch(log, "callWithLogger", called)
         near, far = socket.socketpair()
         far.setblocking(False)

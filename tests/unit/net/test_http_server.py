@@ -96,7 +96,7 @@ class BodyTests(SiteTestCase):
 
     def test_not_announced(self) -> None:
         """A chunked body is refused without decoding: a chunk may have one byte, and costs as much as a large one."""
-        self.patch(http_server.BoundedRequest, "handleContentChunk", lambda *args: self.fail("it is decoded"))
+        self.patch(http_server.BoundedRequest, "handleContentChunk", lambda *args: self.fail("the body is decoded"))
         protocol, transport = self.client.connect()
         protocol.dataReceived(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10000)
         protocol.dataReceived(b"0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")

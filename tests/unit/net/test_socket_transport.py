@@ -500,7 +500,7 @@ class SocketTransportTests(Suite, SynchronousTestCase):
                 continue
             except SSL.ZeroReturnError:
                 return data
-        raise AssertionError("it does not close")
+        raise AssertionError("the connection does not close")
 
     def test_closed_as_soon_as_it_is_writable(self) -> None:
         """An owner may close a stream within the call that resumes it: the close of the other side is waited for all the same."""

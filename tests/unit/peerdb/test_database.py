@@ -20,10 +20,10 @@ from s2sgw.peerdb.database import Content, DatabaseUnusable, PeerDatabase, State
 from tests.support.peer_database import PeerDatabaseTestCase, database
 
 T = TypeVar("T")
-#: : Seconds after which a missing answer fails the test.
+#: Seconds after which a missing answer fails the test.
 PATIENCE = 30
 TABLE = "CREATE TABLE IF NOT EXISTS t (x INTEGER UNIQUE)"
-#: : A process that may write no byte to any file opens the database, and reads what is in it.
+#: A process that may write no byte to any file opens the database, and reads what is in it.
 _ON_A_FULL_DISK = """\
 import resource, sys
 sys.path.insert(0, {root!r})
@@ -199,7 +199,7 @@ class ThreadTests(SynchronousTestCase):
         self.it.result(self.it.store.close())
 
     def test_bounded(self) -> None:
-        """What waits for a disk that does not answer is bounded. When the disk continues, everything is written from memory."""
+        """The writes that wait for a disk that does not answer are bounded. When the disk continues, everything is written from memory."""
         self.patch(module, "WAITING", 50)
         go_on = Event()
         self.it.connection.create_function("wait", 0, lambda: go_on.wait(PATIENCE))
@@ -230,7 +230,7 @@ class ThreadTests(SynchronousTestCase):
         self.it.result(self.it.store.close())
 
     def test_written_at_the_end(self) -> None:
-        """What a full disk did not store is written at a stop, if there is room by then."""
+        """Rows that a full disk did not store are written at a stop, if there is room by then."""
         self.it.connection.execute("PRAGMA max_page_count=3")
         for number in range(3000):
             self.it.part.add(number)

@@ -27,7 +27,7 @@ CREATE TABLE handshakes (
 """
 
 
-#: : The certificate proves nothing, and dialback may follow.
+#: The certificate proves nothing, and dialback may follow.
 UNPROVEN = Verdict(False, True)
 
 

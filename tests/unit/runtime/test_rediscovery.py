@@ -28,7 +28,7 @@ from tests.support.fakes import Connections, FixedRandom
 from tests.unit.delivery import test_agent
 from tests.unit.delivery.test_agent import THERE, KeepingHop, message
 
-#: : the times of the first attempts, each of which fails at once, without jitter
+#: the times of the first attempts, each of which fails at once, without jitter
 ATTEMPTS = [0, 2, 6, 14, 30, 62, 126, 246, 366]
 SRV = "_xmpp-server._tcp.there.example"
 
@@ -53,7 +53,7 @@ class World(test_agent.World):
         self.discovery = Discovery(self.reactor, resolver, random=Random(7))
         self.rediscovery = Rediscovery(self.reactor, self.queues, self.discovery, NoChance())
         self.alive: set[str] = set()
-        #: : the times of attempts by address
+        #: the times of attempts by address
         self.tried: list[tuple[float, str]] = []
         self.side.resolve = lambda pair, _=None: self.discovery.resolve(pair.recipient)  # type: ignore[method-assign, assignment, return-value]
         self.side.dial = self.dial  # type: ignore[method-assign]

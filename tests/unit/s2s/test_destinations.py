@@ -30,7 +30,7 @@ PER_SERVER = PER_DESTINATION["outbound"]
 HANDSHAKES = 16
 SHARE = HANDSHAKES // destinations.SHARE
 
-#: : the attempts of the current test
+#: the attempts of the current test
 begun: list[Attempt] = []
 
 
@@ -130,7 +130,7 @@ class ConcurrencyTests(DestinationsCase):
         self.assertTrue(Attempt(self.destinations).running)
 
     def test_one_owner_has_a_share(self) -> None:
-        """One owner has at most a quarter of a budget, even if nobody else waits."""
+        """One owner has at most a quarter of a budget, even if no other waits."""
         greedy = self.many(HANDSHAKES * 2, "greedy")
         self.assertEqual(sum(each.running for each in greedy), SHARE)
         self.assertTrue(Attempt(self.destinations, "fresh.example").running)

@@ -58,7 +58,7 @@ class InboundTestCase(SynchronousTestCase):
     external = True
 
     def setUp(self) -> None:
-        #: : the requesters of the look-ups
+        #: the requesters of the look-ups
         self.requesters: list[Requester] = []
         self.clock = Clock()
 

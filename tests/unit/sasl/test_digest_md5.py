@@ -74,7 +74,7 @@ class RefusalTests(SynchronousTestCase):
         one.finish(None)
 
 
-#: : Directives of a response without the proof.
+#: Directives of a response without the proof.
 WORDS = (
     b'username="peer.example"', b'realm="ours.example"', b'nonce="nonce"', b'cnonce="c"', b"nc=00000001", b"qop=auth",
     b'digest-uri="xmpp/ours.example"', b"response=" + b"0" * 32, b"charset=utf-8", b'authzid="peer.example"', b'"', b"\\",

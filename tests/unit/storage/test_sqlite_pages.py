@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.storage import sqlite_pages
 from s2sgw.storage.sqlite_pages import DatabasePages, PageUnreadable, read_log, record
 
-#: : Bytes of a page, of a frame of the log with its header, and of the log's own header.
+#: Bytes of a page, of a frame of the log with its header, and of the log's own header.
 PAGE, FRAME, HEADER = 4096, 4120, 32
 
 

@@ -478,7 +478,7 @@ INPUTS = {
     "unknown": "<x xmlns='y'/>",
     "stanza": message(),
 }
-#: : the inputs that each phase accepts; all others are refused
+#: the inputs that each phase accepts; all others are refused
 KNOWN = {
     "AwaitFeatures": {"features"},
     "AwaitProceed": {"proceed", "tls failure"},
@@ -542,7 +542,7 @@ class RefusalTests(InitiatingCase):
         self.told(Do("begin"), Out(header(from_="ours.example", to="xn--fa-hia.example")), options=options)
 
 
-#: : The answers of servers to a header of cap.example, byte by byte, on 20 November 2026 (Debian 12): before TLS, behind it with a
+#: The answers of servers to a header of cap.example, byte by byte, on 20 November 2026 (Debian 12): before TLS, behind it with a
 #: certificate that they could use, and without one (Prosody then with `s2s_secure_auth = false`).
 CAPTURED = {
     "Prosody 0.12.3": (

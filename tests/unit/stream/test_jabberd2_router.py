@@ -19,7 +19,7 @@ ANSWER = HEAD + " id='1'>"
 FEATURES = "<stream:features xmlns:stream='http://etherx.jabber.org/streams'>{}</stream:features>"
 OFFER = FEATURES.format(f"<mechanisms {SASL}><mechanism>DIGEST-MD5</mechanism></mechanisms>")
 CHALLENGE = b'realm="jabberd-router", nonce="bb963H52Dqlm0sfj40OEnA==", qop="auth", charset=utf-8, algorithm=md5-sess'
-#: : the answer of jabberd2 2.7.0 to user "jabberd", secret "secret", nonce "abcdef" at 127.0.0.1
+#: the answer of jabberd2 2.7.0 to user "jabberd", secret "secret", nonce "abcdef" at 127.0.0.1
 PROOF = b"rspauth=ce348ce2bf2a9842e29d9b59384af284"
 RESPONSE = "d62735237e3ea3ed7cac5d36fd43b92a"
 BOUND = f"<bind {COMPONENT}><default></default></bind>"

@@ -302,7 +302,7 @@ def outcome(mine: str, yours: str, cert: bool, external: bool, dialback: bool) -
     return "dialback" if dialback else None
 
 
-#: : elements that a peer may send, in any order
+#: elements that a peer may send, in any order
 ASKED = header(from_="peer.example", to="ours.example")
 ANSWERED = header(from_="ours.example", to="peer.example", id="r")
 UTTERANCES = (
@@ -314,7 +314,7 @@ UTTERANCES = (
     verify("peer.example", "ours.example", "i", "k"), verify("ours.example", "peer.example", "i", type="valid"),
     message(), message(), message() * 2, message("x@other.example"), message(to="x@rooms.ours.example"), " ", "x", "<x xmlns='y'/>", "<stream:error/>", CLOSE,
 )
-#: : calls that a shell may make, in any order
+#: calls that a shell may make, in any order
 DEEDS: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("begin", ()), ("tls_established", ()), ("resolved", (None,)), ("resolved", (REFUSAL,)), ("judged", (BOTH,)),
     ("judged", (Permission(dialback=True),)), ("judged", (Permission(refusal=REFUSAL),)), ("dialback_answered", (PAIR, VALID)),
@@ -322,7 +322,7 @@ DEEDS: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("verify", (PAIR, "i", "k")), ("rest", ()), ("close", (Ending(Cause.IDLE),)), ("fail", (REFUSAL,)),
 )
 steps = st.lists(st.one_of(st.sampled_from(UTTERANCES), st.sampled_from(DEEDS)), max_size=14)
-#: : steps that lead far into a stream, so that chance need not find them
+#: steps that lead far into a stream, so that chance need not find them
 PERMITTED = ("judged", (BOTH,))
 SECURE = ("tls_established", ())
 RECEIVING_WAYS: tuple[tuple[Any, ...], ...] = (

@@ -1113,7 +1113,7 @@ PHASES: dict[str, list[Step]] = {
     "Exchanging": [*BOTH, In(auth("")), Out(f"<challenge {SASL}/>")],
     "Conversing": OPEN,
 }
-#: : phases whose next input is bytes of another kind, a header, or nothing until an answer
+#: phases whose next input is bytes of another kind, a header, or nothing until an answer
 OTHER_PHASES: dict[str, list[Step]] = {
     "AwaitHeader": [],
     "PreparingTLS": PREPARING,
@@ -1135,7 +1135,7 @@ INPUTS = {
     "verify": verify("peer.example", "ours.example", "i", "k"),
     "unknown": "<x xmlns='y'/>",
 }
-#: : the inputs that each phase accepts; all others are refused
+#: the inputs that each phase accepts; all others are refused
 KNOWN = {
     "Plain": {"starttls", "auth", "result", "verify"},
     "Authenticating": {"auth", "result", "verify"},

@@ -56,7 +56,7 @@ PAST = AT - timedelta(days=1)
 FUTURE = AT + timedelta(days=1)
 EMAIL = ExtendedKeyUsageOID.EMAIL_PROTECTION
 ANY = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
-#: : A subjectAltName with a good name and an iPAddress of three bytes, which the library cannot return.
+#: A subjectAltName with a good name and an iPAddress of three bytes, which the library cannot return.
 UNREADABLE = der(0x30, der(0x82, b"a.example") + der(0x87, b"123"))
 
 

@@ -60,7 +60,7 @@ def header(**replaced: str) -> bytes:
     return f"<stream:stream {default} {stream} {replaced.get('more', '')} version='1.0'>".encode()
 
 
-#: : Input after the header -> events after the `Header`. A condition stands for a `Fault` with it.
+#: Input after the header -> events after the `Header`. A condition stands for a `Fault` with it.
 TRANSCRIPTS: dict[str, tuple[bytes, list[object]]] = {
     "nothing": (b"", []),
     "one stanza": (MESSAGE, [FRAMED]),
@@ -76,8 +76,8 @@ TRANSCRIPTS: dict[str, tuple[bytes, list[object]]] = {
     ),
     "an empty element, then the end": (b"<message/></stream:stream>", [Framed("message", b"<message/>"), Close()]),
     "text that looks like the end of an empty tag": (b"<message>/></message >", [Framed("message", b"<message>/></message >")]),
-    "attribute that looks so": (b"<iq id='/>'></iq\n>", [Framed("iq", b"<iq id='/>'></iq\n>", id="/>")]),
-    "children of no and of another namespace": (
+    "an attribute that looks like one": (b"<iq id='/>'></iq\n>", [Framed("iq", b"<iq id='/>'></iq\n>", id="/>")]),
+    "children without a namespace, and in another one": (
         b"<iq><a xmlns=''><b/></a><c xmlns='urn:c' x='1'>/></c>tail<d/></iq>",
         [Framed("iq", b"<iq><a xmlns=''><b/></a><c xmlns='urn:c' x='1'>/></c>tail<d/></iq>",
                 payloads=("a", "urn:c}c", f"{SERVER}}}d"))],
@@ -107,10 +107,10 @@ TRANSCRIPTS: dict[str, tuple[bytes, list[object]]] = {
     "an element that is no stanza": (b"<route/>", [Element("route", SERVER)]),
     "the end": (b"</stream:stream>", [Close()]),
     "the end, and more": (b" \n</stream:stream> <message/><!--", [Close()]),
-    "what came before the end": (MESSAGE + END, [FRAMED, Close()]),
+    "a stanza before the end": (MESSAGE + END, [FRAMED, Close()]),
 }
 
-#: : R30 and R31: input that is refused after the header, and its condition.
+#: R30 and R31: input that is refused after the header, and its condition.
 REFUSED: dict[str, tuple[bytes, C]] = {
     "text": (b"x", C.BAD_FORMAT),
     "text before an element": (b" text <message/>", C.BAD_FORMAT),
@@ -121,8 +121,8 @@ REFUSED: dict[str, tuple[bytes, C]] = {
     "a prefix like the stanza's name": (b"<message:message xmlns:message='jabber:server'/>", C.BAD_NAMESPACE_PREFIX),
     "the stream's prefix": (b"<stream:iq xmlns:stream='jabber:server'/>", C.BAD_NAMESPACE_PREFIX),
     "an attribute in a namespace": (b"<iq xmlns:x='urn:x' x:from='a'/>", C.BAD_FORMAT),
-    "one in jabber:server": (b"<iq xmlns:x='jabber:server' to='a' x:from='a'/>", C.BAD_FORMAT),
-    "one that looks like xml": (b"<iq xmlns:x='http://www.w3.org/XML/1998/namespaces' x:lang='a'/>", C.BAD_FORMAT),
+    "an attribute in jabber:server": (b"<iq xmlns:x='jabber:server' to='a' x:from='a'/>", C.BAD_FORMAT),
+    "an attribute in a namespace like that of xml": (b"<iq xmlns:x='http://www.w3.org/XML/1998/namespaces' x:lang='a'/>", C.BAD_FORMAT),
     "a comment": (b"<!-- -->", C.RESTRICTED_XML),
     "a comment in a stanza": (b"<iq><!----></iq>", C.RESTRICTED_XML),
     "an instruction": (b"<?php ?>", C.RESTRICTED_XML),
@@ -135,7 +135,7 @@ REFUSED: dict[str, tuple[bytes, C]] = {
     "text, then a comment": (b" x<!-- -->", C.BAD_FORMAT),
     "text, then nonsense": (b"x<!x", C.BAD_FORMAT),
     "CDATA, then a comment": (b"<![CDATA[]]><!-- -->", C.BAD_FORMAT),
-    "no section": (b"<![cDATA[]]>", C.NOT_WELL_FORMED),
+    "a misspelled CDATA section": (b"<![cDATA[]]>", C.NOT_WELL_FORMED),
     "a wrong end": (b"<iq></message>", C.NOT_WELL_FORMED),
     "a wrong end of the stream": (b"</stream>", C.NOT_WELL_FORMED),
     "no quotes": (b"<iq to=a/>", C.NOT_WELL_FORMED),
@@ -151,7 +151,7 @@ REFUSED: dict[str, tuple[bytes, C]] = {
     "a prefix bound to xml's namespace": (f"<iq xmlns:x='{XML}'/>".encode(), C.NOT_WELL_FORMED),
     "NUL": (b"<iq>\0</iq>", C.NOT_WELL_FORMED),
     "a control character": (b"<iq>\x01</iq>", C.NOT_WELL_FORMED),
-    "a reference to one": (b"<iq>&#1;</iq>", C.NOT_WELL_FORMED),
+    "a reference to a control character": (b"<iq>&#1;</iq>", C.NOT_WELL_FORMED),
     "U+FFFE": (b"<iq>\xef\xbf\xbe</iq>", C.NOT_WELL_FORMED),
     "a surrogate": (b"<iq>\xed\xa0\x80</iq>", C.NOT_WELL_FORMED),
     "an overlong form": (b"<iq>\xc0\xaf</iq>", C.NOT_WELL_FORMED),

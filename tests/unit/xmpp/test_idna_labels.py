@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.xmpp.idna_labels import InvalidLabel, a_label, mapped, punycode, reads_alike, u_label
 from s2sgw.xmpp.jid import AmbiguousDomain, Domain, InvalidJID, domain_of
 
-#: : Characters that IDNA 2003 and IDNA 2008 read differently, with both readings: by IDNA 2008, and by nameprep.
+#: Characters that IDNA 2003 and IDNA 2008 read differently, with both readings: by IDNA 2008, and by nameprep.
 DIFFERENT = {
     "faß": ("xn--fa-hia", "fass"), "βόλος": ("xn--nxasmm1c", "βόλοσ"), "نامه\u200cای": ("xn--mgba3gch31f060k", "نامهای"),
     "ශ්\u200dරී": ("xn--10cl1a0b660p", "ශ්රී"),

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.xmpp import jid
 from s2sgw.xmpp.jid import JID, Domain, InvalidJID, Pair, domain_of, is_internationalised, spelling
 
-#: : text -> A-labels, U-labels
+#: text -> A-labels, U-labels
 DOMAINS = {
     "montague.example": ("montague.example", "montague.example"),
     "MONTAGUE.Example": ("montague.example", "montague.example"),

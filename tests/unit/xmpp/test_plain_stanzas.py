@@ -20,7 +20,7 @@ from tests.support.framing import CarefulFramer, values
 from tests.unit.xmpp.test_framing import HEADER, MESSAGE, REFUSED, TRANSCRIPTS, bytewise, header
 
 LIMITS = FramingLimits()
-#: : Limits that are lower than small stanzas.
+#: Limits that are lower than small stanzas.
 SMALL = FramingLimits(stanza_bytes=150, element_bytes=60, depth=5, attributes=5, children=3, elements=3)
 
 

@@ -1,0 +1,70 @@
+"""The prose of docstrings: plain sentences with the subject first (CONTRIBUTING.md)."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.project.source_tree import ROOT
+
+#: Folders whose docstrings are checked.
+FOLDERS = ("s2sgw", "twisted", "docs", "certs", "examples", "packaging", "tests/unit", "tests/properties")
+#: Words that begin a clause in place of a subject. A function's docstring begins with a verb ("Return…"), others with a noun.
+FIRST = re.compile(r"(?:What|Who|Whom|Whose|Whoever|Whatever|Which|How|That|Nor|Nobody|Somebody|Anybody|Everybody)\b")
+#: Words of personification, old words, and pronouns that do not say which program or person is meant.
+ANYWHERE = re.compile(r"\b(?:nobody|somebody|anybody|everybody|whoever|hears?|suffers?|lest|for want of|be it)\b", re.IGNORECASE)
+#: The clause, or the rules, that a docstring names before its text: "R35: ", "RFC 6120 §6.4.3: ", "`denied = "drop"`: ".
+REFERENCE = re.compile(r"(?:(?:R\d+|RFC \d+|XEP-\d+|§)[^:]*|`[^`]+`): ")
+
+
+def docstrings(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, docstring) of a module, its classes and its functions."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            found = ast.get_docstring(node)
+            if found is not None:
+                yield node.body[0].lineno, found
+
+
+def fault(docstring: str) -> str:
+    """Return the word of a docstring that is not plain, or ""."""
+    text = REFERENCE.sub("", docstring, count=1) if REFERENCE.match(docstring) else docstring
+    found = FIRST.match(text) or ANYWHERE.search(text)
+    return found[0] if found else ""
+
+
+def files() -> Iterator[Path]:
+    """Yield the Python files of the checked folders."""
+    for folder in FOLDERS:
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+class DocstringTests(SynchronousTestCase):
+    """Tests of the first words, and of words that are avoided."""
+
+    def test_plain(self) -> None:
+        """No docstring begins with a clause in place of its subject, or has a word that is avoided."""
+        wrong = [
+            f"{path.relative_to(ROOT)}:{line} {word}: {docstring.splitlines()[0]}"
+            for path in files()
+            for line, docstring in docstrings(path.read_text(encoding="utf-8"))
+            if (word := fault(docstring))
+        ]
+        self.assertEqual([], wrong)
+
+    def test_fault(self) -> None:
+        """The check finds such words, also after a reference, and accepts plain sentences."""
+        for text, word in (
+            ("What is left.", "What"), ("R35: what is left.", ""), ("R3, R4: What is left.", "What"), ("RFC 6120 §6.4: Nor this.", "Nor"),
+            ("The peer hears of it.", "hears"), ("Done for\nwant of room.", ""), ("Whatever comes.", "Whatever"), ("Return what is left.", ""),
+            ("However long it takes, it ends.", ""), ("`drop`: Nobody is told.", "Nobody"), ("The server is thereby bound.", ""),
+        ):
+            self.assertEqual(word, fault(text), text)
+
+    def test_folders(self) -> None:
+        """Each folder exists."""
+        self.assertEqual([], [folder for folder in FOLDERS if not (ROOT / folder).is_dir()])
