@@ -87,7 +87,8 @@ def setup_systemd(program: str | None, install: bool, root: Path) -> None:
             click.echo(f"written: {place}")
     except (OSError, setup_files.FileExists) as error:
         fail(str(error), "configuration", None)
-    click.echo("Next: systemd-sysusers && systemctl daemon-reload && systemctl enable --now s2sgw")
+    click.echo("Next: systemd-sysusers && systemctl daemon-reload")
+    click.echo("Start it when it is configured: s2sgw check && systemctl enable --now s2sgw")
 
 
 def _setup_server(server: str) -> click.Command:
