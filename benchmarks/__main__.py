@@ -1,7 +1,7 @@
-"""`python -m benchmarks`: what each relay moves and what its work costs on this machine, side by side in one run.
+"""`python -m benchmarks`: the throughput and the cost of each relay on this machine, side by side in one run.
 
-Each row is measured in rounds, one relay after the other, so that what else the machine does falls on all of them. A table
-has the medians, with the least and the most. docs/performance.md says what each row measures.
+Each row is measured in rounds, one relay after another, so that other load on the machine affects all of them. A table
+has the medians, with minimum and maximum. docs/performance.md says what each row measures.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tests.lab.servers import packages
 
 
 def main() -> int:
-    """Measure, print the tables."""
+    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", nargs="+", metavar="NAME", choices=ROWS, help=f"only these: {', '.join(ROWS)}")
     parser.add_argument("--relays", nargs="+", metavar="NAME", choices=RELAYS, help=f"only these: {', '.join(RELAYS)}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results there, as they come")
-    parser.add_argument("--quick", action="store_true", help="small loads, one round: for a try, not for figures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file during the run")
+    parser.add_argument("--quick", action="store_true", help="small loads, one round: to try it, not for figures")
     parser.add_argument("--strict", action="store_true", help="exit with status 1 if a target is missed, or not measured")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
     arguments = parser.parse_args()
@@ -37,7 +37,7 @@ def main() -> int:
     try:
         packages.install()
     except LabError as problem:
-        print(f"{problem}\nWhat needs these is not measured.", file=sys.stderr)
+        print(f"{problem}\nRows that need these are not measured.", file=sys.stderr)
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
     results = Results(arguments.json, quick=arguments.quick)

@@ -1,4 +1,4 @@
-"""A backend's answers to the gateway's pings (R41): they come back as any stanza of its would, on streams that it opens."""
+"""A backend's answers to the gateway's pings (R41). They arrive on streams that the backend opens, as its other stanzas do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TAG = 512
 
 
 class Answers:
-    """Answers every ping, in a thread of its own; `job` names the inner listener, the domain and its certificate."""
+    """A thread that answers every ping. `job` has the inner listener, the domain and its certificate."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._job = job
@@ -27,7 +27,7 @@ class Answers:
         threading.Thread(target=self._run, daemon=True).start()
 
     def watch(self) -> Pings:
-        """For one connection."""
+        """Return a watcher for one connection."""
         return Pings(self._asked)
 
     def _run(self) -> None:
@@ -43,7 +43,7 @@ class Answers:
 
 
 class Pings:
-    """Finds the pings in a stream that comes in pieces."""
+    """A finder of pings in a stream that arrives in pieces."""
 
     def __init__(self, asked: queue.SimpleQueue[tuple[str, str]]) -> None:
         self._asked = asked
@@ -51,7 +51,7 @@ class Pings:
         self._last = b""
 
     def feed(self, data: bytes) -> None:
-        """One ping is out at a time, so the last one seen tells a new one from the same in the tail."""
+        """Find pings in a piece. One ping is open at a time, so the last id tells a new ping from the same one in the tail."""
         text = self._tail + data
         if _MARK in text:
             for found in _PING.findall(text):

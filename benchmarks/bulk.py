@@ -1,4 +1,4 @@
-"""Bulk: peers send messages of about 400 bytes as fast as they are taken, on one stream or on twenty."""
+"""Bulk: peers send messages of about 400 bytes as fast as they are accepted, on one stream or on twenty."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from benchmarks.run import Run
 from benchmarks.stanzas import message
 from benchmarks.testbed import MANY_STREAMS, workers
 
-#: Messages of one measurement: some two seconds of each relay.
+#: Messages of one measurement: about two seconds of each relay.
 COUNTS = {
     "bare": 500_000, "s2sgw-tcp": 200_000, "s2sgw-auto": 200_000, "s2sgw-sm": 200_000, "ejabberd": 100_000, "prosody": 30_000,
     "xmpp-proxy": 300_000,
 }
 _QUICK_PART = 10
-#: Seconds that the last acknowledgements have before the ends of a measurement are closed.
+#: Seconds for the last acknowledgements before the ends of a measurement are closed.
 LINGER = 0.8
 
 

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.calls`: how many Python functions the gateway calls for a handshake and for a stanza that comes alone.
+"""`python -m benchmarks.calls`: the number of Python function calls of the gateway for a handshake and for a single stanza.
 
-A count says more than a time on a machine that does other things as well. The exit status is 1 where a count is above its
-ceiling: what was counted when it was last lowered, and some room (docs/performance.md). `--functions` tells what is called most.
+A count depends less on other load of the machine than a time. The exit status is 1 if a count is above its
+limit: the count when the limit was last lowered, and a margin (docs/performance.md). `--functions` lists the most called.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from benchmarks.handshakes import handshake
 from benchmarks.testbed import DOMAIN, Testbed, started_gateway, testbed_in, workers
 from tests.lab.lab import Lab
 
-#: Peers that connect, and how many handshakes of each are counted. One before these is not: the DNS answers are cached then.
+#: Connecting peers, and counted handshakes of each. One before these is not counted: afterwards the DNS answers are cached.
 PEERS, HANDSHAKES = 15, 4
-#: Stanzas, and how many of them a second.
+#: Stanzas, and their number a second.
 STANZAS, RATE = 1500, 300
-#: What -> calls at most, turns of the reactor at most.
+#: Name -> maximum of calls, maximum of turns of the reactor.
 CEILINGS = {
     "handshake": (2500, 10.5),
     "stanza, acks = auto": (320, 3.0), "stanza, acks = tcp": (140, 2.0), "stanza, acks = sm": (330, 3.0),
@@ -35,7 +35,7 @@ CEILINGS = {
 
 
 class CountedGateway:
-    """Asks `benchmarks.counted_gateway` to count."""
+    """A client of `benchmarks.counted_gateway`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -60,7 +60,7 @@ class CountedGateway:
 
 
 def handshakes(counter: CountedGateway, testbed: Testbed, port: int) -> dict[str, Any]:
-    """Have peers connect one after another; return the counts."""
+    """Let peers connect one after another; return the counts."""
     total: TallyCounter[str] = TallyCounter()
     functions: TallyCounter[str] = TallyCounter()
     for peer in testbed.peers[:PEERS]:
@@ -89,7 +89,7 @@ def stanzas(counter: CountedGateway, sink: dict[str, Any], load: dict[str, Any])
 
 
 class Counts:
-    """Prints the rows, and remembers which are too high."""
+    """A printer of the rows that remembers which are too high."""
 
     def __init__(self, functions: bool) -> None:
         self._functions = functions
@@ -97,7 +97,7 @@ class Counts:
         print(f"{'what':<24}{'calls':>10}{'at most':>10}{'turns':>10}{'at most':>10}")
 
     def row(self, what: str, counts: dict[str, Any], number: int) -> None:
-        """Compare the counts of so many with the ceiling."""
+        """Compare the counts with the limit."""
         calls, turns = counts["calls"] / number, counts["polls"] / number
         most_calls, most_turns = CEILINGS[what]
         good = calls <= most_calls and turns <= most_turns
@@ -109,7 +109,7 @@ class Counts:
 
 
 def count(lab: Lab, acks: str, counts: Counts) -> None:
-    """Count what one gateway does."""
+    """Count the calls of one gateway."""
     testbed, path = testbed_in(lab), lab.directory("counter") / "socket"
     program = sys.executable, "-m", "benchmarks.counted_gateway", str(path)
     with started_gateway(testbed, acks, program) as (door, ends):
@@ -120,9 +120,9 @@ def count(lab: Lab, acks: str, counts: Counts) -> None:
 
 
 def main() -> int:
-    """Count, print the table."""
+    """Count, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calls", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--functions", action="store_true", help="tell the functions that are called most")
+    parser.add_argument("--functions", action="store_true", help="list the functions that are called most")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     counts = Counts(arguments.functions)

@@ -1,4 +1,4 @@
-"""The picture of a run: a panel of bars for each of the most telling figures, as SVG."""
+"""The picture of a run: a panel of bars for each of the main figures, as SVG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OURS_COLOUR, _OTHER_COLOUR, _INK, _PALE = "#2f6fab", "#a9b0b8", "#24292f", "#6b
 
 @dataclass(frozen=True)
 class Panel:
-    """One figure of one row. `less` is better, or more."""
+    """One figure of one row. `less` tells whether less or more is better."""
 
     row: str
     value: str
@@ -55,7 +55,7 @@ def _number(value: float) -> str:
 
 
 def _bars(panel: Panel, results: Results) -> list[tuple[str, float, float, float]]:
-    """Return relay, median, least and most of what was measured."""
+    """Return relay, median, minimum and maximum of each measurement."""
     relays = results.rows.get(panel.row, {})
     measured = {name: relays[name]["values"].get(panel.value) for name in _SHORT if name in relays}
     return [(name, statistics.median(values), min(values), max(values)) for name, values in measured.items() if values]

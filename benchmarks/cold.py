@@ -1,8 +1,7 @@
-"""`python -m benchmarks.cold`: the first message to a cold peer, and from one: what the gateway adds to two servers talking
-directly.
+"""`python -m benchmarks.cold`: the first message to and from a new peer. It shows the time that the gateway adds to two servers.
 
-Each message goes to (or comes from) a domain that has not been spoken to before, so that discovery, the connection, TLS,
-authentication and judgement are all in it. The same servers, on the same machine, with and without the gateway between.
+Each message goes to (or comes from) a domain without an earlier stream, so discovery, the connection, TLS,
+authentication and the verdict are included. The same servers run on the same machine, with and without the gateway.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from tests.lab.servers.server import Site
 from tests.lab.world import Front
 
 INSIDE = "inside.example"
-#: Cold peers of one measurement, in each direction.
+#: New peers of one measurement, in each direction.
 PEERS = 15
 #: Target: milliseconds at the median.
 TARGET = 15.0
@@ -48,9 +47,9 @@ class Ends:
 async def ends_of(
     lab: Lab, kind: str, through: bool, peers: int = PEERS, line: Callable[[int], int] = lambda port: port,
 ) -> AsyncIterator[Ends]:
-    """A server of `kind` and a Prosody of many domains; with the gateway before the first, or without.
+    """Yield a server of `kind` and a Prosody of many domains, with the gateway before the first, or without.
 
-    `peers` are the cold ones in each direction. `line` returns the port by which the other side reaches a port.
+    `peers` are the new ones in each direction. `line` returns the port by which the other side reaches a port.
     """
     dns, authority = nameserver(lab), Authority(lab.directory("authority"))
     dns.start()
@@ -79,18 +78,18 @@ async def ends_of(
 
 
 async def first_message(sender: Client, receiver: Client) -> float:
-    """Milliseconds from the message's sending to its arrival."""
+    """Return the milliseconds from the message's sending to its arrival."""
     text = f"the first to {receiver.jid}"
     start = time.perf_counter()
     await sender.message(receiver.jid, text)
     await receiver.wait_message(text, _SECONDS)
     took = (time.perf_counter() - start) * 1000
-    await asyncio.sleep(0.15)  # what follows a stream's opening is over
+    await asyncio.sleep(0.15)  # wait until the work after a stream's opening is over
     return took
 
 
 async def _measure(lab: Lab, kind: str, through: bool) -> tuple[float, float]:
-    """The medians out and in; the first peer of all warms what is common to all."""
+    """Return the medians out and in. The first peer fills common caches."""
     before = list(lab.processes)
     try:
         async with ends_of(lab, kind, through) as ends:
@@ -105,14 +104,14 @@ async def _measure(lab: Lab, kind: str, through: bool) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Measure, print the table."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cold", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("kinds", nargs="*", default=["prosody", "ejabberd"], help="servers behind the gateway")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     packages.install()
-    print(f"{'the first message to or from a cold peer, ms':<46}{'directly':>10}{'gateway':>10}{'added':>8}", flush=True)
+    print(f"{'the first message to or from a new peer, ms':<46}{'directly':>10}{'gateway':>10}{'added':>8}", flush=True)
     with Lab(arguments.keep) as lab:
         for kind in arguments.kinds:
             direct, ours = (asyncio.run(_measure(lab, kind, through)) for through in (False, True))

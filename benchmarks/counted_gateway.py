@@ -2,7 +2,7 @@
 
 The process listens at the Unix socket SOCKET. It answers each line with one JSON object. The line `start` begins to count in
 the reactor's thread. The line `stop` ends it, and its answer has `calls`, `polls` (turns of the reactor) and `functions`: the
-functions that were called most, each with its number of calls. Calls of functions that are written in C are not counted.
+most called functions, each with its number of calls. Calls of functions that are written in C are not counted.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 
 #: The function that the epoll reactor calls once a turn.
 POLL = "doPoll"
-#: How many functions are told.
+#: The number of functions in the answer.
 FUNCTIONS = 60
 
 
 class Counter:
-    """Counts the calls in the thread that starts and stops it."""
+    """A counter of the calls in the thread that starts and stops it."""
 
     def __init__(self) -> None:
         self._profile = cProfile.Profile(builtins=False)
@@ -33,7 +33,7 @@ class Counter:
         return {}
 
     def stop(self) -> dict[str, Any]:
-        """Count no more, and return the counts."""
+        """Stop counting, and return the counts."""
         self._profile.disable()
         called = [(entry.callcount, entry.code) for entry in self._profile.getstats() if not isinstance(entry.code, str)]
         called.sort(key=lambda each: each[0], reverse=True)
@@ -47,7 +47,7 @@ class Counter:
 
 
 def _serve(path: str) -> None:
-    """Do what is asked at the socket, in the reactor's thread."""
+    """Do the requests at the socket, in the reactor's thread."""
     counter = Counter()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)

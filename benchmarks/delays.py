@@ -1,11 +1,11 @@
-"""How long a stanza takes from one process of this machine to another: its id says when it was sent."""
+"""The delay of a stanza between two processes of this machine: its id has the time of sending."""
 
 from __future__ import annotations
 
 import re
 import time
 
-#: Digits of an id; microseconds of this machine's monotonic clock wrap at so many.
+#: Digits of an id, and the period of its microseconds of this machine's monotonic clock.
 _DIGITS = 10
 _WRAP = int("1" + "0" * _DIGITS)
 _ID = re.compile(rb"<message [^>]*\bid='([0-9]{%d})'[^>]*>" % _DIGITS)
@@ -14,7 +14,7 @@ _TAG = 512
 
 
 def stamp() -> bytes:
-    """An id for a message that is sent now."""
+    """Return an id for a message that is sent now."""
     return b"%0*d" % (_DIGITS, _now())
 
 
@@ -23,13 +23,13 @@ def _now() -> int:
 
 
 class Delays:
-    """Finds stamped messages in a stream that comes in pieces."""
+    """A finder of stamped messages in a stream that arrives in pieces."""
 
     def __init__(self) -> None:
         self._tail = b""
 
     def feed(self, data: bytes, milliseconds: list[float]) -> None:
-        """These bytes have just come; the delay of each message that begins in them is put into `milliseconds`."""
+        """Add the delay of each message that begins in these new bytes to `milliseconds`."""
         now, text, end = _now(), self._tail + data, 0
         for found in _ID.finditer(text):
             milliseconds.append((now - int(found[1])) % _WRAP / 1000)

@@ -1,4 +1,4 @@
-"""Many entries: how long a start, a reload and a command take, and what memory, with so many peers in the configuration."""
+"""Many entries: the time and memory of a start, a reload and a command, with this many peers in the configuration."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from benchmarks.relays import Relay, gateway_relay
 from benchmarks.run import Run
 from benchmarks.testbed import Testbed, TurnReader, started_gateway, timed_command
 
-#: Entries, and those of a quick run.
+#: Numbers of entries, and those of a quick run.
 ENTRIES = (10, 10_000, 100_000)
 QUICK_ENTRIES = (10, 1_000, 2_000)
-#: Seconds that a start may take.
+#: Seconds for a start.
 START_SECONDS = 120.0
-#: Commands of which the median is told.
+#: Commands for each median.
 COMMANDS = 7
 
 
 def name_of(number: int) -> str:
-    """Return what the rows call a gateway with so many."""
+    """Return the name of a gateway with this many entries, for the rows."""
     return f"{number:,} entries"
 
 
 def policy(number: int) -> dict[str, Any]:
-    """Return the peers of a configuration with so many entries: most are alike, each tenth has a pin of its own."""
+    """Return the peers of a configuration with this many entries: most are alike, each tenth has its own pin."""
     alike: dict[str, Any] = {"hold": "5m", "limits": {"streams": 3}}
     return {
         f"p{each}.many.example": alike | ({} if each % 10 else {"pins": [f"sha256:{each:064x}"]}) for each in range(number)
@@ -51,7 +51,7 @@ def gateway_with(testbed: Testbed, changes: Mapping[str, Any]) -> Iterator[tuple
 
 
 def starts(run: Run) -> None:
-    """Start with each number of entries, ten first; what an entry takes is counted from there."""
+    """Start with each number of entries, ten first. The cost of an entry is counted from there."""
     for _ in run.rounds():
         few = 0.0
         for number in run.size_of(ENTRIES, QUICK_ENTRIES):
@@ -67,7 +67,7 @@ def starts(run: Run) -> None:
 
 
 def reloads(run: Run) -> None:
-    """Change every second entry and reload, again and again."""
+    """Change every second entry and reload, repeatedly."""
     for number in run.size_of(ENTRIES, QUICK_ENTRIES):
         name = name_of(number)
         with run.attempt("reload", name), gateway_with(run.testbed, {"peers": policy(number)}) as (ours, _):
@@ -77,7 +77,7 @@ def reloads(run: Run) -> None:
 
 
 def _reload(relay: Relay) -> Mapping[str, float]:
-    """Change every second entry and reload; return what it took, and the longest turn of the reactor meanwhile."""
+    """Change every second entry and reload; return the time, and the longest turn of the reactor meanwhile."""
     door = relay.gateway
     assert door is not None
     assert relay.cpu is not None
@@ -93,7 +93,7 @@ def _reload(relay: Relay) -> Mapping[str, float]:
 
 
 def commands(run: Run) -> None:
-    """`s2sgw VERB`, from the shell to the answer."""
+    """Measure `s2sgw VERB`, from the shell to the answer."""
     relay = run.pool.get("s2sgw-auto")
     assert relay.gateway is not None
     for words in (("status",), ("streams",), ("queue", "list"), ("explain", "peer1.example")):

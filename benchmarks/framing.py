@@ -1,4 +1,4 @@
-"""What the framer costs: microseconds per stanza, beside expat alone. Run: python benchmarks/framing.py"""
+"""The cost of the framer: microseconds per stanza, beside expat alone. Run: python benchmarks/framing.py"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from s2sgw.xmpp.framing import Framer
 from s2sgw.xmpp.header import stream_header
 
-#: 378 bytes, five children: what a chat client sends.
+#: 378 bytes with five children, as a chat client sends them.
 STANZA = (
     b"<message to='romeo@montague.example/orchard' from='juliet@capulet.example/balcony' type='chat' id='ab7f-00012'>"
     b"<body>Art thou not Romeo, and a Montague? Neither, fair saint, o!</body>"
@@ -47,7 +47,7 @@ def framer(header: bytes) -> Callable[[bytes], object]:
 
 
 def measure(make: Callable[[], Callable[[bytes], object]], chunk: bytes, stanzas: int) -> float:
-    """The best of `ROUNDS`, in microseconds of CPU per stanza."""
+    """Return the best of `ROUNDS`, in microseconds of CPU per stanza."""
     best = float("inf")
     for _ in range(ROUNDS):
         feed = make()

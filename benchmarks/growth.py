@@ -1,4 +1,4 @@
-"""Growth: what a stanza and a handshake cost a gateway that holds much, beside one that holds little."""
+"""Growth: the cost of a stanza and a handshake for a gateway that holds much, beside one that holds little."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from benchmarks.spooled import LANES, QUICK_LANES, QUICK_STANZAS, STANZAS, gatew
 from benchmarks.testbed import Testbed, TurnReader, workers
 
 FEW = "ten peer entries"
-#: How many of each, and in a quick run.
+#: The number of each, and in a quick run.
 ENTRIES, QUICK_ENTRIES = 100_000, 1_000
 STREAMS, QUICK_STREAMS = 2_000, 100
 #: Seconds of stanzas, and handshakes, of one measurement.
 SECONDS, QUICK_SECONDS = 2, 1
 HANDSHAKES, QUICK_HANDSHAKES = 60, 20
-#: A gateway that uses less than this part of a core has done what its start brought. It is waited for, so many seconds at most.
+#: A gateway below this part of a core has finished its start. The maximum wait for that is in seconds.
 RESTING, SETTLE = 0.05, 20.0
 
 
@@ -56,7 +56,7 @@ def _streams(testbed: Testbed, number: int) -> Iterator[Relay]:
 
 
 def settled(relay: Relay) -> float:
-    """Wait until a gateway rests; return the percent of a core that it uses then."""
+    """Wait until a gateway is idle; return the percent of a core that it uses then."""
     assert relay.cpu is not None
     deadline = time.monotonic() + SETTLE
     while True:
@@ -75,12 +75,12 @@ def measure(run: Run, relay: Relay) -> Mapping[str, float]:
     return {"stanza_us": traffic["cpu_us"], "handshake_ms": opened["cpu_ms"], "turn_ms": turns.longest()}
 
 
-#: Starts a gateway.
+#: A function that starts a gateway.
 Start = Callable[[Testbed], AbstractContextManager[Relay]]
 
 
 def gateways(entries: int, streams: int, stanzas: int, lanes: int) -> dict[str, Start]:
-    """Return what starts each gateway that holds much, by what it holds."""
+    """Return a starter of each gateway that holds much, by its contents."""
     return {
         f"{entries:,} peer entries": partial(_entries, number=entries),
         f"{entries:,} domains on a deny list": partial(_denied, number=entries),

@@ -1,4 +1,4 @@
-"""Inbound handshakes: TCP, STARTTLS, TLS 1.3, SASL EXTERNAL and an orderly close, one after another."""
+"""Inbound handshakes: TCP, STARTTLS, TLS 1.3, SASL EXTERNAL and a normal close, one after another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNT, QUICK_COUNT = 120, 40
 
 
 def handshake(port: int, to: str, peer: tuple[str, Certificate]) -> float:
-    """Open a stream as `peer`, authenticate, and close it in order; return the seconds until it was authenticated."""
+    """Open a stream as `peer`, authenticate, and close it normally; return the seconds until it was authenticated."""
     domain, certificate = peer
     began = time.perf_counter()
     stream = authenticated(port, to, domain, certificate)
@@ -34,7 +34,7 @@ def handshake(port: int, to: str, peer: tuple[str, Certificate]) -> float:
 
 
 def measure(relay: Relay, testbed: Testbed, count: int) -> Mapping[str, float]:
-    """Return CPU and time of one handshake. The first of each peer does not count: look-ups are cached then."""
+    """Return CPU and time of one handshake. The first of each peer does not count: look-ups are cached afterwards."""
     with ExitStack() as stack:
         if relay.name == "xmpp-proxy":  # the server behind it does all but TLS
             sink, _ = relay.jobs(1, 1)

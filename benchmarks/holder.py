@@ -1,10 +1,10 @@
-"""Holds idle streams: peers that federate by EXTERNAL, and then say nothing. One process.
+"""Hold idle streams: peers that federate by EXTERNAL, and then send nothing. One process.
 
-    python -m benchmarks.holder FILE
-        where FILE has {"port": …, "to": "inside.example", "domains": ["p1.example", …], "chain": "x.crt", "key": "x.key"}
+python -m benchmarks.holder FILE
+where FILE has {"port": …, "to": "inside.example", "domains": ["p1.example", …], "chain": "x.crt", "key": "x.key"}
 
-All peers present the same certificate. Prints `ready` when all streams are open, and holds them until it is ended. With
-`"first": 100` it prints `warm` after so many and waits for a line on its input before the others.
+All peers present the same certificate. It prints `ready` when all streams are open, and holds them until it is stopped. With
+`"first": 100` it prints `warm` after that number and waits for a line on its input before the others.
 """
 
 from __future__ import annotations

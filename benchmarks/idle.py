@@ -1,4 +1,4 @@
-"""Idle inbound TLS streams: what one takes of the relay's memory, while many are held."""
+"""Idle inbound TLS streams: the memory of one in the relay, while many are held."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from benchmarks.testbed import Testbed, TurnReader, Worker, started_gateway, wor
 from tests.lab.nameserver import nameserver
 
 RELAYS = ("s2sgw-auto", "ejabberd", "prosody", "xmpp-proxy")
-#: Streams that are held, and those that are open before the first look at the memory: what is needed once is there then.
+#: Held streams, and streams that are open before the first sample of the memory, which then has all common parts.
 STREAMS, QUICK_STREAMS, FIRST = 2_000, 100, 300
-#: Seconds between the last handshake and the look.
+#: Seconds between the last handshake and the sample.
 REST = 3.0
-#: The gateway's limits that a load from one address would reach; its peers have one stream each.
+#: Limits of the gateway that a load from one address would reach. Each peer has one stream.
 LIMITS = {"connections_per_address": 0, "unproven_per_site": 0, "lookups_per_second": 100_000}
 
 
 @contextmanager
 def gateway_for(testbed: Testbed, peers: list[str], changes: Mapping[str, Any] | None = None, **options: Any) -> Iterator[Relay]:
-    """Start a gateway whose name server knows these peers; `options` as in `started_gateway`."""
+    """Start a gateway whose name server has these peers. `options` are those of `started_gateway`."""
     dns, console = nameserver(testbed.lab), testbed.lab.port()
     for domain in peers:
         dns.serve(domain, 1)
@@ -38,7 +38,7 @@ def gateway_for(testbed: Testbed, peers: list[str], changes: Mapping[str, Any] |
 
 
 def holder(testbed: Testbed, relay: Relay, peers: list[str], first: int, start: Callable[[str, Any], Worker]) -> Worker:
-    """Start the process that holds a stream for each peer. Its job is in a file: it is longer than a command line may be."""
+    """Start the process that holds a stream for each peer. Its job is in a file, because it is too long for a command line."""
     certificate = testbed.authority.for_domain(f"*.{ZONE}")
     job = testbed.lab.directory("holder") / "job.json"
     job.write_text(json.dumps({
@@ -55,7 +55,7 @@ def resident(pids: list[int]) -> float:
 
 
 def measure(testbed: Testbed, name: str, count: int) -> Mapping[str, float]:
-    """Return the kB of one stream, and how many were held."""
+    """Return the kB of one stream, and the number of held streams."""
     peers = cold_peers(0, count + FIRST)
     with ExitStack() as stack:
         start = stack.enter_context(workers())

@@ -1,11 +1,11 @@
-"""The load: peers that federate by EXTERNAL and then send as fast as the other side takes it. One process.
+"""The load: peers that federate by EXTERNAL and then send as fast as the other side accepts. One process.
 
-    python -m benchmarks.load '{"port": …, "to": "inside.example", "count": 100000, "peers": [["peer1.example", "x.crt",
-    "x.key"], …]}'
+python -m benchmarks.load '{"port": …, "to": "inside.example", "count": 100000, "peers": [["peer1.example", "x.crt",
+"x.key"], …]}'
 
-Sends one message on each stream when it is authenticated, so that the way behind is open too. Then prints `ready`, waits for
-a line on its input, sends the rest, prints a JSON object (how many were sent, in how many seconds), and closes its streams in
-order. With `"rate": 2000` it sends so many a second, one by one, for at most `"seconds"`.
+It sends one message on each stream after authentication, so that streams behind the relay are open too. Then it prints `ready`,
+waits for a line on its input, sends the rest, prints a JSON object (the number sent, and the seconds), and closes its streams
+normally. With `"rate": 2000` it sends this many a second, one by one, for at most `"seconds"`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _send(stream: Stream, stanza: bytes, count: int, managed: bool) -> None:
 
 
 def _send_all(streams: list[tuple[Stream, bytes]], share: int, managed: bool) -> None:
-    """As fast as it goes, on all streams at once."""
+    """Send as fast as possible, on all streams at once."""
     senders = [threading.Thread(target=_send, args=(stream, stanza, share, managed)) for stream, stanza in streams]
     for thread in senders:
         thread.start()
@@ -51,9 +51,9 @@ def _send_all(streams: list[tuple[Stream, bytes]], share: int, managed: bool) ->
 
 
 def _pace(streams: list[tuple[Stream, bytes]], job: dict[str, Any]) -> int:
-    """Send one stanza at a time, on each stream in turn, its id saying when it was sent; return how many were sent.
+    """Send one stanza at a time, on each stream in turn, with the time in its id; return the number sent.
 
-    What the other side says is read now and then, and forgotten. A stream that takes no more is waited for.
+    Data from the other side is read from time to time, and discarded. A stream that accepts no more data is waited for.
     """
     for stream, _ in streams:
         stream.raw.settimeout(0)
@@ -74,7 +74,7 @@ def _pace(streams: list[tuple[Stream, bytes]], job: dict[str, Any]) -> int:
 
 
 def _sent(connection: socket.socket, data: bytes, until: float) -> bool:
-    """Write `data`, waiting until `until` for room; return whether it went. TLS has to be given the same again."""
+    """Write `data`, waiting for space until `until`; return whether it was sent. TLS needs the same data again."""
     while time.monotonic() < until:
         try:
             written = connection.send(data)
@@ -90,7 +90,7 @@ def _sent(connection: socket.socket, data: bytes, until: float) -> bool:
 
 
 def _drain(stream: Stream) -> None:
-    """Read what the other side says (acknowledgement requests, the closing tag), so that it never blocks on us."""
+    """Read the other side's data (acknowledgement requests, the closing tag), so that it never blocks on this side."""
     try:
         while stream.raw.recv(65536):
             pass
@@ -103,7 +103,7 @@ def main(job: dict[str, Any]) -> None:
     streams = []
     for domain, chain, key in job["peers"]:
         stream = authenticated(job["port"], job["to"], domain, Certificate(Path(chain), Path(key)))
-        # an id of this run's: what came before a stream was lost is not to be taken for sent again
+        # a new id for this run: stanzas from before a lost stream must not be taken for repeats
         stanza = message(domain, job["to"])
         stream.send((ENABLE if job.get("managed") else b"") + stanza.replace(ID, stamp()))
         streams.append((stream, stanza if "rate" in job else stanza.replace(ID, stamp())))

@@ -20,23 +20,23 @@ from tests.lab.servers import ejabberd, prosody
 from tests.lab.servers.server import PASSWORD, Server
 
 RELAYS = ("s2sgw-auto", "ejabberd", "prosody")
-#: Cold peers of one measurement, and seconds between two of them.
+#: New peers of one measurement, and seconds between two of them.
 PEERS, QUICK_PEERS = 30, 8
 EVERY = 0.1
 ZONE = "cold.example"
 
-#: Sends one stanza to a domain by its stream there.
+#: A function that sends one stanza to a domain by its stream there.
 Send = Callable[[str], None]
 
 
 def cold_peers(first: int, count: int) -> list[str]:
-    """Return so many domains."""
+    """Return this many domains."""
     return [f"p{number}.{ZONE}" for number in range(first, first + count)]
 
 
 @contextmanager
 def _name_server(testbed: Testbed, port: int, peers: Sequence[str]) -> Iterator[Nameserver]:
-    """Start a name server of these peers, who all listen at `port`."""
+    """Start a name server of these peers, all of which listen at `port`."""
     dns = nameserver(testbed.lab)
     for domain in peers:
         dns.serve(domain, port)
@@ -72,7 +72,7 @@ def _server(testbed: Testbed, dns: Nameserver, name: str) -> Iterator[tuple[Call
 
 
 def measure(testbed: Testbed, name: str, count: int) -> Mapping[str, float]:
-    """Return CPU and time of one stream, from the stanza to its arrival. Two peers before these warm what is common to all."""
+    """Return CPU and time of one stream, from the stanza to its arrival. Two peers before these fill common caches."""
     port, peers = testbed.lab.port(), cold_peers(0, count + 2)
     with ExitStack() as stack:
         dns = stack.enter_context(_name_server(testbed, port, peers))

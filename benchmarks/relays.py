@@ -19,7 +19,7 @@ from tests.lab.servers.server import PASSWORD, Server, Site
 
 #: The relays that are s2sgw, each with the `acks` of its backend.
 OURS = {"s2sgw-tcp": "tcp", "s2sgw-auto": "auto", "s2sgw-sm": "sm"}
-#: What each is called in a table.
+#: The title of each relay in a table.
 TITLES = {
     "bare": "bare loop: TLS in, expat, nothing else",
     "s2sgw-tcp": 's2sgw, acks = "tcp"', "s2sgw-auto": 's2sgw, acks = "auto" (default)',
@@ -28,13 +28,13 @@ TITLES = {
 }
 
 
-#: Seconds until a server that listens must accept a component.
+#: Seconds until a listening server must accept a component.
 _COMPONENT_SECONDS = 60.0
 
 
 @dataclass
 class Relay:
-    """A relay that runs. `jobs` makes the jobs of a sink and of a load.
+    """A running relay. `jobs` makes the jobs of a sink and of a load.
 
     `cpu` returns its CPU seconds so far; None: those of the sink count.
     """
@@ -78,7 +78,7 @@ def _server(testbed: Testbed, name: str, start: Callable[..., Server]) -> Iterat
 
 @contextmanager
 def started_server(testbed: Testbed, start: Callable[..., Server], dns: int = 1) -> Iterator[Server]:
-    """Start a server with a component, its log as short as can be. `dns`: the port of its name server."""
+    """Start a server with a component, and with a minimal log. `dns`: the port of its name server."""
     certificate = testbed.authority.for_domain(DOMAIN)
     server = start(Site(testbed.lab, DOMAIN, dns, testbed.authority.file, certificate, verbose=False), component=COMPONENT)
     try:
@@ -89,7 +89,7 @@ def started_server(testbed: Testbed, start: Callable[..., Server], dns: int = 1)
 
 
 def _wait_for_component(server: Server) -> None:
-    """Wait until a component can connect: a server that listens may still be starting. Raises `LabError`."""
+    """Wait until a component can connect: a listening server may still be starting. Raise `LabError` after the time limit."""
     deadline = time.monotonic() + _COMPONENT_SECONDS
     while True:
         try:
@@ -104,7 +104,7 @@ def _wait_for_component(server: Server) -> None:
 
 @contextmanager
 def _xmpp_proxy(testbed: Testbed) -> Iterator[Relay]:
-    """The server behind it is the sink, without TLS."""
+    """Start xmpp-proxy. The server behind it is the sink, without TLS."""
     target = testbed.lab.port()
     server = xmpp_proxy.start(testbed.lab, testbed.authority.for_domain(DOMAIN), target)
 
@@ -137,14 +137,14 @@ RELAYS: dict[str, Callable[[Testbed], AbstractContextManager[Relay]]] = {
 
 
 class RelayPool:
-    """Relays that are started when they are needed and run until the end, or until they are dropped."""
+    """Relays that are started when they are needed, and run until the end or until they are dropped."""
 
     def __init__(self, testbed: Testbed) -> None:
         self.testbed = testbed
         self._running: dict[str, tuple[Relay, ExitStack]] = {}
 
     def get(self, name: str) -> Relay:
-        """Return the running relay; start it where it does not run. Raises what its start raises."""
+        """Return the running relay, and start it if needed. Errors of its start are passed on."""
         if name not in self._running:
             with ExitStack() as stack:
                 relay = stack.enter_context(RELAYS[name](self.testbed))
@@ -152,11 +152,11 @@ class RelayPool:
         return self._running[name][0]
 
     def drop(self, name: str) -> None:
-        """Stop one, if it runs."""
+        """Stop one relay, if it runs."""
         if name in self._running:
             self._running.pop(name)[1].close()
 
     def close(self) -> None:
-        """Stop all."""
+        """Stop all relays."""
         for name in list(self._running):
             self.drop(name)

@@ -16,7 +16,7 @@ from tests.lab.gateway import PROJECT
 
 PAGE = PROJECT / "docs" / "performance.md"
 PICTURE = PROJECT / "docs" / "performance.svg"
-#: What is written stands between these lines of the page.
+#: The figures are between these lines of the page.
 BEGIN, END = "<!-- figures: written by python -m benchmarks.report -->", "<!-- end of the figures -->"
 
 
@@ -32,7 +32,7 @@ def _machine(results: Results) -> str:
     facts = results.document["machine"]
     load = f"load average {facts['load_before']} before" + (f" and {facts['load_after']} after" if "load_after" in facts else "")
     minutes = f", {facts['minutes']} minutes" if "minutes" in facts else ""
-    quick = " **Small loads, one round: a try, no figures.**" if facts.get("quick") else ""
+    quick = " **Small loads, one round: a test run, no figures.**" if facts.get("quick") else ""
     where = f"{facts['processor']}, {facts['cores']} cores, Python {facts['python']}"
     return f"{where}, {facts['began']} UTC{minutes}; {load}.{quick}"
 
@@ -57,7 +57,7 @@ def figures(results: Results) -> str:
 
 
 def written(page: str, results: Results) -> str:
-    """Return the page with the figures of this run. Raises ValueError where it has no place for them."""
+    """Return the page with the figures of this run. Raise ValueError if it has no place for them."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -68,8 +68,8 @@ def written(page: str, results: Results) -> str:
 def main() -> int:
     """Write the page and the picture."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("file", type=Path, help="what `python -m benchmarks --json FILE` wrote")
-    parser.add_argument("--page", type=Path, default=PAGE, help="the page that has the place for the figures")
+    parser.add_argument("file", type=Path, help="the output of `python -m benchmarks --json FILE`")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page with the place for the figures")
     parser.add_argument("--picture", type=Path, default=PICTURE, help="the picture to draw")
     arguments = parser.parse_args()
     try:

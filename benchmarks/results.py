@@ -1,6 +1,6 @@
-"""The results of a run: what each row measured for each relay, kept in a JSON file as it comes.
+"""The results of a run: the values of each row for each relay, kept in a JSON file during the run.
 
-    {"version": 1, "machine": {…}, "rows": {ROW: {RELAY: {"values": {NAME: [one number a round, …]}, "notes": ["…"]}}}}
+{"version": 1, "machine": {…}, "rows": {ROW: {RELAY: {"values": {NAME: [one number a round, …]}, "notes": ["…"]}}}}
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VALUES = {
 
 
 class Results:
-    """The values and notes of a run. With `path`, they are written there after each of them."""
+    """The values and notes of a run. With `path`, they are written there after each change."""
 
     def __init__(self, path: Path | None = None, **head: Any) -> None:
         self._path = path
@@ -39,7 +39,7 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Return the results of an earlier run. Raises ValueError where the file has none."""
+        """Return the results of an earlier run. Raise ValueError if the file has none."""
         document = json.loads(path.read_text("utf-8"))
         if not isinstance(document, dict) or document.get("version") != VERSION:
             raise ValueError(f"{path} has no results of version {VERSION}")
@@ -49,7 +49,7 @@ class Results:
 
     @property
     def rows(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return what was measured: row -> relay -> values and notes."""
+        """Return row -> relay -> values and notes."""
         rows: Mapping[str, Mapping[str, Any]] = self.document["rows"]
         return rows
 
@@ -77,12 +77,12 @@ class Results:
         self.save()
 
     def median(self, row: str, relay: str, name: str) -> float | None:
-        """Return the median of a value over the rounds; None where it was not measured."""
+        """Return the median of a value over the rounds; None if it was not measured."""
         values = self.rows.get(row, {}).get(relay, {}).get("values", {}).get(name)
         return statistics.median(values) if values else None
 
     def save(self) -> None:
-        """Write the file anew, so that an interrupted run keeps what it has."""
+        """Write the whole file, so that an interrupted run keeps its results."""
         if self._path is not None:
             new = self._path.with_name(self._path.name + ".new")
             new.write_text(json.dumps(self.document, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -90,7 +90,7 @@ class Results:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return the facts about the machine on which the figures depend."""
     return {
         "began": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), "processor": _processor(), "cores": os.cpu_count(),
         "python": platform.python_version(), "openssl": ssl.OPENSSL_VERSION, "load_before": round(os.getloadavg()[0], 2),
@@ -107,13 +107,13 @@ def _processor() -> str:
 
 
 def spread(values: list[float], digits: int) -> str:
-    """Return the median, with the least and the most where they differ."""
+    """Return the median, with minimum and maximum if they differ."""
     median, least, most = (f"{value:,.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
     return median if least == most else f"{median} ({least}–{most})"
 
 
 def table(relays: Mapping[str, Any], titles: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and lines of one row's table; a value that was not measured is empty."""
+    """Return headings and lines of one row's table. A value that was not measured is empty."""
     names = [name for name in VALUES if any(name in entry["values"] for entry in relays.values())]
     lines = []
     for relay, entry in relays.items():

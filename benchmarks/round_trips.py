@@ -1,6 +1,6 @@
 """`python -m benchmarks.round_trips`: the first message over a line with a round trip of 150 ms, in milliseconds and round trips.
 
-The clock runs from the sender's client to the receiver's: discovery, TCP, TLS, authentication and judgement are all in it. Only
+The time is from the sender's client to the receiver's. It includes discovery, TCP, TLS, authentication and the verdict. Only
 the line between the two servers is slow: look-ups and clients are on this machine. The last half round trip is the message's own.
 """
 
@@ -18,7 +18,7 @@ from benchmarks.slow_line import SlowLine
 from tests.lab.lab import Lab
 from tests.lab.servers import packages
 
-#: Seconds of a round trip, and cold peers of one measurement.
+#: Seconds of a round trip, and new peers of one measurement.
 ROUND_TRIP = 0.15
 PEERS = 5
 
@@ -29,7 +29,7 @@ def _slow(lab: Lab, port: int) -> int:
 
 
 async def _measure(lab: Lab, kind: str, through: bool) -> tuple[float, float]:
-    """Return the medians out and in, in milliseconds; the first peer of all warms what is common to all."""
+    """Return the medians out and in, in milliseconds. The first peer fills common caches."""
     before = list(lab.processes)
     try:
         async with ends_of(lab, kind, through, PEERS, partial(_slow, lab)) as ends:
@@ -44,7 +44,7 @@ async def _measure(lab: Lab, kind: str, through: bool) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Measure, print the table."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.round_trips", description="the first message over a slow line")
     parser.add_argument("kinds", nargs="*", default=["prosody", "ejabberd"], help="servers, alone and behind the gateway")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder")

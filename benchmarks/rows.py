@@ -1,4 +1,4 @@
-"""The rows of `python -m benchmarks`, in their order: name -> what is measured, and how."""
+"""The rows of `python -m benchmarks`, in order: name -> title and function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run: the testbed, the relays that are up, the results, and how rows are measured in rounds."""
+"""One run: the testbed, the running relays, the results, and the rounds of rows."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tests.lab.lab import Lab
 
 #: Rounds of a row in a whole run, and in a quick one.
 ROUNDS, QUICK_ROUNDS = 3, 1
-#: Seconds after which a run has one round of each row that is left, so that it ends within twenty minutes.
+#: Seconds after which the remaining rows get one round each, so that the run ends within twenty minutes.
 BUDGET = 960.0
 #: Seconds between two measurements.
 PAUSE = 0.5
-#: A turn of the gateway's reactor of more milliseconds of CPU is too long.
+#: The limit for a turn of the gateway's reactor, in milliseconds of CPU.
 LONG_TURN_MS = 50.0
 
 
 @dataclass
 class Run:
-    """What rows share. `size` scales a load down for a quick run."""
+    """The common state of rows. `size` scales a load down for a quick run."""
 
     lab: Lab
     testbed: Testbed
@@ -35,7 +35,7 @@ class Run:
     began: float = field(default_factory=time.monotonic)
 
     def rounds(self) -> Iterator[int]:
-        """Yield the number of each round of a row. Where the run takes long already, the first is the last."""
+        """Yield the number of each round of a row. If the run already takes long, the first round is the last."""
         for number in range(QUICK_ROUNDS if self.quick else ROUNDS):
             if not number or time.monotonic() - self.began < BUDGET:
                 yield number
@@ -49,12 +49,12 @@ class Run:
         return quick if self.quick else whole
 
     def wanted(self, relays: Sequence[str]) -> list[str]:
-        """Return those relays that this run measures."""
+        """Return the relays of these that this run measures."""
         return [name for name in relays if not self.only or name in self.only]
 
     @contextmanager
     def attempt(self, row: str, relay: str) -> Iterator[None]:
-        """Note a failure in the results in place of raising it."""
+        """Record a failure in the results instead of raising it."""
         try:
             yield
         except ERRORS as problem:
@@ -62,7 +62,7 @@ class Run:
             self.results.note(row, relay, f"not measured: {words[:400]}")
 
     def add(self, row: str, relay: str, values: Mapping[str, float]) -> None:
-        """Keep the values of one round. A turn that is too long is told in the row."""
+        """Keep the values of one round. A turn that is too long is noted in the row."""
         self.results.add(row, relay, values)
         if values.get("turn_ms", 0.0) > LONG_TURN_MS:
             self.results.note(row, relay, f"a turn of the reactor took more than {LONG_TURN_MS:.0f} ms of CPU")
@@ -75,7 +75,7 @@ class Run:
     def interleaved(
         self, row: str, relays: Sequence[str], measure: Callable[[Relay], Mapping[str, float]], *, fresh: bool = False,
     ) -> None:
-        """Measure each relay in turn, round after round. `fresh`: each time one that was just started.
+        """Measure each relay in turn, round after round. `fresh`: start a new relay each time.
 
         A relay that fails is noted and left out of the further rounds of the row.
         """

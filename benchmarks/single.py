@@ -1,4 +1,4 @@
-"""Single stanzas: they come one by one over twenty streams, so many a second; how long each is on its way, and what it costs."""
+"""Single stanzas: they arrive one by one over twenty streams, at a fixed rate. The delay and the cost of each are measured."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ RATE, HIGH_RATE = 2_000, 20_000
 #: Seconds of load, in a whole run and in a quick one.
 SECONDS, HIGH_SECONDS, QUICK_SECONDS = 4, 3, 1
 RELAYS = (*OURS, "ejabberd", "prosody", "xmpp-proxy")
-#: A sink to which nothing came for so many seconds has all that will come.
+#: A sink without a stanza for this many seconds has all that will arrive.
 PATIENCE = 4.0
-#: Seconds that the load may take to send what a relay does not take.
+#: Seconds for the load to send data that a relay does not accept.
 _SENDING_SECONDS = 15.0
-#: Seconds that the last acknowledgements have before the ends of a measurement are closed.
+#: Seconds for the last acknowledgements before the ends of a measurement are closed.
 LINGER = 0.8
 
 
 def measure(relay: Relay, rate: int, seconds: int) -> Mapping[str, float]:
-    """Return delays and cost of stanzas that come at `rate` for so many seconds; the first tenth of the delays does not count."""
+    """Return delays and cost of stanzas at `rate` for this many seconds. The first tenth of the delays does not count."""
     count = rate * seconds
     sink, load = relay.jobs(MANY_STREAMS, count)
     with workers() as start:
@@ -50,12 +50,12 @@ def measure(relay: Relay, rate: int, seconds: int) -> Mapping[str, float]:
 
 
 def moderate(run: Run) -> None:
-    """2,000 a second."""
+    """Measure 2,000 a second."""
     run.interleaved("single-2000", RELAYS, partial(measure, rate=RATE, seconds=run.size(SECONDS, QUICK_SECONDS)))
 
 
 def high(run: Run) -> None:
-    """20,000 a second: more than most relays take. Each relay starts anew, because some keep what they did not deliver."""
+    """Measure 20,000 a second, more than most relays can do. Each relay is started again, because some keep stanzas."""
     run.interleaved(
         "single-20000", RELAYS, partial(measure, rate=HIGH_RATE, seconds=run.size(HIGH_SECONDS, QUICK_SECONDS)), fresh=True,
     )

@@ -39,7 +39,7 @@ from tests.lab.certificates import Certificate
 from tests.lab.peer import SASL, TLS, PeerError, Stream, server_context
 
 _READ = 262144
-#: Seconds in which what is asked after the end is still answered, so that nothing stays in doubt for the next measurement.
+#: Seconds in which requests after the end are still answered, so that nothing stays in doubt for the next measurement.
 _LINGER = 1.0
 _HEADER = (
     "<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:db='jabber:server:dialback' "
@@ -54,7 +54,7 @@ _EXTERNAL = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXT
 
 
 class Tally:
-    """What came on all connections together; `done` when it is enough."""
+    """The count of all connections together; `done` when it is complete."""
 
     def __init__(self, count: int, warm: int, timed: bool = False) -> None:
         self.timed = timed
@@ -65,7 +65,7 @@ class Tally:
         self.first = self.last = self.cpu = 0.0
 
     def add(self, found: int, data: bytes) -> None:
-        """Count so many messages that ended in `data`."""
+        """Count this many messages that ended in `data`."""
         if self.count < 0:
             self.count += found
             if self.count == 0:
@@ -79,7 +79,7 @@ class Tally:
         self.bytes += len(data)
 
     def done(self, patience: float) -> bool:
-        """Return whether all came, or nothing more came for `patience` seconds."""
+        """Return whether all messages arrived, or none for `patience` seconds."""
         return self.count >= self.wanted or (self.last > 0 and time.monotonic() - self.last > patience)
 
     def report(self) -> None:
@@ -90,7 +90,7 @@ class Tally:
 
 
 class Source:
-    """One connection that stanzas come from."""
+    """One connection that brings stanzas."""
 
     def __init__(
         self, connection: socket.socket, parse: bool, managed: bool = False, pings: Pings | None = None, closes: bool = False,
@@ -110,7 +110,7 @@ class Source:
         connection.setblocking(False)
 
     def read(self, tally: Tally) -> bool:
-        """Take what there is; False at the end of the connection."""
+        """Read the available data; return False at the end of the connection."""
         while True:
             try:
                 data = self._socket.recv(_READ)
@@ -137,7 +137,7 @@ class Source:
         self._socket.close()
 
     def _answer(self, data: bytes) -> None:
-        """XEP-0198: what comes behind `<enable/>` is counted, so nothing may come before it."""
+        """Answer XEP-0198 elements. Stanzas after `<enable/>` are counted, so none may arrive before it."""
         if self._enabling and _ENABLE in data:
             self._enabling = False
             self._say(b"<enabled xmlns='urn:xmpp:sm:3'/>")
@@ -146,7 +146,7 @@ class Source:
         self._tail = data[1 - len(_REQUEST):]  # never a whole one, which would be answered twice
 
     def _say(self, data: bytes) -> None:
-        """A few bytes always have room."""
+        """Send a few bytes, for which there is always space."""
         self._socket.setblocking(True)
         self._socket.sendall(data)
         self._socket.setblocking(False)
@@ -172,7 +172,7 @@ def accept(listener: socket.socket, job: dict[str, Any], context: ssl.SSLContext
 
 
 def component(job: dict[str, Any]) -> Stream:
-    """The XEP-0114 handshake."""
+    """Do the XEP-0114 handshake."""
     stream = Stream.dial(job["port"])
     stream.send(
         f"<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' to='{job['domain']}' "
@@ -185,7 +185,7 @@ def component(job: dict[str, Any]) -> Stream:
 
 
 def serve(job: dict[str, Any]) -> None:
-    """Run the job of the command line until it has seen enough."""
+    """Run the job of the command line until it is complete."""
     tally, selector = Tally(job["count"], job["warm"], "timed" in job), selectors.DefaultSelector()
     listener: socket.socket | None = None
     parse = job["kind"] == "bare"
@@ -211,7 +211,7 @@ def serve(job: dict[str, Any]) -> None:
                 try:
                     stream = accept(listener, job, context, len(selector.get_map()))
                 except PeerError:
-                    continue  # it was closed before it was a stream; another comes
+                    continue  # it was closed before it was a stream; another one follows
                 kind = job["kind"]
                 source = Source(stream.raw, parse, kind == "managed", answers.watch() if answers else None, kind == "plain")
                 selector.register(stream.raw, selectors.EVENT_READ, source)

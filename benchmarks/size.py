@@ -35,13 +35,13 @@ HERE, ZONE = "bench.example", "peers.example"
 #: Targets: MB of memory, seconds to the first delivery, stanzas a second.
 MEGABYTES, FIRST, RATE = 250.0, 5.0, 15_000.0
 _BATCH = 100
-#: Seconds for a delivery, and for a gateway to show what it holds.
+#: Seconds for a delivery, and for a gateway to show its queue.
 _SECONDS = 180.0
 _HELD_SECONDS = 10.0
 
 
 def fill(path: Path, stanzas: int, peers: int) -> float:
-    """Spool them as lanes do, batch by batch; stanzas a second, each batch durable."""
+    """Spool the stanzas as lanes do, batch by batch. Return stanzas a second, with each batch durable."""
     answered = threading.Semaphore(0)
     spool = SQLiteSpool(path, 1 << 40, lambda call: call(), durability="crash")
     began, batches = time.monotonic(), 0
@@ -58,7 +58,7 @@ def fill(path: Path, stanzas: int, peers: int) -> float:
 
 
 def _batches(stanzas: int, peers: int) -> Iterator[list[Spooled]]:
-    """Round after round a part of each lane, so that the lanes are mixed in the file."""
+    """Yield a part of each lane in each round, so that the lanes are mixed in the file."""
     local, now = Domain.parse(HERE), time.time()
     pairs = [Pair(local, Domain.parse(f"p{number}.{ZONE}")) for number in range(peers)]
     texts = [message(HERE, str(pair.recipient)) for pair in pairs]
@@ -73,7 +73,7 @@ def _batches(stanzas: int, peers: int) -> Iterator[list[Spooled]]:
 
 
 class Sink:
-    """All the peers, in a process of its own; says (seconds since its start, stanzas so far) through `pipe` now and then."""
+    """All peers, in a separate process. It sends (seconds since its start, stanzas so far) through `pipe` from time to time."""
 
     def __init__(self, port: int, certificate: Certificate, pipe: Connection) -> None:
         self._port = port
@@ -100,7 +100,7 @@ class Sink:
             stream.close()
 
     async def _count(self, stream: XMLStream) -> None:
-        """Stanzas are counted by their ends, not parsed: it is the gateway that is measured."""
+        """Count stanzas by their ends without parsing, because the gateway is measured."""
         mine, tail = 0, b""
         while data := await stream.read_bytes():
             if b"<enable " in data:
@@ -121,7 +121,7 @@ def _sink(port: int, certificate: Certificate, pipe: Connection) -> None:
 
 
 def memory(pid: int, what: str = "VmRSS") -> float:
-    """MB of a process."""
+    """Return the MB of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith(what)).split()[1]) / 1e3
 
@@ -141,7 +141,7 @@ def _gateway(lab: Lab, authority: Authority, port: int) -> Gateway:
 
 
 def _told(what: str, value: float, unit: str, bound: float, good: bool) -> bool:
-    """One line of the account: the figure, what it should be, whether it is."""
+    """Print one line of the account: the figure, its target, and whether it is met. Return whether it is."""
     asked = "at most" if unit != "/s" else "at least"
     digits = 1 if unit == " s" else 0
     print(f"  {what:44} {value:>9,.{digits}f}{unit:4} {asked} {bound:,.0f}: {'met' if good else 'MISSED'}", flush=True)
@@ -149,7 +149,7 @@ def _told(what: str, value: float, unit: str, bound: float, good: bool) -> bool:
 
 
 def _held(door: Gateway) -> bool:
-    """A gateway whose peers are not there: what it needs to hold it all; whether that is little enough."""
+    """Measure the memory of a gateway that holds all stanzas, because its peers are away. Return whether it is little enough."""
     door.start()
     assert door.process is not None
     time.sleep(_HELD_SECONDS)
@@ -159,7 +159,7 @@ def _held(door: Gateway) -> bool:
 
 
 def measure(lab: Lab, stanzas: int, peers: int) -> bool:
-    """Print the figures; whether they are what was asked for."""
+    """Print the figures; return whether they meet the targets."""
     authority, port = Authority(lab.directory("authority")), lab.port()
     door = _gateway(lab, authority, port)
     rate = fill(door.folder / "state" / "spool.db", stanzas, peers)
@@ -198,10 +198,10 @@ def _delivered(door: Gateway, pipe: Connection, stanzas: int) -> bool:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.size", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--stanzas", type=int, default=1_000_000)
-    parser.add_argument("--peers", type=int, default=0, help="so many alone; as a rule 10, then 10,000")
+    parser.add_argument("--peers", type=int, default=0, help="only this many; the default is 10, then 10,000")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -1,4 +1,4 @@
-"""A TCP relay on loopback that delays what it carries, as a line with a long round trip does."""
+"""A TCP relay on loopback that delays its data, as a line with a long round trip does."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.lab.lab import Lab
 
 
 class SlowLine:
-    """Listens at `port` and connects each caller to `target`; a round trip takes `seconds`, that of the TCP handshake included.
+    """Listen at `port` and connect each caller to `target`. A round trip takes `seconds`, also that of the TCP handshake.
 
-    The kernel of this machine answers a caller's SYN at once: what the caller sends first is held back for a round trip more.
+    The kernel of this machine answers a caller's SYN at once, so the caller's first data is delayed by another round trip.
     """
 
     def __init__(self, lab: Lab, target: int, seconds: float) -> None:
@@ -52,14 +52,14 @@ class SlowLine:
             queue.put((max(time.monotonic(), opened) + self._seconds / 2, data))
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
 
 def _write(sink: socket.socket, queue: SimpleQueue[tuple[float, bytes]]) -> None:
-    """Write what is due, in its order, until nothing more comes."""
+    """Write due data, in order, until there is no more."""
     with contextlib.suppress(OSError):
         while True:
             due, data = queue.get()

@@ -1,4 +1,4 @@
-"""A million spooled stanzas in 2,000 lanes, all due at once: what an operator waits for, and what honest traffic notices."""
+"""A million spooled stanzas in 2,000 lanes, all due at once: the operator's wait, and the effect on honest traffic."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tests.lab.gateway import Gateway
 STANZAS, QUICK_STANZAS = 1_000_000, 20_000
 LANES, QUICK_LANES = 2_000, 100
 EMPTY = "empty spool"
-#: Seconds between the start and the first look: lanes are restored then.
+#: Seconds between the start and the first sample: lanes are restored then.
 SETTLE = 3.0
-#: The commands that an operator gives, and what each is called in the table.
+#: The operator's commands, and the name of each in the table.
 COMMANDS = {"status_s": ("status",), "queue_s": ("queue", "list"), "lanes_s": ("lanes",)}
 
 
 @contextmanager
 def gateway_with_spool(testbed: Testbed, stanzas: int, lanes: int) -> Iterator[Relay]:
-    """Start a gateway whose spool holds so many stanzas for peers that cannot be reached; each stays due."""
+    """Start a gateway whose spool holds this many stanzas for unreachable peers; each stays due."""
     console = testbed.lab.port()
     changes: dict[str, Any] = {
         "queue": {"hold": "1d"}, "console": {"listen": f"tcp:{console}:interface=127.0.0.1"},
@@ -44,7 +44,7 @@ def gateway_with_spool(testbed: Testbed, stanzas: int, lanes: int) -> Iterator[R
 
 
 def _measure(run: Run, relay: Relay) -> Mapping[str, float]:
-    """Return what the commands take, and what stanzas to a peer that is there do meanwhile."""
+    """Return the times of the commands, and the figures of stanzas to a reachable peer meanwhile."""
     assert relay.gateway is not None
     turns = TurnReader(relay.console)
     values: dict[str, float] = {name: timed_command(relay.gateway, *words) for name, words in COMMANDS.items()}
@@ -53,12 +53,12 @@ def _measure(run: Run, relay: Relay) -> Mapping[str, float]:
 
 
 def name_of(stanzas: int, lanes: int) -> str:
-    """Return what the row calls a gateway with so many."""
+    """Return the name of a gateway with this spool, for the row."""
     return f"{stanzas:,} stanzas in {lanes:,} lanes"
 
 
 def million(run: Run) -> None:
-    """Measure a gateway with an empty spool and one with a full one, one after the other in each round."""
+    """Measure a gateway with an empty spool and one with a full one, one after another in each round."""
     stanzas, lanes = run.size(STANZAS, QUICK_STANZAS), run.size(LANES, QUICK_LANES)
     name = name_of(stanzas, lanes)
     with run.attempt("spooled", name), gateway_with_spool(run.testbed, stanzas, lanes) as full:

@@ -1,4 +1,4 @@
-"""The targets: what a row has to show, against a rival of the same run or as a figure, and whether a run met it."""
+"""The targets: the bounds of rows, against a rival of the same run or as a figure, and whether a run met them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.results import VALUES, Results
 from benchmarks.run import LONG_TURN_MS
 
 _LESS, _MORE = "≤", "≥"
-#: What the rows call what they held in a whole run.
+#: The names of the large configurations in the rows of a whole run.
 _SPOOLED = spooled.name_of(spooled.STANZAS, spooled.LANES)
 _HELD = tuple(growth.gateways(growth.ENTRIES, growth.STREAMS, spooled.STANZAS, spooled.LANES))
 _SOME, _MANY = map(entries.name_of, entries.ENTRIES[1:])
@@ -19,9 +19,9 @@ _SOME, _MANY = map(entries.name_of, entries.ENTRIES[1:])
 
 @dataclass(frozen=True)
 class Target:
-    """`relay` has in `row` a `value` that is at most or at least `bound`; with `rival`, so many times the value of that relay.
+    """A bound for the `value` of `relay` in `row`. With `rival` it is a multiple of the value of that relay.
 
-    `relay` "" is each of the row's, in each round: what counts is the largest value.
+    `relay` "" is each relay of the row, in each round: the largest value counts.
     """
 
     row: str
@@ -38,7 +38,7 @@ class Target:
         return f"{self.sign} {self.bound:g}"
 
     def measured(self, results: Results) -> float | None:
-        """Return the figure, or the ratio to the rival's; None where the run has none."""
+        """Return the figure, or the ratio to the rival's; None if the run has none."""
         if not self.relay:
             found = [value for entry in results.rows.get(self.row, {}).values() for value in entry["values"].get(self.value, [])]
             return max(found) if found else None
@@ -49,7 +49,7 @@ class Target:
         return own / other if other else None
 
     def met(self, results: Results) -> bool | None:
-        """Return whether it was met; None where it was not measured."""
+        """Return whether it was met; None if it was not measured."""
         measured = self.measured(results)
         if measured is None:
             return None
@@ -83,7 +83,7 @@ def _fixed() -> Iterator[Target]:
 
 
 def targets(results: Results) -> list[Target]:
-    """Return all targets; no turn of the reactor may be long, whatever the load."""
+    """Return all targets. No turn of the reactor may be long, under any load."""
     return [*_fixed(), *(Target(row, "", "turn_ms", _LESS, LONG_TURN_MS) for row in results.rows)]
 
 

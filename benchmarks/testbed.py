@@ -1,4 +1,4 @@
-"""What all measurements share: the lab's folder and authority, the peers, and the processes that send and receive."""
+"""The common part of all measurements: the lab's folder and CA, the peers, and the processes that send and receive."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ COMPONENT = "sink.bench.example"
 MANY_STREAMS = 20
 #: acks of the gateway's backend -> the kind of sink behind it
 SINKS = {"tcp": "server", "auto": "answering", "sm": "managed"}
-#: What ends one measurement and not the run.
+#: Errors that end one measurement and not the run.
 ERRORS = LabError, PeerError, OSError, ValueError, subprocess.SubprocessError
-#: Seconds that a worker may take.
+#: Seconds for a worker.
 WORKER_SECONDS = 120.0
-#: Seconds that a command of the gateway may take, and a scrape of its metrics.
+#: Seconds for a command of the gateway, and for a scrape of its metrics.
 _COMMAND_SECONDS, _SCRAPE_SECONDS = 150.0, 60.0
 #: Seconds until a gateway that accepts connections must answer there.
 _CONSOLE_SECONDS = 10.0
@@ -42,10 +42,10 @@ _TURNS = "s2sgw_reactor_turn_cpu_seconds"
 
 
 class Worker:
-    """A process of the measurement that speaks in lines: `ready`, then its report."""
+    """A process of the measurement that communicates in lines: `ready`, then its report."""
 
     def __init__(self, module: str, job: Mapping[str, Any] | Path) -> None:
-        """`job`: what it has to do, or the file where that is written as JSON."""
+        """`job` is its work, or the file that has it as JSON."""
         self._name = module
         self._errors = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (closed by `end`)
         told = str(job) if isinstance(job, Path) else json.dumps(job)
@@ -102,7 +102,7 @@ def workers() -> Iterator[Callable[[str, Mapping[str, Any] | Path], Worker]]:
 
 @dataclass
 class Testbed:
-    """The lab, its authority, and peers with a certificate each."""
+    """The lab, its CA, and peers with a certificate each."""
 
     lab: Lab
     authority: Authority
@@ -123,13 +123,13 @@ class Testbed:
 
 
 def testbed_in(lab: Lab) -> Testbed:
-    """Return a testbed with an authority of its own and `MANY_STREAMS` peers."""
+    """Return a testbed with its own CA and `MANY_STREAMS` peers."""
     authority = Authority(lab.directory("authority"))
     names = [f"peer{number}.example" for number in range(1, MANY_STREAMS + 1)]
     return Testbed(lab, authority, [(name, authority.for_domain(name)) for name in names])
 
 
-#: Makes the jobs of a sink and of a load, for so many streams and messages.
+#: A function that makes the jobs of a sink and of a load, for a number of streams and messages.
 Jobs = Callable[[int, int], tuple[dict[str, Any], dict[str, Any]]]
 
 
@@ -138,9 +138,9 @@ def started_gateway(
     testbed: Testbed, acks: str, program: Sequence[str] = (), changes: Mapping[str, Any] | None = None, *,
     dns: Nameserver | None = None, before: Callable[[Gateway], None] | None = None, seconds: float = 20.0,
 ) -> Iterator[tuple[Gateway, Jobs]]:
-    """Start a gateway, by `program` in place of twistd; yield it and what makes the jobs of a sink and a load.
+    """Start a gateway, by `program` instead of twistd; yield it and the function that makes the jobs of a sink and a load.
 
-    `acks` "tcp": what is written counts as passed on; "auto": a ping behind each batch; "sm": XEP-0198 and custody on both legs.
+    `acks` "tcp": written stanzas count as delivered; "auto": a ping after each batch; "sm": XEP-0198 and custody on both legs.
     `changes` go into its configuration, `dns` has further names, `before` is called when it is configured. It may take `seconds`.
     """
     lab, port = testbed.lab, testbed.lab.port()
@@ -174,9 +174,9 @@ def started_gateway(
 
 
 def metrics(port: int) -> dict[str, float]:
-    """Return what /metrics says at `port`, by name and labels as they are written there.
+    """Return the samples of /metrics at `port`, by name and labels as they are written there.
 
-    A gateway that has just started may open this port after the others: it is waited for.
+    A gateway that has just started may open this port after the others, so this waits for it.
     """
     deadline = time.monotonic() + _CONSOLE_SECONDS
     while True:
@@ -192,16 +192,16 @@ def metrics(port: int) -> dict[str, float]:
 
 
 class TurnReader:
-    """Reads how long the turns of a gateway's reactor were between two looks at its metrics (CPU time)."""
+    """A reader of the longest turn of a gateway's reactor between two samples of its metrics (CPU time)."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._before = metrics(port)
 
     def longest(self) -> float:
-        """Return the milliseconds of CPU that the longest turn took at most: a bound of the metric's buckets.
+        """Return an upper bound of the longest turn in milliseconds of CPU: a bucket of the metric.
 
-        A turn beyond the last bucket is told as twice that bound. The next call starts from here.
+        A turn beyond the last bucket counts as twice that bound. The next call starts from here.
         """
         before, self._before = self._before, metrics(self._port)
         for bound in BUCKETS:

@@ -1,4 +1,4 @@
-"""What the turn watch itself costs: two readings of two clocks, once a turn of the reactor."""
+"""The cost of the turn watch: two readings of two clocks, once a turn of the reactor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TURNS = 200_000
 
 
 def cost(run: Run) -> None:
-    """Measure turns in which nothing is done."""
+    """Measure turns without work."""
     watch = TurnWatch()
     for _ in run.rounds():
         began = process_time()

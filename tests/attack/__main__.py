@@ -1,4 +1,4 @@
-"""`python -m tests.attack [word …]`: play every attack; last line `N passed, N failed`, exit status 1 where any failed."""
+"""`python -m tests.attack [word …]`: play every attack. The last line is `N passed, N failed`; the exit status is 1 if any failed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.attack.stages import STAGES
 from tests.lab.lab import Lab, LabError
 from tests.lab.scenario import Tally, play
 
-#: The whole run ends after this many seconds whatever happens.
+#: The whole run ends after this many seconds in any case.
 RUN_SECONDS = 3600
 
 
@@ -42,7 +42,7 @@ def _list() -> None:
 
 
 def main() -> int:
-    """Play, clean up, say the result."""
+    """Play, clean up, print the result."""
     faulthandler.register(signal.SIGUSR1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = _arguments()
@@ -56,7 +56,7 @@ def main() -> int:
                 print(f"folder: {lab.folder}", flush=True)
             asyncio.run(_run(arguments, lab, tally))
     except (LabError, TimeoutError) as problem:
-        tally.fail("the run", str(problem) or f"not done after {RUN_SECONDS} s")
+        tally.fail("the run", str(problem) or f"stopped after {RUN_SECONDS} s")
     for failure in tally.failures:
         print(f"FAILED: {failure.splitlines()[0]}")
     print(f"{time.monotonic() - start:.0f} s")

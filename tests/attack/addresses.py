@@ -1,4 +1,4 @@
-"""Addresses: names that lead to this machine, to private networks or to metadata services make the gateway connect to none of them."""
+"""Addresses: names at this machine, in private networks or at metadata services cause no connection of the gateway."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.attack.world import INSIDE, AttackWorld, attack_world
 from tests.lab.peer import PeerError
 from tests.lab.scenario import Stage, check, expect, step
 
-#: Domains whose servers, or which themselves, are at addresses that no stranger may send us to.
+#: Domains that are, or whose servers are, at addresses to which no stranger may direct the gateway.
 HIDDEN, ITSELF = "hidden.test", "itself.test"
 NOT_PUBLIC = [
     "127.0.0.1", "10.0.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "192.168.1.1", "224.0.0.1", "255.255.255.255", "::1", "::",
@@ -26,7 +26,7 @@ stage = Stage("addresses that are not public", partial(
 
 
 def claims(port: int, seconds: float) -> None:
-    """Claim domains at such addresses, and ask for dialback of them."""
+    """Claim domains at such addresses, and request dialback for them."""
     end, number = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         number += 1
@@ -50,4 +50,4 @@ async def _hidden(at: AttackWorld) -> None:
     rows = at.gateway.asked("refusals")
     causes = {row["cause"] for row in rows if str(row.get("peer", "")).endswith((HIDDEN, ITSELF))}
     step(f"causes: {', '.join(sorted(causes))}")
-    check("private-address" in causes, "the record does not say why")
+    check("private-address" in causes, "the record has no reason")

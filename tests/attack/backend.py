@@ -1,8 +1,8 @@
-"""`python -m tests.attack.backend PORT`: a server behind the gateway that takes whatever comes, and tells who is connected.
+"""`python -m tests.attack.backend PORT`: a server behind the gateway that accepts everything, and reports its connections.
 
-It has no TLS and believes every dialback key, so that a stream costs it little. One JSON line on standard output for each message
-that comes, and one whenever the number of streams has changed: how many are open, by the last two labels of the peer's domain,
-and how many there were at most.
+It has no TLS and believes every dialback key, so that a stream costs it little. It writes one JSON line to standard output for each
+message that arrives, and one when the number of streams has changed: how many are open, by the last two labels of the peer's
+domain, and the maximum so far.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVERY = 0.1
 
 
 class Backend:
-    """All of its streams."""
+    """The server with all of its streams."""
 
     def __init__(self) -> None:
         self._ids = count()
@@ -33,7 +33,7 @@ class Backend:
         self._changed = False
 
     async def serve(self, port: int) -> None:
-        """Take streams for good."""
+        """Serve forever."""
         await asyncio.start_server(self._converse, "127.0.0.1", port, backlog=4096)
         while True:
             await asyncio.sleep(EVERY)

@@ -1,4 +1,4 @@
-"""Connections that come and go by the thousand cost little: no long turn, no flood of lines or rows, and memory comes back."""
+"""Thousands of short connections cost little: no long turn, no flood of lines or rows, and memory is released."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from tests.attack.world import INSIDE, LONGEST_TURN, AttackWorld, attack_world
 from tests.lab.peer import header
 from tests.lab.scenario import Stage, check, step
 
-#: Without these bounds, which would end most of the connections before the attacker does.
+#: Without these limits, which would end most of the connections before the attacker does.
 _UNBOUNDED = {"limits": {"unproven": "100%", "unproven_per_site": 0, "unproven_per_name": 0, "connections_per_address": 0}}
 stage = Stage("connections that come and go", partial(attack_world, changes=_UNBOUNDED))
 
 SILENT = 10_000
-#: Seconds of CPU for each connection that says nothing, from its beginning to its end.
+#: Seconds of CPU for each connection that sends nothing, from its beginning to its end.
 SILENT_SECONDS = 100e-6
-#: A heap that was as large as 2,500 streams keeps so much of that for the next ones.
+#: A heap that held 2,500 streams keeps this much memory for the next ones.
 HEAP_BYTES = 100_000_000
 
 
 def at_once(port: int, number: int, seconds: float, say: str = "", rounds: int = 1, prefix: str = "127.8.") -> None:
-    """Open connections that say the same, hold them for some seconds, and close all of them at once; so many times."""
+    """Open connections that send the same data, hold them for some seconds, and close all at once; do so `times` times."""
     sources = addresses(prefix, number)
     for _ in range(rounds):
         crowd = Crowd(port)
@@ -53,10 +53,10 @@ async def _not_served(at: AttackWorld) -> None:
         pass
     written = at.gateway.logged().count("\n") - lines
     step(f"{written} lines in the log; turns above {LONGEST_TURN} s: none")
-    check(written <= 100 * 30, "more lines than the log may have")
+    check(written <= 100 * 30, "more lines than the limit of the log")
 
 
-@stage.scenario("2,000 headers and the ends of their connections, in the middle of whatever was asked for", 120)
+@stage.scenario("2,000 headers and the ends of their connections, during the look-ups", 120)
 async def _claims(at: AttackWorld) -> None:
     async with at.under(at_once, 8, number=2000, say=header(INSIDE, "gone.fresh.example").decode()):
         pass

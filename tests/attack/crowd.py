@@ -1,4 +1,4 @@
-"""Attackers that are many: connections by the thousand, from whatever addresses, that say little."""
+"""Crowds of attackers: thousands of connections, from many addresses, that send little."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNDER_WAY = 200
 
 
 def addresses(prefix: str, number: int) -> list[str]:
-    """Return `number` addresses that begin so: of one /24 ("127.3.0."), of a /16 ("127.3."), of as many /24s ("127.")."""
+    """Return `number` addresses with this beginning: of one /24 ("127.3.0."), of a /16 ("127.3."), of as many /24s ("127.")."""
     return [
         {3: f"{prefix}{at % 254 + 1}", 2: f"{prefix}{at // 254 % 254}.{at % 254 + 1}", 1: f"{prefix}{at // 254 % 254}.{at % 254}.9"}
         [prefix.count(".")] for at in range(number)
@@ -21,7 +21,7 @@ def addresses(prefix: str, number: int) -> list[str]:
 
 
 class Crowd:
-    """Open connections, and those on their way."""
+    """Connections that are open or being opened."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -29,10 +29,10 @@ class Crowd:
         self._poll = select.epoll()
 
     def connect(self, source: str, say: bytes = b"") -> bool:
-        """Open one more from `source`, and say so much on it; False where the system has no port for it."""
+        """Open another connection from `source`, and send this much on it. Return False if the system has no port for it."""
         made = socket.socket()
         try:
-            made.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT: a port of its own for each destination
+            made.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT: a separate port for each destination
             made.bind((source, 0))
             made.settimeout(5)
             made.connect(("127.0.0.1", self._port))
@@ -47,7 +47,7 @@ class Crowd:
         return True
 
     def reap(self, seconds: float = 0.0) -> int:
-        """Forget those that the other side has closed; how many there were."""
+        """Remove the connections that the other side has closed; return their number."""
         gone = 0
         for descriptor, events in self._poll.poll(seconds, 1000):
             held = self.open[descriptor]
@@ -65,7 +65,7 @@ class Crowd:
         held.close()
 
     def close_all(self) -> None:
-        """Close every one at once."""
+        """Close all connections at once."""
         for descriptor in list(self.open):
             self.close(descriptor)
 
@@ -74,9 +74,9 @@ def keep_open(
     port: int, sources: Iterable[str], number: int, seconds: float, say: bytes = b"", per_second: float = 1e9,
     proxied: bool = False,
 ) -> None:
-    """Hold `number` connections open, and open another one for each that is closed, at most so many a second.
+    """Hold `number` connections open, and replace each one that is closed, up to a number a second.
 
-    `proxied`: they come by a load balancer, which says by the PROXY protocol that they are from `sources`.
+    `proxied`: they come through a load balancer, which sends `sources` by the PROXY protocol.
     """
     crowd, turn = Crowd(port), _round(list(sources))
     end = time.monotonic() + seconds
@@ -94,7 +94,7 @@ def keep_open(
 
 
 def proxy_header(source: str) -> bytes:
-    """Return what a load balancer says of a connection from `source` (PROXY protocol, version 1)."""
+    """Return the header of a load balancer for a connection from `source` (PROXY protocol, version 1)."""
     family, ours = ("TCP6", "2001:db8:ffff::1") if ":" in source else ("TCP4", "192.0.2.1")
     return f"PROXY {family} {source} {ours} 40000 5269\r\n".encode()
 

@@ -1,4 +1,4 @@
-"""Few file descriptors: strangers take none that look-ups, streams of ours and proven peers need."""
+"""Few file descriptors: strangers take none that look-ups, outgoing streams and proven peers need."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def _said(at: AttackWorld) -> None:
 
 
 def silent_site(port: int, proxied_port: int, number: int, seconds: float) -> None:
-    """Hold connections that say nothing, from as many networks (/64) of one IPv6 site (/48)."""
+    """Hold connections that send nothing, from as many networks (/64) of one IPv6 site (/48)."""
     sources = [f"2001:db8:1:{at:x}::1" for at in range(number)]
     keep_open(proxied_port, sources, number, seconds, proxied=True)
 
@@ -31,8 +31,8 @@ async def _site(at: AttackWorld) -> None:
     async with at.under(silent_site, 10, proxied_port=at.proxied_port, number=5000):
         await asyncio.sleep(6)
         step(f"unproven {at.connections('unproven'):.0f}, descriptors {at.metrics()['s2sgw_descriptors']:.0f}")
-        check(at.metrics()["s2sgw_descriptors"] < 800, "more descriptors are taken than connections may have")
-    check(at.limit_hits("unproven") + at.limit_hits("unproven_per_site") > 0, "nothing was bounded")
+        check(at.metrics()["s2sgw_descriptors"] < 800, "connections use more descriptors than they may")
+    check(at.limit_hits("unproven") + at.limit_hits("unproven_per_site") > 0, "the limit was not reached")
 
 
 @stage.scenario("5,000 silent connections take no descriptor that is needed", 120)
@@ -42,5 +42,5 @@ async def _silent(at: AttackWorld) -> None:
         metrics = at.metrics()
         step(f"descriptors {metrics['s2sgw_descriptors']:.0f} of {metrics['s2sgw_descriptors_limit']:.0f}")
         check(metrics["s2sgw_descriptors_limit"] == DESCRIPTORS, "the limit is not the one that was set")
-        check(metrics["s2sgw_descriptors"] < 600, "more descriptors are taken than connections may have")
-    check("EMFILE" not in at.gateway.logged() and "Too many open files" not in at.gateway.logged(), "descriptors ran out")
+        check(metrics["s2sgw_descriptors"] < 600, "connections use more descriptors than they may")
+    check("EMFILE" not in at.gateway.logged() and "Too many open files" not in at.gateway.logged(), "there were no descriptors left")

@@ -1,4 +1,4 @@
-"""The CPU of one handshake: chains that are mazes, certificates with thousands of names, TLSA records by the hundred."""
+"""The CPU time of one handshake: chains that are mazes, certificates with thousands of names, hundreds of TLSA records."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.lab.certificates import Certificate, Names
 from tests.lab.peer import STREAMS, PeerError, client_context, header
 from tests.lab.scenario import check, step
 
-#: Seconds of CPU that a handshake may take, with all that comes before and behind it. On a busy machine it takes longer.
+#: Seconds of CPU for a handshake, with everything before and after it. On a busy machine it takes longer.
 HANDSHAKE_SECONDS = 0.03
 SECONDS = 5.0
-#: The lab's authority: a maze ends below a namesake of it.
+#: The lab's CA. A maze ends below another CA of that name.
 _ANCHOR = "s2sgw lab CA"
 _LEVELS, _NAMESAKES = 6, 4
 _Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -58,7 +58,7 @@ def _name(common: str) -> x509.Name:
 
 
 def _maze(folder: Path, domain: str, dear: _Key) -> Certificate:
-    """Write a chain in which every authority has namesakes, and none leads to the anchor whose name is on top."""
+    """Write a chain in which every CA has others of the same name, and none leads to the anchor whose name is at the top."""
     subjects = [_ANCHOR, *(f"level {level}" for level in range(_LEVELS))]
     chain = [
         _signed(subject, dear, issuer, dear)
@@ -69,7 +69,7 @@ def _maze(folder: Path, domain: str, dear: _Key) -> Certificate:
 
 
 def _tower(folder: Path, domain: str, dear: _Key) -> Certificate:
-    """Write a chain of ninety authorities, each signed by the next: TLS must not check what no verdict needs."""
+    """Write a chain of ninety CAs, each signed by the next. TLS must not verify more than the verdict needs."""
     subjects = ["top", *(f"floor {floor}" for floor in range(90))]
     chain = [_signed(subject, dear, issuer, dear) for issuer, subject in pairwise(subjects)]
     key = ec.generate_private_key(ec.SECP256R1())
@@ -86,7 +86,7 @@ def _written(folder: Path, chain: list[x509.Certificate], key: ec.EllipticCurveP
 
 
 def handshakes(port: int, domain: str, files: tuple[str, str], seconds: float, log: str) -> None:
-    """Do TLS with a certificate again and again, from a few threads; write how often to `log`."""
+    """Do TLS with a certificate repeatedly, from a few threads; write the number to `log`."""
     certificate, end = Certificate(Path(files[0]), Path(files[1])), time.monotonic() + seconds
     counts = [0] * 4
     threads = [threading.Thread(target=_shake, args=(port, domain, certificate, end, counts, at)) for at in range(len(counts))]
@@ -112,7 +112,7 @@ def _shake(port: int, domain: str, certificate: Certificate, end: float, counts:
 
 
 async def _dear(at: AttackWorld, domain: str, certificate: Certificate) -> None:
-    """Have strangers present a certificate, and check what it costs."""
+    """Let strangers present a certificate, and check its cost."""
     await at.measure_quiet()
     log = at.lab.directory("handshakes") / "count"
     used, began = at.process.cpu_seconds(), time.monotonic()

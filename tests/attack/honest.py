@@ -1,8 +1,8 @@
-"""`python -m tests.attack.honest FILE`: an honest peer in a process of its own, whose traffic is measured while others attack.
+"""`python -m tests.attack.honest FILE`: an honest peer in a separate process, whose traffic is measured while others attack.
 
-It sends messages at a steady pace on a stream of its own; the gateway's echo backend brings each one back on a stream that the
-gateway opens. One JSON line on standard output for each message that is sent: its number, and how many milliseconds after its time;
-and one for each that comes back: its number, and the milliseconds that it took.
+It sends messages at a steady pace on its own stream. The gateway's echo backend returns each one on a stream that the
+gateway opens. It writes one JSON line to standard output for each message that it sends (its number, and its delay in milliseconds),
+and one for each that returns (its number, and the milliseconds that it took).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.lab.peer import (
 
 _STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>"
 _EXTERNAL = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>"
-#: Seconds that a step of a negotiation may take: an attack may slow it, and the scenario says how much is too much.
+#: Seconds for a step of a negotiation: an attack may slow it down, and the scenario has the limit.
 PATIENCE = 30.0
 
 
@@ -74,7 +74,7 @@ def connect(port: int, source: str, local: str, domain: str, certificate: Certif
 
 
 class HonestPeer:
-    """Sends and hears. Threads, since every stream is a blocking one."""
+    """A peer that sends and receives. It uses threads, because every stream blocks."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -84,7 +84,7 @@ class HonestPeer:
         self._stream: Stream | None = None
 
     def run(self) -> None:
-        """Send for good."""
+        """Send forever."""
         threading.Thread(target=self._serve, daemon=True).start()
         number, due, late = 0, time.monotonic(), 0.0
         while True:
@@ -103,7 +103,7 @@ class HonestPeer:
                 self._stream = connect(plan.gateway, plan.source, plan.local, plan.domain, plan.certificate)
             self._stream.send(text)
 
-    # --- what comes back ---
+    # --- returning messages ---
 
     def _serve(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""Identity: tricks with certificates, dialback and resumption that belong to others, names with two readings, and what strangers learn."""
+"""Identity: misuse of certificates, dialback and resumption of others, names with two readings, and information for strangers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _SM = "xmlns='urn:xmpp:sm:3'"
 
 
 def _tricks(at: AttackWorld) -> dict[str, tuple[str, Certificate]]:
-    """Return certificates that prove nothing, each with the domain that it is presented for."""
+    """Return certificates that prove nothing, each with the domain for which it is presented."""
     issue, stranger = at.authority.issue, Authority(at.lab.directory("stranger"), "s2sgw lab CA")
     domain = f"a.{TRICKS}"
     return {
@@ -69,7 +69,7 @@ def _tricks(at: AttackWorld) -> dict[str, tuple[str, Certificate]]:
 
 
 def _presented(port: int, address: str, domain: str, certificate: Certificate) -> str:
-    """Present a certificate and ask for EXTERNAL, offered or not; "proven", or the stream error."""
+    """Present a certificate and request EXTERNAL, offered or not; return "proven", or the stream error."""
     with contextlib.closing(begin(port, address, "header", domain, None)) as stream:
         stream.starttls(client_context(certificate), INSIDE)
         stream.send(header(INSIDE, domain))
@@ -80,7 +80,7 @@ def _presented(port: int, address: str, domain: str, certificate: Certificate) -
 
 
 def presented(port: int, rows: list[tuple[str, str, str]], seconds: float) -> None:
-    """Present certificates, one after the other: domain, chain, key."""
+    """Present certificates, one after another: domain, chain, key."""
     end = time.monotonic() + seconds
     for number, (domain, chain, key) in enumerate(cycle(rows)):
         if time.monotonic() > end:
@@ -114,7 +114,7 @@ _FORGED: Cases = {
         "tls", lambda _: f"<db:result from='{VICTIM}' to='{INSIDE}' type='valid'/>".encode() + from_victim(), _OTHERS),
     "valid, the other way round": Case(
         "tls", lambda _: f"<db:result from='{INSIDE}' to='{VICTIM}' type='valid'/>".encode() + from_victim(), (*_OTHERS, "host-unknown")),
-    "a verification that nobody asked for": Case(
+    "a verification without a request": Case(
         "tls", lambda _: f"<db:verify from='{VICTIM}' to='{INSIDE}' id='x' type='valid'/>".encode() + from_victim(), _OTHERS),
     "the same from a proven peer": Case(
         "proven", lambda _: f"<db:verify from='{VICTIM}' to='{INSIDE}' id='x' type='valid'/>".encode() + from_victim(), _OTHERS),
@@ -142,11 +142,11 @@ CASES: Cases = {**_FORGED, **_TWICE_READ}
 async def _forged(at: AttackWorld) -> None:
     with no_dial() as dials:
         await played(at, __name__, _FORGED)
-        expect(dials(), 0, "stanzas that were taken")
+        expect(dials(), 0, "stanzas that were accepted")
 
 
 def keys(port: int, seconds: float) -> None:
-    """Ask whether guessed keys are those of streams of the gateway."""
+    """Ask whether guessed keys belong to streams of the gateway."""
     end, number = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         with contextlib.suppress(OSError, PeerError, ET.ParseError), contextlib.closing(
@@ -161,7 +161,7 @@ def _verify(id: str, domain: str) -> str:
     return f"<db:verify from='{domain}' to='{INSIDE}' id='{id}'>{'0' * 64}</db:verify>"
 
 
-@stage.scenario("guessed dialback keys: none is valid, and guessing costs nobody else")
+@stage.scenario("guessed dialback keys: none is valid, and guessing has no effect on others")
 async def _guessed(at: AttackWorld) -> None:
     async with at.under(keys, SECONDS):
         with contextlib.closing(await asyncio.to_thread(begin, at.port, source(), "tls", f"keys.{GUESTS}", None)) as stream:
@@ -175,7 +175,7 @@ async def _guessed(at: AttackWorld) -> None:
 
 
 def resumptions(port: int, files: tuple[str, str], id: str, seconds: float) -> None:
-    """Ask to resume a stream of another peer, and streams that never were."""
+    """Ask to resume a stream of another peer, and streams that never existed."""
     certificate, end, number = Certificate(Path(files[0]), Path(files[1])), time.monotonic() + seconds, 0
     while time.monotonic() < end:
         number += 1
@@ -216,11 +216,11 @@ async def _resumed(at: AttackWorld) -> None:
 async def _readings(at: AttackWorld) -> None:
     with no_dial() as dials:
         await played(at, __name__, _TWICE_READ)
-        expect(dials(), 0, "stanzas that were taken")
+        expect(dials(), 0, "stanzas that were accepted")
 
 
 async def _told(at: AttackWorld, domain: str, certificate: Certificate | None) -> tuple[str, str]:
-    """Return what is told to somebody who claims a domain and does not prove it; the name is taken out."""
+    """Return the answer to a stranger that claims a domain and does not prove it, without the domain's name."""
     def tell() -> tuple[str, str]:
         with contextlib.closing(begin(at.port, source(), "raw", domain, None)) as stream:
             stream.send(header(INSIDE, domain))
@@ -246,13 +246,13 @@ async def _same(at: AttackWorld) -> None:
             expect(len(set(answers.values())), 1, f"different answers: {answers}")
         answers = {name: await _told(at, name, strange) for name in (DENIED, f"x.{DENIED}")}
         expect(answers[DENIED][0], "policy-violation", "a barred domain")
-        check("allow" not in answers[DENIED][1] and "list" not in answers[DENIED][1], f"it says by what it is barred: {answers}")
+        check("allow" not in answers[DENIED][1] and "list" not in answers[DENIED][1], f"it gives the reason: {answers}")
 
 
-# --- what is said of strangers ---------------------------------------------------------------------------------------
+# --- names from strangers ---------------------------------------------------------------------------------------------
 
 _ODD = "\x1b[31mred\x07\r\n2026-01-01T00:00:00+0000 [s2sgw] stream proven peer=victim\u202e\u2028\x9b1m"
-#: Characters that a terminal or a reader of lines obeys.
+#: Characters that a terminal or a reader of lines interprets.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -275,7 +275,7 @@ def _said(at: AttackWorld) -> Sequence[bytes]:
 
 
 def odd(port: int, said: list[str], seconds: float) -> None:
-    """Say these things again and again."""
+    """Send these data repeatedly."""
     end = time.monotonic() + seconds
     for number, each in enumerate(cycle(said)):
         if time.monotonic() > end:
@@ -286,7 +286,7 @@ def odd(port: int, said: list[str], seconds: float) -> None:
             answer_to(stream, each.encode("latin-1"), 0.5)
 
 
-@stage.scenario("what strangers say breaks no line of the log and moves no terminal")
+@stage.scenario("data from strangers breaks no line of the log and does not control a terminal")
 async def _log(at: AttackWorld) -> None:
     said = _said(at)
     evil = at.authority.issue(Names(dns=(f"log.{TRICKS}",), common=_ODD[:60]))
@@ -301,8 +301,8 @@ async def _log(at: AttackWorld) -> None:
             await asyncio.to_thread(_presented, at.port, source(), f"x.{TRICKS}", evil)
     lines = at.gateway.logged()[before:].split("\n")
     begun = [line for line in lines if line and not re.match(r"\d{4}-\d\d-\d\dT", line)]
-    expect(begun[:3], [], "lines that do not begin as a line of the log")
-    expect([line for line in lines if _OBEYED.search(line)][:3], [], "lines with characters that are obeyed")
+    expect(begun[:3], [], "lines without the beginning of a log line")
+    expect([line for line in lines if _OBEYED.search(line)][:3], [], "lines with control characters")
     check(not [line for line in lines if "[s2sgw] stream proven peer=victim" in line and line.startswith("2026-01-01")], "a forged line")
     shown = at.gateway.command("refusals", check=False)
     expect([line for line in shown.split("\n") if _OBEYED.search(line)][:3], [], "lines of `s2sgw refusals`")

@@ -1,4 +1,4 @@
-"""Look-ups, dialback and claims: what strangers have us ask and do keeps nobody else waiting, and makes us no scanner."""
+"""Look-ups, dialback and claims: requests of strangers delay nobody else, and do not make the gateway a scanner."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tests.lab.certificates import Certificate
 from tests.lab.peer import DIALBACK, STREAMS, PeerError, Stream, client_context, header, stream_error
 from tests.lab.scenario import Stage, check, expect, step
 
-#: Names below these are never answered: each below a registered domain of its own, and all below one.
+#: Names below these are never answered: each below a separate registered domain, and all below one.
 SILENT, SILENT_ZONE = "silent", "zone.test"
-#: Domains whose SRV records name sixteen hosts in a victim's zone, and sixteen hosts that have an address.
+#: Domains whose SRV records name sixteen hosts in a victim's zone, and sixteen hosts with an address.
 AMPLIFYING, VICTIM = "amplifying.test", "victim.test"
 SCANNING, SCANNED_PORT = "scanning.test", 15269
-#: Domains whose server is where the scenario listens.
+#: Domains whose server is the scenario's listener.
 OUTBOUND = "outbound.test"
 SERVICES = {
     AMPLIFYING: (VICTIM, 5269, 16), SCANNING: ("scanned.example", SCANNED_PORT, 16), OUTBOUND: ("new.example", SCANNED_PORT, 1),
 }
 
-#: Look-ups at once for strangers (half of `limits.lookups`), and what the others have besides here.
+#: Look-ups at once for strangers (half of `limits.lookups`), and the share of the others.
 STRANGERS_LOOKUPS, OUR_LOOKUPS = 128, 10
 
 _POLICY = {"default": {"dialback": "with-tls"}, "*.many.example": {"dialback": "never"}}
@@ -44,7 +44,7 @@ stage = Stage(
 
 
 def headers(port: int, sources: list[str], names: str, per_second: float, seconds: float, hold: float) -> None:
-    """Open connections that claim new names, so many a second in all, and close each after `hold` seconds."""
+    """Open connections that claim new names, at this rate in total, and close each after `hold` seconds."""
     crowd, numbers = Crowd(port), itertools.count(int(time.monotonic() * 1000) % 10**9)
     closing: list[tuple[float, int]] = []
     began, sent = time.monotonic(), 0
@@ -79,26 +79,26 @@ async def _fifty_addresses(at: AttackWorld) -> None:
         check(seconds <= 2.0 * at.noise, "a message to a new peer waited for strangers' look-ups")
 
 
-@stage.scenario("names in one zone whose servers are silent are soon not asked for any more", 120)
+@stage.scenario("names in one zone whose servers are silent are soon no longer looked up", 120)
 async def _silent_zone(at: AttackWorld) -> None:
     async with at.under(
         headers, 16, patient=True, sources=addresses("127.10.", 40), names=f"n{{}}.{SILENT_ZONE}", per_second=100, hold=12.0,
     ):
-        await at.felt(lambda: _given_up(at, "silent-zone") > 0, "the zone was not known to be silent")
-        await asyncio.sleep(5)  # what is in flight ends
+        await at.felt(lambda: _given_up(at, "silent-zone") > 0, "the zone was not detected as silent")
+        await asyncio.sleep(5)  # look-ups in flight end
         before = at.questions(SILENT_ZONE)
         await asyncio.sleep(6)
         asked = at.questions(SILENT_ZONE) - before
-        step(f"{asked} questions in 6 s, of 1,200 that were wanted")
+        step(f"{asked} questions in 6 s, of 1,200 requests")
         check(asked <= 60, f"{asked} questions were asked about a silent zone")
 
 
-@stage.scenario("100 names a second whose servers are silent, from 200 addresses: they have no more than their share", 240, quick=True)
+@stage.scenario("100 names a second whose servers are silent, from 200 addresses: they get no more than their share", 240, quick=True)
 async def _many_addresses(at: AttackWorld) -> None:
     async with at.under(
         headers, 8, patient=True, sources=addresses("127.24.", 200), names=f"x.m{{}}.{SILENT}", per_second=100, hold=8.0,
     ):
-        await at.felt(lambda: at.metrics()[_LOOKUPS.format("in-line")] > 0, "the attackers' look-ups fill no share")
+        await at.felt(lambda: at.metrics()[_LOOKUPS.format("in-line")] > 0, "the attackers' look-ups do not fill their share")
         await asyncio.sleep(3)
         flying = at.metrics()[_LOOKUPS.format("in-flight")]
         seconds = await _outbound(at)
@@ -115,7 +115,7 @@ async def _abandoned(at: AttackWorld) -> None:
         await at.felt(lambda: _given_up(at, "abandoned") > 0, "no look-up was abandoned")
     waiting = at.metrics()[_LOOKUPS.format("in-flight")]
     step(f"look-ups in flight {waiting:.0f}, abandoned {_given_up(at, 'abandoned'):.0f}")
-    check(waiting <= 10, f"{waiting:.0f} look-ups are under way that nobody waits for")
+    check(waiting <= 10, f"{waiting:.0f} look-ups are under way without a waiting request")
 
 
 _LOOKUPS = 's2sgw_lookups{{state="{}"}}'
@@ -126,7 +126,7 @@ def _given_up(at: AttackWorld, reason: str) -> float:
 
 
 async def _outbound(at: AttackWorld) -> float:
-    """Have the echo answer a peer whose server is new to us; the seconds until the gateway connects to that server."""
+    """Let the echo answer a peer whose server is new to the gateway; return the seconds until the gateway connects to that server."""
     domain = f"o{int(time.monotonic() * 1000)}.{OUTBOUND}"
     with socket.create_server(("127.0.0.1", SCANNED_PORT)) as listener:
         listener.settimeout(10)
@@ -154,7 +154,7 @@ async def _amplified(at: AttackWorld) -> None:
 
 
 def dialback(port: int, domains: str, number: int, per_second: float, seconds: float, source: str) -> None:
-    """Ask for dialback of ever new domains, each on a stream of its own with TLS."""
+    """Request dialback of new domains all the time, each on a separate stream with TLS."""
     end = time.monotonic() + seconds
     streams = []
     for each in range(number):
@@ -174,7 +174,7 @@ def _asked(port: int, source: str, domain: str) -> Stream:
 
 
 class Scanned:
-    """A port of a victim: counts who connects, and says nothing."""
+    """A port of a victim. It counts connections, and sends nothing."""
 
     def __init__(self) -> None:
         self.dials = 0
@@ -227,7 +227,7 @@ def _bulk(port: int, source: str, certificate: dict[str, str], domain: str) -> S
 
 
 def claims(port: int, certificate: dict[str, str], domain: str, streams: int, requests: int, text: str, seconds: float) -> None:
-    """Send `requests` dialback requests without waiting, on each of so many streams, and again when a stream is ended."""
+    """Send `requests` dialback requests without waiting, on each of these streams, and again after a stream ends."""
     end = time.monotonic() + seconds
     threads = [
         threading.Thread(target=_claim, args=(port, f"127.15.{at}.1", certificate, domain, requests, text, end), daemon=True)
@@ -259,7 +259,7 @@ def _files(certificate: Certificate) -> dict[str, str]:
     return {"chain": str(certificate.chain), "key": str(certificate.key)}
 
 
-@stage.scenario("3,000 dialback requests of sub-domains on each of eight streams: told to come later, then the stream ends", 120)
+@stage.scenario("3,000 dialback requests of sub-domains on each of eight streams: told to try again later, then the stream ends", 120)
 async def _many_requests(at: AttackWorld) -> None:
     domain = "wild.example"
     certificate = at.certificate(domain, f"*.{domain}")
@@ -269,14 +269,14 @@ async def _many_requests(at: AttackWorld) -> None:
     ):
         pass
     step(f"{at.process.cpu_seconds() - before:.1f} s of processor")
-    check(at.limit_hits("claims_per_second") > 0, "the requests were not rated")
+    check(at.limit_hits("claims_per_second") > 0, "the requests were not rate-limited")
     stream = await asyncio.to_thread(connect, at.port, "127.16.0.1", INSIDE, domain, certificate, 8.0)
     stream.send("".join(_request(f"t{number}.{domain}") for number in range(200)))
     expect(await asyncio.to_thread(_answers, stream), "resource-constraint", "the end of a stream with 200 requests at once")
 
 
 def _answers(stream: Stream) -> str:
-    """The stream error that ends it."""
+    """Return the stream error that ends the stream."""
     while (element := stream.next(15.0)) is not None:
         if element.tag == f"{STREAMS}error":
             return stream_error(element)[0]
@@ -296,7 +296,7 @@ async def _within(at: AttackWorld) -> None:
         await asyncio.sleep(0.11)
     stream.close()
     proven = sum(answer == "valid" for answer in answers.values())
-    step(f"{proven} further domains proven, {len(answers) - proven} told to use another stream")
+    step(f"{proven} further domains proven, {len(answers) - proven} referred to another stream")
     check(40 <= proven <= 63, f"{proven} further domains were proven")
 
 
@@ -313,7 +313,7 @@ async def _not_served(at: AttackWorld) -> None:
     expect((answers, stream_error(element)[0]), (4, "resource-constraint"), "answers, and the end")
 
 
-@stage.scenario("internationalised names that are dear to read, in requests and headers", 120)
+@stage.scenario("internationalised names that are expensive to convert, in requests and headers", 120)
 async def _dear_names(at: AttackWorld) -> None:
     domain = "dear.example"
     certificate = at.certificate(domain)

@@ -1,10 +1,10 @@
-"""`python -m tests.attack.nameserver PORT FILE`: a name server that answers as an attack needs it, and counts what it is asked.
+"""`python -m tests.attack.nameserver PORT FILE`: a name server that answers as an attack needs it, and counts questions.
 
-FILE holds a table as JSON: `srv` maps a domain to the port of its XMPP server, `silent` lists zones that get no answer, and
-`services` maps a zone to the SRV records of every domain below it: the zone of their hosts, whose names are ever new, a port, and how many.
-`addresses` maps a zone to the addresses of every name in it, one at a time, in turn; every other name under `example.` has 127.0.0.1.
-Answers about the zones in `secure` say that DNSSEC secured them, and every host there has 64 TLSA records.
-`ask_count(port, zone)` returns how often names in a zone were asked for.
+FILE holds a table as JSON. `srv` maps a domain to the port of its XMPP server. `silent` lists zones without answers.
+`services` maps a zone to the SRV records of every domain below it: the zone of their hosts, whose names are always new, a port, and their number.
+`addresses` maps a zone to the addresses of every name in it, one at a time, in turn. Every other name under `example.` has 127.0.0.1.
+Answers about the zones in `secure` claim DNSSEC, and every host there has 64 TLSA records.
+`ask_count(port, zone)` returns the number of questions about names in a zone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-#: Below this name questions are answered with a number: how often names in the zone in front of it were asked for.
+#: Questions below this name are answered with a number: the questions about names in the zone in front of it.
 COUNT = "count.test."
 TTL = 30
 _SRV = "_xmpp-server._tcp."
@@ -34,7 +34,7 @@ _ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 
 
 class Answers:
-    """What is answered, and how often it was asked."""
+    """The answers, and the number of questions."""
 
     def __init__(self, table: dict[str, Any]) -> None:
         self._srv: dict[str, int] = table.get("srv", {})
@@ -46,7 +46,7 @@ class Answers:
         self._asked: Counter[str] = Counter()
 
     def answer(self, query: dns.message.Message) -> dns.message.Message | None:
-        """Return the answer to one question; None where there is none."""
+        """Return the answer to one question, or None."""
         question = query.question[0]
         name = question.name.to_text().lower()
         if name.endswith(COUNT):
@@ -94,7 +94,7 @@ class Answers:
 
 
 def _is_in(name: str, zones: Iterable[str]) -> str:
-    """Return the zone that a name is in, "" for none."""
+    """Return the zone that contains a name, or ""."""
     return next((zone for zone in zones if name == f"{zone}." or name.endswith(f".{zone}.")), "")
 
 
@@ -104,14 +104,14 @@ def _zones(name: str) -> list[str]:
 
 
 def ask_count(port: int, zone: str) -> int:
-    """Ask the name server at `port` how often names in `zone` were asked for."""
+    """Ask the name server at `port` for the number of questions about names in `zone`."""
     query = dns.message.make_query(f"{zone}.{COUNT}", "TXT")
     response = dns.query.udp(query, "127.0.0.1", port=port, timeout=5)
     return int(response.answer[0][0].strings[0])
 
 
 def serve(port: int, table: Path) -> None:
-    """Answer for good."""
+    """Serve forever."""
     answers = Answers(json.loads(table.read_text()))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
@@ -120,7 +120,7 @@ def serve(port: int, table: Path) -> None:
             data, asker = udp.recvfrom(4096)
             try:
                 response = answers.answer(dns.message.from_wire(data))
-            except Exception as problem:  # what is no question is not answered
+            except Exception as problem:  # bytes that are not a question are not answered
                 print(f"not answered: {problem}", flush=True)
                 continue
             if response is not None:

@@ -1,4 +1,4 @@
-"""The way to a proven domain: what is injected, said too early, garbled, slow, half-closed, or said in a load balancer's name."""
+"""The negotiation up to a proven domain: data that is injected, early, garbled, slow, half-closed, or in a load balancer's name."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _SASL_TRICKS: Cases = {
 
 
 def _hello(version: ssl.TLSVersion) -> bytes:
-    """Return the first message of a client that speaks this version at most."""
+    """Return the first message of a TLS client that supports at most this version."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_ciphers("ALL:@SECLEVEL=0")
@@ -111,7 +111,7 @@ CASES: Cases = {**_INJECTED, **_EARLY, **_SASL_TRICKS, **_GARBLED}
 async def _injection(at: AttackWorld) -> None:
     with no_dial() as dials:
         await played(at, __name__, _INJECTED)
-        expect(dials(), 0, "stanzas that were taken")
+        expect(dials(), 0, "stanzas that were accepted")
     rows = at.gateway.asked("refusals", f"c0.{GUESTS}")
     check(any(row["cause"] == "tls-injection" for row in rows), f"not in the record: {rows}")
 
@@ -120,14 +120,14 @@ async def _injection(at: AttackWorld) -> None:
 async def _early(at: AttackWorld) -> None:
     with no_dial() as dials:
         await played(at, __name__, _EARLY)
-        expect(dials(), 0, "stanzas that were taken")
+        expect(dials(), 0, "stanzas that were accepted")
 
 
 @stage.scenario("SASL that was not offered, is garbled, or never ends")
 async def _sasl(at: AttackWorld) -> None:
     with no_dial() as dials:
         await played(at, __name__, _SASL_TRICKS)
-        expect(dials(), 0, "stanzas that were taken")
+        expect(dials(), 0, "stanzas that were accepted")
 
 
 @stage.scenario("TLS that is garbled, too old, or only records without end")
@@ -139,7 +139,7 @@ async def _garbled(at: AttackWorld) -> None:
 
 
 def slow(port: int, number: int, seconds: float, phases: list[Phase]) -> None:
-    """Hold connections in several phases; say one byte on each, one after the other."""
+    """Hold connections in several phases; send one byte on each, one after another."""
     streams: list[Stream] = []
     saying = cycle(b"<starttls xmlns='urn:x:")
     sources = addresses("127.", number)
@@ -155,7 +155,7 @@ def slow(port: int, number: int, seconds: float, phases: list[Phase]) -> None:
         time.sleep(0.3)
 
 
-@stage.scenario("300 connections that say a byte now and then, in each phase")
+@stage.scenario("300 connections that send a byte from time to time, in each phase")
 async def _slow(at: AttackWorld) -> None:
     async with at.under(slow, 8, number=300, phases=["raw", "header", "proceed", "tls"]):
         await asyncio.sleep(6)
@@ -163,7 +163,7 @@ async def _slow(at: AttackWorld) -> None:
 
 
 def half_closed(port: int, files: tuple[str, str], seconds: float) -> None:
-    """Close the writing side in each phase, and read on; again and again."""
+    """Close the writing side in each phase, and continue reading, repeatedly."""
     certificate = Certificate(*files)  # type: ignore[arg-type]
     end, number = time.monotonic() + seconds, 0
     phases: tuple[Phase, ...] = ("raw", "header", "proceed", "tls", "proven")
@@ -207,7 +207,7 @@ _PROXIED = {
 
 
 def proxied(port: int, proxied_port: int, seconds: float) -> None:
-    """Say PROXY headers that are wrong, from an address that may say them, and right ones from others."""
+    """Send wrong PROXY headers from an allowed address, and right ones from other addresses."""
     end = time.monotonic() + seconds
     for said in cycle(_PROXIED.values()):
         if time.monotonic() > end:
@@ -230,7 +230,7 @@ async def _proxy(at: AttackWorld) -> None:
             asyncio.to_thread(_said, at.proxied_port, "127.0.0.1", said) for said in _PROXIED.values()
         ))
         wrong = {name: answer for name, answer in zip(_PROXIED, answers, strict=True) if answer not in ("", "not-well-formed", "bad-format")}
-        expect(wrong, {}, "headers that were taken")
+        expect(wrong, {}, "headers that were accepted")
         said = b"PROXY TCP4 127.1.0.1 192.0.2.1 1 2\r\n" + header(INSIDE, GUESTS)
         expect(await asyncio.to_thread(_said, at.proxied_port, source(), said), "", "a header of a stranger")
         check(await asyncio.to_thread(_said, at.port, source(), said) != "open", "a header was believed where none is expected")

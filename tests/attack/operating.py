@@ -1,4 +1,4 @@
-"""The operator's own doors: questions after a flood, reloads, the admin socket and the console under fire."""
+"""The operator's interfaces: questions after a flood, reloads, the admin socket and the console under attack."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.attack.world import LEFT_BYTES, AttackWorld
 from tests.lab.peer import header
 from tests.lab.scenario import check, expect, step
 
-#: Seconds for an answer to the operator, and names that are claimed before the operator asks.
+#: Seconds for an answer to the operator, and the number of names claimed before the question.
 ANSWER_SECONDS, NAMES = 3.0, 600
 #: Seconds for a reload of a long file.
 RELOAD_SECONDS = 20.0
 
 
-@stage.scenario("the operator's questions after a flood of refusals hold up nothing", 90, quick=True)
+@stage.scenario("the operator's questions after a flood of refusals delay nothing", 90, quick=True)
 async def _questions(at: AttackWorld) -> None:
     quiet = await _asked(at, "status")
     async with at.under(
@@ -39,11 +39,11 @@ async def _questions(at: AttackWorld) -> None:
             seconds = await _asked(at, *words)
             check(seconds <= ANSWER_SECONDS + 3 * quiet, f"`s2sgw {' '.join(words)}` took {seconds:.1f} s (in the quiet {quiet:.1f} s)")
         await asyncio.gather(*(asyncio.to_thread(at.metrics) for _ in range(5)))
-    check(at.metrics()["s2sgw_peer_records_bytes"] <= 64 * 2**20, "the records have more bytes than they may")
+    check(at.metrics()["s2sgw_peer_records_bytes"] <= 64 * 2**20, "the records exceed their limit")
 
 
 async def _asked(at: AttackWorld, *words: str) -> float:
-    """Ask the gateway something by the command; the seconds until the answer is there."""
+    """Ask the gateway by the command; return the seconds until the answer."""
     began = time.monotonic()
     await asyncio.to_thread(at.gateway.asked, *words)
     return time.monotonic() - began
@@ -61,7 +61,7 @@ async def _lines(at: AttackWorld) -> None:
 
 
 def keep_open_from_one(port: int, seconds: float, say: str) -> None:
-    """Be refused again and again, from one address."""
+    """Connect and be refused repeatedly, from one address."""
     keep_open(port, ["127.55.0.1"], 20, seconds, say.encode(), per_second=300)
 
 
@@ -80,11 +80,11 @@ async def _reload(at: AttackWorld) -> None:
             await _reloaded(at, written, "reloaded")
     finally:
         config.write_text(written)
-    expect(await asyncio.to_thread(told_at_once, at.port, source(), DENIED), "policy-violation", "the former policy")
+    expect(await asyncio.to_thread(told_at_once, at.port, source(), DENIED), "policy-violation", "the previous policy")
 
 
 async def _reloaded(at: AttackWorld, text: str, event: str) -> None:
-    """Have the gateway read this configuration, and wait for the line of its log that says so."""
+    """Let the gateway read this configuration, and wait for its log line."""
     at.gateway.config.write_text(text)
     known = at.gateway.logged().count(event)
     at.process.signal(signal.SIGHUP)
@@ -98,7 +98,7 @@ async def _reloaded(at: AttackWorld, text: str, event: str) -> None:
 
 
 def ask_badly(port: int, path: str, seconds: float) -> None:
-    """Say what is no request, halves of requests and huge ones; hold connections; ask and never read."""
+    """Send invalid requests, halves of requests and huge ones; hold connections; ask and never read."""
     end = time.monotonic() + seconds
     said = (
         b"\0" * 5000, b"{", b"[]\n" * 100, b'{"verb": "refusals"}\n' * 50, b'{"verb": "nothing"}\n', b"{" * 100_000 + b"\n", b"x" * 2_000_000,
@@ -131,7 +131,7 @@ async def _admin(at: AttackWorld) -> None:
 
 
 def browse_badly(port: int, console: int, seconds: float) -> None:
-    """Say what is no HTTP, headers without end and a byte at a time; ask for /metrics and never read."""
+    """Send data that is not HTTP, endless headers and single bytes; ask for /metrics and never read."""
     end = time.monotonic() + seconds
     said = (
         b"\0" * 5000, b"GET /metrics HTTP/1.1\r\n" + b"x: y\r\n" * 20_000, b"GET /" + b"x" * 100_000, b"POST /metrics HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
@@ -151,7 +151,7 @@ def browse_badly(port: int, console: int, seconds: float) -> None:
         time.sleep(0.02)
 
 
-@stage.scenario("what is no HTTP, headers without end and slow requests at the console")
+@stage.scenario("data that is not HTTP, endless headers and slow requests at the console")
 async def _console(at: AttackWorld) -> None:
     async with at.under(browse_badly, SECONDS, console=at.gateway.console):
         for _ in range(3):

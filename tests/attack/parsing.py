@@ -1,4 +1,4 @@
-"""What is sent: XML that is too much, too deep, forbidden or ambiguous, before and after a domain is proven."""
+"""Data from peers: XML that is too large, too deep, forbidden or ambiguous, before and after a domain is proven."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _SMUGGLED: Cases = {
         "proven", lambda d: f"<message xmlns='jabber:client' from='a@{d}' to='b@{INSIDE}'/>".encode(),
         ("invalid-namespace", "unsupported-stanza-type")),
     "a stream in the stream": Case("proven", lambda _: _header()[21:] + b"</stream:stream>", ("unsupported-stanza-type",)),
-    "an element that nobody knows": Case("proven", lambda _: b"<x xmlns='u:x'/>", ("unsupported-stanza-type",)),
+    "an unknown element": Case("proven", lambda _: b"<x xmlns='u:x'/>", ("unsupported-stanza-type",)),
 }
 CASES: Cases = {**_FORBIDDEN, **_LARGE, **_ENCODED, **_SMUGGLED}
 
@@ -88,12 +88,12 @@ async def _forbidden(at: AttackWorld) -> None:
     await played(at, __name__, _FORBIDDEN)
 
 
-@stage.scenario("deep nesting, huge attributes, names and stanzas, prefixes by the thousand")
+@stage.scenario("deep nesting, huge attributes, names and stanzas, thousands of prefixes")
 async def _large(at: AttackWorld) -> None:
     await played(at, __name__, _LARGE, threads=3)
 
 
-@stage.scenario("other encodings, characters that XML forbids, and what is not well-formed")
+@stage.scenario("other encodings, characters that XML forbids, and data that is not well-formed")
 async def _encoded(at: AttackWorld) -> None:
     await played(at, __name__, _ENCODED)
 
@@ -102,4 +102,4 @@ async def _encoded(at: AttackWorld) -> None:
 async def _smuggled(at: AttackWorld) -> None:
     with no_dial() as dials:
         await played(at, __name__, _SMUGGLED)
-        expect(dials(), 0, "stanzas that were taken for another domain")
+        expect(dials(), 0, "stanzas that were accepted for another domain")

@@ -1,4 +1,4 @@
-"""Places: what belongs to a peer is not taken by those who only say that they are that peer."""
+"""Places: a connection that only claims a peer's name takes nothing that belongs to the peer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLAIMED = "claimed.example"
 
 
 def claims(port: int, name: str, number: int, sources: int, seconds: float) -> None:
-    """Hold connections that say that they are `name`, and never prove it."""
+    """Hold connections that claim to be `name`, and never prove it."""
     keep_open(port, addresses("127.3.", sources), number, seconds, header(INSIDE, name), per_second=400)
 
 
@@ -30,7 +30,7 @@ async def _admitted(at: AttackWorld, domain: str, source: str) -> Stream:
 
 
 async def _refused(at: AttackWorld, domain: str, source: str) -> str:
-    """Connect once more as `domain`; the stream error that it meets."""
+    """Connect again as `domain`; return the stream error."""
     try:
         stream = await asyncio.to_thread(connect, at.port, source, INSIDE, domain, at.certificate(domain), 20.0)
     except PeerError as problem:
@@ -48,14 +48,14 @@ async def _claims(at: AttackWorld) -> None:
         for stream in streams:
             stream.close()
         rows = [row for row in at.gateway.asked("refusals", CLAIMED) if row["cause"] == "too-many-streams"]
-        check(rows and "all of them proven" in rows[-1]["detail"], f"the record does not say what was counted: {rows}")
-        await at.felt(lambda: at.limit_hits("unproven_per_name") > 0, "the claims of one name were not bounded")
+        check(rows and "all of them proven" in rows[-1]["detail"], f"the record does not say which streams were counted: {rows}")
+        await at.felt(lambda: at.limit_hits("unproven_per_name") > 0, "the claims of one name were not limited")
 
 
-@stage.scenario("a peer at its limit whose streams have been forgotten by its machine gets in", 60, quick=True)
+@stage.scenario("a peer at its limit whose machine has lost its streams is admitted", 60, quick=True)
 async def _forgotten(at: AttackWorld) -> None:
     streams = [await _admitted(at, "rebooted.example", "127.5.0.1") for _ in range(4)]
-    for stream in streams:  # the peer's machine knows nothing of them any more: it answers what comes with a reset
+    for stream in streams:  # the peer's machine has lost these streams: it answers data with a reset
         stream.raw.setsockopt(1, 13, b"\x01\0\0\0\0\0\0\0")  # SO_LINGER 0
         stream.close()
     await asyncio.sleep(0.2)
@@ -64,7 +64,7 @@ async def _forgotten(at: AttackWorld) -> None:
 
 
 def silent(port: int, prefix: str, sources: int, number: int, seconds: float) -> None:
-    """Hold connections that say nothing."""
+    """Hold connections that send nothing."""
     keep_open(port, addresses(prefix, sources), number, seconds)
 
 
@@ -74,9 +74,9 @@ async def _silent(at: AttackWorld) -> None:
         await asyncio.sleep(6)
         step(f"unproven {at.connections('unproven'):.0f}, descriptors {at.metrics()['s2sgw_descriptors']:.0f}")
         check(at.connections("unproven") <= 250, "one network has more unproven connections than it may")
-    check(at.limit_hits("unproven_per_site") > 0, "the network was not bounded")
+    check(at.limit_hits("unproven_per_site") > 0, "the network was not limited")
     rows = at.gateway.asked("refusals")
-    check(any(row["cause"] == "too-many-connections" and row["address"].startswith("127.6.0.") for row in rows), "not in the record")
+    check(any(row["cause"] == "too-many-connections" and row["address"].startswith("127.6.0.") for row in rows), "not recorded")
 
 
 @stage.scenario("silent connections from ten thousand networks, opened again as they are closed", 120)
@@ -84,10 +84,10 @@ async def _many_networks(at: AttackWorld) -> None:
     async with at.under(silent, 10, prefix="127.", sources=10_000, number=10_000):
         await asyncio.sleep(6)
         step(f"unproven {at.connections('unproven'):.0f}, descriptors {at.metrics()['s2sgw_descriptors']:.0f}")
-    check(at.limit_hits("unproven") > 0, "the unproven connections were not bounded in all")
+    check(at.limit_hits("unproven") > 0, "the unproven connections were not limited in total")
 
 
-@stage.scenario("a connection that is closed before its first byte is no refusal", 30, quick=True)
+@stage.scenario("a connection that is closed before its first byte is not a refusal", 30, quick=True)
 async def _health_checks(at: AttackWorld) -> None:
     before = at.gateway.asked("refusals")
     for _ in range(50):

@@ -1,6 +1,6 @@
-"""`python -m tests.attack.run MODULE:FUNCTION ARGUMENTS`: one attack, in a process of its own and with low priority.
+"""`python -m tests.attack.run MODULE:FUNCTION ARGUMENTS`: one attack, in a separate process with low priority.
 
-The attackers share a machine with what they attack. What they may not do is take its processor by being many.
+The attackers share a machine with the gateway. They must not use up its processor by their number.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Servers that the gateway connects to: they offer no TLS, inject, lie, bomb, never read, or are the gateway itself."""
+"""Servers that the gateway connects to: without TLS, injecting, lying, sending bombs, never reading, or the gateway itself."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ _FEATURES = "<stream:features>{}</stream:features>"
 
 
 class HostileServer:
-    """Listens for the gateway as every domain below `EVIL`; the first label of the domain says what it does."""
+    """A listener that is the server of every domain below `EVIL`. The first label of the domain selects its behaviour."""
 
     def __init__(self, at: AttackWorld) -> None:
         self.plain: dict[str, bytes] = {}
-        #: domains on whose streams there was TLS
+        #: domains whose streams had TLS
         self.secured: set[str] = set()
         self.dials = 0
         #: domains to which a stanza was sent on an authenticated stream
@@ -64,7 +64,7 @@ class HostileServer:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
-        """Close it, with all of its connections."""
+        """Close the listener and all of its connections."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -150,26 +150,26 @@ def hostile_server(at: AttackWorld) -> Iterator[HostileServer]:
 
 
 def _provoke(at: AttackWorld, domain: str, number: int = 1) -> None:
-    """Have the echo answer `domain`, so that the gateway connects to its server."""
+    """Let the echo answer `domain`, so that the gateway connects to its server."""
     with contextlib.closing(connect(at.port, source(), INSIDE, domain, at.certificate(domain), 10.0)) as stream:
         stream.send(f"<message from='a@{domain}' to='echo@{INSIDE}'><body>{SECRET}</body></message>" * number)
         time.sleep(0.2)
 
 
 async def _provoked(at: AttackWorld, *kinds: str, seconds: float = 4.0) -> HostileServer:
-    """Have the gateway connect to a server of each of these kinds, while honest traffic goes on; return what they saw."""
+    """Let the gateway connect to a server of each of these kinds, during honest traffic; return what they saw."""
     with hostile_server(at) as server:
         async with at.holding(seconds):
             await asyncio.gather(*(asyncio.to_thread(_provoke, at, f"{kind}.{EVIL}") for kind in kinds))
         await asyncio.sleep(0.5)
     told = b"".join(server.plain.values())
     check(SECRET.encode() not in told, f"a message was sent without TLS: {told[-300:]!r}")
-    step(f"{server.dials} connections, messages to {', '.join(sorted(server.trusted)) or 'nobody'}")
+    step(f"{server.dials} connections, messages to {', '.join(sorted(server.trusted)) or 'no server'}")
     check(server.dials >= len(kinds), "the gateway did not connect")
     return server
 
 
-@stage.scenario("servers without TLS, with bytes behind <proceed/>, with garbled TLS or another's certificate get no message", quick=True)
+@stage.scenario("servers without TLS, with bytes behind <proceed/>, with garbled TLS or a certificate of another domain get no message", quick=True)
 async def _untrusted(at: AttackWorld) -> None:
     server = await _provoked(at, "naked", "injected", "garbled", "stranger")
     expect(server.trusted, set(), "servers that were trusted")
@@ -181,11 +181,11 @@ async def _bombs(at: AttackWorld) -> None:
     expect(server.trusted, set(), "servers that were trusted")
 
 
-@stage.scenario("servers that send us elsewhere, acknowledge what was never sent, or speak for others", quick=True)
+@stage.scenario("servers that redirect the gateway, acknowledge stanzas that were never sent, or send for others", quick=True)
 async def _lies(at: AttackWorld) -> None:
     with no_dial() as dials:
         server = await _provoked(at, "elsewhere", "lying", "speaking")
-        expect(dials(), 0, "connections to where a server sent us, or stanzas that were taken")
+        expect(dials(), 0, "connections to a redirect, or stanzas that were accepted")
     expect(server.trusted - {f"speaking.{EVIL}", f"lying.{EVIL}"}, set(), "servers that were trusted")
 
 
@@ -206,7 +206,7 @@ async def _loop(at: AttackWorld) -> None:
 
 
 def into_sink(port: int, domain: str, files: tuple[str, str], streams: int, seconds: float) -> None:
-    """Have the echo answer a peer whose server never reads, as fast as it takes messages."""
+    """Let the echo answer a peer whose server never reads, as fast as it accepts messages."""
     certificate, end = Certificate(Path(files[0]), Path(files[1])), time.monotonic() + seconds
     said = f"<message from='a@{domain}' to='echo@{INSIDE}'><body>{'x' * 2000}</body></message>" * 20
 
@@ -237,7 +237,7 @@ async def _sink(at: AttackWorld) -> None:
                 step(f"{where}: {used / 1e6:.1f} of {limit / 1e6:.0f} MB")
                 check(used <= limit * 0.5, f"one peer has {used / limit:.0%} of the queue's {where}")
         waiting = [row["stanzas"] for row in at.gateway.asked("lanes", down)]
-        check(sum(waiting) == 1, f"the message for {down} does not wait any more: {waiting}")
+        check(sum(waiting) == 1, f"the message for {down} no longer waits: {waiting}")
     at.gateway.command("queue", "drop", domain, check=False)
     at.gateway.command("queue", "drop", down, check=False)
 
@@ -246,7 +246,7 @@ async def _sink(at: AttackWorld) -> None:
 
 
 def self_signed(port: int, files: tuple[str, str], seconds: float) -> None:
-    """Claim ever new domains whose web server never answers, with a certificate that proves none of them."""
+    """Claim new domains all the time whose web server never answers, with a certificate that proves none of them."""
     certificate, end = Certificate(Path(files[0]), Path(files[1])), time.monotonic() + seconds
     held: list[Stream] = []
     number = int(time.monotonic() * 1000)

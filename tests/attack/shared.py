@@ -1,7 +1,7 @@
-"""One gateway for many attacks that are short: what is said to it at each point of a stream, and what it must answer.
+"""One gateway for many short attacks: the data sent at each point of a stream, and the required answer.
 
-A scenario gives a table of cases. Each case is tried once, and its answer compared; meanwhile another process tries all of them again
-and again, from many addresses.
+A scenario gives a table of cases. Each case is tried once, and its answer compared. Meanwhile another process tries all of them
+repeatedly, from many addresses.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from tests.lab.certificates import Certificate
 from tests.lab.peer import STARTTLS, STREAMS, TLS, PeerError, Stream, client_context, header, stream_error
 from tests.lab.scenario import Stage, check, step
 
-#: Domains that attackers have a certificate for; a domain that is not theirs, whose server is a port of the scenario's.
+#: Domains for which attackers have a certificate; another domain, whose server is a port of the scenario.
 GUESTS = "guest.example"
 VICTIMS, VICTIM, VICTIM_PORT = "victim.test", "a.victim.test", 15271
-#: Domains whose servers are hostile, are the gateway itself, or are not there; and those that have their documents on the web,
+#: Domains whose servers are hostile, are the gateway itself, or are missing; and domains with documents on the web,
 #: where one server answers and the other does not.
 EVIL, EVIL_PORT, LOOP, DOWN = "evil.test", 15272, "loop.test", "down.test"
 POSH_WEB, POSH_SILENT, POSH_ADDRESS, POSH_SILENT_ADDRESS = "posh.test", "mute.test", "127.44.54.1", "127.44.54.2"
-#: Domains that must show a certificate.
+#: Domains that must present a certificate.
 TRICKS = "trick.example"
 #: Peers of the configuration: refused by policy, and known by a key.
 DENIED, PINNED = "denied.example", "pinned.example"
-#: Seconds that one case may take, that attackers pause between two, and that a short attack lasts.
+#: Seconds for one case, between two attacks, and for a short attack.
 PATIENCE, PAUSE, SECONDS = 10.0, 0.03, 4.0
 
 _POLICY = {
@@ -53,15 +53,15 @@ stage = Stage("one gateway under many attacks", partial(
     addresses={POSH_WEB: [POSH_ADDRESS], POSH_SILENT: [POSH_SILENT_ADDRESS]},
 ))
 
-#: Where on a stream a case begins: nothing is said yet; features have come; TLS may begin; TLS is there; a domain is proven.
+#: The point of a stream where a case begins: at the start, after the features, before TLS, after TLS, after the proof of a domain.
 Phase = Literal["raw", "header", "proceed", "tls", "proven"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Something hostile to say, which `make` makes for the domain of a stream; and the stream errors that may answer it.
+    """Hostile data, which `make` makes for the domain of a stream, and the stream errors that may answer it.
 
-    "" stands for an end without a stream error, "open" for a stream that goes on.
+    "" stands for an end without a stream error, "open" for a stream that continues.
     """
 
     phase: Phase
@@ -73,7 +73,7 @@ Cases = Mapping[str, Case]
 
 
 def begin(port: int, source: str, phase: Phase, domain: str, certificate: Certificate | None) -> Stream:
-    """Return a stream that has come to a phase."""
+    """Return a stream in a phase."""
     if phase == "proven":
         assert certificate is not None
         return connect(port, source, INSIDE, domain, certificate, PATIENCE)
@@ -94,7 +94,7 @@ def begin(port: int, source: str, phase: Phase, domain: str, certificate: Certif
 
 
 def answer_to(stream: Stream, said: bytes, seconds: float = PATIENCE) -> str:
-    """Say something, and return how the stream ends: a stream error, "" without one, "open" where it goes on."""
+    """Send data, and return how the stream ends: a stream error, "" without one, "open" if it continues."""
     with contextlib.suppress(OSError):
         stream.raw.settimeout(seconds)
         stream.send(said)
@@ -119,7 +119,7 @@ def tried(port: int, source: str, case: Case, domain: str, certificate: Certific
 
 
 def told_at_once(port: int, address: str, domain: str) -> str:
-    """Return the stream error that a header of `domain`, and STARTTLS behind it, meet; "" if there is none."""
+    """Return the stream error that answers a header of `domain` and STARTTLS after it; "" if there is none."""
     with contextlib.closing(Stream(socket.create_connection(("127.0.0.1", port), PATIENCE, (address, 0)))) as stream:
         stream.send(header(INSIDE, domain))
         element = stream.next(PATIENCE)
@@ -130,7 +130,7 @@ def told_at_once(port: int, address: str, domain: str) -> str:
 
 
 def repeat(port: int, module: str, names: Sequence[str], files: Sequence[str], threads: int, seconds: float) -> None:
-    """Play cases of a module again and again, from so many threads with an address and a domain each."""
+    """Play cases of a module repeatedly, from several threads with an address and a domain each."""
     cases: Cases = importlib.import_module(module).CASES
     certificate = Certificate(Path(files[0]), Path(files[1]))
     end = time.monotonic() + seconds
@@ -170,7 +170,7 @@ def guest(at: AttackWorld) -> Certificate:
 
 
 async def played(at: AttackWorld, module: str, cases: Cases, *, threads: int = 6, seconds: float = SECONDS) -> None:
-    """Have attackers repeat `cases`, all of one module, and meanwhile check the answer to each."""
+    """Let attackers repeat `cases`, all of one module, and meanwhile check the answer to each."""
     certificate = guest(at)
     files = (str(certificate.chain), str(certificate.key))
     wrong = []
@@ -181,16 +181,16 @@ async def played(at: AttackWorld, module: str, cases: Cases, *, threads: int = 6
             except (PeerError, OSError) as problem:
                 answer = str(problem)
             if answer not in case.wanted:
-                wrong.append(f"{name}: {answer!r}, wanted {' or '.join(map(repr, case.wanted))}")
+                wrong.append(f"{name}: {answer!r}, expected {' or '.join(map(repr, case.wanted))}")
     step(f"{len(cases)} kinds of it refused")
     check(not wrong, "; ".join(wrong))
 
 
 @contextlib.contextmanager
 def no_dial(port: int = VICTIM_PORT) -> Iterator[Callable[[], int]]:
-    """Listen where the server of `VICTIM` is; the function returns how many connections came.
+    """Listen as the server of `VICTIM`; the returned function gives the number of connections.
 
-    A stanza of `VICTIM` that the gateway takes is answered by the echo: the gateway connects.
+    If the gateway accepts a stanza of `VICTIM`, the echo answers it and the gateway connects.
     """
     with socket.create_server(("127.0.0.1", port), backlog=64) as listener:
         def dials() -> int:

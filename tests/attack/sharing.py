@@ -1,4 +1,4 @@
-"""Streams that the gateway opens: one peer with thousands of domains does not keep others from the existing server or from peers."""
+"""Streams that the gateway opens: a peer with thousands of domains does not keep others from the existing server or from peers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.lab.peer import DIALBACK, STREAMS, PeerError, Stream, header, stream_
 from tests.lab.scenario import Stage, check, step
 
 BEHIND = "behind.example"
-#: Streams of ours in all, fewer than the attackers want; and those to the server of one owner.
+#: Streams of the gateway in total, fewer than the attackers request; and streams to the server for one owner.
 OURS, PER_OWNER = 300, 64
-#: Domains whose server is where a scenario listens, and seconds for something to be there.
+#: Domains whose server is the scenario's listener, and seconds to wait for an event.
 HOLE, HOLE_PORT = "hole.test", 15270
 AT_ONCE = 2.0
 
@@ -41,21 +41,21 @@ class Sharing:
     view: int
 
     def rows(self) -> Iterator[dict[str, object]]:
-        """Yield what the server has told."""
+        """Yield the lines of the server."""
         for line in self.behind.log.read_text().splitlines():
             with contextlib.suppress(ValueError):
                 yield json.loads(line)
 
     def most(self) -> dict[str, int]:
-        """Return how many streams each peer had at most, by its registered domain."""
+        """Return the maximum number of streams of each peer, by its registered domain."""
         tables = [row["most"] for row in self.rows() if "most" in row]
         return dict(tables[-1]) if tables else {}  # type: ignore[call-overload]
 
     async def until_there(self, text: str, seconds: float = 10.0) -> float:
-        """Wait until the server has the message; the seconds that it took."""
+        """Wait until the server has the message; return the seconds that it took."""
         began = time.monotonic()
         while not any(row.get("message") == text for row in self.rows()):
-            check(time.monotonic() < began + seconds, f"{text!r} is not there after {seconds:.0f} s")
+            check(time.monotonic() < began + seconds, f"{text!r} did not arrive within {seconds:.0f} s")
             await asyncio.sleep(0.05)
         return time.monotonic() - began
 
@@ -86,7 +86,7 @@ stage = Stage("streams of ours under attack", sharing_world)
 def busy(
     port: int, certificates: dict[str, tuple[str, str]], local: str, streams: int, domains: int, every: float, seconds: float,
 ) -> None:
-    """Send from each of very many domains, every so many seconds. Each certificate is one peer's: a name, and its sub-domains."""
+    """Send from each of very many domains, at this interval. Each certificate is one peer's: a name, and its sub-domains."""
     end = time.monotonic() + seconds
     threads = [
         threading.Thread(target=_busy, args=(port, name, files, local, number, domains, every, end), daemon=True)
@@ -113,7 +113,7 @@ def _busy(
                 stream.send(f"<db:result from='{own[len(proven)]}' to='{local}'>0123456789abcdef</db:result>")
                 stream.expect(f"{DIALBACK}result", seconds=30.0)
                 proven.append(own[len(proven)])
-                time.sleep(0.11)  # as many as one stream may ask for
+                time.sleep(0.11)  # as many as one stream may claim
             if time.monotonic() > due or len(proven) == domains:
                 time.sleep(max(0.0, due - time.monotonic()))
                 due = time.monotonic() + every
@@ -125,7 +125,7 @@ def _files(certificate: Certificate) -> tuple[str, str]:
 
 
 async def _fresh(world: Sharing, number: int) -> float:
-    """Have a peer that was never seen send a message to the server; the seconds until it is there."""
+    """Let a new peer send a message to the server; return the seconds until it arrives."""
     at = world.at
     domain = f"new{number}-{int(time.monotonic() * 1000)}.example"
     stream = await asyncio.to_thread(connect, at.port, f"127.21.0.{number + 1}", BEHIND, domain, at.certificate(domain), 8.0)
@@ -136,7 +136,7 @@ async def _fresh(world: Sharing, number: int) -> float:
 
 
 async def _outbound(at: AttackWorld, listener: socket.socket, domain: str, source: str) -> float:
-    """Have the echo answer a peer whose server is new to us; the seconds until the gateway connects to that server."""
+    """Let the echo answer a peer whose server is new to the gateway; return the seconds until the gateway connects to that server."""
     stream = await asyncio.to_thread(connect, at.port, source, INSIDE, domain, at.certificate(domain), 8.0)
     began = time.monotonic()
     stream.send(f"<message from='a@{domain}' to='echo@{INSIDE}'><body>hello</body></message>")
@@ -178,11 +178,11 @@ async def _crowded(world: Sharing, names: list[str], streams: int, seconds: floa
         check(max(came) <= AT_ONCE, f"the message of a fresh peer took {max(came):.1f} s")
         check(out <= AT_ONCE, f"a message to a new peer was on its way after {out:.1f} s")
     most = {name: number for name, number in world.most().items() if name in names}
-    check(sorted(most) == sorted(names), f"not all came to the server: {most}")
+    check(sorted(most) == sorted(names), f"not all reached the server: {most}")
     check(max(most.values()) <= PER_OWNER, f"the server had {most} streams")
 
 
-# --- servers that take connections and say nothing -------------------------------------------------------------------
+# --- servers that accept connections and send nothing -----------------------------------------------------------------
 
 
 @stage.scenario("1,000 domains whose server takes connections and says nothing: other peers are reached at once", 180)
@@ -219,7 +219,7 @@ async def _take(listener: socket.socket, held: list[socket.socket]) -> None:
 
 
 def at_the_inner_doors(port: int, inner: int, view: int, seconds: float) -> None:
-    """Claim to be the server at the gateway's inner listener, and say garbage to its DNS view."""
+    """Claim to be the server at the gateway's inner listener, and send garbage to its DNS view."""
     end, number = time.monotonic() + seconds, 0
     questions = [
         b"", b"\0" * 12, bytes(range(256)) * 2, b"\xff" * 512, b"\0\1\1\0\0\1\0\0\0\0\0\0" + b"\x3f" + b"a" * 63 + b"\0\0\xff\0\1",
@@ -236,7 +236,7 @@ def at_the_inner_doors(port: int, inner: int, view: int, seconds: float) -> None
 
 
 def _claimed(inner: int, to: str, seconds: float = 5.0) -> str:
-    """Claim to be the server, with a dialback key of our own, and send a message; "" if the stream ends without a word."""
+    """Claim to be the server, with another dialback key, and send a message; return "" if the stream ends without an error."""
     with contextlib.closing(Stream.dial(inner)) as stream:
         stream.send(header(to, BEHIND))
         stream.wait_header(seconds)
@@ -259,10 +259,10 @@ async def _inside(world: Sharing) -> None:
         async with at.under(at_the_inner_doors, 4, inner=world.inner, view=world.view):
             answers = [await asyncio.to_thread(_claimed, world.inner, f"v{number}.{HOLE}") for number in range(3)]
         step(f"answers: {answers}")
-        check("valid" not in answers, "somebody else was taken for the server")
+        check("valid" not in answers, "another process was accepted as the server")
         try:
             listener.accept()
         except BlockingIOError:
             pass
         else:
-            check(False, "a message of somebody else was sent to a peer")
+            check(False, "a message of another process was sent to a peer")

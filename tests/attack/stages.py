@@ -1,4 +1,4 @@
-"""All stages, in the order they are played."""
+"""All stages, in the order in which they are played."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peers that read nothing of what they are owed, acknowledge what was never sent, or send as fast as they can."""
+"""Peers that never read, acknowledge stanzas that were never sent, or send as fast as they can."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tests.lab.certificates import Certificate
 from tests.lab.peer import PeerError, Stream
 from tests.lab.scenario import check, step
 
-#: Memory that a hundred peers that read nothing may cost while they are there.
+#: Memory for a hundred peers that read nothing, while they are connected.
 OWED_BYTES = 30_000_000
-#: Streams that read nothing.
+#: The number of streams that read nothing.
 STREAMS = 60
 _SM = "xmlns='urn:xmpp:sm:3'"
 
 
 def never_read(port: int, phase: Phase, files: tuple[str, str], text: str, number: int, seconds: float) -> None:
-    """Send `text` on so many streams as fast as it is taken, and read nothing."""
+    """Send `text` on several streams as fast as possible, and read nothing."""
     certificate, end = Certificate(Path(files[0]), Path(files[1])), time.monotonic() + seconds
     streams: list[Stream] = []
     for at in range(number):
@@ -92,7 +92,7 @@ CASES: Cases = {
 }
 
 
-@stage.scenario("acknowledgements of what was never sent, and stream management again and again")
+@stage.scenario("acknowledgements of stanzas that were never sent, and repeated stream management")
 async def _lies(at: AttackWorld) -> None:
     await played(at, __name__, CASES)
 
@@ -101,7 +101,7 @@ async def _lies(at: AttackWorld) -> None:
 
 
 def flood(port: int, files: tuple[str, str], kind: str, streams: int, seconds: float) -> None:
-    """Send stanzas on several streams as fast as they are taken."""
+    """Send stanzas on several streams as fast as possible."""
     certificate, end = Certificate(Path(files[0]), Path(files[1])), time.monotonic() + seconds
     threads = [threading.Thread(target=_flood, args=(port, at, certificate, kind, end), daemon=True) for at in range(streams)]
     for thread in threads:
@@ -133,12 +133,12 @@ async def _fast(at: AttackWorld, kind: str) -> None:
     step(f"{at.process.cpu_seconds() - used:.1f} s of CPU")
 
 
-@stage.scenario("a proven peer that sends messages as fast as it can, whose server is not to be reached", quick=True)
+@stage.scenario("a proven peer that sends messages as fast as it can, whose server cannot be reached", quick=True)
 async def _messages(at: AttackWorld) -> None:
     await _fast(at, "messages")
 
 
-@stage.scenario("errors that nobody asked for are answered by no error", quick=True)
+@stage.scenario("unsolicited errors are not answered by an error", quick=True)
 async def _errors(at: AttackWorld) -> None:
     domain = f"errors.{GUESTS}"
     async with at.holding(2):
@@ -149,7 +149,7 @@ async def _errors(at: AttackWorld) -> None:
         ))
         await asyncio.sleep(1)
         rows = [row for row in at.gateway.asked("lanes", domain) if row.get("from") != domain and row["stanzas"]]
-        check(not rows, f"something waits to be sent back: {rows}")
+        check(not rows, f"stanzas wait to be sent back: {rows}")
         stream.close()
     await _fast(at, "errors")
 
@@ -159,6 +159,6 @@ async def _pongs(at: AttackWorld) -> None:
     await _fast(at, "pongs")
 
 
-@stage.scenario("presence that changes without end")
+@stage.scenario("presence that changes endlessly")
 async def _presence(at: AttackWorld) -> None:
     await _fast(at, "presence")

@@ -1,11 +1,11 @@
-"""A gateway under attack: honest traffic through it, fresh peers that come meanwhile, and what must hold.
+"""A gateway under attack: honest traffic through it, new peers that connect meanwhile, and the required results.
 
-A machine that does other things besides makes the gateway wait for a processor. The kernel counts that (/proc/PID/schedstat), and
-bounds of time are longer by as much: a gateway that works for 3 s and waits for 6 s has three times as long for all it does.
-Turns of the reactor are judged by their CPU time, which such a machine lengthens little.
+On a machine with other work the gateway waits for a processor. The kernel counts that (/proc/PID/schedstat), and
+limits of time are extended in proportion: a gateway that works for 3 s and waits for 6 s has three times as long.
+Turns of the reactor are judged by their CPU time, which other work changes little.
 
-Everybody is on loopback, from different networks: the honest peer from 127.1.0.0/16, fresh peers from 127.2.0.0/16, attackers
-from wherever their scenario says.
+All are on loopback, in different networks: the honest peer in 127.1.0.0/16, new peers in 127.2.0.0/16, attackers
+in those of their scenario.
 """
 
 from __future__ import annotations
@@ -35,52 +35,52 @@ INSIDE, HONEST = "inside.example", "honest.example"
 DANE = "dane.test"
 HONEST_SOURCE = "127.1.0.1"
 PER_SECOND = 25.0
-#: Seconds that the gateway has to start, on however busy a machine.
+#: Seconds for the gateway's start, also on a busy machine.
 START_SECONDS = 60.0
-#: Seconds that the quiet is measured for, and within which what was sent must be back.
+#: Seconds of the measurement without attack, and for a message to return.
 QUIET_SECONDS = 4.0
 BACK_SECONDS = 20.0
-#: Honest messages: their 99th percentile may be twice that of the quiet, or so many milliseconds more.
+#: Honest messages: their 99th percentile may be twice that without attack, or this many milliseconds more.
 EXTRA_MS = 100.0
-#: An honest message waits for a processor so many times: in the peer, in the gateway both ways, and in the peer again. What a busy
-#: machine does to the slowest of a hundred is so many times what it does on average.
+#: An honest message waits for a processor this many times: in the peer, in the gateway in both directions, and in the peer again. A
+#: busy machine affects the slowest of a hundred messages this many times as much as the average one.
 LATE_TIMES = 4
 BURSTS = 2.0
-#: Seconds for a fresh peer to be admitted, and between two of them.
+#: Seconds for a new peer to be admitted, and between two of them.
 FRESH_SECONDS, FRESH_EVERY = 2.0, 1.0
-#: Seconds after which a fresh peer gives up. One that was refused for a time comes again, as servers do; on a machine with time for
+#: Seconds after which a new peer gives up. A temporarily refused one tries again, as servers do; on a machine with time for
 #: the gateway none is refused.
 FRESH_PATIENCE = 20.0
 FRESH_AGAIN = 0.3
-#: Seconds that a scrape may take, on however busy a machine.
+#: Seconds for a scrape, also on a busy machine.
 SCRAPE_SECONDS = 60.0
-#: Seconds that attackers have, on however busy a machine, until a bound is felt.
+#: Seconds for attackers to reach a limit, also on a busy machine.
 FELT_SECONDS = 40.0
-#: After an attack: bytes of memory and descriptors that may be left, and seconds to give back the rest.
+#: After an attack: bytes of memory and descriptors that may remain, and seconds to release the others.
 LEFT_BYTES, LEFT_DESCRIPTORS, SETTLE_SECONDS = 40_000_000, 10, 15.0
-#: The longest turn of the reactor, in seconds of CPU; on a machine that makes the gateway so many times as slow, whose caches
-#: others use too; and in seconds that pass, disk and all.
+#: The longest turn of the reactor, in seconds of CPU; on a machine that slows the gateway this many times, and whose caches
+#: have other users; and in elapsed seconds, with the disk.
 LONGEST_TURN = 0.05
 BUSY, LONGEST_BUSY_TURN = 1.5, 0.1
 LONGEST_PASSED = 1.0
-#: A gateway that worked for less than the first part of the time, and wanted to for more than the second, had too little of the
-#: machine: nothing bounds the times then, and they are not judged.
+#: A gateway that ran for less than the first part of the time, and was ready to run for more than the second, had too little of the
+#: machine: times are not judged then.
 WORKED, WANTED = 0.7, 0.8
 
 
 @dataclass(frozen=True)
 class Window:
-    """What became of the honest messages sent in a stretch of time."""
+    """The honest messages sent in a period of time."""
 
     came: int
     median_ms: float
     p99_ms: float
-    #: 99th percentile of how late the honest peer's own timer was: what the machine does to anybody
+    #: 99th percentile of the delay of the honest peer's own timer, which shows the effect of the machine
     late_ms: float = 0.0
 
 
 class Traffic:
-    """The honest peer's process, as a scenario sees it: it only reads what the process writes."""
+    """The honest peer's process for a scenario: it only reads the process's output."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -92,7 +92,7 @@ class Traffic:
         self.problems: list[str] = []
 
     def read(self) -> None:
-        """Take note of what was written since the last time."""
+        """Read the output since the last call."""
         with self._process.log.open() as file:
             file.seek(self._read)
             text = self._rest + file.read()
@@ -116,7 +116,7 @@ class Traffic:
             self.problems.append(line)
 
     async def window(self, first: int, last: int) -> Window:
-        """Wait until the messages from `first` to `last` are back; Failed where one is missing, doubled or out of order."""
+        """Wait until the messages from `first` to `last` have returned. Raise `Failed` if one is missing, doubled or out of order."""
         deadline = time.monotonic() + BACK_SECONDS
         while not any(number >= last for number, _ in self.came) and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
@@ -134,7 +134,7 @@ def _percentile(values: Sequence[float], part: float) -> float:
 
 def _disorder(numbers: list[int], first: int, last: int) -> str:
     missing = sorted(set(range(first, last + 1)) - set(numbers))
-    return f"honest messages {first} to {last}: {len(numbers)} came, {len(missing)} missing ({missing[:5]}), or not in their order"
+    return f"honest messages {first} to {last}: {len(numbers)} returned, {len(missing)} missing ({missing[:5]}), or not in their order"
 
 
 @dataclass
@@ -148,9 +148,9 @@ class AttackWorld:
     traffic: Traffic
     fresh_certificate: Certificate
     quiet: Window | None = None
-    #: seconds of CPU that a second of honest traffic takes
+    #: seconds of CPU for a second of honest traffic
     quiet_cpu: float = 0.0
-    #: how many times as slow the machine made the gateway in the last attack
+    #: how many times the machine slowed the gateway in the last attack
     slowdown: float = 1.0
     fresh: int = 0
     fresh_seconds: list[float] = field(default_factory=list)
@@ -159,21 +159,21 @@ class AttackWorld:
     kept: dict[str, Certificate] = field(default_factory=dict)
     _until: float = 0.0
 
-    # --- what is there ---
+    # --- the state ---
 
     @property
     def port(self) -> int:
-        """Where the gateway takes streams of peers."""
+        """Return the port for streams of peers."""
         return self.gateway.port
 
     @property
     def proxied_port(self) -> int:
-        """Where a load balancer brings streams of peers, with the PROXY protocol."""
+        """Return the port for streams of peers through a load balancer, with the PROXY protocol."""
         return self.gateway.direct
 
     @property
     def noise(self) -> float:
-        """Return what bounds of time are multiplied by, by what the machine did in the last attack."""
+        """Return the factor of time limits, from the load of the machine during the last attack."""
         return self.slowdown if self.slowdown <= BUSY else BURSTS * self.slowdown
 
     @property
@@ -182,17 +182,17 @@ class AttackWorld:
         return self.gateway.process
 
     def certificate(self, *names: str) -> Certificate:
-        """Return a certificate that a public authority would give for these names."""
+        """Return a certificate as a public CA issues it for these names."""
         return self.authority.issue(Names(dns=names))
 
     def metrics(self) -> dict[str, float]:
-        """Return what /metrics says, by name and labels as they are written there."""
+        """Return the samples of /metrics, by name and labels as they are written there."""
         with urlopen(f"http://127.0.0.1:{self.gateway.console}/metrics", timeout=SCRAPE_SECONDS) as page:
             lines = page.read().decode().splitlines()
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
 
     def connections(self, state: str) -> float:
-        """Return how many connections of peers are open, "unproven" or "proven"."""
+        """Return the number of open connections of peers, "unproven" or "proven"."""
         return self.metrics()[f's2sgw_connections{{state="{state}"}}']
 
     def limit_hits(self, limit: str) -> float:
@@ -200,19 +200,19 @@ class AttackWorld:
         return self.metrics().get(f's2sgw_limit_hits_total{{limit="{limit}"}}', 0.0)
 
     def questions(self, zone: str) -> int:
-        """Return how many DNS questions were asked about names in `zone`."""
+        """Return the number of DNS questions about names in `zone`."""
         return ask_count(self.dns_port, zone)
 
     # --- attacks ---
 
     def start(self, attack: Callable[..., None], **arguments: Any) -> Process:
-        """Start a function of a scenario's module in a process of its own; `arguments` go there as JSON."""
+        """Start a function of a scenario's module in a separate process; `arguments` are passed as JSON."""
         target = f"{attack.__module__}:{attack.__name__}"
         argv = [sys.executable, "-m", "tests.attack.run", target, json.dumps({"port": self.port, **arguments})]
         return self.lab.start("attack", argv, self.lab.directory("attack"), {"PYTHONPATH": str(PROJECT)})
 
     async def felt(self, condition: Callable[[], bool], otherwise: str) -> None:
-        """Wait until the attack has shown its effect: on a busy machine attackers get little done. Failed where it never does."""
+        """Wait until the attack has an effect: on a busy machine attackers are slow. Raise `Failed` if there is none."""
         end = time.monotonic() + FELT_SECONDS
         while not condition():
             check(time.monotonic() < end, otherwise)
@@ -222,9 +222,9 @@ class AttackWorld:
     async def under(
         self, attack: Callable[..., None], seconds: float, *, left: int = LEFT_BYTES, patient: bool = False, **arguments: Any,
     ) -> AsyncIterator[Process]:
-        """Attack from another process for so long, or until the block ends, and check what `holding` checks.
+        """Attack from another process for this long, or until the block ends, and check as `holding` does.
 
-        Within the block a scenario may look at the gateway; the attack goes on. With `patient` it goes on for `FELT_SECONDS`
+        Within the block a scenario may look at the gateway while the attack continues. With `patient` it continues for `FELT_SECONDS`
         more, if the block takes as long.
         """
         async with self.holding(seconds, left=left):
@@ -239,10 +239,10 @@ class AttackWorld:
 
     @asynccontextmanager
     async def holding(self, seconds: float, *, left: int = LEFT_BYTES) -> AsyncIterator[None]:
-        """Check that the gateway is as good as before while the block runs, for so long at least, and after.
+        """Check that the gateway works as before while the block runs, for at least this long, and afterwards.
 
-        Honest messages come in order and in time, fresh peers are admitted, memory (except `left` bytes) and descriptors
-        come back, nothing is logged with a traceback, and no turn of the reactor is long.
+        Honest messages return in order and in time, new peers are admitted, memory (except `left` bytes) and descriptors
+        are released, no traceback is logged, and no turn of the reactor is long.
         """
         await self.measure_quiet()
         before, scheduled = self._resources(), _scheduled(self.process.pid)
@@ -279,7 +279,7 @@ class AttackWorld:
             self.traffic.read()
             self.quiet = await self.traffic.window(first, self.traffic.sent)
 
-    # --- what must hold ---
+    # --- the checks ---
 
     def _judge(self, window: Window, slowdown: float, starved: bool) -> None:
         assert self.quiet is not None
@@ -295,7 +295,7 @@ class AttackWorld:
         self.fresh_seconds.clear()
         self.fresh_refused.clear()
         if starved:
-            step("the machine gave the gateway too little time: its own is not judged")
+            step("the machine gave the gateway too little time: its times are not judged")
         else:
             check(not refused or slowdown > BUSY, f"fresh peers were refused: {refused[:3]}")
             check(slowest <= FRESH_SECONDS * self.noise, f"a fresh peer was admitted after {slowest:.1f} s")
@@ -309,7 +309,7 @@ class AttackWorld:
             await asyncio.sleep(FRESH_EVERY)
 
     async def admit(self) -> float:
-        """Let a peer that the gateway has never seen connect from a network of its own; the seconds that it took."""
+        """Let a new peer connect from a separate network; return the seconds until it is admitted."""
         self.fresh += 1
         domain, source = f"n{self.fresh}.fresh.example", f"127.2.{self.fresh // 250}.{self.fresh % 250 + 1}"
         began = time.monotonic()
@@ -334,7 +334,7 @@ class AttackWorld:
         return self.process.resident_bytes(), metrics["s2sgw_descriptors"], metrics
 
     async def _settled(self, before: tuple[int, float, Mapping[str, float]], slowdown: float, left: int) -> None:
-        """Memory and descriptors come back, and no turn of the reactor was long."""
+        """Check that memory and descriptors are released, and that no turn of the reactor was long."""
         deadline = time.monotonic() + SETTLE_SECONDS * min(slowdown, 2.0)
         while True:
             after = self._resources()
@@ -346,8 +346,8 @@ class AttackWorld:
             f"memory {grown / 1e6:+.1f} MB, descriptors {opened:+.0f}; turns took up to {_longest(before[2], after[2], 'cpu_seconds')} s of "
             f"CPU, {_longest(before[2], after[2], 'seconds')} s in all",
         )
-        check(grown <= left, f"{grown / 1e6:.1f} MB of memory did not come back")
-        check(opened <= LEFT_DESCRIPTORS, f"{opened:.0f} descriptors did not come back")
+        check(grown <= left, f"{grown / 1e6:.1f} MB of memory were not released")
+        check(opened <= LEFT_DESCRIPTORS, f"{opened:.0f} descriptors were not released")
         bound = LONGEST_TURN if slowdown <= BUSY else LONGEST_BUSY_TURN
         long, passed = (
             _turns_above(seconds, after[2], kind) - _turns_above(seconds, before[2], kind)
@@ -364,19 +364,19 @@ def _turns_above(seconds: float, metrics: Mapping[str, float], kind: str) -> flo
 
 
 def _longest(before: Mapping[str, float], after: Mapping[str, float], kind: str) -> float | str:
-    """Return the bucket of the longest turn between two looks at the metrics."""
+    """Return the bucket of the longest turn between two samples of the metrics."""
     return next((
         bound for bound in BUCKETS if _turns_above(bound, after, kind) == _turns_above(bound, before, kind)
     ), f"more than {BUCKETS[-1]}")
 
 
 def _long_turns(log: str) -> str:
-    """Return the last lines that tell what ran in a long turn."""
+    """Return the last log lines about a long turn."""
     return "".join(f"\n         {line}" for line in [line for line in log.splitlines() if "long turn" in line][-3:])
 
 
 def _scheduled(pid: int) -> tuple[float, float]:
-    """Return the seconds that the main thread of a process has run, and that it could have run and did not."""
+    """Return the seconds that the main thread of a process has run, and those that it was ready and did not run."""
     ran, waited, _ = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()
     return int(ran) / 1e9, int(waited) / 1e9
 
@@ -387,8 +387,8 @@ async def attack_world(
     services: Mapping[str, tuple[str, int, int]] | None = None, addresses: Mapping[str, Sequence[str]] | None = None,
     descriptors: int = 0, also: Sequence[str] = (),
 ) -> AsyncIterator[AttackWorld]:
-    """Build the stage. `changes` go into s2sgw.toml; `silent` zones get no DNS answer, `services` and `addresses` are those of the
-    name server's table, where the port 0 is the gateway's own; `descriptors` limits open files; `also`: further domains that
+    """Build the stage. `changes` go into s2sgw.toml. `silent` zones get no DNS answer. `services` and `addresses` are those of the
+    name server's table, where the port 0 is the gateway's own. `descriptors` limits open files. `also` are further domains that
     are served.
     """
     authority, door = Authority(lab.directory("authority")), gateway(lab, INSIDE, *also)
@@ -444,13 +444,13 @@ def _configure(door: Gateway, dns_port: int, authority: Authority, changes: Mapp
 
 
 def _fixed(dns: Mapping[str, Any] | None, honest_port: int) -> dict[str, Any]:
-    """Return the section [dns]; where it refuses private addresses, the honest peer is exempt."""
+    """Return the section [dns]. If it refuses private addresses, the honest peer is exempt."""
     return {**dns, "static": {HONEST: f"127.0.0.1:{honest_port}"}} if dns else {}
 
 
 @dataclass(frozen=True)
 class _Address:
-    """In the place of a name server of the lab, of which the configuration wants the address alone."""
+    """The address of a name server, which is all that the configuration needs."""
 
     address: str
 
@@ -470,6 +470,6 @@ async def _until_it_flows(traffic: Traffic) -> None:
     deadline = time.monotonic() + 20
     while len(traffic.came) < 10:
         if time.monotonic() > deadline:
-            raise LabError(f"honest messages do not come back: {traffic.problems[-3:]}")
+            raise LabError(f"honest messages do not return: {traffic.problems[-3:]}")
         await asyncio.sleep(0.1)
         traffic.read()

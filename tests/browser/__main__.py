@@ -1,4 +1,4 @@
-"""`make console-test`: plays the scenes. The last line is `N passed, N failed`."""
+"""`make console-test`: play the scenes. The last line is `N passed, N failed`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.lab.lab import Lab
 
 
 def main() -> int:
-    """Play every scene; one that fails ends the play, for the others go on from it."""
+    """Play every scene. A scene that fails ends the run, because the others continue from it."""
     if not is_installed():
         print("skipped: Chromium and its driver are not installed (Debian: apt-get install chromium chromium-driver)")
         print("0 passed, 0 failed")

@@ -14,9 +14,9 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-#: The key under which WebDriver names an element.
+#: The key of an element in WebDriver.
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
-#: Seconds for one command, and for something to appear on a page.
+#: Seconds for one command, and for a page to show an element.
 COMMAND_SECONDS = 60
 PATIENCE_SECONDS = 45
 WIDE, NARROW = (1280, 800), (390, 844)
@@ -28,11 +28,11 @@ OPTIONS = (
 
 
 class CommandFailed(AssertionError):
-    """The browser could not do what it was told."""
+    """Raised when the browser could not do a command."""
 
 
 def is_installed() -> bool:
-    """Return whether Chromium and its driver are here."""
+    """Return whether Chromium and its driver are installed."""
     return shutil.which("chromedriver") is not None and shutil.which("chromium") is not None
 
 
@@ -49,7 +49,7 @@ class Browser:
         self.size(*WIDE)
 
     def command(self, method: str, path: str, body: object = None) -> Any:
-        """Give a command of the protocol, and return its value. Raises `CommandFailed`."""
+        """Send a command of the protocol, and return its value. Raise `CommandFailed` if it fails."""
         data = None if method in ("GET", "DELETE") else json.dumps(body if body is not None else {}).encode()
         request = Request(f"{self._driver}{self._session}{path}", data, {"Content-Type": "application/json"}, method=method)
         try:
@@ -70,11 +70,11 @@ class Browser:
 
     @property
     def address(self) -> str:
-        """The address of the page."""
+        """Return the address of the page."""
         return str(self.command("GET", "/url"))
 
     def size(self, width: int, height: int) -> None:
-        """Give the page so many pixels, as a phone or a desk has them."""
+        """Set the size of the page in pixels, as on a phone or a desktop."""
         self.devtools("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
 
     def colours(self, scheme: str) -> None:
@@ -82,7 +82,7 @@ class Browser:
         self.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def devtools(self, name: str, **parameters: object) -> Any:
-        """Give a command of the DevTools protocol."""
+        """Send a command of the DevTools protocol."""
         return self.command("POST", "/goog/cdp/execute", {"cmd": name, "params": parameters})
 
     def run(self, script: str, *arguments: object) -> Any:
@@ -105,7 +105,7 @@ class Browser:
         path.write_bytes(base64.b64decode(data))
 
     def complaints(self) -> list[str]:
-        """Return what the browser's console has complained of since the last call: errors of scripts and of the content policy."""
+        """Return the messages of the browser's console since the last call: errors of scripts and of the content policy."""
         rows = self.command("POST", "/se/log", {"type": "browser"})
         return [row["message"] for row in rows if row["level"] in ("SEVERE", "WARNING")]
 
@@ -117,7 +117,7 @@ class Browser:
     # --- elements ---
 
     def find(self, selector: str) -> str:
-        """Return the element that a CSS selector names, once it is there. Raises `CommandFailed`."""
+        """Return the element of a CSS selector, once it exists. Raise `CommandFailed` if it does not."""
         return str(self.wait(lambda: self.command("POST", "/element", {"using": "css selector", "value": selector})[ELEMENT]))
 
     def text(self, selector: str = "body") -> str:
@@ -133,12 +133,12 @@ class Browser:
         self.command("POST", f"/element/{self.find(selector)}/value", {"text": text})
 
     def press(self, *keys: str) -> None:
-        """Press keys, as a user without a mouse does."""
+        """Press keys, as a user without a mouse."""
         actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
         self.command("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
 
     def wait(self, look: Callable[[], Any]) -> Any:
-        """Return what `look` gives once that is true. Raises what it raised last."""
+        """Return the value of `look` once it is true. Raise its last error after the time limit."""
         end = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:

@@ -1,4 +1,4 @@
-"""`make pictures`: the pictures in docs/images, taken of a gateway that has run for MINUTES, with a peer that sends and takes nothing."""
+"""`make pictures`: take the pictures in docs/images, of a gateway that has run for MINUTES, with a peer that sends and receives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EACH_SECONDS = 5
 
 
 class Pictures:
-    """Takes them."""
+    """The steps to take the pictures."""
 
     def __init__(self, place: Place, browser: Browser) -> None:
         self._place = place
@@ -39,7 +39,7 @@ class Pictures:
         self._browser.click("button.primary")
 
     def take(self, minutes: float) -> None:
-        """Have a peer that waits for approval, approve it, have it send, and probe one that is gone."""
+        """Let a peer wait for approval, approve it, let it send, and probe a peer that is gone."""
         self._log_in()
         self._place.try_to_connect()
         self._take("approvals", "/approvals", (1280, 720))

@@ -1,4 +1,4 @@
-"""A gateway with a console, in a process of its own, and a peer whose certificate no authority has signed."""
+"""A gateway with a console, in a separate process, and a peer with a self-signed certificate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.certificates import Authority, Issued, self_signed
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORDS = {"alice": "correct horse", "bob": "battery staple"}
-#: Seconds that anything may take on a busy machine.
+#: Seconds for any step on a busy machine.
 PATIENCE = 60.0
 PEER, EVIL, GONE = "peer.example", "evil.example", "gone.example"
 HOSTILE = "<script>document.title='owned'</script>"
@@ -83,7 +83,7 @@ class Place:
 
     @property
     def address(self) -> str:
-        """The console's address."""
+        """Return the console's address."""
         return f"http://127.0.0.1:{self.console}"
 
     def start(self) -> None:
@@ -94,7 +94,7 @@ class Place:
         self._lab.wait_for_port(process, self.console, PATIENCE)
 
     def command(self, *words: str) -> str:
-        """Return what `s2sgw WORDS` prints."""
+        """Return the output of `s2sgw WORDS`."""
         code = "from s2sgw.cli.main import main; main()"
         argv = [sys.executable, "-c", code, *words, "--config", str(self.config)]
         return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout.strip()
@@ -106,7 +106,7 @@ class Place:
     # --- the peer ---
 
     def try_to_connect(self, name: str = PEER) -> bool:
-        """Connect as a peer; return whether the gateway let it authenticate."""
+        """Connect as a peer; return whether the gateway lets it authenticate."""
         try:
             place = ("127.0.0.1", self.federation)
             self._quietly(lambda: self._peer(name).send_message(place, "example.org", "hello")).connection.close()
@@ -115,7 +115,7 @@ class Place:
         return True
 
     def converse(self) -> Callable[[], str]:
-        """Have the peer say hello; return what waits for the echo, which it returns."""
+        """Let the peer say hello; return a function that waits for the echo and returns it."""
         answers: list[str] = []
         peer = self._peer(PEER)
         place = ("127.0.0.1", self.federation)

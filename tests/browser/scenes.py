@@ -1,4 +1,4 @@
-"""What operators do with the console, in a real browser. Each scene goes on from the one before."""
+"""The console as operators use it, in a real browser. Each scene continues from the one before."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Scenes:
         self._see("User", ".login")
 
     def _see(self, words: str, where: str = "body") -> None:
-        """Wait until an element has some words."""
+        """Wait until an element has some text."""
         try:
             self._browser.wait(lambda: words in self._browser.text(where))
         except CommandFailed:
             raise CommandFailed(f"{words!r} is not in {self._browser.text(where)!r}") from None
 
     def _soon(self, path: str, words: str, where: str = "main") -> None:
-        """Load a page until an element of it has some words."""
+        """Load a page until an element of it has some text."""
         def look() -> bool:
             self._open(path)
             return words in self._browser.text(where)
@@ -57,7 +57,7 @@ class Scenes:
     # --- scenes ---
 
     def refused_log_in(self) -> None:
-        """A wrong password is refused in words, and no page is shown."""
+        """A wrong password is refused with a message, and no page is shown."""
         self._open("/queue")
         self._see("User", ".login")
         self._log_in("alice", "wrong horse")
@@ -67,21 +67,21 @@ class Scenes:
         assert self._browser.cookies() == [], self._browser.cookies()
 
     def log_in_with_the_keyboard(self) -> None:
-        """A user logs in with keys alone, and comes to the page that was asked for."""
+        """A user logs in with the keyboard alone, and gets the requested page."""
         self._open("/approvals")
         self._see("User", ".login")
         self._browser.press(*"alice", TAB, *PASSWORDS["alice"], ENTER)
         self._see("No certificate waits", "main")
 
     def cookie(self) -> None:
-        """The session's cookie is kept from scripts and from other sites."""
+        """Scripts and other sites cannot read the session's cookie."""
         (cookie,) = self._browser.cookies()
         assert cookie["httpOnly"], cookie
         assert cookie["sameSite"] == "Strict", cookie
         assert self._browser.run("return document.cookie") == ""
 
     def certificate_waits(self) -> None:
-        """A peer with a certificate of its own making is refused, and its certificate waits with the chain laid open."""
+        """A peer with a self-signed certificate is refused, and its certificate waits with the whole chain."""
         assert not self._place.try_to_connect()
         self._soon("/", "1 certificate waits for approval")
         self._browser.click(".notice.warn a")
@@ -89,7 +89,7 @@ class Scenes:
             self._see(words, ".pending")
 
     def approve_and_federate(self) -> None:
-        """Once it is approved the peer federates, and its page shows how."""
+        """After the approval the peer federates, and its page shows the method."""
         self._browser.type("[name=note]", "compared by telephone")
         self._browser.type("[name=lasts]", "90d")
         self._browser.click(".approve .primary")
@@ -102,7 +102,7 @@ class Scenes:
         self._see("compared by telephone")
 
     def hold_and_release(self) -> None:
-        """What a peer sends waits while it is held, and is delivered once it is released."""
+        """Stanzas of a held peer wait, and are delivered after the release."""
         self._open(f"/peers/{PEER}")
         self._browser.click("button[value=hold]")
         self._see("held.", ".notice")
@@ -115,7 +115,7 @@ class Scenes:
         self._soon("/queue", "Nothing waits.")
 
     def live_events(self) -> None:
-        """The page of live events shows a connection as it comes."""
+        """The page of live events shows a connection when it happens."""
         self._open(f"/live?peer={PEER}")
         self._see("Watching.", "#live-state")
         assert self._place.try_to_connect()
@@ -127,7 +127,7 @@ class Scenes:
         self._browser.click(f"form[action='{action}'] .danger")
 
     def deny_and_undo(self) -> None:
-        """A peer that is denied on its page comes in no more, until the same page takes that back."""
+        """A peer that is denied on its page is refused until the same page undoes that."""
         self._open(f"/peers/{PEER}")
         self._confirm("/peer/deny")
         self._see("is denied", ".notice.good")
@@ -138,7 +138,7 @@ class Scenes:
         assert self._place.try_to_connect()
 
     def close_and_forget(self) -> None:
-        """Connections are closed and what is remembered is forgotten after a confirmation. An approved key stays."""
+        """After a confirmation connections are closed, and records are forgotten. An approved key stays."""
         self._open(f"/peers/{PEER}")
         self._confirm("/peer/close")
         self._see(f"with {PEER} closed.", ".notice.good")
@@ -147,7 +147,7 @@ class Scenes:
         assert self._place.try_to_connect()
 
     def probe(self) -> None:
-        """A probe runs while its page loads itself again, and ends with what to do and whose it is."""
+        """A probe runs while its page reloads, and ends with the remedy and the side at fault."""
         self._open(f"/peers/{GONE}")
         self._browser.click("a[href^='/probe?']")
         self._browser.click("form[action='/probe/run'] button.primary")
@@ -159,7 +159,7 @@ class Scenes:
         self._see("clock", ".steps")
 
     def hostile_names(self) -> None:
-        """A certificate whose name is a script is text on every page, and runs nowhere."""
+        """A certificate whose name is a script is text on every page, and never runs."""
         assert not self._place.try_to_connect(EVIL)
         self._soon("/approvals", "document.title")
         for path in (*PATHS, f"/peers/{EVIL}", f"/live?peer={EVIL}"):
@@ -169,7 +169,7 @@ class Scenes:
         assert not complaints, complaints
 
     def no_page_is_wider_than_a_phone(self) -> None:
-        """Every page fits on a phone and on a desk, in light and dark colours."""
+        """Every page fits on a phone and on a desktop, in light and dark colours."""
         try:
             for size in (NARROW, WIDE):
                 self._browser.size(*size)
@@ -192,7 +192,7 @@ class Scenes:
         assert self._browser.run("return document.activeElement.id") == "main"
 
     def read_only(self) -> None:
-        """A read-only user sees the pages, and no button that changes anything."""
+        """A read-only user sees the pages, and no button for a change."""
         self._log_out()
         self._log_in("bob", PASSWORDS["bob"])
         self._see("read-only", ".who")
@@ -215,7 +215,7 @@ class Scenes:
         self._see("used already", "[role=alert]")
 
     def brute_force(self) -> None:
-        """After a few wrong passwords the right one has to wait too."""
+        """After a few wrong passwords the right one also has to wait."""
         for number in range(20):
             self._log_in("alice", f"guess {number}")
             if "too many attempts" in self._browser.text("[role=alert]"):

@@ -1,4 +1,4 @@
-"""What happened to the stanzas of each pair of domains, as the servers on both sides of the gateway saw it."""
+"""The fate of the stanzas of each pair of domains, as the servers on both sides of the gateway saw it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.durability.socket_progress import Connection
 
 @dataclass(frozen=True)
 class SentPosition:
-    """Where a stanza ends on its connection to the gateway, in bytes from the start of that connection."""
+    """The end of a stanza on its connection to the gateway, in bytes from the start of that connection."""
 
     connection: Connection
     position: int
@@ -93,8 +93,8 @@ class PairAccount:
     def overtaken(self) -> list[int]:
         """Return the stanzas that first arrived after one with a higher number.
 
-        Those that were answered by an error are not among these. A request in doubt may be read late, on a stream that the gateway
-        gave up (R33). A message may be sent again, where its sender has not heard that the gateway had it, and pass this time.
+        Stanzas that were answered by an error are excluded. A request in doubt may be read late, on a stream that the gateway
+        gave up (R33). A message may be sent again, and arrive this time, if its sender has not got the gateway's acknowledgement.
         """
         seen: set[int] = set()
         highest, found = -1, []

@@ -1,8 +1,8 @@
-"""`make crash`: the gateway is killed under load again and again, and every stanza is accounted for (docs/durability.md).
+"""`make crash`: the gateway is killed under load repeatedly, and every stanza is accounted for (docs/durability.md).
 
-Simulated servers stand on both sides of the gateway, with and without XEP-0198; one of them acknowledges nothing. In part of the
-cycles a real Prosody stands behind the gateway and another one outside. Each cycle starts the gateway, loads it and ends it
-(`tests.durability.crash_cycles`). At the end everything that is held is let through and counted. The exit status is 0 if no
+Simulated servers are on both sides of the gateway, with and without XEP-0198; one of them acknowledges nothing. In part of the
+cycles a real Prosody is behind the gateway and another one outside. Each cycle starts the gateway, loads it and ends it
+(`tests.durability.crash_cycles`). At the end all held stanzas are let through and counted. The exit status is 0 if no
 promise was broken.
 """
 
@@ -23,7 +23,7 @@ from tests.durability.crash_testbed import CrashTestbed
 from tests.durability.prosody_testbed import ProsodyTestbed
 from tests.lab.lab import Lab
 
-#: The share of the cycles with real servers that are orderly stops and nothing else, one after the other.
+#: The share of the cycles with real servers that are only normal stops, one after another.
 STOPS = 0.2
 
 
@@ -43,7 +43,7 @@ async def run(testbed: CrashTestbed, cycles: int, kinds: Sequence[str], seed: in
 
 
 def report(testbed: CrashTestbed, crashes: CrashCycles) -> int:
-    """Print the account of each pair, and what is wrong."""
+    """Print the account of each pair, and the faults."""
     print(f"\n{sum(crashes.kinds.values())} cycles\n{crashes.text()}\n\n{HEADING}")
     faults = testbed.faults()
     for account in testbed.accounts:

@@ -1,8 +1,8 @@
 """The judgement of `make crash`: which stanzas may be lost at a kill, and which may not.
 
-A sender without XEP-0198 may lose what the gateway had not read, which was never in its custody, and what it had read less than
-`WINDOW` before the kill. `SLACK` is for reading, framing, the commit, and the samples of `tests.durability.socket_progress`. Time
-during which the gateway's threads waited for a processor does not count.
+A sender without XEP-0198 may lose stanzas that the gateway had not read, which were never in its custody, and stanzas that it had
+read less than `WINDOW` before the kill. `SLACK` is for reading, framing, the commit, and the samples of
+`tests.durability.socket_progress`. Time in which the gateway's threads waited for a processor does not count.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Literal
 from tests.durability.account import PairAccount
 from tests.durability.socket_progress import GrowingValue
 
-#: How a run of the gateway ended (`tests.durability.crash_cycles`). All but "stop" are sudden.
+#: How a run of the gateway ended (`tests.durability.crash_cycles`). Every kind except "stop" is sudden.
 End = Literal["inbound", "outbound", "both", "spool", "commit", "start", "restore", "shutdown", "unanswered", "stop"]
-#: Seconds: the default of `queue.window`, and what is granted beside it.
+#: Seconds: the default of `queue.window`, and the tolerance.
 WINDOW, SLACK = 0.020, 0.040
 #: Seconds within which the acknowledgement of a stanza that arrived leads to its removal from the spool.
 SETTLE_SECONDS = 1.0
@@ -36,14 +36,14 @@ class GatewayRuns:
         return next((end for end in self.ends if end[0] > moment), None)
 
     def kill_after(self, sent: float) -> tuple[float, End] | None:
-        """Return a kill that may explain the loss of a stanza sent at `sent`, a stop where there was no kill."""
+        """Return a kill that may explain the loss of a stanza sent at `sent`, or a stop if there was no kill."""
         ends = [end for end in self.ends if end[0] > sent - UNNOTICED]
         return next((end for end in ends if end[1] != "stop"), ends[0] if ends else None)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A stanza that is gone.
+    """A lost stanza.
 
     `held`: seconds from the moment it was read to the end of that run, None if it was not read. The gateway waited for a
     processor during `waited` of them.
@@ -69,22 +69,22 @@ class Loss:
 
 @dataclass
 class PairResult:
-    """What became of the stanzas of one pair."""
+    """The results of the stanzas of one pair."""
 
     account: PairAccount
     losses: list[Loss]
-    #: stanzas that arrived again, though neither their sender nor the gateway had reason to send them again
+    #: stanzas that arrived again, although neither their sender nor the gateway had a reason to send them again
     needless_repeats: list[int] = field(default_factory=list)
 
     def faults(self) -> list[str]:
-        """Return what must not have happened."""
+        """Return the broken promises."""
         return [f"{self.account.name}: {number} {what}" for number, what in self._counts() if number] + self._worst()
 
     def _counts(self) -> Iterator[tuple[int, str]]:
         account = self.account
         yield len(self.unexcused), (
-            "lost though the sender speaks XEP-0198" if account.managed
-            else f"lost that had been read more than {WINDOW + SLACK:g} s before the kill, or at an orderly stop"
+            "lost although the sender uses XEP-0198" if account.managed
+            else f"lost that had been read more than {WINDOW + SLACK:g} s before the kill, or at a normal stop"
         )
         yield account.out_of_order() if account.orderly else 0, "out of order"
         yield account.requests_twice(), "IQ requests arrived twice"
@@ -95,7 +95,7 @@ class PairResult:
     def unexcused(self) -> list[Loss]:
         """Return the losses that are faults.
 
-        With XEP-0198 every loss is one, except after 20 s on the way to a server that acknowledges nothing (R41).
+        With XEP-0198 every loss is a fault, except after 20 s on the way to a server that acknowledges nothing (R41).
         """
         account = self.account
         managed = account.managed
@@ -127,14 +127,14 @@ HEADING = (
 
 
 def judge(account: PairAccount, runs: GatewayRuns) -> PairResult:
-    """Say when each missing stanza was read, and how the run ended that had it."""
+    """Determine when each missing stanza was read, and how that run of the gateway ended."""
     return PairResult(account, [_loss(account, number, runs) for number in account.missing()], _needless_repeats(account, runs))
 
 
 def _needless_repeats(account: PairAccount, runs: GatewayRuns) -> list[int]:
-    """Return the stanzas that arrived again, and had been neither sent again by their sender nor in doubt.
+    """Return the stanzas that arrived again, were not sent again by their sender, and were not in doubt.
 
-    A stanza was in doubt that arrived less than `SETTLE_SECONDS` before a run of the gateway ended.
+    A stanza was in doubt if it arrived less than `SETTLE_SECONDS` before a run of the gateway ended.
     """
     if not account.acknowledging:
         return []

@@ -1,6 +1,6 @@
-"""The cycles of `make crash`: how each run of the gateway begins, what load it is under, and how it ends.
+"""The cycles of `make crash`: the start, the load, and the end of each run of the gateway.
 
-Each kind of end has a condition that proves that the gateway was really caught in that situation (a hit). The report tells how often.
+Each kind of end has a condition that proves that the gateway was really in that situation (a hit). The report has the numbers.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tests.durability.crash_account import End
 from tests.durability.crash_testbed import CrashTestbed
 from tests.lab.lab import Process
 
-#: How often each kind comes. "unanswered" takes half a minute, and comes once in so many cycles.
+#: The frequency of each kind. "unanswered" takes half a minute, and happens once in this many cycles.
 WEIGHTS: dict[End, int] = {
     "inbound": 2, "outbound": 2, "both": 4, "spool": 3, "commit": 4, "start": 2, "restore": 3, "shutdown": 4, "stop": 4,
 }
 UNANSWERED_EVERY = 100
-#: What each kind is, for the report.
+#: The text of each kind, for the report.
 DESCRIPTIONS: dict[End, str] = {
     "inbound": "killed while stanzas were on their way in",
     "outbound": "killed while stanzas were on their way out",
@@ -32,16 +32,16 @@ DESCRIPTIONS: dict[End, str] = {
     "restore": "killed while it read the spool back",
     "shutdown": "killed after SIGTERM, before it had ended",
     "unanswered": "killed after a server had left a ping unanswered for 20 s",
-    "stop": "stopped in order: exit status 0",
+    "stop": "stopped normally: exit status 0",
 }
-#: Seconds for a crash point to be reached, for stanzas to be under way, and of an "unanswered" run (a ping has 20 s).
+#: Seconds to reach a crash point, to have stanzas under way, and for an "unanswered" run (a ping has 20 s).
 CRASH_POINT_SECONDS, UNDER_WAY_SECONDS, UNANSWERED_SECONDS = 4.0, 0.5, (22.0, 25.0)
 #: The kinds that end at a crash point (`tests.durability.crash_points`), "shutdown" in half of the cases.
 AT_CRASH_POINT = "commit", "restore", "shutdown"
 
 
 class CrashCycles:
-    """Runs one cycle after the other, and counts."""
+    """A runner of cycles that counts."""
 
     def __init__(self, testbed: CrashTestbed, chance: random.Random, only: Sequence[str] = ()) -> None:
         self.kinds: Counter[End] = Counter()
@@ -94,7 +94,7 @@ class CrashCycles:
         await asyncio.sleep(self._chance.uniform(*(UNANSWERED_SECONDS if kind == "unanswered" else self._testbed.load_seconds)))
 
     def _crash_point(self, kind: End) -> str:
-        """Return a crash point (`tests.durability.crash_points`), "" where the kill comes from outside."""
+        """Return a crash point (`tests.durability.crash_points`), or "" if the kill comes from outside."""
         if kind not in AT_CRASH_POINT or (kind == "shutdown" and self._chance.random() < 0.5):
             return ""
         number = int(self._chance.choice((1, 1, 2, 3, 5, 8)) if kind != "commit" else self._chance.uniform(1, 30))

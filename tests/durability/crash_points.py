@@ -29,12 +29,12 @@ from twisted.scripts import twistd
 from s2sgw.delivery.custody import Custody
 from s2sgw.spool.tables import SpoolTables
 
-#: Seconds within which the kill comes that hits a commit in the middle.
+#: Seconds within which the kill hits a commit in the middle.
 DURING_SECONDS = 0.001
 
 
 class CrashPoint:
-    """Counts transactions, and kills the process at the chosen one."""
+    """A counter of transactions that kills the process at the chosen one."""
 
     def __init__(self, text: str, file: Path) -> None:
         self.kind, number, self.moment = text.split(":")
@@ -50,15 +50,15 @@ class CrashPoint:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def note(self, operation: str) -> None:
-        """Record that the present transaction does `operation`."""
+        """Record that the current transaction does `operation`."""
         self._operations.add(operation)
 
     def shutting_down(self) -> None:
-        """Record that an orderly stop has begun."""
+        """Record that a normal stop has begun."""
         self._shutting_down = True
 
     def commit(self, commit: Callable[[], bool]) -> bool:
-        """Do `commit` and return its result, unless the kill comes before."""
+        """Do `commit` and return its result, unless the process is killed before."""
         operations, self._operations = self._operations, set()
         if not self._counts(operations):
             return commit()
@@ -122,7 +122,7 @@ def _noted(point: CrashPoint, name: str, method: Callable[..., Any]) -> Callable
 
 
 def limit_pages(pages: int) -> None:
-    """Have SQLite say that the disk is full once the spool has `pages` more pages than its empty tables take."""
+    """Let SQLite report a full disk once the spool has `pages` more pages than its empty tables take."""
     load = SpoolTables._load
 
     def loaded(tables: SpoolTables) -> None:

@@ -20,19 +20,19 @@ from tests.lab.gateway import gateway
 from tests.lab.lab import Lab, Process
 from tests.lab.nameserver import Nameserver, nameserver
 
-#: Domain -> whether its server speaks XEP-0198.
+#: Domain -> whether its server uses XEP-0198.
 LOCAL = {"managed.inside.example": True, "plain.inside.example": False}
 PEERS = {"managed.example": True, "plain.example": False}
-#: A peer without XEP-0198 that only receives. In part of the cycles it answers no ping either (R41).
+#: A peer without XEP-0198 that only receives. In part of the cycles it does not answer pings either (R41).
 ONE_WAY = "oneway.example"
-#: Seconds between two looks at the end, and without any arrival until all has arrived.
+#: Seconds between two checks at the end, and without any arrival until all stanzas have arrived.
 LOOK_SECONDS, QUIET_SECONDS = 0.25, 3.0
 
 
 class CrashTestbed:
-    """Starts the servers once, and the gateway as often as asked."""
+    """A test bed that starts the servers once, and the gateway as often as needed."""
 
-    #: seconds in which everything must get through at the end
+    #: seconds in which all stanzas must get through at the end
     settle_seconds = 90.0
     #: seconds of load in one run, from and to
     load_seconds = (0.1, 1.2)
@@ -55,7 +55,7 @@ class CrashTestbed:
 
     @property
     def accounts(self) -> list[PairAccount]:
-        """The accounts of the pairs on which something was sent."""
+        """Return the accounts of the pairs on which a stanza was sent."""
         return [account for account in self._accounts if account.sent]
 
     # --- the servers ---
@@ -100,7 +100,7 @@ class CrashTestbed:
         self._servers.append(SimulatedServer(name, port, certificate, gateway_port, managed=managed, monitor=self.monitor))
 
     def _server(self, name: str) -> SimulatedServer | None:
-        """Return the simulated server of a domain, None where a real one serves it."""
+        """Return the simulated server of a domain, or None if a real one serves it."""
         return next((server for server in self._servers if server.domain == name), None)
 
     def _add_pair(self, sender: str, recipient: str, rate: float, *, address: str = "") -> None:
@@ -115,32 +115,32 @@ class CrashTestbed:
         if to is not None:
             to.incoming[sender] = account
 
-    # --- what they do ---
+    # --- behaviour ---
 
     def refuse_some(self, chance: random.Random, share: float) -> None:
-        """Have about this share of the servers refuse connections."""
+        """Let about this share of the servers refuse connections."""
         for server in self._servers:
             if chance.random() < share:
                 server.refuse()
 
     def refuse_peers(self) -> None:
-        """Have all peers refuse connections."""
+        """Let all peers refuse connections."""
         for server in self._servers:
             if server.domain in self.peers:
                 server.refuse()
 
     def accept_all(self) -> None:
-        """Have all servers accept connections again."""
+        """Let all servers accept connections again."""
         for server in self._servers:
             server.refuses = False
 
     def answer_pings(self, answers: bool) -> None:
-        """Say whether the one-way peer answers pings."""
+        """Set whether the one-way peer answers pings."""
         for server in self._servers:
             server.answers_pings = answers or server.domain != ONE_WAY
 
     def send(self, *, inbound: bool, outbound: bool) -> None:
-        """Say which directions are sent in."""
+        """Set the directions of the traffic."""
         for outgoing in self._outgoing:
             outgoing.sending = inbound if outgoing.account.inbound else outbound
 
@@ -152,7 +152,7 @@ class CrashTestbed:
     # --- the gateway ---
 
     def begin(self, crash_point: str = "") -> Process:
-        """Start the gateway, to kill itself at `crash_point` if there is one, and do not wait."""
+        """Start the gateway, which kills itself at `crash_point` if there is one, and do not wait."""
         program = [sys.executable, "-m", "tests.durability.crash_points", crash_point, str(self._crash_times)]
         process = self.runner.begin(program if crash_point else ())
         self.monitor.follow(process.pid)
@@ -163,13 +163,13 @@ class CrashTestbed:
         return float(self._crash_times.read_text().split()[-1])
 
     async def settle(self) -> None:
-        """Start the gateway, send nothing new, and let everything through that is held."""
+        """Start the gateway, send nothing new, and let all held stanzas through."""
         self.begin()
         await self.runner.ready()
         await self.quiet()
 
     async def quiet(self) -> None:
-        """Send nothing new, and let everything through that is held."""
+        """Send nothing new, and let all held stanzas through."""
         self.send(inbound=False, outbound=False)
         self.answer_pings(True)
         deadline, quiet, arrived = time.monotonic() + self.settle_seconds, 0.0, -1
@@ -180,7 +180,7 @@ class CrashTestbed:
         print(f"settled: {await self.runner.ask('queue', 'list')}")
 
     def _quiet_seconds(self, quiet: float) -> float:
-        """Return how long nothing must have arrived: longer where a stanza is missing that must not be lost."""
+        """Return the seconds without arrivals that end the wait: more if a stanza is missing that must not be lost."""
         if quiet < QUIET_SECONDS:
             return QUIET_SECONDS
         if any(judge(account, self.runs).faults() for account in self.accounts) or any(each.owes() for each in self._outgoing):
@@ -196,10 +196,10 @@ class CrashTestbed:
             server.stop()
         self.monitor.close()
 
-    # --- what is known ---
+    # --- results ---
 
     def summary(self) -> str:
-        """Return one line of how far the run is."""
+        """Return one line about the progress of the run."""
         sent = sum(len(account.sent) for account in self.accounts)
         arrived = sum(len(set(account.arrived)) for account in self.accounts)
         spool = self.runner.state / "spool.db"
@@ -207,7 +207,7 @@ class CrashTestbed:
         return f"{sent} sent, {arrived} arrived, spool.db has {size:.1f} MB"
 
     def faults(self) -> list[str]:
-        """Return what went wrong apart from stanzas."""
+        """Return the faults that do not concern stanzas."""
         statuses = [status for status in self.runner.statuses if status not in (0, -9, -15)]  # -15: stopped before it had begun
         slow = self.runner.slow_stops
         return [

@@ -1,8 +1,8 @@
-"""`make custody`: does the gateway lose stanzas when something goes wrong? (docs/durability.md)
+"""`make custody`: does the gateway lose stanzas when something fails? (docs/durability.md)
 
-Each scenario runs a gateway of its own, on a real disk and real sockets that fail on demand. A stanza is lost if the gateway has
-acknowledged it to the server that sent it, and it was neither delivered nor bounced nor is held in the queue. Every scenario
-must lose none. One line is printed for each, then `N passed, N failed`; the exit status is 0 if none failed.
+Each scenario runs its own gateway, on a real disk and real sockets that fail on demand. A stanza is lost if the gateway has
+acknowledged it to its server, and it was neither delivered nor bounced nor is held in the queue. No scenario
+may lose a stanza. One line is printed for each, then `N passed, N failed`; the exit status is 0 if none failed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.lab.lab import PORTS, Lab, LabError
 
 #: Scenarios at a time: most of their time they wait.
 JOBS = 3
-#: Seconds for the start and the end of a scenario beside its own.
+#: Seconds for the start and the end of a scenario, in addition to its own.
 OVERHEAD_SECONDS = 30.0
 #: Ports that a scenario may use.
 PORTS_EACH = 300
@@ -51,7 +51,7 @@ async def play(scenario: Scenario, lab: Lab) -> tuple[bool, list[str]]:
         async with asyncio.timeout(scenario.seconds):
             await scenario.run(context)
     except TimeoutError:
-        problems.append(f"not done after {scenario.seconds:g} s")
+        problems.append(f"stopped after {scenario.seconds:g} s")
     except (LabError, XMLStreamError, OSError) as error:
         problems.append(f"{type(error).__name__}: {error}")
     except Exception:
@@ -82,11 +82,11 @@ def run_one(name: str, first_port: int, keep: bool) -> int:
     return 0 if passed else 1
 
 
-# --- all of them, each in a process of its own -----------------------------------------------------------------------
+# --- all scenarios, each in a separate process -----------------------------------------------------------------------
 
 
 def run_apart(scenario: Scenario, slot: int, keep: bool) -> tuple[bool, str]:
-    """Run a scenario in a process; return whether it passed, and what it printed."""
+    """Run a scenario in a process; return whether it passed, and its output."""
     first_port = PORTS[(os.getpid() * 997 + slot * PORTS_EACH) % len(PORTS)]
     argv = [sys.executable, "-m", "tests.durability.custody", "--one", scenario.name, "--first-port", str(first_port)]
     process = subprocess.Popen(argv + ["--keep"] * keep, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -103,7 +103,7 @@ def run_apart(scenario: Scenario, slot: int, keep: bool) -> tuple[bool, str]:
 
 
 def run_all(chosen: Sequence[Scenario], jobs: int, keep: bool) -> int:
-    """Run scenarios, `jobs` at a time, and print what each prints; return the exit status."""
+    """Run scenarios, `jobs` at a time, and print the output of each; return the exit status."""
     passed = 0
     with ThreadPoolExecutor(jobs) as pool:
         results = [pool.submit(run_apart, scenario, number, keep) for number, scenario in enumerate(chosen)]

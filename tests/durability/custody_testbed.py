@@ -1,4 +1,4 @@
-"""The test bed of `make custody`: one gateway, as many simulated servers as a scenario wants, faults on demand, and the account."""
+"""The test bed of `make custody`: one gateway, any number of simulated servers, faults on demand, and the account."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.lab.gateway import gateway
 from tests.lab.lab import Lab
 
 INSIDE = "inside.example"
-#: Seconds between two looks while something is waited for, and between two `queue flush` while everything is let through.
+#: Seconds between two checks of a condition, and between two `queue flush` while all stanzas are let through.
 LOOK_SECONDS, FLUSH_SECONDS = 0.1, 3.0
-#: What no log of a gateway may have in it.
+#: Texts that no log of a gateway may have.
 FORBIDDEN_IN_LOG = "Traceback (most recent call last)", "Unhandled", "RecursionError"
 #: Rows of one `queue show`.
 _ROWS = 100_000
@@ -76,12 +76,12 @@ class CustodyTestbed:
         self.gateway = gateway(lab, *local)
         self.runner = GatewayRunner(self.gateway)
         self.servers: dict[str, SimulatedServer] = {}
-        #: servers of a domain that another one serves, or has served
+        #: servers of a domain that another server serves, or has served
         self.others: list[SimulatedServer] = []
         self.outgoing: list[OutgoingStream] = []
         self.accounts: list[PairAccount] = []
         self.problems: list[str] = []
-        #: what was found out beside the account, for the report
+        #: results beside the account, for the report
         self.notes: list[str] = []
         #: how many lost stanzas the scenario expects
         self.expected_losses = 0
@@ -90,7 +90,7 @@ class CustodyTestbed:
         self._local = local
         self._inner = {domain: lab.port() for domain in local}
         self.authority = Authority(lab.directory("authority"))
-        #: the first local domain's certificate is good for all domains below it
+        #: the first local domain's certificate is valid for all domains below it
         self._certificates = {domain: self.authority.issue(Names(dns=(domain, f"*.{domain}"))) for domain in local}
         self._static = dict(static or {})
         self._nameserver: SimulatedNameserver | None = None
@@ -118,7 +118,7 @@ class CustodyTestbed:
     def another(self, server: SimulatedServer) -> tuple[SimulatedServer, int]:
         """Make a second server of the same domain, and return it with a port for its listener of the gateway.
 
-        Both servers have the same accounts, and the same streams of their own.
+        Both servers have the same accounts, and separate streams.
         """
         second = SimulatedServer(
             server.domain, self.lab.port(), self._certificates[server.domain], 0, managed=server.managed,
@@ -132,7 +132,7 @@ class CustodyTestbed:
         return self._inner[domain]
 
     def serve(self, domain: str, server: SimulatedServer, port: int) -> None:
-        """Have the configuration name this server for a local domain, with the gateway's listener at `port`, from now on."""
+        """Let the configuration name this server for a local domain, with the gateway's listener at `port`, from now on."""
         self.servers[domain], self._inner[domain] = server, port
 
     def _server(self, domain: str, gateway_port: int, managed: bool, bidi: bool) -> SimulatedServer:
@@ -144,7 +144,7 @@ class CustodyTestbed:
     def traffic(
         self, sender: SimulatedServer, recipient: SimulatedServer | str, *, domain: str = "", size: int = 500, rate: float = 0.0,
     ) -> Traffic:
-        """Make an account and what is sent on it, with messages of `size` bytes of text. `domain`: another one of the sender."""
+        """Make an account and its traffic, with messages of `size` bytes of text. `domain`: another domain of the sender."""
         to = recipient if isinstance(recipient, str) else recipient.domain
         account = PairAccount(domain or sender.domain, to, sender.managed, inbound=to in self._local)
         self.accounts.append(account)
@@ -153,24 +153,24 @@ class CustodyTestbed:
         return Traffic(account, f"u@{to}/r", rate, size=size)
 
     def stream(self, sender: SimulatedServer, *traffics: Traffic, running: bool = False, resumes: bool = False) -> OutgoingStream:
-        """Have `sender` open one stream to the gateway for these."""
+        """Let `sender` open one stream to the gateway for these."""
         stream = sender.sends_to(traffics, running=running, resumes=resumes)
-        stream.window = 1 << 30  # as real servers: they write as fast as the gateway reads
+        stream.window = 1 << 30  # as real servers, they write as fast as the gateway reads
         self.outgoing.append(stream)
         return stream
 
     def pair(
         self, sender: SimulatedServer, recipient: SimulatedServer, *, size: int = 500, rate: float = 0.0, resumes: bool = False,
     ) -> OutgoingStream:
-        """Have a stream from one server to another."""
+        """Let one server have a stream to another."""
         return self.stream(sender, self.traffic(sender, recipient, size=size, rate=rate), resumes=resumes)
 
     def pairs(self, one: SimulatedServer, other: SimulatedServer, *, size: int = 500) -> tuple[OutgoingStream, OutgoingStream]:
-        """Have a stream each way."""
+        """Let two servers have a stream in each direction."""
         return self.pair(one, other, size=size), self.pair(other, one, size=size)
 
     def use_nameserver(self, port: int, server: SimulatedNameserver | None = None) -> None:
-        """Have the gateway ask a name server at `port`: about all peers if it is `server`, else about those without a server here."""
+        """Let the gateway use a name server at `port`: for all peers if it is `server`, else for those without a server here."""
         self._nameserver = server
         self._sections["dns"] = {"servers": [f"127.0.0.1:{port}"], "private_addresses": "allow"}
 
@@ -220,12 +220,12 @@ class CustodyTestbed:
         await self.runner.kill()
 
     async def stop(self) -> None:
-        """End the gateway in order."""
+        """Stop the gateway normally."""
         status = await self.runner.stop()
-        self.check(status in self.allowed_statuses, f"the orderly stop ended with status {status}")
+        self.check(status in self.allowed_statuses, f"the normal stop ended with status {status}")
 
     async def faults(self, **faults: Any) -> int:
-        """Change the faults (`tests.durability.faulty_gateway`); return how many calls the faults before have met."""
+        """Change the faults (`tests.durability.faulty_gateway`); return the number of calls that met the previous faults."""
         return int((await self._control_gateway(faults))["hits"])
 
     async def measure(self) -> dict[str, int]:
@@ -246,19 +246,19 @@ class CustodyTestbed:
         return await asyncio.to_thread(ask, socket_path(self.gateway.config), verb, arguments)
 
     def log(self) -> str:
-        """Return all that the gateway has logged, in all its runs."""
+        """Return the log of the gateway, of all its runs."""
         path = self.gateway.folder / "s2sgw.out"
         return path.read_text(errors="replace") if path.exists() else ""
 
     @property
     def state(self) -> Path:
-        """The gateway's state directory."""
+        """Return the gateway's state directory."""
         return self.runner.state
 
     # --- waiting ---
 
     async def until(self, condition: Any, seconds: float, what: str = "") -> bool:
-        """Wait until `condition()` holds; return whether it came to that. `what`: the problem if not."""
+        """Wait until `condition()` holds; return whether it did. `what`: the problem if not."""
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
@@ -269,11 +269,11 @@ class CustodyTestbed:
         return True
 
     async def acknowledged(self, *streams: OutgoingStream, seconds: float = 20.0) -> bool:
-        """Wait until everything that these were to send is sent and acknowledged."""
+        """Wait until all stanzas of these streams are sent and acknowledged."""
         return await self.until(lambda: not any(stream.owes() for stream in streams), seconds)
 
     async def settle(self, seconds: float = 40.0, quiet_seconds: float = 8.0) -> None:
-        """Let all servers behave well, and wait until everything is delivered or bounced, or nothing moves any more."""
+        """Let all servers behave well, and wait until all stanzas are delivered or bounced, or until there is no more progress."""
         for server in self.servers.values():
             server.refuses = server.frozen = server.discards = False
             server.answers_pings = server.acknowledges = True
@@ -293,13 +293,13 @@ class CustodyTestbed:
                 progress, moved = now, time.monotonic()
 
     def _complete(self) -> bool:
-        """Return whether nothing waits to be acknowledged, and all that was acknowledged has arrived or was bounced."""
+        """Return whether no stanza waits for an acknowledgement, and all acknowledged ones have arrived or were bounced."""
         for stream in self.outgoing:
             stream.count_written()
         return not any(stream.owes() for stream in self.outgoing) and not any(account.lost() for account in self.accounts)
 
     async def _flush(self) -> None:
-        """Have the gateway try again at once."""
+        """Let the gateway try again at once."""
         for account in self.accounts:
             if account.missing():
                 for target in ([account.sender, account.recipient], [account.recipient, account.sender]):
@@ -316,7 +316,7 @@ class CustodyTestbed:
             self.problems.append(problem)
 
     def note(self, text: str) -> None:
-        """Record something worth saying in the report."""
+        """Record a result for the report."""
         self.notes.append(text)
 
     async def totals(self, accounts: Sequence[PairAccount] | None = None) -> Totals:
@@ -349,14 +349,14 @@ class CustodyTestbed:
             try:
                 rows = await self.ask("queue show", target=target, limit=_ROWS)
             except RequestFailed as error:
-                self.check(False, f"what is held cannot be asked: {error}")
+                self.check(False, f"the held stanzas cannot be listed: {error}")
                 return held
             identifiers = [row["id"] or "" for row in rows if (row["type"] == "error") == errors]
             held.update(int(each[1:]) for each in identifiers if each.startswith("n") and each[1:].isdecimal())
         return held
 
     async def finish(self) -> Totals:
-        """Stop everything, check what holds for every scenario, and return the account."""
+        """Stop everything, check the conditions of every scenario, and return the account."""
         totals = await self.totals()
         if self.runner.process.alive:
             self.runner.process.signal(signal.SIGTERM)
@@ -366,11 +366,11 @@ class CustodyTestbed:
             server.stop()
         if totals.lost != self.expected_losses:
             pairs = [f"{name}: {len(lost)}, such as number {lost[0]}" for name, lost in totals.lost_of.items()]
-            more = f" and {len(pairs) - 3} pairs more" if len(pairs) > 3 else ""
+            more = f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
             self.check(False, f"{totals.lost:,} LOST, expected {self.expected_losses} ({'; '.join(pairs[:3])}{more})")
         self.check(not totals.requests_twice, f"{totals.requests_twice} requests arrived twice (R33)")
         self.check(not totals.out_of_order, f"{totals.out_of_order} out of order (R35)")
-        self.check(not self.runner.slow_stops, "an orderly stop took too long")
+        self.check(not self.runner.slow_stops, "a normal stop took too long")
         found = Counter(word for line in self.log().splitlines() for word in FORBIDDEN_IN_LOG if word in line)
         self.check(not found, f"the log has {', '.join(f'{number} × {word}' for word, number in found.items())}")
         return totals

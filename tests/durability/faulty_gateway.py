@@ -46,9 +46,9 @@ class WallClock:
 
 
 class StateFiles:
-    """Python's own ways to open a file. Where `full`, none in `folder` can be made, emptied or opened to be appended to.
+    """Python's own ways to open a file. If `full`, none in `folder` can be created, emptied or opened for appending.
 
-    On a full disk it is the write that fails, a moment later; an existing file can still be opened to be read and overwritten.
+    On a full disk the write fails, a moment later; an existing file can still be opened for reading and overwriting.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,7 +74,7 @@ class StateFiles:
 
 
 class FaultServer:
-    """Sets faults as it is told at a Unix socket."""
+    """A server that sets faults as requested at a Unix socket."""
 
     def __init__(self, path: str, clock: WallClock, files: StateFiles, sqlite: sqlite_faults.Faults) -> None:
         self._clock = clock
@@ -102,7 +102,7 @@ class FaultServer:
                     lines.flush()
 
     def apply(self, faults: dict[str, Any]) -> None:
-        """Set what `faults` names, and leave the rest as it is."""
+        """Set the named faults, and leave the others unchanged."""
         if "sqlite" in faults:
             self._sqlite.set(sqlite_faults.Settings(**faults["sqlite"]))
         if "files_full" in faults:
@@ -112,7 +112,7 @@ class FaultServer:
 
 
 def _measure() -> dict[str, int]:
-    """Count what must not grow, in the reactor's thread."""
+    """Count the things that must not grow, in the reactor's thread."""
     from twisted.internet import reactor
 
     counts: dict[str, int] = {}

@@ -12,12 +12,12 @@ from typing import Any
 from tests.lab.gateway import Gateway
 from tests.lab.lab import LabError, Process
 
-#: Seconds that a start (on a machine that is busy with other things) and an orderly stop may take.
+#: Seconds for a start (on a busy machine) and for a normal stop.
 START_SECONDS, STOP_SECONDS = 120.0, 40.0
 
 
 class GatewayRunner:
-    """Starts `gateway` and ends it. `statuses` are the exit statuses so far, `slow_stops` counts stops that had to be killed."""
+    """A runner that starts `gateway` and ends it. `statuses` are the exit statuses so far, `slow_stops` counts stops that had to be killed."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
@@ -27,16 +27,16 @@ class GatewayRunner:
 
     @property
     def state(self) -> Path:
-        """The gateway's state directory."""
+        """Return the gateway's state directory."""
         return self.gateway.folder / "state"
 
     def begin(self, program: Sequence[str] = (), descriptors: Sequence[int] = ()) -> Process:
-        """Start the process, by `program` in place of twistd, and do not wait."""
+        """Start the process, with `program` instead of twistd, and do not wait."""
         self.process = self.gateway.begin(*program, descriptors=descriptors)
         return self.process
 
     async def ready(self) -> None:
-        """Wait until the gateway accepts connections, or has killed itself as it was told to."""
+        """Wait until the gateway accepts connections, or has killed itself as requested."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if not self.process.alive:
@@ -72,7 +72,7 @@ class GatewayRunner:
         await self.ended()
 
     async def stop(self) -> int | None:
-        """End it in order with SIGTERM; return its exit status."""
+        """Stop it normally with SIGTERM; return its exit status."""
         self.process.signal(signal.SIGTERM)
         return await self.ended()
 

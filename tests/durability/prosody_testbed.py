@@ -1,9 +1,9 @@
 """The test bed of `make crash` with real servers: one Prosody behind the gateway, one outside, and a client at each.
 
-Prosody speaks XEP-0198 with the gateway on both legs, but what it sends on a new stream before it enables that is not covered, so
-as a sender it counts as one without XEP-0198. It bounces at once what it cannot send, and what it sends again comes after newer
-stanzas, so its order is not held against the gateway. When it wrote a stanza that it had queued cannot be seen from outside: the
-loss of one is excused by any later kill. Therefore a run of orderly stops alone follows, in which no stanza may be lost.
+Prosody uses XEP-0198 with the gateway on both legs, but stanzas that it sends on a new stream before it enables XEP-0198 are not covered, so
+as a sender it counts as one without XEP-0198. It bounces at once stanzas that it cannot send, and sends others again after newer
+stanzas, so its order is not judged. The time at which it wrote a queued stanza cannot be seen from outside: the
+loss of one is excused by any later kill. Therefore a run of normal stops alone follows, in which no stanza may be lost.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RESOLVE_SECONDS = 30.0
 
 
 class ClientTraffic:
-    """What a client of a real server sends on every pair from it, and what it receives. Both go by the other domain."""
+    """The traffic of a client of a real server: what it sends on each of its pairs, and what it receives. Both are by the other domain."""
 
     def __init__(self, client: Client, sends: dict[str, PairAccount], receives: dict[str, PairAccount]) -> None:
         self.sends = sends
@@ -72,10 +72,10 @@ class ClientTraffic:
 
 
 class ProsodyTestbed(CrashTestbed):
-    """Every pair has a real server on at least one side.
+    """A test bed in which every pair has a real server on at least one side.
 
     The Prosody inside uses the gateway's DNS view as its resolver, which is away as often as the gateway. It waits longer and
-    longer before it asks again, with stanzas in its own queue. The end waits for that.
+    longer before it asks again, with stanzas in its own queue. The end of the run waits for that.
     """
 
     settle_seconds = 300.0
@@ -132,7 +132,7 @@ class ProsodyTestbed(CrashTestbed):
         self._accounts += sends.values()
         return ClientTraffic(client, sends, receives)
 
-    # --- what they do ---
+    # --- behaviour ---
 
     def send(self, *, inbound: bool, outbound: bool) -> None:
         super().send(inbound=inbound, outbound=outbound)
@@ -140,6 +140,6 @@ class ProsodyTestbed(CrashTestbed):
             client.inbound, client.outbound = inbound, outbound
 
     def _quiet_seconds(self, quiet: float) -> float:
-        """Wait longer: a Prosody may still have a stanza that is missing."""
+        """Return a longer time: a Prosody may still have a missing stanza."""
         missing = any(account.missing() for client in self._clients for account in client.sends.values())
         return max(super()._quiet_seconds(quiet), RESOLVE_SECONDS if missing else 0.0)

@@ -1,4 +1,4 @@
-"""`python -m tests.durability.restarts`: restarts with a socket that systemd holds, with a full spool, and with a damaged one."""
+"""`python -m tests.durability.restarts`: restarts with a socket that systemd holds, with a full spool, and with a damaged spool."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ RATE, LOAD_SECONDS = 100.0, 1.5
 #: Seconds between two callers at the held port, for one to be served, and between restarts.
 CALL_SECONDS, SERVED_SECONDS, RUN_SECONDS = 0.05, 20.0, 2.0
 RESTARTS = 3
-#: Bytes of a spool that has no room for what comes in `LOAD_SECONDS`.
+#: Bytes of a spool that has no space for the stanzas of `LOAD_SECONDS`.
 DISK = 65536
 #: Pages that a full disk has for the spool beyond its empty tables.
 PAGES = 8
-#: The first argument is the number of a descriptor. The other arguments are the program that gets it as systemd hands it over.
+#: The first argument is the number of a descriptor. The other arguments are the program that gets it as systemd passes it.
 _HAND_OVER = """\
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -37,7 +37,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 async def socket_activation(lab: Lab) -> list[str]:
-    """The port stays open while the gateway restarts: no caller is refused, and who was not cut off by a stop is served later."""
+    """The port stays open while the gateway restarts: no caller is refused, and callers that a stop did not cut off are served later."""
     testbed = CrashTestbed(lab, 0.0, {"listen": [{"endpoint": "systemd:domain=INET:name=s2sgw.socket", "tls": "starttls"}]})
     await testbed.start()
     port, runner = testbed.gateway.port, testbed.runner
@@ -74,7 +74,7 @@ async def _call(port: int, outcomes: Counter[str]) -> None:
     except ConnectionRefusedError:
         outcomes["callers were refused"] += 1
     except TimeoutError:
-        outcomes["callers waited in vain"] += 1
+        outcomes["callers were not served"] += 1
     except OSError:
         outcomes["cut off"] += 1
     finally:
@@ -112,17 +112,17 @@ async def full_then_damaged_spool(lab: Lab) -> list[str]:
 
 
 async def stops_with_a_full_spool(lab: Lab) -> list[str]:
-    """Orderly stops while the spool is full lose nothing and change no order."""
+    """Normal stops with a full spool lose nothing and change no order."""
     return await _stopped(CrashTestbed(lab, RATE, {"queue": {"disk": DISK}}))
 
 
 async def stops_with_a_full_disk(lab: Lab) -> list[str]:
-    """The same where SQLite says that the disk is full, as long as the sender's server can be told."""
+    """The same if SQLite reports a full disk, as long as the sender's server can be told."""
     return await _stopped(CrashTestbed(lab, RATE), f"full:{PAGES}")
 
 
 async def _stopped(testbed: CrashTestbed, crash_point: str = "") -> list[str]:
-    """Stop two runs while no peer accepts anything, then let everything through in a third one."""
+    """Stop two runs while no peer accepts anything, then let all stanzas through in a third one."""
     await testbed.start()
     for _ in range(2):
         testbed.begin(crash_point)

@@ -1,4 +1,4 @@
-"""What a scenario of `make custody` is, and the list of all of them."""
+"""The type of a scenario of `make custody`, and the list of all scenarios."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from tests.durability.custody_testbed import CustodyTestbed
 from tests.lab.lab import Lab
 
-#: Seconds that a scenario may take unless it says otherwise.
+#: Seconds for a scenario unless it sets others.
 SCENARIO_SECONDS = 60.0
 
 
 class ScenarioContext:
-    """What a scenario gets: it builds one test bed and uses it."""
+    """The argument of a scenario: it builds one test bed and uses it."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab

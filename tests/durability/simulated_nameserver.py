@@ -17,11 +17,11 @@ _SERVICE = "_xmpp-server._tcp."
 
 
 class SimulatedNameserver(asyncio.DatagramProtocol):
-    """Says at which `ports` of localhost the servers of domains are. All other names do not exist."""
+    """A name server that returns the `ports` of the servers of domains on localhost. All other names do not exist."""
 
     def __init__(self, ports: dict[str, int] | None = None) -> None:
         self.ports = dict(ports or {})
-        #: the port of a domain that is not in `ports`, 0 for none
+        #: the port of a domain that is not in `ports`; 0: none
         self.default_port = 0
         #: "fails" is the answer SERVFAIL
         self.mode: Literal["answers", "is silent", "fails"] = "answers"
@@ -36,7 +36,7 @@ class SimulatedNameserver(asyncio.DatagramProtocol):
         self._transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=("127.0.0.1", port))
 
     def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
-        """Answer a question, or leave it."""
+        """Answer a question, or ignore it."""
         self.questions += 1
         if self.mode == "is silent":
             return
@@ -63,6 +63,6 @@ class SimulatedNameserver(asyncio.DatagramProtocol):
         return answer
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         if self._transport is not None:
             self._transport.close()

@@ -1,7 +1,7 @@
 """A simulated server of one domain, on either side of the gateway.
 
-It sends numbered stanzas on streams of its own and records those that arrive. Its switches make it behave badly: it can be
-away, stop reading, answer no pings, withhold acknowledgements, or acknowledge stanzas that it throws away.
+It sends numbered stanzas on its own streams and records arriving ones. Its switches make it behave badly: it can be
+away, stop reading, not answer pings, withhold acknowledgements, or acknowledge stanzas that it discards.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tests.lab.peer import client_context, server_context
 
 _PING = "{urn:xmpp:ping}ping"
 _LOST = (*CONNECTION_ERRORS, XMLStreamError)
-#: Seconds between two looks at what is to be sent, and between two attempts to connect.
+#: Seconds between two checks for stanzas to send, and between two attempts to connect.
 TICK_SECONDS, RETRY_SECONDS = 0.01, 0.05
 #: Stanzas that a sender with XEP-0198 leaves unacknowledged, and stanzas that it writes in one tick.
 UNACKNOWLEDGED, PER_TICK = 5000, 1000
 #: The share of the stanzas of an `OutgoingStream` with a rate that are IQ requests.
 REQUEST_SHARE = 0.05
-#: Answers that wait for a stream.
+#: The number of answers that wait for a stream.
 ANSWERS = 10_000
 _TEXT = "nothing is lost "
 _streams = itertools.count(1)
@@ -39,7 +39,7 @@ _streams = itertools.count(1)
 
 @dataclass
 class Traffic:
-    """What one pair sends. `rate`: stanzas a second. `due`: stanzas to send now. `size`: bytes of a body, 0 for a mixture."""
+    """The traffic of one pair. `rate`: stanzas a second. `due`: stanzas to send now. `size`: bytes of a body, 0 for a mixture."""
 
     account: PairAccount
     address: str  # the address that stanzas go to
@@ -64,7 +64,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class _Sent:
-    """One stanza that is not acknowledged. `traffic` None: a stanza outside the account, such as the answer to a ping."""
+    """One unacknowledged stanza. `traffic` None: a stanza outside the account, such as the answer to a ping."""
 
     traffic: Traffic | None
     number: int
@@ -75,9 +75,9 @@ class _Sent:
 
 
 class OutgoingStream:
-    """What a server sends to one other domain through the gateway's listener at `port`; it connects again when it is cut.
+    """The stream of a server to one other domain, through the gateway's listener at `port`. It connects again when it is cut.
 
-    `traffics` beyond the first are pairs that ask by dialback to use the same stream.
+    `traffics` beyond the first are pairs that request the same stream by dialback.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class OutgoingStream:
         #: how many stanzas may be unacknowledged
         self.window = UNACKNOWLEDGED
         self.unacknowledged: deque[_Sent] = deque()
-        #: the last stream was closed in order by both sides
+        #: the last stream was closed normally by both sides
         self.closed_in_order = False
         self.stream: XMLStream | None = None
         self.port = port
@@ -104,10 +104,10 @@ class OutgoingStream:
         self._monitor = monitor
         self._resumes = resumes
         self._session = ""  # the id of the stream that may be resumed
-        self._handled = 0  # what the gateway has acknowledged on the present stream
+        self._handled = 0  # the stanzas that the gateway has acknowledged on the current stream
         self._answers: list[str] = []
-        self._written: list[_Sent] = []  # on the present stream, where the sender does not use XEP-0198
-        self._cut_off: list[_Sent] = []  # the same of the last stream, if it was not closed in order
+        self._written: list[_Sent] = []  # on the current stream, if the sender does not use XEP-0198
+        self._cut_off: list[_Sent] = []  # the same of the last stream, if it was not closed normally
         self._connection: Connection | None = None
 
     @property
@@ -115,11 +115,11 @@ class OutgoingStream:
         return self.traffics[0]
 
     def send(self, number: int, traffic: Traffic | None = None) -> None:
-        """Send so many stanzas more as soon as there is a stream."""
+        """Send this many more stanzas as soon as there is a stream."""
         (traffic or self.traffic).due += number
 
     def text(self) -> str:
-        """Return the state of the stream in words."""
+        """Return the state of the stream as text."""
         state = "no stream" if self.stream is None else "a stream"
         waiting = ", ".join(str(sent.number) for sent in list(self.unacknowledged)[:5])
         return (
@@ -128,7 +128,7 @@ class OutgoingStream:
         )
 
     def owes(self) -> bool:
-        """Return whether some stanza is still to be sent or to be acknowledged."""
+        """Return whether a stanza is still to be sent or to be acknowledged."""
         unacknowledged = any(sent.traffic is not None for sent in self.unacknowledged)
         return unacknowledged or (self.sending and any(traffic.due >= 1 for traffic in self.traffics))
 
@@ -140,7 +140,7 @@ class OutgoingStream:
     def count_written(self, *, cut_off: bool = False) -> None:
         """Count as acknowledged what a sender without XEP-0198 has written, so that the gateway must not lose it.
 
-        That is what was written on streams that are open or were closed in order. `cut_off`: on the last one too, however it ended.
+        That is data written on streams that are open or were closed normally. `cut_off`: also on the last one, however it ended.
         """
         for sent in [*self._written, *(self._cut_off if cut_off else ())]:
             if sent.traffic is not None:
@@ -148,14 +148,14 @@ class OutgoingStream:
         self._written.clear()
 
     def cut(self) -> None:
-        """Drop the connection without a word."""
+        """Drop the connection without an error."""
         if self.stream is not None:
             self.stream.abort()
 
     # --- one stream after another ---
 
     async def run(self) -> None:
-        """Connect and send, again and again."""
+        """Connect and send, repeatedly."""
         while True:
             if self.connects and not self.in_use:
                 self.in_use = True
@@ -199,7 +199,7 @@ class OutgoingStream:
         return False
 
     async def use(self, stream: XMLStream, resumed: bool = False, reads: bool = True) -> None:
-        """Send on an authenticated stream until it ends. `reads`: nobody else reads the stream."""
+        """Send on an authenticated stream until it ends. `reads`: this method reads the stream too."""
         self.stream, self.closed_in_order = stream, False
         self.streams += 1
         self.resumed += resumed
@@ -215,7 +215,7 @@ class OutgoingStream:
             self._written, self._cut_off = [], self._written
 
     def _send_again(self, stream: XMLStream, resumed: bool) -> None:
-        """Send what was not acknowledged. On a resumed stream that is everything, on a new one IQ requests are left out."""
+        """Send unacknowledged stanzas again: on a resumed stream all of them, on a new stream all except IQ requests."""
         if not resumed:
             self._handled = 0
             kept: deque[_Sent] = deque()
@@ -289,7 +289,7 @@ class OutgoingStream:
         if sent.traffic is not None and self._connection is not None:
             sent.traffic.account.positions[sent.number] = SentPosition(self._connection, stream.written)
 
-    # --- what comes back ---
+    # --- incoming elements ---
 
     async def _read(self, stream: XMLStream) -> None:
         with contextlib.suppress(*_LOST):
@@ -301,7 +301,7 @@ class OutgoingStream:
             self.handle(element, stream)
 
     def handle(self, element: ET.Element, stream: XMLStream) -> None:
-        """Take an `<a/>` or `<r/>` of the gateway."""
+        """Process an `<a/>` or `<r/>` of the gateway."""
         if element.tag == f"{{{SM}}}a":
             self._acknowledge(int(element.get("h", "0")))
         elif element.tag == f"{{{SM}}}r":
@@ -326,24 +326,24 @@ class SimulatedServer:
         self.port = port
         self.managed = managed
         self.bidi = bidi
-        #: the accounts of what others send here, by their domain
+        #: the accounts of stanzas that others send here, by their domain
         self.incoming: dict[str, PairAccount] = {}
-        #: what this server sends, by the other domain
+        #: the streams of this server, by the other domain
         self.outgoing: dict[str, OutgoingStream] = {}
         # Behaviour, to be changed at any time:
         self.answers_pings = True
         self.answers_requests = False
         #: connections are closed as soon as they are accepted
         self.refuses = False
-        #: nothing more is read, and nothing is answered
+        #: nothing more is read or answered
         self.frozen = False
-        #: `<r/>` is answered; where not, the gateway hears nothing of what arrived
+        #: `<r/>` is answered; if not, the gateway gets no acknowledgement
         self.acknowledges = True
-        #: stanzas are acknowledged and thrown away
+        #: stanzas are acknowledged and discarded
         self.discards = False
-        #: called with each stanza that arrived, its sender's domain and the stream that brought it
+        #: called with each arriving stanza, its sender's domain and its stream
         self.on_stanza: Callable[[ET.Element, str, XMLStream], None] = lambda element, sender, stream: None
-        #: pings of the gateway that were answered
+        #: the number of the gateway's pings that were answered
         self.pings = 0
         self.accepted = 0
         self.renew(certificate)
@@ -358,12 +358,12 @@ class SimulatedServer:
 
     @property
     def streams(self) -> set[XMLStream]:
-        """The streams that are open, accepted ones and its own."""
+        """Return the open streams, accepted ones and its own."""
         return {*self._open, *(each.stream for each in self.outgoing.values() if each.stream is not None)}
 
     @property
     def accepted_streams(self) -> set[XMLStream]:
-        """The accepted streams that are open."""
+        """Return the accepted streams that are open."""
         return self._open
 
     def renew(self, certificate: Certificate) -> None:
@@ -380,7 +380,7 @@ class SimulatedServer:
             self.run(outgoing)
 
     def run(self, outgoing: OutgoingStream) -> None:
-        """Have this stream connect and send from now on."""
+        """Let this stream connect and send from now on."""
         self._tasks.append(asyncio.create_task(outgoing.run()))
 
     def stop(self) -> None:
@@ -395,14 +395,14 @@ class SimulatedServer:
             self._listening = await asyncio.start_server(self._accept, "127.0.0.1", self.port, backlog=1024)
 
     def go_away(self) -> None:
-        """Listen no more, and drop the streams that are open."""
+        """Stop listening, and drop the open streams."""
         if self._listening is not None:
             self._listening.close()
             self._listening = None
         self.drop_streams()
 
     def drop_streams(self) -> None:
-        """Drop every accepted stream, with what was not read."""
+        """Drop every accepted stream, with unread data."""
         for stream in list(self._open):
             stream.abort()
 
@@ -412,7 +412,7 @@ class SimulatedServer:
         self.drop_streams()
 
     def sends_to(self, traffics: Sequence[Traffic], *, running: bool = False, resumes: bool = False) -> OutgoingStream:
-        """Have a stream for these pairs. `running`: the server was started before."""
+        """Add a stream for these pairs. `running`: the server was started before."""
         stream = OutgoingStream(traffics, self._gateway_port, self.context, self._monitor, resumes=resumes)
         for traffic in traffics:
             self.outgoing[traffic.account.recipient] = stream
@@ -456,7 +456,7 @@ class SimulatedServer:
                 sending.cancel()
 
     async def _send_back(self, back: OutgoingStream, stream: XMLStream, enabled: asyncio.Event) -> None:
-        """Send on an accepted stream (XEP-0288), from when acknowledgements are enabled: what is sent before is not counted."""
+        """Send on an accepted stream (XEP-0288), once acknowledgements are enabled: earlier stanzas are not counted."""
         back.in_use = True
         try:
             with contextlib.suppress(*_LOST):
@@ -472,7 +472,7 @@ class SimulatedServer:
             while self.frozen:
                 await asyncio.sleep(TICK_SECONDS)
             if stream.writer.transport.is_closing():
-                return  # it was cut meanwhile: what was read and not looked at is gone
+                return  # it was cut meanwhile: data that was read and not processed is lost
             for element in elements:
                 if element.tag in STANZAS:
                     count += 1
@@ -514,7 +514,7 @@ class SimulatedServer:
                 self._reply(peer, f"<iq type='result' id='{identifier}' {addresses}/>")
 
     def _sent_by(self, address: str, peer: str) -> PairAccount:
-        """Return the account of what `address` of this server sent to `peer`."""
+        """Return the account of the stanzas of `address` of this server to `peer`."""
         pair = address.partition("@")[2].partition("/")[0], peer
         accounts = [traffic.account for traffic in self.outgoing[peer].traffics]
         return next((each for each in accounts if (each.sender, each.recipient) == pair), accounts[0])

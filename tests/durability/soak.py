@@ -1,8 +1,8 @@
-"""`make soak MINUTES=…`: mixed traffic and random faults for a while; nothing may be lost and nothing may grow (docs/durability.md).
+"""`make soak MINUTES=…`: mixed traffic and random faults. No stanza may be lost, and nothing may grow (docs/durability.md).
 
-One gateway runs all the time. Between its rests stanzas of all kinds go both ways, while peers go away, the name server fails, the
+One gateway runs all the time. Between its rests stanzas of all kinds are sent in both directions, while peers go away, the name server fails, the
 backend restarts, certificates are renewed, the configuration is reloaded, the disk is slow and the wall clock is set. At each
-rest the faults end and the traffic stops; then every stanza must be accounted for, and the gateway is measured. The seed is
+rest the faults end and the traffic stops. Then every stanza must be accounted for, and the gateway is measured. The seed is
 printed first. The exit status is 0 if nothing was lost and nothing grew.
 """
 
@@ -37,23 +37,23 @@ PEERS = {
     "managed1.example": (True, False), "managed2.example": (True, False), "plain1.example": (False, False),
     "plain2.example": (False, False), "both.example": (True, True),
 }
-#: Peers that come seldom.
+#: Peers that connect rarely.
 VISITORS = 5
-#: Stanzas a second of each pair, and bytes of their text at most.
+#: Stanzas a second of each pair, and the maximum bytes of their text.
 RATE, SIZE = 15.0, 4000
-#: Seconds of traffic between two rests, at least; and of how many rests the first are a warm-up.
+#: Minimum seconds of traffic between two rests; and the number of first rests that are a warm-up.
 TRAFFIC_SECONDS, WARM_UP = 40.0, 1
-#: Seconds between two faults, and that a fault lasts.
+#: Seconds between two faults, and of a fault.
 PAUSE_SECONDS, FAULT_SECONDS = (0.5, 3.0), (1.0, 6.0)
-#: Seconds for everything to be delivered or bounced at a rest. (`hold` is 60 s.)
+#: Seconds for all stanzas to be delivered or bounced at a rest. (`hold` is 60 s.)
 SETTLE_SECONDS = 100.0
-#: What the gateway may have at a rest, however long it runs. Memory: some 100 MB, and twice `queue.memory` for what was queued and freed.
-#: Lanes: each pair of domains here, both ways. "ownerless": streams of the gateway that no server has. "other": descriptors without streams.
+#: Limits of the gateway at a rest, for a run of any length. Memory: some 100 MB, and twice `queue.memory` for data that was queued and freed.
+#: Lanes: each pair of domains here, in both directions. "ownerless": streams of the gateway without a server. "other": descriptors without streams.
 MOST_BYTES = 256 * 1024 * 1024
 MOST = {"lanes": 4 * (len(PEERS) + VISITORS), "ownerless": 3, "other": 40, "timers": 150, "threads": 20, "objects": 60_000}
-#: Rests in each half of the run without which its halves are not compared: fewer tell growth from chance no more.
+#: The minimum number of rests in each half of the run for a comparison of the halves: fewer do not tell growth from chance.
 HALF = 3
-#: By how much the least of the second half may be more than the most of the first: bytes of memory, and what is counted.
+#: The tolerance between the minimum of the second half and the maximum of the first: bytes of memory, and counts.
 GROWTH_BYTES = 16 * 1024 * 1024
 GROWTH = {"other": 6, "timers": 12, "threads": 2}
 OBJECTS_SHARE = 0.05
@@ -85,7 +85,7 @@ class Soak:
         self._backends: list[SimulatedServer] = []
         self._peers: list[SimulatedServer] = []
         self._exclude = exclude
-        #: held while the gateway's files are replaced, and until it has read them
+        #: locked while the gateway's files are replaced, and until it has read them
         self._files = asyncio.Lock()
         self._visitors: list[SimulatedServer] = []
         self.faults: Counter[str] = Counter()
@@ -127,7 +127,7 @@ class Soak:
     # --- faults ---
 
     async def disturb(self, seconds: float) -> None:
-        """Have one fault after the other for so long, some of them at the same time."""
+        """Cause one fault after another for this long, some of them at the same time."""
         kinds: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "peer away": self._peer_away, "streams cut": self._streams_cut, "peer stalls": self._peer_stalls,
             "name server": self._name_server_fails, "backend restarts": self._backend_restarts,
@@ -232,7 +232,7 @@ class Soak:
         await self._bed.faults(clock=offset)
 
     async def _visit(self) -> None:
-        """Let a peer come that comes seldom: it sends some stanzas and leaves."""
+        """Let a rare peer connect: it sends some stanzas and leaves."""
         visitor = self._chance.choice(self._visitors)
         self.say(f"{visitor.domain} comes")
         await self._come_and_go(visitor)
@@ -276,7 +276,7 @@ class Soak:
         self.say(f"      {self.samples[-1].text()}")
 
     def _stanzas_text(self, numbers: dict[str, list[int]]) -> str:
-        """Return the first of these stanzas of each pair, when each was sent, in seconds since the start, and how often again."""
+        """Return the first of these stanzas of each pair: when each was sent, in seconds since the start, and how often it was sent again."""
         started = time.time() - (time.monotonic() - self._began)
         accounts = {account.name: account for account in self._bed.accounts}
 
@@ -312,7 +312,7 @@ class Soak:
     # --- the verdict ---
 
     def judge(self) -> None:
-        """Compare each sample with its limits, and the second half of them with the first, without the warm-up; read the log."""
+        """Compare each sample with its limits, and the second half of them with the first, without the warm-up. Check the log."""
         self._judge_limits()
         samples = self.samples[WARM_UP:]
         early, late = samples[: len(samples) // 2], samples[len(samples) // 2 :]
@@ -340,7 +340,7 @@ class Soak:
                 self.problems.append(f"{name} grew from {before:,} to {after:,}")
 
     async def stop(self) -> None:
-        """Stop everything in order."""
+        """Stop everything normally."""
         await self._bed.stop()
         self.problems += self._bed.problems
         for server in self._bed.servers.values():
@@ -354,14 +354,14 @@ class Soak:
             await self.rest()
 
     async def run(self, seconds: float) -> int:
-        """Alternate traffic and rests for so long; return the exit status."""
+        """Alternate traffic and rests for this long; return the exit status."""
         await self.start()
         try:
             await self._alternate(self._began + seconds)
         except (OSError, RequestFailed) as error:
             process = self._bed.runner.process
             state = "runs" if process.alive else f"ended with status {process.status}"
-            self._problem(f"the gateway cannot be asked ({error!r}): it {state}; the end of its log:\n{process.output()[-4000:]}")
+            self._problem(f"the gateway does not answer ({error!r}): it {state}; the end of its log:\n{process.output()[-4000:]}")
         self.judge()
         await self.stop()
         print("faults: " + ", ".join(f"{number} × {name}" for name, number in self.faults.most_common()))

@@ -1,7 +1,7 @@
 """How much of each connection the gateway has read, and when, as the kernel reports it (sock_diag(7)).
 
-What a server has written and the gateway has not read is in the kernel's buffers, so the gateway never had custody of it.
-Whether the loss of a stanza is a fault therefore depends on when the gateway read it. `SocketMonitor` answers that from outside,
+Data that a server has written and the gateway has not read is in the kernel's buffers, so the gateway never had custody of it.
+Whether the loss of a stanza is a fault therefore depends on when the gateway read it. `SocketMonitor` measures that from outside,
 to a few milliseconds. It also records how long the gateway's threads waited for a processor, because a busy machine is not the
 gateway's fault.
 """
@@ -43,7 +43,7 @@ class GrowingValue:
             self.values.append(value)
 
     def reached(self, value: float) -> float | None:
-        """Return when the number was first seen to be at least `value`, None if never."""
+        """Return when the number was first seen to be at least `value`, or None."""
         at = bisect_left(self.values, value)
         return self.moments[at] if at < len(self.values) else None
 
@@ -57,7 +57,7 @@ class GrowingValue:
 
 @dataclass(eq=False)
 class Connection:
-    """One connection to the gateway, and how many of its bytes the gateway has read."""
+    """One connection to the gateway, and the number of its bytes that the gateway has read."""
 
     local_port: int
     gateway_port: int
@@ -66,7 +66,7 @@ class Connection:
 
 
 class SocketMonitor:
-    """Samples the open connections and the gateway's process in a thread."""
+    """A thread that samples the open connections and the gateway's process."""
 
     def __init__(self) -> None:
         #: seconds that the gateway's threads waited for a processor, over all runs of the gateway
@@ -81,7 +81,7 @@ class SocketMonitor:
         self._thread.start()
 
     def follow(self, pid: int) -> None:
-        """Watch this process from now on: the gateway was started again."""
+        """Watch this process from now on, after a new start of the gateway."""
         self._process, self._waits = Path(f"/proc/{pid}/task"), {}
 
     def watch(self, connection: Connection) -> Connection:
@@ -119,7 +119,7 @@ class SocketMonitor:
         self.waited.note(time.time(), self._total / 1e9)
 
     def _read_bytes(self, connection: Connection) -> int | None:
-        """Return how many bytes the gateway's end has read, None if the connection is gone."""
+        """Return the number of bytes that the gateway's end has read, or None if the connection is closed."""
         ports = struct.pack("!HH", connection.gateway_port, connection.local_port)
         request = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 1 << (_INFO - 1), 0xFFFFFFFF)
         request += ports + _LOOPBACK + _LOOPBACK + bytes(4) + _ANY_COOKIE

@@ -1,7 +1,7 @@
 """A SQLite VFS that fails on demand, in the process that loads it, without a compiler: ctypes wraps SQLite's own VFS.
 
 SQLite reaches every file through a VFS (https://sqlite.org/vfs.html). `install` makes one the default that opens files by the
-original VFS and keeps a list of them. While there is nothing to fail, only the closing of a file passes through Python. A fault
+original VFS and keeps a list of them. Without faults only the closing of a file passes through Python. A fault
 replaces the methods that it needs in all files that match it, and `Faults.clear` puts the original methods back.
 """
 
@@ -26,7 +26,7 @@ _OPEN_WAL = 0x80000
 
 
 class _Methods(ctypes.Structure):
-    """sqlite3_io_methods, as far as it is replaced. The rest is copied as it is."""
+    """sqlite3_io_methods, with the fields that are replaced. The rest is copied unchanged."""
 
     _fields_ = [
         ("version", _Int), ("close", _Pointer), ("read", _Pointer), ("write", _Pointer), ("truncate", _Pointer),
@@ -49,7 +49,7 @@ class _VFS(ctypes.Structure):
     ]
 
 
-#: The path is a pointer: SQLite keeps it, and what is behind its end.
+#: The path is a pointer: SQLite keeps it, and the bytes after its end.
 _Open = ctypes.CFUNCTYPE(_Int, _Pointer, _Pointer, _Pointer, _Int, ctypes.POINTER(_Int))
 _Close = ctypes.CFUNCTYPE(_Int, _Pointer)
 _Transfer = ctypes.CFUNCTYPE(_Int, _Pointer, _Pointer, _Int, _Int64)
@@ -59,7 +59,7 @@ _FileSize = ctypes.CFUNCTYPE(_Int, _Pointer, ctypes.POINTER(_Int64))
 
 @dataclass(eq=False)
 class _OpenFile:
-    """A file that SQLite has open. `table` is what the file's pointer leads to; it may be changed while the file is open."""
+    """A file that SQLite has open. The file's pointer leads to `table`, which may be changed while the file is open."""
 
     address: int
     path: str
@@ -70,27 +70,27 @@ class _OpenFile:
 
 @dataclass
 class Settings:
-    """What fails. `file` is a pattern for names, such as "spool.db" or "spool.db*" (with its write-ahead log)."""
+    """The faults. `file` is a pattern for names, such as "spool.db" or "spool.db*" (with its write-ahead log)."""
 
     file: str = "*"
     #: seconds that each write, and each sync, takes longer
     write_seconds: float = 0.0
     sync_seconds: float = 0.0
-    #: no file grows any more
+    #: no file can grow
     full: bool = False
-    #: so many bytes may still be added before that; counted over all files
+    #: bytes that may still be added before that, counted over all files
     room: int = 0
-    #: reads at or behind this offset fail, -1 for none
+    #: reads at or after this offset fail; -1: none
     read_error_from: int = -1
-    #: reads from this offset on do not, 0 for no such offset
+    #: reads from this offset on succeed; 0: no such offset
     read_error_to: int = 0
-    #: so many reads fail, then they work again; 0 for all of them
+    #: this many reads fail, then they succeed again; 0: all fail
     read_errors: int = 0
     #: writes fail
     write_error: bool = False
     #: syncs fail
     sync_error: bool = False
-    #: the process dies in the n-th write to a write-ahead log from now on, which is written by half
+    #: the process dies in the n-th write to a write-ahead log from now on, of which half is written
     torn_write: int = 0
 
     @property
@@ -99,11 +99,11 @@ class Settings:
 
 
 class Faults:
-    """The present faults and the files that they may meet. `die` ends the process after a torn write."""
+    """The current faults and the files that they may meet. `die` ends the process after a torn write."""
 
     def __init__(self, die: Callable[[], None]) -> None:
         self.settings = Settings()
-        #: how many calls failed or were delayed
+        #: the number of calls that failed or were delayed
         self.hits = 0
         self._die = die
         self._files: dict[int, _OpenFile] = {}
@@ -122,7 +122,7 @@ class Faults:
             file.methods = ctypes.pointer(opened.table)
 
     def set(self, settings: Settings) -> None:
-        """Have these faults from now on."""
+        """Set these faults from now on."""
         with self._lock:
             self.settings, self.hits = settings, 0
             for opened in self._files.values():
@@ -145,7 +145,7 @@ class Faults:
         if settings.sync_seconds or settings.sync_error:
             table.sync = _address(self._sync)
 
-    # --- what SQLite calls ---
+    # --- calls from SQLite ---
 
     def _on_close(self, address: int) -> int:
         with self._lock:
@@ -217,7 +217,7 @@ def _library() -> Any:
     raise RuntimeError("the SQLite library of this Python cannot be reached by ctypes")
 
 
-#: What SQLite has pointers to, and what must therefore never be collected.
+#: Objects to which SQLite has pointers, and which must therefore never be collected.
 _kept: list[object] = []
 
 

@@ -22,7 +22,7 @@ BIDI_FEATURE = "urn:xmpp:features:bidi"
 DIALBACK = "jabber:server:dialback"
 VERIFY = f"{{{DIALBACK}}}verify"
 STANZAS = frozenset(f"{{jabber:server}}{name}" for name in ("message", "presence", "iq"))
-#: What ends a connection: the other side, the network, or a stream that is no XML.
+#: The ends of a connection: by the other side, by the network, or by invalid XML.
 CONNECTION_ERRORS = OSError, TimeoutError, ET.ParseError, asyncio.IncompleteReadError
 #: Seconds that one step of a negotiation may take.
 STEP_SECONDS = 10.0
@@ -31,12 +31,12 @@ _stream_ids = itertools.count(1)
 
 
 class XMLStreamError(Exception):
-    """The other side did something unexpected, or the connection is closed."""
+    """Raised when the other side did something unexpected, or the connection is closed."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a receiving server offers."""
+    """The offer of a receiving server."""
 
     management: bool = False  # XEP-0198
     bidi: bool = False  # XEP-0288
@@ -84,7 +84,7 @@ class XMLStream:
         self._write(data)
 
     async def read(self) -> list[ET.Element]:
-        """Return the elements that have come since; wait for more where there are none. Raise `XMLStreamError` at the end."""
+        """Return the elements received since the last call, or wait for one. Raise `XMLStreamError` at the end."""
         if not self._elements:
             data = await self._reader.read(_READ_BYTES)
             if not data:
@@ -145,7 +145,7 @@ class XMLStream:
         return await self._open(to, from_)
 
     async def add_pairs(self, pairs: Sequence[tuple[str, str]], key: str = "key") -> None:
-        """Ask by dialback to send from one domain to another on this stream too, for all `pairs` at once (XEP-0220 §2.6)."""
+        """Request by dialback to use this stream also from one domain to another, for all `pairs` at once (XEP-0220 §2.6)."""
         for sender, recipient in pairs:
             self.send(f"<db:result from='{sender}' to='{recipient}'>{key}</db:result>")
         for _ in pairs:
@@ -163,7 +163,7 @@ class XMLStream:
     async def receive(
         self, context: ssl.SSLContext, offer: Offer, valid_key: Callable[[str], bool] = lambda key: True,
     ) -> Accepted | None:
-        """Negotiate as the receiving server. Return None where the other side only verified dialback keys."""
+        """Negotiate as the receiving server. Return None if the other side only verified dialback keys."""
         await self._answer(f"<starttls xmlns='{TLS}'><required/></starttls>")
         await self.expect(f"{{{TLS}}}starttls")
         self.send(f"<proceed xmlns='{TLS}'/>")
@@ -194,7 +194,7 @@ class XMLStream:
         try:
             async with asyncio.timeout(STEP_SECONDS):
                 await self.writer.start_tls(context, server_hostname=name)
-        except AttributeError:  # Python 3.11 raises this where the connection is lost during the handshake
+        except AttributeError:  # Python 3.11 raises this if the connection is lost during the handshake
             raise XMLStreamError("the connection was lost during the TLS handshake") from None
 
     def close(self) -> None:
@@ -203,7 +203,7 @@ class XMLStream:
             self.writer.close()
 
     def abort(self) -> None:
-        """Drop the connection at once, with what is not yet written."""
+        """Drop the connection at once, with data that is not written yet."""
         self.writer.transport.abort()
 
 

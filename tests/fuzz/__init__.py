@@ -1,4 +1,4 @@
-"""Random and mutated input at every door that a stranger can knock at: `make fuzz`.
+"""Random and mutated input for every interface that a stranger can reach: `make fuzz`.
 
-`targets` says what is tried and what must hold, `__main__` runs each target for a while, `cases/` keeps what was found once.
+`targets` has the targets and their conditions, `__main__` runs each target for a while, `cases/` keeps earlier findings.
 """

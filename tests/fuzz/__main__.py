@@ -1,7 +1,7 @@
 """`python -m tests.fuzz [TARGET …] [--seconds N]`: run the fuzz targets, each for its share of the time.
 
-With atheris, where it is installed, inputs are guided by the code that they reach; else Hypothesis makes them. What is found is
-written to `tests/fuzz/cases/TARGET/`, where `tests.properties.test_fuzz_cases` runs it for good. Exit status 1: something was found.
+With atheris, if it is installed, inputs are guided by the code that they reach; else Hypothesis makes them. Findings are
+written to `tests/fuzz/cases/TARGET/`, where `tests.properties.test_fuzz_cases` runs them from then on. Exit status 1: there was a finding.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-#: Inputs are at most so long, and take at most so many seconds and megabytes.
+#: Limits of an input: bytes, seconds and megabytes.
 INPUT_BYTES, INPUT_SECONDS, MEGABYTES = 4096, 10, 1024
-#: A run of one target ends after so many times its seconds, and those that it takes to start: others may keep the machine busy.
+#: A run of one target ends after this many times its seconds, and the seconds of its start: the machine may be busy.
 SLOWER, START_SECONDS = 3, 300
-#: Where inputs that reach new code are kept between runs.
+#: The folder of inputs that reach new code, kept between runs.
 CORPUS = Path(".fuzz")
 
 
 def main() -> int:
-    """Run what is asked for, and say how it went."""
+    """Run the requested targets, and print the results."""
     arguments = _arguments()
     if arguments.one:
         return _with_atheris(arguments.targets[0], arguments.seconds) if find_spec("atheris") else _with_hypothesis(arguments.targets[0], arguments.seconds)
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def _one(name: str, seconds: int, cases: Path) -> bool:
-    """Run one target in a process of its own; return whether nothing was found."""
+    """Run one target in a separate process; return whether there was no finding."""
     before = set(cases.glob("*"))
     command = [sys.executable, "-m", "tests.fuzz", "--one", name, "--seconds", str(seconds)]
     try:
@@ -54,7 +54,7 @@ def _one(name: str, seconds: int, cases: Path) -> bool:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=SLOWER * seconds + START_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        print(f"  {name:<14} is not done after {SLOWER * seconds + START_SECONDS:.0f} s", flush=True)
+        print(f"  {name:<14} stopped after {SLOWER * seconds + START_SECONDS:.0f} s", flush=True)
         return False
     found = sorted(path.name for path in set(cases.glob("*")) - before)
     print(f"  {name:<14} {_told(run.stdout)}{': FOUND ' + ', '.join(found) if run.returncode else ''}", flush=True)
@@ -72,7 +72,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _told(output: bytes) -> str:
-    """Return how many inputs were run, as the run itself says it."""
+    """Return the number of inputs, from the output of the run."""
     found = re.findall(rb"^(?:Done |stat::number_of_executed_units:\s*)(\d+)", output, re.MULTILINE)
     return f"{int(found[-1]):>8} inputs" if found else "no count"
 
@@ -106,13 +106,13 @@ def _with_atheris(name: str, seconds: float) -> int:
 
 
 def _keep(cases: Path, data: bytes) -> None:
-    """Write a finding where libFuzzer writes its own, under the same name."""
+    """Write a finding to the place of libFuzzer's findings, under the same name."""
     cases.mkdir(parents=True, exist_ok=True)
     (cases / f"crash-{hashlib.sha1(data, usedforsecurity=False).hexdigest()}").write_bytes(data)
 
 
 def _with_hypothesis(name: str, seconds: float) -> int:
-    """Run one target on inputs of Hypothesis, which makes a finding smaller before it is told."""
+    """Run one target on inputs of Hypothesis, which reduces a finding before it is reported."""
     from hypothesis import HealthCheck, Phase, given, seed, settings
     from hypothesis import strategies as st
 

@@ -1,10 +1,10 @@
 """Fuzz target: the framer beside another parser, lxml (libxml2).
 
-What the framer accepts, lxml accepts with the same elements; each slice in a fresh stream is the same infoset as in its own; and what
-the framer refuses, it refuses by a rule of the list, which says whether other parsers may accept it.
+If the framer accepts input, lxml accepts it with the same elements, and each slice in a fresh stream is the same infoset as in its own. If
+the framer refuses input, a rule of the list applies, which says whether other parsers may accept it.
 
-One difference is known and left alone: libxml2 asks that the name of a namespace is a URI reference, which XML does not make a matter
-of being well formed (Namespaces in XML 1.0 §2.2, §7). expat, and with it every server that the gateway is tested with, does not ask.
+One difference is known and accepted: libxml2 requires a URI reference as the name of a namespace, which is not a condition
+of well-formed XML (Namespaces in XML 1.0 §2.2, §7). expat, which every tested server uses, does not require it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tests.fuzz.streams import LIMITS, words
 from tests.fuzz.words import FRAGMENTS, HEADERS
 
 XML = "{http://www.w3.org/XML/1998/namespace}"
-#: Those of a stream that is authenticated: its stanzas may be plain (docs/decisions.md#plain-stanzas).
+#: Limits of an authenticated stream: its stanzas may be plain (docs/decisions.md#plain-stanzas).
 AFTER = replace(LIMITS, stream_bytes=None)
 FRESH = stream_header(to="a.example", from_="b.example")
 
 
 class Rule(NamedTuple):
-    """A rule by which the framer refuses: its number, the condition and the text that it gives, and whether it refuses good XML."""
+    """A rule by which the framer refuses input: its number, its condition and text, and whether it refuses good XML."""
 
     number: str
     condition: StreamCondition
@@ -63,7 +63,7 @@ RULES = (
 
 
 def rule_of(fault: Fault) -> Rule:
-    """Return the rule that the framer refused by; fails where there is none."""
+    """Return the rule by which the framer refused; fail if there is none."""
     found = [rule for rule in RULES if rule.condition == fault.condition and re.fullmatch(rule.text, fault.text)]
     assert len(found) == 1, f"no rule, or several, for {fault}"
     return found[0]
@@ -79,7 +79,7 @@ def differential(data: bytes) -> None:
 
 
 def compare(stream: bytes) -> None:
-    """Check what the framer makes of a stream against what lxml makes of it."""
+    """Compare the framer's result for a stream with lxml's."""
     events = Framer(AFTER).feed(stream)
     if events and isinstance(events[-1], Fault):
         fault = events.pop()
@@ -107,7 +107,7 @@ def compare(stream: bytes) -> None:
 
 
 def _is_whole(stream: bytes) -> bool:
-    """Return whether lxml takes the stream for a document."""
+    """Return whether lxml reads the stream as a document."""
     try:
         etree.fromstring(stream, _parser())
     except (etree.XMLSyntaxError, ValueError):
@@ -120,7 +120,7 @@ def _parser() -> etree.XMLParser:
 
 
 def _read(stream: bytes, events: int, *, closed: bool) -> list[etree._Element]:
-    """Return what lxml has read of a stream: the root and its whole children, as many as the framer has events of."""
+    """Return lxml's result for a stream: the root and its whole children, as many as the framer has events."""
     parser = etree.XMLPullParser(events=("start", "end"), resolve_entities=False, no_network=True, huge_tree=True)
     found: list[etree._Element] = []
     depth = 0
@@ -155,7 +155,7 @@ def _check_stanza(stanza: Stanza, there: etree._Element) -> None:
 
 
 def _check_same(here: etree._Element, there: etree._Element, *, top: bool = False) -> None:
-    """Check that two elements are one infoset: names, attributes, text, children, and what each prefix stands for."""
+    """Check that two elements are one infoset: names, attributes, text, children, and the namespace of each prefix."""
     attributes = dict(here.attrib), dict(there.attrib)
     if top:
         for each in attributes:

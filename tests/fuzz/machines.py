@@ -51,7 +51,7 @@ SECTIONS = tuple(map(str.encode, (
 
 
 class Alone(Clock):
-    """A reactor on which nobody answers."""
+    """A reactor without a network."""
 
     def __getattr__(self, name: str) -> Any:
         raise OSError(f"no {name} here")
@@ -72,7 +72,7 @@ def dns_view(data: bytes) -> None:
 
 
 class _Server(Clock):
-    """A reactor whose one name server answers each question by what `answer` makes of it, by UDP alone."""
+    """A reactor with one name server, which answers each question with `answer`, only by UDP."""
 
     def __init__(self, answer: Any) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class _Port:
 
 
 def dns_answer(data: bytes) -> None:
-    """A damaged answer is an answer to the question, or a failure after a while; records are of the kind asked for, and few."""
+    """A damaged answer is an answer to the question, or a failure after a while. Its records are few and of the requested type."""
     source = Source(data)
     kind = source.choose(("SRV", "A", "AAAA", "TLSA"))
 
@@ -130,7 +130,7 @@ def dns_answer(data: bytes) -> None:
 
 
 def proxy(data: bytes) -> None:
-    """A PROXY header is read once it is whole, refused, or waited for within a bound; bytes behind it change nothing."""
+    """A PROXY header is read when it is complete, refused, or awaited up to a limit. Bytes after it change nothing."""
     source = Source(data)
     header = source.mutated(source.choose(PROXIES)) if source.flag() else source.rest()
     try:
@@ -144,7 +144,7 @@ def proxy(data: bytes) -> None:
 
 
 def admin(data: bytes) -> None:
-    """Each line on the admin socket gets one line, in order, whatever it holds."""
+    """Each line on the admin socket gets one line, in order, with any content."""
     source = Source(data)
     verbs = {"peers": lambda arguments: [], "echo": lambda arguments: arguments, "fail": _fail, "late": _late}
     clock, transport = Clock(), StringTransport()
@@ -175,7 +175,7 @@ async def _late(arguments: object) -> object:
 
 
 def configuration(data: bytes) -> None:
-    """A configuration file is good, or refused with its complaints."""
+    """A configuration file is valid, or is refused with its errors."""
     source = Source(data)
     text = GATEWAY
     while source.more:

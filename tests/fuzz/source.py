@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Source:
-    """Gives out the bytes of one input. At its end every decision is the first."""
+    """The decisions in the bytes of one input. At its end every decision is the first."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -17,7 +17,7 @@ class Source:
 
     @property
     def more(self) -> bool:
-        """Whether there are bytes left."""
+        """Return whether there are bytes left."""
         return self._at < len(self._data)
 
     def byte(self) -> int:
@@ -30,22 +30,22 @@ class Source:
         return bool(self.byte() & 1)
 
     def choose(self, among: Sequence[T]) -> T:
-        """Return one of several."""
+        """Return one of several values."""
         return among[self.byte() % len(among)]
 
     def take(self, most: int) -> bytes:
-        """Return up to so many bytes as they are."""
+        """Return up to this many bytes unchanged."""
         size = self.byte() * (most + 1) // 256
         self._at += size
         return self._data[self._at - size : self._at]
 
     def rest(self) -> bytes:
-        """Return all that is left."""
+        """Return all remaining bytes."""
         found, self._at = self._data[self._at :], len(self._data)
         return found
 
     def mutated(self, data: bytes) -> bytes:
-        """Return `data` with a few changes: bytes replaced, left out, doubled, or the end cut off."""
+        """Return `data` with a few changes: bytes replaced, removed, doubled, or the end cut off."""
         changed = bytearray(data)
         for _ in range(self.byte() % 4):
             at = (self.byte() << 8 | self.byte()) % (len(changed) + 1)

@@ -1,4 +1,4 @@
-"""Fuzz targets: what comes over a stream. The framer, the negotiation of both roles, and jabberd2's router."""
+"""Fuzz targets: data of a stream. The framer, the negotiation of both roles, and jabberd2's router."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ from tests.support.transcripts import (
     result,
 )
 
-#: Small, so that limits are met: bytes of a stanza, of an element and of a stream.
+#: Small limits, so that inputs reach them: bytes of a stanza, of an element and of a stream.
 LIMITS = FramingLimits(stanza_bytes=4096, depth=32, stream_bytes=65536)
-#: Those of a stream that is authenticated: its stanzas may be plain (docs/decisions.md#plain-stanzas).
+#: Limits of an authenticated stream: its stanzas may be plain (docs/decisions.md#plain-stanzas).
 AFTER = FramingLimits()
-#: What an engine may write for each byte that came, and besides.
+#: The bytes that an engine may write for each received byte, and in addition.
 ANSWER_FACTOR, ANSWER_BYTES = 16, 4096
 
 KEYS = DialbackKeys(b"fuzz")
@@ -71,7 +71,7 @@ INITIATING = InitiatingOptions(local=OURS, peer=PEER, keys=KEYS, management=True
 
 
 def words(source: Source) -> bytes:
-    """Return something to be sent: a word, a mutated one, or any bytes."""
+    """Return data to send: a word, a mutated one, or any bytes."""
     kind = source.byte() % 8
     if kind < 4:
         return source.choose(ELEMENTS)
@@ -83,7 +83,7 @@ def words(source: Source) -> bytes:
 
 
 def framer(data: bytes) -> None:
-    """Any input gives events of five kinds; a fault or a close is the last; what is kept is bounded; slices are XML."""
+    """Any input gives events of five kinds. An error or a close is the last one. Kept data is bounded. Slices are XML."""
     source = Source(data)
     framing = Framer(LIMITS)
     events = framing.feed(source.choose(HEADERS)) if source.flag() else []
@@ -94,7 +94,7 @@ def framer(data: bytes) -> None:
 
 
 def plain(data: bytes) -> None:
-    """A framer that finds plain stanzas by their bytes gives what one does that has expat tell every element, for the same pieces."""
+    """A framer that finds plain stanzas by their bytes gives the same events as one that uses expat for every element, for the same pieces."""
     source = Source(data)
     framers = [kind(AFTER) for kind in (Framer, CarefulFramer)]
     stream = source.choose(HEADERS[:4])
@@ -119,7 +119,7 @@ def check_framed(events: list[Any]) -> None:
 
 
 class _Shell:
-    """Plays the shell of an engine: answers what it asks, as the input decides, and checks what it tells."""
+    """The shell of an engine: it answers questions as the input decides, and checks the events."""
 
     def __init__(self, engine: Any, source: Source) -> None:
         self.engine = engine
@@ -131,9 +131,9 @@ class _Shell:
         self.received = self.written = 0
 
     def take(self, events: list[Event]) -> None:
-        """Check what the engine told, and do as it orders."""
+        """Check the engine's events, and do its orders."""
         for event in events:
-            assert not self.over, "an event behind the last"
+            assert not self.over, "an event after the last"
             if isinstance(event, PairProven):
                 self.proven.add(event.pair)
             elif isinstance(event, StanzasReceived):
@@ -149,7 +149,7 @@ class _Shell:
             self.over = isinstance(event, Ended)
 
     def _check(self, event: StanzasReceived) -> None:
-        assert event.stanzas, "a run of nothing"
+        assert event.stanzas, "an empty run"
         for stanza in event.stanzas:
             pair = Pair(domain_of(stanza.from_), domain_of(stanza.to))
             assert pair == event.pair, "a stanza of another pair"
@@ -157,7 +157,7 @@ class _Shell:
             assert len(stanza.data) <= LIMITS.stanza_bytes + 4096
 
     def answer(self) -> None:
-        """Answer one question that is open."""
+        """Answer one open question."""
         if not self.questions or self.over:
             return
         event = self.questions.pop(self.source.byte() % len(self.questions))
@@ -185,14 +185,14 @@ class _Shell:
         )
 
     def feed(self, data: bytes) -> None:
-        """Give the engine what came, and check what it keeps and writes."""
+        """Feed data to the engine, and check its kept and written data."""
         if self.over or any(isinstance(each, StartTLS) for each in self.questions):
             return  # TLS has the bytes
         self.take(self.engine.receive(data))
         assert len(self.engine._kept) <= KEPT_BYTES, "the engine keeps more than it may"
         self.received += len(data)
         self.written += len(self.engine.data_to_send())
-        assert self.written <= ANSWER_FACTOR * self.received + ANSWER_BYTES, "short questions with long answers"
+        assert self.written <= ANSWER_FACTOR * self.received + ANSWER_BYTES, "short requests with long answers"
 
 
 def _converse(shell: _Shell) -> None:
@@ -210,11 +210,11 @@ def _converse(shell: _Shell) -> None:
     if not shell.over:
         shell.take(shell.engine.close(Ending(Cause.SHUTDOWN)))
     assert shell.over, "a stream that was closed is not over"
-    assert shell.engine.receive(b"<message/>") == [], "something was read behind the end"
+    assert shell.engine.receive(b"<message/>") == [], "data was read after the end"
 
 
 def receiving(data: bytes) -> None:
-    """An engine in the receiving role: no stanza of a pair that is not proven, nothing behind the end, bounded answers."""
+    """An engine in the receiving role: no stanza of an unproven pair, nothing after the end, bounded answers."""
     source, numbers = Source(data), itertools.count(1)
     uses: tuple[TLSUse, ...] = ("required", "optional", "never")
     tls = source.choose(uses)
@@ -258,7 +258,7 @@ _ALL = 1 | 2 | 4 | 8 | 16 | 32 | 64
 
 
 def receiving_seeds() -> list[bytes]:
-    """Return inputs that lead a receiving engine through its negotiation: random bytes seldom find the way."""
+    """Return inputs that lead a receiving engine through its negotiation, because random bytes seldom do."""
     begin = bytes((0, 1, 0, 0)) + _say(_THEIR_HEADER) + _answer(0) + _say(STARTTLS) + _answer() + _say(_THEIR_HEADER) + _answer(_ALL)
     stanzas = _say(message()) + _say("<presence from='juliet@peer.example/b' to='romeo@ours.example'/>") + _say(message("mercutio@other.example"))
     external = begin + _say(auth()) + _say(_THEIR_HEADER)

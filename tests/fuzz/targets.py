@@ -1,4 +1,4 @@
-"""Every fuzz target: what is run on an input, and inputs to begin with."""
+"""All fuzz targets: the function that runs on an input, and first inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CASES = Path(__file__).parent / "cases"
 
 
 class Target(NamedTuple):
-    """What is run: it raises for a finding, and nothing else. `seeds` are inputs that get far."""
+    """A function that raises an error only for a finding. `seeds` are inputs that reach much code."""
 
     run: Callable[[bytes], None]
     seeds: Callable[[], list[bytes]] = list
@@ -43,5 +43,5 @@ TARGETS = {
 
 
 def cases(name: str) -> list[bytes]:
-    """Return what was found by a target once, and must not be found again."""
+    """Return the earlier findings of a target, which must not happen again."""
     return [path.read_bytes() for path in sorted((CASES / name).glob("*"))]

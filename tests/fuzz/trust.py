@@ -1,4 +1,4 @@
-"""Fuzz targets: what a peer's certificate, chain and documents say, and what an operator's lists do."""
+"""Fuzz targets: certificates, chains and documents of a peer, and an operator's lists."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DOMAIN = Domain.parse("a.example")
 
 @cache
 def certificates() -> tuple[bytes, ...]:
-    """Certificates of every kind: the root, authorities good and odd, and leaves below them."""
+    """Return certificates of every kind: the root, good and unusual CAs, and leaves below them."""
     bound = shared_root().intermediate("Bound", constraints=dns_constraints(["example"], ["bad.example"]))
     namesake = Authority.root()
     leaves = (
@@ -51,20 +51,20 @@ def certificates() -> tuple[bytes, ...]:
 
 @cache
 def anchors() -> Anchors:
-    """The one anchor."""
+    """Return the one anchor."""
     return Anchors([shared_root().certificate])
 
 
 @cache
 def lists() -> tuple[bytes, ...]:
-    """Revocation lists, in DER and in PEM."""
+    """Return revocation lists, in DER and in PEM."""
     leaf = x509.load_der_x509_certificate(certificates()[0])
     found = [shared_issuer().crl([leaf]), shared_root().crl(), shared_issuer().crl(extensions=())]
     return (*found, x509.load_der_x509_crl(found[0]).public_bytes(Encoding.PEM))
 
 
 def identity(data: bytes) -> None:
-    """A damaged certificate names somebody or nobody; what is told of it is bounded; elements do not overlap."""
+    """A damaged certificate has names or none. Its text is bounded. Its elements do not overlap."""
     source = Source(data)
     certificate = source.mutated(source.choose(certificates())) if source.flag() else source.rest()
     found = names(certificate)
@@ -81,7 +81,7 @@ def identity(data: bytes) -> None:
 
 
 def chain(data: bytes) -> None:
-    """A chain of damaged certificates, with damaged records, is proven or not, within its budget; a good one stays good."""
+    """A chain of damaged certificates, with damaged records, is proven or not, within its budget. A good one stays good."""
     source = Source(data)
     presented = PresentedChain([source.mutated(source.choose(certificates())) for _ in range(1 + source.byte() % 6)])
     records = tuple(
@@ -102,7 +102,7 @@ def chain(data: bytes) -> None:
 
 
 def revocation(data: bytes) -> None:
-    """A damaged list is read, or complained of."""
+    """A damaged list is read, or reported."""
     source = Source(data)
     listed = source.mutated(source.choose(lists())) if source.flag() else source.rest()
     found = RevocationLists.parse(listed)
@@ -111,7 +111,7 @@ def revocation(data: bytes) -> None:
 
 
 def posh(data: bytes) -> None:
-    """A POSH document is one, or refused."""
+    """A POSH document is valid, or refused."""
     source = Source(data)
     good = json.dumps({"fingerprints": [{"sha-256": "A" * 43 + "="}], "expires": 86400, "url": "https://a.example/posh.json"}).encode()
     try:
@@ -121,7 +121,7 @@ def posh(data: bytes) -> None:
 
 
 def address(data: bytes) -> None:
-    """A domain that passes is read alike by IDNA 2003; in A-labels and as it is shown it is the same domain."""
+    """IDNA 2003 reads an accepted domain in the same way. In A-labels and as it is shown it is the same domain."""
     text = data.decode("utf-8", "surrogatepass") if _decodes(data) else data.decode("latin-1")
     try:
         domain = Domain.parse(text)

@@ -1,4 +1,4 @@
-"""Pieces of what goes over a stream: random bytes alone would never get past the first angle bracket."""
+"""Parts of streams: random bytes alone would never pass the first angle bracket."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FRAGMENTS = (*map(str.encode, (
 
 _DECLARING = HEAD + " xmlns:p='urn:p' xmlns:q='urn:q&amp;' xml:lang='de' from='peer.example' to='ours.example' version='1.0'>"
 
-#: Stream headers: the first four are good and alike in nothing, the others may be bad.
+#: Stream headers: the first four are good and different in all parts, the others may be bad.
 HEADERS = tuple(map(str.encode, (
     header(from_="peer.example", to="ours.example"), header(from_="ours.example", to="peer.example", id="s7"), header(to="ours.example"), _DECLARING,
     header(from_="other.example", to="rooms.ours.example"), header(from_="peer.example", to="ours.example", version=None),

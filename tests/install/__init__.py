@@ -1,1 +1,1 @@
-"""The steps that the documentation tells an operator to take, typed into a scratch machine."""
+"""The steps of the documentation for an operator, run on a scratch machine."""

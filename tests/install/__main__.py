@@ -1,6 +1,6 @@
-"""`make readme`: the documentation's steps, typed into scratch machines with systemd and a server; last line `N passed, N failed`.
+"""`make readme`: run the documentation's steps on scratch machines with systemd and a server. The last line is `N passed, N failed`.
 
-    python -m tests.install [prosody] [ejabberd]
+python -m tests.install [prosody] [ejabberd]
 
 Each machine has a server for example.org and rooms.example.org, as Debian configures it. On its network are a name server and another
 Prosody, for far.example. A message passes in both directions before the switch, behind the gateway, and after the way back.
@@ -26,7 +26,7 @@ EVENINGS: dict[str, type[Evening]] = {"prosody": ProsodyEvening, "ejabberd": Eja
 
 
 def main(names: Sequence[str]) -> int:
-    """Play the evenings of the servers `names`; return the exit status."""
+    """Run the steps for the servers `names`; return the exit status."""
     lacking = scratch_machine.missing()
     if lacking:
         print(f"skipped: a scratch machine needs {lacking}")
@@ -38,7 +38,7 @@ def main(names: Sequence[str]) -> int:
 
 
 def play(kind: type[Evening]) -> list[bool]:
-    """Play an evening until something fails; return how each scenario went."""
+    """Run the steps of one server until one fails; return the result of each scenario."""
     outcomes: list[bool] = []
     with tempfile.TemporaryDirectory(prefix="s2sgw-readme-") as folder, scratch_machine.ScratchMachine(Path(folder)) as machine:
         evening = kind(machine)
@@ -51,7 +51,7 @@ def play(kind: type[Evening]) -> list[bool]:
 
 
 def played(title: str, scenario: Callable[[], None]) -> bool:
-    """Run one scenario and say how it went."""
+    """Run one scenario and print its result."""
     start = time.monotonic()
     try:
         scenario()

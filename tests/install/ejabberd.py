@@ -28,13 +28,13 @@ class EjabberdEvening(Evening):
         yield "docs/ejabberd.md: 3, what is edited by hand", self._edit
         yield "docs/ejabberd.md: 4", partial(self._type, steps(section(page, "4.")))
         yield "docs/install.md: 4", partial(self._type, steps(section(install, "4.")))
-        yield "messages and rooms pass through the gateway, both ways by certificate", self._through
+        yield "messages and rooms pass through the gateway, in both directions by certificate", self._through
         yield "docs/install.md: 5", partial(self._type, steps(section(install, "5.")))
         yield "docs/ejabberd.md: to go back", partial(self._type, steps(section(page, "To go back")))
         yield "messages pass without the gateway again", self._talk
 
     def _for_ejabberd(self, blocks: list[Step]) -> list[Step]:
-        """Name the server as the page says."""
+        """Write the server's name as the page says."""
         for block in blocks:
             block.commands = [command.replace("--server prosody", "--server ejabberd") for command in block.commands]
         return blocks
@@ -50,7 +50,7 @@ class EjabberdEvening(Evening):
         machine.wait(f"ejabberdctl register juliet {DOMAIN} {PASSWORD}", 60.0)
 
     def _edit(self) -> None:
-        """Delete and add what the page says."""
+        """Delete and add lines as the page says."""
         text = self._machine.run(f"cat {_FILE}")
         text = re.sub(r"(?m)^  -\n(?:    .*\n)*?    module: ejabberd_s2s_in\n(?:    .*\n)*", "", text)
         text = re.sub(r"(?m)^(s2s_use_starttls|ca_file|s2s_cafile|s2s_max_retry_delay):.*\n", "", text)

@@ -1,4 +1,4 @@
-"""An evening in a scratch machine: a server runs for example.org, and s2sgw is put in front of it by the steps of the documentation.
+"""A scratch machine with a server for example.org. s2sgw is put in front of it by the steps of the documentation.
 
 On its network are a name server and a Prosody for far.example.
 """
@@ -20,10 +20,10 @@ from tests.lab.servers.server import PASSWORD
 
 CLONE = "/root/s2sgw"
 DOMAIN, ROOMS, FAR = "example.org", "rooms.example.org", "far.example"
-#: Public addresses, so that the gateway's rules for private ones stay as they are shipped. They exist on this loopback only.
+#: Public addresses, so that the gateway's rules for private ones keep their defaults. They exist only on this loopback.
 HERE, THERE = "44.0.0.1", "44.0.0.2"
 _CLIENTS, _FAR_CLIENTS, _FAR_PEERS = "5222", "5322", "5299"
-#: Commands that the test does not type, and why.
+#: Commands that the test does not run, and why.
 SKIPPED = {"make deb": "made by `make readme` before the test starts"}
 _DNS = f"""\
 server:
@@ -61,7 +61,7 @@ authentication = "internal_plain"
 certificates = "/root/far"
 VirtualHost "{FAR}"
 """
-#: apt-get without a network: what the machine has is installed, a file is installed by dpkg.
+#: apt-get without a network: packages of this machine count as installed, and a file is installed by dpkg.
 _APT_GET = """\
 #!/bin/bash
 set -eu
@@ -77,13 +77,13 @@ done
 
 
 class Evening:
-    """One machine. Subclasses say which server runs there, and which steps are typed."""
+    """One machine. Subclasses give its server and the steps."""
 
     def __init__(self, machine: ScratchMachine) -> None:
         self._machine = machine
 
     def scenarios(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        """Yield the scenarios; each stands on those before it."""
+        """Yield the scenarios; each needs those before it."""
         raise NotImplementedError
 
     def _server(self, certificate: Certificate) -> None:
@@ -91,7 +91,7 @@ class Evening:
         raise NotImplementedError
 
     def logs(self) -> str:
-        """Return what the programs in the machine have logged."""
+        """Return the logs of the programs in the machine."""
         return self._machine.run(
             "journalctl --no-pager --quiet -u s2sgw -u prosody -u ejabberd -u lab-dns -u lab-far | grep -v Mnesia | tail -n 60; "
             "tail -n 20 /root/far/prosody.log", check=False,
@@ -130,7 +130,7 @@ class Evening:
         self._machine.write(key, certificate.key.read_text(), 0o600)
 
     def _type(self, blocks: Sequence[Step]) -> None:
-        """Type the commands; the words that a reader should see must be in what they print."""
+        """Run the commands; check that their output has the words that a reader should see."""
         for block in blocks:
             shown = ""
             for command in block.commands:
@@ -147,7 +147,7 @@ class Evening:
         self._machine.talk("tests.install.talk", _FAR_CLIENTS, f"romeo@{FAR}/evening", _CLIENTS, f"juliet@{DOMAIN}/evening")
 
     def _through(self) -> None:
-        """Messages and rooms pass, by certificate, through a service that restarts without refusing anybody."""
+        """Check that messages and rooms pass, by certificate, and that a restart of the service refuses no connection."""
         machine = self._machine
         listening = machine.run("ss --listening --tcp --numeric --processes --no-header")
         for port in ("0.0.0.0:5269", "[::]:5269"):

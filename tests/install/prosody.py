@@ -11,7 +11,7 @@ from tests.lab.certificates import Certificate
 from tests.lab.gateway import PROJECT
 from tests.lab.servers.server import PASSWORD
 
-#: What the operator has in /etc/prosody/conf.d already.
+#: The operator's existing file in /etc/prosody/conf.d.
 _HOSTS = f"""\
 VirtualHost "{DOMAIN}"
     c2s_require_encryption = false
@@ -29,10 +29,10 @@ class ProsodyEvening(Evening):
         typed = steps(section((PROJECT / "README.md").read_text("utf-8"), "Install it as a service"))
         for heading in dict.fromkeys(each.heading for each in typed):
             if heading.startswith("5."):
-                yield "messages and rooms pass through the gateway, both ways by certificate", self._through
+                yield "messages and rooms pass through the gateway, in both directions by certificate", self._through
             yield f"README: {heading}", partial(self._type, [each for each in typed if each.heading == heading])
         yield "messages pass without the gateway again", self._talk
-        yield "the package is removed and purged: nothing is left", self._purge
+        yield "the package is removed and purged: no file is left", self._purge
 
     def _server(self, certificate: Certificate) -> None:
         self._put(certificate, f"/etc/prosody/certs/{DOMAIN}.crt", f"/etc/prosody/certs/{DOMAIN}.key")

@@ -11,7 +11,7 @@ _WORDS = re.compile(r"`([^`]+)`")
 
 @dataclass
 class Step:
-    """One block of commands, what a reader should see after it, and the bold heading that it stands under."""
+    """One block of commands, the words that a reader should see after it, and its bold heading."""
 
     heading: str
     commands: list[str] = field(default_factory=list)
@@ -19,7 +19,7 @@ class Step:
 
 
 def section(page: str, title: str) -> str:
-    """Return the text of the section of second level whose title begins with `title`. Raises `LookupError`."""
+    """Return the text of the section of second level whose title begins with `title`. Raise `LookupError` if there is none."""
     for part in re.split(r"(?m)^## ", page)[1:]:
         if part.startswith(title):
             return part.partition("\n")[2]

@@ -1,4 +1,4 @@
-"""`python -m tests.install.talk PORT JID PORT JID`: two users log in and write to each other; a room of the second one's server answers."""
+"""`python -m tests.install.talk PORT JID PORT JID`: two users log in and send messages to each other. A room of the second one's server answers."""
 
 from __future__ import annotations
 

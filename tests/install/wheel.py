@@ -1,6 +1,6 @@
-"""Run by the Python of an environment that has the wheel and nothing else of this project: is all there, and does it start?
+"""A check of the wheel, run by the Python of an environment that has only the wheel: it is complete, and it starts.
 
-A gateway with the echo backend is started by `s2sgw run`, asked, and stopped.
+A gateway with the echo backend is started by `s2sgw run`, queried, and stopped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _START_SECONDS = 60.0
 
 
 def main() -> None:
-    """End with a message and status 1 where something is missing."""
+    """Check the files; end with a message and status 1 if one is missing."""
     import s2sgw
 
     place = Path(s2sgw.__file__).resolve()

@@ -95,7 +95,7 @@ async def _login(at: ThroughHTTP) -> None:
     await at.ends.left.wait(lambda got: got.get("id") == ident and got.get("type") == "error", 15, "a bounce")
     check(at.proxy.refused > 0, "the proxy was not asked")
     rows = await asyncio.to_thread(at.made.gateway.asked, "refusals", "wrong.example")
-    check(any("status 407" in str(row) for row in rows), f"the login is not mentioned:  {rows}")
+    check(any("status 407" in str(row) for row in rows), f"the login is not mentioned: {rows}")
 
 
 @socks.scenario("`[peers.default] proxy` applies to every peer: by name, through the proxy, in both directions")

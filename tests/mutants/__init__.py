@@ -1,1 +1,1 @@
-"""Rules of the wire broken on purpose, to see that the tests which claim them notice (`make mutants`)."""
+"""Protocol rules that are broken to check that their tests fail (`make mutants`)."""

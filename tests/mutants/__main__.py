@@ -1,7 +1,7 @@
-"""`python -m tests.mutants [NAME …]`: break each rule in a copy of the tree, and see that the tests which claim it notice.
+"""`python -m tests.mutants [NAME …]`: break each rule in a copy of the tree, and check that its tests fail.
 
-The last line is `N passed, N failed`; the exit status is 1 where a mutation was not noticed, or could not be made. A mutation is
-noticed only where the same tests ran as without it: a module that cannot be imported any more is no test that failed.
+The last line is `N passed, N failed`. The exit status is 1 if a mutation was not detected, or could not be made. A mutation is
+detected only if the same tests ran as without it: a module that can no longer be imported is not a failed test.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from twisted.trial.runner import TestLoader
 from tests.mutants.mutations import MUTATIONS, Mutation
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-#: What the tests need of the tree.
+#: The files that the tests need.
 COPIED = ("s2sgw", "tests", "twisted", "certs", "docs", "examples")
 #: Seconds for the tests of one mutation.
 SECONDS = 120
@@ -36,7 +36,7 @@ _FAILED = re.compile(r"^FAILED \(", re.MULTILINE)
 
 
 class Run(NamedTuple):
-    """How a run of tests ended: their number, whether all passed, and the end of what was printed."""
+    """The result of a run of tests: their number, whether all passed, and the end of the output."""
 
     ran: int
     passed: bool
@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
 
 class Copy:
-    """A copy of the tree in `folder`, in which one file at a time may be another."""
+    """A copy of the tree in `folder`, in which one file at a time may be replaced."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -53,7 +53,7 @@ class Copy:
                 shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.key"))
 
     def run(self, tests: Iterable[str], seconds: int) -> Run:
-        """Run `tests` in the copy. A run that does not end in time has not passed: a mutation may hang."""
+        """Run `tests` in the copy. A run that does not end in time has not passed: a mutation may cause an endless loop."""
         command = [sys.executable, "-B", "-m", "twisted.trial", "--temp-directory=_trial_temp", *tests]
         environment = {**os.environ, "PYTHONPATH": str(self.folder)}
         try:
@@ -61,13 +61,13 @@ class Copy:
                 command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=seconds, check=False,
             )
         except subprocess.TimeoutExpired:
-            return Run(0, False, f"not done after {seconds} s")
+            return Run(0, False, f"stopped after {seconds} s")
         text = done.stdout + done.stderr
         ran = _RAN.search(text)
         return Run(int(ran[1]) if ran else 0, done.returncode == 0 and not _FAILED.search(text), text[-2000:])
 
     def noticed(self, mutation: Mutation, sound: int) -> str:
-        """Return "" where one of the mutation's tests, which are `sound` in number, fails; else why it does not count."""
+        """Return "" if one of the mutation's tests fails (`sound` is their number), else the reason why it does not count."""
         path = self.folder / mutation.file
         source = path.read_text(encoding="utf-8")
         if source.count(mutation.old) != 1:
@@ -83,7 +83,7 @@ class Copy:
         finally:
             path.write_text(source, encoding="utf-8")
         if run.passed:
-            return "was not noticed"
+            return "was not detected"
         return "" if run.ran == sound else f"other tests ran than without it:\n{run.text}"
 
 
@@ -93,7 +93,7 @@ def _number(mutation: Mutation) -> int:
 
 
 def _play(mutations: Sequence[Mutation], folder: Path) -> int:
-    """Play `mutations`, several at once, each worker in a copy of its own; return how many were not noticed."""
+    """Play `mutations`, several at once, each worker in its own copy; return how many were not detected."""
     copies = [Copy(folder / str(number)) for number in range(AT_ONCE)]
     before = copies[0].run(dict.fromkeys(name for each in mutations for name in each.tests), SECONDS)
     if not before.passed:
@@ -111,8 +111,8 @@ def _play(mutations: Sequence[Mutation], folder: Path) -> int:
 
 
 def main() -> int:
-    """Play the mutations that were named, or all."""
-    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="rules broken on purpose, and the tests that notice")
+    """Play the named mutations, or all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="broken rules, and the tests that detect them")
     parser.add_argument("names", nargs="*", help="play only these, such as M11")
     names = parser.parse_args().names
     mutations = [each for each in MUTATIONS if not names or each.name in names]

@@ -1,6 +1,6 @@
-"""The mutations: what is broken, by which change to one file, and which tests must notice.
+"""The mutations: the broken rule, the change of one file, and the tests that must fail.
 
-A change is one text of the file and what takes its place; the text must occur exactly once. M16 and M21 are not used.
+A change is one text of the file and its replacement. The text must occur exactly once. M16 and M21 are not used.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ MUTATIONS = (
         (_STREAM + "test_receiving.StartTLSTests.test_waits_for_resolution", _STREAM + "test_receiving.StartTLSTests.test_unresolved"),
     ),
     Mutation(
-        "M3", "R6: plain text behind <starttls/> is not refused", "s2sgw/stream/receiving_phases.py",
+        "M3", "R6: plain text after <starttls/> is not refused", "s2sgw/stream/receiving_phases.py",
         "if self.stream.left_over:", "if False:", (_STREAM + "test_receiving.StartTLSTests.test_injection",),
     ),
     Mutation(
-        "M4", "R8: STARTTLS is offered behind TLS", "s2sgw/stream/features.py",
+        "M4", "R8: STARTTLS is offered after TLS", "s2sgw/stream/features.py",
         'return not self.secured and self.tls != "never"', 'return self.tls != "never"',
         (_STREAM + "test_features.OfferTests.test_every_standing", _STREAM + "test_receiving.SecuredTests.test_limits"),
     ),
     Mutation(
-        "M5", "R8: the initiating side keeps the features of before TLS", "s2sgw/stream/initiating_context.py",
+        "M5", "R8: the initiating server keeps the features from before TLS", "s2sgw/stream/initiating_context.py",
         "        self.features = StreamFeatures()\n        self.open(", "        self.open(",
         (_STREAM + "test_initiating.SASLTests.test_features_are_forgotten",),
     ),
@@ -62,7 +62,7 @@ MUTATIONS = (
         ("tests.unit.trust.test_proofs.PKIXTests.test_srv_target_is_no_identity",),
     ),
     Mutation(
-        "M8", "R24: EXTERNAL takes any authorization identity", "s2sgw/stream/sasl.py",
+        "M8", "R24: EXTERNAL accepts any authorization identity", "s2sgw/stream/sasl.py",
         "if message and not self._is_peer(message):", "if False:", (_STREAM + "test_sasl.ExternalTests.test_invalid_authzid",),
     ),
     Mutation(
@@ -70,7 +70,7 @@ MUTATIONS = (
         "inside.renegotiationAttempted()", "pass", ("tests.unit.net.test_tls.RenegotiationTests",),
     ),
     Mutation(
-        "M10", "R11: no certificate is asked of the peer", "s2sgw/net/tls.py",
+        "M10", "R11: no certificate is requested from the peer", "s2sgw/net/tls.py",
         "SSL.VERIFY_PEER", "SSL.VERIFY_NONE", ("tests.unit.net.test_tls.EvidenceTests",),
     ),
     Mutation(
@@ -83,39 +83,39 @@ MUTATIONS = (
         "if presented not in pins:", "if False:", ("tests.unit.trust.test_proofs.PinTests.test_changed_key",),
     ),
     Mutation(
-        "M13", "R12: the initiating side ignores the judgement", "s2sgw/stream/initiating_phases.py",
+        "M13", "R12: the initiating server ignores the verdict", "s2sgw/stream/initiating_phases.py",
         "if permission.refusal is not None:", "if False:", (_STREAM + "test_initiating.TLSTests.test_judged",),
     ),
     Mutation(
-        "M14", "R8: the stream id stays the same behind TLS", "s2sgw/stream/receiving_phases.py",
+        "M14", "R8: the stream id stays the same after TLS", "s2sgw/stream/receiving_phases.py",
         "return Asserted(peer, local, self.stream.new_id(), pre_1_0)", 'return Asserted(peer, local, "s1", pre_1_0)',
         (_STREAM + "test_receiving.SecuredTests.test_limits_kept_to_ourselves",),
     ),
     Mutation(
-        "M15", "R7: a TLS failure is told by </stream:stream>", "s2sgw/stream/negotiation.py",
+        "M15", "R7: a TLS failure is reported by </stream:stream>", "s2sgw/stream/negotiation.py",
         "Nothing is sent meanwhile (R5).\"\"\"\n\n    mute = True", "Nothing is sent meanwhile (R5).\"\"\"\n\n    mute = False",
         (_STREAM + "test_receiving.StartTLSTests.test_ended_during_the_handshake",),
     ),
     Mutation(
-        "M17", "R1: our header has no version", "s2sgw/xmpp/header.py",
+        "M17", "R1: the gateway's header has no version", "s2sgw/xmpp/header.py",
         '("version", version)', '("version", None)', ("tests.unit.xmpp.test_header.HeaderTests.test_header",),
     ),
     Mutation(
-        "M18", "R24: dialback goes before SASL", "s2sgw/stream/initiating_phases.py",
+        "M18", "R24: dialback is used before SASL", "s2sgw/stream/initiating_phases.py",
         "mechanisms = sasl.choose(self.stream.means)", "mechanisms = list[ClientMechanism]()",
         (_STREAM + "test_initiating.TLSTests.test_external",),
     ),
     Mutation(
-        "M19", "R3: <required/> is left out", "s2sgw/stream/features.py",
+        "M19", "R3: <required/> is missing", "s2sgw/stream/features.py",
         'required = [Element("required", TLS)] if standing.bare else []', "required = list[Element]()",
         (_STREAM + "test_features.OfferTests.test_required",),
     ),
     Mutation(
-        "M20", "R17: an xmppAddr that is no UTF8String is taken", "s2sgw/trust/identity.py",
+        "M20", "R17: an xmppAddr that is not a UTF8String is accepted", "s2sgw/trust/identity.py",
         "if rest or element.tag != tag:", "if rest:", ("tests.unit.trust.test_identity.ExtractionTests.test_malformed_other_names_drop_out",),
     ),
     Mutation(
-        "M22", "R25: a stream behind SASL may be another pair's", "s2sgw/stream/receiving_phases.py",
+        "M22", "R25: a stream after SASL may be of another pair", "s2sgw/stream/receiving_phases.py",
         "if asserted.peer not in (None, self._pair.sender) or asserted.local != self._pair.recipient:", "if False:",
         (_STREAM + "test_receiving.SASLTests.test_restart",),
     ),
@@ -126,17 +126,17 @@ MUTATIONS = (
         ("tests.unit.trust.test_identity.MatchTests.test_wildcards",),
     ),
     Mutation(
-        "M24", "R26: the server's SCRAM proof is not looked at", "s2sgw/sasl/scram.py",
+        "M24", "R26: the server's SCRAM proof is not verified", "s2sgw/sasl/scram.py",
         "if not hmac.compare_digest(_decoded(found[2]), self._verifier):", "if False:",
         ("tests.unit.sasl.test_scram.ClientTests.test_verifiers",),
     ),
     Mutation(
-        "M25", "R27: dialback answers that nobody asked for count", "s2sgw/stream/initiating_phases.py",
+        "M25", "R27: unsolicited dialback answers count", "s2sgw/stream/initiating_phases.py",
         "if pair not in self._pairs:\n            raise dialback.unsolicited(element)\n        self._pairs.remove(pair)", "self._pairs.discard(pair)",
         (_STREAM + "test_initiating.DialbackTests.test_unsolicited",),
     ),
     Mutation(
-        "M26", "R20: a changed key is refused, and the operator is not told", "s2sgw/peerdb/peer_records.py",
+        "M26", "R20: a changed key is refused, and the operator is not notified", "s2sgw/peerdb/peer_records.py",
         "emit = self.log.critical if first else self.log.warn", "emit = self.log.debug",
         ("tests.unit.peerdb.test_peer_records.PeerRecordsTests.test_ask",),
     ),
@@ -146,42 +146,42 @@ MUTATIONS = (
         (_STREAM + "test_receiving.StartTLSTests.test_unresolved",),
     ),
     Mutation(
-        "M28", "R19: which check failed is not told apart", "s2sgw/trust/proofs.py",
+        "M28", "R19: the cause does not tell which check failed", "s2sgw/trust/proofs.py",
         'return Attempt("pkix", False, causes[0],', 'return Attempt("pkix", False, Cause.BAD_CHAIN,',
         ("tests.unit.trust.test_proofs.PKIXTests",),
     ),
     Mutation(
-        "M29", "R7: <proceed/> is said though there is no certificate to show", "s2sgw/net/connection.py",
+        "M29", "R7: <proceed/> is sent without a certificate to present", "s2sgw/net/connection.py",
         "self._events.extend(self.engine.tls_unavailable(Ending(Cause.INTERNAL, failure.getErrorMessage())))",
         "self._events.extend(self.engine.tls_ready())",
         ("tests.unit.net.test_connection.StartTLSTests.test_no_way_to_open_tls",),
     ),
     Mutation(
-        "M30", "R26: the response of DIGEST-MD5 is not looked at", "s2sgw/sasl/digest_md5.py",
+        "M30", "R26: the response of DIGEST-MD5 is not verified", "s2sgw/sasl/digest_md5.py",
         'if not hmac.compare_digest(given["response"].encode(), expected.encode()):', "if False:",
         ("tests.unit.sasl.test_digest_md5.ServerTests.test_secret",),
     ),
     Mutation(
-        "M31", "R38: DIGEST-MD5 is offered where the policy does not name it", "s2sgw/stream/events.py",
+        "M31", "R38: DIGEST-MD5 is offered without the policy", "s2sgw/stream/events.py",
         "mechanisms: tuple[Mechanism, ...] = MECHANISMS", 'mechanisms: tuple[Mechanism, ...] = (*MECHANISMS, "DIGEST-MD5")',
         (_STREAM + "test_secrets.LegacyTests.test_off",),
     ),
     Mutation(
-        "M32", "R26: a peer that nothing else proves is sent DIGEST-MD5, which can be relayed", "s2sgw/stream/sasl.py",
+        "M32", "R26: DIGEST-MD5, which can be relayed, is sent to a peer without another proof", "s2sgw/stream/sasl.py",
         "return means.secret is not None and means.peer is not None and not means.mutual",
         "return means.secret is not None and means.peer is not None", (_STREAM + "test_secrets.ChoiceTests.test_legacy",),
     ),
     Mutation(
-        "M33", "R29: a stanza of a pair that is not proven passes", "s2sgw/stream/proven_pairs.py",
+        "M33", "R29: a stanza of an unproven pair passes", "s2sgw/stream/proven_pairs.py",
         "            raise self._stranger(pair, serves)\n", "            pass\n",
         (_STREAM + "test_receiving.StanzaTests.test_unproven",),
     ),
     Mutation(
-        "M34", "R12: a zero handshake does without a pinned key", "s2sgw/stream/zero_handshake.py",
+        "M34", "R12: a zero handshake needs no pinned key", "s2sgw/stream/zero_handshake.py",
         "if each.refusal is None and each.pinned}", "if each.refusal is None}", (_STREAM + "test_zero_handshake.ReceivingTests.test_unknown",),
     ),
     Mutation(
-        "M35", "R14: a proxy is given whatever name an SRV record holds", "s2sgw/s2s/federation_initiating.py",
+        "M35", "R14: a proxy gets any name in an SRV record", "s2sgw/s2s/federation_initiating.py",
         "if is_host(target.host) or is_address(target.host)]", "]",
         ("tests.unit.s2s.test_federation_initiating.ProxyTests.test_names",),
     ),

@@ -1,4 +1,4 @@
-"""`make audit`: what pip-audit found, in words. What it could not look up is told, and is a failure: it is not known to be good."""
+"""`make audit`: print the findings of pip-audit. A package without a result is not known to be good, and counts as a failure."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 
 def report(found: dict[str, list[dict[str, object]]]) -> tuple[list[str], bool]:
-    """Return what pip-audit's JSON says, a line each, and whether everything was looked up and nothing is vulnerable."""
+    """Return the results in pip-audit's JSON, one a line, and whether every package has a result and none is vulnerable."""
     lines = []
     unknown = [each for each in found["dependencies"] if "skip_reason" in each]
     for each in found["dependencies"]:
         vulnerabilities = each.get("vulns", [])
         assert isinstance(vulnerabilities, list)
-        lines += [f"{each['name']} {each['version']}: {one['id']}, mended in {', '.join(one['fix_versions']) or 'no release'}" for one in vulnerabilities]
+        lines += [f"{each['name']} {each['version']}: {one['id']}, fixed in {', '.join(one['fix_versions']) or 'no release'}" for one in vulnerabilities]
     vulnerable = len(lines)
     if unknown:
         lines.append(
             f"NOT AUDITED: {len(unknown)} of {len(found['dependencies'])} packages. The package index in use gives no advisories, or cannot be reached: "
-            "run this where the public one can be asked"
+            "run this on a machine that reaches the public index"
         )
     if not lines:
         lines.append(f"{len(found['dependencies'])} packages, no known vulnerabilities")

@@ -1,7 +1,7 @@
 """The figures of the architecture: `python -m tests.project.figures` prints them; docs/architecture.md holds them.
 
-Each figure says how far a reader has to walk: how many files one stanza passes through, how often a class is handed a function
-instead of an object with a name, how often the code looks behind an interface.
+The figures tell how hard the code is to follow: how many files one stanza passes through, how often a class gets a function
+instead of a named object, how often the code looks behind an interface.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from tests.project.source_tree import (
 )
 
 _CALLABLE = re.compile(r"(^|\| )(Callable\[|type\[)")
-#: Calls by which a function runs later: a lambda there is no parameter of an object of ours.
+#: Calls that run a function later: a lambda there is not a parameter of an object of the package.
 LOOKS = ("isinstance", "cast", "getattr")
 
 
 @lru_cache
 def callable_aliases() -> frozenset[str]:
-    """Return the names that stand for a function type: `Dialler = Callable[…]`."""
+    """Return the names of function types: `Dialler = Callable[…]`."""
     found = set()
     for path in sources():
         for node in tree(path).body:
@@ -47,7 +47,7 @@ def is_callable(annotation: str) -> bool:
 
 
 def constructor_parameters() -> Iterator[tuple[str, str, str]]:
-    """Yield (class, parameter, annotation) of every constructor in what `gateway/` became."""
+    """Yield (class, parameter, annotation) of every constructor in the packages of `source_tree`."""
     for path in sources():
         if package_of(module_name(path)) in FORMER_GATEWAY:
             for node in classes(path):
@@ -55,7 +55,7 @@ def constructor_parameters() -> Iterator[tuple[str, str, str]]:
 
 
 def lambdas() -> Iterator[tuple[Path, int]]:
-    """Yield where a lambda is passed as an argument."""
+    """Yield each place where a lambda is passed as an argument."""
     for path in sources():
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.Call):
@@ -65,7 +65,7 @@ def lambdas() -> Iterator[tuple[Path, int]]:
 
 @lru_cache
 def interface_attributes() -> frozenset[str]:
-    """Return the names of attributes and parameters that are typed by a protocol of ours: `next_hop`, `engine`, …"""
+    """Return the names of attributes and parameters whose type is a protocol of the package: `next_hop`, `engine`, …"""
     protocols = {node.name for path in sources() for node in classes(path) if is_protocol(node)}
     found = set()
     for path in sources():
@@ -82,8 +82,9 @@ def interface_attributes() -> frozenset[str]:
 
 
 def downcasts() -> Iterator[tuple[Path, int, str]]:
-    """Yield where the class behind an interface is asked for: `isinstance(queue.next_hop, DeliveryAgent)`, `cast(Managed, x.engine)`,
-    `getattr(connection.engine, "bidi", False)`."""
+    """Yield each place that asks for the class behind an interface: `isinstance(queue.next_hop, DeliveryAgent)`, `cast(Managed, x.engine)`,
+    `getattr(connection.engine, "bidi", False)`.
+    """
     for path in sources():
         for node in ast.walk(tree(path)):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in LOOKS and len(node.args) >= 2):
@@ -109,7 +110,7 @@ def figures() -> dict[str, float]:
     }
 
 
-#: What each figure is to be at most.
+#: The limit of each figure.
 TARGETS = {
     "journey: file entries": 120, "journey: delivery queue entered": 10, "constructor parameters that are functions, %": 8.0,
     "lambdas passed as arguments": 60, "downcasts through an interface": 0, "circles of imports": 0,
@@ -117,7 +118,7 @@ TARGETS = {
 
 
 def main() -> None:
-    """Print the figures, and where there is something to mend."""
+    """Print the figures, and the places to correct."""
     for name, value in figures().items():
         target = TARGETS.get(name)
         print(f"{name:48} {value:6g}" + ("" if target is None else f"   (at most {target:g})"))

@@ -1,4 +1,4 @@
-"""One inbound stanza and its acknowledgement, through a whole gateway in memory: which files are entered on the way, and how often.
+"""One inbound stanza and its acknowledgement, through a whole gateway in memory: the files that are entered, and how often.
 
 A peer (proven by dialback, over TLS that takes no bytes) sends `<message/>` and `<r/>`. The gateway writes it to the existing server, the server
 acknowledges (XEP-0198), and the gateway acknowledges to the peer. The count is of a stream that is already in use.
@@ -68,7 +68,7 @@ class Journey:
 
 
 class _Profile:
-    """Collects the entries while it is open (`sys.setprofile`)."""
+    """A collector of the entries while it is open (`sys.setprofile`)."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -83,7 +83,7 @@ class _Profile:
 
     def _event(self, frame: FrameType, event: str, _: object) -> None:
         if frame.f_code.co_name == "__hash__":
-            return  # a look-up in a dict is no hop, whoever wrote the hash
+            return  # a look-up in a dict is not an entry, whichever file defines the hash
         if event == "call":
             self._arrive(frame, "call")
         elif event == "return" and frame.f_back is not None:
@@ -146,7 +146,7 @@ class Wire(StringTransport):
 
 
 class World:
-    """The gateway, the peer's wire and the existing server's."""
+    """The gateway, and the wires of the peer and the existing server."""
 
     def __init__(self, folder: Path) -> None:
         self.reactor = ThreadlessReactor()
@@ -161,7 +161,7 @@ class World:
         self.server: Wire
 
     def turn(self) -> None:
-        """Let the reactor run for as long as it has something to do at once."""
+        """Let the reactor run while it has work without delay."""
         for _ in range(8):
             self.reactor.advance(0)
 
@@ -171,7 +171,7 @@ class World:
         self.turn()
 
     def open(self) -> None:
-        """Prove the peer, send a first stanza, and serve the stream that it causes."""
+        """Prove the peer, send a first stanza, and serve the resulting stream."""
         self.say(self.accepted, HEADER.format(PEER, LOCAL))
         self.say(self.accepted, f"<db:result from='{PEER}' to='{LOCAL}'>key</db:result>")
         self.say(self.accepted, "<enable xmlns='urn:xmpp:sm:3'/>")
@@ -189,16 +189,16 @@ class World:
         self.acknowledge(0)
 
     def send(self, number: int) -> None:
-        """The peer sends a stanza and asks what has arrived."""
+        """Send a stanza as the peer, and request an acknowledgement."""
         message = f"<message from='u@peer.example/r' to='v@example.org' id='m{number}'><body>x</body></message>"
         self.say(self.accepted, message + "<r xmlns='urn:xmpp:sm:3'/>")
 
     def acknowledge(self, number: int) -> None:
-        """The existing server acknowledges everything up to this stanza."""
+        """Acknowledge all stanzas up to this one, as the existing server."""
         self.say(self.connection, f"<a xmlns='urn:xmpp:sm:3' h='{number + 1}'/>")
 
     def carried(self, number: int) -> None:
-        """Send one stanza and have it acknowledged; check that it went through."""
+        """Send one stanza and have it acknowledged; check the result."""
         self.send(number)
         self.acknowledge(number)
         assert f"id='m{number}'" in self.server.written(), "the stanza did not arrive"

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = ROOT / "s2sgw"
 
-#: What `gateway/` became. The figures on constructors are about these packages.
+#: The packages for which the figures count constructors.
 FORMER_GATEWAY = ("delivery", "s2s", "ingress", "authentication", "peerdb", "runtime", "reporting")
 
 
@@ -33,7 +33,7 @@ def module_name(path: Path) -> str:
 
 
 def package_of(module: str) -> str:
-    """Return the folder, or the file on the first level, that a module of ours is in; "" for s2sgw itself."""
+    """Return the package of a module, or its file on the first level; "" for s2sgw itself."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else ""
 
@@ -51,7 +51,7 @@ def imports(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
 
 
 def at_import(path: Path) -> Iterator[ast.AST]:
-    """Yield the nodes of a file that run when it is imported: everything outside functions."""
+    """Yield the nodes of a file that run when it is imported: all outside functions."""
     waiting: list[ast.AST] = list(tree(path).body)
     while waiting:
         node = waiting.pop()
@@ -62,7 +62,7 @@ def at_import(path: Path) -> Iterator[ast.AST]:
 
 @lru_cache
 def import_graph() -> Mapping[str, frozenset[str]]:
-    """Return which of our modules each module imports anywhere: inside functions and for types alone (TYPE_CHECKING) too."""
+    """Return the imports of each module among the package's modules, also those inside functions and for types alone (TYPE_CHECKING)."""
     modules = {module_name(path): path for path in sources()}
     return {
         name: frozenset(other for _, other in imports(ast.walk(tree(path))) if other in modules and other != name)
@@ -71,7 +71,7 @@ def import_graph() -> Mapping[str, frozenset[str]]:
 
 
 def reachable(graph: Mapping[str, Iterable[str]], start: str) -> set[str]:
-    """Return everything that `start` leads to, over one step or more."""
+    """Return all modules that `start` imports, over one step or more."""
     seen: set[str] = set()
     waiting = list(graph[start])
     while waiting:

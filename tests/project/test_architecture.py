@@ -1,4 +1,4 @@
-"""The house: imports run down the floors, pure floors are pure, names are the standard's and mean one thing, dependencies are declared.
+"""The architecture: imports run down the floors, pure floors are pure, names are standard and have one meaning, dependencies are declared.
 
 Imports for types alone (`if TYPE_CHECKING`) and inside functions count like any other.
 """
@@ -30,7 +30,7 @@ from tests.project.source_tree import (
     tree,
 )
 
-#: Each package -> what it may import, beside itself: packages, or single modules of one (docs/architecture.md, "The packages").
+#: Each package -> its allowed imports, beside itself: packages, or single modules of one (docs/architecture.md, "The packages").
 MAY_IMPORT = {
     "xmpp": "",
     "storage": "",
@@ -56,10 +56,10 @@ MAY_IMPORT = {
     "cli": "composition admin config reporting runtime backend storage peerdb net policy stream trust xmpp",
     "service": "composition console admin runtime backend s2s peerdb config net reporting spool xmpp",
 }
-#: A package has at most so many modules on one chain of imports.
+#: The maximum number of modules on one chain of imports in a package.
 LEVELS = 7
 
-#: Modules and packages without input, output, clock or chance: everything they need comes in by argument.
+#: Modules and packages without input, output, clock or chance: all of that comes in by argument.
 PURE = ("xmpp", "sasl", "stream", "trust", "policy", "queue")
 IMPURE_MODULES = {
     "OpenSSL", "asyncio", "io", "os", "random", "select", "shutil", "socket", "sqlite3", "ssl", "subprocess", "tempfile", "threading",
@@ -67,9 +67,9 @@ IMPURE_MODULES = {
 }
 FORBIDDEN = ("twisted.words", "treq", "klein", "lxml")
 FORBIDDEN_NAMES = {"utils", "util", "helper", "helpers", "manager", "handler", "processor", "engine", "misc", "common"}
-#: Class names that several modules define with one meaning: the phase of the same name in the engine of another role.
+#: Class names that several modules define with one meaning: the same phase in the engine of another role.
 SAME_MEANING = {"AwaitFeatures", "AwaitHeader", "Authenticating", "Handshaking", "Idle", "Judging"}
-#: Modules without a test file of their own name, by the reason.
+#: Modules without tests, by the reason.
 WITHOUT_TESTS = {
     "types, tables and constants alone": (
         "admin.answer_types admin.protocol admin.responses queue.evidence stream.events stream.options trust.evidence "
@@ -80,7 +80,7 @@ WITHOUT_TESTS = {
 }
 #: Modules whose tests have another name, because several modules are one thing to their users: module -> its tests.
 TESTED_ELSEWHERE = {
-    # the doors of the admin interface
+    # the interfaces of the admin socket
     "admin.client": "unit/cli/test_main",
     "admin.event_flow": "unit/admin/test_server",
     "admin.event_watch": "unit/admin/test_server",
@@ -90,10 +90,10 @@ TESTED_ELSEWHERE = {
     "admin.verb_table": "unit/admin/test_permissions",
     "admin.verbs": "unit/admin/test_views",
     "console.access": "unit/console/test_site",
-    # a verdict, with the evidence and the assessment that lead to it
+    # a verdict, with its evidence and assessment
     "authentication.assessment": "unit/authentication/test_judge",
     "authentication.lookups": "unit/authentication/test_judge",
-    # one command is tested as a user calls it
+    # a command is tested as users call it
     "cli.check": "unit/cli/test_main",
     "cli.config": "unit/cli/test_main",
     "cli.lazy_group": "unit/cli/test_main",
@@ -108,7 +108,7 @@ TESTED_ELSEWHERE = {
     "cli.trust_tables": "unit/admin/test_trust_verbs",
     "cli.version": "unit/cli/test_main",
     "cli.watch": "unit/cli/test_control",
-    # what is put together is tested as a whole
+    # the composition is tested as a whole
     "composition.agents": "integration/test_service",
     "composition.configuration": "unit/composition/test_reconfiguration",
     "composition.connections": "integration/test_service",
@@ -121,7 +121,7 @@ TESTED_ELSEWHERE = {
     "composition.server_leg": "unit/composition/test_backends",
     "composition.transports": "integration/test_service",
     "service": "integration/test_service",
-    # the sections of a configuration, and what is shown of them
+    # the sections of a configuration, and the commands that show them
     "config.effective": "unit/cli/test_main",
     "config.schema": "unit/cli/test_schema",
     "config.sections": "unit/config/test_loading",
@@ -144,7 +144,7 @@ TESTED_ELSEWHERE = {
     "runtime.probe_stream": "unit/runtime/test_probe",
     "runtime.shutdown": "integration/test_shutdown",
     "runtime.stream_closing": "integration/test_shutdown",
-    # the streams of both roles: one thing with their owners
+    # the streams of both roles, tested with their owners
     "s2s.accepted_streams": "unit/s2s/test_shared_stream",
     "s2s.initiated_streams": "unit/runtime/test_policy_change",
     "s2s.resumption": "integration/test_two_gateways",
@@ -158,12 +158,12 @@ TESTED_ELSEWHERE = {
     "stream.receiving_context": "unit/stream/test_receiving",
     "stream.receiving_phases": "unit/stream/test_receiving",
 }
-#: The import name of a distribution, where the two differ.
+#: The import name of a distribution, if it differs from its name.
 IMPORT_NAMES = {"pyopenssl": "OpenSSL", "dnspython": "dns", "zope.interface": "zope"}
 
 
 class FloorTests(SynchronousTestCase):
-    """The imports that are allowed."""
+    """Allowed imports."""
 
     def test_every_package_has_its_row(self) -> None:
         """A new folder, or file on the first level, gets a row in the table, or it is in the wrong place."""
@@ -189,13 +189,13 @@ class FloorTests(SynchronousTestCase):
         self.assertEqual([], circles())
 
     def test_levels(self) -> None:
-        """No chain of imports inside a package is longer than can be held in mind."""
+        """No chain of imports inside a package is too long to follow."""
         found = {package: levels(package) for package in MAY_IMPORT}
         self.assertEqual({}, {package: number for package, number in found.items() if number > LEVELS})
 
 
 class PurityTests(SynchronousTestCase):
-    """The imports that are forbidden."""
+    """Forbidden imports."""
 
     def test_pure_floors(self) -> None:
         """xmpp, sasl, stream, trust, policy and queue import no network, no file, no clock, no chance."""
@@ -207,7 +207,7 @@ class PurityTests(SynchronousTestCase):
         self.assertEqual([], wrong)
 
     def test_no_reactor_at_import(self) -> None:
-        """No module imports the reactor when it is imported: twistd has yet to choose it."""
+        """No module imports the reactor at its top level, because twistd has not chosen it yet."""
         paths = [*sources(), *sorted((ROOT / "twisted").rglob("*.py"))]
         wrong = [str(path) for path in paths if any(name == "twisted.internet.reactor" for _, name in imports(at_import(path)))]
         self.assertEqual([], wrong)
@@ -223,7 +223,7 @@ class PurityTests(SynchronousTestCase):
         self.assertEqual([], wrong)
 
     def test_plugins_is_no_package(self) -> None:
-        """An __init__.py beside the plugin would hide Twisted's own plugins."""
+        """No __init__.py is beside the plugin: it would hide Twisted's own plugins."""
         self.assertEqual([], list((ROOT / "twisted").rglob("__init__.py")))
 
 
@@ -231,15 +231,15 @@ class InterfaceTests(SynchronousTestCase):
     """An object behind an interface is used through that interface only."""
 
     def test_no_downcasts(self) -> None:
-        """No code asks which class is behind a protocol."""
+        """No code asks for the class behind a protocol."""
         self.assertEqual([], [f"{path.relative_to(PACKAGE)}:{line} {text}" for path, line, text in downcasts()])
 
 
 class NameTests(SynchronousTestCase):
-    """Names."""
+    """Names of files and classes."""
 
     def test_file_names(self) -> None:
-        """Files are the nouns of the standard: no utils, helper, manager, handler, processor, engine, misc."""
+        """Files are named by nouns of the standard: no utils, helper, manager, handler, processor, engine, misc."""
         wrong = [str(path.relative_to(ROOT)) for path in sources() if FORBIDDEN_NAMES & set(re.split(r"[_.]", path.stem))]
         self.assertEqual([], wrong)
 
@@ -261,7 +261,7 @@ class NameTests(SynchronousTestCase):
         self.assertEqual([], [module_name(path) for path in sources() if not ast.get_docstring(tree(path))])
 
     def test_nothing_is_left_to_do(self) -> None:
-        """No TODO and no stub stands in the code."""
+        """The code has no TODO and no stub."""
         mark = re.compile(r"\b(TO" r"DO|FIX" r"ME|X" r"XX|NotImplementedError)\b")
         wrong = [
             f"{path.relative_to(ROOT)}:{number}"
@@ -276,14 +276,14 @@ class TestFileTests(SynchronousTestCase):
     """The tests of a module are in tests/unit, in the file of its name, or where the tables above say."""
 
     def test_each_module_has_its_tests(self) -> None:
-        """A new module gets a test file of its name, or a row with the reason. A row of a module that has one is removed."""
+        """Each module has a test file of its name, or a row with the reason. A module with its own file has no row."""
         modules = {module_name(path).removeprefix("s2sgw."): path for path in sources() if path.stem != "__init__"}
         without = {name for name, path in modules.items() if not _own_tests(path).exists()}
         rows = [*TESTED_ELSEWHERE, *(name for names in WITHOUT_TESTS.values() for name in names.split())]
         self.assertEqual(sorted(without), sorted(rows))
 
     def test_the_other_files_are_there(self) -> None:
-        """The tests that a row names exist."""
+        """The test files in the rows exist."""
         self.assertEqual([], [name for name in set(TESTED_ELSEWHERE.values()) if not (ROOT / "tests" / f"{name}.py").is_file()])
 
 
@@ -293,14 +293,14 @@ def _own_tests(path: Path) -> Path:
 
 
 def declared() -> dict[str, str]:
-    """Return import name -> distribution, of what pyproject.toml depends on."""
+    """Return import name -> distribution, for the dependencies in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = [re.split(r"[\[<>=!~; ]", requirement)[0] for requirement in project["dependencies"]]
     return {IMPORT_NAMES.get(name.lower(), name.lower().replace("-", "_")): name for name in names}
 
 
 def third_parties() -> dict[str, str]:
-    """Return import name -> one module, of what the package imports from elsewhere."""
+    """Return import name -> one module that imports it, for all imports from elsewhere."""
     found: dict[str, str] = {}
     for path in sources():
         for _, name in imports(ast.walk(tree(path))):
@@ -314,11 +314,11 @@ class DependencyTests(SynchronousTestCase):
     """Libraries."""
 
     def test_what_is_imported_is_declared(self) -> None:
-        """No import rests on a library that only another library brings along."""
+        """Every imported library is declared: none is present only because another library needs it."""
         self.assertEqual({}, {name: spot for name, spot in third_parties().items() if name not in declared()})
 
     def test_every_dependency_has_its_reason(self) -> None:
-        """docs/architecture.md says of each dependency why it is here."""
+        """docs/architecture.md gives the reason of each dependency."""
         text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
         self.assertEqual([], [name for name in declared().values() if f"**{name}**" not in text])
 
@@ -327,7 +327,7 @@ class DocumentTests(SynchronousTestCase):
     """The statements in docs/architecture.md are true."""
 
     def test_packages(self) -> None:
-        """The table of packages names every package, and what each may import."""
+        """The table of packages has every package with its allowed imports."""
         text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
         rows = dict(re.findall(r"^\| `(\w+)(?:/|\.py)` \| [^|]* \| ([^|]*) \|", text, re.MULTILINE))
         self.assertEqual(set(MAY_IMPORT), set(rows))
@@ -337,7 +337,7 @@ class DocumentTests(SynchronousTestCase):
                 self.assertEqual(expected, set(re.findall(r"[\w.]+", allowed.replace("`", "").replace(", and ", ", ").replace("–", ""))), package)
 
     def test_files(self) -> None:
-        """Every file that the documents name is there."""
+        """Every file that the documents name exists."""
         for name in ("architecture.md", "decisions.md", "glossary.md"):
             text = (ROOT / "docs" / name).read_text(encoding="utf-8")
             self.assertEqual([], [path for path in re.findall(r"`([\w/]+\.py)`", text) if not any((root / path).exists() for root in (ROOT, PACKAGE))])

@@ -1,4 +1,4 @@
-"""What `make bench` makes of its figures: results that last, targets, the page and the picture. Nothing is measured here."""
+"""The processing of the figures of `make bench`: results, targets, the page and the picture. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ class ResultsTests(SynchronousTestCase):
         self.assertEqual(["not measured: it is not installed"], read.rows["bulk-1"]["prosody"]["notes"])
 
     def test_other_files(self) -> None:
-        """A file that has no results is refused."""
+        """A file without results is refused."""
         path = Path(self.mktemp())
         for text in ("[]", '{"version": 2, "rows": {}}', "not JSON"):
             path.write_text(text)
             self.assertRaises(ValueError, Results.read, path)
 
     def test_spread(self) -> None:
-        """A cell has the median, and the least and the most where they differ as written."""
+        """A cell has the median, and the minimum and maximum if they differ as written."""
         self.assertEqual(("1,200 (1,000–3,000)", "5.0"), (spread([1000.0, 3000.0, 1200.0], 0), spread([5.01, 5.02], 1)))
 
     def test_failures_are_noted(self) -> None:
-        """A relay that fails costs its own figures, not the run."""
+        """A relay that fails loses its own figures, and does not end the run."""
         made = Results()
         run = Run(mock.Mock(), mock.Mock(), mock.Mock(), made)
         with run.attempt("bulk-1", "xmpp-proxy"):
@@ -70,7 +70,7 @@ class ResultsTests(SynchronousTestCase):
         self.assertEqual(["a turn of the reactor took more than 50 ms of CPU"], made.rows["bulk-1"]["s2sgw-sm"]["notes"])
 
     def test_rounds(self) -> None:
-        """The relays of a row take turns; one that fails is left out of the further rounds and stopped."""
+        """The relays of a row take turns. One that fails is left out of the further rounds and stopped."""
         made, pool, order = Results(), mock.Mock(), []
         pool.get.side_effect = lambda name: mock.Mock(console=0, relay=name)
 
@@ -104,14 +104,14 @@ class TargetTests(SynchronousTestCase):
         self.assertEqual([["bulk-1", "s2sgw", "longest turn, ms", "≤ 50", "100", "no"]], judged(run)[1:])
 
     def test_missed(self) -> None:
-        """A target without a measurement is not met; rows that were not requested do not count."""
+        """A target without a measurement is not met. Rows that were not requested do not count."""
         run = results(s2sgw_sm=100.0, ejabberd=10.0, prosody=10.0)
         asked = [target for target in targets(run) if target.row == "bulk-1" and target.relay]
-        self.assertEqual(2, missed(run, ["bulk-1"]))  # xmpp-proxy and the bare loop are not there
+        self.assertEqual(2, missed(run, ["bulk-1"]))  # xmpp-proxy and the bare loop are missing
         self.assertEqual((4, 0), (len(asked), missed(run, ["turn-watch"])))
 
     def test_names(self) -> None:
-        """Each target is of a row and a value that there are, and so is each relay with a title."""
+        """Each target names an existing row and value, and each relay has a title."""
         for target in targets(Results()):
             self.assertIn(target.row, ROWS)
             self.assertIn(target.value, VALUES)
@@ -120,7 +120,7 @@ class TargetTests(SynchronousTestCase):
 
 class ReportTests(SynchronousTestCase):
     def test_page(self) -> None:
-        """The figures replace those of the run before, and nothing else of the page."""
+        """The figures replace those of the previous run, and nothing else of the page."""
         page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
         once = report.written(page, results(s2sgw_sm=30.0, ejabberd=10.0))
         self.assertTrue(once.startswith(f"before\n{report.BEGIN}\n") and once.endswith(f"{report.END}\nafter\n"))
@@ -135,7 +135,7 @@ class ReportTests(SynchronousTestCase):
         self.assertIn("### Targets", report.written(report.PAGE.read_text("utf-8"), results(prosody=1.0)))
 
     def test_picture(self) -> None:
-        """The picture is XML, has a bar for each relay, and none for rows that were not measured."""
+        """The picture is XML, has a bar for each relay, and has none for rows that were not measured."""
         drawn = ET.fromstring(svg(results(s2sgw_sm=30.0, ejabberd=10.0)))
         texts = [element.text or "" for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
         self.assertEqual({"s2sgw sm", "ejabberd"}, {"s2sgw sm", "ejabberd", "Prosody"} & set(texts))
@@ -144,7 +144,7 @@ class ReportTests(SynchronousTestCase):
 
 class MeasuringTests(SynchronousTestCase):
     def test_longest_turn(self) -> None:
-        """The longest turn is the bucket above which nothing came since the last look."""
+        """The longest turn is the bucket above which there was no turn since the last call."""
         def scraped(**above: int) -> dict[str, float]:
             count = 100.0 + sum(above.values())
             found = {f"{testbed._TURNS}_count": count}
@@ -160,7 +160,7 @@ class MeasuringTests(SynchronousTestCase):
             self.assertEqual([25.0, 1.0, 10_000.0], [reader.longest() for _ in range(3)])
 
     def test_what_never_comes(self) -> None:
-        """A sink ends when all came, or when nothing came for as long as it has patience; it does not wait for what was dropped."""
+        """A sink ends when all stanzas arrived, or after its patience without one. It does not wait for dropped stanzas."""
         tally = Tally(10, 1)
         with mock.patch("benchmarks.sink.time.monotonic", return_value=5.0), mock.patch("builtins.print"):
             tally.add(1, b"")

@@ -1,6 +1,6 @@
-"""docs/conformance.md: each rule of the wire has a test that names it, or is of a later version and says so.
+"""docs/conformance.md: each protocol rule has a test that names it.
 
-`python -m tests.project.test_conformance` writes the column of tests anew.
+`python -m tests.project.test_conformance` regenerates the column of tests.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ ANEW = "write the column of tests anew: python -m tests.project.test_conformance
 RULES = [f"R{number}" for number in range(1, 43)]
 
 _NAMED = re.compile(r"\bR(\d{1,2})(?:\s*[–-]\s*R(\d{1,2}))?\b")
-#: | R1 | what it says | tests | remark |
+#: | R1 | summary | tests | remark |
 _ROW = re.compile(r"^\| (R\d+) \| (.*?) \| (.*?) \| ?(.*?) ?\|$", re.MULTILINE)
 
 
 def numbers(text: str) -> set[str]:
-    """The rules that `text` names; a range names all between."""
+    """Return the rules that `text` names. A range names all rules in it."""
     found: set[str] = set()
     for first, last in _NAMED.findall(text):
         found.update(f"R{number}" for number in range(int(first), int(last or first) + 1))
@@ -33,7 +33,7 @@ def numbers(text: str) -> set[str]:
 
 @lru_cache
 def named() -> dict[str, set[str]]:
-    """Rule -> the files whose tests name it: in a docstring of tests/, in any words of interop/."""
+    """Return rule -> the files whose tests name it: in a docstring of tests/, in any text of interop/."""
     rules: dict[str, set[str]] = defaultdict(set)
     for path in [*ROOT.glob("tests/*/**/test_*.py"), *ROOT.glob("tests/interop/*.py"), *ROOT.glob("tests/lab/*.py")]:
         if path.name in ("test_conformance.py", "test_architecture.py"):
@@ -53,7 +53,7 @@ def _words(path: Path, node: ast.AST) -> str:
 
 
 def rows() -> dict[str, tuple[str, str]]:
-    """Rule -> (tests, remark) as the document has them."""
+    """Return rule -> (tests, remark) as in the document."""
     return {rule: (tests, remark) for rule, _, tests, remark in _ROW.findall(DOCUMENT.read_text(encoding="utf-8"))}
 
 
@@ -62,7 +62,7 @@ def cell(rule: str) -> str:
 
 
 def rewrite() -> None:
-    """The document with the column of tests as it is now."""
+    """Return the document with the current column of tests."""
 
     def row(found: re.Match[str]) -> str:
         rule, words, _, remark = found.groups()
@@ -73,16 +73,16 @@ def rewrite() -> None:
 
 class ConformanceTests(SynchronousTestCase):
     def test_every_rule_has_its_row(self) -> None:
-        """R1 to R42, each once and in order."""
+        """R1 to R42 have a row each, once and in order."""
         self.assertEqual(RULES, list(rows()))
 
     def test_every_rule_is_tested_or_later(self) -> None:
-        """A rule that no test names is of a later version, and its remark names the issue."""
+        """A rule without a test is of a later version, and its remark says so."""
         wanting = [rule for rule, (_, remark) in rows().items() if not named().get(rule) and "issue" not in remark]
         self.assertEqual([], wanting)
 
     def test_the_tests_named_are_there(self) -> None:
-        """A test file that the document names for a rule names that rule."""
+        """A test file in a rule's row names that rule."""
         wrong = [
             f"{rule} {name}"
             for rule, (tests, _) in rows().items()
@@ -92,11 +92,11 @@ class ConformanceTests(SynchronousTestCase):
         self.assertEqual([], wrong, ANEW)
 
     def test_no_rule_is_without_its_tests(self) -> None:
-        """Where tests name a rule, the document names at least one of them."""
+        """A rule that tests name has at least one of them in its row."""
         self.assertEqual([], [rule for rule, (tests, _) in rows().items() if named().get(rule) and "`" not in tests], ANEW)
 
     def test_demands(self) -> None:
-        """The demands are numbered without a gap, and each test that the document names from tests/unit is there."""
+        """The requirements are numbered without a gap, and each test below tests/unit that the document names exists."""
         text = DOCUMENT.read_text(encoding="utf-8")
         self.assertEqual([str(number) for number in range(1, 61)], re.findall(r"^\| (\d+) \|", text, re.MULTILINE))
         for file, name in re.findall(r"`(\w+/test_\w+)((?:\.\w+)+)`", text):

@@ -1,4 +1,4 @@
-"""The Containerfile: it copies what is there, installs by hash, runs as an ordinary user and can be asked for its health."""
+"""The Containerfile: it copies existing files, installs by hash, runs as an unprivileged user and has a health check."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ContainerTests(SynchronousTestCase):
         return [rest for each, rest in self.image if each == word]
 
     def test_copies(self) -> None:
-        """What is copied from the project is there, and the list of what the builder sees allows it, and no more."""
+        """The copied files exist, and the list for the builder allows exactly these."""
         copied = {name for word, rest in self.all if word == "COPY" and "--from" not in rest for name in rest.split()[:-1]}
         for name in copied:
             self.assertTrue((ROOT / name).exists(), name)
@@ -38,7 +38,7 @@ class ContainerTests(SynchronousTestCase):
         self.assertEqual(copied, {line[1:] for line in ignore if line.startswith("!")})
 
     def test_by_hash(self) -> None:
-        """Every library is installed from the lock, by its hash, on a Python that the project is for."""
+        """Every library is installed from the lock, by its hash, on a supported Python."""
         runs = " ".join(rest for word, rest in self.all if word == "RUN")
         self.assertIn("--require-hashes --requirement /build/requirements.lock", runs)
         project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -47,14 +47,14 @@ class ContainerTests(SynchronousTestCase):
             self.assertIn(f"Programming Language :: Python :: {version}", project["classifiers"])
 
     def test_user(self) -> None:
-        """It runs as a user by number, to whom the state directory belongs."""
+        """The image runs as a user with a number, who owns the state directory."""
         (user,) = self.of("USER")
         self.assertRegex(user, r"^[1-9]\d*:[1-9]\d*$")
         self.assertEqual(["/var/lib/s2sgw"], list(self.of("VOLUME")))
         self.assertIn(f"--uid {user.partition(':')[0]} ", " ".join(self.of("RUN")))
 
     def test_commands(self) -> None:
-        """The program, its default and the question for its health are commands that exist; a stop is a stop in order."""
+        """The program, its default and its health check are existing commands. The stop signal causes a normal stop."""
         (health,) = self.of("HEALTHCHECK")
         check = json.loads(health[health.index("["):])
         program, default = json.loads(self.of("ENTRYPOINT")[0]), json.loads(self.of("CMD")[0])

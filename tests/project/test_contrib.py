@@ -1,4 +1,4 @@
-"""contrib/: the alerts and the dashboard name metrics that there are, and the alerts do what their tests say."""
+"""contrib/: the alerts and the dashboard name existing metrics, and the alerts pass their tests."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.project.source_tree import ROOT
 
 CONTRIB = ROOT / "contrib"
-#: What an expression names: metrics of ours, and those that every process has.
+#: The metrics in an expression: those of s2sgw, and those of every process.
 _METRIC = re.compile(r"\b((?:s2sgw|process)_[a-z0-9_]+)")
-#: What a histogram adds to its name.
+#: The suffixes of a histogram's name.
 _PARTS = ("_bucket", "_sum", "_count")
-#: Metrics of every process, which are not in our documentation.
+#: Metrics of every process, which docs/admin.md does not list.
 _PROCESS = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
 
 
@@ -30,7 +30,7 @@ def documented() -> set[str]:
 
 
 def named(text: str) -> set[str]:
-    """Return the metrics that expressions name, histograms without their parts."""
+    """Return the metrics in expressions, histograms without their suffixes."""
     found = set()
     for name in _METRIC.findall(text):
         part = next((part for part in _PARTS if name.endswith(part) and name.removesuffix(part) in documented()), "")
@@ -57,7 +57,7 @@ class ContribTests(SynchronousTestCase):
         self.assertEqual(len(cells), len(set(cells)))
 
     def test_documentation(self) -> None:
-        """Every metric of the documentation is somewhere in the code, by its whole name or by the part that a loop adds."""
+        """Every documented metric is in the code, by its whole name or by the part that a loop adds."""
         code = "\n".join(path.read_text() for path in (ROOT / "s2sgw").rglob("*.py"))
         loops = ("s2sgw_lookups", "s2sgw_verifications", "s2sgw_posh_fetches")
         missing = {name for name in documented() if name.removesuffix("_total") not in code and not name.startswith(loops)}
@@ -71,7 +71,7 @@ class ContribTests(SynchronousTestCase):
         self.assertEqual(set(), {name for name in names if not {name, f"{name}_total"} & documented()})
 
     def test_alerts(self) -> None:
-        """`promtool` finds the rules valid, and their tests pass. Skipped where it is not installed."""
+        """`promtool` finds the rules valid, and their tests pass. The test is skipped if it is not installed."""
         promtool = shutil.which("promtool")
         if promtool is None:
             raise SkipTest("promtool is not installed")

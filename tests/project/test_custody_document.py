@@ -45,7 +45,7 @@ def _methods(node: ast.ClassDef) -> set[str]:
 
 
 class CustodyDocumentTests(SynchronousTestCase):
-    """A promise whose test is gone is no promise."""
+    """Each promise has its test."""
 
     def test_tests_exist(self) -> None:
         """Each test that is named exists."""

@@ -1,4 +1,4 @@
-"""The documentation: its examples load, its generated pages are what the code says, and every page is found from the first."""
+"""The documentation: its examples load, its generated pages agree with the code, and the first page leads to every page."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ HEAD = '[gateway]\ndomains = ["example.org"]\n'
 
 class RefusalsPageTests(SynchronousTestCase):
     def test_generated(self) -> None:
-        """docs/refusals.md is what `python -m tests.support.refusals_page` writes."""
+        """docs/refusals.md is the output of `python -m tests.support.refusals_page`."""
         self.assertEqual(refusals_page.page(), refusals_page.PAGE.read_text("utf-8"))
 
 
 class ExampleTests(SynchronousTestCase):
     def test_load(self) -> None:
-        """Every example in TOML is a configuration, with the files that it names."""
+        """Every example in TOML is a valid configuration, with the files that it names."""
         folder = Path(self.mktemp()).absolute()
         (folder / "certs").mkdir(parents=True)
         for name in ("branch.secret", "federation-ca.pem", "deny.txt"):
@@ -44,7 +44,7 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(sorted(page.stem for page in DOCS.glob("*.md") if page.stem != "index"), sorted(listed))
 
     def test_links(self) -> None:
-        """Every link of README and of docs/ to a file of this repository leads to one."""
+        """Every link of README and of docs/ to a file of this repository has an existing target."""
         for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md")]:
             for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
                 self.assertTrue((page.parent / target).exists(), f"{page.name}: {target}")

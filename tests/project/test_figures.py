@@ -1,4 +1,4 @@
-"""The figures of the architecture can be taken, and none is over its target."""
+"""The figures of the architecture are within their limits."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class FigureTests(SynchronousTestCase):
     """`python -m tests.project.figures`."""
 
     def test_targets(self) -> None:
-        """No figure is over its target (docs/architecture.md#figures)."""
+        """No figure is over its limit (docs/architecture.md#figures)."""
         found = figures()
         over = {name: (found[name], target) for name, target in TARGETS.items() if found[name] > target}
         self.assertEqual({}, over)
 
     def test_journey_is_whole(self) -> None:
-        """The journey goes through the whole gateway: from the socket of the peer to the queue, out, and back."""
+        """The journey passes through the whole gateway: from the socket of the peer to the queue, out, and back."""
         files = {entry.file for entry in measure().entries}
         for file in (
             "net/connection.py", "xmpp/framing.py", "stream/receiving_context.py", "s2s/accepted_stream.py",
@@ -28,7 +28,7 @@ class FigureTests(SynchronousTestCase):
             self.assertIn(file, files)
 
     def test_callables(self) -> None:
-        """A function, an optional one and a name for one are functions; an object with a name is none."""
+        """A function, an optional one and an alias of one are functions; a named object is not."""
         for annotation in ("Callable[[], int]", "Callable[[], int] | None", "Dialler", "Build"):
             self.assertTrue(is_callable(annotation), annotation)
         for annotation in ("DeliveryQueues", "dict[str, Callable[[], int]]", "IReactorTime | None"):

@@ -1,4 +1,4 @@
-"""The table of `make mutants`: each mutation can be made, and names tests that are there."""
+"""The table of `make mutants`: each mutation is possible, and names existing tests."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class TableTests(SynchronousTestCase):
-    """What a mutation has to say."""
+    """The rows of mutations."""
 
     def test_can_be_made(self) -> None:
-        """The text to change occurs once, and what takes its place can be compiled."""
+        """The text to change occurs once, and its replacement can be compiled."""
         for each in MUTATIONS:
             source = (ROOT / each.file).read_text(encoding="utf-8")
             self.assertEqual((source.count(each.old), each.old != each.new), (1, True), each.name)
             compile(source.replace(each.old, each.new), each.file, "exec")
 
     def test_tests(self) -> None:
-        """Each names a rule, and tests that exist."""
+        """Each mutation names a rule, and existing tests."""
         self.assertEqual(len({each.name for each in MUTATIONS}), len(MUTATIONS))
         for each in MUTATIONS:
             self.assertRegex(each.broken, r"^R\d+: ")

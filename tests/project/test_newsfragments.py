@@ -1,4 +1,4 @@
-"""News fragments: their names are what towncrier can read, after `make changelog` has given numbers to words."""
+"""News fragments: towncrier can read their names after `make changelog` has replaced words by numbers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SPEC.loader.exec_module(changelog)
 
 class NamesTests(SynchronousTestCase):
     def test_numbered(self) -> None:
-        """A word becomes the first free number; names stay apart; nothing else changes."""
+        """A word becomes the first free number. Names stay unique. Other names do not change."""
         names = ["12.bugfix.md", "12.bugfix.1.md", "12.bugfix.places.md", "12.bugfix.log.md", "+x.feature.md", "README.md"]
         self.assertEqual({"12.bugfix.log.md": "12.bugfix.2.md", "12.bugfix.places.md": "12.bugfix.3.md"}, changelog.numbered(names))
 
     def test_ours(self) -> None:
-        """Each of ours is of a kind that pyproject.toml has."""
+        """Each fragment is of a kind in pyproject.toml."""
         types = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["towncrier"]["type"]
         kinds = "|".join(each["directory"] for each in types)
         for path in (ROOT / "newsfragments").glob("*.md"):

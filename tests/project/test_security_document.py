@@ -13,7 +13,7 @@ _SECTION = (ROOT / "docs" / "security.md").read_text().partition("## What shows 
 
 
 class SecurityDocumentTests(SynchronousTestCase):
-    """The table of what holds and what shows it."""
+    """The table of promises and their tests."""
 
     def test_scenarios(self) -> None:
         """The words of each attack are words of a scenario's title."""
@@ -29,6 +29,6 @@ class SecurityDocumentTests(SynchronousTestCase):
         self.assertEqual([], [name for name in named if not (ROOT / "tests" / f"{name}.py").exists()])
 
     def test_each_line(self) -> None:
-        """Each line names something."""
+        """Each row names a test."""
         rows = [line for line in _SECTION.splitlines() if line.startswith("| ")][1:]
         self.assertEqual([], [row for row in rows if "`" not in row])

@@ -1,4 +1,4 @@
-"""The locks: everything that pyproject.toml asks for, within its ranges, by version and hash, from no particular index."""
+"""The locks: all requirements of pyproject.toml, within their ranges, by version and hash, from no particular index."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.project.audit import report
 from tests.project.source_tree import ROOT
 
 LOCKS = {"requirements.lock": (), "requirements-dev.lock": ("dev",), "requirements-docs.lock": ("docs",), "requirements-release.lock": ("release",)}
-#: name==version ; marker, and then a hash a line
+#: name==version ; marker, and then one hash a line
 _PIN = re.compile(r"([A-Za-z0-9._-]+)==(\S+)(?: ; (.*?))? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)")
 
 
 def pins(name: str) -> dict[str, set[str]]:
-    """Return package -> versions of a lock; Pythons and platforms may have one each."""
+    """Return package -> versions of a lock; each Python and platform may have its own."""
     text = (ROOT / name).read_text(encoding="utf-8")
     found: dict[str, set[str]] = {}
     for package, version, _, _ in _PIN.findall(text):
@@ -28,14 +28,14 @@ def pins(name: str) -> dict[str, set[str]]:
 
 class LockTests(SynchronousTestCase):
     def test_nothing_but_pins(self) -> None:
-        """A lock is pins with hashes and comments: no index, no address, nothing that is fetched unchecked."""
+        """A lock contains pins with hashes, and comments: no index, no address, and no unchecked download."""
         for name in LOCKS:
             text = (ROOT / name).read_text(encoding="utf-8")
             self.assertEqual("", re.sub(r"(?m)^#.*\n", "", _PIN.sub("", text)), name)
             self.assertNotIn("://", text)
 
     def test_everything_is_pinned(self) -> None:
-        """The requirements of pyproject.toml are in the lock, in a version that it allows: after a change, `make lock`."""
+        """The requirements of pyproject.toml are in the lock, in an allowed version. After a change, run `make lock`."""
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         for name, extras in LOCKS.items():
             locked = pins(name)
@@ -45,24 +45,24 @@ class LockTests(SynchronousTestCase):
                 self.assertTrue(any(requirement.specifier.contains(each, prereleases=True) for each in versions), f"{name}: {requirement}")
 
     def test_developers_run_what_is_deployed(self) -> None:
-        """Tests run with the versions that deployers install."""
+        """Tests run with the deployed versions."""
         deployed, developers = pins("requirements.lock"), pins("requirements-dev.lock")
         self.assertEqual({}, {name: (versions, developers.get(name)) for name, versions in deployed.items() if developers.get(name) != versions})
 
     def test_build_backend(self) -> None:
-        """The lock of developers has what builds the package: nothing is fetched for it."""
+        """The lock of developers has the build backend, so nothing is downloaded to build."""
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
         self.assertEqual(set(), {Requirement(each).name for each in project["build-system"]["requires"]} - set(pins("requirements-dev.lock")))
 
 
 class AuditTests(SynchronousTestCase):
     def test_report(self) -> None:
-        """A package that was not looked up counts as unknown, not as good."""
+        """A package without a result counts as unknown, not as good."""
         good: dict[str, object] = {"name": "a", "version": "1", "vulns": []}
         bad: dict[str, object] = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
         unknown: dict[str, object] = {"name": "c", "version": "1", "skip_reason": "not found"}
         self.assertEqual((["1 packages, no known vulnerabilities"], True), report({"dependencies": [good]}))
-        self.assertEqual((["b 2: CVE-1, mended in 3"], False), report({"dependencies": [good, bad]}))
+        self.assertEqual((["b 2: CVE-1, fixed in 3"], False), report({"dependencies": [good, bad]}))
         lines, fine = report({"dependencies": [good, unknown]})
         self.assertIn("NOT AUDITED: 1 of 2", lines[0])
         self.assertFalse(fine)

@@ -1,1 +1,1 @@
-"""The scenarios of `make custody`, by what goes wrong."""
+"""The scenarios of `make custody`, by kind of failure."""

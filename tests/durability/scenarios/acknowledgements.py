@@ -1,4 +1,4 @@
-"""How the gateway learns that the next hop has a stanza, in every mode, and how it tells the previous one."""
+"""Acknowledgements of the next hop, in every mode, and acknowledgements to the previous hop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.durability.scenario import ScenarioContext, scenario
 from tests.durability.xml_stream import XMLStream
 
 
-@scenario("the account itself: a server that acknowledges stanzas and throws them away is seen")
+@scenario("the account itself: a server that acknowledges stanzas and discards them is detected")
 async def thrown_away(context: ScenarioContext) -> None:
-    """These 50 really are lost, and the account must say so; otherwise no other scenario proves anything."""
+    """These 50 stanzas really are lost, and the account must say so. Otherwise no other scenario proves anything."""
     bed = context.testbed()
     inside, friend = bed.local(), bed.peer("friend.example")
     lane = bed.pair(inside, friend)
@@ -29,11 +29,11 @@ async def thrown_away(context: ScenarioContext) -> None:
 
 
 @scenario(
-    "{0} by acks = {1}: the next hop's streams break, kill -9, an orderly stop",
+    "{0} by acks = {1}: the next hop's streams break, kill -9, a normal stop",
     ("inbound", "auto"), ("inbound", "sm"), ("inbound", "ping"), ("inbound", "tcp"), ("outbound", "auto"), ("outbound", "ping"),
 )
 async def ends_under_load(context: ScenarioContext, direction: str, acks: str) -> None:
-    """Stanzas that the next hop may not have had are sent again. With "tcp" nothing but an orderly stop is promised."""
+    """Stanzas that the next hop may not have are sent again. With "tcp" only a normal stop is promised."""
     managed = acks in ("auto", "sm")
     bed = context.testbed(backend={"acks": acks if direction == "inbound" else "auto"})
     inside = bed.local(managed=managed or direction == "outbound")
@@ -65,7 +65,7 @@ async def ends_under_load(context: ScenarioContext, direction: str, acks: str) -
     ("inbound", "ping"), ("inbound", "auto"), ("outbound", "auto"), seconds=90,
 )
 async def falls_silent(context: ScenarioContext, direction: str, acks: str) -> None:
-    """Nothing is believed of a server that has answered before."""
+    """A server that has answered before is not believed without an answer."""
     bed = context.testbed(backend={"acks": acks})
     inside, peer = bed.local(managed=direction == "outbound"), bed.peer("peer.example", managed=direction == "inbound")
     inbound, outbound = bed.pairs(peer, inside)
@@ -107,7 +107,7 @@ async def repeated_then_killed(context: ScenarioContext, kind: str) -> None:
 
 @scenario("after a broken stream the sender uses old ids and texts for new stanzas")
 async def reused_ids(context: ScenarioContext) -> None:
-    """Only what was not acknowledged when the stream broke may be taken for a repeat."""
+    """Only stanzas that were unacknowledged when the stream broke may be taken for a repeat."""
     bed = context.testbed()
     inside, peer = bed.local(), bed.peer("peer.example")
     lane = bed.pair(peer, inside)
@@ -164,14 +164,14 @@ async def request_asked_again(context: ScenarioContext) -> None:
 
 @scenario("stanzas in flight when their stream breaks are bounced when their time is over")
 async def in_flight_expires(context: ScenarioContext) -> None:
-    """What was in flight at a loss expires like everything else: within `hold` and two seconds."""
+    """Stanzas in flight at a loss expire like all others: within `hold` and two seconds."""
     bed = context.testbed(queue={"hold": "3s"})
     inside, peer = bed.local(), bed.peer("peer.example")
     lane = bed.pair(inside, peer)
     await bed.start()
     lane.send(5)
     await bed.until(lambda: len(lane.account.arrived) == 5, 10, "nothing arrives")
-    await asyncio.sleep(4.5)  # nothing waits any more that the gateway would have to look after
+    await asyncio.sleep(4.5)  # no stanza waits that would need the gateway's attention
     peer.acknowledges = False
     lane.send(20)
     await bed.until(lambda: len(lane.account.arrived) == 25, 10, "nothing arrives")

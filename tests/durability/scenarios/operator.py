@@ -1,4 +1,4 @@
-"""The operator's verbs on what waits, before and after a restart."""
+"""The operator's verbs on waiting stanzas, before and after a restart."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from tests.durability.custody_testbed import INSIDE
 from tests.durability.scenario import ScenarioContext, scenario
 
 
-@scenario("`queue drop PEER` of what is on the disk after a start")
+@scenario("`queue drop PEER` of stanzas on the disk after a start")
 async def drop_after_start(context: ScenarioContext) -> None:
-    """The verb acts on everything that waits, wherever it is."""
+    """The verb acts on all waiting stanzas, in memory and on the disk."""
     bed = context.testbed()
     inside, peer = bed.local(), bed.peer("away.example")
     lane = bed.pair(inside, peer)
@@ -27,7 +27,7 @@ async def drop_after_start(context: ScenarioContext) -> None:
 
 @scenario("a stanza is held, dropped, and the gateway restarted; later stanzas are not held")
 async def hold_drop_restart(context: ScenarioContext) -> None:
-    """A hold leaves with its stanza."""
+    """A hold is removed with its stanza."""
     bed = context.testbed()
     inside, peer = bed.local(), bed.peer("peer.example")
     lane = bed.pair(inside, peer)

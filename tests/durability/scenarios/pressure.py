@@ -1,4 +1,4 @@
-"""Memory, disk and time run short, one after the other and all at once."""
+"""Memory, disk and time are short, one after another and all at once."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from tests.durability.custody_testbed import INSIDE, CustodyTestbed
 from tests.durability.scenario import ScenarioContext, scenario
 
 MIB = 1024 * 1024
-#: What the gateway counts for a stanza in memory beside its bytes, and what a message is larger than its body, about.
+#: The bytes that the gateway counts for a stanza in memory in addition to its own, and the bytes of a message in addition to its body, roughly.
 OVERHEAD = 750
-#: What is sent comes in so many parts, as in life: each is in the spool before the next comes.
+#: Stanzas are sent in this many parts, as in practice: each part is in the spool before the next arrives.
 SLICES = 20
 
 
-@scenario("{2} peers away, {0} MiB of memory, and a healthy peer that goes on", (64, 8000, 70), (4, 2000, 70), seconds=100)
+@scenario("{2} peers away, {0} MiB of memory, and a healthy peer that continues", (64, 8000, 70), (4, 2000, 70), seconds=100)
 async def peers_away(context: ScenarioContext, memory: int, size: int, number: int) -> None:
-    """What waits for peers that are away must not take anything from a healthy one."""
+    """Stanzas that wait for peers that are away take nothing from a healthy peer."""
     bed = context.testbed(queue={"memory": f"{memory}MiB"})
     inside, friend = bed.local(), bed.peer("friend.example")
     healthy = bed.pairs(friend, inside)
@@ -34,7 +34,7 @@ async def peers_away(context: ScenarioContext, memory: int, size: int, number: i
 
 
 async def _goes_on(bed: CustodyTestbed, *healthy: object, number: int = 200, seconds: float = 10.0) -> None:
-    """Check that these streams still deliver, all of it and within `seconds`, and that nothing of it is bounced."""
+    """Check that these streams still deliver all stanzas within `seconds`, and that none is bounced."""
     for stream in healthy:
         stream.send(number)  # type: ignore[attr-defined]
     accounts = [stream.account for stream in healthy]  # type: ignore[attr-defined]
@@ -52,7 +52,7 @@ async def _goes_on(bed: CustodyTestbed, *healthy: object, number: int = 200, sec
 
 @scenario("each sync takes 300 ms, 3 peers away, {0} streams", ("own",), ("shared",), seconds=90)
 async def slow_disk(context: ScenarioContext, kind: str) -> None:
-    """The disk is slower than what comes in: the streams that bring it must wait, shared ones too."""
+    """The disk is slower than the incoming stanzas: the streams that bring them must wait, also shared ones."""
     bed = context.testbed(queue={"memory": "4MiB"}, peers={"default": {"dialback": "with-tls"}})
     inside = bed.local()
     away = [bed.peer(f"away{each}.example") for each in range(3)]
@@ -72,7 +72,7 @@ async def slow_disk(context: ScenarioContext, kind: str) -> None:
 
 @scenario("disk full, memory full and the next hop away at once; the sender is {0}", ("there",), ("away",), seconds=90)
 async def everything_full(context: ScenarioContext, sender: str) -> None:
-    """Neither disk nor memory nor the next hop takes anything; with the sender away not even an error can be handed over."""
+    """Neither disk nor memory nor the next hop accepts anything. With the sender away not even an error can be sent."""
     bed = context.testbed(queue={"memory": "1MiB"})
     inside, peer = bed.local(), bed.peer("away.example")
     lane = bed.pair(inside, peer, size=1000)
@@ -87,9 +87,9 @@ async def everything_full(context: ScenarioContext, sender: str) -> None:
     await bed.settle(50)
 
 
-@scenario("the disk is full for two seconds; what comes later still expires")
+@scenario("the disk is full for two seconds; later stanzas still expire")
 async def expiry_after_full_disk(context: ScenarioContext) -> None:
-    """A sweep that meets a full disk must not be the last one."""
+    """The expiry continues after it meets a full disk."""
     bed = context.testbed(queue={"hold": "3s"})
     inside = bed.local()
     one, other = bed.peer("one.example"), bed.peer("other.example")
@@ -108,7 +108,7 @@ async def expiry_after_full_disk(context: ScenarioContext) -> None:
 
 @scenario("syncs fail for two seconds under load")
 async def failing_syncs(context: ScenarioContext) -> None:
-    """A commit whose sync fails is no commit."""
+    """A commit whose sync fails is not a commit."""
     bed = context.testbed()
     inside, peer = bed.local(), bed.peer("away.example")
     lane = bed.pair(inside, peer)
@@ -128,7 +128,7 @@ async def failing_syncs(context: ScenarioContext) -> None:
 
 @scenario("the process dies in the middle of a write to the spool's log", (7,), (31,))
 async def torn_write(context: ScenarioContext, write: int) -> None:
-    """A half-written page at the end of the log takes nothing with it that was acknowledged."""
+    """A half-written page at the end of the log damages no acknowledged stanza."""
     bed = context.testbed()
     inside, peer = bed.local(), bed.peer("away.example")
     lane = bed.pair(inside, peer)
@@ -143,9 +143,9 @@ async def torn_write(context: ScenarioContext, write: int) -> None:
     await bed.settle()
 
 
-@scenario("the errors of expired stanzas find no room in the spool; kill -9 right after", seconds=60)
+@scenario("the errors of expired stanzas find no space in the spool; kill -9 directly after", seconds=60)
 async def expiry_without_room(context: ScenarioContext) -> None:
-    """A stanza leaves the spool when its error is safe, not before."""
+    """A stanza is removed from the spool when its error is safe, not before."""
     bed = context.testbed(queue={"hold": "6s", "disk": 60_000, "share": "100%"})
     inside, peer = bed.local(), bed.peer("away.example")
     lane = bed.pair(inside, peer)
@@ -172,7 +172,7 @@ async def share_of_the_disk(context: ScenarioContext) -> None:
     inside, greedy, modest = bed.local(), bed.peer("greedy.example"), bed.peer("modest.example")
     much, little = bed.pair(inside, greedy, size=2000), bed.pair(inside, modest)
     await bed.start(away=[greedy, modest])
-    for size in (2000, 300, 0):  # to the brim: less and less fits
+    for size in (2000, 300, 0):  # fill it to the last byte: less and less fits
         much.traffic.size = size or 1
         much.send(3000)
         await bed.acknowledged(much)

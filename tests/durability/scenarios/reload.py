@@ -1,4 +1,4 @@
-"""Reloads that change what is behind the gateway, under load."""
+"""Reloads that change the backends, under load."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _moved(server: SimulatedServer, accepted: int, lane: OutgoingStream, opened:
     (True, "with"), (False, "without"),
 )
 async def domain_to_another_server(context: ScenarioContext, managed: bool, _: str) -> None:
-    """What either server sent, and what was on its way to it, is delivered in order."""
+    """Stanzas from and to either server are delivered in order."""
     bed = context.testbed()
     inside, peer = bed.local(managed=managed), bed.peer("peer.example")
     lanes = bed.pairs(inside, peer, size=200)

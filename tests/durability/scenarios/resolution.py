@@ -1,4 +1,4 @@
-"""Many lanes look the same thing up at the same moment."""
+"""Many lanes need the same look-up at the same moment."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tests.durability.simulated_nameserver import SimulatedNameserver
 
 
 @scenario(
-    "{0} local domains write to {1} at once, which all have to be looked up; the name server {2}",
+    "{0} local domains write to {1} at once, all of which must be looked up; the name server {2}",
     (300, "one peer", "refuses"), (300, "one peer", "is silent"), (200, "a peer each", "answers"), seconds=70,
 )
 async def many_pairs_resolve(context: ScenarioContext, number: int, recipients: str, kind: str) -> None:
-    """The answers of many look-ups that end together are handled one after the other; what is not bounced in time is held."""
+    """The answers of many look-ups that end together are processed one after another. Stanzas that are not bounced in time are held."""
     bed = context.testbed(queue={"hold": "10s"} if kind == "answers" else {})
     port = bed.lab.port()
     bed.use_nameserver(port)

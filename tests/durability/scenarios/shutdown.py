@@ -1,4 +1,4 @@
-"""Orderly stops that meet streams and servers at a bad moment."""
+"""Normal stops at a bad moment for streams and servers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from tests.durability.scenario import ScenarioContext, scenario
 from tests.durability.simulated_server import OutgoingStream
 
 
-@scenario("an orderly stop while peers {1} XEP-0198 send on streams that the gateway opened (XEP-0288)", (True, "with"), (False, "without"))
+@scenario("a normal stop while peers {1} XEP-0198 send on streams that the gateway opened (XEP-0288)", (True, "with"), (False, "without"))
 async def stop_with_bidi(context: ScenarioContext, managed: bool, _: str) -> None:
-    """What a peer sends on our stream is heard out like what it sends on its own."""
+    """A stop reads the stanzas of a peer to their end on the gateway's stream, as on the peer's own."""
     bed = context.testbed()
     inside = bed.local()
     backs = []
@@ -21,7 +21,7 @@ async def stop_with_bidi(context: ScenarioContext, managed: bool, _: str) -> Non
         back.connects = False
         backs.append(back)
     await bed.start()
-    await bed.until(lambda: all(back.stream is not None for back in backs), 15, "there is no stream that carries both ways")
+    await bed.until(lambda: all(back.stream is not None for back in backs), 15, "there is no stream that carries both directions")
     for _again in range(3):
         for back in backs:
             back.traffic.rate = 800
@@ -29,7 +29,7 @@ async def stop_with_bidi(context: ScenarioContext, managed: bool, _: str) -> Non
         await bed.stop()
         for back in backs:
             back.traffic.rate = 0
-            back.count_written(cut_off=True)  # an orderly stop cuts nobody off
+            back.count_written(cut_off=True)  # a normal stop cuts no stream off
         await bed.start_gateway()
         for peer in list(bed.servers.values())[1:]:
             inside.outgoing[peer.domain].send(1)
@@ -42,9 +42,9 @@ def _send_on(lanes: list[OutgoingStream]) -> None:
         lane.traffic.rate = 250
 
 
-@scenario("an orderly stop under load while the backend, by acks = {0}, reads but acknowledges nothing", ("sm",), ("ping",), seconds=80)
+@scenario("a normal stop under load while the backend, by acks = {0}, reads but acknowledges nothing", ("sm",), ("ping",), seconds=80)
 async def stop_with_stalled_backend(context: ScenarioContext, acks: str) -> None:
-    """What was not written before the stop is not in doubt: it comes once, and requests among it are not bounced."""
+    """Stanzas that were not written before the stop are not in doubt: they arrive once, and requests among them are not bounced."""
     bed = context.testbed(backend={"acks": acks})
     inside = bed.local(managed=acks == "sm")
     peers = [bed.peer(f"peer{number}.example") for number in range(4)]
@@ -62,7 +62,7 @@ async def stop_with_stalled_backend(context: ScenarioContext, acks: str) -> None
     for peer in peers:
         rows = await bed.ask("queue show", target=[peer.domain, inside.domain], limit=100_000)
         doubtful += sum(1 for row in rows if row["written"]) - len(rows)
-    # What the gateway had not read when it was asked may have been written since. Nothing is sent from this count until it stops.
+    # Stanzas that the gateway had not read at the count may have been written since. Nothing is sent from this count until it stops.
     for lane in lanes:
         lane.traffic.rate = 0
     doubtful += sum(len(lane.account.sent) - 20 for lane in lanes)
@@ -74,4 +74,4 @@ async def stop_with_stalled_backend(context: ScenarioContext, acks: str) -> None
     twice = sum(lane.account.duplicates() for lane in lanes)
     requests = sum(len(lane.account.bounced & lane.account.requests) for lane in lanes)
     bed.note(f"{doubtful} may have been in doubt at the stop")
-    bed.check(twice + requests <= doubtful, f"{twice} came twice and {requests} requests were bounced, {doubtful} were in doubt at most")
+    bed.check(twice + requests <= doubtful, f"{twice} arrived twice and {requests} requests were bounced, {doubtful} were in doubt at most")

@@ -1,4 +1,4 @@
-"""The spool cannot be read, or is not what was written."""
+"""The spool cannot be read, or differs from what was written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def _filled(
 
 
 async def _start_or_refuse(bed: CustodyTestbed, faults: dict[str, Any]) -> None:
-    """Start the gateway with faults that pass. That it says why it cannot start, and ends with status 1, is right too."""
+    """Start the gateway with temporary faults. It may also report why it cannot start, and end with status 1."""
     bed.begin_gateway(faults)
     try:
         await bed.runner.ready()
@@ -49,7 +49,7 @@ async def _start_or_refuse(bed: CustodyTestbed, faults: dict[str, Any]) -> None:
 
 @scenario("the spool's {0} cannot be read at the start, for a moment", ("lanes", PAGE), ("stanzas", 5 * PAGE), seconds=70)
 async def read_error_at_start(context: ScenarioContext, _: str, offset: int) -> None:
-    """A read error is not an empty spool: nothing is overwritten, and nothing new goes ahead of what is old."""
+    """A read error is not an empty spool: nothing is overwritten, and no new stanza is delivered before the old ones."""
     bed = context.testbed()
     lane, _file = await _filled(bed, 200)
     await _start_or_refuse(bed, {"sqlite": {"file": "spool.db", "read_error_from": offset}})
@@ -68,7 +68,7 @@ async def read_error_at_start(context: ScenarioContext, _: str, offset: int) -> 
 
 @scenario("the spool cannot be read for three seconds while a peer comes back", seconds=70)
 async def read_error_later(context: ScenarioContext) -> None:
-    """What could not be read is neither delivered as nothing nor removed."""
+    """Unreadable stanzas are neither delivered as empty nor removed."""
     bed = context.testbed()
     lane, _ = await _filled(bed, 3000, size=2000)
     await bed.start_gateway()
@@ -97,17 +97,17 @@ def _damage(file: Path, lane: OutgoingStream, change: Any) -> set[int]:
 
 
 def _excuse(bed: CustodyTestbed, lane: OutgoingStream, numbers: set[int]) -> None:
-    """Take these out of the account, if the gateway has said that something could not be read."""
+    """Remove these from the account, if the gateway has reported that stanzas could not be read."""
     missing = set(lane.account.missing()) & numbers
     said = [line for line in bed.log().splitlines() if "spool" in line and ("read" in line or "damage" in line)]
-    bed.check(not missing or said, "the log does not say that something cannot be read")
+    bed.check(not missing or said, "the log does not report unreadable stanzas")
     lane.account.withdrawn.update(missing)
     bed.note(f"{len(numbers)} stanzas were on the damaged page, {len(missing)} of them are gone")
 
 
-@scenario("one page of the spool is overwritten with rubbish", seconds=70)
+@scenario("one page of the spool is overwritten with random bytes", seconds=70)
 async def damaged_page(context: ScenarioContext) -> None:
-    """What can still be read is delivered; the gateway says that something cannot."""
+    """Readable stanzas are delivered, and the gateway reports that others are not readable."""
     bed = context.testbed()
     lane, file = await _filled(bed, 3000)
 
@@ -122,7 +122,7 @@ async def damaged_page(context: ScenarioContext) -> None:
 
 @scenario("one page of the spool cannot be read", seconds=70)
 async def unreadable_page(context: ScenarioContext) -> None:
-    """The same where the disk reports the error, for good."""
+    """The same with a permanent error of the disk."""
     bed = context.testbed()
     lane, file = await _filled(bed, 3000)
     numbers: set[int] = set()
@@ -139,7 +139,7 @@ async def unreadable_page(context: ScenarioContext) -> None:
 
 @scenario("the text of some stanzas was altered on the disk", seconds=70)
 async def altered_rows(context: ScenarioContext) -> None:
-    """A stanza that is not what was accepted is not delivered."""
+    """A stanza that differs from the accepted one is not delivered."""
     bed = context.testbed()
     lane, file = await _filled(bed, 1000)
     altered: list[str] = []
@@ -162,7 +162,7 @@ async def altered_rows(context: ScenarioContext) -> None:
 
 @scenario("a frame in the middle of the write-ahead log is damaged", seconds=70)
 async def damaged_log(context: ScenarioContext) -> None:
-    """SQLite stops at the bad frame without a word. What is behind it is kept and said, if not delivered."""
+    """SQLite stops at the bad frame without an error. Stanzas after it are kept and reported, if not delivered."""
     bed = context.testbed()
     lane, file = await _filled(bed, 1000, kill=True)
     log = file.with_name("spool.db-wal")
@@ -175,7 +175,7 @@ async def damaged_log(context: ScenarioContext) -> None:
     missing = lane.account.missing()
     kept = [path.name for path in bed.state.iterdir() if path.name not in ("spool.db", "spool.db-wal") and "wal" in path.name]
     said = [line for line in bed.log().splitlines() if "log" in line and ("damage" in line or "frame" in line or "aside" in line)]
-    bed.check(not missing or (kept and said), f"{len(missing)} are missing, and neither a copy of the log nor the words are there")
+    bed.check(not missing or (kept and said), f"{len(missing)} are missing, and there is neither a copy of the log nor a message")
     if kept and said:
         lane.account.withdrawn.update(missing)
         bed.note(f"{len(missing)} could not be read, the log is kept as {kept[0]}")
@@ -183,7 +183,7 @@ async def damaged_log(context: ScenarioContext) -> None:
 
 @scenario("the gateway starts on a full disk", seconds=70)
 async def start_on_full_disk(context: ScenarioContext) -> None:
-    """A restart takes nothing down: what the spool holds is delivered, and what can be passed on is accepted."""
+    """A restart loses nothing: the spool is delivered, and stanzas that can be passed on are accepted."""
     bed = context.testbed()
     lane, _ = await _filled(bed, 200)
     friend = bed.peer("friend.example")
@@ -201,7 +201,7 @@ async def start_on_full_disk(context: ScenarioContext) -> None:
         bed.allowed_statuses = {0, 1}
         await bed.start_gateway()
     through.send(50)
-    await bed.until(lambda: not lane.account.missing(), 15, "what the spool holds is not delivered")
-    await bed.until(lambda: len(through.account.arrived) == 50, 10, "nothing is passed on")
+    await bed.until(lambda: not lane.account.missing(), 15, "the spool is not delivered")
+    await bed.until(lambda: len(through.account.arrived) == 50, 10, "no new stanza is passed on")
     await bed.faults(sqlite={}, files_full=False)
     await bed.settle()

@@ -1,4 +1,4 @@
-"""Files of the gateway's state other than the spool are not what was written."""
+"""Files of the gateway's state other than the spool differ from what was written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.lab.lab import LabError
 
 @scenario("state/secret has {0} bytes", (0,), (5,))
 async def short_secret(context: ScenarioContext, size: int) -> None:
-    """Dialback keys are made from the secret, so that a short one lets anybody forge them: the start refuses it in one line."""
+    """Dialback keys are made from the secret, so a short secret lets others forge them. The start refuses it in one line."""
     bed = context.testbed()
     bed.local()
     await bed.start()
@@ -38,7 +38,7 @@ async def short_secret(context: ScenarioContext, size: int) -> None:
 
 @scenario("peers.sqlite is {0}", ("rubbish",), ("empty",))
 async def damaged_peer_database(context: ScenarioContext, kind: str) -> None:
-    """What is remembered of peers is lost, and said in words; stanzas go on, or the start refuses it in one line."""
+    """Records of peers are lost, which is reported. Stanzas are still passed on, or the start refuses the file in one line."""
     bed = context.testbed()
     inside, peer = bed.local(), bed.peer("peer.example")
     lane, back = bed.pairs(inside, peer)
