@@ -14,7 +14,7 @@
 #   make console-test   test the console in Chromium (Debian: apt-get install chromium chromium-driver; skipped without it)
 #   make pictures   take the pictures of the console in docs/images, of a gateway that runs for an hour first (MINUTES=60)
 #   make fuzz       feed random and mutated input to every parser and engine, guided by coverage, for FUZZ_SECONDS in total; then run tests/properties with FUZZ_EXAMPLES each
-#   make mutants    break protocol rules in a copy: the tests of each rule must fail (MUTANTS="M3 M11")
+#   make mutants    break protocol rules in a copy: the tests of each rule must fail (MUTANTS="M3 M11", or custody)
 #   make certs      make a development CA and the certificates of the example domains
 #   make floors     run the tests with the oldest libraries that pyproject.toml allows
 #   make pythons    run the tests with each of Python 3.12 to 3.15 that is installed

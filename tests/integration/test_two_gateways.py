@@ -215,7 +215,8 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual(self.outcomes(), ({"resumed": 1}, {"resumed": 1}))
         engines = [wire.protocol.engine for wire in self.world.link]
         self.assertEqual([engine.continues for engine in engines], [True, True])  # type: ignore[attr-defined]
-        self.assertEqual(len(self.world.far.accepted.sessions), 0)
+        self.assertEqual((len(self.world.far.accepted.sessions), queue.pair_queue.in_flight_count), (0, 0))
+        self.assertEqual(self.world.near.record.stanzas["outbound", "message", "resent"], 0)  # nothing was in doubt
 
     def test_handled_meanwhile(self) -> None:
         """R35: stanzas that the next hop takes while the stream is broken count in the `h` of its resumption."""
@@ -274,6 +275,21 @@ class StandingTests(SynchronousTestCase):
         self.check()
         self.assertEqual(self.outcomes(), ({"refused": 1}, {"refused": 1}))
         self.assertEqual(self.world.near.record.stanzas["outbound", "message", "resent"], 3)
+
+    def test_refused_with_a_count(self) -> None:
+        """R35: what the `h` of the refusal covers has arrived, and only the rest goes again."""
+        self.say()
+        self.world.link[0].carry(200)
+        self.world.turn()
+        self.world.cut()
+        self.world.far.sinks[OUT].acknowledge(5)
+        sessions = self.world.far.accepted.sessions
+        for session in list(sessions._suspended.values()):
+            sessions._expire(session)
+        self.assertEqual(self.world.near.queues.queue(OUT).pair_queue.in_flight_count, 3)
+        self.world.calm()
+        self.check()
+        self.assertEqual(self.world.near.record.stanzas["outbound", "message", "resent"], 1)
 
     def test_too_late_here(self) -> None:
         """R35: after the time limit no stream is resumed. Stanzas in flight wait like all others."""

@@ -1,5 +1,7 @@
 """`python -m tests.mutants [NAME …]`: break each rule in a copy of the tree, and check that its tests fail.
 
+Without names, the rules of the wire are broken. `custody` stands for the promises of custody. `--model` plays those with the model.
+
 The last line is `N passed, N failed`. The exit status is 1 if a mutation was not detected, or could not be made. A mutation is
 detected only if the same tests ran as without it: a module that can no longer be imported is not a failed test.
 """
@@ -21,13 +23,15 @@ from typing import NamedTuple
 
 from twisted.trial.runner import TestLoader
 
+from tests.mutants.custody import FAULTS, MODEL, MODEL_TESTS, PROMISES
 from tests.mutants.mutations import MUTATIONS, Mutation
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 #: The files that the tests need.
 COPIED = ("s2sgw", "tests", "twisted", "certs", "docs", "examples")
-#: Seconds for the tests of one mutation.
+#: Seconds for the tests of one mutation. With the model: the same, and the walks that it makes.
 SECONDS = 120
+MODEL_SECONDS, MODEL_WALKS = 900, 10_000
 #: Mutations at once.
 AT_ONCE = 2
 
@@ -79,7 +83,7 @@ class Copy:
             return f"cannot be made: {error}"
         path.write_text(broken, encoding="utf-8")
         try:
-            run = self.run(mutation.tests, SECONDS)
+            run = self.run(mutation.tests, MODEL_SECONDS if mutation.tests is MODEL_TESTS else SECONDS)
         finally:
             path.write_text(source, encoding="utf-8")
         if run.passed:
@@ -95,7 +99,7 @@ def _number(mutation: Mutation) -> int:
 def _play(mutations: Sequence[Mutation], folder: Path) -> int:
     """Play `mutations`, several at once, each worker in its own copy; return how many were not detected."""
     copies = [Copy(folder / str(number)) for number in range(AT_ONCE)]
-    before = copies[0].run(dict.fromkeys(name for each in mutations for name in each.tests), SECONDS)
+    before = copies[0].run(dict.fromkeys(name for each in mutations for name in each.tests), MODEL_SECONDS)
     if not before.passed:
         print(f"the tests do not pass without any mutation:\n{before.text}")
         return len(mutations)
@@ -110,12 +114,25 @@ def _play(mutations: Sequence[Mutation], folder: Path) -> int:
     return sum(1 for why in outcomes.values() if why)
 
 
+def _chosen(names: Sequence[str], *, model: bool) -> list[Mutation]:
+    """Return the mutations that were named: by default those of the wire. `model`: those of custody, for the model to find."""
+    custody = [*FAULTS, *PROMISES]
+    if model:
+        os.environ.setdefault("FUZZ_WALKS", str(MODEL_WALKS))
+        custody = [each._replace(tests=MODEL_TESTS) for each in custody if each.name in MODEL]
+    everything = custody if model else [*MUTATIONS, *custody]
+    if not names:
+        return custody if model else list(MUTATIONS)
+    return [each for each in everything if each.name in names or ("custody" in names and each in custody)]
+
+
 def main() -> int:
-    """Play the named mutations, or all."""
+    """Play the mutations that were named, or those of the wire."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="broken rules, and the tests that detect them")
-    parser.add_argument("names", nargs="*", help="play only these, such as M11")
-    names = parser.parse_args().names
-    mutations = [each for each in MUTATIONS if not names or each.name in names]
+    parser.add_argument("names", nargs="*", help="play only these, such as M11; custody: all of custody")
+    parser.add_argument("--model", action="store_true", help="play those of custody with the model alone")
+    arguments = parser.parse_args()
+    mutations = _chosen(arguments.names, model=arguments.model)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="s2sgw-mutants-") as folder:
         failed = _play(mutations, Path(folder))

@@ -299,6 +299,7 @@ class CourierTests(SynchronousTestCase):
         world = World()
         world.side.ending = Ending(Cause.NO_SUCH_DOMAIN)
         world.queue.accept([message("1")])
+        self.assertEqual([stanza.id for stanza in world.back], ["1"])
         world.queue.accept([message("2")])
         self.assertEqual([stanza.id for stanza in world.back], ["1", "2"])
         self.assertIn(b"remote-server-not-found", world.back[0].data)

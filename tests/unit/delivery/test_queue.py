@@ -458,6 +458,20 @@ class SpoolTests(SynchronousTestCase):
         world.queue.next_hop_ready()
         self.assertEqual((ids(world.next_hop.sent), source.paused, ids(world.back.sent)), ("123", False, ""))
 
+    def test_offered_again(self) -> None:
+        """Rejected stanzas are offered to the spool again every second, in order, and it has them when there is room."""
+        world = World(disk=10)
+        world.next_hop.ready = world.back.ready = False
+        world.accept(stanza("1"), stanza("2"))
+        for _ in range(3):
+            world.clock.advance(1)
+            world.custody.expiry.sweep()
+        world.spool.raise_limit(1000)
+        world.clock.advance(1)
+        self.assertEqual(world.settled, [])
+        world.custody.expiry.sweep()
+        self.assertEqual((world.settled, world.spooled()), (["12"], ["1", "2"]))
+
     def test_an_error_has_nowhere_to_go(self) -> None:
         """A stanza that must not be answered by an error waits in memory, and does not delay those that may: answers to pings come with them."""
         world = World(disk=10)
@@ -897,12 +911,13 @@ class DoubtTests(SynchronousTestCase):
         world = World()
         world.accept(stanza("1"), stanza("q", "iq", "set"), stanza("r", "iq", "result"), stanza("2"))
         world.next_hop.ready = False
+        world.accept(stanza("3"))
         world.queue.stream_lost()
         self.assertEqual(ids(world.back.sent), "q")
         self.assertIn(b"remote-server-timeout", world.back.sent[0])
         world.next_hop.ready = True
         world.queue.next_hop_ready()
-        self.assertEqual(ids(world.next_hop.sent), "1qr2" + "1r2")
+        self.assertEqual(ids(world.next_hop.sent), "1qr2" + "1r23")
         self.assertEqual(world.record.stanzas["outbound", "message", "resent"], 2)
 
     def test_a_late_answer(self) -> None:
@@ -918,6 +933,18 @@ class DoubtTests(SynchronousTestCase):
         back.accept([other, late])
         back.accept([late])
         self.assertEqual(ids(world.back.sent), "qq")
+
+    def test_asked_again(self) -> None:
+        """R33: a request in doubt is asked again with the same id: its answer is delivered, and one more answer is dropped."""
+        world = World()
+        answer = Stanza("iq", b"<iq type='result' id='q'/>", "u@here.example", "u@there.example", "result", "q")
+        world.accept(stanza("q", "iq", "get"))
+        world.queue.stream_lost()
+        world.accept(stanza("q", "iq", "get"))
+        world.back.sent.clear()
+        for _ in range(2):
+            world.queues.queue(OUT.inverse).accept([answer])
+            self.assertEqual(world.back.sent, [answer.data])
 
     def test_an_iq_on_its_way_at_a_crash(self) -> None:
         """R33: an IQ that was on the wire at a crash is not sent again after the next start."""

@@ -28,6 +28,12 @@ class JoinedCallsTests(SynchronousTestCase):
         self.calls.join("a", self.begin)
         self.assertEqual(len(self.begun), 2)
 
+    def test_many(self) -> None:
+        """However many callers wait, none is answered from within the answer of another."""
+        waiting = [self.calls.join("a", self.begin) for _ in range(20_000)]
+        self.begun[0].callback(7)
+        self.assertEqual({self.successResultOf(each) for each in waiting}, {7})
+
     def test_failure(self) -> None:
         """Every caller gets the failure."""
         waiting = [self.calls.join("a", self.begin) for _ in range(2)]

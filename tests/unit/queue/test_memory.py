@@ -56,4 +56,6 @@ class SharedMemoryTests(SynchronousTestCase):
         while growing := [peer for peer in peers if not peer.full]:
             for peer in growing:
                 take(peer, 1000)
-        self.assertGreaterEqual(PeerMemory(memory).allowance, min(memory.share, 1_000_000 // (number + 1)) - 1000 * number)
+        newcomer = PeerMemory(memory).allowance
+        self.assertGreaterEqual(newcomer, min(memory.share, 1_000_000 // (number + 1)) - 1000 * number)
+        self.assertLessEqual(memory.used + newcomer, memory.limit)
