@@ -282,7 +282,7 @@ class ShownTests(TrustCase):
         self.assertIn("No certificate waits", self.run_command([], "pending").output)
 
     def test_pins(self) -> None:
-        """The four verbs and their options."""
+        """The four verbs accept their options."""
         verbs = PinVerbsTests("test_approve")
         verbs.setUp()
         row = verbs.ask("pins add", peer="peer.example", key=OLD_KEY, lasts=60)

@@ -289,7 +289,7 @@ class FileTests(ConfigTestCase):
         self.assertEqual([], self.with_gateway(""))
 
     def test_certificate_files(self) -> None:
-        """The two forms of a certificate with its key."""
+        """Both forms of a certificate with its key are found."""
         (self.folder / "name").mkdir()
         self.assertEqual((self.folder / "name/fullchain.pem", self.folder / "name/privkey.pem"), certificate_files(self.folder / "name"))
         self.assertEqual((Path("a.b.crt"), Path("a.b.key")), certificate_files(Path("a.b")))

@@ -74,7 +74,7 @@ class AckSelectionTests(SynchronousTestCase):
         answered()
 
     def test_chosen(self) -> None:
-        """R41: XEP-0198 where the stream has it, else pings, else TCP alone, as configured."""
+        """R41: XEP-0198 is used if the stream has it, otherwise pings, otherwise TCP alone, as configured."""
         self.assertIsInstance(self.choose(Stream(managed=True)), StreamManagementAcks)
         self.assertIsInstance(self.choose(Stream()), PingAcks)
         self.acks[THERE] = "tcp"

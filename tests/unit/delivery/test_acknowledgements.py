@@ -98,7 +98,7 @@ class Queue:
 
 
 class PingTests(SynchronousTestCase):
-    """R41: the ping barrier."""
+    """R41: tests of acknowledgement by pings."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -267,7 +267,7 @@ class PingTests(SynchronousTestCase):
 
 
 class StreamManagementTests(SynchronousTestCase):
-    """R35: XEP-0198."""
+    """R35: tests of acknowledgement by XEP-0198."""
 
     def setUp(self) -> None:
         self.clock = Clock()

@@ -552,7 +552,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual((0, []), (agent.retry.failures, world.back))
 
     def test_does_not_part(self) -> None:
-        """A stream is kept while something is in flight, and also if the other side may send on it or has opened it."""
+        """A stream is kept while something is in flight or another pair uses it, and if the other side may send on it or has opened it."""
         world = World()
         world.queue.next_hop.release_stream()
         world.queue.accept([message("1")])

@@ -10,7 +10,7 @@ from tests.support.fakes import FixedRandom
 
 
 class RetryScheduleTests(SynchronousTestCase):
-    """A back-off of 2, 4, 8 and then 10 seconds, without jitter."""
+    """Tests with a back-off of 2, 4, 8 and then 10 seconds, without jitter."""
 
     def setUp(self) -> None:
         self.schedule = RetrySchedule(BackOff(first=2, factor=2, longest=10, jitter=0), FixedRandom(0.5))
@@ -22,7 +22,7 @@ class RetryScheduleTests(SynchronousTestCase):
         self.assertEqual(10, self.schedule.after_attempt(None))
 
     def test_stream_that_worked(self) -> None:
-        """The end of a stream that worked is no failure, and ends the row of failures."""
+        """The end of a stream that worked is no failure, and resets the number of failures."""
         self.schedule.after_attempt(None)
         self.assertEqual(0, self.schedule.after_stream(worked=True, isolating=False))
         self.assertEqual(2, self.schedule.after_attempt(None))

@@ -47,7 +47,7 @@ class ChoiceTests(FolderTests):
     """R11: the names in the certificate decide, not the file's name."""
 
     def test_both_shapes(self) -> None:
-        """NAME.crt with NAME.key, and NAME/fullchain.pem with NAME/privkey.pem, chain and key included."""
+        """Both layouts are read: NAME.crt with NAME.key, and NAME/fullchain.pem with NAME/privkey.pem, with the chain."""
         self.put("one", leaf_for("example.org"))
         two = self.folder / "two"
         two.mkdir()

@@ -55,7 +55,7 @@ class SilentZonesTests(SynchronousTestCase):
         self.assertFalse(self.holds("y.good.co.uk"))
 
     def test_other_networks(self) -> None:
-        """A network that has not asked in vain may ask once. If that is in vain too, it may not ask again."""
+        """A network without an unanswered question may ask once. If that one gets no answer either, it may not ask again."""
         self.silent(*(f"x{number}.zone.example" for number in range(9)))
         self.assertFalse(self.holds("healthy.zone.example", "there"))
         self.silent("y.zone.example", site="there")

@@ -50,7 +50,7 @@ class KeysTests(PeerDatabaseTestCase):
         self.assertFalse(self.result(self.keys.forget(PEER, OLD_KEY)))
 
     def test_what_the_policy_hears(self):
-        """Approvals count with the proof "pin", or if approval is configured. First uses count only if strangers are accepted."""
+        """Approvals count with the proof "pin", or if unknown issuers are not rejected. First uses count only in the second case."""
         self.result(self.keys.approve(remembered()))
         self.keys.learn(remembered(NEW_KEY, origin="first-use"))
         heard = {

@@ -269,7 +269,7 @@ class ReconsiderTests(InboundTestCase):
         return refusal.ending.cause if refusal else None
 
     def test_by_method(self) -> None:
-        """Each method counts if the verdict still permits it to prove the peer. A method outside the verdict stays valid."""
+        """A stream stays if the verdict still permits its method to prove the peer: "certificate" and SCRAM count as EXTERNAL does."""
         self.opinion = Verdict(external=True, dialback=False)
         self.assertEqual([None, None, Cause.NOT_PROVEN, None], [self.reconsidered(method) for method in METHODS])
         self.opinion = Verdict(external=False, dialback=True)

@@ -57,7 +57,7 @@ class ExampleTests(SynchronousTestCase):
     """Tests of the worked examples in the RFCs."""
 
     def test_rfc_6120(self) -> None:
-        """R26: RFC 6120 §9.1, SCRAM-SHA-1 for juliet."""
+        """R26: the example of RFC 6120 §9.1 succeeds: SCRAM-SHA-1 for juliet."""
         secret = SharedSecret("r0m30myr0m30", b"68da3408-4f4f-467f-912e-49f53f43d033", 4096)
         juliet = Domain.parse("juliet")
         client = ScramClient(PLAIN_1, juliet, StreamSecret(secret, lambda: "oMsTAAwAAAAMAAAANP0TAAAAAABPU0AA"), [])
@@ -74,7 +74,7 @@ class ExampleTests(SynchronousTestCase):
         client.finish(server.conclusion)
 
     def test_rfc_7677(self) -> None:
-        """R26: RFC 7677 §3, SCRAM-SHA-256 for user."""
+        """R26: the example of RFC 7677 §3 succeeds: SCRAM-SHA-256 for user."""
         salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
         user, secret = Domain.parse("user"), SharedSecret("pencil", salt, 4096)
         client = ScramClient(PLAIN, user, StreamSecret(secret, lambda: "rOprNGfwEbeRWgbNEkqO"), [])

@@ -356,14 +356,14 @@ class AnythingTests(SynchronousTestCase):
     @settings(max_examples=500, deadline=None)
     @given(st.booleans(), st.sampled_from(USES), st.sampled_from(RECEIVING_WAYS), steps)
     def test_receiving(self, pre_1_0: bool, tls: TLSUse, way: tuple[Any, ...], more: list[Any]) -> None:
-        """R29: the receiving role."""
+        """R29: these properties hold for the receiving role."""
         options = replace(World(tls=tls).receiving(), pre_1_0=pre_1_0)
         self.live(ReceivingStream(options, lambda: "id"), [*way, *more])
 
     @settings(max_examples=500, deadline=None)
     @given(st.booleans(), st.sampled_from(USES), st.sampled_from(INITIATING_WAYS), steps)
     def test_initiating(self, external: bool, tls: TLSUse, way: tuple[Any, ...], more: list[Any]) -> None:
-        """R29: the initiating role."""
+        """R29: these properties hold for the initiating role."""
         options = InitiatingOptions(local=PEER, peer=OURS, keys=KEYS, tls=tls, external=external)
         self.live(InitiatingStream(options), [*way, *more])
 

@@ -935,8 +935,7 @@ class DialbackTests(ReceivingCase):
 
     def test_certified_beside_another(self) -> None:
         """R28: if keys are not sufficient, a peer may add all domains of its certificate to a stream authenticated by SASL. A domain that
-        is
-        not in the certificate is refused.
+        is not in the certificate is refused.
         """
         other, third = pair(OTHER), Domain.parse("third.example")
         inside = dialback_error("policy-violation", "third.example may not authenticate by dialback here", "modify")

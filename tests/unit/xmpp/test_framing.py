@@ -200,7 +200,7 @@ class TranscriptTests(SynchronousTestCase):
 
 
 class HeaderTests(SynchronousTestCase):
-    """The stream header."""
+    """Tests of the stream header."""
 
     def first(self, data: bytes) -> object:
         """Return the only event of `data`, however it is cut."""
@@ -254,7 +254,7 @@ class HeaderTests(SynchronousTestCase):
             self.assertEqual(condition, self.first(data), data)
 
     def test_root_refused(self) -> None:
-        """R14, R38: another namespace is invalid-namespace, another prefix or none is bad-namespace-prefix."""
+        """R14, R38: another namespace gets invalid-namespace; another prefix, or none, gets bad-namespace-prefix."""
         for data, condition in (
             (header(default="xmlns='jabber:client'"), C.INVALID_NAMESPACE),
             (header(default=""), C.INVALID_NAMESPACE),
