@@ -37,7 +37,7 @@ from s2sgw.s2s.multiplexing import PairRequests, ShareableStreams
 from s2sgw.s2s.owners import BACKEND
 from s2sgw.s2s.resumption import BrokenStream
 from s2sgw.s2s.shared_stream import SharedStream
-from s2sgw.s2s.stream_limits import LimitReached, PeerStreamLimit, StreamLimit
+from s2sgw.s2s.stream_limits import LimitReached, PeerStreamLimit, Place, StreamLimit
 from s2sgw.stream.events import (
     ClosingTagDue,
     Event,
@@ -372,29 +372,39 @@ async def _verifying_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedS
 
 async def _stanza_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedStream:
     """Wait for a place among all streams, then for a handshake. If the place is gone by then, wait for another."""
-    services, name, bound = attempt.services, attempt.name, attempt.side.owner_streams(attempt.pair)
-    purpose: Purpose = "backend" if attempt.side.leg == "backend" else "outbound"
+    room, bound = attempt.services.room, attempt.side.owner_streams(attempt.pair)
     while True:
-        if services.room is not None:
-            await services.room.until_free(owner, bound)
-        async with services.destinations.attempt(name, purpose, owner) as began:
-            if services.room is not None and not services.room.take(owner, bound):
-                continue
-            stream: InitiatedStream | None = None
-            try:
-                with services.peer_streams.entering(name, attempt.side.streams(attempt.pair), services.clock.seconds()):
-                    stream = await attempt.run()
-            except StreamUnavailable as refused:
-                refused.retry = services.destinations.failed(name, refused.ending, began, purpose)
-                raise
-            finally:
-                if stream is None and services.room is not None:
-                    services.room.give_back(owner)
+        place = await room.turn(owner, bound) if room is not None else None
+        try:
+            stream = await _placed_stream(attempt, owner, place)
+        finally:
+            if place is not None:
+                place.end()
+        if stream is not None:
+            return stream
+
+
+async def _placed_stream(attempt: ConnectAttempt, owner: Owner, place: Place | None) -> InitiatedStream | None:
+    """Wait for a handshake; return the stream, or None if `place` cannot be taken any more."""
+    services, name = attempt.services, attempt.name
+    purpose: Purpose = "backend" if attempt.side.leg == "backend" else "outbound"
+    async with services.destinations.attempt(name, purpose, owner) as began:
+        if place is not None and not place.take():
+            return None
+        try:
+            with services.peer_streams.entering(name, attempt.side.streams(attempt.pair), services.clock.seconds()):
+                stream = await attempt.run()
             services.destinations.succeeded(name)
             services.peer_streams.joined(name, stream.connection)
-            if services.room is not None:
-                services.room.joined(stream, owner)
+            if place is not None:
+                place.joined(stream)
             return stream
+        except StreamUnavailable as refused:
+            refused.retry = services.destinations.failed(name, refused.ending, began, purpose)
+            raise
+        finally:
+            if place is not None:
+                place.end()  # before others get this handshake: they may need the place
 
 
 class ConnectAttempt:

@@ -69,12 +69,12 @@ def concerns_the_server(ending: Ending, purpose: Purpose = "outbound") -> bool:
 class _Slots:
     """`limit` handshakes at once, and the attempts that wait for one. `share`: how many one owner has at most; 0: any number."""
 
-    def __init__(self, limit: int, share: int = 0) -> None:
+    def __init__(self, clock: IReactorTime, limit: int, share: int = 0) -> None:
         self.limit = limit
         self._share = share
         self.running = 0
         self._by_owner: Counter[Hashable] = Counter()
-        self.waiting: FairQueue[Hashable] = FairQueue()
+        self.waiting: FairQueue[Hashable] = FairQueue(clock, self.free)
 
     def free(self, owner: Hashable) -> bool:
         """Return whether `owner` may begin a handshake now."""
@@ -95,8 +95,7 @@ class _Slots:
 
     def release(self) -> None:
         """Release waiting attempts while there are free slots. Each takes a slot, waits elsewhere, or gives up."""
-        while self.running < self.limit and self.waiting.release(self.free):
-            pass
+        self.waiting.serve(len(self.waiting))
 
 
 @dataclass(slots=True)
@@ -118,11 +117,11 @@ class _Destination:
         """Nothing needs to be remembered of it."""
         return not (self.busy or self.failures)
 
-    def slots_for(self, purpose: Purpose) -> _Slots:
+    def slots_for(self, purpose: Purpose, clock: IReactorTime) -> _Slots:
         """Return the slots of `purpose`. A failing server has one, so that one attempt is made for all queues."""
         slots = self.slots.get(purpose)
         if slots is None:
-            slots = self.slots[purpose] = _Slots(PER_DESTINATION[purpose])
+            slots = self.slots[purpose] = _Slots(clock, PER_DESTINATION[purpose])
         slots.limit = 1 if self.failures else PER_DESTINATION[purpose]
         return slots
 
@@ -142,7 +141,7 @@ class Destinations:
         self._back_off = back_off
         self._on_limit = on_limit
         self._destinations: OrderedDict[str, _Destination] = OrderedDict()
-        self._budgets = {purpose: _Slots(handshakes, max(1, handshakes // SHARE)) for purpose in PURPOSES}
+        self._budgets = {purpose: _Slots(clock, handshakes, max(1, handshakes // SHARE)) for purpose in PURPOSES}
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Return for each purpose how many handshakes run, and how many wait for one to end."""
@@ -163,7 +162,7 @@ class Destinations:
         while True:
             destination = self._destination(name)  # another one than before, if that was forgotten while this attempt waited
             self._check_back_off(destination, forced)
-            slots = destination.slots_for(purpose)
+            slots = destination.slots_for(purpose, self._clock)
             if not slots.free(owner):
                 await slots.waiting.wait(owner)
             elif not budget.free(owner):
@@ -180,7 +179,7 @@ class Destinations:
         finally:
             slots.give_back(owner)
             budget.give_back(owner)
-            destination.slots_for(purpose).release()
+            destination.slots_for(purpose, self._clock).release()
             budget.release()
             if destination.blank and self._destinations.get(name) is destination:
                 del self._destinations[name]

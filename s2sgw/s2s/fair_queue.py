@@ -8,19 +8,29 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+#: The most attempts that are released in one turn of the reactor. Each takes a part of a millisecond, or a few if it connects.
+RELEASED_AT_ONCE = 16
 
 _Key = TypeVar("_Key", bound=Hashable)
 
 
 class FairQueue(Generic[_Key]):
-    """Releases waiting attempts round robin by owner (fair queueing, RFC 970).
+    """Releases waiting attempts round robin by owner (fair queueing, RFC 970), if `may_go` holds for the owner.
 
     An owner with many does not delay the first of another.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: IReactorTime, may_go: Callable[[_Key], bool]) -> None:
+        self._clock = clock
+        self._may_go = may_go
         self._waiters: OrderedDict[_Key, deque[Deferred[None]]] = OrderedDict()
         self._number = 0
+        #: how many more `serve` may release, and whether it does so now
+        self._due = 0
+        self._serving = False
+        self._later: IDelayedCall | None = None
 
     def __len__(self) -> int:
         """Return how many wait."""
@@ -37,7 +47,34 @@ class FairQueue(Generic[_Key]):
         self._number += 1
         return waiter
 
-    def release(self, may_go: Callable[[_Key], bool] = lambda owner: True) -> bool:
+    def serve(self, at_most: int) -> None:
+        """Release so many at most, while there are owners that may go: a few now, the others in later turns of the reactor.
+
+        An attempt that is released may end at once and call this again. Then the first call goes on for the second, so that
+        thousands that end at once are no recursion.
+        """
+        self._due = max(self._due, at_most)
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            for _ in range(RELEASED_AT_ONCE):
+                if self._due <= 0:
+                    return
+                self._due -= 1
+                if not self.release(self._may_go):
+                    self._due = 0
+                    return
+        finally:
+            self._serving = False
+        if self._due and self._number and self._later is None:
+            self._later = self._clock.callLater(0, self._serve_on)
+
+    def _serve_on(self) -> None:
+        self._later = None
+        self.serve(0)
+
+    def release(self, may_go: Callable[[_Key], bool]) -> bool:
         """Release one waiter of the next owner for whom `may_go` holds, and return whether there was one."""
         owner = next((owner for owner in self._waiters if may_go(owner)), None)
         if owner is None:

@@ -69,7 +69,9 @@ class StreamLimit:
         #: streams that are retired and not yet closed, with their owners, and how many each owner has
         self._closing: dict[LimitedStream, Owner] = {}
         self._closing_of: Counter[Owner] = Counter()
-        self._waiting: FairQueue[Owner] = FairQueue()
+        self._waiting: FairQueue[Owner] = FairQueue(clock, lambda owner: self._free(owner, self._bounds.get(owner, 0)))
+        #: attempts of each owner whose turn it is, and that have not taken a place yet
+        self._turns: Counter[Owner] = Counter()
         #: for each owner that waits: the most places that it may have (0: any number), and how many of its attempts wait
         self._bounds: dict[Owner, int] = {}
         self._timer: IDelayedCall | None = None
@@ -79,24 +81,34 @@ class StreamLimit:
         """Return how many attempts wait for a place."""
         return len(self._waiting)
 
-    async def until_free(self, owner: Owner, bound: int = 0) -> None:
-        """Return when there is a place for `owner`, which has at most `bound` (0: any number). Then call `take`."""
-        if self._make_room(owner, bound):
-            return
-        self._on_limit("domains_per_stream" if self._at_bound(owner, bound) else "streams")
-        self._bounds[owner] = bound
-        waiter = self._waiting.wait(owner)
-        if self._timer is None:
-            wait = self._looked_at + LOOK_SECONDS - self._clock.seconds()
-            self._timer = self._clock.callLater(max(0.0, wait), self._look)
-        await waiter
+    async def turn(self, owner: Owner, bound: int = 0) -> Place:
+        """Return when there may be a place for `owner`, which has at most `bound` (0: any number). `end` what is returned.
 
-    def take(self, owner: Owner, bound: int = 0) -> bool:
-        """Take a place for a stream that is being opened; False: there is none any more. Call `joined` or `give_back` next."""
+        No more attempts of the owner have their turn at a time than it may have places.
+        """
+        if not self._make_room(owner, bound):
+            self._on_limit("domains_per_stream" if self._at_bound(owner, bound) else "streams")
+            self._bounds[owner] = bound
+            waiter = self._waiting.wait(owner)
+            if self._timer is None:
+                wait = self._looked_at + LOOK_SECONDS - self._clock.seconds()
+                self._timer = self._clock.callLater(max(0.0, wait), self._look)
+            await waiter
+        self._turns[owner] += 1
+        return Place(self, owner, bound)
+
+    def take(self, owner: Owner, bound: int) -> bool:
+        """End a turn, and take a place for a stream that is being opened; False: there is none any more."""
+        self._end_turn(owner)
         if not self._make_room(owner, bound):
             return False
         self._count(owner, 1)
         return True
+
+    def give_up(self, owner: Owner) -> None:
+        """End a turn without a place."""
+        self._end_turn(owner)
+        self._release()
 
     def give_back(self, owner: Owner) -> None:
         """Give the place of a failed attempt back."""
@@ -114,7 +126,12 @@ class StreamLimit:
         return self._total < self._limit and not self._at_bound(owner, bound)
 
     def _at_bound(self, owner: Owner, bound: int) -> bool:
-        return bool(bound) and self._held[owner] + self._closing_of[owner] >= bound
+        return bool(bound) and self._held[owner] + self._closing_of[owner] + self._turns[owner] >= bound
+
+    def _end_turn(self, owner: Owner) -> None:
+        self._turns[owner] -= 1
+        if not self._turns[owner]:
+            del self._turns[owner]
 
     def _count(self, owner: Owner, number: int) -> None:
         self._total += number
@@ -140,9 +157,7 @@ class StreamLimit:
 
     def _release(self) -> None:
         """Release waiting attempts, as many as there are places."""
-        for _ in range(self._limit - self._total):
-            if not self._waiting.release(lambda owner: self._free(owner, self._bounds.get(owner, 0))):
-                break
+        self._waiting.serve(self._limit - self._total)
 
     # --- giving way ---
 
@@ -203,6 +218,39 @@ class StreamLimit:
         streams = ((stream, owner) for owner, streams in self._open.items() for stream in streams)
         resting = [each for each in streams if each[0].connection.ending is None and self._rests(each[0])]
         return sorted(resting, key=lambda each: _used(each[0].connection), reverse=True)
+
+
+class Place:
+    """The turn of one attempt, then the place that it takes, for a stream that is being opened."""
+
+    __slots__ = ("_bound", "_owner", "_streams", "_taken", "_turn")
+
+    def __init__(self, streams: StreamLimit, owner: Owner, bound: int) -> None:
+        self._streams = streams
+        self._owner = owner
+        self._bound = bound
+        self._turn = True
+        self._taken = False
+
+    def take(self) -> bool:
+        """Take a place; False: there is none any more, and this turn is over."""
+        self._turn = False
+        self._taken = self._streams.take(self._owner, self._bound)
+        return self._taken
+
+    def joined(self, stream: LimitedStream) -> None:
+        """Leave the place to `stream`, which is open."""
+        self._taken = False
+        self._streams.joined(stream, self._owner)
+
+    def end(self) -> None:
+        """Give up the turn, or the place, unless an open stream has it."""
+        if self._turn:
+            self._turn = False
+            self._streams.give_up(self._owner)
+        elif self._taken:
+            self._taken = False
+            self._streams.give_back(self._owner)
 
 
 def _used(connection: StreamConnection) -> float:

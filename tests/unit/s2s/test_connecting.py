@@ -244,11 +244,12 @@ class OpeningTests(Attempts):
         for each in busy:
             self.successResultOf(Deferred.fromCoroutine(each.__aenter__()))
         opening = Deferred.fromCoroutine(open_stream(side, PAIR, connect_services))  # type: ignore[arg-type]
-        self.assertTrue(room.take(("domain", "other.example")))
+        place = self.successResultOf(Deferred.fromCoroutine(room.turn(("domain", "other.example"))))
+        self.assertTrue(place.take())
         for each in busy:
             self.successResultOf(Deferred.fromCoroutine(each.__aexit__(None, None, None)))
         self.assertEqual((side.dialled, len(room), self.destinations.counts()["outbound"]), ([], 1, (0, 0)))
-        room.give_back(("domain", "other.example"))
+        place.end()
         self.assertEqual(side.dialled, ["192.0.2.1"])
         opening.cancel()
         self.failureResultOf(opening, CancelledError)

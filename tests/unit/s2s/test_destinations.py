@@ -21,6 +21,7 @@ from s2sgw.s2s.destinations import (
     Purpose,
     concerns_the_server,
 )
+from s2sgw.s2s.fair_queue import RELEASED_AT_ONCE
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.fakes import FixedRandom
 
@@ -107,6 +108,16 @@ class ConcurrencyTests(DestinationsCase):
         self.assertEqual([each.running for each in attempts], [True] * PER_SERVER + [False] * 2)
         attempts[0].end()
         self.assertEqual([each.running for each in attempts[PER_SERVER:]], [True, False])
+
+    def test_many_wait_for_one_that_fails(self) -> None:
+        """Thousands that wait while a server fails are told so, a few in one turn of the reactor."""
+        attempts = self.attempts(PER_SERVER + 3000)
+        for each in attempts[:PER_SERVER]:
+            each.end(REFUSED)
+        self.assertEqual(sum(each.done.called for each in attempts[PER_SERVER:]), RELEASED_AT_ONCE)
+        self.clock.advance(0)
+        self.assertEqual({self.refused(each).ending for each in attempts[PER_SERVER:]}, {REFUSED})
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_so_many_in_all(self) -> None:
         """The number of handshakes with all servers is limited. A waiting attempt gets the next free slot."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.s2s.fair_queue import FairQueue
+from s2sgw.s2s.fair_queue import RELEASED_AT_ONCE, FairQueue
+
+
+def _any(owner: str) -> bool:
+    return True
 
 
 class FairQueueTests(SynchronousTestCase):
     """Tests of `FairQueue`."""
 
     def setUp(self) -> None:
-        self.queue: FairQueue[str] = FairQueue()
+        self.clock = Clock()
+        self.closed = ""
+        self.queue: FairQueue[str] = FairQueue(self.clock, lambda owner: owner not in self.closed)
         self.order: list[str] = []
 
     def wait(self, name: str) -> None:
@@ -21,9 +28,9 @@ class FairQueueTests(SynchronousTestCase):
         """Owners take turns, each in the order of its own waiters: a late owner with one waiter is next, not last."""
         for name in ("a1", "a2", "a3", "b1"):
             self.wait(name)
-        self.queue.release()
+        self.queue.release(_any)
         self.wait("c1")
-        self.assertEqual([self.queue.release() for _ in range(5)], [True, True, True, True, False])
+        self.assertEqual([self.queue.release(_any) for _ in range(5)], [True, True, True, True, False])
         self.assertEqual((self.order, len(self.queue)), (["a1", "b1", "a2", "c1", "a3"], 0))
 
     def test_owners_that_may_not(self) -> None:
@@ -40,12 +47,40 @@ class FairQueueTests(SynchronousTestCase):
         for waiter in (first, second):
             waiter.addErrback(lambda _: None)
             waiter.cancel()
-        self.assertEqual((len(self.queue), self.queue.release(), dict(self.queue._waiters)), (0, False, {}))
+        self.assertEqual((len(self.queue), self.queue.release(_any), dict(self.queue._waiters)), (0, False, {}))
 
     def test_waits_again(self) -> None:
         """A waiter that is released and waits again at once is placed behind the others."""
         self.queue.wait("a").addCallback(lambda _: self.wait("a2"))
         self.wait("b1")
         for _ in range(3):
-            self.queue.release()
+            self.queue.release(_any)
         self.assertEqual(self.order, ["b1", "a2"])
+
+    def test_serve(self) -> None:
+        """So many are released as are due, of owners that may go: a few at once, the others in later turns of the reactor."""
+        for number in range(3 * RELEASED_AT_ONCE):
+            self.wait(f"a{number}")
+            self.wait(f"b{number}")
+        self.closed = "b"
+        self.queue.serve(2 * RELEASED_AT_ONCE + 1)
+        self.assertEqual(len(self.order), RELEASED_AT_ONCE)
+        self.clock.callLater(0, lambda: self.assertEqual(len(self.order), 2 * RELEASED_AT_ONCE))
+        self.clock.advance(0)
+        self.assertEqual((len(self.order), {name[0] for name in self.order}), (2 * RELEASED_AT_ONCE + 1, {"a"}))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_served_meanwhile(self) -> None:
+        """A waiter that ends at once and calls `serve` for the next is no recursion. What is due by then is released too."""
+        ended: list[int] = []
+
+        def end(_: None, number: int) -> None:
+            ended.append(number)
+            self.queue.serve(1)
+
+        for number in range(5000):
+            self.queue.wait("a").addCallback(end, number)
+        self.queue.serve(1)
+        self.assertEqual(len(ended), RELEASED_AT_ONCE)
+        self.clock.advance(0)
+        self.assertEqual((ended, len(self.queue), self.clock.getDelayedCalls()), (list(range(5000)), 0, []))

@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.connection import StreamConnection
 from s2sgw.s2s import stream_limits
-from s2sgw.s2s.stream_limits import CLOSING_SHARE, LOOK_SECONDS, REST_SECONDS, StreamLimit
+from s2sgw.s2s.fair_queue import RELEASED_AT_ONCE
+from s2sgw.s2s.stream_limits import CLOSING_SHARE, LOOK_SECONDS, REST_SECONDS, Place, StreamLimit
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.wires import Solo
 
@@ -53,16 +54,20 @@ class LimitCase(SynchronousTestCase):
             self.waits[name] = Deferred.fromCoroutine(self._attempt(name, bound, fails))
 
     async def _attempt(self, name: str, bound: int, fails: bool) -> None:
-        owner = ("domain", name[0])
-        await self.room.until_free(owner, bound)
-        assert self.room.take(owner, bound)
+        place = await self.room.turn(("domain", name[0]), bound)
+        assert place.take()
         self.order.append(name)
         if fails:
-            self.room.give_back(owner)
+            place.end()
             return
         self.streams[name] = OpenStream()
         self.use(name)
-        self.room.joined(self.streams[name], owner)
+        place.joined(self.streams[name])
+        place.end()
+
+    def turn(self, name: str, bound: int = 0) -> Place:
+        """Return the place of an attempt that need not wait for its turn."""
+        return self.successResultOf(Deferred.fromCoroutine(self.room.turn(("domain", name), bound)))
 
     def use(self, *names: str) -> None:
         for name in names:
@@ -91,9 +96,10 @@ class PlacesTests(LimitCase):
 
     def test_those_on_their_way_count(self) -> None:
         """An attempt has its place from its beginning. `take` fails if no place is left."""
-        self.assertEqual([self.room.take(("domain", name)) for name in "abc"], [True, True, False])
+        places = [self.turn(name) for name in "abc"]
+        self.assertEqual([place.take() for place in places], [True, True, False])
         self.want("c1")
-        self.room.give_back(("domain", "a"))
+        places[0].end()
         self.assertEqual((self.opened, self.hits), ("c1", ["streams"]))
 
     def test_longest_unused_first(self) -> None:
@@ -145,10 +151,43 @@ class PlacesTests(LimitCase):
         self.limit(1)
         stream = OpenStream()
         stream.gone()
-        self.room.take(("domain", "a"))
-        self.room.joined(stream, ("domain", "a"))
+        place = self.turn("a")
+        self.assertTrue(place.take())
+        place.joined(stream)
         self.want("b1")
         self.assertEqual(self.opened, "b1")
+
+
+class ManyTests(LimitCase):
+    """Thousands of attempts of one owner."""
+
+    def test_they_fail_at_once(self) -> None:
+        """The failure of each releases the next: a few in one turn of the reactor, without recursion."""
+        self.limit(100)
+        self.want("a1", bound=1)
+        self.want(*(f"a{number}" for number in range(2, 3000)), bound=1, fails=True)
+        self.want("a3000", bound=1)
+        self.streams["a1"].gone()
+        self.assertEqual(len(self.order), 1 + RELEASED_AT_ONCE)
+        self.clock.advance(0)
+        self.assertEqual((self.order, len(self.room)), ([f"a{number}" for number in range(1, 3001)], 0))
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual((self.clock.getDelayedCalls(), dict(self.room._turns)), ([], {}))
+
+    def test_as_many_turns_as_places(self) -> None:
+        """An owner that may have two places has two turns. Another attempt gets its turn when one of these ends without a place."""
+        self.limit(100)
+        places = [self.turn("a", 2), self.turn("a", 2)]
+        self.want("a1", "a2", bound=2)
+        self.turn("b", 2)
+        self.assertEqual((self.opened, self.hits), ("", ["domains_per_stream"] * 2))
+        places[0].end()
+        self.assertEqual(self.opened, "a1")
+        self.assertTrue(places[1].take())
+        self.assertEqual(self.opened, "a1")
+        for _ in range(2):
+            places[1].end()
+        self.assertEqual((self.opened, dict(self.room._held)), ("a1 a2", {("domain", "a"): 2}))
 
 
 class SharingTests(LimitCase):
