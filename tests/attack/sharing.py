@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.attack.honest import connect
-from tests.attack.world import HONEST, INSIDE, AttackWorld, attack_world
+from tests.attack.world import HONEST, INSIDE, LEFT_DESCRIPTORS, AttackWorld, attack_world
 from tests.lab.certificates import Certificate
 from tests.lab.gateway import PROJECT
 from tests.lab.lab import Lab, Process
@@ -26,8 +26,9 @@ from tests.lab.scenario import Stage, check, step
 BEHIND = "behind.example"
 #: Streams of the gateway in total, fewer than the attackers request; and streams to the server for one owner.
 OURS, PER_OWNER = 300, 64
-#: Domains whose server is the scenario's listener, and seconds to wait for an event.
+#: Domains whose server is the scenario's listener; others, to which nothing may be sent; and seconds to wait for an event.
 HOLE, HOLE_PORT = "hole.test", 15270
+UNTOUCHED, UNTOUCHED_PORT = "untouched.test", 15271
 AT_ONCE = 2.0
 
 
@@ -72,7 +73,7 @@ async def sharing_world(lab: Lab) -> AsyncIterator[Sharing]:
         "listen": f"tcp:{inner}:interface=127.0.0.1", "dns_view": f"127.0.0.1:{view}",
     }
     changes = {"backend": [{"kind": "echo", "domains": [INSIDE]}, server], "queue": {"streams": OURS}}
-    services = {HOLE: ("hole.example", HOLE_PORT, 1)}
+    services = {HOLE: ("hole.example", HOLE_PORT, 1), UNTOUCHED: ("untouched.example", UNTOUCHED_PORT, 1)}
     async with attack_world(lab, changes, also=(BEHIND,), services=services) as at:
         yield Sharing(at, behind, inner, view)
 
@@ -162,6 +163,7 @@ async def _crowded(world: Sharing, names: list[str], streams: int, seconds: floa
     certificates = {name: _files(at.certificate(name, f"*.{name}")) for name in names}
     async with at.under(
         busy, seconds, certificates=certificates, local=BEHIND, streams=streams, domains=PER_OWNER, every=every,
+        left_open=LEFT_DESCRIPTORS + min(PER_OWNER * len(names), OURS),  # streams to the server: lanes still wait
     ):
         used = at.process.cpu_seconds()
         await asyncio.sleep(seconds - 12)
@@ -231,7 +233,7 @@ def at_the_inner_doors(port: int, inner: int, view: int, seconds: float) -> None
             udp.sendto(questions[number % len(questions)], ("127.0.0.1", view))
             if number % 10 == 0:
                 with contextlib.suppress(OSError, PeerError, ET.ParseError):
-                    _claimed(inner, f"x{number}.{HOLE}", 0.5)
+                    _claimed(inner, f"x{number}.{UNTOUCHED}", 0.5)
             time.sleep(0.002)
 
 
@@ -254,10 +256,10 @@ def _claimed(inner: int, to: str, seconds: float = 5.0) -> str:
 @stage.scenario("another user of this machine at the inner listener and the DNS view")
 async def _inside(world: Sharing) -> None:
     at = world.at
-    with socket.create_server(("127.0.0.1", HOLE_PORT)) as listener:
+    with socket.create_server(("127.0.0.1", UNTOUCHED_PORT)) as listener:
         listener.setblocking(False)
         async with at.under(at_the_inner_doors, 4, inner=world.inner, view=world.view):
-            answers = [await asyncio.to_thread(_claimed, world.inner, f"v{number}.{HOLE}") for number in range(3)]
+            answers = [await asyncio.to_thread(_claimed, world.inner, f"v{number}.{UNTOUCHED}") for number in range(3)]
         step(f"answers: {answers}")
         check("valid" not in answers, "another process was accepted as the server")
         try:

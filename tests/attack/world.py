@@ -220,14 +220,15 @@ class AttackWorld:
 
     @asynccontextmanager
     async def under(
-        self, attack: Callable[..., None], seconds: float, *, left: int = LEFT_BYTES, patient: bool = False, **arguments: Any,
+        self, attack: Callable[..., None], seconds: float, *, left: int = LEFT_BYTES, left_open: int = LEFT_DESCRIPTORS,
+        patient: bool = False, **arguments: Any,
     ) -> AsyncIterator[Process]:
         """Attack from another process for this long, or until the block ends, and check as `holding` does.
 
         Within the block a scenario may look at the gateway while the attack continues. With `patient` it continues for `FELT_SECONDS`
         more, if the block takes as long.
         """
-        async with self.holding(seconds, left=left):
+        async with self.holding(seconds, left=left, left_open=left_open):
             process = self.start(attack, seconds=seconds + FELT_SECONDS * patient, **arguments)
             try:
                 yield process
@@ -238,11 +239,11 @@ class AttackWorld:
             check(not failed, f"the attack itself failed:\n{process.output()}")
 
     @asynccontextmanager
-    async def holding(self, seconds: float, *, left: int = LEFT_BYTES) -> AsyncIterator[None]:
+    async def holding(self, seconds: float, *, left: int = LEFT_BYTES, left_open: int = LEFT_DESCRIPTORS) -> AsyncIterator[None]:
         """Check that the gateway works as before while the block runs, for at least this long, and afterwards.
 
-        Honest messages return in order and in time, new peers are admitted, memory (except `left` bytes) and descriptors
-        are released, no traceback is logged, and no turn of the reactor is long.
+        Honest messages return in order and in time, new peers are admitted, memory (except `left` bytes) and
+        descriptors (except `left_open`) are released, no traceback is logged, and no turn of the reactor is long.
         """
         await self.measure_quiet()
         before, scheduled = self._resources(), _scheduled(self.process.pid)
@@ -267,7 +268,7 @@ class AttackWorld:
         starved = worked < WORKED * lasted and worked + waited > WANTED * lasted
         self.slowdown = slowdown = 1 + waited / max(worked, 0.01)
         self._judge(window, slowdown, starved)
-        await self._settled(before, slowdown, left)
+        await self._settled(before, slowdown, left, left_open)
 
     async def measure_quiet(self) -> None:
         """Measure honest traffic without an attack, once."""
@@ -333,13 +334,13 @@ class AttackWorld:
         metrics = self.metrics()
         return self.process.resident_bytes(), metrics["s2sgw_descriptors"], metrics
 
-    async def _settled(self, before: tuple[int, float, Mapping[str, float]], slowdown: float, left: int) -> None:
+    async def _settled(self, before: tuple[int, float, Mapping[str, float]], slowdown: float, left: int, left_open: int) -> None:
         """Check that memory and descriptors are released, and that no turn of the reactor was long."""
         deadline = time.monotonic() + SETTLE_SECONDS * min(slowdown, 2.0)
         while True:
             after = self._resources()
             grown, opened = after[0] - before[0], after[1] - before[1]
-            if (grown <= left and opened <= LEFT_DESCRIPTORS) or time.monotonic() > deadline:
+            if (grown <= left and opened <= left_open) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.5)
         step(
@@ -347,7 +348,7 @@ class AttackWorld:
             f"CPU, {_longest(before[2], after[2], 'seconds')} s in all",
         )
         check(grown <= left, f"{grown / 1e6:.1f} MB of memory were not released")
-        check(opened <= LEFT_DESCRIPTORS, f"{opened:.0f} descriptors were not released")
+        check(opened <= left_open, f"{opened:.0f} descriptors were not released")
         bound = LONGEST_TURN if slowdown <= BUSY else LONGEST_BUSY_TURN
         long, passed = (
             _turns_above(seconds, after[2], kind) - _turns_above(seconds, before[2], kind)
