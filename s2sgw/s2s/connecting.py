@@ -37,7 +37,7 @@ from s2sgw.s2s.multiplexing import PairRequests, ShareableStreams
 from s2sgw.s2s.owners import BACKEND
 from s2sgw.s2s.resumption import BrokenStream
 from s2sgw.s2s.shared_stream import SharedStream
-from s2sgw.s2s.stream_limits import LimitReached, PeerStreamLimit, Place, StreamLimit
+from s2sgw.s2s.stream_limits import LimitReached, PeerStreamLimit, StreamLimit, StreamPlace
 from s2sgw.stream.events import (
     ClosingTagDue,
     Event,
@@ -384,7 +384,7 @@ async def _stanza_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedStre
             return stream
 
 
-async def _placed_stream(attempt: ConnectAttempt, owner: Owner, place: Place | None) -> InitiatedStream | None:
+async def _placed_stream(attempt: ConnectAttempt, owner: Owner, place: StreamPlace | None) -> InitiatedStream | None:
     """Wait for a handshake; return the stream, or None if `place` cannot be taken any more."""
     services, name = attempt.services, attempt.name
     purpose: Purpose = "backend" if attempt.side.leg == "backend" else "outbound"

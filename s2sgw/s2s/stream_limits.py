@@ -81,7 +81,7 @@ class StreamLimit:
         """Return how many attempts wait for a place."""
         return len(self._waiting)
 
-    async def turn(self, owner: Owner, bound: int = 0) -> Place:
+    async def turn(self, owner: Owner, bound: int = 0) -> StreamPlace:
         """Return when there may be a place for `owner`, which has at most `bound` (0: any number). `end` what is returned.
 
         No more attempts of the owner have their turn at a time than it may have places.
@@ -95,7 +95,7 @@ class StreamLimit:
                 self._timer = self._clock.callLater(max(0.0, wait), self._look)
             await waiter
         self._turns[owner] += 1
-        return Place(self, owner, bound)
+        return StreamPlace(self, owner, bound)
 
     def take(self, owner: Owner, bound: int) -> bool:
         """End a turn, and take a place for a stream that is being opened; False: there is none any more."""
@@ -220,7 +220,7 @@ class StreamLimit:
         return sorted(resting, key=lambda each: _used(each[0].connection), reverse=True)
 
 
-class Place:
+class StreamPlace:
     """The turn of one attempt, then the place that it takes, for a stream that is being opened."""
 
     __slots__ = ("_bound", "_owner", "_streams", "_taken", "_turn")

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.net.connection import StreamConnection
 from s2sgw.s2s import stream_limits
 from s2sgw.s2s.fair_queue import RELEASED_AT_ONCE
-from s2sgw.s2s.stream_limits import CLOSING_SHARE, LOOK_SECONDS, REST_SECONDS, Place, StreamLimit
+from s2sgw.s2s.stream_limits import CLOSING_SHARE, LOOK_SECONDS, REST_SECONDS, StreamLimit, StreamPlace
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.wires import Solo
 
@@ -65,7 +65,7 @@ class LimitCase(SynchronousTestCase):
         place.joined(self.streams[name])
         place.end()
 
-    def turn(self, name: str, bound: int = 0) -> Place:
+    def turn(self, name: str, bound: int = 0) -> StreamPlace:
         """Return the place of an attempt that need not wait for its turn."""
         return self.successResultOf(Deferred.fromCoroutine(self.room.turn(("domain", name), bound)))
 
