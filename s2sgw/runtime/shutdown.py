@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -58,20 +58,19 @@ class Shutdown:
         self._clock = clock
         self._sources = sources
         self._others = others
+        self._answering: list[DeliveryQueue] = []
 
     async def run(self) -> None:
-        """Carry out all steps."""
-        self.stop_writing()
-        await self.await_in_flight()
-        answering = [queue for queue in self._queues if not queue.pair_queue.in_flight]
-        await self.close_streams([*self._sources.bringing_streams(), *self._sources.own_bringing_streams()], self._others)
-        await self.deliver_remaining(answering)
-        await self._custody.hand_to_spool()
-        await self.pass_on_rejected()
-        await self.close_late_streams()
-        self.write_what_is_in_memory_alone()
-        await self._custody.close()
-        self.log_lost()
+        """Carry out all steps. A step that fails is logged, and the next one follows: what is in memory must reach the spool."""
+        for step in (
+            self.stop_writing, self.await_in_flight, self.close_bringing_streams, self.deliver_remaining,
+            self._custody.hand_to_spool, self.pass_on_rejected, self.close_late_streams, self.write_what_is_in_memory_alone,
+            self._custody.close, self.log_lost,
+        ):
+            try:
+                await maybeDeferred(step)
+            except Exception:
+                self.log.failure("a step of the stop failed")
 
     def stop_writing(self) -> None:
         """Write nothing more, so that everything in flight can be acknowledged."""
@@ -87,19 +86,25 @@ class Shutdown:
     def _awaits_acks(self) -> bool:
         return any(queue.next_hop.ready and queue.pair_queue.in_flight for queue in self._queues)
 
+    async def close_bringing_streams(self) -> None:
+        """Close all streams that bring stanzas. Note before which next servers have acknowledged everything."""
+        self._answering = [queue for queue in self._queues if not queue.pair_queue.in_flight]
+        await self.close_streams([*self._sources.bringing_streams(), *self._sources.own_bringing_streams()], self._others)
+
     async def close_streams(
         self, streams: Iterable[BringingStream], others: Sequence[Callable[[], Deferred[None]]] = (),
     ) -> None:
         """Close the streams that bring stanzas. Stanzas that were read enter their queues."""
         await close_streams(self._clock, self._is_admitting, streams, Ending(Cause.SHUTDOWN), others)
 
-    async def deliver_remaining(self, answering: Sequence[DeliveryQueue]) -> None:
+    async def deliver_remaining(self) -> None:
         """Pass waiting stanzas on to the next servers that have acknowledged everything, one chunk at a time.
 
         Stanzas for other servers stay in the spool as not written. Without a spool, all are written.
         """
         spools = self._custody.services.spools
-        chosen = [queue for queue in answering if not queue.next_hop.acks_arrive_elsewhere] if spools else list(self._queues)
+        answering = [queue for queue in self._answering if not queue.next_hop.acks_arrive_elsewhere]
+        chosen = answering if spools else list(self._queues)
         for queue in chosen:
             queue.resume(one_chunk=spools)
         await self._while(partial(_are_delivering, chosen), DELIVER_SECONDS)

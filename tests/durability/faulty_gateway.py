@@ -6,7 +6,8 @@ a line. It answers each, when it is in force, with a JSON object; `hits` is the 
     {"sqlite": {"full": true, "room": 65536}}    what SQLite's files do (`tests.durability.sqlite_faults.Settings`); {} for none
     {"files_full": true}                         no file in the gateway's state can be made or written, as on a full disk
     {"clock": 3600}                              the wall clock is so many seconds ahead; the monotonic clock is not changed
-    {"measure": true}                            the answer has `timers` (of the reactor), `threads` and `objects` (of the collector)
+    {"measure": true}                            the answer has `timers` (of the reactor), `threads` and `objects` (of the collector), and `believed`: servers that
+                                                 never answered a ping, so that what is written to them counts as delivered (R41)
 
 The gateway's own code is not changed.
 """
@@ -115,12 +116,16 @@ def _measure() -> dict[str, int]:
     """Count the things that must not grow, in the reactor's thread."""
     from twisted.internet import reactor
 
+    from s2sgw.delivery.ack_selection import AckSelection
+
     counts: dict[str, int] = {}
     done = Event()
 
     def count() -> None:
         gc.collect()
-        counts.update(timers=len(reactor.getDelayedCalls()), threads=active_count(), objects=len(gc.get_objects()))
+        objects = gc.get_objects()
+        believed = sum(len(each._never_answering._until) for each in objects if type(each) is AckSelection)
+        counts.update(timers=len(reactor.getDelayedCalls()), threads=active_count(), objects=len(objects), believed=believed)
         done.set()
 
     reactor.callFromThread(count)  # type: ignore[attr-defined]

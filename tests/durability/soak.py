@@ -260,6 +260,8 @@ class Soak:
             self.say(f"      bounced: {self._bounced_text()}")
         for name in ("sent", "delivered", "bounced", "twice"):
             self.stanzas[name] += getattr(totals, name)
+        if totals.lost and (believed := (await bed.measure())["believed"]):
+            self.say(f"      {believed} servers had not answered a ping within 20 s, and were believed: this may be why stanzas are lost (R41)")
         owing = [stream for stream in bed.outgoing if stream.owes()]
         for number, what in (
             (totals.lost, f"lost: {self._stanzas_text(totals.lost_of)}"), (totals.held, "still held after a rest"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -273,6 +274,18 @@ class ShutdownTests(SynchronousTestCase):
         self.shut_down()
         self.successResultOf(self.stopped)
         self.assertEqual((len(self.flushLoggedErrors(ZeroDivisionError)), self.world.spooled()), (1, ["1"]))
+
+    def test_a_step_that_fails(self) -> None:
+        """Whichever step fails, the later ones follow, and what is held is in the spool."""
+        for name in ("stop_writing", "await_in_flight", "close_bringing_streams", "deliver_remaining", "pass_on_rejected", "close_late_streams"):
+            self.world = World()
+            self.world.next_hop.ready = False
+            self.world.accept(stanza("1"))
+            with patch.object(Shutdown, name, side_effect=ZeroDivisionError):
+                self.shut_down()
+                self.clock.pump([1.0] * 10)
+            self.successResultOf(self.stopped)
+            self.assertEqual((len(self.flushLoggedErrors(ZeroDivisionError)), self.world.spooled()), (1, ["1"]), name)
 
     def test_managed(self) -> None:
         """R35: a stream with XEP-0198 is no longer read. It is closed when its stanzas are acknowledged, so nothing is sent twice."""

@@ -71,9 +71,9 @@ class CustodyMachine(RuleBasedStateMachine):
         if self._failures:
             self._failures[0].raiseException()
 
-    @initialize(shared=st.booleans())
-    def begin(self, shared: bool) -> None:
-        self.model = Model(shared_back_end=shared)
+    @initialize(shared=st.booleans(), spools=st.sampled_from((True, True, True, False)))
+    def begin(self, shared: bool, spools: bool) -> None:
+        self.model = Model(shared_back_end=shared, spools=spools)
         self.model.spool.work(10)
         self.model.spool.answer(10)
         for line in self.model.lines:

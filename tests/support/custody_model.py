@@ -170,7 +170,9 @@ class Late:
 class Model:
     """The gateway, its servers, its disk, and the account."""
 
-    def __init__(self, *, shared_back_end: bool = True) -> None:
+    def __init__(self, *, shared_back_end: bool = True, spools: bool = True) -> None:
+        """Begin. `shared_back_end`: one stream brings what its server sends. `spools`: there is a spool."""
+        self.spools = spools
         self.now = 0.0
         self.wall_offset = 0.0
         self._numbers = 0
@@ -216,7 +218,7 @@ class Model:
         self.extensions.suspect = lambda *ignored: None  # type: ignore[method-assign]
         self.custody = custody_of(
             self.clock, self.record, LOCAL.__contains__, self._next_hop, memory=MEMORY, spool=self.spool, window=WINDOW,
-            holds=self.holds, restore=2, wall=self, share=0.5,
+            holds=self.holds, restore=2, wall=self, share=0.5, spools=self.spools,
         )
         self.queues = self.custody.queues
         self.services = ingress_services(self.custody, cast(PeerPolicies, SimpleNamespace(policy=lambda peer: PeerPolicy())))
