@@ -479,8 +479,8 @@ PROMISES = (
     ),
     Mutation(
         "P45", "promise: lost stanzas are named at a stop", "s2sgw/runtime/shutdown.py",
-        "        self.log_lost()\n\n    def stop_writing",
-        "\n    def stop_writing",
+        "            self._custody.close, self.log_lost,\n",
+        "            self._custody.close,\n",
         (_SHUTDOWN + "test_lost_is_said",),
     ),
     Mutation(
