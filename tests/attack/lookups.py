@@ -1,4 +1,4 @@
-"""Look-ups, dialback and claims: requests of strangers delay nobody else, and do not make the gateway a scanner."""
+"""Look-ups, dialback and claims: requests of strangers delay no others, and do not make the gateway a scanner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of each connection the gateway has read, and when, as the kernel reports it (sock_diag(7)).
+"""The amount that the gateway has read of each connection, and the time, as the kernel reports it (sock_diag(7)).
 
 Data that a server has written and the gateway has not read is in the kernel's buffers, so the gateway never had custody of it.
 Whether the loss of a stanza is a fault therefore depends on when the gateway read it. `SocketMonitor` measures that from outside,

@@ -38,7 +38,7 @@ def outside(behind: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Way:
-    """How one server reaches another: the first label of such domains, a name with one address, TLS."""
+    """The way from one server to another: the first label of such domains, a name with one address, TLS."""
 
     label: str
     title: str

@@ -35,7 +35,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Names:
-    """The names in subjectAltName. `common` is the subject's CN, which identifies nobody (R17)."""
+    """The names in subjectAltName. `common` is the subject's CN, which is not an identity (R17)."""
 
     dns: Sequence[str] = ()
     xmpp: Sequence[str] = ()

@@ -82,7 +82,7 @@ class HookTests(SynchronousTestCase):
         self.assertEqual("new", (self.certificates / "example.org" / "privkey.pem").read_text())
 
     def test_lego(self) -> None:
-        """The certificate and its key belong to the gateway's user, and nobody else reads the key."""
+        """The certificate and its key belong to the gateway's user, and no other user can read the key."""
         for name in ("crt", "key"):
             (self.folder / name).write_text(name)
         calls = self.run_hook("lego", LEGO_CERT_PATH=str(self.folder / "crt"), LEGO_CERT_KEY_PATH=str(self.folder / "key"))

@@ -35,7 +35,7 @@ class TableTests(SynchronousTestCase):
                 namedAny(name)
 
     def test_model(self) -> None:
-        """What the model must find is in the table, and the model's tests exist."""
+        """Each fault that the model must find is in the table, and the model's tests exist."""
         self.assertEqual(set(), set(MODEL) - {each.name for each in ALL})
         for name in MODEL_TESTS:
             namedAny(name)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.project.source_tree import ROOT
 
 #: Folders whose docstrings are checked.
-FOLDERS = ("s2sgw", "twisted", "docs", "certs", "examples", "packaging", "tests/unit", "tests/properties")
+FOLDERS = ("s2sgw", "twisted", "benchmarks", "certs", "docs", "examples", "packaging", "tests")
 #: Words that begin a clause in place of a subject. A function's docstring begins with a verb ("Return…"), others with a noun.
 FIRST = re.compile(r"(?:What|Who|Whom|Whose|Whoever|Whatever|Which|How|That|Nor|Nobody|Somebody|Anybody|Everybody)\b")
 #: Words of personification, old words, and pronouns that do not say which program or person is meant.
