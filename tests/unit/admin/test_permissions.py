@@ -62,7 +62,7 @@ class TableTests(SynchronousTestCase):
         self.assertFalse(is_read_only("queue poison", {}))
 
 
-class DoorsTests(SynchronousTestCase):
+class BothInterfacesTests(SynchronousTestCase):
     """Tests of both interfaces, with every verb of the table."""
 
     def setUp(self) -> None:

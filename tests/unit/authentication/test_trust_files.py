@@ -97,7 +97,7 @@ class TrustFilesTests(SynchronousTestCase):
         self.finish()
         self.assertEqual(["file unreadable"] * 2, self.said)
 
-    def test_nobody_asks(self) -> None:
+    def test_read_without_a_handshake(self) -> None:
         """A changed list is read without a handshake: the first handshake after the change finds the new list."""
         self.path.write_bytes(shared_issuer().crl())
         files = TrustFiles(self.clock, SimpleNamespace(run=self.later))

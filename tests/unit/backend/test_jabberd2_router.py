@@ -205,7 +205,7 @@ class LaneTests(LinkTestCase):
         self.assertTrue(source.shared)
 
 
-class ComingTests(LinkTestCase):
+class ReceivedStanzaTests(LinkTestCase):
     """Tests of stanzas that users send, and of returned ones."""
 
     def setUp(self) -> None:
@@ -257,7 +257,7 @@ class ComingTests(LinkTestCase):
         self.assertEqual([], self.out)
 
 
-class LifeTests(LinkTestCase):
+class ReconnectionTests(LinkTestCase):
     """Tests of the connection, which is made again whenever it is lost."""
 
     def test_lost(self) -> None:
@@ -286,7 +286,7 @@ class LifeTests(LinkTestCase):
         self.tell(Bound(True), Announced("here.example", True))
         self.assertIn("id='2'", "".join(self.connection.written))
 
-    def test_an_end_that_breaks(self) -> None:
+    def test_an_end_that_raises(self) -> None:
         """An error at the end of one connection does not prevent the next one."""
         self.open()
         self.patch(self.link.incoming, "close", lambda ending: 1 / 0)

@@ -43,14 +43,14 @@ class InboundTests(BackendTestCase):
             lambda: "id",
         )
 
-    def test_whom_it_serves(self) -> None:
+    def test_served_domains(self) -> None:
         """Every domain except the server's own is reached here, also another backend's. We have a leaf for each of them, and none for its own."""
         options = self.side._options(False)
         self.assertEqual([options.serves(domain) for domain in (OURS, OTHERS, PEER)], [False, True, True])
         self.assertEqual([options.answers_verify(domain) for domain in (OURS, PEER)], [False, True])
         self.assertEqual([self.side._leaf(domain) for domain in (OURS, PEER, None)], [None, "leaf of peer.example", None])
 
-    def test_who_may_send(self) -> None:
+    def test_domains_that_may_send(self) -> None:
         """R14: only the server's own domains may send, not another backend's."""
         options = self.side._options(False)
         self.assertIsNone(options.refuses_sender(OURS))

@@ -534,7 +534,7 @@ class CourierTests(SynchronousTestCase):
         world.open().close(Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation"))
         self.assertEqual((world.next_hop.retry.failures, world.next_hop.data.timer.getTime()), (0, ISOLATING_SECONDS))
 
-    def test_parts(self) -> None:
+    def test_released_for_others(self) -> None:
         """A stream is closed in order, once nothing is in flight on it, if others wait for a place. Stanzas that arrive
         during the close get a new stream at once, in order. None is lost, and none counts as a failure.
         """
@@ -551,7 +551,7 @@ class CourierTests(SynchronousTestCase):
         agent: Any = world.queue.next_hop
         self.assertEqual((0, []), (agent.retry.failures, world.back))
 
-    def test_does_not_part(self) -> None:
+    def test_not_released(self) -> None:
         """A stream is kept while something is in flight or another pair uses it, and if the other side may send on it or has opened it."""
         world = World()
         world.queue.next_hop.release_stream()
@@ -602,7 +602,7 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual((["23"], ["4"]), (ids(second.written), ids(world.open().written)))
         self.assertEqual([], world.back)
 
-    def test_idle_flow_is_forgotten(self) -> None:
+    def test_idle_queue_is_forgotten(self) -> None:
         """A queue without stream, stanzas or back-off is removed from memory."""
         world = World()
         world.queue.accept([message("1")])

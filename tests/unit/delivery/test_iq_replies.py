@@ -78,7 +78,7 @@ class LateTests(SynchronousTestCase):
         self.assertFalse(late.take(BACK, answer("0")))
         self.assertTrue(late.take(BACK, answer("2")))
 
-    def test_outlives_the_lane(self) -> None:
+    def test_outlives_the_queue(self) -> None:
         """R33: the late answer is also dropped if the queue was forgotten meanwhile."""
         world = World()
         world.custody.services.late.expect(BACK, request("1"))

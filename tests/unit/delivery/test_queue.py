@@ -329,7 +329,7 @@ class SpoolTests(SynchronousTestCase):
         world.answer()
         self.assertEqual(world.settled, ["1", "2"])
 
-    def test_full_for_those_who_wait_for_no_receipt(self) -> None:
+    def test_full_without_upstream_acknowledgements(self) -> None:
         """Stanzas that came without XEP-0198 do not stay in memory alone either. Errors do: they must not be answered, and are spooled later."""
         world = World(disk=120)
         world.next_hop.ready = False

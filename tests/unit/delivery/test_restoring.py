@@ -144,7 +144,7 @@ class BacklogTests(SynchronousTestCase):
         self.queues.queue(pair("a")).acknowledged(1)
         self.assertEqual((["a", "b", "c"], True), (self.asked, self.next_hop("a").parted))
 
-    def test_those_that_are_done_part(self) -> None:
+    def test_finished_queues_release_their_streams(self) -> None:
         """While others wait, a finished queue releases its stream. The last ones keep theirs."""
         self.hold(a=1, b=2, c=3)
         self.custody.restore.restore_all()

@@ -288,7 +288,7 @@ ACTIONS = st.lists(
 )
 
 
-class AnythingTests(AdmissionCase):
+class AnyOrderTests(AdmissionCase):
     """In any order of events the limits hold, proven connections stay, and a site with one connection keeps it while others have more."""
 
     @settings(max_examples=200, deadline=None)

@@ -48,7 +48,7 @@ class InputTests(SynchronousTestCase):
         self.assertEqual(solo.engine.fed, [b"one\n", b"two\n"])
         self.assertEqual(solo.connection.last_received, 3)
 
-    def test_heard_after_the_loss(self) -> None:
+    def test_input_is_read_after_the_loss(self) -> None:
         """R16: input of the turn in which the connection is lost is delivered before the end."""
         solo = Solo()
         solo.connection.dataReceived(b"last words\n")
@@ -109,7 +109,7 @@ class HoldTests(SynchronousTestCase):
         solo.clock.advance(0)
         self.assertEqual(solo.engine.fed, [b"one\n"])
 
-    def test_held_input_is_heard_after_the_loss(self) -> None:
+    def test_held_input_is_read_after_the_loss(self) -> None:
         """R16: input held back when the connection is lost is delivered."""
         solo = Solo()
         solo.connection.pause("lane")
@@ -180,7 +180,7 @@ class HoldTests(SynchronousTestCase):
 class OutputTests(SynchronousTestCase):
     """Tests of back-pressure from the other side, and of output."""
 
-    def test_owner_hears_of_a_full_transport(self) -> None:
+    def test_full_transport_is_reported_to_the_owner(self) -> None:
         """A full transport pauses the owner once, and resumes it once, even if it reports twice."""
         solo = Solo()
         tap = solo.tap
@@ -660,7 +660,7 @@ class StepTests(SynchronousTestCase):
         self.assertEqual(solo.receive(b"one\n"), b"STARTTLS\n")
         self.assertEqual(len(solo.owner.events), 2)
 
-    def test_nothing_is_said_after_an_abort(self) -> None:
+    def test_nothing_is_sent_after_an_abort(self) -> None:
         """Output that an engine still had when its connection was aborted is not written."""
         solo = Solo()
 
@@ -694,7 +694,7 @@ class StepTests(SynchronousTestCase):
         solo.connection.negotiated()
         self.assertEqual((solo.owner.events, len(solo.owner.endings)), ([], 1))
 
-    def test_an_engine_that_breaks(self) -> None:
+    def test_an_engine_that_raises(self) -> None:
         """An internal error of the engine ends the stream with internal-server-error, is logged, and is reported once."""
         solo = Solo()
         self.assertEqual(solo.receive(b"CRASH\n"), b"ERROR internal-server-error\nCLOSE\n")
@@ -702,7 +702,7 @@ class StepTests(SynchronousTestCase):
         self.assertTrue(solo.transport.disconnecting)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
-    def test_an_owner_that_breaks(self) -> None:
+    def test_an_owner_that_raises(self) -> None:
         """An internal error of the owner does the same, wherever it is raised."""
 
         def crash(*ignored: object) -> None:
@@ -751,7 +751,7 @@ class EndTests(SynchronousTestCase):
         self.assertTrue(ends.client_wire.disconnected)
         self.assertEqual(ends.clock.getDelayedCalls(), [])
 
-    def test_unheard(self) -> None:
+    def test_input_read_after_the_loss_is_not_answered(self) -> None:
         """Input received before the loss is read after it. The engine knows that its output will not arrive."""
         solo = Solo()
         heard: list[tuple[bytes, bool]] = []
@@ -766,7 +766,7 @@ class EndTests(SynchronousTestCase):
         solo.lose()
         self.assertEqual(heard, [(b"one\n", False), (b"two\n", True)])
 
-    def test_a_turn_that_breaks(self) -> None:
+    def test_a_turn_that_raises(self) -> None:
         """An error while a stream is read ends it. Otherwise it would wait for a turn that never comes."""
         solo = Solo()
         self.patch(solo.connection._intake, "take", lambda at_most: 1 / 0)
@@ -774,7 +774,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual([each.cause for each in solo.owner.endings], [Cause.INTERNAL])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_an_end_that_breaks(self) -> None:
+    def test_an_end_that_raises(self) -> None:
         """An error at the end does not keep others from being told that the connection has ended."""
         solo = Solo()
         closed = solo.connection.when_closed()
@@ -822,7 +822,7 @@ class EndTests(SynchronousTestCase):
             self.assertEqual((solo.ending.cause, solo.ending.by), (Cause.CONNECTION_LOST, by))
             self.assertFalse(solo.transport.disconnecting)  # nothing is left to close
 
-    def test_starttls_as_last_words(self) -> None:
+    def test_starttls_before_the_loss(self) -> None:
         """R7: TLS is not started on a transport that has ended."""
         solo = Solo()
         solo.connection.dataReceived(b"STARTTLS\n")

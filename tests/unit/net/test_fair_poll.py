@@ -112,7 +112,7 @@ class ShareTests(SynchronousTestCase):
                 strangers[1002] = object()  # another connection has the descriptor
         self.assertEqual((served, turns.told), ([3, 1000, *range(1003, 1020)], ["begin", "end"]))
 
-    def test_round_that_breaks(self) -> None:
+    def test_round_that_raises(self) -> None:
         """If a round raises, the streams that were read are served all the same."""
         poller, turns = self.changing({each: object() for each in range(1000, 1020)})
         self.patch(poller, "_is_datagram", lambda descriptor: 1 / 0)

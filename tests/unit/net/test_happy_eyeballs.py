@@ -176,7 +176,7 @@ class RaceTests(SynchronousTestCase):
         self.assertEqual(asked, list(PLACES[:2]))
 
 
-class HeatTests(SynchronousTestCase):
+class PriorityTests(SynchronousTestCase):
     """R36: tests of the limits of a race to one priority."""
 
     def test_by_priority(self) -> None:

@@ -328,7 +328,7 @@ class FailoverTests(ResolverCase):
         self.assertEqual(self.successResultOf(answer).reason, "no answer in 10 s")
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def test_the_dead_are_asked_last(self) -> None:
+    def test_silent_servers_are_asked_last(self) -> None:
         """A server that did not answer is asked last for a while. After that it is asked first again."""
         second, resolver = self.two()
         self.server.mute.add(("a.example", "A"))
@@ -342,7 +342,7 @@ class FailoverTests(ResolverCase):
         self.ask("c.example", resolver=resolver)
         self.assertEqual(self.server.count("c.example", "A"), 1)
 
-    def test_back_among_the_living(self) -> None:
+    def test_server_that_answers_again(self) -> None:
         """A server that answers again is asked first again."""
         second, resolver = self.two()
         self.server.mute.add(("a.example", "A"))

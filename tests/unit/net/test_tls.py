@@ -254,7 +254,7 @@ class RenegotiationTests(SynchronousTestCase):
         solo.receive(raw.renegotiate())
         self.assert_closed(solo)
 
-    def test_what_follows_is_not_heard(self) -> None:
+    def test_what_follows_is_discarded(self) -> None:
         """R10: stanzas in the same read, before or after the request, are not processed."""
         solo = receiving()
         raw = RawTLS(solo, raw_context(highest=TLS1_2)).run()

@@ -33,7 +33,7 @@ class TurnBudgetTests(SynchronousTestCase):
         self.budget.begin()
         self.assertEqual((self.budget.is_over, self.budget.end), (False, 25.0))
 
-    def test_who_may_begin(self) -> None:
+    def test_kinds_that_may_begin(self) -> None:
         """While there is time, each kind may begin. Later only one kind may, a different one in each turn."""
         allowed = []
         for _ in TurnPart:

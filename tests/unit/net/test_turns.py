@@ -106,7 +106,7 @@ class TurnsTests(SynchronousTestCase):
             self.turns.send_soon(self.call(name, 750 * STREAMS_SECONDS))
         self.assertEqual([self.turn() for _ in range(4)], ["ab", "cd", "e", ""])
 
-    def test_output_that_breaks(self) -> None:
+    def test_output_that_raises(self) -> None:
         """If one output raises, the others are sent all the same, and so is later output."""
         def broken() -> None:
             raise ZeroDivisionError
@@ -119,7 +119,7 @@ class TurnsTests(SynchronousTestCase):
         self.turns.send_soon(lambda: self.called.append("3"))
         self.assertEqual(self.turn(), "3")
 
-    def test_who_adds_itself_waits_for_the_next_turn(self) -> None:
+    def test_stream_that_adds_itself_waits_for_the_next_turn(self) -> None:
         """A stream with more to read does not delay the others."""
         self.add("a", again=2)
         self.add("b")
@@ -131,7 +131,7 @@ class TurnsTests(SynchronousTestCase):
             self.add(name, 6, again=1)
         self.assertEqual([self.turn() for _ in range(4)], ["ab", "ca", "bc", ""])
 
-    def test_who_uses_much_comes_last(self) -> None:
+    def test_slow_streams_come_last(self) -> None:
         """Streams that took long are called after the others, at least one in each turn. Later they are called as all others."""
         for name in "abc":
             self.add(name, 20, again=3)
@@ -163,7 +163,7 @@ class TurnsTests(SynchronousTestCase):
         called = "".join(self.round() for _ in range(3 * len(TurnPart))).replace("a", "")
         self.assertEqual(called, "xzy")
 
-    def test_one_that_breaks(self) -> None:
+    def test_stream_that_raises(self) -> None:
         """An error in one stream does not affect the others."""
         class Broken(Stream):
             def take_turn(self) -> None:
@@ -220,7 +220,7 @@ class TurnsTests(SynchronousTestCase):
             self.judge(name)
         self.assertEqual([self.turn(), self.turn()], ["xzy", ""])
 
-    def test_a_judgement_that_nobody_waits_for(self) -> None:
+    def test_a_cancelled_judgement(self) -> None:
         """A cancelled judgement takes no time."""
         waiting = self.judge("x")
         self.judge("y")
@@ -228,7 +228,7 @@ class TurnsTests(SynchronousTestCase):
         waiting.cancel()
         self.assertEqual((self.turns.negotiating, self.turn(), self.turn()), (1, "y", ""))
 
-    def test_a_judgement_that_breaks(self) -> None:
+    def test_a_judgement_that_raises(self) -> None:
         """An error in one judgement does not affect the others."""
         broken = self.judge("x").addCallback(lambda _: 1 / 0)
         self.judge("y")
@@ -244,7 +244,7 @@ class TurnsTests(SynchronousTestCase):
             self.turns.close_soon(self.call(name, 750 * STREAMS_SECONDS))
         self.assertEqual([self.turn() for _ in range(4)], ["vw", "xy", "z", ""])
 
-    def test_closing_breaks(self) -> None:
+    def test_closing_raises(self) -> None:
         """An error in a close affects neither other closes nor output."""
         def broken() -> None:
             raise ZeroDivisionError

@@ -180,7 +180,7 @@ class ThreadTests(SynchronousTestCase):
         self.assertEqual((len(self.it.stored()), len(commits) <= 3), (401, True))
         self.it.result(self.it.store.close())
 
-    def test_nobody_is_called_without_a_question(self) -> None:
+    def test_no_call_without_a_question(self) -> None:
         """A write calls the caller's thread only if an answer is awaited."""
         begun, go_on = Event(), Event()
 

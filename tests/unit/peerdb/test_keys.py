@@ -49,7 +49,7 @@ class KeysTests(PeerDatabaseTestCase):
         self.assertTrue(self.result(self.keys.forget(PEER, OLD_KEY)))
         self.assertFalse(self.result(self.keys.forget(PEER, OLD_KEY)))
 
-    def test_what_the_policy_hears(self):
+    def test_what_counts_under_a_policy(self):
         """Approvals count with the proof "pin", or if unknown issuers are not rejected. First uses count only in the second case."""
         self.result(self.keys.approve(remembered()))
         self.keys.learn(remembered(NEW_KEY, origin="first-use"))

@@ -49,11 +49,11 @@ class BounceTests(SynchronousTestCase):
             bounce(stanza(), Cause.NO_SUCH_DOMAIN),
         )
 
-    def test_said(self) -> None:
+    def test_stream_error_in_the_text(self) -> None:
         """R34: the condition of the next server's stream error is given with the cause."""
         self.assertIn(b" (queue: poison; policy-violation)</text>", bounce(stanza(), Cause.POISON, "policy-violation") or b"")
 
-    def test_who_gets_one(self) -> None:
+    def test_stanzas_that_are_bounced(self) -> None:
         """R33: an error, a result, and presence other than available and subscribe are never bounced."""
         for kind, (yes, no) in BOUNCED.items():
             for type in yes:

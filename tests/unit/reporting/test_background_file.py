@@ -40,7 +40,7 @@ class BackgroundFileTests(SynchronousTestCase):
         self.assertTrue(self.file.write("a\n"))
         self.assertEqual(("a\n", {"MainThread"}), (self.pipe.getvalue(), self.pipe.writers))
 
-    def test_nobody_reads(self) -> None:
+    def test_no_reader(self) -> None:
         """While the pipe is full its writers do not wait. The data is written in order once it is read."""
         self.file.start()
         for text in ("a\n", "b\n", "c\n"):

@@ -103,7 +103,7 @@ class LiveEventsTests(SynchronousTestCase):
         pass_on(event)
         self.assertEqual("there", watcher.take()[0][0]["event"])
 
-    def test_nobody_watches(self) -> None:
+    def test_no_watch(self) -> None:
         """An event of a peer without a watch is not kept. The log is observed only while there is a watch."""
         seen = LogPublisher()
         self.patch(self.publisher, "addObserver", lambda observer: seen.addObserver(observer))

@@ -150,7 +150,7 @@ class BudgetTests(SynchronousTestCase):
         lines = self.file.getvalue().splitlines()
         self.assertEqual((30, "warn"), (len(lines), json.loads(lines[0])["level"]))
 
-    def test_said_once_a_second(self) -> None:
+    def test_reported_once_a_second(self) -> None:
         """However long it lasts, the number is given once a second."""
         for tenth in range(100, 150):
             self.say(10, tenth / 10)

@@ -203,7 +203,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(([], [], 1), (self.record.list("friend.example"), store.rows, len(self.record.list())))
         self.assertLess(self.record.bytes, before)
 
-    def test_a_name_that_is_known_at_last(self) -> None:
+    def test_stranger_that_becomes_known(self) -> None:
         """After its first proof a peer no longer counts as a stranger: strangers cannot displace its refusals."""
         store = Store()
         self.record = EventRecord(self.clock, self.log, store)

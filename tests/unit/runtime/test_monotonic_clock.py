@@ -39,7 +39,7 @@ class MonotonicClockTests(SynchronousTestCase):
             self.assertAlmostEqual(self.reactor.timeout() or 0.0, 1.0)
             self.assertEqual(self.pass_time(1.5), ["due"])
 
-    def test_without_it(self) -> None:
+    def test_wall_clock(self) -> None:
         """With the wall clock a step back stops every call."""
         self.reactor.callLater(10, self.fired.append, "due")
         self.assertEqual(self.pass_time(1000, -3600.0), [])

@@ -168,7 +168,7 @@ class ProbeTests(SynchronousTestCase):
         self.script.assessment, self.script.ending = proven, None
         self.assertEqual(("federates", []), (report := self.run_probe(), (report.verdict, self.failed(report)))[1])
 
-    def test_they_do_not_take_us(self) -> None:
+    def test_external_refused(self) -> None:
         """If EXTERNAL is refused and there is no dialback, the fault is ours. If dialback succeeds, the failure of EXTERNAL is only information."""
         self.script.sasl_failure = self.script.ending = Ending(Cause.SASL_FAILED, "EXTERNAL: not-authorized", "them")
         self.script.method = None

@@ -96,7 +96,7 @@ class World(test_agent.World):
         return self.server.count(SRV, "SRV")
 
 
-class WhereaboutsTests(SynchronousTestCase):
+class RediscoveryTests(SynchronousTestCase):
     """Tests of waking a queue on a DNS change."""
 
     def setUp(self) -> None:

@@ -44,7 +44,7 @@ class ServiceNotificationTests(SynchronousTestCase):
         ServiceNotifications({"NOTIFY_SOCKET": "@" + name}).alive()
         self.assertEqual(b"WATCHDOG=1", heard.recv(1000))
 
-    def test_nobody_listens(self) -> None:
+    def test_no_listener(self) -> None:
         """Without systemd, or if it does not listen, nothing happens."""
         ServiceNotifications({}).ready("")
         ServiceNotifications({"NOTIFY_SOCKET": self.path}).ready("")

@@ -87,7 +87,7 @@ class Attempts(SynchronousTestCase):
 class OpeningTests(Attempts):
     """R36: tests of the choice among targets and addresses."""
 
-    def test_a_black_hole_costs_a_quarter_of_a_second(self) -> None:
+    def test_silent_address_costs_a_quarter_of_a_second(self) -> None:
         """R36: if an address does not answer, the next one is tried too. The stream is opened only where a server answered."""
         opening = self.open(target("a", "2001:db8::1", "192.0.2.1"))
         self.assertEqual(self.side.dialled, ["2001:db8::1"])
@@ -145,7 +145,7 @@ class OpeningTests(Attempts):
         self.assertEqual((ending.cause, ending.detail), (Cause.CONNECTION_REFUSED, "connection-refused: 192.0.2.1; unreachable: 192.0.2.2"))
         self.assertEqual(self.clock.seconds(), 0)
 
-    def test_the_most_telling_failure(self) -> None:
+    def test_the_best_cause(self) -> None:
         """A server's own answer is a better cause than an unreachable address."""
         opening = self.open(target("a", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
         self.side.connect("192.0.2.1")
@@ -192,7 +192,7 @@ class OpeningTests(Attempts):
         self.open(direct)
         self.assertEqual(self.side.dialled, ["192.0.2.1"])
 
-    def test_known_to_be_dead(self) -> None:
+    def test_backing_off(self) -> None:
         """A server that failed a moment ago is not contacted for another queue: that gets the same cause and the time of the next attempt."""
         opening = self.open(target("a", "192.0.2.1"))
         self.side.fail("192.0.2.1")
@@ -221,7 +221,7 @@ class OpeningTests(Attempts):
         ((pair, known),) = missed.calls
         self.assertEqual((pair, known.targets), (PAIR, (target("a", "192.0.2.1"),)))
 
-    def test_as_many_as_it_has_to_bear(self) -> None:
+    def test_limit_of_streams(self) -> None:
         """A peer has at most `limits.streams` streams, including those being opened. A stream that verifies a key does not count."""
         side = Side(target("a", "192.0.2.1"))
         side.most = 1
@@ -318,7 +318,7 @@ class TrialTests(Attempts):
     def bears(self) -> bool:
         return self.extensions.usable("there.example", "management")
 
-    def test_to_blame(self) -> None:
+    def test_disabled(self) -> None:
         """If a stream breaks early with an extension, and the next one lives without it, the extension is disabled for a day."""
         self.broken()
         self.assertFalse(self.bears)
@@ -328,7 +328,7 @@ class TrialTests(Attempts):
         self.clock.advance(3600)
         self.assertFalse(self.bears)
 
-    def test_without_a_word(self) -> None:
+    def test_end_without_an_error(self) -> None:
         """An extension is also found if the server breaks the connection at once, or closes in order, without a stream error."""
         for ending in (Ending(Cause.CONNECTION_LOST, by="them"), Ending(Cause.CLOSED, by="them")):
             self.ready().close(ending)
@@ -345,7 +345,7 @@ class TrialTests(Attempts):
         self.assertFalse(self.extensions.usable("there.example", "bidi"))
         self.assertTrue(self.bears)
 
-    def test_hung_up_on(self) -> None:
+    def test_lost_during_the_negotiation(self) -> None:
         """An extension is also found if the peer ends the connection during the negotiation without an error."""
         opening = self.open(target("a", "192.0.2.1"))
         self.side.connect("192.0.2.1")

@@ -146,7 +146,7 @@ class ConcurrencyTests(DestinationsCase):
         self.assertEqual(sum(each.running for each in greedy), SHARE)
         self.assertTrue(Attempt(self.destinations, "fresh.example").running)
 
-    def test_who_has_none_gets_one_at_once(self) -> None:
+    def test_owner_without_a_handshake_starts_at_once(self) -> None:
         """The last quarter of a budget is for owners without a handshake, so several greedy ones delay no newcomer."""
         greedy = [attempt for owner in "abcdef" for attempt in self.many(HANDSHAKES, owner)]
         running = sum(each.running for each in greedy)
@@ -179,7 +179,7 @@ class ConcurrencyTests(DestinationsCase):
 class BackOffTests(DestinationsCase):
     """Tests of a server that fails."""
 
-    def test_a_dead_server_is_left_alone_by_all(self) -> None:
+    def test_failure_counts_for_all_queues(self) -> None:
         """One failure counts for all queues: those that wait are told, and so are those that come during the back-off."""
         attempts = self.attempts(PER_SERVER + 1)
         for attempt in attempts[:PER_SERVER]:
@@ -218,7 +218,7 @@ class BackOffTests(DestinationsCase):
             [True, True, False],
         )
 
-    def test_a_backend_is_not_blamed_for_a_peer(self) -> None:
+    def test_failure_of_a_backend_for_one_peer(self) -> None:
         """If a backend ends a stream because of one pair, in whatever way, no other peer is delayed. A dead backend delays all."""
         causes = (Cause.TLS_FAILED, Cause.CONNECTION_LOST, Cause.NEGOTIATION_TIMEOUT, Cause.CONNECTION_REFUSED)
         told = [self.destinations.failed(PEER, Ending(cause), purpose="backend") for cause in causes]
@@ -262,7 +262,7 @@ class BackOffTests(DestinationsCase):
         forced[0].end(REFUSED)
         self.assertTrue(forced[1].running)
 
-    def test_who_waits_may_leave(self) -> None:
+    def test_cancelled_while_waiting(self) -> None:
         """A cancelled attempt takes no turn."""
         attempts = self.attempts(PER_SERVER + 2)
         attempts[PER_SERVER].done.cancel()
@@ -304,7 +304,7 @@ class ModelTests(DestinationsCase):
 
     @settings(deadline=None)
     @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4), st.sampled_from(PURPOSES), st.booleans()), max_size=60), st.data())
-    def test_nobody_waits_in_vain(self, steps: list[tuple[int, int, Purpose, bool]], data: st.DataObject) -> None:
+    def test_no_attempt_waits_without_reason(self, steps: list[tuple[int, int, Purpose, bool]], data: st.DataObject) -> None:
         """No limit is exceeded. An attempt waits only for a reason. After all have ended none is left waiting."""
         clock = Clock()
         tested = Destinations(clock, FixedRandom(), BackOff(first=2, jitter=0), 8)

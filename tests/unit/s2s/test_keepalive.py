@@ -58,7 +58,7 @@ class LivenessTests(SynchronousTestCase):
         set_quick_ack(SimpleNamespace())
 
 
-class KeepingTests(SynchronousTestCase):
+class KeepAliveTests(SynchronousTestCase):
     """R37: tests of keep-alive."""
 
     def kept(self, role: Role = "initiating", prove: bool = True, engine: Any = None) -> Solo:
@@ -173,7 +173,7 @@ class KeepingTests(SynchronousTestCase):
         self.pass_time(25)
         self.assertEqual(solo.written(), b"")
 
-    def test_the_silence_that_the_other_side_suffers(self) -> None:
+    def test_announced_idle_seconds(self) -> None:
         """XEP-0478: white space is sent well within the announced idle-seconds."""
         options = InitiatingOptions(local=LOCAL, peer=PEER, keys=DialbackKeys(b"s"))
         engine = InitiatingStream(options)

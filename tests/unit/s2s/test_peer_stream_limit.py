@@ -13,7 +13,7 @@ from tests.support.wires import Solo
 PEER = "peer.example"
 
 
-class CrowdTests(SynchronousTestCase):
+class PeerStreamLimitTests(SynchronousTestCase):
     """R37: tests of `limits.streams` for a peer."""
 
     def setUp(self) -> None:

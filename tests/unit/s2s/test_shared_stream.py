@@ -102,7 +102,7 @@ class Listening(StreamUser):
         self.told.append("free")
 
 
-class LendingTests(SynchronousTestCase):
+class SharedStreamTests(SynchronousTestCase):
     """R36: tests of one stream with several pairs and a delivery agent for each."""
 
     def setUp(self) -> None:
@@ -160,7 +160,7 @@ class LendingTests(SynchronousTestCase):
             self.shared_stream.free()
         self.assertEqual(order, ["two", "one", "one", "two", "two", "one"])
 
-    def test_a_user_that_breaks(self) -> None:
+    def test_a_user_that_raises(self) -> None:
         """A user that raises at the end of the stream does not keep the others from being told."""
         (_, one), (_, two) = self.borrow(OUT), self.borrow(self.second)
         ending = Ending(Cause.CONNECTION_LOST)
@@ -266,7 +266,7 @@ class LendingTests(SynchronousTestCase):
         self.assertEqual(one.told, two.told)
 
 
-class CarryingBackTests(EntryTestCase):
+class AcceptedStreamTests(EntryTestCase):
     """R36: tests of an accepted stream that carries stanzas back: queues for the peer find it."""
 
     def setUp(self) -> None:
@@ -395,7 +395,7 @@ class CarryingBackTests(EntryTestCase):
         self.assertIs(done.exception.value, pair_stream)
 
 
-class BorrowingCourierTests(SynchronousTestCase):
+class AcceptedStreamAgentTests(SynchronousTestCase):
     """R36: tests of an agent on an accepted stream."""
 
     def setUp(self) -> None:
@@ -479,7 +479,7 @@ class BorrowingCourierTests(SynchronousTestCase):
         self.assertEqual(self.agent.stream, None)
 
 
-class IncomingOnOursTests(EntryTestCase):
+class ReceivedOnOursTests(EntryTestCase):
     """R36: tests of stanzas received on a stream of ours: they are treated like all others."""
 
     def test_comes(self) -> None:

@@ -193,7 +193,7 @@ class ManyTests(LimitCase):
 class SharingTests(LimitCase):
     """Tests of sharing when all places are in use."""
 
-    def test_whoever_has_none_gets_one_at_once(self) -> None:
+    def test_owner_without_a_stream_gets_one_at_once(self) -> None:
         """The owner with most streams gives one to an owner that has none, even if all of its streams are busy."""
         self.limit(20)
         self.want(*(f"a{number}" for number in range(20)))

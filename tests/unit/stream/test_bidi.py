@@ -185,7 +185,7 @@ class InitiatingBidiTests(TranscriptCase):
             *OPEN[:-4], In(ONE), Out(error("invalid-from", text)), Says(End(Cause.INVALID_FROM, condition="invalid-from")),
         )
 
-    def test_heard_out(self) -> None:
+    def test_read_until_the_closing_tag(self) -> None:
         """R16, R36: when we close a stream that carries both ways, it is read until the peer's closing tag. A one-way stream is not."""
         shutdown = Ending(Cause.SHUTDOWN)
         self.told(

@@ -131,7 +131,7 @@ class BindingTests(ComponentTestCase):
 class UnopenedTests(ComponentTestCase):
     """Tests of the time before our header is sent."""
 
-    def test_ends_without_a_word(self) -> None:
+    def test_ends_without_an_error(self) -> None:
         """R15: a stream that has not begun ends without an error: its header is the one that every stream begins with."""
         self.events += self.stream.fail(Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.NOT_ALLOWED)))
         self.assertEqual("", self.hear())

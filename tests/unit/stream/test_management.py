@@ -119,7 +119,7 @@ class ReceivingManagementTests(TranscriptCase):
         refusal = Refusal(StreamCondition.NOT_WELL_FORMED, "mismatched tag", Ending(Cause.BAD_XML))
         self.told(*came, Do("fail", refusal), Out(ack(1) + text), Says(End(Cause.BAD_XML, condition="not-well-formed")))
 
-    def test_unheard(self) -> None:
+    def test_handled_after_the_loss(self) -> None:
         """R35: stanzas handled after the transport is gone are not acknowledged: the other side sends them again elsewhere."""
         engine = self.told(*MANAGED, In(ONE + TWO), Says(Stanzas(PAIR, (ONE, TWO))), Do("handled", 1), In(ASK), Out(ack(1)))
         engine.unheard = True
@@ -178,7 +178,7 @@ class ReceivingManagementTests(TranscriptCase):
             Says(End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type")),
         )
 
-    def test_theirs(self) -> None:
+    def test_acknowledgements_by_the_initiating_side(self) -> None:
         """R35: nothing was sent to the initiating side, so the only possible `h` is 0."""
         self.told(*MANAGED, In(ack(0)))
         self.told(
@@ -261,7 +261,7 @@ class InitiatingManagementTests(TranscriptCase):
             *SENT_EXTERNAL, Do("sent", 2), In(ENABLED), In(ack(2)), Says(Acknowledged(2)), In(ack(1)), Out(too_high(1, 2)), end,
         )
 
-    def test_unasked(self) -> None:
+    def test_answer_without_a_request(self) -> None:
         """An answer without a request is refused, and so is a second one."""
         end = Says(End(Cause.PROTOCOL_ERROR, condition="unsupported-stanza-type"))
         for given, name in ((ENABLED, "enabled"), (failed("unexpected-request"), "failed"), (ack(0), "a"), (ASK, "r")):

@@ -57,7 +57,7 @@ class RevocationTests(SynchronousTestCase):
         self.assertEqual([Cause.REVOKED], [failure.cause for failure in found.failures])
         self.assertIn("the authority 'CN=Lower' was revoked", found.failures[0].text)
 
-    def test_both_said(self):
+    def test_both_reported(self):
         """R19: for an expired and revoked certificate both faults are given."""
         issued = shared_issuer().issue(dns=["a.example"], not_after=PAST)
         self.assertEqual([Cause.EXPIRED, Cause.REVOKED], causes(issued, shared_issuer().crl([issued.certificate])))

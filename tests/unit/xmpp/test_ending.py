@@ -8,7 +8,7 @@ from s2sgw.xmpp.ending import ACCOUNTS, Cause, Ending, Layer
 from s2sgw.xmpp.errors import StanzaCondition
 
 
-class AccountTests(SynchronousTestCase):
+class CauseTableTests(SynchronousTestCase):
     """Tests that every cause is in the table."""
 
     def test_complete(self) -> None:
