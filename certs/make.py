@@ -1,4 +1,4 @@
-"""Make the development authority and the certificates of the example domains (`make certs`). What is still good is kept."""
+"""Make the development CA and the certificates of the example domains (`make certs`). Valid certificates are kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def kept(path: Path) -> Issued | None:
-    """The certificate at `path` with its key, if both are there and good for a while yet."""
+    """Return the certificate at `path` with its key, if both exist and do not expire soon."""
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
         key = serialization.load_pem_private_key(path.with_suffix(".key").read_bytes(), None)
@@ -94,13 +94,13 @@ def begin(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
 
 
 def names(domain: str, xmpp_addr: bool) -> list[x509.GeneralName]:
-    """The gateway's own certificates have no xmppAddr: every ejabberd so far closes the stream on one."""
+    """Return the names. The gateway's own certificates have no xmppAddr, because every ejabberd so far closes the stream."""
     found: list[x509.GeneralName] = [x509.DNSName(domain), x509.OtherName(SRV_ID, der(0x16, f"_xmpp-server.{domain}"))]
     return [*found, x509.OtherName(XMPP_ADDR, der(0x0C, domain))] if xmpp_addr else found
 
 
 def der(tag: int, text: str) -> bytes:
-    """A DER string of fewer than 256 bytes, which every domain name is."""
+    """Return a DER string of fewer than 256 bytes, which is enough for every domain name."""
     body = text.encode()
     return bytes([tag, len(body)]) + body if len(body) < 128 else bytes([tag, 0x81, len(body)]) + body
 
@@ -115,7 +115,7 @@ def write(path: Path, issued: Issued, chain: list[x509.Certificate]) -> Issued:
 
 
 def write_secret(path: Path, data: bytes) -> None:
-    """Never readable by others, not even for a moment."""
+    """Write a file that is never readable by others, not even for a moment."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(data)

@@ -1,7 +1,7 @@
 """`make changelog VERSION=X.Y.Z`: move newsfragments/ into CHANGELOG.md, by towncrier.
 
-towncrier tells fragments of one issue and kind apart by a number at the end. Ours may have a word there, so that two people who
-write at the same time do not take the same number. They are given numbers first.
+towncrier distinguishes fragments of one issue and kind by a number at the end of the name. Here the name may have a word instead,
+so that two people do not use the same number at the same time. Words are replaced by numbers first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def numbered(names: Iterable[str]) -> dict[str, str]:
 
 
 def main(version: str) -> int:
-    """Rename, and run towncrier; return its exit status."""
+    """Rename the fragments, and run towncrier; return its exit status."""
     for old, new in numbered(path.name for path in FRAGMENTS.glob("*.md")).items():
         (FRAGMENTS / old).rename(FRAGMENTS / new)
     subprocess.run(["git", "add", "--all", str(FRAGMENTS)], cwd=PROJECT, check=True)

@@ -2,7 +2,7 @@
 
     python packaging/debian/build.py WHEEL FOLDER
 
-It is built for the python3 of the Debian on which it is built. Two builds of one commit are the same byte for byte.
+It is built for the python3 of this Debian release. Two builds of one commit are the same byte for byte.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(wheel: Path, folder: Path) -> Path:
 
 
 def environment(prefix: Path, wheel: Path) -> None:
-    """Make the environment at `prefix` from the lock and the wheel. Nothing in it names the place where it was built."""
+    """Make the environment at `prefix` from the lock and the wheel. It does not contain the folder where it was built."""
     run(str(PYTHON), "-m", "venv", "--without-pip", str(prefix))
     pip = [
         sys.executable, "-m", "pip", "--python", str(prefix / "bin/python3"), "install", "--quiet", "--disable-pip-version-check",
@@ -74,7 +74,7 @@ def environment(prefix: Path, wheel: Path) -> None:
 
 
 def ask(prefix: Path, code: str, **variables: str) -> str:
-    """Return what the environment's Python prints for `code`."""
+    """Return the output of `code` in the environment's Python."""
     answer = subprocess.run(
         [prefix / "bin/python3", "-B", "-c", code], check=True, capture_output=True, text=True, env={**os.environ, **variables},
     )
@@ -82,7 +82,7 @@ def ask(prefix: Path, code: str, **variables: str) -> str:
 
 
 def units(root: Path) -> None:
-    """Write the units that `s2sgw setup systemd` prints to where packages have theirs."""
+    """Write the units of `s2sgw setup systemd` to the folder for units of packages."""
     code = f"import json; from s2sgw.cli.setup_files import systemd_files; print(json.dumps(systemd_files({COMMAND!r})))"
     for path, text in json.loads(ask(root / PREFIX, code)).items():
         name = path.rpartition("/")[2]
@@ -109,7 +109,7 @@ def documents(root: Path) -> None:
     ):
         (place / folder).mkdir(exist_ok=True)
         for path in sorted((PROJECT / folder).glob(pattern)):
-            if not path.name.startswith("echo-"):  # what `make run PORT=…` leaves
+            if not path.name.startswith("echo-"):  # files of `make run PORT=…`
                 shutil.copy(path, place / folder)
     (place / "changelog.gz").write_bytes(gzip.compress((PROJECT / "CHANGELOG.md").read_bytes(), 9, mtime=0))
     licence = (PROJECT / "LICENSE").read_text("utf-8")
@@ -132,7 +132,7 @@ def completion(root: Path) -> None:
 
 
 def tidy(root: Path) -> None:
-    """Remove what running Python left, and give every file one mode and one time."""
+    """Remove files that Python created, and give every file one mode and one time."""
     for cache in [*root.rglob("__pycache__")]:
         shutil.rmtree(cache)
     epoch = int(os.environ["SOURCE_DATE_EPOCH"])
@@ -177,7 +177,7 @@ def filled(text: str, values: Mapping[str, str]) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file, readable by all, in folders that are made as needed."""
+    """Write a file, readable by all. Its folders are made if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o755)
     path.write_text(text, "utf-8")
@@ -185,12 +185,12 @@ def write(path: Path, text: str) -> None:
 
 
 def architecture() -> str:
-    """Return this machine's architecture in Debian's words."""
+    """Return Debian's name of this machine's architecture."""
     return subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def run(*command: str) -> None:
-    """Run a command; end here if it fails."""
+    """Run a command; exit if it fails."""
     status = subprocess.run(command, check=False).returncode
     if status:
         raise SystemExit(f"{command[0]} ended with status {status}")
