@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,14 +11,26 @@ from typing import Any, cast
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.admin import explain
+from s2sgw.admin.explain import Explainer
+from s2sgw.admin.pin_verbs import PinVerbs
+from s2sgw.admin.server import Rows
 from s2sgw.authentication.assessment import ProofRunner
+from s2sgw.authentication.judge import Judge
+from s2sgw.authentication.lookups import EvidenceLookups
+from s2sgw.authentication.posh_documents import POSHDocuments
 from s2sgw.config import parse
 from s2sgw.net.discovery import Resolution, Target
+from s2sgw.net.https import Fetched
 from s2sgw.net.threads import Threads
 from s2sgw.peerdb.database import PeerDatabase
 from s2sgw.peerdb.peer_records import PeerRecords
+from s2sgw.peerdb.pending import PendingCertificate
+from s2sgw.reporting.audit import AuditLog
+from s2sgw.reporting.record import EventRecord
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.evidence import Evidence, TLSALookup
 from s2sgw.trust.pins import Fingerprint
@@ -90,3 +103,53 @@ class FakeDiscovery:
 
     def tlsa(self, target: Target, requester: object = None) -> Deferred[TLSALookup]:
         return succeed(TLSALookup(target.host, failure="not secured"))
+
+
+class PinVerbsCase(TrustCase):
+    """A test case with the verbs for pending certificates and pins."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.told: list[Any] = []
+        self.verbs = PinVerbs(
+            self.peer_records, self.peers, AuditLog(self.folder, self.clock), self.clock.seconds, waiting=lambda peer: 3,
+            approved=self.told.append, revoked=lambda peer, key: self.told.append(key) or 2,  # type: ignore[func-returns-value]
+        ).verbs()
+
+    def ask(self, verb: str, **arguments: Any) -> Any:
+        """Return the verb's answer, or raise its refusal."""
+        answer: list[Any] = []
+        maybeDeferred(self.verbs[verb], arguments).addBoth(answer.append)
+        if isinstance(answer[0], Failure):
+            answer[0].raiseException()
+        return list(answer[0]) if isinstance(answer[0], Rows) else answer[0]
+
+    def hold(self, chain: tuple[bytes, ...] = (OLD.der,)) -> None:
+        key = Fingerprint.of(chain[0])
+        self.peer_records.pending_certificates.hold(PendingCertificate("peer.example", key, NOW, NOW, 1, "outbound", "here.example", "", "awaiting-approval", chain=chain))
+
+    def audited(self) -> list[str]:
+        return [json.loads(line)["action"] for line in (self.folder / "audit.log").read_text().splitlines()]
+
+
+class ExplainCase(TrustCase):
+    """A test case with an `Explainer`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.discovery: Any = FakeDiscovery()
+        documents = POSHDocuments(self.clock, lambda url, requester: succeed(Fetched(404, None, b"")))
+        judge = Judge(self.peers, self.proving, EvidenceLookups(self.clock, self.fake(), documents), self.peer_records, self.clock)
+        self.record = EventRecord(self.clock, Logger("r", observer=lambda event: None))  # type: ignore[arg-type]
+        self.patch(explain, "system_servers", lambda: ())
+        self.queues: list[Any] = []
+        self.explainer = Explainer(
+            lambda: self.config, self.peers, judge, self.fake(), self.peer_records, self.record, lambda local, peer: None, self.clock.seconds, self.threads,
+            self.queues,
+        )
+
+    def fake(self) -> Any:
+        return self.discovery
+
+    def explain(self, **arguments: Any) -> Any:
+        return self.successResultOf(Deferred.fromCoroutine(self.explainer.explain({"peer": "peer.example", **arguments})))

@@ -219,7 +219,3 @@ class LiveCheckTests(SynchronousTestCase):
         self.assertEqual([None], self.run_check()["state"])
         self.state.write_text("a file")
         self.assertEqual([False], self.run_check()["state"])
-
-    def test_clock(self) -> None:
-        """The kernel's clock is read without a change. Any answer is accepted without an error."""
-        self.assertIn(machine_facts.clock_is_synchronised(), (True, False, None))
