@@ -283,7 +283,7 @@ PROMISES = (
         "P12", "promise: the reply to a ping waits for no look-up", "s2sgw/ingress/pair_ingress.py",
         "        elif stanzas := self._without_ping_replies(stanzas, upstream_ack):",
         "        elif stanzas:",
-        (_PAIR_INGRESS + "FilterTests.test_own_pings_before_admission", _PAIR_INGRESS + "RateTests.test_own_pings"),
+        ("tests.unit.ingress.test_filtering.FilterTests.test_own_pings_before_admission", _PAIR_INGRESS + "RateTests.test_own_pings"),
     ),
     Mutation(
         "P13", "promise: acknowledgements that have arrived are read before anything is spooled", "s2sgw/delivery/spooling.py",
