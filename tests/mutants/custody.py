@@ -367,13 +367,13 @@ PROMISES = (
         "P26", "promise: a stream is resumed only where the same pairs are proven", "s2sgw/s2s/resumption_table.py",
         "        return self.leg == owner.leg and self.proven <= owner.pairs\n",
         "        return self.leg == owner.leg\n",
-        (_GATEWAYS + "SessionsTests.test_same_pairs",),
+        ("tests.unit.s2s.test_resumption_table.ResumptionTableTests.test_same_pairs",),
     ),
     Mutation(
         "P27", "promise: a stream that is too old is told its `h`", "s2sgw/s2s/resumption_table.py",
         "        return None, past.resumption.counters if past is not None and past.is_of(owner) else None\n",
         "        return None, None\n",
-        (_GATEWAYS + "SessionsTests.test_past",),
+        ("tests.unit.s2s.test_resumption_table.ResumptionTableTests.test_past",),
     ),
     Mutation(
         "P28", "promise: what becomes of stanzas after their stream broke off is counted", "s2sgw/ingress/stream_ingress.py",
