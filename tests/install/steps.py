@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-_SEEN = re.compile(r"You should see (.*?)(?:[.:] |\.$|:$|\n\n|$)", re.DOTALL)
+#: A sentence that says what one should see. A full stop or a colon within code does not end it.
+_SEEN = re.compile(r"You should see ((?:`[^`]*`|[^`])*?)(?:[.:] |\.$|:$|\n\n|$)", re.DOTALL)
 _WORDS = re.compile(r"`([^`]+)`")
 
 
