@@ -8,6 +8,7 @@ Prosody, for far.example. A message passes in both directions before the switch,
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 import time
@@ -26,7 +27,8 @@ EVENINGS: dict[str, type[Evening]] = {"prosody": ProsodyEvening, "ejabberd": Eja
 
 
 def main(names: Sequence[str]) -> int:
-    """Run the steps for the servers `names`; return the exit status."""
+    """Run the steps for the servers `names`; return the exit status. SIGTERM ends the scratch machine too."""
+    signal.signal(signal.SIGTERM, _exit)
     lacking = scratch_machine.missing()
     if lacking:
         print(f"skipped: a scratch machine needs {lacking}")
@@ -35,6 +37,10 @@ def main(names: Sequence[str]) -> int:
     good = sum(outcomes)
     print(f"{good} passed, {len(outcomes) - good} failed")
     return 0 if all(outcomes) else 1
+
+
+def _exit(*_: object) -> None:
+    sys.exit(1)
 
 
 def play(kind: type[Evening]) -> list[bool]:
