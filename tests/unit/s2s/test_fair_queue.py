@@ -58,7 +58,7 @@ class FairQueueTests(SynchronousTestCase):
         self.assertEqual(self.order, ["b1", "a2"])
 
     def test_serve(self) -> None:
-        """So many are released as are due, of owners that may go: a few at once, the others in later turns of the reactor."""
+        """The waiters that are due are released, if their owners may go: a few at once, the others in later turns of the reactor."""
         for number in range(3 * RELEASED_AT_ONCE):
             self.wait(f"a{number}")
             self.wait(f"b{number}")
