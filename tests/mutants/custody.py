@@ -22,12 +22,11 @@ _SELECTION = "tests.unit.delivery.test_ack_selection.AckSelectionTests."
 _ACKS = "tests.unit.delivery.test_acknowledgements."
 _RESTORING = "tests.unit.delivery.test_restoring.BacklogTests."
 
-#: The test of the model: the walks by chance, which find in seconds what hypothesis also finds.
-MODEL_TESTS = ("tests.properties.test_queue_model.CustodyTests.test_walks",)
+#: The tests of the model: walks that found a fault, and walks by chance, which find in seconds what hypothesis also finds.
+MODEL_TESTS = tuple(f"tests.properties.test_queue_model.CustodyTests.{name}" for name in ("test_known_walks", "test_walks"))
 
-#: The mutations that the model finds too. The others concern parts that it does not drive: files, the reactor, the start, limits
-#: that are no loss.
-MODEL: tuple[str, ...] = ()
+#: The mutations that the model finds too. The others concern parts that it does not drive (files, the reactor, the start), or bounds.
+MODEL = ("C1", "C5", "C6", "C7", "C12", "C13", "C14", "C17", "C18", "C28", "P1", "P2", "P3", "P7", "P18")
 
 FAULTS = (
     Mutation(

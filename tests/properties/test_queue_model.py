@@ -25,6 +25,7 @@ from s2sgw.ingress import pair_ingress
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.stanza import Kind
 from tests.support.custody_model import CLOSED, OVER_CONTENT, WINDOW, Model, passing_noted
+from tests.support.known_walks import KNOWN
 from tests.support.model_servers import LOST, Line, Link
 from tests.support.random_walks import Between, Several, Walk, step
 
@@ -71,9 +72,9 @@ class CustodyMachine(RuleBasedStateMachine):
         if self._failures:
             self._failures[0].raiseException()
 
-    @initialize(shared=st.booleans(), spools=st.sampled_from((True, True, True, False)))
-    def begin(self, shared: bool, spools: bool) -> None:
-        self.model = Model(shared_back_end=shared, spools=spools)
+    @initialize(shared=st.booleans(), spools=st.sampled_from((True, True, True, False)), roomy=st.booleans())
+    def begin(self, shared: bool, spools: bool, roomy: bool) -> None:
+        self.model = Model(shared_back_end=shared, spools=spools, roomy=roomy)
         self.model.spool.work(10)
         self.model.spool.answer(10)
         for line in self.model.lines:
@@ -291,11 +292,23 @@ class CustodyTests(SynchronousTestCase):
         except Exception as error:  # trial shows no notes, and the steps are in one
             raise self.failureException("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
 
-    def test_walks(self) -> None:
-        """Drive it by random walks, far more often, with steps of one stanza if many are bounced."""
+    def small_steps(self) -> None:
+        """Take steps of one stanza where many are bounced."""
         for module in (delivery_queue, delivery_spooling, delivery_expiry, pair_ingress):
             self.patch(module, "BOUNCED_AT_ONCE", 1)
         self.patch(pair_ingress, "PASSED_AT_ONCE", 1)
+
+    def test_known_walks(self) -> None:
+        """Repeat the walks that found a fault."""
+        self.small_steps()
+        for name, walk in KNOWN.items():
+            failure = walk.failure(CustodyMachine)
+            if failure is not None:
+                raise self.failureException(f"the walk of {name}: {failure}") from failure
+
+    def test_walks(self) -> None:
+        """Drive it by random walks, far more often, with steps of one stanza if many are bounced."""
+        self.small_steps()
         first = int(SEED or 0) * OF_A_SEED
         for number in range(first, first + WALKS):
             walk = Walk.numbered(number, CustodyMachine)

@@ -50,8 +50,8 @@ from tests.support.scripted_spool import ScriptedSpool
 
 HERE, ROOMS, THERE, OTHER = (Domain.parse(f"{name}.example") for name in ("here", "rooms", "there", "other"))
 LOCAL = (HERE, ROOMS)
-#: Bytes of memory and of the disk: room for a few dozen stanzas.
-MEMORY, DISK = 48 * 1024, 12 * 1024
+#: Bytes of memory and of the disk: room for all stanzas of a run, or for a few.
+ROOM, LITTLE_ROOM = (48 * 1024, 12 * 1024), (6_000, 800)
 WINDOW = 0.02
 
 CLOSED = Ending(Cause.CLOSED, by="them")
@@ -170,13 +170,18 @@ class Late:
 class Model:
     """The gateway, its servers, its disk, and the account."""
 
-    def __init__(self, *, shared_back_end: bool = True, spools: bool = True) -> None:
-        """Begin. `shared_back_end`: one stream brings what its server sends. `spools`: there is a spool."""
+    def __init__(self, *, shared_back_end: bool = True, spools: bool = True, roomy: bool = True) -> None:
+        """Begin.
+
+        `shared_back_end`: one stream brings what its server sends. `spools`: there is a spool. `roomy`: memory and disk have room
+        for all stanzas.
+        """
         self.spools = spools
+        self.memory, disk = ROOM if roomy else LITTLE_ROOM
         self.now = 0.0
         self.wall_offset = 0.0
         self._numbers = 0
-        self.spool = ScriptedSpool(DISK)
+        self.spool = ScriptedSpool(disk)
         self.holds = OperatorHolds()
         self.accounts: dict[tuple[Pair, str], Account] = {}
         #: by pair: ids that were given to the gateway and are not finished, in order
@@ -217,7 +222,7 @@ class Model:
         self.extensions = ExtensionMemory(self.clock)
         self.extensions.suspect = lambda *ignored: None  # type: ignore[method-assign]
         self.custody = custody_of(
-            self.clock, self.record, LOCAL.__contains__, self._next_hop, memory=MEMORY, spool=self.spool, window=WINDOW,
+            self.clock, self.record, LOCAL.__contains__, self._next_hop, memory=self.memory, spool=self.spool, window=WINDOW,
             holds=self.holds, restore=2, wall=self, share=0.5, spools=self.spools,
         )
         self.queues = self.custody.queues
@@ -406,6 +411,8 @@ class Model:
                 name = self._parked.get((queue.pair, position))
                 of_operator = name is not None and held.get(position, name) == name
                 assert of_operator, f"{position} of {queue.pair} is held without an order"
+                on_disk = any(row.pair == queue.pair and row.position == position for row in self.spool.rows())
+                assert position in held or on_disk, f"the hold of {position} of {queue.pair} outlives its stanza"
 
     def check_deadlines(self) -> None:
         """Check that no stanza waits in memory beyond its time."""

@@ -22,8 +22,8 @@ LEAST_STEPS, MOST_STEPS = 10, 60
 LEFT_OUT = (0.0, 0.0, 0.2, 0.5)
 #: The share of a walk's choices that are narrowed to some of their values; and how often such a step is taken beside the others.
 NARROWED, WEIGHTS = 0.25, (1, 1, 2, 4)
-#: The share of walks with a spool.
-SPOOLS = 0.85
+#: The share of walks with a spool, and of walks with room for all stanzas.
+SPOOLS, ROOMY = 0.85, 0.5
 #: The maximum number of runs to shorten a failing walk.
 SHORTER = 2000
 
@@ -51,7 +51,7 @@ Step = tuple[str, Mapping[str, Any]]
 class Machine(Protocol):
     """A machine that walks. A new one is made for each walk."""
 
-    def begin(self, shared: bool, spools: bool) -> None:
+    def begin(self, shared: bool, spools: bool, roomy: bool) -> None:
         """Begin, in one of these ways."""
 
     def holds(self) -> None:
@@ -103,11 +103,12 @@ def _drawn(choice: Choice, chance: random.Random) -> Any:
 
 @dataclass(frozen=True)
 class Walk:
-    """The steps of one walk. `shared`, `spools`: how the machine begins."""
+    """The steps of one walk. `shared`, `spools`, `roomy`: how the machine begins."""
 
     shared: bool
     steps: Sequence[Step]
     spools: bool = True
+    roomy: bool = True
 
     @classmethod
     def numbered(cls, number: int, machine: type[Any]) -> Walk:
@@ -120,13 +121,13 @@ class Walk:
         weights = [chance.choice(WEIGHTS) for _ in names]
         taken = chance.choices(names, weights, k=chance.randint(LEAST_STEPS, MOST_STEPS))
         drawn = [(name, {each: _drawn(choice, chance) for each, choice in narrowed[name].items()}) for name in taken]
-        return cls(chance.random() < 0.5, drawn, chance.random() < SPOOLS)
+        return cls(chance.random() < 0.5, drawn, chance.random() < SPOOLS, chance.random() < ROOMY)
 
     def failure(self, make: Callable[[], Machine]) -> Exception | None:
         """Walk; return the failure, or None."""
         machine = make()
         try:
-            machine.begin(shared=self.shared, spools=self.spools)
+            machine.begin(shared=self.shared, spools=self.spools, roomy=self.roomy)
             for name, arguments in self.steps:
                 method = getattr(machine, name)
                 if method.needs is None or method.needs(machine):
@@ -159,7 +160,7 @@ class Walk:
     def text(self) -> str:
         """Return the steps, one a line."""
         calls = [f"{name}({', '.join(f'{each}={value!r}' for each, value in arguments.items())})" for name, arguments in self.steps]
-        return "\n".join([f"begin(shared={self.shared}, spools={self.spools})", *calls])
+        return "\n".join([f"begin(shared={self.shared}, spools={self.spools}, roomy={self.roomy})", *calls])
 
 
 def _signature(error: Exception) -> tuple[str, str, str]:
