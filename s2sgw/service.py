@@ -32,8 +32,10 @@ from s2sgw.admin.spool_summaries import number_without_disk
 from s2sgw.admin.verb_table import is_read_only
 from s2sgw.admin.views import Numbers
 from s2sgw.backend.private_ca import PrivateCAError
+from s2sgw.composition import former_domains
+from s2sgw.composition.backends import RECONFIGURED
 from s2sgw.composition.console_listener import ConsoleListener
-from s2sgw.composition.gateway import GatewayComponents, build_gateway
+from s2sgw.composition.gateway import GatewayComponents, UsedStream, build_gateway
 from s2sgw.composition.limits import backend_admission
 from s2sgw.composition.listeners import Listeners
 from s2sgw.config import Config, ConfigError
@@ -54,13 +56,13 @@ from s2sgw.runtime.monotonic_clock import use_monotonic_clock
 from s2sgw.runtime.preflight import check_configuration
 from s2sgw.runtime.shutdown import Shutdown
 from s2sgw.runtime.stop_request import StopRequest
-from s2sgw.runtime.stream_closing import BringingStream, close_streams
+from s2sgw.runtime.stream_closing import ACK_SECONDS, BringingStream, close_streams, wait_while
 from s2sgw.runtime.system_clock import SYSTEM_CLOCK
 from s2sgw.runtime.systemd import ServiceNotifications
 from s2sgw.s2s.keepalive import TICK
 from s2sgw.s2s.legs import ReceivingLeg
 from s2sgw.spool.interface import SpoolBroken
-from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.ending import Ending
 
 #: Seconds between two status lines for systemd.
 STATUS_SECONDS = 10
@@ -286,6 +288,7 @@ class RunningGateway:
         jobs.start("certificates", own_certificates.LOOK_SECONDS, self.components.own_certificates.look)
         jobs.start("daily report", daily_report.WRITE_SECONDS, self.components.reports.turn)
         self._closers.append(self.components.reports.close)
+        jobs.start("former domains", former_domains.LOOK_SECONDS, self.components.former_domains.turn)
         jobs.start("rediscovery", rediscovery.TICK, self.components.rediscovery.turn)
         if self._systemd.watchdog_interval is not None:
             jobs.start("watchdog", self._systemd.watchdog_interval, self._systemd.alive)
@@ -370,14 +373,26 @@ class RunningGateway:
         return DeferredList(self._listeners.stop_views(), consumeErrors=True)
 
     def _close_stale_streams(self, _: Config) -> None:
-        """Close the streams of servers that a reload took a domain from. What they sent by then is accepted."""
+        """Close the streams that bring stanzas from or to a domain that a reload took from their server, or gave up.
+
+        What was sent on them by then is accepted.
+        """
         components = self.components
         stale = [BringingStream(connection, owner.engine) for connection, owner in components.backends.stale_streams()]
-        if stale:
-            ending = Ending(Cause.CLOSED, "a reload gave the domain to another server")
-            # the gateway goes on: look-ups, which are those of all peers, need not be over before the old server is told
-            closing = close_streams(components.reactor, lambda: False, stale, ending)
+        streams = components.streams_to_former_domains() if components.running.former_domains else []
+        for closing in (self._close_bringing(stale, ()), self._close_bringing(*_columns(streams))):
             Deferred.fromCoroutine(closing).addErrback(self._not_in_order)
+
+    async def _close_bringing(self, streams: Sequence[BringingStream], users: Sequence[UsedStream]) -> None:
+        """Write nothing more on `streams`, and close them when nothing of ours is in flight, or some seconds later."""
+        if not streams:
+            return
+        clock, ending = self.components.reactor, RECONFIGURED
+        for stream in streams:
+            stream.connection.retiring = True
+        await wait_while(clock, partial(_are_busy, users), ACK_SECONDS)
+        # the gateway goes on: look-ups, which are those of all peers, need not be over before the other side is told
+        await close_streams(clock, lambda: False, streams, ending)
 
     def _federation_factory(self, listener: Listener) -> ServerFactory:
         """Return the factory for connections of a listener. If the listener has the PROXY protocol, it is read first."""
@@ -454,6 +469,14 @@ class RunningGateway:
         self.components.admission.close()
         closers, self._closers = self._closers[::-1], []
         return DeferredList([maybeDeferred(closer) for closer in closers], consumeErrors=True)
+
+
+def _are_busy(users: Sequence[UsedStream]) -> bool:
+    return any(user.busy for user in users)
+
+
+def _columns(rows: Sequence[tuple[BringingStream, UsedStream]]) -> tuple[list[BringingStream], list[UsedStream]]:
+    return [stream for stream, _ in rows], [used for _, used in rows]
 
 
 def read_console(config: Config) -> None:

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from s2sgw.admin.server import Arguments, VerbError, asked_by
 from s2sgw.config import Config, ConfigError
-from s2sgw.config.diff import Change, changes, reasons, unchangeable
+from s2sgw.config.diff import Change, changes, unchangeable
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.policy.denylist import DenyList
 from s2sgw.reporting.audit import AuditLog
@@ -61,14 +61,14 @@ def compare(old: Config, ready: CheckedConfiguration) -> Inspected:
     Call this in another thread, because there may be very many peers.
     """
     found = changes(old, ready.config)
-    if wrong := unchangeable(old, ready.config, found):
+    if wrong := unchangeable(found):
         raise ConfigError(ready.config.path, wrong)
     return Inspected(ready, found[:CHANGES], max(0, len(found) - CHANGES))
 
 
 def examine(old: Config, ready: CheckedConfiguration) -> tuple[list[tuple[Change, str]], Sequence[str]]:
     """Return how a new configuration differs from `old`, with why only a restart can make a change, and its warnings."""
-    return reasons(old, ready.config, changes(old, ready.config)), ready.warnings
+    return [(change, change.why_restart) for change in changes(old, ready.config)], ready.warnings
 
 
 @dataclass(frozen=True, slots=True)

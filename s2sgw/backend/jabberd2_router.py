@@ -7,7 +7,7 @@ serialised anew (`xmpp.content`), and addressed to the domain of their queue.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,6 +40,12 @@ AGAIN = 30.0
 STEADY = 10.0
 #: Seconds between two looks for unused parts, and of disuse until a part is dropped.
 SWEEP, UNUSED = 60.0, 600.0
+#: Seconds in which stanzas in flight can be acknowledged on a part that is ended for another server, and between two looks.
+RETIRE_SECONDS = 5.0
+RETIRE_LOOK_SECONDS = 0.1
+STOPPED = Ending(Cause.SHUTDOWN)
+#: Names of components that are remembered.
+MAX_NAMES = 10_000
 #: The cause of a returned stanza, by the router's error number. With any other number a rule of its filter has refused it.
 _RETURNED = {"404": Cause.HOST_UNKNOWN, "400": Cause.ADDRESSING, "401": Cause.INTERNAL}
 
@@ -87,10 +93,17 @@ class RouterPairStream:
         self.pair = pair
         self.used = now
         self.user: StreamUser | None = None
+        #: nothing more is written: another server has the domain
+        self.retiring = False
 
     @property
     def writable(self) -> bool:
-        return self.connection.writable
+        return self.connection.writable and not self.retiring
+
+    @property
+    def busy(self) -> bool:
+        """Whether its user waits for an acknowledgement."""
+        return self.user is not None and self.user.busy
 
     @property
     def read_since(self) -> float:
@@ -157,6 +170,9 @@ class RouterLink:
         self.answering: set[Domain] = set()
         #: the backend's domains that a component of jabberd2 has announced
         self.served: set[Domain] = set()
+        #: domains that the gateway gave up, and that the router may still serve
+        self.former: frozenset[Domain] = frozenset()
+        self._announced_names: set[str] = set()
         self.connection: StreamConnection | None = None
         self.incoming: StreamIngress | None = None
         self.ending: Ending | None = None
@@ -240,7 +256,7 @@ class RouterLink:
         self.connection.step(self._engine.unbind)
         return done
 
-    def stop(self) -> Deferred[None]:
+    def stop(self, ending: Ending = STOPPED) -> Deferred[None]:
         """Close gracefully, for good."""
         self._stopping = True
         cancel(self._timer)
@@ -249,8 +265,58 @@ class RouterLink:
         if self.connection is None:
             return succeed(None)
         closed = self.connection.when_closed()
-        self.connection.close(Ending(Cause.SHUTDOWN))
+        self.connection.close(ending)
         return closed
+
+    def adopt(self, router: Router, former: Collection[Domain] = ()) -> None:
+        """Use other settings of the same router: the user and the secret at the next connection, the rest at once.
+
+        A domain that is not the router's any more stays with it if it is among `former`. The parts of others are ended.
+        """
+        self.former = (self.router.domains | self.former) & frozenset(former)
+        self.router = router
+        self.served = {each for each in self._domains if not self._announced_names.isdisjoint((each.text, each.ascii))}
+        gone = [part for part in self._parts.values() if part.pair.recipient not in self._domains]
+        self._end_in_order(gone, Ending(Cause.RECONFIGURED, "another server has the domain now"))
+
+    @property
+    def _domains(self) -> frozenset[Domain]:
+        return self.router.domains | self.former
+
+    def end_parts(self, domain: Domain, ending: Ending) -> None:
+        """End the parts to `domain`. Stanzas in flight have some seconds to settle."""
+        self._end_in_order([part for part in self._parts.values() if part.pair.recipient == domain], ending)
+
+    def _end_in_order(self, parts: list[RouterPairStream], ending: Ending) -> Deferred[None]:
+        """Write nothing more on `parts`, and end each when nothing is in flight, or `RETIRE_SECONDS` later."""
+        for part in parts:
+            part.retiring = True
+        done: Deferred[None] = Deferred()
+        self._end_quiet(parts, ending, self.now + RETIRE_SECONDS, done)
+        return done
+
+    def _end_quiet(self, parts: list[RouterPairStream], ending: Ending, latest: float, done: Deferred[None]) -> None:
+        parts = [part for part in parts if self._parts.get(part.pair) is part]
+        late = self.now >= latest
+        self._lose([part for part in parts if late or not part.busy], ending)
+        busy = [part for part in parts if self._parts.get(part.pair) is part]
+        if busy:
+            self._around.clock.callLater(RETIRE_LOOK_SECONDS, self._end_quiet, busy, ending, latest, done)
+        else:
+            done.callback(None)
+
+    def retire(self, ending: Ending) -> Deferred[None]:
+        """Close gracefully, for good: the router was removed from the configuration. What it had by then is accepted."""
+        self._stopping = True
+        cancel(self._timer)
+        if self._attempt is not None:
+            self._attempt.cancel()
+        return Deferred.fromCoroutine(self._leave(ending))
+
+    async def _leave(self, ending: Ending) -> None:
+        await self._end_in_order(list(self._parts.values()), ending)  # first: the replies to our pings come from the router
+        await self.unbind().addTimeout(RETIRE_SECONDS, self._around.clock, _give_up)
+        await self.stop(ending)
 
     # --- Way ---
 
@@ -310,6 +376,7 @@ class RouterLink:
         was_bound, self.connection = self.bound, None
         incoming, self.incoming = self.incoming, None
         self.served.clear()
+        self._announced_names.clear()
         self._lose(list(self._parts.values()), ending)
         try:
             if incoming is not None:
@@ -357,8 +424,12 @@ class RouterLink:
             waiter.callback(None)
 
     def _announced(self, name: str, served: bool) -> None:
-        """Note that components come and go. Only the domains of the backend matter."""
-        domain = next((each for each in self.router.domains if name in (each.text, each.ascii)), None)
+        """Note that components come and go. Only the domains of the backend matter, now or after a reload."""
+        if not served:
+            self._announced_names.discard(name)
+        elif len(self._announced_names) < MAX_NAMES:
+            self._announced_names.add(name)
+        domain = next((each for each in self._domains if name in (each.text, each.ascii)), None)
         if domain is None or (domain in self.served) == served:
             return
         self._tell("router announces", self.connection, local=str(domain), detail="served" if served else "no longer served")
@@ -408,7 +479,7 @@ class RouterLink:
         If no component serves its domain, the queue still has it, unless nothing acknowledges.
         """
         sender, recipient = _domain(stanza.from_), _domain(stanza.to)
-        if sender is None or recipient not in self.router.domains:
+        if sender is None or recipient not in self._domains:
             return
         pair, services = Pair(sender, recipient), self._around.ingress_services
         if recipient in self.served or not services.queues.queue(pair).next_hop.acknowledges:
@@ -427,6 +498,10 @@ class RouterLink:
     def _tell(self, event: str, connection: StreamConnection | None, **facts: str) -> None:
         address = "" if connection is None else connection.peer_address
         self.log.info(event=event, leg="backend", local=facts.pop("local", self._names), address=address, **facts)
+
+
+def _give_up(_late: object, _seconds: float) -> None:
+    """End the wait."""
 
 
 def _domain(address: str) -> Domain | None:

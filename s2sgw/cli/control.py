@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -27,13 +28,16 @@ def drain(config: ConfigPath, as_json: JSONForm) -> None:
 def reload(keep_streams: bool, config: ConfigPath, as_json: JSONForm) -> None:
     """Reload the configuration, and close the streams that the new policy forbids.
 
-    If the file has errors, or a change needs a restart, nothing changes. Exit status 2.
+    The gateway reads the file that it was started with. If the file has errors, or a change needs a restart, nothing changes.
+    Exit status 2.
     """
     answer = asked(config, as_json, "reload", keep_streams=keep_streams)
+    if config is not None and not as_json and Path(answer["config"]).resolve() != Path(config).resolve():
+        click.echo(f"note: the gateway was started with {answer['config']}, and reads that file, not {config}", err=True)
     if as_json or answer["ok"]:
         show(answer, as_json, tables.reloaded)
     else:
-        click.echo(tables.complaints(answer["config"], answer["complaints"]), err=True)
+        click.echo(tables.refused(answer), err=True)
     if not answer["ok"]:
         sys.exit(CONFIGURATION)
 

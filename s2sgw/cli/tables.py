@@ -338,9 +338,15 @@ def complaints(path: str, texts: Sequence[str]) -> str:
     return "\n".join([f"{path} has {counted(len(texts), 'error')}:", *(f"  {printable(text)}" for text in texts)])
 
 
+def refused(answer: JSONRow) -> str:
+    """Return why a reload was refused: the file has errors, or it cannot be applied now."""
+    head = f"The reload of {answer['config']} was refused, and nothing has changed:"
+    return "\n".join([head, *(f"  {printable(text)}" for text in answer["complaints"])])
+
+
 def reloaded(answer: JSONRow, screen: Screen) -> str:
     """Return the result of a reload, one line for each change."""
-    lines = ["Configuration reloaded" + (f" from {answer['config']}." if answer["changes"] else "; no changes.")]
+    lines = [f"Configuration reloaded from {answer['config']}" + ("." if answer["changes"] else "; no changes.")]
     lines += [f"warning: {warning}" for warning in answer["warnings"]]
     lines += [f"  {row['key']}: {_value(row['old'])} -> {_value(row['new'])}" for row in answer["changes"]]
     lines += [f"  {answer['more_changes']} more keys"] if answer["more_changes"] else []

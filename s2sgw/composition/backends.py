@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from s2sgw.backend.dns_view import DNSView
 from s2sgw.backend.echo import EchoNextHop
@@ -21,7 +23,7 @@ from s2sgw.config import Backend, Config
 from s2sgw.config.secret_file import read_secret
 from s2sgw.delivery.acknowledgements import Acks
 from s2sgw.delivery.next_hop import NextHop, NextHopLimits
-from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream, StreamUnavailable
+from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream, StreamProvider, StreamUnavailable
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
@@ -37,6 +39,10 @@ from s2sgw.xmpp.jid import Domain, Pair
 
 #: Seconds in which a server must accept a connection during a check.
 KNOCK_SECONDS = 5.0
+#: The ending of streams to a server that lost its domain.
+RECONFIGURED = Ending(Cause.RECONFIGURED, "another server has the domain now, or none")
+#: Why stanzas to a domain that was given up are bounced.
+GIVEN_UP = Ending(Cause.HOST_UNKNOWN, "the domain was given up")
 
 log = Logger("s2sgw")
 
@@ -55,6 +61,23 @@ class ConfiguredAcks:
         return "ping" if backend.kind == "jabberd2-router" and backend.acks == "auto" else backend.acks
 
 
+def _echoing(config: Config) -> frozenset[Domain]:
+    """Return the domains of the built-in echo."""
+    return frozenset(domain for each in config.backends if each.kind == "echo" for domain in config.domains_of(each))
+
+
+def _address(source: ServerLeg | RouterLink) -> HostPort:
+    return HostPort(source.router.host, source.router.port) if isinstance(source, RouterLink) else source.backend.address
+
+
+def _log_removed(health: BackendHealth) -> None:
+    log.info(event="backend removed", backend=health.identity.address, domains=list(health.identity.domains))
+
+
+def _not_closed(failure: Failure) -> None:
+    log.failure("the connection to a router that was removed could not be closed gracefully", failure)
+
+
 def identity_of(config: Config, backend: Backend) -> BackendIdentity:
     """Return the name of a backend for operators."""
     view, authority = backend.dns_view, config.gateway.state / CERTIFICATE_FILE
@@ -65,7 +88,8 @@ def identity_of(config: Config, backend: Backend) -> BackendIdentity:
 class Backends:
     """All backends of a configuration. The constructor makes no connection; `start` does.
 
-    A reload may add and remove backends of kind "s2s". `prepare` builds what is new, `adopt` uses it, `abandon` drops it.
+    A reload may add, change and remove backends. `prepare` builds what is new, `adopt` uses it, `abandon` drops it. A domain that
+    was given up keeps its server until the gateway has no stanzas of it (`composition.former_domains`).
     """
 
     def __init__(self, config: Config, services: BackendServices) -> None:
@@ -74,15 +98,20 @@ class Backends:
         #: the XMPP servers by their inner listeners, and those of the configuration for the next `adopt`
         self.legs: dict[str, ServerLeg] = {}
         self._new: dict[str, ServerLeg] = {}
-        #: the routers by their addresses
+        #: the routers by their addresses, and those that were removed and are not closed yet
         self.links: dict[HostPort, RouterLink] = {}
-        self._link_health: list[BackendHealth] = []
+        self._link_health: dict[HostPort, BackendHealth] = {}
+        self._leaving: set[RouterLink] = set()
+        self._started = False
+        #: the servers of domains that were given up, and those of these domains for which nothing waits any more
+        self._former: dict[Domain, ServerLeg | RouterLink] = {}
+        self._ended: set[Domain] = set()
         for backend in config.backends:
             if backend.kind == "jabberd2-router":
-                self._link_health.append(self._health(config, backend))
-                self.links[backend.address] = self._link(config, backend, self._link_health[-1])
+                self._add_link(config, backend)
             elif backend.kind == "s2s":
                 self.legs[backend.listen] = self._leg(config, backend)
+        self._echoing = _echoing(config)
 
     @property
     def _config(self) -> Config:
@@ -91,16 +120,14 @@ class Backends:
     @property
     def health(self) -> list[BackendHealth]:
         """Return the state of each server."""
-        return [*self._link_health, *(leg.health for leg in self.legs.values())]
+        return [*self._link_health.values(), *(leg.health for leg in self.legs.values())]
 
     def next_hop(self, queue: DeliveryQueue) -> NextHop:
         """Return a new next hop for a queue to a local domain."""
-        backend, services = self._config.backend_for(queue.pair.recipient), self._services
-        assert backend is not None  # the configuration has one for each local domain
-        if backend.kind == "echo":
+        services = self._services
+        if queue.pair.recipient in self._echoing:
             return EchoNextHop(queue.pair, services.ingress_services.queues)
-        link = self.links.get(backend.address) if backend.kind == "jabberd2-router" else None
-        return services.agents.agent(queue, link or ServerStreamProvider(self))
+        return services.agents.agent(queue, ServerStreamProvider(self))
 
     # --- their health ---
 
@@ -122,7 +149,7 @@ class Backends:
         for leg in list(self.legs.values()):
             leg.health.tell_repeated()
             await leg.health.check(partial(self._knock, leg.backend.address))
-        for address, health in zip(self.links, self._link_health, strict=True):
+        for address, health in list(self._link_health.items()):
             health.tell_repeated()
             await health.check(partial(self._knock, address))
 
@@ -154,6 +181,23 @@ class Backends:
         If a server lost its domain, to another server or because it was removed, its streams are closed gracefully:
         `stale_streams` and `retire_stale`.
         """
+        former = self._services.running.former_domains
+        sources = {domain: self.source_of(domain) for domain in former}
+        echoing, self._echoing = self._echoing, _echoing(config)
+        moved = [*self._adopt_legs(config), *self._adopt_links(config, former), *sorted(self._echoing - echoing, key=str)]
+        self._former = {domain: source for domain, source in sources.items() if source is not None}
+        self._ended &= former
+        self.retire_stale()  # first: a stream that is retired is not ready any more
+        for domain in moved:
+            self._forget(domain)
+        for domain in echoing - self._echoing:
+            for queue in self._services.ingress_services.queues.towards(domain):
+                self._services.ingress_services.queues.change_next_hop(queue)
+        for domain in moved:
+            self._retry_now(domain)
+
+    def _adopt_legs(self, config: Config) -> list[Domain]:
+        """Use the XMPP servers of `config`. Return the domains that another server, or another address, serves now."""
         new, self._new = self._new, {}
         old, self.legs = self.legs, {}
         moved: list[Domain] = []
@@ -174,12 +218,47 @@ class Backends:
         for listen, leg in old.items():
             if listen not in self.legs:
                 leg.retire()
-                log.info(event="backend removed", backend=leg.health.identity.address, domains=list(leg.health.identity.domains))
-        self.retire_stale()  # first: a stream that is retired is not ready any more
-        for domain in moved:
-            self._forget(domain)
-        for domain in moved:
-            self._retry_now(domain)
+                _log_removed(leg.health)
+        return moved
+
+    def _adopt_links(self, config: Config, former: Collection[Domain]) -> list[Domain]:
+        """Do the same with the routers."""
+        old = dict(self.links)
+        self.links.clear()  # the same object: others read it
+        moved: list[Domain] = []
+        for backend in config.backends:
+            if backend.kind != "jabberd2-router":
+                continue
+            domains, link = config.domains_of(backend), old.pop(backend.address, None)
+            if link is None:
+                moved += domains
+                log.info(event="backend added", backend=str(backend.address), domains=list(map(str, domains)))
+                self._add_link(config, backend)
+                continue
+            moved += [domain for domain in domains if domain not in link.router.domains]
+            self.links[backend.address] = link
+            self._link_health[backend.address].adopt(identity_of(config, backend))
+            link.adopt(self._router(config, backend), former)
+        for address, link in old.items():
+            health = self._link_health.pop(address)
+            health.retire()
+            _log_removed(health)
+            self._leaving.add(link)
+            link.retire(RECONFIGURED).addErrback(_not_closed).addCallback(self._has_left, link)
+        return moved
+
+    def _has_left(self, _: None, link: RouterLink) -> None:
+        self._leaving.discard(link)
+
+    def end_former(self, domain: Domain) -> None:
+        """Close our streams to the server of `domain`, which was given up. What comes now and cannot be delivered is bounced."""
+        self._ended.add(domain)
+        source = self._former.get(domain)
+        if isinstance(source, RouterLink):
+            source.end_parts(domain, RECONFIGURED)
+        for stream in self._services.connect_services.initiated:
+            if isinstance(stream, InitiatedStream) and stream.leg == "backend" and stream.pair.recipient == domain:
+                stream.retire(RECONFIGURED)
 
     def _forget(self, domain: Domain) -> None:
         """Forget what is known of the server of `domain`: it is about another server. A stream in use keeps its limits."""
@@ -195,11 +274,15 @@ class Backends:
         """Close our streams to servers that do not serve their domain any more. Stanzas in flight have some seconds to settle."""
         for stream in self._services.connect_services.initiated:
             if isinstance(stream, InitiatedStream) and stream.leg == "backend" and self._is_stale(stream):
-                stream.retire(Ending(Cause.IDLE, "another backend serves the domain now"))
+                stream.retire(RECONFIGURED)
 
     def _is_stale(self, stream: InitiatedStream) -> bool:
-        leg = self.leg_of(stream.pair.recipient)
-        return leg is None or stream.side is not leg.initiating
+        """Return whether the stream leads to another server than the one that serves its domain, or to an old address of it."""
+        source = self.source_of(stream.pair.recipient)
+        if not isinstance(source, ServerLeg) or stream.side is not source.initiating:
+            return True
+        address = source.backend.address
+        return (stream.target.host, stream.target.port) != (address.host, address.port)
 
     def stale_streams(self) -> list[tuple[StreamConnection, AcceptedStream]]:
         """Return the accepted streams of servers that do not serve all of the domains that send on them any more."""
@@ -215,6 +298,16 @@ class Backends:
     def leg_of(self, domain: Domain) -> ServerLeg | None:
         """Return the leg to the server that serves `domain` now; None: no XMPP server does."""
         return next((leg for leg in self.legs.values() if leg.serves(domain)), None)
+
+    def source_of(self, domain: Domain) -> ServerLeg | RouterLink | None:
+        """Return the server of `domain`: the one that serves it now, else the one that did when it was given up.
+
+        None: the built-in echo serves it, or no server.
+        """
+        if domain in self._echoing:
+            return None
+        link = next((link for link in self.links.values() if domain in link.router.domains), None)
+        return self.leg_of(domain) or link or self._former.get(domain)
 
     def leg_at(self, listen: str) -> ServerLeg:
         """Return the leg of an inner listener, of this configuration or of the one that is prepared."""
@@ -254,47 +347,78 @@ class Backends:
         """Return a stream to the server that serves the recipient of `pair`.
 
         If a reload moves the domain meanwhile, nothing is written to the old server: its stream is left, and the new server is
-        asked.
+        asked. Raises `StreamUnavailable`.
         """
         answer: Resumed | NotResumed | None = None
         while True:
-            leg = self.leg_of(pair.recipient)
-            assert leg is not None  # a running gateway keeps all of its domains
-            address = leg.backend.address
+            source = self.source_of(pair.recipient)
+            if source is None:
+                return await self._without_server(pair)
+            address = _address(source)
             try:
-                found = await PeerStreamProvider(leg.initiating, self._services.connect_services).find(pair, broken, alone)
+                found = await self._streams(source).find(pair, broken, alone)
             except StreamUnavailable:
-                if self.leg_of(pair.recipient) is leg and leg.backend.address == address:
+                if self.source_of(pair.recipient) is source and _address(source) == address:
+                    if pair.recipient in self._ended:
+                        raise StreamUnavailable(GIVEN_UP) from None
                     raise
                 self._forget(pair.recipient)  # the failure is the old server's: it bounces nothing, and the new one is asked
                 self._retry_now(pair.recipient)
                 continue
-            if self.leg_of(pair.recipient) is leg:
+            if self.source_of(pair.recipient) is source and _address(source) == address:
                 if answer is not None:
                     found.answered_before(NotResumed(answer.count))
                 return found
             if broken is not None and found.outcome is not None:
                 broken, answer = None, found.outcome  # the old server said which stanzas it has: these are not in doubt
-            found.leave(Ending(Cause.IDLE, "another backend serves the domain now"))
+            found.leave(RECONFIGURED)
             self._services.reactor.callLater(0, self.retire_stale)
+
+    def _streams(self, source: ServerLeg | RouterLink) -> StreamProvider:
+        if isinstance(source, RouterLink):
+            return source
+        return PeerStreamProvider(source.initiating, self._services.connect_services)
+
+    async def _without_server(self, pair: Pair) -> OutboundStream:
+        """End an attempt of a queue that has no server: the echo takes its stanzas, or the domain was given up."""
+        if pair.recipient not in self._echoing:
+            raise StreamUnavailable(GIVEN_UP)
+        self._services.reactor.callLater(0, self._change_next_hop, pair)
+        return await Deferred[OutboundStream]()  # cancelled when the next hop is changed
+
+    def _change_next_hop(self, pair: Pair) -> None:
+        queue = self._services.ingress_services.queues.find(pair)
+        if queue is not None:
+            self._services.ingress_services.queues.change_next_hop(queue)
 
     def urge(self, recipient: Domain) -> None:
         """Try to reach the server of `recipient` again at once, by an operator's order."""
         self._services.connect_services.destinations.retry_now(recipient.ascii)
 
+    def forget_former(self, domain: Domain) -> None:
+        """Forget the server of `domain`, which was given up: the gateway has no stanzas of it any more."""
+        self._former.pop(domain, None)
+        self._ended.discard(domain)
+
     # --- jabberd2, through its router ---
 
-    def _link(self, config: Config, backend: Backend, health: BackendHealth) -> RouterLink:
-        services, path = self._services, backend.secret_file
-        assert path is not None  # the configuration requires it
-        router = Router(
-            backend.address.host, backend.address.port, backend.user, partial(read_secret, path),
-            frozenset(config.domains_of(backend)), backend.stanza_bytes,
-        )
-        return RouterLink(router, RouterServices(
+    def _add_link(self, config: Config, backend: Backend) -> None:
+        services, health = self._services, self._health(config, backend)
+        link = self.links[backend.address] = RouterLink(self._router(config, backend), RouterServices(
             services.ingress_services, services.connections.link, self._dial, self._admit, services.reactor,
             services.random, partial(secrets.token_urlsafe, 24), health,
         ), BackOff(first=1, longest=30))
+        self._link_health[backend.address] = health
+        if self._started:
+            link.start()
+
+    def _router(self, config: Config, backend: Backend) -> Router:
+        path = backend.secret_file
+        assert path is not None  # the configuration requires it
+        return Router(
+            backend.address.host, backend.address.port, backend.user, partial(read_secret, path),
+            frozenset(config.domains_of(backend)), backend.stanza_bytes,
+        )
 
     async def _admit(self, pair: Pair) -> Ending | None:
         return None if self._services.running.is_local(pair.recipient) else await self._services.federation.admit(pair)
@@ -315,17 +439,18 @@ class Backends:
 
     def start(self) -> None:
         """Connect to the routers, and stay connected."""
+        self._started = True
         for link in self.links.values():
             link.start()
 
     def stop(self) -> Deferred[list[None]]:
         """Close the router links gracefully."""
-        return gatherResults([link.stop() for link in self.links.values()])
+        return gatherResults([link.stop() for link in [*self.links.values(), *self._leaving]])
 
 
 @dataclass(frozen=True, slots=True)
 class ServerStreamProvider:
-    """The streams to XMPP servers behind the gateway, each to the server that now serves the domain: a `StreamProvider`."""
+    """The streams to servers behind the gateway, each to the server that now serves the domain: a `StreamProvider`."""
 
     backends: Backends
 

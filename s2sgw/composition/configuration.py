@@ -32,6 +32,8 @@ class RunningConfiguration:
         self.config = config
         #: the policies in force: the same object, whose contents change
         self.local_domains: set[Domain] = set()
+        #: domains that were given up, while something from them or to them may be in custody
+        self.former_domains: set[Domain] = set()
         self._spellings: set[str] = set()
         self._serve(config)
         self.policies = config.policies
@@ -47,7 +49,8 @@ class RunningConfiguration:
         self.local_domains.clear()
         self.local_domains.update(config.gateway.domains)
         self._names = {domain.ascii for domain in self.local_domains}
-        self._spellings = {spelling(text) for domain in self.local_domains for text in (domain.ascii, domain.text)}
+        own = self.local_domains | self.former_domains
+        self._spellings = {spelling(text) for domain in own for text in (domain.ascii, domain.text)}
 
     def adopt(self, ready: CheckedConfiguration) -> list[dict[str, Any]]:
         """Use another configuration from now on. Only keys that `config.diff` lists as reloadable may differ.
@@ -55,7 +58,10 @@ class RunningConfiguration:
         Return the replaced tables, for the caller to empty: freeing very many peers at once would take long.
         """
         old: list[dict[str, Any]] = [self.config.peers, self.policies.adopt(ready.config.policies)]
+        given_up = set(self.config.gateway.domains) - set(ready.config.gateway.domains)
         self.config = ready.config
+        self.former_domains |= given_up
+        self.former_domains -= set(ready.config.gateway.domains)
         self._serve(ready.config)
         self.certificates.adopt(ready.certificates)
         self.special_certificates.clear()
@@ -68,12 +74,22 @@ class RunningConfiguration:
         return self.config.gateway.domains
 
     def may_be_local(self, text: str) -> bool:
-        """Return whether a text may spell a local domain, without parsing it as a domain."""
+        """Return whether a text may spell a domain of ours, without parsing it as a domain."""
         return spelling(text) in self._spellings
 
     def is_local(self, domain: Domain) -> bool:
         """Return whether the gateway serves `domain`."""
         return domain.ascii in self._names
+
+    def is_own(self, domain: Domain) -> bool:
+        """Return whether the gateway serves `domain`, or served it and still has stanzas of it."""
+        return self.is_local(domain) or domain in self.former_domains
+
+    def is_inbound(self, pair: Pair) -> bool:
+        """Return whether stanzas of `pair` go to a domain of ours. A domain that was given up is a peer to those served now."""
+        if self.is_local(pair.recipient):
+            return True
+        return pair.recipient in self.former_domains and not self.is_own(pair.sender)
 
     def anchors(self) -> Anchors:
         """Return the trust anchors of `[tls] trust_anchors`."""
@@ -106,4 +122,4 @@ class RunningConfiguration:
 
     def peer_of(self, pair: Pair) -> Domain:
         """Return the domain of `pair` that is not served here."""
-        return pair.sender if self.is_local(pair.recipient) else pair.recipient
+        return pair.sender if self.is_inbound(pair) else pair.recipient

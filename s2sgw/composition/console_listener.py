@@ -16,7 +16,7 @@ from s2sgw.admin.server import Arguments, Verb, VerbError
 from s2sgw.composition.listeners import NotListening
 from s2sgw.config import Config
 from s2sgw.net.certificates import UnusableCertificate
-from s2sgw.net.listening import listen, trouble
+from s2sgw.net.listening import listen, replace_factory, trouble
 
 
 class Closable(Protocol):
@@ -112,7 +112,7 @@ class ConsoleListener:
                 self._opened(port)
         if new is not None:
             for port in new.ports:
-                port.factory = new.console.factory  # type: ignore[attr-defined]
+                replace_factory(port, new.console.factory)
         if old is not None and (new is None or new.ports is not old.ports):
             for port in old.ports:
                 port.stopListening()

@@ -29,7 +29,7 @@ from s2sgw.reporting.spool_metrics import CommitTimes
 from s2sgw.spool.interface import Spool
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.spool.sqlite_spool import SQLiteSpool
-from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.wall_clock import WallClock
 
 
@@ -61,7 +61,7 @@ def build_spool(
 
 def build_custody(
     clock: IReactorTime, record: EventRecord, spool: Spool, *, memory: int, hold_times: Callable[[Pair], HoldTimes],
-    is_local: Callable[[Domain], bool], share: float = SHARE, window: float = 0.02, spools: bool = True,
+    is_inbound: Callable[[Pair], bool], share: float = SHARE, window: float = 0.02, spools: bool = True,
     holds: OperatorHolds | None = None, restore: int = AT_ONCE, wall: WallClock | None = None,
     soon: Callable[[Callable[[], None]], object] | None = None,
 ) -> Custody:
@@ -70,7 +70,7 @@ def build_custody(
     `memory` is in bytes; one peer may hold the part `share` of it. `window` is in seconds. `spools`: the spool is durable.
     `clock` measures delays, unaffected by changes of the wall clock. `wall` returns the seconds since the epoch.
     """
-    queues = DeliveryQueues(hold_times, is_local)
+    queues = DeliveryQueues(hold_times, is_inbound)
     spool_window = SpoolWindow(clock, record, window, spools)
     services = DeliveryServices(
         clock, wall or clock, record, spool, spools, spool_window, MemoryRelief(SharedMemory(memory, share)),
@@ -87,7 +87,7 @@ def build_running_custody(
     """Build the custody of `[queue]`."""
     queue = running.config.queue
     return build_custody(
-        reactor, record, spool, memory=queue.memory, share=queue.share, hold_times=running.hold_times, is_local=running.is_local,
-        window=queue.window, spools=queue.disk > 0, holds=OperatorHolds(state, SpoolLog(reactor).report), restore=queue.restore,
-        wall=wall, soon=slices.call,
+        reactor, record, spool, memory=queue.memory, share=queue.share, hold_times=running.hold_times,
+        is_inbound=running.is_inbound, window=queue.window, spools=queue.disk > 0,
+        holds=OperatorHolds(state, SpoolLog(reactor).report), restore=queue.restore, wall=wall, soon=slices.call,
     )

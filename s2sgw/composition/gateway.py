@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.logger import Logger
 
@@ -39,6 +39,7 @@ from s2sgw.composition.federation import (
     discovery_of,
     log_disabled_extension,
 )
+from s2sgw.composition.former_domains import FormerDomains, FormerDomainServices
 from s2sgw.composition.limits import federation_admission, possible_streams
 from s2sgw.composition.live_check import LiveChecks
 from s2sgw.composition.operator import Operator, OperatorServices
@@ -69,6 +70,7 @@ from s2sgw.reporting.metrics import HandshakeTimes, Metrics, ReloadOutcomes
 from s2sgw.reporting.outbound_metrics import OutboundMetrics
 from s2sgw.reporting.record import EventRecord
 from s2sgw.reporting.spool_metrics import CommitTimes
+from s2sgw.runtime.domain_file import DomainFile
 from s2sgw.runtime.live_check import VISITOR
 from s2sgw.runtime.own_certificates import OwnCertificates
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
@@ -95,6 +97,13 @@ from s2sgw.stream.dialback import DialbackKeys, derive
 from s2sgw.xmpp.wall_clock import WallClock
 
 log = Logger("s2sgw")
+
+
+class UsedStream(Protocol):
+    """A stream on which stanzas of ours may be in flight."""
+
+    @property
+    def busy(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,7 @@ class GatewayComponents:
     backends: Backends
     rediscovery: Rediscovery
     reconfiguration: Reconfiguration
+    former_domains: FormerDomains
     views: GatewayViews
     turns: Turns
     turn_watch: TurnWatch
@@ -143,6 +153,20 @@ class GatewayComponents:
     def bringing_streams(self) -> list[BringingStream]:
         """Return the open streams of others."""
         return [BringingStream(connection, owner.engine) for connection, owner in self.accepted]
+
+    def streams_to_former_domains(self) -> list[tuple[BringingStream, UsedStream]]:
+        """Return the open streams with peers that bring stanzas to domains that were given up, and what tells their use."""
+        former = self.running.former_domains
+        found: list[tuple[BringingStream, UsedStream]] = [
+            (BringingStream(connection, owner.engine), owner) for connection, owner in self.accepted
+            if owner.side.leg == "federation" and any(pair.recipient in former for pair in owner.methods)
+        ]
+        found += [
+            (BringingStream(stream.connection, stream.engine), stream) for stream in self.federation.connect_services.initiated
+            if stream.leg == "federation" and stream.incoming is not None
+            and any(pair.sender in former for pair in (stream.pair, *stream.pairs))
+        ]
+        return [(stream, used) for stream, used in found if not stream.connection.retiring]
 
     def own_bringing_streams(self) -> list[BringingStream]:
         """Return the open streams of ours on which the other side also sends (XEP-0288)."""
@@ -242,7 +266,10 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     ))
 
     # 8. the one late binding: from here on queues can be created
-    queues.attach(Transports(running.local_domains, backends, federation))
+    queues.attach(Transports(running, backends, federation))
+    former_domains = FormerDomains(DomainFile(state), FormerDomainServices(
+        reactor, running, slices, threads, queues, backends, connect_services.initiated,
+    ))
 
     # 9. parts that change while the gateway runs
     policy_change = PolicyChange(
@@ -250,7 +277,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     )
     reconfiguration = Reconfiguration(ReconfigurationServices(
         reactor, state, running, resolver, audit, policy_change, admission, slices, threads,
-        reload_outcomes,
+        reload_outcomes, former_domains,
     ))
 
     own_certificates = OwnCertificates(running, threads, wall, audit)
@@ -266,7 +293,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     reconfiguration.adopters += [
         lambda new: resolver.configure([str(server) for server in new.nameservers], new.dns.trust_ad),
         lambda new: discovery.configure({name: str(place) for name, place in new.dns.static.items()}, new.dns.private_addresses),
-        backends.adopt, operator.views.adopt,
+        backends.adopt, former_domains.adopt, operator.views.adopt,
     ]
     probes = gateway_probes(reactor, wall, running, resolver, discovery, judge, diallers, keys, client_tls)
     checks = LiveChecks(running, reactor, resolver, own_certificates, operator.status)
@@ -276,6 +303,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         reactor, slices, threads, state, running, own_ports, record, audit, spool, custody, admission,
         resolver, discovery, diallers, peer_records, judge,
         keepalive, ingress_services, accepted, destinations, extensions, federation, backends, rediscovery, reconfiguration,
+        former_domains,
         operator.views, turns, turn_watch, own_certificates, reports, jobs,
         operator.metrics, {**operator.verbs(), **live.verbs(), "report": reports.report, "reload": reconfiguration.reload.verb,
         "reload plan": reconfiguration.reload.plan},

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from s2sgw.backend.dns_view import DNSView
 from s2sgw.composition.backends import Backends
 from s2sgw.config import Backend, Config
+from s2sgw.config.errors import key_text
 from s2sgw.config.sections import Listener
 from s2sgw.net.listener_set import ListenerSet
 from s2sgw.net.listening import listen, trouble
@@ -79,7 +80,8 @@ class DNSViews:
                     )
                     view.listen(address)
                 except (CannotListenError, ValueError, OSError):
-                    wrong.append(NotListening("backend.dns_view", address, trouble(Failure())))
+                    key = key_text(("backend", config.backends.index(backend), "dns_view"))
+                    wrong.append(NotListening(key, address, trouble(Failure())))
                 else:
                     self._new[address] = view
         if wrong:
@@ -145,7 +147,7 @@ class Listeners:
         inner = [InnerListener(each.listen) for each in config.backends if each.kind == "s2s"]
         wrong = [
             *(NotListening("listen", *each) for each in self._federation.prepare(config.listen)),
-            *(NotListening("backend.listen", *each) for each in self._inner.prepare(inner)),
+            *(NotListening(_key_of(config, endpoint), endpoint, why) for endpoint, why in self._inner.prepare(inner)),
             *self._views.prepare(config),
         ]
         for other in self._others:
@@ -175,6 +177,12 @@ class Listeners:
     def stop_views(self) -> list[Deferred[Any]]:
         """Close the DNS views."""
         return self._views.stop()
+
+
+def _key_of(config: Config, endpoint: str) -> str:
+    """Return the key of an inner listener."""
+    numbers = (number for number, each in enumerate(config.backends) if each.kind == "s2s" and each.listen == endpoint)
+    return key_text(("backend", next(numbers), "listen"))
 
 
 def port_of(endpoint: str) -> int:

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from s2sgw.admin.reload import DenyListChanges, Inspected, Reload, ReloadTarget, compare, examine
 from s2sgw.composition.configuration import RunningConfiguration
+from s2sgw.composition.former_domains import FormerDomains
 from s2sgw.composition.limits import connection_limits
 from s2sgw.composition.listeners import NotListening
 from s2sgw.config import Config, ConfigError
@@ -48,6 +49,7 @@ class ReconfigurationServices:
     slices: Slices
     threads: Threads
     reload_outcomes: ReloadOutcomes
+    former_domains: FormerDomains
 
 
 class PreparedListeners(Protocol):
@@ -73,6 +75,7 @@ class Reconfiguration:
         self._adopting = False
         self._slices = services.slices
         self._threads = services.threads
+        self._former_domains = services.former_domains
         #: called with each new configuration after it is adopted; none may fail
         self.adopters: list[Callable[[Config], object]] = []
         #: opens the listeners of a new configuration, before it is adopted
@@ -118,6 +121,10 @@ class Reconfiguration:
         config = self._config()
         inspected: Inspected
         inspected, self._read_lists = await self._threads.run(self._read, path, config)
+        if self.stopping:
+            raise ConfigError(path, ["the gateway is stopping"])
+        if problem := await self._former_domains.prepare(inspected.ready.config):
+            raise ConfigError(path, [problem])
         if self.stopping:
             raise ConfigError(path, ["the gateway is stopping"])
         if self.listeners is not None and (wrong := self.listeners.prepare(inspected.ready.config)):

@@ -11,12 +11,11 @@ from pydantic.fields import FieldInfo
 from s2sgw.config.effective import as_written, parser_of
 from s2sgw.config.errors import KeyPath, key_text
 from s2sgw.config.loading import SECTIONS
-from s2sgw.config.sections import Backend, Config
-from s2sgw.xmpp.jid import Domain
+from s2sgw.config.sections import Config
 
 #: Prefixes of the keys that can be reloaded.
 RELOADED: tuple[KeyPath, ...] = (
-    ("peers",), ("policy",), ("tls",), ("console",), ("backend",),
+    ("gateway", "domains"), ("peers",), ("policy",), ("tls",), ("console",), ("backend",),
     ("queue", "hold"), ("queue", "iq_hold"),
     ("limits", "connections"), ("limits", "connections_per_address"), ("limits", "unproven"), ("limits", "unproven_per_site"),
     ("limits", "unproven_per_name"), ("limits", "negotiation"), ("limits", "log_lines_per_second"),
@@ -56,8 +55,6 @@ class Change(NamedTuple):
         """Return why the change needs a restart; "": it does not."""
         if any(self.path[: len(prefix)] == prefix for prefix in RELOADED):
             return ""
-        if self.path == ("gateway", "domains"):
-            return _removed(self.old, self.new)
         return "can change only at a restart"
 
 
@@ -72,56 +69,9 @@ def changes(old: Config, new: Config) -> list[Change]:
     return found
 
 
-def reasons(old: Config, new: Config, found: Iterable[Change]) -> list[tuple[Change, str]]:
-    """Return each change with why only a restart can make it; "" where a reload can."""
-    fixed = _fixed_backends(old, new)
-    return [(change, change.why_restart or _why_of_backend(fixed, change)) for change in found]
-
-
-def unchangeable(old: Config, new: Config, found: Iterable[Change]) -> list[str]:
+def unchangeable(found: Iterable[Change]) -> list[str]:
     """Return a complaint for each key that only a restart can change."""
-    return [f"{change.key}: {why}" for change, why in reasons(old, new, found) if why]
-
-
-def _fixed_backends(old: Config, new: Config) -> str:
-    """Return the kind of a backend that differs, and that is not an XMPP server: only a restart can change those. "": none.
-
-    The domains of a router are announced to it when it is connected. The echo may be given domains that are new.
-    """
-    for kind in ("jabberd2-router", "echo"):
-        before, after = _of_kind(old, kind), _of_kind(new, kind)
-        known = set(old.gateway.domains)
-        kept = len(before) == len(after) and all(
-            row == other and domains <= more and not (more - domains) & known and (kind == "echo" or more == domains)
-            for (row, domains), (other, more) in zip(before, after, strict=True)
-        )
-        if not kept:
-            return kind
-    return ""
-
-
-def _of_kind(config: Config, kind: str) -> list[tuple[Backend, set[Domain]]]:
-    """Return the backends of one kind, each without its domains and with the set of them."""
-    found = [each for each in config.backends if each.kind == kind]
-    return [(each.model_copy(update={"domains": ()}), set(config.domains_of(each))) for each in found]
-
-
-def _why_of_backend(fixed: str, change: Change) -> str:
-    """Return why a change of a backend needs a restart, or "". A domain that is new may concern a router too.
-
-    Of a backend that comes or goes, its kind and its domains say so, and not each of its keys.
-    """
-    comes_or_goes = change.old is None or change.new is None
-    concerned = change.path == ("gateway", "domains") or (
-        change.path[0] == "backend" and (not comes_or_goes or change.path[-1] in ("kind", "domains"))
-    )
-    return f'a backend of kind "{fixed}", and which domains it has, can change only at a restart' if fixed and concerned else ""
-
-
-def _removed(old: object, new: object) -> str:
-    """Return why domains cannot be given up; "" where all of `old` are in `new`."""
-    gone = [domain for domain in old if not isinstance(new, list) or domain not in new] if isinstance(old, list) else []
-    return f"{', '.join(map(str, gone))} can be given up only at a restart" if gone else ""
+    return [f"{change.key}: {change.why_restart}" for change in found if change.why_restart]
 
 
 def _values(config: Config, other: Config) -> Iterator[tuple[KeyPath, _Leaf]]:

@@ -33,6 +33,8 @@ from s2sgw.xmpp.timer import cancel
 
 #: Seconds after which a stream has worked: its loss is no failure.
 WORKED_SECONDS = 10.0
+#: Endings for which the next server is not the reason: the loss of the stream is no failure.
+UNRELATED = (Cause.IDLE, Cause.RECONFIGURED)
 
 
 class AckChoice(Protocol):
@@ -364,7 +366,7 @@ class DeliveryAgent:
         """Return the seconds until the next attempt, after a stream that lasted `lived` seconds."""
         mute = ending.cause is Cause.UNRESPONSIVE
         silent = mute and not (data.stream.answers or data.acked)
-        worked = (lived >= WORKED_SECONDS and not silent) or (awaited and data.acked) or ending.cause is Cause.IDLE
+        worked = (lived >= WORKED_SECONDS and not silent) or (awaited and data.acked) or ending.cause in UNRELATED
         return self.retry.after_stream(worked, isolating=bool(suspicion or (self.queue.suspects and not mute)))
 
     def _suspicion(self, stream: OutboundStream, ending: Ending, young: bool) -> str:

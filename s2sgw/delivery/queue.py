@@ -107,6 +107,17 @@ class DeliveryQueue:
         self._marks = RequestMarks(pair_queue, services.spool, self)
         self.forgotten = False
 
+    def change_next_hop(self, next_hop: NextHop) -> None:
+        """Deliver by `next_hop` from now on. The stream in use is left, and what is in flight on it is in doubt."""
+        self.next_hop.stop(Cause.CLOSED)
+        self.next_hop.dispose()
+        self.next_hop = next_hop
+        self.limits_changed(NextHopLimits())
+        self.stream_lost()
+        if not self.quiesced:
+            self.resume(self.one_chunk)
+        self.relieve()
+
     def dispose(self) -> None:
         """Drop all references back to the queue, which was forgotten: objects in no circle leave memory at once.
 

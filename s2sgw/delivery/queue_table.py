@@ -25,11 +25,14 @@ class TransportTable(Protocol):
 
 
 class DeliveryQueues:
-    """All queues, by pair. `hold_times` returns how long the stanzas of a pair may wait, `is_local` which domains are ours."""
+    """All queues, by pair.
 
-    def __init__(self, hold_times: Callable[[Pair], HoldTimes], is_local: Callable[[Domain], bool]) -> None:
+    `hold_times` returns how long the stanzas of a pair may wait, `is_inbound` whether a pair's stanzas go to a domain of ours.
+    """
+
+    def __init__(self, hold_times: Callable[[Pair], HoldTimes], is_inbound: Callable[[Pair], bool]) -> None:
         self._hold_times = hold_times
-        self._is_local = is_local
+        self._is_inbound = is_inbound
         self._services: DeliveryServices
         self._transports: TransportTable
         self._queues: dict[Pair, DeliveryQueue] = {}
@@ -76,7 +79,7 @@ class DeliveryQueues:
 
     def _memory_of(self, pair: Pair) -> PeerMemory:
         """Return the memory of the peer of `pair`, the same for all of its queues."""
-        peer = pair.sender if self._is_local(pair.recipient) else pair.recipient
+        peer = pair.sender if self._is_inbound(pair) else pair.recipient
         memory = self._memory.get(peer)
         if memory is None:
             memory = self._memory[peer] = PeerMemory(self._services.relief.memory)
@@ -93,11 +96,15 @@ class DeliveryQueues:
 
     def direction(self, pair: Pair) -> Direction:
         """Return the direction of the stanzas of `pair`."""
-        return "inbound" if self._is_local(pair.recipient) else "outbound"
+        return "inbound" if self._is_inbound(pair) else "outbound"
 
     def towards(self, domain: Domain) -> list[DeliveryQueue]:
         """Return the queues to `domain`."""
         return list(self._towards.get(domain, {}).values())
+
+    def change_next_hop(self, queue: DeliveryQueue) -> None:
+        """Give `queue` a new next hop: another kind of server serves its recipient now. What is in flight is in doubt."""
+        queue.change_next_hop(self._transports.next_hop(queue))
 
     def retry_now(self, peer: Domain, urged: bool = False) -> None:
         """Make the queues to `peer` try again now: it proved itself on its own stream, or (`urged`) an operator asks."""

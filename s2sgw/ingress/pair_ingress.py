@@ -213,13 +213,20 @@ class PairIngress:
         self._services.admissions -= 1
         if self._outdated:
             self._outdated = False
-        elif ending is None:
+        elif ending is None or self._may_go_on(ending):
             self._admitted = True
             self._stanza_filter = self._services.stanza_filters.of(self._leg, self.pair)
         else:
             self._record(ending)
             self._refusal = (ending.cause, len(self._held)) if self._held else None
         self.go_on()
+
+    def _may_go_on(self, ending: Ending) -> bool:
+        """Return whether the peer cannot be looked up now, and a stream to it is open or stanzas wait for it already (R2)."""
+        if ending.cause not in (Cause.DNS_UNREACHABLE, Cause.RESOLVER_BUSY):
+            return False
+        queue = self._services.queues.find(self.pair)
+        return queue is not None and (queue.next_hop.ready or len(queue.pair_queue) > 0)
 
     # --- the filter ---
 

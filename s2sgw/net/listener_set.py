@@ -6,14 +6,14 @@ So a configuration whose listener cannot be opened changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import ServerFactory
 from twisted.python.failure import Failure
 
-from s2sgw.net.listening import trouble
+from s2sgw.net.listening import replace_factory, trouble
 
 
 class ListenerRow(Protocol):
@@ -90,16 +90,12 @@ class ListenerSet(Generic[R]):
             self._rows.pop(endpoint, None)
         for endpoint, row in wanted.items():
             if endpoint not in new and self._rows.get(endpoint) != row:
-                _replace_factory(self._ports[endpoint], self._build(row))
+                factory = self._build(row)
+                for port in self._ports[endpoint]:
+                    replace_factory(port, factory)
             self._rows[endpoint] = row
 
     @property
     def ports(self) -> list[IListeningPort]:
         """Return the ports that are open."""
         return [port for ports in self._ports.values() for port in ports]
-
-
-def _replace_factory(ports: Sequence[Any], factory: ServerFactory) -> None:
-    """Make another factory serve the connections that come from now on."""
-    for port in ports:
-        port.factory = factory

@@ -199,6 +199,15 @@ def _adopt(reactor: Any, descriptor: int, factory: ServerFactory) -> IListeningP
     return port
 
 
+def replace_factory(port: Any, factory: ServerFactory) -> None:
+    """Let `factory` serve the connections to `port` from now on. Both are told, so that no timer of the old one stays."""
+    old = port.factory
+    if old is not factory:
+        factory.doStart()
+        port.factory = factory
+        old.doStop()
+
+
 def trouble(failure: Failure) -> str:
     """Return why a listener could not be opened, and what an operator can do."""
     error = failure.value

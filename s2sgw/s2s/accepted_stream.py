@@ -168,6 +168,11 @@ class AcceptedStream:
         return self.engine.managed
 
     @property
+    def busy(self) -> bool:
+        """Whether some stanza of ours is in flight on it (XEP-0288)."""
+        return any(user.busy for user in self.shared_stream.users)
+
+    @property
     def pairs(self) -> frozenset[Pair]:
         """Those proven, in both directions."""
         return frozenset([*self.methods, *self.carried])

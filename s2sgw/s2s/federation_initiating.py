@@ -97,13 +97,20 @@ class FederationInitiating:
             management=policy.features.sm and self.acks.use_stream_management(pair.recipient),
             resume=int(policy.resume) if self.acks.use_resumption(pair.recipient) else 0,
             zero_handshake=policy.zero_handshake and not verifying,
-            bidi=policy.features.bidi and self.extensions.usable(pair.recipient.ascii, "bidi"),
+            bidi=(
+                policy.features.bidi and self.identity.is_local(pair.sender)
+                and self.extensions.usable(pair.recipient.ascii, "bidi")
+            ),
         ))
 
     def shown(self, pair: Pair) -> str | None:
-        """Return our certificate. A peer with a shared secret gets one stream for each pair, and each is proven by the secret."""
+        """Return our certificate. None: the stream is not shared.
+
+        A peer with a shared secret gets one stream for each pair, and each is proven by the secret. A domain that was given up
+        does not use the streams of others: these may carry stanzas back (XEP-0288).
+        """
         policy = self.peers.policy(pair.recipient)
-        if not policy.features.multiplexing or policy.secret_file is not None:
+        if not self.identity.is_local(pair.sender) or not policy.features.multiplexing or policy.secret_file is not None:
             return None
         credential = self.identity.credential(pair.sender, pair.recipient)
         return "" if credential is None else credential.fingerprint

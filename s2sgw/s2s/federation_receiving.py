@@ -74,7 +74,7 @@ class FederationReceiving:
     def _options(self, direct_tls: bool) -> ReceivingOptions:
         return ReceivingOptions(
             serves=self.identity.is_local, refuses_sender=self.refuses_sender, tls=self._tls, keys=self.keys,
-            answers_verify=self.identity.is_local, direct_tls=direct_tls, claims_per_second=self.claims_per_second,
+            answers_verify=self.identity.is_own, direct_tls=direct_tls, claims_per_second=self.claims_per_second,
             domains=self.domains_per_stream, seconds=self.clock.seconds,
             serves_spelling=self.identity.may_be_local,
             zero_handshake=tuple(sorted(self.identity.local_domains, key=str)) if self.zero_handshake else (),
@@ -146,6 +146,8 @@ class FederationReceiving:
             management=features.sm, resume=int(policy.resume),
             bidi=features.bidi and verdict.external and not verdict.contradicted,
         )
+        if not self.identity.is_local(question.local):  # given up: a peer can only verify our keys here (R27)
+            granted = replace(granted, external=False, secret=None, bidi=False)
         return granted, verdict.reasons
 
     async def reconsider(self, connection: StreamConnection, pair: Pair, method: str) -> Refusal | None:
@@ -190,13 +192,17 @@ class FederationReceiving:
     async def verify(self, connection: StreamConnection, question: DialbackNeeded) -> DialbackOutcome:
         peer = question.pair.sender
         outcome = await self.verifier.verify(question, self._requester(connection, peer))
+        if not self.identity.is_local(question.pair.recipient):  # a reload has given it up meanwhile
+            return DialbackOutcome("error", _not_served(question.pair.recipient).ending)
         if outcome.type == "valid":
             excess = await self.stream_limit.room(peer, self.peers.policy(peer).limits.streams, connection)
             outcome = outcome if excess is None else DialbackOutcome("error", excess)
         return outcome
 
     def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
-        """Check the limit again: other streams may have been proven since then, and SCRAM proves the peer only now."""
+        """Check again what may have changed during the negotiation: the local domains, and the number of the peer's streams."""
+        if not self.identity.is_local(pair.recipient):
+            return _not_served(pair.recipient)
         excess = self.stream_limit.excess(pair.sender, self.peers.policy(pair.sender).limits.streams, connection)
         return None if excess is None else refusal(excess)
 
@@ -215,6 +221,11 @@ def questions_for(policy: PeerPolicy) -> int:
 
 def _unresolved(resolution: Resolution) -> Refusal | None:
     return None if resolution.ending is None else refusal(resolution.ending)
+
+
+def _not_served(domain: Domain) -> Refusal:
+    condition, text = StreamCondition.HOST_UNKNOWN, f"{domain} is not served here any more"
+    return Refusal(condition, text, Ending(Cause.HOST_UNKNOWN, text, condition=condition.value))
 
 
 def _invalid_from(text: str) -> Refusal:

@@ -15,7 +15,7 @@ from s2sgw.xmpp.jid import Domain
 
 
 class Identity(Protocol):
-    """The local domains and their certificates. A reload may change the certificates, and add domains."""
+    """The local domains and their certificates. A reload may change both."""
 
     @property
     def local_domains(self) -> Set[Domain]:
@@ -23,6 +23,9 @@ class Identity(Protocol):
 
     def is_local(self, domain: Domain) -> bool:
         """Return whether the gateway serves `domain`."""
+
+    def is_own(self, domain: Domain) -> bool:
+        """Return whether the gateway serves `domain`, or gave it up and still has stanzas that its users sent."""
 
     def may_be_local(self, text: str) -> bool:
         """Return whether a text may spell a local domain (`xmpp.jid.spelling`)."""

@@ -25,6 +25,10 @@ class ReadyStream(Protocol):
     def leg(self) -> Leg: ...
 
     @property
+    def busy(self) -> bool:
+        """Whether some stanza of ours is in flight on it."""
+
+    @property
     def pairs(self) -> list[Pair]:
         """The pairs that use it now."""
 

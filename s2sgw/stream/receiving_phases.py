@@ -55,7 +55,8 @@ class AwaitHeader(ReceivingPhase):
         self.stream.claimed = peer, local
         if local is None and not pre_1_0:
             raise RemoteFault(StreamCondition.IMPROPER_ADDRESSING, "the stream header has no `to`")
-        if local is not None and not self.stream.options.serves(local):
+        options = self.stream.options
+        if local is not None and not (options.serves(local) or options.answers_verify(local)):
             raise RemoteFault(StreamCondition.HOST_UNKNOWN, f"{local} is not served here")
         refusal = self.stream.refusal_of(peer) if peer is not None else None
         if refusal is not None:

@@ -94,6 +94,7 @@ class Cause(StrEnum):
     IDLE = "idle"
     UNRESPONSIVE = "unresponsive"
     CLOSED = "closed"
+    RECONFIGURED = "reconfigured"
     SHUTDOWN = "shutdown"
     INTERNAL = "internal"
     # queue
@@ -193,6 +194,7 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.IDLE: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The stream was closed because it was not used.", "There is no fault. A new stream is opened when it is needed."),
     Cause.UNRESPONSIVE: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The remote server stopped answering.", "Check the server, and the network between the two servers."),
     Cause.CLOSED: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The stream was closed.", "There is no fault. A new stream is opened when it is needed."),
+    Cause.RECONFIGURED: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The stream was closed because the configuration changed.", "There is no fault. A new stream is opened when it is needed."),
     Cause.SHUTDOWN: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The gateway is shutting down.", "Try again in a moment."),
     Cause.INTERNAL: CauseInfo(Layer.STREAM, False, _TIMEOUT, "An internal error occurred.", "Ask the administrator of this server to check its log."),
     Cause.HELD_TOO_LONG: CauseInfo(Layer.QUEUE, False, _TIMEOUT, "The stanza could not be delivered in time.", "Check that the server is reachable from outside, and with `s2sgw queue list` that nothing is held."),
@@ -255,7 +257,7 @@ class Ending:
     @property
     def in_order(self) -> bool:
         """Whether this is an ordinary close and not a failure."""
-        return self.cause in (Cause.CLOSED, Cause.IDLE, Cause.SHUTDOWN)
+        return self.cause in (Cause.CLOSED, Cause.IDLE, Cause.RECONFIGURED, Cause.SHUTDOWN)
 
     @property
     def refuses_peer(self) -> bool:

@@ -87,7 +87,7 @@ class CustodyTestbed:
         self.expected_losses = 0
         #: exit statuses that are expected of a gateway that was not killed
         self.allowed_statuses = {0}
-        self._local = local
+        self._local = tuple(local)
         self._inner = {domain: lab.port() for domain in local}
         self.authority = Authority(lab.directory("authority"))
         #: the first local domain's certificate is valid for all domains below it
@@ -134,6 +134,14 @@ class CustodyTestbed:
     def serve(self, domain: str, server: SimulatedServer, port: int) -> None:
         """Let the configuration name this server for a local domain, with the gateway's listener at `port`, from now on."""
         self.servers[domain], self._inner[domain] = server, port
+
+    def give_up(self, domain: str) -> None:
+        """Have the configuration name this local domain and its server no more, from now on. Its certificate stays."""
+        self._local = tuple(each for each in self._local if each != domain)
+
+    def take_back(self, domain: str) -> None:
+        """Have the configuration name it again."""
+        self._local = (*self._local, domain)
 
     def _server(self, domain: str, gateway_port: int, managed: bool, bidi: bool) -> SimulatedServer:
         certificate = self._certificates.get(domain) or self.authority.for_domain(domain)
@@ -197,7 +205,7 @@ class CustodyTestbed:
         static = {domain: f"127.0.0.1:{port}" for domain, port in self._static.items()}
         self.gateway.configure(
             backend="127.0.0.1:1", dns=None, anchors=self.authority.file,
-            certificates=[self._certificates[domain] for domain in self._local],
+            certificates=list(self._certificates.values()),
             changes={
                 **self._sections, "gateway": {"domains": domains}, "backend": backends,
                 "dns": {"static": static, **self._sections.get("dns", {})},

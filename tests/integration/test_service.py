@@ -30,7 +30,7 @@ from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.runtime import descriptors
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
-from s2sgw.runtime.stream_closing import CLOSING_TAG_SECONDS
+from s2sgw.runtime.stream_closing import ACK_SECONDS, CLOSING_TAG_SECONDS, BringingStream
 from s2sgw.service import ANSWERED, GatewayService, RunningGateway, _heed_signals, exit_if_unable_to_start
 from s2sgw.spool.interface import SpoolBroken
 from s2sgw.xmpp.ending import Cause, Ending
@@ -133,6 +133,7 @@ class GatewayTests(SynchronousTestCase):
         self.clock: Any = cast(Any, Clock())
         self.clock.stop = lambda: self.stops.append(self.clock.seconds())
         self.stops: list[float] = []
+        self.to_former_domains: list[Any] = []
         self.audited: list[tuple[str, dict[str, object]]] = []
         self.opened: list[str] = []
         self.refused: list[tuple[Any, ...]] = []
@@ -155,9 +156,10 @@ class GatewayTests(SynchronousTestCase):
             record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts), limit_hit=None, tell_repeated=lambda at_once=False: None),
             admission=Admission(ConnectionLimits(), self.clock),
             own_certificates=SimpleNamespace(look=lambda: None, tell_endings=lambda: None),
+            former_domains=SimpleNamespace(turn=lambda: None), streams_to_former_domains=lambda: self.to_former_domains,
             reports=SimpleNamespace(turn=lambda: None, close=lambda: None),
             audit=SimpleNamespace(note_or_log=lambda action, **facts: self.audited.append((action, facts))),
-            running=SimpleNamespace(config=self.config, trust_files=SimpleNamespace(period=5, look=lambda: None)), jobs=PeriodicJobs(self.clock),
+            running=SimpleNamespace(config=self.config, former_domains=set(), trust_files=SimpleNamespace(period=5, look=lambda: None)), jobs=PeriodicJobs(self.clock),
         )
         self.components.verbs, self.components.metrics = {}, None
         self.components.record.live = None
@@ -303,6 +305,28 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual((False, True), (self.ports.reached_at("127.0.0.1", 5269), self.ports.reached_at("127.0.0.1", 5270)))
         self.open()
         self.assertEqual((False, []), (self.ports.reached_at("127.0.0.1", 5270), self.gateway._listening))
+
+    def test_streams_to_a_former_domain(self) -> None:
+        """Nothing more is written on them; each is closed when nothing of ours is in flight, or some seconds later."""
+        told: list[float] = []
+        connection = SimpleNamespace(
+            pause=lambda holder: None, when_closed=Deferred, wind_down=lambda ending: told.append(self.clock.seconds()), close=lambda ending: None,
+            retiring=False,
+        )
+        used = SimpleNamespace(busy=True)
+        self.to_former_domains = [(BringingStream(connection, SimpleNamespace(managed=False, owes=False)), used)]  # type: ignore[arg-type]
+        self.gateway._close_stale_streams(self.config)
+        self.assertEqual(([], False), (told, connection.retiring))
+        self.components.running.former_domains.add("a domain")
+        self.gateway._close_stale_streams(self.config)
+        self.clock.advance(ACK_SECONDS - 0.1)
+        self.assertEqual(([], True), (told, connection.retiring))
+        self.clock.advance(0.2)
+        self.assertEqual(1, len(told))
+        self.gateway._close_stale_streams(self.config)
+        used.busy = False
+        self.clock.advance(0.1)
+        self.assertEqual(2, len(told))
 
     def test_stale_streams(self) -> None:
         """A server that lost its domain is told at once, and is read for 5 seconds more, also while look-ups of others are under way."""

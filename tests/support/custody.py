@@ -31,7 +31,7 @@ def custody_of(
     """Build the queues. Without `spool` there is no spool."""
     if spool is None:
         spool, options = MemorySpool(0, lambda call: call()), {**options, "spools": False}
-    custody = build_custody(clock, record, spool, memory=memory, hold_times=hold_times, is_local=is_local, **options)
+    custody = build_custody(clock, record, spool, memory=memory, hold_times=hold_times, is_inbound=lambda pair: is_local(pair.recipient), **options)
     custody.queues.attach(Transports(next_hop))
     return custody
 

@@ -139,6 +139,8 @@ class OneDomain:
     def is_local(self, domain: Domain) -> bool:
         return domain == self._local
 
+    is_own = is_local
+
     def may_be_local(self, text: str) -> bool:
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 
 from tests.durability.custody_testbed import INSIDE
@@ -43,3 +44,47 @@ async def domain_to_another_server(context: ScenarioContext, managed: bool, _: s
         await asyncio.sleep(1)
     await bed.settle()
     bed.check(not other.accepted_streams, "streams to the server that was removed are open")
+
+
+@scenario(
+    "a reload gives a domain up while its server and a peer are {1}, and the next one takes it back",
+    (False, "there"), (True, "away"),
+)
+async def domain_given_up(context: ScenarioContext, away: bool, _: str) -> None:
+    """What its users sent is delivered; what was sent to it is delivered or returned to its senders."""
+    bed = context.testbed((INSIDE, "second.example"))
+    inside, peer = bed.local(), bed.peer("peer.example")
+    bed.local("second.example")
+    lanes = bed.pairs(inside, peer, size=200)
+    accounts = [traffic.account for lane in lanes for traffic in lane.traffics]
+    await bed.start()
+    for lane in lanes:
+        lane.traffic.rate = 200
+    await bed.until(lambda: all(len(account.arrived) > 100 for account in accounts), 15, "nothing arrives")
+    if away:
+        inside.go_away()
+        peer.go_away()
+        await asyncio.sleep(1)
+    bed.give_up(INSIDE)
+    bed.configure()
+    answer = await bed.ask("reload")
+    bed.check(answer["ok"], f"the reload was refused: {answer['complaints']}")
+    for lane in lanes:
+        lane.traffic.rate, lane.connects = 0.0, False
+    began = time.monotonic()
+    await peer.come_back()
+    if away:
+        await bed.until(lambda: accounts[1].bounced, 20, "nothing that waited for the server is returned")
+    await bed.until(lambda: not any(account.lost() for account in accounts), 40, "something acknowledged is neither delivered nor returned")
+    bed.note(f"brought to an end in {time.monotonic() - began:.0f} s")
+    arrived = len(accounts[1].arrived)
+    bed.serve(INSIDE, inside, bed.inner_port(INSIDE))
+    bed.take_back(INSIDE)
+    bed.configure()
+    answer = await bed.ask("reload")
+    bed.check(answer["ok"], f"the second reload was refused: {answer['complaints']}")
+    await inside.come_back()
+    for lane in lanes:
+        lane.traffic.rate, lane.connects = 20, True
+    await bed.until(lambda: len(accounts[1].arrived) > arrived + 10, 20, "nothing arrives after the domain was taken back")
+    await bed.settle()

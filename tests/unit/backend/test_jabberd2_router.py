@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.backend.jabberd2_router import AGAIN, SWEEP, UNUSED, Router, RouterLink, RouterServices
+from s2sgw.backend.jabberd2_router import AGAIN, RETIRE_SECONDS, SWEEP, UNUSED, Router, RouterLink, RouterServices
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import DeliveryQueue
@@ -332,4 +333,90 @@ class ReconnectionTests(LinkTestCase):
         self.failure = DialFailed(Ending(Cause.CONNECTION_REFUSED))
         self.link.start()
         self.successResultOf(self.link.stop())
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+
+class ReloadTests(LinkTestCase):
+    """A reload changes the domains of the router, or removes it."""
+
+    def with_domains(self, *domains: Domain, user: str = "s2sgw") -> Router:
+        return replace(self.link.router, domains=frozenset(domains), user=user)
+
+    def delivered(self, id: str) -> bool:
+        return f"id='{id}'" in "".join(self.connection.written)
+
+    def test_domain_that_is_added(self) -> None:
+        """It is served at once if a component has announced it before, on the same connection."""
+        self.link.adopt(self.with_domains(ROOMS))
+        self.open("here.example", "rooms.here.example")
+        self.assertEqual({ROOMS}, self.link.served)
+        self.link.adopt(self.with_domains(HERE, ROOMS))
+        self.assertEqual({HERE, ROOMS}, self.link.served)
+        self.tell(Announced("here.example", False))
+        self.link.adopt(self.with_domains(HERE, ROOMS))
+        self.assertEqual(({ROOMS}, 1), (self.link.served, len(self.connections)))
+
+    def test_domain_that_goes(self) -> None:
+        """Its parts end: at once where nothing is in flight, else when that has settled, or some seconds later."""
+        self.open("here.example", "rooms.here.example")
+        for busy in (False, True):
+            queue = self.queues.queue(IN)
+            queue.accept([message("1")])
+            self.patch(type(queue.next_hop), "busy", property(lambda agent, busy=busy: busy))  # type: ignore[misc]
+            self.link.adopt(self.with_domains(ROOMS))
+            queue.accept([message("2")])
+            self.assertFalse(self.delivered("2"))
+            self.clock.advance(RETIRE_SECONDS - 0.5)
+            self.assertEqual("ready" if busy else "backing off", queue.next_hop.state)
+            self.clock.advance(1)
+            self.assertEqual(({}, "backing off"), (self.link._parts, queue.next_hop.state))
+            queue.drop(quietly=True)
+            queue.next_hop.stop(Cause.SHUTDOWN)
+            self.queues.forget(IN)
+            self.link.adopt(self.with_domains(HERE, ROOMS))
+
+    def test_domain_that_was_given_up(self) -> None:
+        """Its parts stay, and errors still go to its users; what its users send is refused."""
+        self.open()
+        queue = self.queues.queue(IN)
+        queue.accept([message("1")])
+        self.link.adopt(self.with_domains(ROOMS), {HERE})
+        queue.accept([message("2")])
+        self.assertTrue(self.delivered("2"))
+        self.tell(StanzasReceived(OUT, [message("3", OUT)]))
+        self.assertEqual(([], [Cause.INVALID_FROM]), (self.out, self.causes()))
+        self.link.end_parts(HERE, Ending(Cause.RECONFIGURED))
+        self.assertEqual({}, self.link._parts)
+        queue.retry_now()
+        self.assertEqual({HERE}, self.link.served)
+        self.link.adopt(self.with_domains(ROOMS), ())
+        self.assertEqual(set(), self.link.served)
+
+    def test_removed(self) -> None:
+        """Parts end, then the router is asked for what it has left, then the connection closes, and none is made again."""
+        self.open()
+        queue = self.queues.queue(IN)
+        queue.accept([message("1")])
+        retired = self.link.retire(Ending(Cause.RECONFIGURED))
+        self.assertEqual(("unbind", {}), (self.connection.written[-1], self.link._parts))
+        self.tell(StanzasReceived(OUT, [message("3", OUT)]), Bound(False))
+        self.successResultOf(retired)
+        self.assertEqual((1, Cause.RECONFIGURED), (len(self.out), self.connection.ending and self.connection.ending.cause))
+        self.clock.advance(60)
+        self.assertEqual(1, len(self.connections))
+
+    def test_removed_while_it_is_silent(self) -> None:
+        """A router that does not answer is left after some seconds; one that is not there at once."""
+        self.open()
+        retired = self.link.retire(Ending(Cause.RECONFIGURED))
+        self.assertNoResult(retired)
+        self.clock.advance(RETIRE_SECONDS)
+        self.successResultOf(retired)
+        self.assertIsNotNone(self.connection.ending)
+
+    def test_removed_before_it_is_there(self) -> None:
+        """Between two attempts nothing is left to be closed."""
+        self.failure = DialFailed(Ending(Cause.CONNECTION_REFUSED))
+        self.link.start()
+        self.successResultOf(self.link.retire(Ending(Cause.RECONFIGURED)))
         self.assertEqual([], self.clock.getDelayedCalls())

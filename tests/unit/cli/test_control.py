@@ -43,6 +43,22 @@ class ControlTests(SynchronousTestCase):
         self.assertIn("neither delivered nor bounced within seconds are lost", told)
         self.assertIn("The others that cannot be delivered now are kept", told)
 
+    def test_reload(self) -> None:
+        """The file is named, with or without changes; a reload that is refused is said to be that, whatever the reason."""
+        answer: dict[str, Any] = {"ok": True, "config": "/etc/s2sgw.toml", "warnings": [], "changes": [], "more_changes": 0, "certificates": [], "closed": []}
+        result = self.run_command(answer, "reload")
+        self.assertEqual((0, "Configuration reloaded from /etc/s2sgw.toml; no changes.\n"), (result.exit_code, result.output))
+        result = self.run_command({**answer, "ok": False, "complaints": ["the gateway is stopping"]}, "reload")
+        self.assertEqual(2, result.exit_code)
+        self.assertEqual("The reload of /etc/s2sgw.toml was refused, and nothing has changed:\n  the gateway is stopping\n", result.output)
+
+    def test_reload_of_another_file(self) -> None:
+        """A gateway that was started with another file than --config says so."""
+        answer: dict[str, Any] = {"ok": True, "config": "/etc/s2sgw.toml", "warnings": [], "changes": [], "more_changes": 0, "certificates": [], "closed": []}
+        result = self.run_command(answer, "reload", "--config", "/tmp/other.toml")
+        self.assertIn("note: the gateway was started with /etc/s2sgw.toml, and reads that file, not /tmp/other.toml", result.stderr)
+        self.assertEqual("", self.run_command(answer, "reload", "--config", "/etc/../etc/s2sgw.toml").stderr)
+
     def test_deny(self) -> None:
         """The closed streams are printed. The status is 1 if nothing changed."""
         answer = {"peer": "evil.example", "denied": True, "changed": True, "closed": [CLOSED]}

@@ -45,6 +45,7 @@ class Initiated(InitiatedStream):
 
     def __init__(self, side: Any, pair: Pair) -> None:
         self.side, self.pair = side, pair
+        self.target: Any = SimpleNamespace(host="127.0.0.1", port=15370)
         self.retired: list[Ending] = []
         self.connection: Any = self
         self.ending = None
@@ -130,7 +131,7 @@ class BackendsTests(FolderCase):
             self.gateway.federation.connect_services.initiated.add(stream)
         self.reload(TWO)
         self.assertEqual([0, 1, 0], [len(each.retired) for each in (stay, go, peer)])
-        self.assertTrue(go.retired[0].in_order)
+        self.assertEqual([Cause.RECONFIGURED], [ending.cause for ending in go.retired])
 
     def test_stream_that_comes_late(self) -> None:
         """No stanza is written on a stream that was being opened to the old server: it is released, and the new server is used."""
@@ -156,14 +157,19 @@ class BackendsTests(FolderCase):
         right.leave.assert_not_called()
 
     def test_address_that_is_corrected(self) -> None:
-        """Stanzas for a server whose address was wrong do not wait for the back-off of the wrong address."""
+        """Stanzas for a server whose address was wrong do not wait for the back-off of that address. Its streams are closed."""
         destinations, tried = self.gateway.destinations, list[Domain]()
         destinations.failed(HERE.ascii, Ending(Cause.CONNECTION_REFUSED), purpose="backend")
         self.patch(self.gateway.custody.queues, "retry_now", tried.append)
+        leg = self.backends.leg_of(HERE)
+        assert leg is not None
+        old = Initiated(leg.initiating, Pair(PEER, HERE))
+        self.gateway.federation.connect_services.initiated.add(old)
         self.reload(ALONE)
-        self.assertEqual([], tried)
+        self.assertEqual(([], []), (tried, old.retired))
         self.reload(ALONE.replace("127.0.0.1:15370", "127.0.0.1:15999"))
         self.assertEqual([HERE, ROOMS], tried)
+        self.assertEqual([Cause.RECONFIGURED], [ending.cause for ending in old.retired])
         self.assertEqual(0.0, destinations._destinations[HERE.ascii].retry_at)
 
     def attempts(self) -> list[tuple[Any, Any, Deferred[Any]]]:

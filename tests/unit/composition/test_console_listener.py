@@ -18,12 +18,24 @@ from s2sgw.net.certificates import UnusableCertificate
 from tests.unit.net.test_listener_set import FakePort
 
 
+class FactoryForTest(str):
+    """The factory of a console, and the number of ports that it was started for and not stopped."""
+
+    ports = 1
+
+    def doStart(self) -> None:
+        self.ports += 1
+
+    def doStop(self) -> None:
+        self.ports -= 1
+
+
 class BuiltForTest:
     """A console of which only the end is checked."""
 
     def __init__(self, certificate: Path | None) -> None:
         self.certificate = certificate
-        self.factory = f"factory of {certificate}"
+        self.factory = FactoryForTest(f"factory of {certificate}")
         self.closed = 0
         self.site = self
         self.verbs = {"console token": lambda arguments: {"token": self.certificate, **arguments}}
@@ -107,6 +119,7 @@ class ConsoleListenerTests(SynchronousTestCase):
         self.change("a")
         self.change("a", "new")
         self.assertEqual(([("a", "factory of new")], 1), (self.listening(), len(self.opened)))
+        self.assertEqual([0, 2], [built.factory.ports for built in self.built])
         self.assertEqual([1, 0], [each.closed for each in self.built])
 
     def test_refused(self) -> None:

@@ -151,7 +151,7 @@ class ListenersTests(SynchronousTestCase):
         self.change(self.config("tcp:5269", backend(15270, "127.53.0.1:53")))
         self.taken |= {"tcp:5270", "tcp:15271:interface=127.0.0.1", "127.53.0.2:53"}
         wrong = self.listeners.prepare(self.config("tcp:5270", backend(15271, "127.53.0.2:53"), backend(15272, "127.53.0.3:53")))
-        self.assertEqual(["listen", "backend.listen", "backend.dns_view"], [each.key for each in wrong])
+        self.assertEqual(["listen", "backend[0].listen", "backend[0].dns_view"], [each.key for each in wrong])
         self.assertTrue(wrong[0].text.startswith("listen: cannot listen on tcp:5270: "))
         self.listeners.commit(None)  # type: ignore[arg-type]
         self.assertEqual(["tcp:5269", "tcp:15270:interface=127.0.0.1"], self.listening())

@@ -496,6 +496,17 @@ class CourierTests(SynchronousTestCase):
         world.clock.advance(2)
         self.assertEqual(len(world.dials), 3)
 
+    def test_reconfigured(self) -> None:
+        """A stream that a reload closes, however young, is no failure: the next one is opened at once."""
+        world = World()
+        world.queue.accept([message("1")])
+        connection = world.open()
+        connection.writable = False
+        world.queue.accept([message("2")])
+        connection.close(Ending(Cause.RECONFIGURED))
+        world.clock.advance(0)
+        self.assertEqual((world.state, len(world.dials)), ("connecting", 2))
+
     def test_poison(self) -> None:
         """Streams that close while a poisonous stanza is being isolated are no failures: the agent tries again soon."""
         for end, said in (

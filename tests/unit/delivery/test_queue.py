@@ -920,6 +920,32 @@ class DoubtTests(SynchronousTestCase):
         self.assertEqual(ids(world.next_hop.sent), "1qr2" + "1r23")
         self.assertEqual(world.record.stanzas["outbound", "message", "resent"], 2)
 
+    def test_another_next_hop(self) -> None:
+        """R33: another kind of server takes over: what was in flight is in doubt, and goes first; limits are those of the new one."""
+        world = World()
+        world.accept(stanza("1"), stanza("q", "iq", "set"))
+        old, world.next_hop = world.next_hop, FakeHop()
+        world.queue.limits_changed(NextHopLimits(5))
+        self.patch(old, "dispose", lambda: world.settled.append("old one disposed"))
+        world.queues.change_next_hop(world.queue)
+        world.accept(stanza("2"))
+        self.assertEqual((ids(world.next_hop.sent), ids(world.back.sent)), ("12", "q"))
+        self.assertEqual((["old one disposed"], False), (world.settled, old.ready))
+
+    def test_another_next_hop_during_a_stop(self) -> None:
+        """A queue that writes nothing, because the gateway stops, writes nothing to the new one either; nor does one that is held."""
+        for stopping in (True, False):
+            world = World()
+            world.next_hop.ready = False
+            world.accept(stanza("1"))
+            if stopping:
+                world.queue.quiesce()
+            else:
+                world.queue.hold()
+            world.next_hop = FakeHop(ready=stopping)
+            world.queues.change_next_hop(world.queue)
+            self.assertEqual(([], 0, 1), (world.next_hop.sent, world.next_hop.asked, len(world.queue.pair_queue)))
+
     def test_a_late_answer(self) -> None:
         """R33: a late answer is dropped once. Other stanzas with the same id are not."""
         world = World()

@@ -62,16 +62,28 @@ class ProxyTests(SynchronousTestCase):
 class SharedStreamTests(SynchronousTestCase):
     """XEP-0220 §2.6.1: tests of which of our streams to a peer may be shared."""
 
-    def shown(self, local: Domain = OURS, **policy: Any) -> str | None:
+    def shown(self, local: Domain = OURS, fingerprint: str | None = "ab12", **policy: Any) -> str | None:
         none: Any = None
+        certificate = None if fingerprint is None else SimpleNamespace(fingerprint=fingerprint)
         peers = PeerPolicies({"default": PeerObject(**policy)})
-        side = FederationInitiating(peers, none, none, none, OneDomain(OURS, SimpleNamespace(fingerprint="ab12")), none, none, none, none)
+        side = FederationInitiating(peers, none, none, none, OneDomain(OURS, certificate), none, none, none, none)
         return side.shown(Pair(local, PEER))
 
     def test_certificate(self) -> None:
         """Streams with the same certificate, or none, may be shared, unless the policy says otherwise."""
-        self.assertEqual((self.shown(), self.shown(PEER)), ("ab12", ""))
+        self.assertEqual((self.shown(), self.shown(fingerprint=None)), ("ab12", ""))
         self.assertIsNone(self.shown(features={"multiplexing": False}))
+
+    def test_domain_that_was_given_up(self) -> None:
+        """No stream is shared with a domain that was given up, and its own streams carry nothing back (R36)."""
+        self.assertIsNone(self.shown(Domain.parse("former.example")))
+        none: Any = None
+        judge: Any = SimpleNamespace(begin=lambda *ignored: None)
+        acks: Any = SimpleNamespace(use_stream_management=lambda peer: True, use_resumption=lambda peer: True)
+        extensions: Any = SimpleNamespace(usable=lambda name, extension: True)
+        side = FederationInitiating(PeerPolicies({}), none, judge, none, OneDomain(OURS), none, none, acks, extensions)
+        offered = [side.engine(Pair(local, PEER), SERVER, False).options.bidi for local in (OURS, Domain.parse("former.example"))]
+        self.assertEqual([True, False], offered)
 
     def test_secret(self) -> None:
         """R26: no stream is shared if there is a shared secret: each pair proves itself by it."""

@@ -181,6 +181,20 @@ class JudgementTests(InboundTestCase):
         assert outcome.ending is not None
         self.assertEqual(Cause.TOO_MANY_STREAMS, outcome.ending.cause)
 
+    def test_domain_that_was_given_up(self) -> None:
+        """On a stream to such a domain the peer can only verify our keys: it proves nothing there, also if it began before."""
+        side, connection, former = self.made(), FakeConnection(), Domain.parse("former.example")
+        question = JudgementNeeded(PEER, former, True)
+        permission, _ = self.successResultOf(Deferred.fromCoroutine(side.judge(connection, question)))  # type: ignore[arg-type]
+        self.assertEqual((False, None, False, None), (permission.external, permission.secret, permission.bidi, permission.refusal))
+        asked = side.verify(connection, DialbackNeeded(Pair(PEER, former), "key", "id"))  # type: ignore[arg-type]
+        outcome = self.successResultOf(Deferred.fromCoroutine(asked))
+        assert outcome.ending is not None
+        self.assertEqual(("error", Cause.HOST_UNKNOWN), (outcome.type, outcome.ending.cause))
+        excess = side.excess(connection, Pair(PEER, former))  # type: ignore[arg-type]
+        assert excess is not None
+        self.assertEqual((Cause.HOST_UNKNOWN, "host-unknown"), (excess.ending.cause, excess.condition.value))
+
     def test_streams_at_the_proof(self) -> None:
         """The limit is checked again at the proof itself."""
         for streams in (3, 4):

@@ -998,6 +998,16 @@ class DialbackTests(ReceivingCase):
         ):
             self.told(*BOTH, In(verify(from_, to, id, given)), Out(verify(to, from_, id, type="invalid")))
 
+    def test_verify_for_a_domain_that_was_given_up(self) -> None:
+        """R27: a stream to it takes no claim for it, and answers for the keys of its last streams."""
+        former = replace(self.options, serves=lambda domain: domain == ROOMS)
+        key = KEYS.key(PEER, OURS, "there")
+        claimed = In(result("peer.example", "ours.example", "k"))
+        text = dialback_error("item-not-found", "ours.example is not served here")
+        refused = Out(result("ours.example", "peer.example", text, "error"))
+        asked = In(verify("peer.example", "ours.example", "there", key))
+        self.told(*DIALBACK, claimed, refused, asked, Out(verify("ours.example", "peer.example", "there", type="valid")), options=former)
+
     def test_verify_for_others(self) -> None:
         """R27: for other domains the only answer is item-not-found, and the stream stays."""
         key = KEYS.key(PEER, ROOMS, "there")

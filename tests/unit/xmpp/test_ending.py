@@ -50,9 +50,9 @@ class EndingTests(SynchronousTestCase):
         self.assertEqual((account.layer, account.final, account.remedy), (ending.layer, ending.final, ending.remedy))
 
     def test_in_order(self) -> None:
-        """Only a close, an idle stream and our own stop are orderly ends."""
+        """Only a close, an idle stream, a reload and our own stop are orderly ends."""
         self.assertEqual(
-            {Cause.CLOSED, Cause.IDLE, Cause.SHUTDOWN}, {cause for cause in Cause if Ending(cause).in_order}
+            {Cause.CLOSED, Cause.IDLE, Cause.RECONFIGURED, Cause.SHUTDOWN}, {cause for cause in Cause if Ending(cause).in_order}
         )
 
     def test_refuses_peer(self) -> None:
