@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,7 @@ class RunningConfiguration:
         self.local_domains.clear()
         self.local_domains.update(config.gateway.domains)
         self._names = {domain.ascii for domain in self.local_domains}
-        own = self.local_domains | self.former_domains
-        self._spellings = {spelling(text) for domain in own for text in (domain.ascii, domain.text)}
+        self.note_former(())
 
     def adopt(self, ready: CheckedConfiguration) -> list[dict[str, Any]]:
         """Use another configuration from now on. Only keys that `config.diff` lists as reloadable may differ.
@@ -60,13 +60,19 @@ class RunningConfiguration:
         old: list[dict[str, Any]] = [self.config.peers, self.policies.adopt(ready.config.policies)]
         given_up = set(self.config.gateway.domains) - set(ready.config.gateway.domains)
         self.config = ready.config
-        self.former_domains |= given_up
-        self.former_domains -= set(ready.config.gateway.domains)
         self._serve(ready.config)
+        self.note_former(given_up)
         self.certificates.adopt(ready.certificates)
         self.special_certificates.clear()
         self.trust_files.adopt(ready.revocations)
         return [table for table in old if table is not self.config.peers]
+
+    def note_former(self, domains: Iterable[Domain]) -> None:
+        """Add to the former domains those of `domains` that are not served, and forget those that are served again."""
+        self.former_domains |= set(domains)
+        self.former_domains -= self.local_domains
+        own = self.local_domains | self.former_domains
+        self._spellings = {spelling(text) for domain in own for text in (domain.ascii, domain.text)}
 
     @property
     def domains(self) -> tuple[Domain, ...]:

@@ -59,8 +59,9 @@ class FormerDomains:
         self._running = running = services.running
         #: each domain that was given up, and since when
         self._since: dict[Domain, float] = {}
-        running.former_domains |= file.domains - running.local_domains
+        running.note_former(file.domains)
         self._note_new()
+        self._local = set(running.local_domains)
         self._unwritten = False
         try:
             file.write(self._domains)
@@ -100,8 +101,17 @@ class FormerDomains:
         """Wind down what `config`, which is in force, gives up."""
         self._unwritten = self._unwritten or self._file.domains != self._domains
         new = {domain: self._since[domain] for domain in self._note_new()}
+        self._turn_queues()
         if new:
             self._services.reactor.callLater(WIND_DOWN_SECONDS, self._end, new)
+
+    def _turn_queues(self) -> None:
+        """Give the queues between two local domains another next hop if one of these is a peer now, or is one no more."""
+        changed, self._local = self._local ^ self._running.local_domains, set(self._running.local_domains)
+        for domain in changed:
+            for queue in self._services.queues.towards(domain):
+                if queue.direction != self._services.queues.direction(queue.pair):
+                    self._services.queues.change_next_hop(queue)
 
     def _end(self, domains: dict[Domain, float]) -> None:
         """Bounce what waits for the servers of these domains, unless the gateway stops: the next start does that."""

@@ -164,7 +164,7 @@ class GatewayComponents:
         found += [
             (BringingStream(stream.connection, stream.engine), stream) for stream in self.federation.connect_services.initiated
             if stream.leg == "federation" and stream.incoming is not None
-            and any(pair.sender in former for pair in (stream.pair, *stream.pairs))
+            and any(pair.sender in former for pair in (stream.pair, *stream.shared_stream.pairs))
         ]
         return [(stream, used) for stream, used in found if not stream.connection.retiring]
 

@@ -107,8 +107,11 @@ class DeliveryQueue:
         self._marks = RequestMarks(pair_queue, services.spool, self)
         self.forgotten = False
 
-    def change_next_hop(self, next_hop: NextHop) -> None:
-        """Deliver by `next_hop` from now on. The stream in use is left, and what is in flight on it is in doubt."""
+    def change_next_hop(self, next_hop: NextHop, direction: Direction) -> None:
+        """Deliver by `next_hop` from now on. The stream in use is released, and stanzas in flight on it are in doubt."""
+        self.report_passed()
+        self.direction = direction
+        self._passed = self._services.record.stanza_counter(direction, "passed")
         self.next_hop.stop(Cause.CLOSED)
         self.next_hop.dispose()
         self.next_hop = next_hop

@@ -103,8 +103,8 @@ class DeliveryQueues:
         return list(self._towards.get(domain, {}).values())
 
     def change_next_hop(self, queue: DeliveryQueue) -> None:
-        """Give `queue` a new next hop: another kind of server serves its recipient now. What is in flight is in doubt."""
-        queue.change_next_hop(self._transports.next_hop(queue))
+        """Give `queue` a new next hop: its recipient has another kind of server, or is a peer now."""
+        queue.change_next_hop(self._transports.next_hop(queue), self.direction(queue.pair))
 
     def retry_now(self, peer: Domain, urged: bool = False) -> None:
         """Make the queues to `peer` try again now: it proved itself on its own stream, or (`urged`) an operator asks."""

@@ -148,6 +148,8 @@ class FederationReceiving:
         )
         if not self.identity.is_local(question.local):  # given up: a peer can only verify our keys here (R27)
             granted = replace(granted, external=False, secret=None, bidi=False)
+            if not granted.dialback and granted.refusal is None:
+                granted = replace(granted, refusal=_not_served(question.local))
         return granted, verdict.reasons
 
     async def reconsider(self, connection: StreamConnection, pair: Pair, method: str) -> Refusal | None:

@@ -9,6 +9,7 @@ from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.discovery import Target
 from s2sgw.reporting.record import Leg
+from s2sgw.s2s.shared_stream import SharedStream
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.jid import Pair
 
@@ -20,6 +21,7 @@ class ReadyStream(Protocol):
     target: Target
     engine: InitiatingStream
     connection: StreamConnection
+    shared_stream: SharedStream
 
     @property
     def leg(self) -> Leg: ...

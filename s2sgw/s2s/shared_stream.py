@@ -204,6 +204,11 @@ class SharedStream:
         return self._parts.setdefault(pair, PairStream(self, pair, method, reasons))
 
     @property
+    def pairs(self) -> list[Pair]:
+        """The pairs that may use it."""
+        return list(self._parts)
+
+    @property
     def shared(self) -> bool:
         """Whether more than one pair may use the stream."""
         return len(self._parts) > 1

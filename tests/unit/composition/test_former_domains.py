@@ -96,7 +96,7 @@ class GivenUpTests(GatewayCase):
     """A reload gives the domain up."""
 
     def test_what_waits_for_its_server(self) -> None:
-        """It is bounced some seconds later, as for a domain that is not served; until then it may be delivered."""
+        """Waiting stanzas may be delivered for some seconds. Then they are bounced, as for a domain that is not served."""
         self.queue(TO).accept([stanza(TO)])
         self.assertEqual([], self.reload())
         self.pass_seconds(WIND_DOWN_SECONDS - 0.1)
@@ -106,7 +106,7 @@ class GivenUpTests(GatewayCase):
         self.assertIn(b"remote-server-not-found", next(iter(self.queue(FROM).pair_queue.not_in_flight())).stanza.data)
 
     def test_what_its_users_sent(self) -> None:
-        """It goes on waiting for the peer, on a stream of the federation in the name of the domain."""
+        """Stanzas of its users still wait for the peer. The stream to the peer is in the name of the domain."""
         self.queue(FROM).accept([stanza(FROM)])
         self.reload()
         self.pass_seconds(WIND_DOWN_SECONDS)
@@ -129,7 +129,7 @@ class GivenUpTests(GatewayCase):
         self.assertEqual(([], []), (self.waiting(TO), self.waiting(FROM)))
 
     def test_server_that_is_removed(self) -> None:
-        """The same where the server goes with the domain, and where another takes its place."""
+        """The same applies if the server is removed with the domain."""
         (leg,) = self.gateway.backends.legs.values()
         self.queue(TO).accept([stanza(TO)])
         self.reload(ONE, OTHER.replace("[[backend]]\n", "").replace(BOTH, ONE))
@@ -140,7 +140,7 @@ class GivenUpTests(GatewayCase):
         self.assertEqual(([], [("1", "error")]), (self.waiting(TO), self.waiting(FROM)))
 
     def test_held_by_an_operator(self) -> None:
-        """What an operator holds back is bounced too."""
+        """Stanzas that an operator holds are bounced too."""
         queue = self.queue(TO)
         queue.hold()
         queue.accept([stanza(TO)])
@@ -149,7 +149,7 @@ class GivenUpTests(GatewayCase):
         self.assertEqual([("1", "error")], self.waiting(FROM))
 
     def test_drop_under_way(self) -> None:
-        """A drop that has not ended goes on: what it gives up is not bounced, what came behind it is."""
+        """A quiet drop goes on: its stanzas are not bounced. Later stanzas are bounced."""
         queue = self.queue(TO)
         queue.accept([stanza(TO, str(number)) for number in range(100)])
         queue.drop(quietly=True)
@@ -160,7 +160,7 @@ class GivenUpTests(GatewayCase):
         self.assertEqual(([], [("late", "error")]), (self.waiting(TO), self.waiting(FROM)))
 
     def test_taken_back(self) -> None:
-        """The next reload takes the domain back, before the wind-down or after: its server is tried at once, nothing is bounced."""
+        """If the next reload takes the domain back, during the wind-down or later, its server is tried at once and nothing is bounced."""
         for seconds in (0.0, WIND_DOWN_SECONDS):
             self.reload(BOTH)
             self.reload()
@@ -179,7 +179,7 @@ class GivenUpTests(GatewayCase):
             self.gateway.custody.queues.forget(TO)
 
     def test_given_up_twice(self) -> None:
-        """Taken back and given up again: the wind-down begins anew, and the first one bounces nothing."""
+        """If it is taken back and given up again, the wind-down begins anew, and the first one bounces nothing."""
         self.reload()
         self.pass_seconds(WIND_DOWN_SECONDS - 1)
         self.reload(BOTH)
@@ -191,7 +191,7 @@ class GivenUpTests(GatewayCase):
         self.assertEqual([("1", "error")], self.waiting(FROM))
 
     def test_during_a_stop(self) -> None:
-        """A stop during the wind-down bounces nothing: the spool keeps what waits for the next start."""
+        """A stop during the wind-down bounces nothing: the spool keeps the waiting stanzas for the next start."""
         self.queue(TO).accept([stanza(TO)])
         self.reload()
         self.gateway.custody.quiesce()
@@ -209,6 +209,19 @@ class GivenUpTests(GatewayCase):
         self.pass_seconds(WIND_DOWN_SECONDS)
         self.assertEqual([("1", None)], self.waiting(Pair(HERE, ROOMS)))
 
+    def test_stanzas_between_its_users_and_others(self) -> None:
+        """Stanzas that wait for its old server go to its new place, and to the old server again when the domain is taken back."""
+        pair = Pair(HERE, ROOMS)
+        queue = self.queue(pair)
+        queue.accept([stanza(pair)])
+        (leg,) = self.gateway.backends.legs.values()
+        self.reload()
+        self.assertEqual(([leg.initiating, self.gateway.federation.initiating], "outbound"), ([side for side, _, _ in self.made], queue.direction))
+        self.pass_seconds(WIND_DOWN_SECONDS)
+        self.reload(BOTH)
+        self.assertEqual((leg.initiating, "inbound"), (self.made[-1][0], queue.direction))
+        self.assertEqual([("1", None)], self.waiting(pair))
+
     def test_streams_with_peers(self) -> None:
         """Streams that bring stanzas to the domain are closed; those of other domains, and those from it, are not."""
         side, pairs = self.gateway.federation.receiving, (TO, Pair(PEER, HERE))
@@ -219,7 +232,7 @@ class GivenUpTests(GatewayCase):
         for pair, incoming in ((FROM, True), (FROM, False), (Pair(HERE, PEER), True)):
             stream = Initiated(self.gateway.federation.initiating, pair)
             stream.engine, stream.retiring = Mock(), False  # type: ignore[attr-defined]
-            stream.shared_stream = SimpleNamespace(incoming=Mock() if incoming else None, used_by=[], users=[])
+            stream.shared_stream = SimpleNamespace(incoming=Mock() if incoming else None, pairs=[], users=[])
             self.gateway.federation.connect_services.initiated.add(stream)
             rows.append(stream)
         self.assertEqual([], self.gateway.streams_to_former_domains())
@@ -229,7 +242,7 @@ class GivenUpTests(GatewayCase):
         self.assertEqual([rows[2]], [stream.connection for stream, _ in self.gateway.streams_to_former_domains()])
 
     def test_streams_to_its_server(self) -> None:
-        """They are left open for the wind-down, then closed in order."""
+        """Streams to its server stay open for the wind-down. Then they are closed in order."""
         (leg,) = self.gateway.backends.legs.values()
         stay, go = (Initiated(leg.initiating, pair) for pair in (Pair(PEER, HERE), TO))
         for stream in (stay, go):
@@ -245,7 +258,7 @@ class EndTests(GatewayCase):
     """The gateway forgets the domain when nothing of it is left."""
 
     def test_nothing_is_left(self) -> None:
-        """It is forgotten after some minutes, not before its last stanza has gone; its streams to peers are closed then."""
+        """The domain is forgotten after some minutes, and not before its last stanza is gone. Then its streams to peers are closed."""
         stream = Initiated(self.gateway.federation.initiating, FROM)
         self.gateway.federation.connect_services.initiated.add(stream)
         self.queue(FROM).accept([stanza(FROM)])
@@ -261,14 +274,14 @@ class EndTests(GatewayCase):
         self.assertIsNone(self.gateway.backends.source_of(ROOMS))
 
     def test_too_early(self) -> None:
-        """Stanzas that were read before may still wait for a look-up: it is remembered for a while in any case."""
+        """The domain is remembered for a while in any case: stanzas that were read before may wait for a look-up."""
         self.reload()
         self.pass_seconds(REMEMBERED_SECONDS - 1)
         self.turn()
         self.assertEqual({ROOMS}, self.gateway.running.former_domains)
 
     def test_late_stanzas(self) -> None:
-        """Stanzas of two domains that are not ours are bounced, and go to no peer in the name of another."""
+        """Stanzas between two domains that are not ours are bounced. They go to no peer in the name of another."""
         self.reload()
         self.pass_seconds(REMEMBERED_SECONDS)
         self.turn()
@@ -298,7 +311,7 @@ class FileTests(GatewayCase):
         self.gateway = self.build()
 
     def test_restart(self) -> None:
-        """A restart during the wind-down, or one that gives the domain up itself: what waits for its server is bounced."""
+        """A restart during the wind-down, or one that gives the domain up itself, bounces the stanzas that wait for its server."""
         for reloaded in (True, False):
             self.write(BOTH)
             self.restart()
@@ -342,7 +355,7 @@ class OtherKindTests(GatewayCase):
     """A reload gives a domain another kind of server."""
 
     def test_echo_takes_over(self) -> None:
-        """What waits for the server is answered by the echo; its queue has the echo as its next hop."""
+        """The echo answers stanzas that waited for the server. It is the next hop of their queue."""
         queue = self.queue(TO)
         body = b"<message to='u@rooms.example.org' from='u@peer.example' id='1'><body>a</body></message>"
         queue.accept([Stanza("message", body, f"u@{ROOMS}", f"u@{PEER}", None, "1")])
@@ -358,7 +371,7 @@ class OtherKindTests(GatewayCase):
         self.assertEqual("EchoNextHop", type(idle.next_hop).__name__)
 
     def test_echo_is_removed(self) -> None:
-        """A server takes the domain over from the echo at once, also within the reload after."""
+        """A server takes the domain over from the echo at once."""
         self.reload(BOTH, 'kind = "echo"\n')
         queue = self.queue(TO)
         self.assertEqual("EchoNextHop", type(queue.next_hop).__name__)
@@ -367,7 +380,7 @@ class OtherKindTests(GatewayCase):
         self.assertEqual(([TO], [("1", None)]), ([pair for _, pair, _ in self.made], self.waiting(TO)))
 
     def test_echo_given_up(self) -> None:
-        """The echo answers nothing more for a domain that was given up: what comes is bounced."""
+        """The echo does not answer for a domain that was given up: new stanzas are bounced."""
         self.reload(BOTH, 'kind = "echo"\n')
         queue = self.queue(TO)
         self.reload(ONE, 'kind = "echo"\n')
@@ -375,7 +388,7 @@ class OtherKindTests(GatewayCase):
         self.assertEqual(([], [("1", "error")]), (self.waiting(TO), self.waiting(FROM)))
 
     def test_echo_and_back_at_once(self) -> None:
-        """The change to the echo is due when the next reload takes it back: the queue asks the server."""
+        """If the next reload takes the change to the echo back before it is made, the queue uses the server."""
         queue = self.queue(TO)
         self.reload(BOTH, 'kind = "echo"\n')
         asked = Deferred.fromCoroutine(self.gateway.backends.find(TO, None, False))

@@ -27,7 +27,7 @@ class DomainFileTests(SynchronousTestCase):
             self.assertEqual((1, [f"{FILE}.damaged-1"]), (len(logged), [path.name for path in state.iterdir()]))
 
     def test_round_trip(self) -> None:
-        """What was written is read; the same again is not written."""
+        """Written domains are read again. The same domains are not written twice."""
         state = Path(self.mktemp())
         state.mkdir()
         file, domains = DomainFile(state), {Domain.parse("bücher.example"), Domain.parse("example.org")}

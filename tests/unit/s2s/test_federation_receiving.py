@@ -185,8 +185,12 @@ class JudgementTests(InboundTestCase):
         """On a stream to such a domain the peer can only verify our keys: it proves nothing there, also if it began before."""
         side, connection, former = self.made(), FakeConnection(), Domain.parse("former.example")
         question = JudgementNeeded(PEER, former, True)
+        side.judge_of.permission = lambda *_: Permission(external=True, dialback=True)  # type: ignore[method-assign]
         permission, _ = self.successResultOf(Deferred.fromCoroutine(side.judge(connection, question)))  # type: ignore[arg-type]
         self.assertEqual((False, None, False, None), (permission.external, permission.secret, permission.bidi, permission.refusal))
+        side.judge_of.permission = lambda *_: Permission(external=True)  # type: ignore[method-assign]
+        permission, _ = self.successResultOf(Deferred.fromCoroutine(side.judge(connection, question)))  # type: ignore[arg-type]
+        self.assertEqual(Cause.HOST_UNKNOWN, self.cause(permission))
         asked = side.verify(connection, DialbackNeeded(Pair(PEER, former), "key", "id"))  # type: ignore[arg-type]
         outcome = self.successResultOf(Deferred.fromCoroutine(asked))
         assert outcome.ending is not None
