@@ -71,7 +71,7 @@ class FilterTests(EntryTestCase):
         self.assertEqual((["one"], 1), (answered, len(self.admissions)))
         entry.accept([stanza("two", "iq", "result")])
         self.assertEqual((["one", "two"], ""), (answered, self.passed()))
-        self.admissions.pop().callback(Ending(Cause.DNS_UNREACHABLE))
+        self.admissions.pop().callback(Ending(Cause.NO_SUCH_DOMAIN))
         self.assertEqual(([("dropped_by_rule", 1), ("answered", 1)], ""), (receipt.by, self.passed()))
 
     def test_no_queue_for_a_stranger(self) -> None:

@@ -225,130 +225,6 @@ class FoundQueueTests(EntryTestCase):
         self.assertEqual("a b c", self.passed())
 
 
-<<<<<<< HEAD
-=======
-class UnreachableDNSTests(EntryTestCase):
-    """R2: the peer cannot be looked up at the moment, after a reload or on a new stream."""
-
-    ready = True
-
-    def next_hop(self, queue: DeliveryQueue) -> Any:
-        hop = super().next_hop(queue)
-        hop.ready = self.ready
-        return hop
-
-    def test_open_stream(self) -> None:
-        """Stanzas use a stream that is open; without one they are refused, as is every pair for a final reason."""
-        for ready, cause, passed in (
-            (True, Cause.DNS_UNREACHABLE, "a b"), (True, Cause.RESOLVER_BUSY, "a b"), (True, Cause.NO_SUCH_DOMAIN, ""),
-            (True, Cause.NOT_ALLOWED, ""), (False, Cause.DNS_UNREACHABLE, ""),
-        ):
-            self.ready = ready
-            entry = self.made("backend", OUT)
-            self.queues.queue(OUT)
-            entry.accept([stanza("a")])
-            self.admissions.pop().callback(Ending(cause))
-            if passed:
-                entry.accept([stanza("b")])
-            self.assertEqual(passed, " ".join(self.kept.get(OUT, [])), cause)
-
-    def test_waiting(self) -> None:
-        """They wait behind those that wait for the peer already; a reload asks again."""
-        self.ready = False
-        entry = self.made("backend", OUT)
-        queue = self.queues.queue(OUT)
-        queue.accept([stanza("first")])
-        entry.accept([stanza("a")])
-        self.admissions.pop().callback(Ending(Cause.DNS_UNREACHABLE))
-        self.assertEqual(["first", "a"], [held.stanza.id for held in queue.pair_queue.not_in_flight()])
-        entry.reconsider()
-        entry.accept([stanza("b")])
-        self.admissions.pop().callback(Ending(Cause.NOT_ALLOWED))
-        self.assertEqual(["first", "a"], [held.stanza.id for held in queue.pair_queue.not_in_flight()])
-
-    def test_stranger(self) -> None:
-        """A pair without a queue is refused, and none is made."""
-        entry = self.made("backend", OUT)
-        entry.accept([stanza("a")])
-        self.admissions.pop().callback(Ending(Cause.DNS_UNREACHABLE))
-        self.assertIsNone(self.queues.find(OUT))
-
-
-class FilterTests(EntryTestCase):
-    """Tests of stanzas that the filter refuses."""
-
-    def test_answered(self) -> None:
-        """A refused stanza is answered by an error from its recipient and counted once. The rest passes."""
-        entry = self.admitted(kinds=("message", "iq"), deny_namespaces=("urn:x",))
-        entry.accept([stanza("a"), stanza("b", "presence"), stanza("c", "iq", "set", ("urn:x}y",)), stanza("d")])
-        self.assertEqual("a d", self.passed())
-        self.assertEqual(2, len(self.kept[OUT]))
-        self.assertIn("policy-violation", self.passed(OUT))
-        self.assertIn("to='u@peer.example'", self.passed(OUT))
-        self.assertEqual(1, self.record.stanzas["inbound", "presence", "refused"])
-        self.assertEqual(1, self.record.stanzas["inbound", "iq", "refused"])
-        self.assertEqual(0, self.record.stanzas["inbound", "presence", "bounced"])
-
-    def test_no_answer_is_due(self) -> None:
-        """R33: a refused error, result or unavailable presence is counted and not answered."""
-        entry = self.admitted(kinds=("message",))
-        entry.accept([stanza("a", "iq", "result"), stanza("b", "presence", "unavailable")])
-        self.assertNotIn(OUT, self.kept)
-        self.assertEqual(1, self.record.stanzas["inbound", "iq", "refused"])
-
-    def test_dropped(self) -> None:
-        """`denied = "drop"`: no answer is sent."""
-        entry = self.admitted(kinds=("message",), denied="drop")
-        entry.accept([stanza("a", "iq", "get")])
-        self.assertNotIn(OUT, self.kept)
-        self.assertEqual(1, self.record.stanzas["inbound", "iq", "refused"])
-
-    def test_recorded_once(self) -> None:
-        """A flood of refused stanzas makes one record for each cause, with the first stanza's details."""
-        entry = self.admitted(kinds=("message",), deny_larger_than=5)
-        for _ in range(3):
-            entry.accept([stanza("a", "iq", "get"), stanza("b" * 6), stanza("c", "presence")])
-        self.assertEqual([Cause.FILTERED, Cause.TOO_LARGE], [row.ending.cause for row in self.record.list("peer.example")])
-
-    def test_both_ways(self) -> None:
-        """Filters apply to stanzas for the peer too. Rates apply only to stanzas from it."""
-        entry = self.made("backend", OUT, kinds=("message",), limits={"stanzas_per_second": 1})
-        entry.accept([stanza("a", "presence")])
-        self.admissions.pop().callback(None)
-        entry.accept([stanza(each) for each in "bcdefg"])
-        self.assertEqual("b c d e f g", self.passed(OUT))
-        self.assertEqual(set(), self.connection.holders)
-
-    def test_own_pings(self) -> None:
-        """R41: the expected answer to the gateway's own ping bypasses the filter."""
-        entry = self.admitted(kinds=("message",), denied="drop")
-        answered: list[str] = []
-        self.queues.queue(IN).replies.expect("secret", lambda: answered.append("yes"))
-        entry.accept([stanza("secret", "iq", "result"), stanza("a"), stanza("other", "iq", "result")])
-        self.assertEqual((["yes"], "a"), (answered, self.passed()))
-
-    def test_own_pings_before_admission(self) -> None:
-        """R41: such an answer neither waits for the admission of the peer nor is refused with it: a server that answers is not silent."""
-        entry = self.made()
-        answered: list[str] = []
-        for id in ("one", "two"):
-            self.queues.queue(IN).replies.expect(id, lambda id=id: answered.append(id))  # type: ignore[misc]
-        receipt = Receipt(2)
-        entry.accept([stanza("one", "iq", "result"), stanza("a")], receipt)
-        self.assertEqual((["one"], 1), (answered, len(self.admissions)))
-        entry.accept([stanza("two", "iq", "result")])
-        self.assertEqual((["one", "two"], ""), (answered, self.passed()))
-        self.admissions.pop().callback(Ending(Cause.NO_SUCH_DOMAIN))
-        self.assertEqual(([("dropped_by_rule", 1), ("answered", 1)], ""), (receipt.by, self.passed()))
-
-    def test_no_queue_for_a_stranger(self) -> None:
-        """A stanza that looks like such an answer makes no queue for a pair that is not admitted."""
-        entry = self.made()
-        entry.accept([stanza("secret", "iq", "result")])
-        self.assertEqual([], list(self.queues))
-
-
->>>>>>> aad908c7 (A reload gives up domains, and adds, removes and changes echoes and routers; stanzas of a domain that was given up are delivered or bounced, over a restart too)
 class ReloadTests(EntryTestCase):
     """Tests of a reload while waiting stanzas are passed on in steps."""
 
@@ -613,3 +489,50 @@ class StepTests(EntryTestCase):
         self.step()
         self.assertEqual((self.connection.holders, len(self.ingress_services.lines)), (set(), 0))
         self.assertEqual(1, len(self.flushLoggedErrors(OSError)))
+
+
+class UnreachableDNSTests(EntryTestCase):
+    """R2: the peer cannot be looked up at the moment, after a reload or on a new stream."""
+
+    ready = True
+
+    def next_hop(self, queue: DeliveryQueue) -> Any:
+        hop = super().next_hop(queue)
+        hop.ready = self.ready
+        return hop
+
+    def test_open_stream(self) -> None:
+        """Stanzas use a stream that is open; without one they are refused, as is every pair for a final reason."""
+        for ready, cause, passed in (
+            (True, Cause.DNS_UNREACHABLE, "a b"), (True, Cause.RESOLVER_BUSY, "a b"), (True, Cause.NO_SUCH_DOMAIN, ""),
+            (True, Cause.NOT_ALLOWED, ""), (False, Cause.DNS_UNREACHABLE, ""),
+        ):
+            self.ready = ready
+            entry = self.made("backend", OUT)
+            self.queues.queue(OUT)
+            entry.accept([stanza("a")])
+            self.admissions.pop().callback(Ending(cause))
+            if passed:
+                entry.accept([stanza("b")])
+            self.assertEqual(passed, " ".join(self.kept.get(OUT, [])), cause)
+
+    def test_waiting(self) -> None:
+        """They wait behind those that wait for the peer already; a reload asks again."""
+        self.ready = False
+        entry = self.made("backend", OUT)
+        queue = self.queues.queue(OUT)
+        queue.accept([stanza("first")])
+        entry.accept([stanza("a")])
+        self.admissions.pop().callback(Ending(Cause.DNS_UNREACHABLE))
+        self.assertEqual(["first", "a"], [held.stanza.id for held in queue.pair_queue.not_in_flight()])
+        entry.reconsider()
+        entry.accept([stanza("b")])
+        self.admissions.pop().callback(Ending(Cause.NOT_ALLOWED))
+        self.assertEqual(["first", "a"], [held.stanza.id for held in queue.pair_queue.not_in_flight()])
+
+    def test_stranger(self) -> None:
+        """A pair without a queue is refused, and none is made."""
+        entry = self.made("backend", OUT)
+        entry.accept([stanza("a")])
+        self.admissions.pop().callback(Ending(Cause.DNS_UNREACHABLE))
+        self.assertIsNone(self.queues.find(OUT))
