@@ -288,7 +288,6 @@ class RunningGateway:
         jobs.start("certificates", own_certificates.LOOK_SECONDS, self.components.own_certificates.look)
         jobs.start("daily report", daily_report.WRITE_SECONDS, self.components.reports.turn)
         self._closers.append(self.components.reports.close)
-        jobs.start("former domains", former_domains.LOOK_SECONDS, self.components.former_domains.turn)
         jobs.start("rediscovery", rediscovery.TICK, self.components.rediscovery.turn)
         if self._systemd.watchdog_interval is not None:
             jobs.start("watchdog", self._systemd.watchdog_interval, self._systemd.alive)
@@ -438,6 +437,8 @@ class RunningGateway:
         for port in self._listening:
             if port.connected:  # type: ignore[attr-defined]  # a reload may have closed it
                 port.startReading()  # type: ignore[attr-defined]
+        # not before: what the spool has of former domains is known now
+        self.components.jobs.start("former domains", former_domains.LOOK_SECONDS, self.components.former_domains.turn)
         self.components.backends.start()
         self._closers.append(self.components.backends.stop)
         if queues:

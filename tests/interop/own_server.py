@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import socket
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.interop.conversation import login, talk
 from tests.lab.certificates import Authority, Names
 from tests.lab.scenario import Failed, Stage, check, expect, step
 from tests.lab.servers.prosody import PROSODY
+from tests.lab.toml import dumps
 from tests.lab.world import OUTSIDE, World, world
 
 stage = Stage("the local server fails: it is blamed, and no peer", lambda lab: world(lab, "prosody", "prosody"))
@@ -152,6 +154,30 @@ async def _reloaded(made: World) -> None:
         step(line)
     check("Only a restart changes" in plan and "queue.memory" in plan, plan)
     gateway.config.write_text(changed)
+
+
+@stage.scenario("a reload gives the domain up: stanzas to it return, its server is released; the next reload takes it back", 120.0)
+async def _given_up(made: World) -> None:
+    gateway = made.gateway
+    before, account = gateway.config.read_text(), made.ends.left.jid.partition("/")[0]
+    await made.ends.right.message(account, "just before the domain is given up")
+    document = tomllib.loads(before)
+    document["gateway"]["domains"] = ["rooms.inside.example"]
+    document["backend"] = [{"kind": "echo"}]
+    gateway.config.write_text(dumps(document))
+    answer = await asyncio.to_thread(gateway.asked, "reload")
+    check(answer["ok"], str(answer["complaints"]))
+    await made.ends.left.wait_message("just before the domain is given up")
+    ident = await made.ends.right.message(account, "to a domain that was given up")
+    condition, text = await made.ends.right.wait_error(ident, 30.0)
+    step(f"{made.ends.right.jid} reads: {condition}: {text}")
+    rows = await asyncio.to_thread(gateway.asked, "streams", "--all")
+    check(not [row for row in rows if row["local"] == "inside.example"], f"streams of the domain are open: {rows}")
+    gateway.config.write_text(before)
+    answer = await asyncio.to_thread(gateway.asked, "reload")
+    check(answer["ok"], str(answer["complaints"]))
+    await talk(made.ends.right, made.ends.left, "after the domain was taken back")
+    await talk(made.ends.left, made.ends.right, "in both directions")
 
 
 async def _logged(made: World, event: str) -> None:

@@ -51,7 +51,7 @@ async def domain_to_another_server(context: ScenarioContext, managed: bool, _: s
     (False, "there"), (True, "away"),
 )
 async def domain_given_up(context: ScenarioContext, away: bool, _: str) -> None:
-    """What its users sent is delivered; what was sent to it is delivered or returned to its senders."""
+    """Stanzas of its users are delivered. Stanzas to it are delivered or returned to their senders."""
     bed = context.testbed((INSIDE, "second.example"))
     inside, peer = bed.local(), bed.peer("peer.example")
     bed.local("second.example")
