@@ -1,7 +1,7 @@
 """Hold idle streams: peers that federate by EXTERNAL, and then send nothing. One process.
 
-python -m benchmarks.holder FILE
-where FILE has {"port": …, "to": "inside.example", "domains": ["p1.example", …], "chain": "x.crt", "key": "x.key"}
+    python -m benchmarks.holder FILE
+        where FILE has {"port": …, "to": "inside.example", "domains": ["p1.example", …], "chain": "x.crt", "key": "x.key"}
 
 All peers present the same certificate. It prints `ready` when all streams are open, and holds them until it is stopped. With
 `"first": 100` it prints `warm` after that number and waits for a line on its input before the others.

@@ -1,7 +1,7 @@
 """The load: peers that federate by EXTERNAL and then send as fast as the other side accepts. One process.
 
-python -m benchmarks.load '{"port": …, "to": "inside.example", "count": 100000, "peers": [["peer1.example", "x.crt",
-"x.key"], …]}'
+    python -m benchmarks.load '{"port": …, "to": "inside.example", "count": 100000, "peers": [["peer1.example", "x.crt",
+    "x.key"], …]}'
 
 It sends one message on each stream after authentication, so that streams behind the relay are open too. Then it prints `ready`,
 waits for a line on its input, sends the rest, prints a JSON object (the number sent, and the seconds), and closes its streams

@@ -1,23 +1,23 @@
-"""The other end: takes what arrives and counts it. One process, one of six kinds.
+"""The other end: accept stanzas and count them. One process, one of six kinds.
 
     python -m benchmarks.sink '{"kind": "server", "port": …, "chain": …, "key": …, "anchors": …, "domain": …, "count": …}'
-        an XMPP server's s2s port: STARTTLS, a certificate of `anchors` demanded, EXTERNAL accepted
+        an XMPP server's s2s port: STARTTLS, a certificate of `anchors` required, EXTERNAL accepted
     python -m benchmarks.sink '{"kind": "managed", …}'
-        the same with XEP-0198: it acknowledges when it is asked
+        the same with XEP-0198: it acknowledges on request
     python -m benchmarks.sink '{"kind": "answering", "inner": …, …}'
         as "server", and it answers the gateway's pings, as every XMPP server does, on streams that it opens at `inner`
     python -m benchmarks.sink '{"kind": "component", "port": …, "domain": …, "secret": …, "count": …}'
         an XEP-0114 component of the server that listens at `port`
     python -m benchmarks.sink '{"kind": "plain", "port": …, …}'
-        as "server" without TLS: what stands before it has ended it
+        as "server" without TLS, for a relay that terminates TLS
     python -m benchmarks.sink '{"kind": "bare", "port": …, "chain": …, "key": …, "anchors": …, "domain": …, "count": …}'
-        as "server", and every byte goes through expat with no handlers: the limit of what Python could do
+        as "server", and every byte goes through expat without handlers: the limit of Python
 
-With `"timed": true` the messages say in their ids when they were sent (`benchmarks.delays`), and the report tells their delays.
-With `"patience": 4` the report comes too when nothing more came for so many seconds.
+With `"timed": true` the ids of the messages have the time of sending (`benchmarks.delays`), and the report has their delays.
+With `"patience": 4` the report is also printed after this many seconds without a message.
 
-Prints `ready`, `warm` after the first `warm` messages (one for each stream), and after `count` more a JSON object: seconds from
-the first to the last of those, CPU seconds of this process meanwhile, and how many bytes.
+It prints `ready`, `warm` after the first `warm` messages (one for each stream), and after `count` more a JSON object: the seconds
+from the first to the last of those, the CPU seconds of this process meanwhile, and the number of bytes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """`python -m benchmarks.size`: a million stanzas of 400 bytes in the spool, for 10,000 peers.
 
-Three measurements: how fast the spool takes them, what a gateway that holds them needs while no peer is there, and what it needs
-and how fast it is once they are. One sink plays all the peers: TLS with a certificate for `*.peers.example`, EXTERNAL, XEP-0198.
-`--peers 10` shows the same with few streams to open; the handshakes of 10,000 cost more than the stanzas. Memory is the most that
-the gateway ever had; it is judged at each measurement. Status 0: all that was asked for was met.
+There are three measurements: the speed of the spool, the memory of a gateway that holds the stanzas while all peers are away,
+and its memory and speed once the peers are back. One sink is all peers: TLS with a certificate for `*.peers.example`, EXTERNAL,
+XEP-0198. `--peers 10` measures the same with few streams; the handshakes of 10,000 peers cost more than the stanzas. Memory is
+the maximum of the gateway so far, at each measurement. Status 0: all targets were met.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ QUEUED = (
     number("bytes", "bytes", size, rank=5),
     Column("id", "id", rank=6),
 )
-#: Who ended a connection, as a refusal shows it; "us" is not shown.
+#: The side that ended a connection, as a refusal shows it; "us" is not shown.
 _CLOSED_BY = {"them": "by the peer", "network": "by the network"}
 _STANZAS = (
     Column("direction", "direction"),

@@ -264,7 +264,7 @@ def _same_names(path: KeyPath, written: Mapping[str, object], distinct: int) -> 
         yield Complaint(path, "contains one domain twice, written differently")
 
 
-#: Peers with whom a zero handshake may be agreed: whoever connects there is compared with each.
+#: The maximum number of peers with a zero handshake: each connection there is compared with each of them.
 AGREED_PEERS = 64
 
 

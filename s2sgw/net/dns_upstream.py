@@ -34,7 +34,7 @@ EDNS_PAYLOAD = 1232
 ATTEMPT_TIMEOUTS = (2.0, 4.0)
 #: Seconds for which a server that did not answer is asked last.
 DOWN_FOR = 30.0
-#: How many of the system's resolvers are used (resolv.conf(5)).
+#: The number of the system's resolvers that are used (resolv.conf(5)).
 _SYSTEM_SERVERS = 3
 _REASON_LENGTH = 200
 #: RFC 6891 §6.1.2: the OPT record, without options.

@@ -39,7 +39,7 @@ GONE_SECONDS = 0.001
 STRANGERS_WAITING = 20
 #: If this many strangers have closed their side, their input is not read.
 CROWD = 200
-#: How many of the newest strangers are checked for being ready.
+#: The number of the newest strangers that are checked for being ready.
 NEWEST = 500
 
 _log = Logger()

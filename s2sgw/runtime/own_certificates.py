@@ -29,7 +29,7 @@ LOOK_SECONDS = 20.0
 #: Days before the expiry of a certificate of ours at which a warning is logged; 0: it has expired.
 WARNING_DAYS = (21, 7, 3, 1, 0)
 
-#: What is wrong with the chain of a certificate that no authority issued (`chain_fault`).
+#: The fault of the chain of a certificate that no authority issued (`chain_fault`).
 SELF_SIGNED = "is self-signed; most peers will refuse it"
 #: The most certificates that the first lines of the log name.
 NAMED_AT_START = 20

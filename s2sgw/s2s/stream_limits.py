@@ -33,7 +33,7 @@ CLOSING_SHARE = 8
 SAMPLE = 64
 PER_LOOK = 64
 
-#: Which limit is reached: that of all streams, or that of one owner.
+#: The limit that is reached: that of all streams, or that of one owner.
 Limit = Literal["streams", "domains_per_stream"]
 
 

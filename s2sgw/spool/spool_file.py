@@ -14,7 +14,7 @@ from typing import Literal
 from s2sgw.spool.interface import SpoolBroken
 from s2sgw.storage import atomic_file, sqlite_errors
 
-#: What a commit survives: a loss of power (each commit is synced to the disk), or only a crash of the gateway.
+#: The event that a commit survives: a loss of power (each commit is synced to the disk), or only a crash of the gateway.
 Durability = Literal["power-loss", "crash"]
 SYNCHRONOUS: dict[Durability, str] = {"power-loss": "FULL", "crash": "NORMAL"}
 

@@ -31,7 +31,7 @@ ANSWERED = 3
 ANSWERED_AGAIN = 1 / 60
 #: Refused peers that are remembered and not judged again when they ask again. Those refused longest ago are forgotten first.
 REFUSED = 64
-#: How often on one stream a temporarily refused peer is judged again.
+#: The number of times that a temporarily refused peer is judged again on one stream.
 JUDGED_ANEW = 1000
 #: Temporary refusals.
 TEMPORARY = frozenset({StanzaCondition.REMOTE_SERVER_TIMEOUT, StanzaCondition.RESOURCE_CONSTRAINT})

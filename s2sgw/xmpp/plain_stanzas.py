@@ -33,13 +33,13 @@ _ACKNOWLEDGEMENT = re.compile(
 _ACKNOWLEDGEMENTS = frozenset({f"{MANAGEMENT}}}r", f"{MANAGEMENT}}}a"})
 #: It is shorter than so many bytes.
 _ACKNOWLEDGEMENT_BYTES = 64
-#: How many attributes that start tag has at most.
+#: The maximum number of attributes of that start tag.
 _ATTRIBUTES = 5
 #: name -> kind, how a start tag of that name begins, the length of that, and the end tag
 _SHAPES: dict[bytes, tuple[Kind, bytes, int, bytes]] = {
     kind.encode(): (kind, f"<{kind}".encode(), len(kind) + 1, f"</{kind}>".encode()) for kind in get_args(Kind)
 }
-#: What a run of plain stanzas begins with: anything else need not be looked at.
+#: The beginning of a run of plain stanzas. Other input need not be checked.
 OPENINGS = (*(opening for _, opening, _, _ in _SHAPES.values()), b"<r ", b"<a ")
 
 

@@ -78,7 +78,7 @@ async def sharing_world(lab: Lab) -> AsyncIterator[Sharing]:
         yield Sharing(at, behind, inner, view)
 
 
-stage = Stage("streams of ours under attack", sharing_world)
+stage = Stage("outgoing streams under attack", sharing_world)
 
 
 # --- many busy domains -----------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def flood(port: int, files: tuple[str, str], kind: str, streams: int, seconds: f
 
 
 def _flood(port: int, at: int, certificate: Certificate, kind: str, end: float) -> None:
-    names = f"from='a@{GUESTS}' to='nobody@{INSIDE}'"
+    names = f"from='a@{GUESTS}' to='missing@{INSIDE}'"
     each = {
         "messages": f"<message {names}><body>{'x' * 300}</body></message>",
         "errors": f"<message {names} type='error'><error type='cancel'/></message><iq {names} type='error' id='e'/>",
@@ -144,7 +144,7 @@ async def _errors(at: AttackWorld) -> None:
     async with at.holding(2):
         stream = await asyncio.to_thread(connect, at.port, source(), INSIDE, domain, guest(at))
         stream.send("".join(
-            f"<{kind} from='a@{domain}' to='nobody@{INSIDE}' type='{type}' id='x'/>"
+            f"<{kind} from='a@{domain}' to='missing@{INSIDE}' type='{type}' id='x'/>"
             for kind, type in (("message", "error"), ("iq", "error"), ("iq", "result"), ("presence", "error"))
         ))
         await asyncio.sleep(1)

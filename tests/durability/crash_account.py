@@ -14,7 +14,7 @@ from typing import Literal
 from tests.durability.account import PairAccount
 from tests.durability.socket_progress import GrowingValue
 
-#: How a run of the gateway ended (`tests.durability.crash_cycles`). Every kind except "stop" is sudden.
+#: The ends of a run of the gateway (`tests.durability.crash_cycles`). Every kind except "stop" is sudden.
 End = Literal["inbound", "outbound", "both", "spool", "commit", "start", "restore", "shutdown", "unanswered", "stop"]
 #: Seconds: the default of `queue.window`, and the tolerance.
 WINDOW, SLACK = 0.020, 0.040
@@ -26,7 +26,7 @@ UNNOTICED = 0.1
 
 @dataclass
 class GatewayRuns:
-    """When and how each run of the gateway ended, in order, and how long the gateway had waited for a processor."""
+    """The time and kind of each end of the gateway, in order, and how long the gateway had waited for a processor."""
 
     ends: list[tuple[float, End]] = field(default_factory=list)
     waited: GrowingValue = field(default_factory=GrowingValue)

@@ -1,11 +1,11 @@
 """Run the gateway on a disk and a clock that fail on demand: `python -m tests.durability.faulty_gateway SOCKET FAULTS TWISTD…`
 
-FAULTS is a JSON object that holds from the start. The process listens at the Unix socket SOCKET for more of them, one JSON object
-a line. It answers each, when it is in force, with a JSON object; `hits` is the number of calls that the SQLite faults before met:
+FAULTS is a JSON object that applies from the start. The process listens at the Unix socket SOCKET for more of them, one JSON object
+a line. It answers each with a JSON object once it applies. `hits` is the number of calls that met the previous SQLite faults:
 
-    {"sqlite": {"full": true, "room": 65536}}    what SQLite's files do (`tests.durability.sqlite_faults.Settings`); {} for none
-    {"files_full": true}                         no file in the gateway's state can be made or written, as on a full disk
-    {"clock": 3600}                              the wall clock is so many seconds ahead; the monotonic clock is not changed
+    {"sqlite": {"full": true, "room": 65536}}    the faults of SQLite's files (`tests.durability.sqlite_faults.Settings`); {} for none
+    {"files_full": true}                         no file in the gateway's state can be created or written, as on a full disk
+    {"clock": 3600}                              the wall clock is this many seconds ahead; the monotonic clock is not changed
     {"measure": true}                            the answer has `timers` (of the reactor), `threads` and `objects` (of the collector), and `believed`: servers that
                                                  never answered a ping, so that what is written to them counts as delivered (R41)
 

@@ -1,6 +1,6 @@
 """`make readme`: run the documentation's steps on scratch machines with systemd and a server. The last line is `N passed, N failed`.
 
-python -m tests.install [prosody] [ejabberd]
+    python -m tests.install [prosody] [ejabberd]
 
 Each machine has a server for example.org and rooms.example.org, as Debian configures it. On its network are a name server and another
 Prosody, for far.example. A message passes in both directions before the switch, behind the gateway, and after the way back.

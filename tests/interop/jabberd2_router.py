@@ -92,7 +92,7 @@ async def unfit(sender: Client, receiver: Client) -> None:
         expect(condition, "policy-violation", what)
         check("unfit" in text, f"{what}: {text!r}")
         step(f"{what}: {condition}, {text!r}")
-    await talk(sender, receiver, "nobody noticed")
+    await talk(sender, receiver, "no effect")
     await talk(receiver, sender, "no effect, back")
     came = [one for one in receiver.inbox if (body(one) or "") in (*names, "forged")]
     expect(len(came), 0, "messages that arrived nevertheless")

@@ -189,7 +189,7 @@ legacy = Stage("two gateways with DIGEST-MD5", lambda lab: _two(lab, OLD))
 @legacy.scenario("R26: two gateways prove themselves to each other, in both directions, by DIGEST-MD5 if only that is allowed")
 async def _by_digest(at: Two) -> None:
     for sender, receiver in at.ends.ways():
-        await talk(sender, receiver, f"as of old, {sender.jid}")
+        await talk(sender, receiver, f"by DIGEST-MD5, {sender.jid}")
     for door in at.doors:
         rows = await asyncio.to_thread(door.asked, "streams")
         methods = {(row["direction"], row["method"]) for row in rows if row["leg"] == "federation"}

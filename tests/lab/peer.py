@@ -23,7 +23,7 @@ SERVER = "{jabber:server}"
 _ERRORS = "{urn:ietf:params:xml:ns:xmpp-streams}"
 STARTTLS = b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
 WAIT = 8.0
-#: How many of the last received bytes are kept.
+#: The number of the last received bytes that are kept.
 HEARD = 262_144
 
 

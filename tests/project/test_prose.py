@@ -1,14 +1,21 @@
-"""The prose of docstrings: plain sentences with the subject first (CONTRIBUTING.md)."""
+"""The prose of docstrings, comments and titles: plain sentences with the subject first (CONTRIBUTING.md)."""
 
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.attack.stages import STAGES as ATTACKS
+from tests.durability.custody import load
+from tests.interop.stages import STAGES as INTEROP
+from tests.mutants.custody import FAULTS, PROMISES
+from tests.mutants.mutations import MUTATIONS
 from tests.project.source_tree import ROOT
 
 #: Folders whose docstrings are checked.
@@ -28,6 +35,27 @@ def docstrings(text: str) -> Iterator[tuple[int, str]]:
             found = ast.get_docstring(node)
             if found is not None:
                 yield node.body[0].lineno, found
+
+
+def comments(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, comment) of a module, without the marks.
+
+    A module in which no text after a "#" has a fault yields nothing: most need not be read token by token.
+    """
+    if not any(fault(part.strip(": ")) for line in text.splitlines() if "#" in line for part in line.split("#")[1:]):
+        return
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string.lstrip("#: ")
+
+
+def titles() -> Iterator[str]:
+    """Yield the titles of all stages, scenarios and mutations."""
+    for stage in (*ATTACKS, *INTEROP):
+        yield from (stage.name, *(each.title for each in stage.scenarios))
+    yield from (each.title for each in load())
+    for mutation in (*MUTATIONS, *FAULTS, *PROMISES):
+        yield mutation.broken.rpartition(": ")[2]
 
 
 def fault(docstring: str) -> str:
@@ -55,6 +83,22 @@ class DocstringTests(SynchronousTestCase):
             if (word := fault(docstring))
         ]
         self.assertEqual([], wrong)
+
+    def test_comments(self) -> None:
+        """The same is true of each comment."""
+        wrong = [
+            f"{path.relative_to(ROOT)}:{line} {word}: {comment}"
+            for path in files()
+            for line, comment in comments(path.read_text(encoding="utf-8"))
+            if (word := fault(comment))
+        ]
+        self.assertEqual([], wrong)
+
+    def test_titles(self) -> None:
+        """The titles of scenarios and mutations have no word that is avoided."""
+        found = list(titles())
+        self.assertGreater(len(found), 200)
+        self.assertEqual([], [title for title in found if ANYWHERE.search(title)])
 
     def test_fault(self) -> None:
         """The check finds such words, also after a reference, and accepts plain sentences."""
