@@ -24,6 +24,7 @@ from s2sgw.cli.output import (
 )
 from s2sgw.config import ConfigError
 from s2sgw.reporting.printable import printable
+from s2sgw.runtime.owner_access import unreadable_by_owner
 from s2sgw.runtime.preflight import check_configuration
 
 
@@ -45,19 +46,20 @@ def check(live: bool, against_running: bool, quiet: bool, config: ConfigPath, as
         ready = check_configuration(path)
     except ConfigError as error:
         complain(error, as_json)
+    warnings = [*ready.warnings, *unreadable_by_owner(ready.config)]
     if as_json and not live:
-        print_json({"ok": True, "config": str(ready.config.path), "complaints": [], "warnings": list(ready.warnings)}, as_json)
+        print_json({"ok": True, "config": str(ready.config.path), "complaints": [], "warnings": warnings}, as_json)
         return
     if not as_json:
-        for warning in ready.warnings:
+        for warning in warnings:
             click.echo(f"warning: {printable(warning)}", err=True)
     if not as_json and not quiet:
-        number = f" ({tables.counted(len(ready.warnings), 'warning')})" if ready.warnings else ""
+        number = f" ({tables.counted(len(warnings), 'warning')})" if warnings else ""
         click.echo(f"{ready.config.path} is good, for {', '.join(map(str, ready.config.gateway.domains))}{number}")
     if live:
         from s2sgw.cli.live_check import run_live_check
 
-        run_live_check(ready.config, ready.warnings, as_json)
+        run_live_check(ready.config, tuple(warnings), as_json)
 
 
 def _compare(path: Path, as_json: JSONForm) -> NoReturn:

@@ -1,0 +1,77 @@
+"""Files of the configuration that the gateway's own user cannot read. Root can read all, so a check by root asks as that user.
+
+The gateway's user is the owner of the state directory.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from s2sgw.config import Config
+from s2sgw.config.cross_checks import certificate_files
+from s2sgw.runtime.own_certificates import files_of
+
+#: The group of a user without an account (nogroup).
+_NO_GROUP = 65534
+
+
+def unreadable_by_owner(config: Config) -> list[str]:
+    """Return a warning for each file that the gateway's user cannot read, if root asks. Not for a process with threads.
+
+    There is none while there is no state directory, if root owns it, or if root may not act as another user (a container).
+    """
+    try:
+        owner = config.gateway.state.stat().st_uid
+    except OSError:
+        return []
+    if os.geteuid() or not owner:
+        return []
+    name, group, groups = _account(owner)
+    files = dict.fromkeys(_files(config))
+    try:
+        with _acting_as(owner, group, groups):
+            unreadable = [file for file in files if not os.access(file, os.R_OK, effective_ids=True)]
+    except PermissionError:
+        return []
+    return [f"{file}: the gateway's user {name} (the owner of {config.gateway.state}) cannot read it" for file in unreadable]
+
+
+def _account(number: int) -> tuple[str, int, list[int]]:
+    """Return the name, the group and all groups of a user."""
+    try:
+        account = pwd.getpwuid(number)
+    except KeyError:
+        return str(number), _NO_GROUP, []
+    return account.pw_name, account.pw_gid, os.getgrouplist(account.pw_name, account.pw_gid)
+
+
+@contextmanager
+def _acting_as(user: int, group: int, groups: Sequence[int]) -> Iterator[None]:
+    """Have the rights of another user for a moment. Only root can."""
+    before = os.getegid(), os.getgroups()
+    try:
+        os.setgroups(groups)
+        os.setegid(group)
+        os.seteuid(user)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(before[0])
+        os.setgroups(before[1])
+
+
+def _files(config: Config) -> Iterator[Path]:
+    """Yield the files that the gateway reads, and the directories that the configuration names."""
+    yield config.path
+    yield from (config.tls.certificates, *files_of(config.tls.certificates))
+    for name in (config.console.certificate, *(peer.certificate for peer in config.peers.values())):
+        if name is not None:
+            yield from certificate_files(name)
+    anchors = (config.tls.trust_anchors, *(peer.trust_anchors for peer in config.peers.values()))
+    secrets = (*(each.secret_file for each in config.backends), *(peer.secret_file for peer in config.peers.values()))
+    lists = (*(peer.crl for peer in config.peers.values()), *config.policy.deny_lists)
+    yield from (each for each in (*anchors, *secrets, *lists) if isinstance(each, Path))
