@@ -396,6 +396,7 @@ class DeliveryAgent:
             cancel(data.timer)
         if isinstance(data, Suspended):
             cancel(data.timer)
+            data.stream.leave(Ending(cause))  # it may be resumed yet, by the other side
         if isinstance(data, Connecting):
             data.attempt.cancel()
         if isinstance(data, Delivering):

@@ -13,8 +13,10 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import Literal
+from weakref import ref
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -74,7 +76,8 @@ class _Slots:
         self._share = share
         self.running = 0
         self._by_owner: Counter[Hashable] = Counter()
-        self.waiting: FairQueue[Hashable] = FairQueue(clock, self.free)
+        # without a circle, so that the slots of a destination leave memory as soon as it is forgotten
+        self.waiting: FairQueue[Hashable] = FairQueue(clock, partial(_is_free, ref(self)))
 
     def free(self, owner: Hashable) -> bool:
         """Return whether `owner` may begin a handshake now."""
@@ -96,6 +99,11 @@ class _Slots:
     def release(self) -> None:
         """Release waiting attempts while there are free slots. Each takes a slot, waits elsewhere, or gives up."""
         self.waiting.serve(len(self.waiting))
+
+
+def _is_free(slots: ref[_Slots], owner: Hashable) -> bool:
+    found = slots()
+    return found is not None and found.free(owner)
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from s2sgw.ingress.stream_ingress import StreamIngress, StreamReceipts
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.queue.evidence import ON_DISK, PASSED_ON
 from s2sgw.s2s.accepted_stream import AcceptedStream
+from s2sgw.s2s.shared_stream import PairStream
 from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.events import Acknowledged, ManagementEnabled, ManagementRefused, PairProven, StanzasReceived
 from s2sgw.stream.management import REQUEST
@@ -273,6 +274,15 @@ class CourierReceiptTests(SynchronousTestCase):
         self.assertEqual(self.world.queue.pair_queue.in_flight_count, 0)
         self.world.custody.expiry.sweep()
         self.assertEqual(len(self.world.queue.pair_queue), 0)
+
+    def test_suspended_and_stopped(self) -> None:
+        """A stopped agent does not use an interrupted stream any more."""
+        stream = self.agent.stream
+        assert isinstance(stream, PairStream)
+        self.assertIs(self.agent, stream.user)
+        self.agent.stream_suspended(Ending(Cause.CONNECTION_LOST))
+        self.agent.stop(Cause.CLOSED)
+        self.assertIsNone(stream.user)
 
     def test_other_events(self) -> None:
         """Other events of the stream have no effect here."""
