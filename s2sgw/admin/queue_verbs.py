@@ -100,10 +100,15 @@ class QueueVerbs:
     On a full disk `release` and `drop` work without a line in `audit`, because they make room. The log has the line instead.
     """
 
-    def __init__(self, custody: Custody, is_local: Callable[[Domain], bool], audit: AuditLog, slices: Slices) -> None:
+    def __init__(
+        self, custody: Custody, is_local: Callable[[Domain], bool], audit: AuditLog, slices: Slices,
+        is_own: Callable[[Domain], bool] | None = None,
+    ) -> None:
+        """Take the services. `is_own`: whether a domain is local, or was given up and is left in lanes; None: as `is_local`."""
         self._queues = custody.queues
         self._services = custody.services
         self._is_local = is_local
+        self._is_own = is_own or is_local
         self._audit = audit
         self._slices = slices
 
@@ -371,7 +376,7 @@ class QueueVerbs:
         target = _target(arguments)
         if target.peer is not None and self._is_local(target.peer):
             raise VerbError(f"{target.peer} is a local domain; name a peer, or a lane as FROM TO", "usage")
-        if target.pair is not None and not any(map(self._is_local, target.pair)):
+        if target.pair is not None and not any(map(self._is_own, target.pair)):
             raise VerbError(f"neither {target.pair.sender} nor {target.pair.recipient} is a local domain", "usage")
         note = self._audit.note_or_log if action in MAKES_ROOM else self._audit.note
         try:

@@ -169,7 +169,7 @@ class Operator:
     def verbs(self) -> dict[str, Verb]:
         """Return the verbs of the admin socket, except those that stop or change the gateway."""
         services, running = self._services, self._services.running
-        queue_verbs = QueueVerbs(services.custody, running.is_local, services.audit, services.slices)
+        queue_verbs = QueueVerbs(services.custody, running.is_local, services.audit, services.slices, running.is_own)
         trust = trust_verbs(
             services.slices, services.threads, services.wall, self._config, running.policies, services.peer_records,
             services.audit, judge=services.judge, proving=services.proof_runner, discovery=services.discovery,

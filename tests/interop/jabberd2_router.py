@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from xml.sax.saxutils import quoteattr
@@ -19,6 +20,7 @@ from tests.lab.scenario import Stage, check, expect, step
 from tests.lab.servers import prosody
 from tests.lab.servers.jabberd2 import Routed
 from tests.lab.servers.server import Site
+from tests.lab.toml import dumps
 from tests.lab.world import INSIDE, OUTSIDE, World
 
 #: More than the 65,535 bytes that a stock s2s, or c2s, of jabberd2 accepts.
@@ -223,6 +225,32 @@ async def _secret(made: World) -> None:
     step(row["detail"])
     file.write_text(right)
     await _bound(near, times + 1)
+
+
+@stage.scenario(f"{_LABEL}: a reload removes the router, the next one adds it again: all messages arrive", 90.0)
+async def _reloaded(made: World) -> None:
+    near: Routed = made.notes["near"]
+    gateway, before = made.gateway, made.gateway.config.read_text()
+    bound, account = near.server.logged().count("[s2s] set as default route"), made.ends.left.jid.partition("/")[0]
+    document = tomllib.loads(before)
+    document["backend"] = [
+        {"kind": "s2s", "address": f"127.0.0.1:{made.lab.port()}", "listen": f"tcp:{gateway.inner}:interface=127.0.0.1"},
+    ]
+    await made.ends.right.message(account, "before the router is removed")
+    for text in (dumps(document), before):
+        gateway.config.write_text(text)
+        answer = await asyncio.to_thread(gateway.asked, "reload")
+        check(answer["ok"], str(answer["complaints"]))
+        if text is not before:
+            await made.ends.right.message(account, "while a server that is away has the domain")
+            await asyncio.sleep(1.0)
+            rows = await asyncio.to_thread(gateway.asked, "streams", "--all")
+            check(not [row for row in rows if row["method"] == "router"], f"the router is connected: {rows}")
+    await _bound(near, bound + 1)
+    for text in ("before the router is removed", "while a server that is away has the domain"):
+        await made.ends.left.wait_message(text, 30.0)
+    await talk(made.ends.left, made.ends.right, "from jabberd2 after the reloads")
+    await talk(made.ends.right, made.ends.left, "to jabberd2 after the reloads")
 
 
 @stage.scenario(f"{_LABEL}: stops normally on SIGTERM, and tells the router")

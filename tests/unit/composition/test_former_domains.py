@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import capturedLogs
 
+from s2sgw.admin.server import VerbError
 from s2sgw.composition.former_domains import REMEMBERED_SECONDS, WIND_DOWN_SECONDS
 from s2sgw.composition.gateway import build_gateway
 from s2sgw.delivery.agent import DeliveryAgent
@@ -147,6 +148,19 @@ class GivenUpTests(GatewayCase):
         self.reload()
         self.pass_seconds(WIND_DOWN_SECONDS)
         self.assertEqual([("1", "error")], self.waiting(FROM))
+
+    def test_verbs(self) -> None:
+        """An operator may name lanes of the domain until it is forgotten."""
+        queue = self.queue(FROM)
+        queue.accept([stanza(FROM)])
+        self.reload()
+        asked = {"target": [ROOMS.ascii, PEER.ascii], "by": "the test"}
+        dropped = maybeDeferred(self.gateway.verbs["queue drop"], asked)
+        self.pass_seconds(0)
+        self.successResultOf(dropped)
+        self.assertEqual([], self.waiting(FROM))
+        asked["target"] = ["stranger.example", PEER.ascii]
+        self.failureResultOf(maybeDeferred(self.gateway.verbs["queue drop"], asked), VerbError)
 
     def test_drop_under_way(self) -> None:
         """A quiet drop goes on: its stanzas are not bounced. Later stanzas are bounced."""
