@@ -476,12 +476,15 @@ class RouterLink:
     def _returned(self, stanza: Stanza, error: str) -> None:
         """Take a stanza that the router returned.
 
-        If no component serves its domain, the queue still has it, unless nothing acknowledges.
+        If no component serves its domain, the queue still has it, unless nothing acknowledges. A ping of the gateway's own stays
+        unanswered.
         """
         sender, recipient = _domain(stanza.from_), _domain(stanza.to)
         if sender is None or recipient not in self._domains:
             return
         pair, services = Pair(sender, recipient), self._around.ingress_services
+        if services.queues.replies(pair.inverse).is_over(stanza):
+            return
         if recipient in self.served or not services.queues.queue(pair).next_hop.acknowledges:
             services.bounces.refuse(pair, [stanza], _RETURNED.get(error, Cause.FILTERED), source=self.connection)
 

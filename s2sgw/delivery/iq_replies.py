@@ -43,6 +43,10 @@ class LateReplies:
         if key in self._requests:
             self._requests[key] += 1
 
+    def expects(self, pair: Pair, request: Stanza) -> bool:
+        """Return whether an error of ours has answered `request`, whose reply would arrive in the queue of `pair`."""
+        return (pair, request.id, request.to, request.from_) in self._requests
+
     def take(self, pair: Pair, reply: Stanza) -> bool:
         """Return whether `reply` is dropped. A request has only one reply."""
         key = (pair, reply.id, reply.from_, reply.to)
@@ -84,6 +88,10 @@ class PingReplies:
     def awaits(self, stanza: Stanza) -> bool:
         """Return whether `stanza` replies to a ping of the gateway."""
         return stanza.kind == "iq" and stanza.type in ("result", "error") and stanza.id in self.pings
+
+    def is_over(self, request: Stanza) -> bool:
+        """Return whether no error may answer `request` any more: it is a ping of the gateway's own, or has its error."""
+        return request.id in self.pings or self._late.expects(self._pair, request)
 
     def take(self, stanza: Stanza) -> Rule | None:
         """Return the rule by which `stanza` is dropped; None: it is forwarded.

@@ -657,8 +657,18 @@ class DeliveryQueue:
         if gone := list(gone):
             self._services.bounces.give_up(self, gone, cause, said)
             if cause is Cause.IN_DOUBT:
-                for held in gone:
-                    self._services.late.expect(self._inverse, held.stanza)
+                self._expect_late_replies([held.stanza for held in gone if held.stanza.is_request])
+
+    def _expect_late_replies(self, requests: list[Stanza]) -> None:
+        """Drop later replies to `requests`, which errors of ours answer, but for requests that were sent again and still wait."""
+        late = self._services.late
+        for request in requests:
+            late.expect(self._inverse, request)
+        answered = {(request.id, request.to, request.from_) for request in requests}
+        for held in self.pair_queue.not_in_flight() if answered else ():
+            again = held.stanza
+            if again.is_request and (again.id, again.to, again.from_) in answered:
+                late.asked_again(self._inverse, again)
 
     def not_marked(self, gone: list[QueuedStanza]) -> None:
         self.give_up_on(gone, Cause.QUEUE_FULL)

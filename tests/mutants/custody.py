@@ -209,6 +209,30 @@ FAULTS = (
         "        while False:\n",
         (_QUEUE + "StepTests.test_without_spool", _QUEUE + "StepTests.test_stop_turn_by_turn"),
     ),
+    Mutation(
+        "C33", "fault: a garbled peers.sqlite ends the start with a traceback", "s2sgw/peerdb/database.py",
+        "            raise DatabaseUnusable(f\"{self._path}: {error}{in_use or remedy}\") from None\n",
+        "            raise\n",
+        ("tests.unit.peerdb.test_database.FileTests.test_garbled",),
+    ),
+    Mutation(
+        "C34", "fault: a step of a stop that fails ends the stop", "s2sgw/runtime/shutdown.py",
+        "            except Exception:\n                self.log.failure(\"a step of the stop failed\")\n",
+        "            except KeyError:\n                self.log.failure(\"a step of the stop failed\")\n",
+        (_SHUTDOWN + "test_a_step_that_fails",),
+    ),
+    Mutation(
+        "C35", "fault: the answer to a request that was asked again while the first was in flight is dropped", "s2sgw/delivery/queue.py",
+        "                late.asked_again(self._inverse, again)\n",
+        "                pass\n",
+        (_QUEUE + "DoubtTests.test_asked_again_while_in_flight",),
+    ),
+    Mutation(
+        "C36", "fault: a ping that the router returns is answered to the peer", "s2sgw/backend/jabberd2_router.py",
+        "        if services.queues.replies(pair.inverse).is_over(stanza):\n            return\n",
+        "",
+        ("tests.unit.backend.test_jabberd2_router.ReceivedStanzaTests.test_returned_ping",),
+    ),
 )
 
 PROMISES = (
@@ -406,8 +430,8 @@ PROMISES = (
     ),
     Mutation(
         "P33", "promise: a late answer is dropped", "s2sgw/delivery/queue.py",
-        "                    self._services.late.expect(self._inverse, held.stanza)\n",
-        "                    pass\n",
+        "            late.expect(self._inverse, request)\n",
+        "            pass\n",
         (_QUEUE + "DoubtTests.test_a_late_answer",),
     ),
     Mutation(

@@ -258,6 +258,16 @@ class ReceivedStanzaTests(LinkTestCase):
         self.assertEqual([], self.out)
 
 
+    def test_returned_ping(self) -> None:
+        """R41: a ping of the gateway's own that the router returns is no stanza of the peer: nobody is told, and it stays unanswered."""
+        answered: list[bool] = []
+        self.queues.replies(OUT).expect("s2sgw-1", lambda: answered.append(True))
+        ping = Stanza("iq", b"<iq/>", IN.recipient.text, IN.sender.text, "get", "s2sgw-1")
+        for served in (True, False):
+            self.tell(Announced("here.example", served), Routed(ping, "404"))
+        self.assertEqual(([], []), (self.out, answered))
+
+
 class ReconnectionTests(LinkTestCase):
     """Tests of the connection, which is made again whenever it is lost."""
 

@@ -972,6 +972,23 @@ class DoubtTests(SynchronousTestCase):
             world.queues.queue(OUT.inverse).accept([answer])
             self.assertEqual(world.back.sent, [answer.data])
 
+    def test_asked_again_while_in_flight(self) -> None:
+        """R33: so is the answer to a request that was asked again while the first was in flight, and waited."""
+        world = World()
+        answer = Stanza("iq", b"<iq type='result' id='q'/>", "u@here.example", "u@there.example", "result", "q")
+        world.accept(stanza("q", "iq", "get"))
+        world.next_hop.ready = False
+        world.accept(stanza("q", "iq", "get"), stanza("r", "iq", "get"))
+        world.queue.stream_lost()
+        self.assertEqual(ids(world.back.sent), "q")
+        world.next_hop.ready = True
+        world.queue.next_hop_ready()
+        self.assertEqual(ids(world.next_hop.sent), "qqr")
+        world.back.sent.clear()
+        for _ in range(2):
+            world.queues.queue(OUT.inverse).accept([answer])
+            self.assertEqual(world.back.sent, [answer.data])
+
     def test_an_iq_on_its_way_at_a_crash(self) -> None:
         """R33: an IQ that was on the wire at a crash is not sent again after the next start."""
         before = World()
