@@ -259,7 +259,7 @@ class ReceivedStanzaTests(LinkTestCase):
 
 
     def test_returned_ping(self) -> None:
-        """R41: a ping of the gateway's own that the router returns is no stanza of the peer: nobody is told, and it stays unanswered."""
+        """R41: a ping of the gateway's own that the router returns is not answered to the peer. It stays unanswered."""
         answered: list[bool] = []
         self.queues.replies(OUT).expect("s2sgw-1", lambda: answered.append(True))
         ping = Stanza("iq", b"<iq/>", IN.recipient.text, IN.sender.text, "get", "s2sgw-1")
