@@ -159,4 +159,4 @@ async def _tlsa(at: AttackWorld) -> None:
     stranger = ec.generate_private_key(ec.SECP384R1())
     domain = f"a.{DANE}"
     await _dear(at, domain, _maze(at.lab.directory("maze"), domain, stranger))
-    check(at.questions("dane.example") > asked, "no TLSA record was asked for")
+    check(at.questions("dane.example") > asked, "no TLSA record was looked up")

@@ -234,7 +234,7 @@ async def _told(at: AttackWorld, domain: str, certificate: Certificate | None) -
     return await asyncio.to_thread(tell)
 
 
-@stage.scenario("what is told to strangers is the same for domains that are pinned, known and unknown")
+@stage.scenario("answers to strangers are the same for domains that are pinned, known and unknown")
 async def _same(at: AttackWorld) -> None:
     known = f"known.{TRICKS}"
     (await asyncio.to_thread(connect, at.port, source(), INSIDE, known, at.certificate(known))).close()

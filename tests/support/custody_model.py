@@ -249,7 +249,7 @@ class Model:
     def choose(self, queue: DeliveryQueue, stream: OutboundStream, stalled_before: bool) -> Acknowledgements:
         chosen = self.ack_selection.choose(queue, stream, stalled_before)
         if isinstance(chosen, TcpAcks):
-            assert self.acks == "tcp" or not self._answers(stream.pair.recipient), "a server that answers pings is asked for none"
+            assert self.acks == "tcp" or not self._answers(stream.pair.recipient), "a server that answers pings gets no ping"
             self.believed.add(stream.pair)
         else:
             self.believed.discard(stream.pair)
