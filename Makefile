@@ -4,7 +4,7 @@
 #   make hello      (in a second terminal) connect to it as a federation peer, and show each step
 #   make test       run the tests        make lint     run ruff and mypy
 #   make coverage   run the tests and measure their coverage
-#   make interop    test with real servers, behind the gateway and as peers (Debian: .ci/run installs them; OPENFIRE=FOLDER: also an unpacked Openfire)
+#   make interop    test with real servers, behind the gateway and as peers (root on Debian: installs missing ones; OPENFIRE=FOLDER: also an unpacked Openfire)
 #   make bench      measure s2sgw, Prosody, ejabberd and xmpp-proxy at the same work: 20 minutes (BENCH="--quick", "--rows NAME")
 #   make calls      count the function calls of a handshake and of a stanza, and compare with the limits (CALLS=--functions: list them)
 #   make custody    play situations in which stanzas could be lost, each on its own gateway: none may be lost (CUSTODY=NAME: only these)
