@@ -533,7 +533,10 @@ class DeliveryQueue:
 
     def takes_errors(self) -> bool:
         """Return whether an error would be written at once. If not, request its delivery."""
-        self.quiesced = False  # at a stop, senders must still get their errors
+        if self.quiesced:  # at a stop, senders must still get their errors, behind what waits
+            self.quiesced = False
+            if self.next_hop.ready:
+                self.next_hop_ready()
         if not self.next_hop.ready and not self.held:
             self.next_hop.request_delivery()
         return self.new_blocked_by() is None

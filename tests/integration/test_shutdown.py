@@ -14,9 +14,11 @@ from s2sgw.delivery import queue as flows
 from s2sgw.delivery.holds import HoldTarget
 from s2sgw.runtime.shutdown import DELIVER_SECONDS, PAIRS_LOGGED, Shutdown
 from s2sgw.runtime.stream_closing import ACK_SECONDS, ADMIT_SECONDS, CLOSING_TAG_SECONDS, LOOK_SECONDS, BringingStream
+from s2sgw.spool.interface import SpoolFull
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.faulty_spool import FaultySpool
 from tests.support.spool_contract import answer_into
 from tests.support.transcripts import CLOSE, PAIR, Do, End, In, Out, Says, Stanzas, Step, TranscriptCase
 from tests.unit.delivery.test_queue import OUT, WINDOW, FakeHop, World, ids, stanza
@@ -356,6 +358,26 @@ class ShutdownTests(SynchronousTestCase):
             self.assertEqual((ids(self.world.back.sent), self.world.settled), ("1", ["1"]) if opens else ("", []))
             self.clock.pump([DELIVER_SECONDS / 20] * (1 if opens else 12))
             self.successResultOf(self.stopped)
+
+    def test_full_disk_and_errors_behind_other_stanzas(self) -> None:
+        """Errors that must be sent do not wait for ever behind stanzas that a stop leaves to the spool."""
+        spool = FaultySpool(1 << 20, lambda call: call())
+        self.world = World(spool=spool)
+        self.world.next_hop.ready, self.world.back.acks_arrive_elsewhere = False, True
+        link = Link()
+        self.links = [link]
+        self.shut_down()
+        self.world.queues.queue(OUT.inverse).accept([stanza("b")])
+        self.clock.advance(WINDOW)
+        spool.write_error = SpoolFull("the disk is full", "disk")
+        self.world.queue.accept([stanza("1")])
+        self.clock.advance(WINDOW)
+        link.gone()
+        for _ in range(12):
+            self.clock.advance(DELIVER_SECONDS / 10)
+            self.world.custody.expiry.sweep()
+        self.successResultOf(self.stopped)
+        self.assertEqual((ids(self.world.back.sent), self.world.custody.lost()), ("b1", []))
 
     def test_full_disk_and_not_yet_heard(self) -> None:
         """Stanzas that were written for lack of space have time to be acknowledged."""

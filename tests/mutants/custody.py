@@ -233,6 +233,12 @@ FAULTS = (
         "",
         ("tests.unit.backend.test_jabberd2_router.ReceivedStanzaTests.test_returned_ping",),
     ),
+    Mutation(
+        "C37", "fault: at a stop on a full disk, errors wait for ever behind stanzas that are on the disk", "s2sgw/delivery/queue.py",
+        "            self.quiesced = False\n            if self.next_hop.ready:\n                self.next_hop_ready()\n",
+        "            self.quiesced = False\n",
+        (_SHUTDOWN + "test_full_disk_and_errors_behind_other_stanzas",),
+    ),
 )
 
 PROMISES = (
