@@ -13,6 +13,7 @@ import sys
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter, thread_time
 from types import FrameType
 
@@ -103,7 +104,8 @@ class TurnWatch(Collector):
 
     def _watch(self) -> None:
         while not self._ending.wait(LOOK):
-            self.look(sys._current_frames().get(self._reactor_thread))
+            with collector_off():
+                self.look(sys._current_frames().get(self._reactor_thread))
 
     def look(self, frame: FrameType | None) -> None:
         """Note the code that runs, if the turn is long already. The first sight of a turn counts."""
@@ -153,6 +155,22 @@ class Histogram:
             total += count
             rows.append((bound, total))
         return HistogramMetricFamily(name, text, buckets=rows, sum_value=self._sum)
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Let the cyclic collector not run while a thread reads the frames of another.
+
+    In Python 3.11 a collection may begin within `f_back`. It calls functions, so the other thread may go on, and the frame that
+    was to be read is gone: the process crashes.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def described(frame: FrameType | None) -> str:

@@ -12,7 +12,7 @@ from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.reporting.printable import printable
-from s2sgw.runtime.turn_watch import LOG_SECONDS, LONG_SECONDS, LOOKED_AT, TurnWatch, described
+from s2sgw.runtime.turn_watch import LOG_SECONDS, LONG_SECONDS, LOOKED_AT, TurnWatch, collector_off, described
 
 
 class TurnWatchTests(SynchronousTestCase):
@@ -114,14 +114,32 @@ class TurnWatchTests(SynchronousTestCase):
 
     def test_thread(self) -> None:
         """The thread observes the one that started it. It and the collector's callback are removed at the end."""
-        looked = threading.Event()
-        self.patch(self.watch, "look", lambda frame: looked.set() if frame is not None else None)
+        looked, collects = threading.Event(), []
+
+        def look(frame: FrameType | None) -> None:
+            collects.append(gc.isenabled())
+            if frame is not None:
+                looked.set()
+
+        self.patch(self.watch, "look", look)
         before = list(gc.callbacks)
         self.watch.start()
         self.assertTrue(looked.wait(20))
         self.watch.stop()
         self.watch.stop()
         self.assertEqual(before, gc.callbacks)
+        self.assertEqual(({False}, True), (set(collects), gc.isenabled()))
+
+    def test_collector_off(self) -> None:
+        """The collector is off while frames are read, and afterwards as it was before, also after an exception."""
+        for enabled in (gc.enable, gc.disable):
+            self.addCleanup(gc.enable)
+            enabled()
+            before = gc.isenabled()
+            with self.assertRaises(KeyError), collector_off():
+                self.assertFalse(gc.isenabled())
+                raise KeyError
+            self.assertEqual(before, gc.isenabled())
 
 
 class DescribedTests(SynchronousTestCase):
