@@ -1,8 +1,8 @@
 """The interface of the engine: the replicated store that the nodes of a cluster share (docs/cluster.md).
 
-Every write of a peer's records carries the fence of that peer, which is the sequence of its home record. The engine refuses a write
-with an older fence. A call whose outcome is unknown is made again under the same id until the outcome is known. It never fails for
-that reason, but it may take as long as the engine is away.
+Every write of a peer's records carries the fence of that peer, which is the sequence of its home record. The engine refuses a
+write with an older fence. A call whose outcome is unknown is made again under the same id until the outcome is known. It never
+fails for that reason, but it may take as long as the engine is away.
 
 `tests/support/engine_contract.py` is the test suite of every implementation.
 """
@@ -63,7 +63,7 @@ class Stored(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class PeerRecords:
+class PeerLogs:
     """What is known of a peer at one moment: its home record, if it has one, and the last record of each lane."""
 
     home: Stored | None
@@ -71,7 +71,7 @@ class PeerRecords:
 
 
 class Entry(NamedTuple):
-    """A value of the shared table. `data` is None: it was removed."""
+    """A value of the shared table. `data` is None: it was removed, and its sequence is that of the removal."""
 
     key: str
     sequence: int
@@ -85,7 +85,7 @@ class Watch(Protocol):
         """Call no more."""
 
 
-class Engine(Protocol):
+class ClusterEngine(Protocol):
     """A store on several machines. All calls are made on the reactor's thread, and are answered there."""
 
     @property
@@ -106,7 +106,7 @@ class Engine(Protocol):
     async def home(self, peer: Domain) -> Stored | None:
         """Return the home record of `peer`. It may be out of date: `claim` tells. Errors: `EngineGone`."""
 
-    async def claim(self, peer: Domain, data: bytes, expected: int) -> tuple[Fence, PeerRecords]:
+    async def claim(self, peer: Domain, data: bytes, expected: int) -> tuple[Fence, PeerLogs]:
         """Write the home record of `peer` if the sequence of the last one is `expected` (0: there is none).
 
         The records that are returned are those behind the claim: no write with an older fence can follow.
@@ -114,7 +114,7 @@ class Engine(Protocol):
         """
 
     async def read(self, pair: Pair, peer: Domain, after: int, up_to: int, at_most: int) -> Sequence[Stored]:
-        """Read records of a lane with `after` < sequence ≤ `up_to`, in order: about `at_most` bytes, at least one if there is one.
+        """Read records of a lane with `after` < sequence ≤ `up_to`, in order: about `at_most` bytes, or one record.
 
         `up_to` is a sequence that the caller knows to exist: a replica that lacks it is asked again. Errors: `EngineGone`.
         """
@@ -138,10 +138,16 @@ class Engine(Protocol):
         """
 
     async def entries(self, prefix: str) -> Sequence[Entry]:
-        """Read all values below `prefix`. They may be out of date. Errors: `EngineGone`."""
+        """Read all values below `prefix`, removed ones included. They may be out of date. Errors: `EngineGone`.
+
+        `prefix` is one or more whole words: "pin" has "pin.a" below it, and not "pins.a". "" has all.
+        """
 
     def watch(self, prefix: str, changed: Callable[[Entry], None]) -> Watch:
-        """Call `changed` with every value below `prefix`, and again for every change."""
+        """Call `changed` with every value below `prefix`, and again for every change.
+
+        Of several changes of one value, only the last may be told. After a time without the engine, what was missed is told.
+        """
 
     def pulse(self, data: bytes) -> None:
         """Send `data` to all nodes. It may be lost."""
