@@ -13,10 +13,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from twisted.internet.defer import Deferred
+
 from s2sgw.xmpp.jid import Domain, Pair
 
 #: Headers of a record: short ASCII words.
 Headers = Mapping[str, str]
+
+#: The bounds of what is kept for inspection. There is room for the stanzas of a full quarantine with their envelopes.
+KEPT_RECORDS = 1000
+KEPT_BYTES = 20 * 1024 * 1024
 
 
 class EngineError(Exception):
@@ -119,11 +125,24 @@ class ClusterEngine(Protocol):
         `up_to` is a sequence that the caller knows to exist: a replica that lacks it is asked again. Errors: `EngineGone`.
         """
 
-    def delete(self, peer: Domain, sequences: Sequence[int]) -> None:
-        """Remove records of `peer`. If this fails now, it is done later, or never if this process ends."""
+    def delete(self, peer: Domain, sequences: Sequence[int]) -> Deferred[bool]:
+        """Remove records of `peer`. If this fails now, it is done later, or never if this process ends.
 
-    def purge(self, pair: Pair, peer: Domain, up_to: int) -> None:
+        The result is True when all of them are gone, and False when the engine was closed before. It never fails.
+        """
+
+    def purge(self, pair: Pair, peer: Domain, up_to: int) -> Deferred[bool]:
         """Remove the records of a lane up to a sequence, that one included, as `delete` does."""
+
+    async def keep(self, peer: Domain, data: bytes) -> None:
+        """Keep `data` for inspection by an operator, whoever the home of `peer` is.
+
+        Of all peers together the last `KEPT_RECORDS` are kept, and at most `KEPT_BYTES`: the oldest is removed first.
+        Errors: `EngineFull`, `EngineGone`.
+        """
+
+    async def kept(self, at_most: int) -> Sequence[Stored]:
+        """Return the last records that were kept, oldest first. Errors: `EngineGone`."""
 
     async def held_peers(self) -> Mapping[Domain, int]:
         """Return the peers that have records, with how many, home records included. Errors: `EngineGone`."""

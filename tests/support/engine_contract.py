@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, gatherResults
 
 from s2sgw.cluster.engine import (
+    KEPT_BYTES,
+    KEPT_RECORDS,
     ClusterEngine,
     Conflict,
     EngineError,
@@ -352,6 +354,39 @@ class EngineContract:
             await self.until_read(one, second, ["2"])
             one.delete(self.peer, [first])
             self.assertEqual(len(await one.append(fence, [record(self.lane, "3")], "b")), 1)
+
+        self.run_test(test)
+
+    def test_removed(self) -> None:
+        """The answer comes when the records are gone, for every node."""
+
+        async def test(one: ClusterEngine, other: ClusterEngine) -> None:
+            fence = await self.claimed(one)
+            mine = await one.append(fence, [record(self.lane, f"{number}") for number in range(5)], "a")
+            self.assertEqual(await one.delete(self.peer, [mine[1], mine[3]]), True)
+            self.assertEqual(await self.all_of(one, self.lane, mine[-1]), ["0", "2", "4"])
+            self.assertEqual(await one.purge(self.lane, self.peer, mine[2]), True)
+            self.assertEqual(await self.all_of(one, self.lane, mine[-1]), ["4"])
+            await one.close()
+            self.assertEqual((await one.delete(self.peer, [mine[4]]), await one.purge(self.lane, self.peer, mine[4])), (False, False))
+
+        self.run_test(test)
+
+    def test_kept(self) -> None:
+        """What is kept for inspection is read by every node, in order, and needs no home; the oldest is removed first."""
+
+        async def test(one: ClusterEngine, other: ClusterEngine) -> None:
+            datas = [f"{number}".encode() for number in range(KEPT_RECORDS + 2)]
+            await gatherResults([Deferred.fromCoroutine(one.keep(self.peer, data)) for data in datas])
+            found = await other.kept(KEPT_RECORDS * 2)
+            self.assertEqual(texts(found), [f"{number}" for number in range(2, KEPT_RECORDS + 2)])
+            self.assertEqual(sorted(stored.sequence for stored in found), [stored.sequence for stored in found])
+            self.assertEqual((texts(await other.kept(1)), list(await other.kept(0))), ([f"{KEPT_RECORDS + 1}"], []))
+            large = b"." * (min(one.max_record, 1 << 20) // 2)
+            number = KEPT_BYTES // len(large) + 1
+            for _ in range(number):
+                await one.keep(self.peer, large)
+            self.assertLess(len(await other.kept(KEPT_RECORDS)), number)
 
         self.run_test(test)
 

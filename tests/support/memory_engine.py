@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +13,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from s2sgw.cluster.engine import (
+    KEPT_BYTES,
+    KEPT_RECORDS,
     ClusterEngine,
     Conflict,
     EngineError,
@@ -65,6 +68,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.full = False
         self.content = _Content()
+        self.kept: deque[Stored] = deque()
         self.engines: list[MemoryEngine] = []
         self._sequences = count(1)
         self._done: dict[tuple[Domain, str], list[int]] = {}
@@ -110,6 +114,12 @@ class MemoryStore:
 
     def purge(self, pair: Pair, peer: Domain, up_to: int) -> None:
         self.delete(peer, [stored.sequence for stored in self.content.of(peer, pair) if stored.sequence <= up_to])
+
+    def keep(self, data: bytes) -> None:
+        self._require_room()
+        self.kept.append(Stored(next(self._sequences), {}, data))
+        while len(self.kept) > KEPT_RECORDS or sum(len(stored.data) for stored in self.kept) > KEPT_BYTES:
+            self.kept.popleft()
 
     def put(self, key: str, data: bytes | None, expected: int | None) -> int:
         entry = self.content.table.get(key)
@@ -232,11 +242,17 @@ class MemoryEngine(ClusterEngine):
             stored for stored in self._store.content.of(peer, pair) if after < stored.sequence <= up_to
         ], at_most))  # fmt: skip
 
-    def delete(self, peer: Domain, sequences: Sequence[int]) -> None:
-        self._tell(partial(self._store.delete, peer, list(sequences)))
+    def delete(self, peer: Domain, sequences: Sequence[int]) -> Deferred[bool]:
+        return self._remove(partial(self._store.delete, peer, list(sequences)))
 
-    def purge(self, pair: Pair, peer: Domain, up_to: int) -> None:
-        self._tell(partial(self._store.purge, pair, peer, up_to))
+    def purge(self, pair: Pair, peer: Domain, up_to: int) -> Deferred[bool]:
+        return self._remove(partial(self._store.purge, pair, peer, up_to))
+
+    async def keep(self, peer: Domain, data: bytes) -> None:
+        await self._call(partial(self._store.keep, data), write=True)
+
+    async def kept(self, at_most: int) -> Sequence[Stored]:
+        return await self._call(lambda: list(self._store.kept)[-at_most:] if at_most else [])
 
     async def held_peers(self) -> Mapping[Domain, int]:
         return await self._call(lambda: {peer: len(records) for peer, records in self._content.records.items()})
@@ -348,12 +364,24 @@ class MemoryEngine(ClusterEngine):
         else:
             call.perform()
 
-    def _tell(self, effect: _Call) -> None:
-        """Have an effect that is not answered. It is not lost while the node is cut off."""
-        if self._held or self._cut:
-            self._waiting.append(_Waiting(effect, lambda error: None, False))
-        elif not self._closed:
+    def _remove(self, effect: _Call) -> Deferred[bool]:
+        """Remove something. It is not refused, and not lost while the node is cut off."""
+        done: Deferred[bool] = Deferred()
+
+        def perform() -> None:
             effect()
+            self._deliver(partial(done.callback, True))
+
+        def fail(error: EngineError) -> None:
+            self._deliver(partial(done.callback, False))
+
+        if self._closed:
+            fail(EngineGone("the engine was closed"))
+        elif self._held or self._cut:
+            self._waiting.append(_Waiting(perform, fail, False))
+        else:
+            perform()
+        return done
 
 
 def _first(records: Sequence[Stored], at_most: int) -> list[Stored]:
