@@ -17,7 +17,8 @@ from twisted.internet.defer import Deferred
 
 from s2sgw.xmpp.jid import Domain, Pair
 
-#: Headers of a record: short ASCII words.
+#: Headers of a record: names of letters, digits and "-" that do not begin with "Nats-", and values of one line of printable ASCII
+#: without blanks at the ends. Together they are small: 4 kB at most.
 Headers = Mapping[str, str]
 
 #: The bounds of what is kept for inspection. There is room for the stanzas of a full quarantine with their envelopes.
@@ -39,6 +40,10 @@ class EngineFull(EngineError):
 
 class Conflict(EngineError):
     """The value was changed meanwhile: its sequence is not the expected one."""
+
+
+class EngineUnfit(EngineError):
+    """The engine cannot be used as it is. The text says what an operator has to change."""
 
 
 class EngineGone(EngineError):
@@ -70,7 +75,7 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PeerLogs:
-    """What is known of a peer at one moment: its home record, if it has one, and the last record of each lane."""
+    """A peer at one moment: its home record, if it has one, and the last record of each lane, without its data."""
 
     home: Stored | None
     lanes: Mapping[Pair, Stored]
@@ -96,7 +101,7 @@ class ClusterEngine(Protocol):
 
     @property
     def max_record(self) -> int:
-        """Return the most bytes that one record may have, headers included."""
+        """Return the most bytes that the data and the headers of one record may have together."""
 
     @property
     def stalled(self) -> bool:

@@ -75,7 +75,7 @@ SAME_MEANING = {"AwaitFeatures", "AwaitHeader", "Authenticating", "Handshaking",
 #: Modules without a test file of their own name, by the reason.
 WITHOUT_TESTS = {
     "types, tables and constants alone": (
-        "admin.answer_types admin.protocol admin.responses queue.evidence stream.events stream.options trust.evidence "
+        "admin.answer_types admin.protocol admin.responses cluster.requests queue.evidence stream.events stream.options trust.evidence "
         "xmpp.mechanisms xmpp.namespaces"
     ),
     "protocols, and classes that do nothing": "delivery.next_hop delivery.outbound_stream peerdb.stores s2s.identity s2s.legs spool.interface",
@@ -96,6 +96,9 @@ TESTED_ELSEWHERE = {
     # a verdict, with the evidence and the assessment that lead to it
     "authentication.assessment": "unit/authentication/test_judge",
     "authentication.lookups": "unit/authentication/test_judge",
+    # the client of a real server
+    "cluster.jetstream": "integration/test_jetstream",
+    "cluster.nats_connection": "integration/test_jetstream",
     # one command is tested as a user calls it
     "cli.check": "unit/cli/test_main",
     "cli.config": "unit/cli/test_main",
@@ -162,7 +165,7 @@ TESTED_ELSEWHERE = {
     "stream.receiving_phases": "unit/stream/test_receiving",
 }
 #: The import name of a distribution, where the two differ.
-IMPORT_NAMES = {"pyopenssl": "OpenSSL", "dnspython": "dns", "zope.interface": "zope"}
+IMPORT_NAMES = {"nats-py": "nats", "pyopenssl": "OpenSSL", "dnspython": "dns", "zope.interface": "zope"}
 
 
 class FloorTests(SynchronousTestCase):
@@ -298,7 +301,8 @@ def _own_tests(path: Path) -> Path:
 def declared() -> dict[str, str]:
     """Return import name -> distribution, of what pyproject.toml depends on."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = [re.split(r"[\[<>=!~; ]", requirement)[0] for requirement in project["dependencies"]]
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["cluster"]]
+    names = [re.split(r"[\[<>=!~; ]", requirement)[0] for requirement in requirements]
     return {IMPORT_NAMES.get(name.lower(), name.lower().replace("-", "_")): name for name in names}
 
 
@@ -319,6 +323,11 @@ class DependencyTests(SynchronousTestCase):
     def test_what_is_imported_is_declared(self) -> None:
         """No import rests on a library that only another library brings along."""
         self.assertEqual({}, {name: spot for name, spot in third_parties().items() if name not in declared()})
+
+    def test_one_module_imports_an_extra(self) -> None:
+        """What is not installed everywhere is imported by one module, which is loaded only where it is configured."""
+        found = {module_name(path) for path in sources() for _, name in imports(ast.walk(tree(path))) if name.split(".")[0] == "nats"}
+        self.assertEqual({"s2sgw.cluster.nats_connection"}, found)
 
     def test_every_dependency_has_its_reason(self) -> None:
         """docs/architecture.md says of each dependency why it is here."""

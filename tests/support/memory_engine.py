@@ -59,7 +59,8 @@ class _Content:
         return homes[-1] if homes else None
 
     def lanes(self, peer: Domain) -> dict[Pair, Stored]:
-        return {record.pair: record.stored for record in self.records.get(peer, {}).values() if record.pair is not None}
+        records = self.records.get(peer, {}).values()
+        return {record.pair: record.stored._replace(data=b"") for record in records if record.pair is not None}
 
 
 class MemoryStore:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -31,8 +31,8 @@ class ContractTests(EngineContract, SynchronousTestCase):
     def pause(self) -> Deferred[None]:
         raise AssertionError("everything takes effect at once")
 
-    @contextmanager
-    def filled(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def filled(self) -> AsyncIterator[None]:
         self.store.full = True
         yield
         self.store.full = False
