@@ -17,11 +17,12 @@ from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.python.failure import Failure
 
 from s2sgw.cluster.append_queue import AppendQueue, Call
 from s2sgw.cluster.engine import (
+    KEPT_BYTES,
     ClusterEngine,
     Conflict,
     EngineError,
@@ -41,9 +42,12 @@ from s2sgw.cluster.removals import Removals
 from s2sgw.cluster.requests import Message, Unanswered
 from s2sgw.cluster.stream_setup import REPLICAS, check_server, check_stream, needs_update, wanted_streams
 from s2sgw.cluster.subjects import (
+    KEPT_SUBJECTS,
+    PEN_STREAM,
     PULSES,
     SPOOL_STREAMS,
     home_subject,
+    kept_subject,
     key_of,
     key_stream,
     key_subject,
@@ -188,6 +192,7 @@ class JetStreamEngine(ClusterEngine):
         for task in calls:
             task.cancel()
         await self._connection.close()
+        self._removals.give_up()
         await asyncio.wait([*calls, self._loop.create_task(asyncio.sleep(0))])
 
     # --- calls ---
@@ -341,16 +346,16 @@ class JetStreamEngine(ClusterEngine):
 
     # --- removal ---
 
-    def delete(self, peer: Domain, sequences: Sequence[int]) -> None:
-        for sequence in sequences:
-            self._remove(partial(self._api.delete, spool_stream(peer), sequence))
+    def delete(self, peer: Domain, sequences: Sequence[int]) -> Deferred[bool]:
+        return self._remove([partial(self._api.delete, spool_stream(peer), sequence) for sequence in sequences])
 
-    def purge(self, pair: Pair, peer: Domain, up_to: int) -> None:
-        self._remove(partial(self._api.purge, spool_stream(peer), lane_subject(pair, peer), up_to))
+    def purge(self, pair: Pair, peer: Domain, up_to: int) -> Deferred[bool]:
+        return self._remove([partial(self._api.purge, spool_stream(peer), lane_subject(pair, peer), up_to)])
 
-    def _remove(self, removal: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        if not self._closed:
-            self._removals.add(removal)
+    def _remove(self, removals: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> Deferred[bool]:
+        if self._closed:
+            return succeed(False)
+        return gatherResults(list(map(self._removals.add, removals))).addCallback(all)
 
     async def held_peers(self) -> Mapping[Domain, int]:
         return await self._call(self._held_peers())
@@ -366,6 +371,33 @@ class JetStreamEngine(ClusterEngine):
                 if not number % _SLICE:
                     await asyncio.sleep(0)
         return held
+
+    # --- what is kept for inspection ---
+
+    async def keep(self, peer: Domain, data: bytes) -> None:
+        with self._write():
+            await self._call(self._keep(Record(kept_subject(peer), {ID: _new_id()}, data)))
+
+    async def _keep(self, record: Record) -> None:
+        async with self._slots:
+            await self._api.store(PEN_STREAM, [record], 0)
+
+    async def kept(self, at_most: int) -> Sequence[Stored]:
+        return await self._call(self._kept(at_most))
+
+    async def _kept(self, at_most: int) -> Sequence[Stored]:
+        if not at_most:
+            return []
+        state = (await self._api.info(PEN_STREAM))["state"]
+        last, after = state["last_seq"], max(state["first_seq"] - 1, state["last_seq"] - at_most)
+        found: list[Stored] = []
+        while after < last:
+            page = await self._api.next_page(PEN_STREAM, KEPT_SUBJECTS, after, KEPT_BYTES)
+            found += map(_stored, page.records)
+            after = max(after, *(record.sequence for record in page.records)) if page.records else after
+            if after < last and not page.more:
+                await asyncio.sleep(_BEHIND)
+        return found
 
     # --- the table ---
 

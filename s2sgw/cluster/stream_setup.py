@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from s2sgw.cluster.engine import EngineUnfit
-from s2sgw.cluster.subjects import BOOK_STREAM, NODES_STREAM, SPOOL_STREAMS, shard_subjects, table_subjects
+from s2sgw.cluster.engine import KEPT_BYTES, KEPT_RECORDS, EngineUnfit
+from s2sgw.cluster.subjects import (
+    BOOK_STREAM,
+    KEPT_SUBJECTS,
+    NODES_STREAM,
+    PEN_STREAM,
+    SPOOL_STREAMS,
+    shard_subjects,
+    table_subjects,
+)
 
 #: The oldest version of a server: the first that writes an atomic batch to the disk at once, and syncs its log once for each.
 VERSION = (2, 15)
@@ -31,7 +39,8 @@ def wanted_streams(replicas: int, shard_bytes: int) -> list[dict[str, Any]]:
         for number, name in enumerate(SPOOL_STREAMS)
     ]
     tables = [_stream(name, table_subjects(name), replicas, size, per_subject=1) for name, size in _TABLE_BYTES.items()]
-    return streams + tables
+    pen = _stream(PEN_STREAM, [KEPT_SUBJECTS], replicas, KEPT_BYTES, per_subject=-1)
+    return [*streams, *tables, {**pen, "discard": "old", "max_msgs": KEPT_RECORDS}]
 
 
 def _stream(name: str, subjects: list[str], replicas: int, max_bytes: int, per_subject: int) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
 #: The streams of the spool, each with a leader of its own.
 SHARDS = 8
 SPOOL_STREAMS = tuple(f"S2SGW_SPOOL_{number}" for number in range(SHARDS))
-NODES_STREAM, BOOK_STREAM = "S2SGW_NODES", "S2SGW_BOOK"
+NODES_STREAM, BOOK_STREAM, PEN_STREAM = "S2SGW_NODES", "S2SGW_BOOK", "S2SGW_PEN"
+KEPT_SUBJECTS = "s2sgw.pen.>"
 PULSES = "s2sgw.pulse"
 
 _WORD = re.compile(r"[A-Za-z0-9_=-]+\Z")
@@ -50,6 +51,11 @@ def lane_subject(pair: Pair, peer: Domain) -> str:
     if pair.recipient == peer:
         return f"{_of_peer(peer)}.out.{_word(pair.sender)}"
     raise ValueError(f"{pair} is no lane of {peer}")
+
+
+def kept_subject(peer: Domain) -> str:
+    """Return the subject of what is kept of `peer` for inspection."""
+    return f"s2sgw.pen.{_word(peer)}"
 
 
 def peer_of(subject: str) -> Domain | None:

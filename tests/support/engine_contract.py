@@ -358,15 +358,15 @@ class EngineContract:
         self.run_test(test)
 
     def test_removed(self) -> None:
-        """The answer comes when the records are gone, for every node."""
+        """The answer comes when the records are gone. A replica that is behind may still have them for a moment."""
 
         async def test(one: ClusterEngine, other: ClusterEngine) -> None:
             fence = await self.claimed(one)
             mine = await one.append(fence, [record(self.lane, f"{number}") for number in range(5)], "a")
             self.assertEqual(await one.delete(self.peer, [mine[1], mine[3]]), True)
-            self.assertEqual(await self.all_of(one, self.lane, mine[-1]), ["0", "2", "4"])
+            await self.until_read(one, mine[-1], ["0", "2", "4"])
             self.assertEqual(await one.purge(self.lane, self.peer, mine[2]), True)
-            self.assertEqual(await self.all_of(one, self.lane, mine[-1]), ["4"])
+            await self.until_read(one, mine[-1], ["4"])
             await one.close()
             self.assertEqual((await one.delete(self.peer, [mine[4]]), await one.purge(self.lane, self.peer, mine[4])), (False, False))
 

@@ -57,6 +57,21 @@ class RemovalsTests(SynchronousTestCase):
         self.loop.run(run())
         self.assertEqual((sorted(self.made), self.failures), ([0, 1, 2, 3, 9], {1: 0, 2: 0}))
 
+    def test_answers(self) -> None:
+        """A removal answers when it is made, not when it was tried; one that is given up says so, once."""
+        async def run() -> list[bool]:
+            self.failures = {1: 1, 2: 1000}
+            answers = [self.removals.add(partial(self.remove, number)) for number in range(3)]
+            await asyncio.sleep(1.2)
+            called = [answer.called for answer in answers]
+            await asyncio.sleep(3)
+            self.removals.give_up()
+            self.assertEqual([self.successResultOf(answer) for answer in answers], [True, True, False])
+            await self.removals.wait(60)
+            return called
+
+        self.assertEqual(self.loop.run(run()), [True, False, False])
+
     def test_wait_is_bounded(self) -> None:
         """A wait ends when its time is over, and at once if there is nothing."""
         async def run() -> list[float]:
