@@ -342,8 +342,11 @@ class SpoolContract:
             it.append(spooled(A, 1), spooled(A, 2), spooled(A, 3))
             with self.failing(it.spool):
                 spool = it.spool
-                for answer in (it.ask(spool.read, A, 0, 1 << 20), it.ask(spool.queues), it.ask(spool.expired, 1e9, 9), it.ask(spool.quarantined, 9)):
+                for answer in (it.ask(spool.read, A, 0, 1 << 20), it.ask(spool.expired, 1e9, 9), it.ask(spool.quarantined, 9)):
                     self.assertIsInstance(answer, SpoolBroken)
+                listed = it.ask(spool.queues)  # a spool that has the totals in memory answers
+                if not isinstance(listed, SpoolBroken):
+                    self.assertEqual(listed, [LaneSummary(A, 3, 300, 1, 3, 1.0)])
                 for answer in (it.append(spooled(A, 4)), it.mark(A, [3])):
                     self.assertIsInstance(answer, SpoolBroken)
                 spool.remove(A, 1)
