@@ -125,7 +125,7 @@ class Mark(NamedTuple):
     before: int
 
 
-class Place(NamedTuple):
+class StanzaPlace(NamedTuple):
     """Where a stanza is."""
 
     position: int
@@ -336,10 +336,10 @@ class LaneLog:
             self.runs = [run for run in self.runs if run.left]
         self._mixed = self._mixed and bool(self.runs)
 
-    def places(self, positions: Iterable[int]) -> list[Place]:
+    def places(self, positions: Iterable[int]) -> list[StanzaPlace]:
         """Return where the stanzas at these positions are, those that are left."""
         return [
-            Place(position, run, run.bytes_of(bits))
+            StanzaPlace(position, run, run.bytes_of(bits))
             for position in positions for run in self._near(position) if (bits := run.bits(position, position))
         ]
 
@@ -365,9 +365,9 @@ class LaneLog:
             one.last >= other.first or one.sequence > other.sequence for one, other in pairwise(neighbours)
         )
 
-    def select(self, after: int, at_most: int) -> list[Place]:
+    def select(self, after: int, at_most: int) -> list[StanzaPlace]:
         """Return where the stanzas after a position are, ascending: about `at_most` bytes, at least one if there is one."""
-        found: list[Place] = []
+        found: list[StanzaPlace] = []
         for place in self._after(after):
             if found and at_most <= 0:
                 break
@@ -375,11 +375,11 @@ class LaneLog:
             at_most -= place.bytes
         return found
 
-    def _after(self, after: int) -> Iterable[Place]:
+    def _after(self, after: int) -> Iterable[StanzaPlace]:
         last = 1 << 62
         runs = self._between(after + 1, last)
         found = (
-            Place(run.position(index), run, run.bytes_at(index)) for run in runs for index in places(run.bits(after + 1, last))
+            StanzaPlace(run.position(index), run, run.bytes_at(index)) for run in runs for index in places(run.bits(after + 1, last))
         )
         return sorted(found, key=attrgetter("position")) if self._mixed else found
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from twisted.internet.defer import Deferred
 
 from s2sgw.cluster.engine import ClusterEngine, EngineError, EngineFull, Fence, Fenced, LaneRecord, PeerLogs, Stored
-from s2sgw.cluster.lane_log import LaneLog, Mark, Place, Removal, Run, statements
+from s2sgw.cluster.lane_log import LaneLog, Mark, StanzaPlace, Removal, Run, statements
 from s2sgw.cluster.records import (
     RUN_BYTES,
     RUN_STANZAS,
@@ -55,6 +55,8 @@ REMOVE_AGAIN_SECONDS = 1.0
 JOINED_CALLS = 500
 APPEND_RECORDS = 128
 APPEND_BYTES = 1 << 20
+#: The most records of one append. Only the removals of very many stanzas are more, and they are written in several.
+MOST_RECORDS = 400
 #: About so many bytes are read at a time.
 READ_BYTES = 1 << 18
 LOAD_BYTES = 1 << 20
@@ -203,7 +205,7 @@ class _Part(NamedTuple):
 
 
 @dataclass(slots=True)
-class Batch:
+class AppendBatch:
     """Writes that are appended together.
 
     `sliced`: it is one call, too large for one append. `sent`: the records of it that are stored already. `said`: the removals
@@ -263,7 +265,7 @@ class Job:
     async def prepare(self, peer: PeerSpool) -> None:
         """Read what is needed. Raises `SpoolError`."""
 
-    async def join(self, peer: PeerSpool, batch: Batch) -> None:
+    async def join(self, peer: PeerSpool, batch: AppendBatch) -> None:
         """Take effect in memory, and put the records that say so into the batch. Raises `SpoolError` without effect."""
 
     async def perform(self, peer: PeerSpool) -> Any:
@@ -324,7 +326,7 @@ class Append(Job):
                 raise PositionTaken(f"another stanza is held at position {row.position} of {row.pair}")
         self._free = sorted(free.values(), key=attrgetter("pair", "position"))
 
-    async def join(self, peer: PeerSpool, batch: Batch) -> None:
+    async def join(self, peer: PeerSpool, batch: AppendBatch) -> None:
         rows = self._batch if self._free is None else self._free
         freed = [peer.held(pair, positions) for pair, positions in self._replaces]
         peer.require_room(rows, [place for places in freed for place in places])
@@ -354,7 +356,7 @@ class MarkWritten(Job):
     async def prepare(self, peer: PeerSpool) -> None:
         await peer.load(self._pair)
 
-    async def join(self, peer: PeerSpool, batch: Batch) -> None:
+    async def join(self, peer: PeerSpool, batch: AppendBatch) -> None:
         peer.mark(batch, self._pair, self._positions)
 
 
@@ -375,7 +377,7 @@ class Remove(Job):
     async def prepare(self, peer: PeerSpool) -> None:
         await peer.load(self._pair)
 
-    async def join(self, peer: PeerSpool, batch: Batch) -> None:
+    async def join(self, peer: PeerSpool, batch: AppendBatch) -> None:
         peer.remove(batch, self._pair, self._positions)
 
 
@@ -442,7 +444,7 @@ class PeerSpool:
         lane = self.lanes.get(pair)
         return lane is None or lane.log is not None
 
-    def held(self, pair: Pair, positions: Iterable[int]) -> list[Place]:
+    def held(self, pair: Pair, positions: Iterable[int]) -> list[StanzaPlace]:
         """Return where the stanzas at these positions are, those that are held. The log of the lane is known."""
         lane = self.lanes.get(pair)
         return lane.log.places(sorted(set(positions))) if lane is not None and lane.log is not None else []
@@ -524,7 +526,7 @@ class PeerSpool:
 
     async def _write(self) -> None:
         """Perform the writes that wait, as many as go into one append."""
-        batch = Batch()
+        batch = AppendBatch()
         joined: list[Job] = []
         while self._jobs and not self._jobs[0].alone and len(joined) < JOINED_CALLS and not batch.full:
             job = self._jobs[0]
@@ -540,7 +542,7 @@ class PeerSpool:
             self._answer(job, result)
         self._settle(batch.lanes)
 
-    async def _joined(self, job: Job, batch: Batch) -> bool:
+    async def _joined(self, job: Job, batch: AppendBatch) -> bool:
         """Let a call join the batch. Return whether it did; if not, it is answered, or tried again later."""
         try:
             if not job.ready(self):
@@ -559,7 +561,7 @@ class PeerSpool:
             return False
         return True
 
-    async def _sent(self, batch: Batch) -> SpoolError | None:
+    async def _sent(self, batch: AppendBatch) -> SpoolError | None:
         """Append the records of the batch. Return why nothing of it is stored, or None."""
         try:
             await self._send(batch)
@@ -568,18 +570,20 @@ class PeerSpool:
             return self._broken(error)
         return None
 
-    async def _send(self, batch: Batch) -> None:
+    async def _send(self, batch: AppendBatch) -> None:
         """Append the records of the batch so far. Raises `EngineError`."""
-        if batch.parts:
-            records = [LaneRecord(part.lane.pair, *part.encode()) for part in batch.parts]
+        while batch.parts:
+            parts = batch.parts[:MOST_RECORDS]
+            records = [LaneRecord(part.lane.pair, *part.encode()) for part in parts]
             sequences = await self._engine.append(self.fence, records, self._services.identity())
-            for part, sequence in zip(batch.parts, sequences, strict=True):
+            for part, sequence in zip(parts, sequences, strict=True):
                 part.stored(sequence)
-            batch.sent += batch.parts
-            batch.parts, batch.size = [], 0
+            batch.sent += parts
+            del batch.parts[:MOST_RECORDS]
             self.trouble = ""
+        batch.size = 0
 
-    def require_room(self, rows: Sequence[Spooled], replaced: Sequence[Place]) -> None:
+    def require_room(self, rows: Sequence[Spooled], replaced: Sequence[StanzaPlace]) -> None:
         """Check that there is room for `rows` in place of what they replace.
 
         Raises `SpoolFull`, or `SpoolBroken` for a stanza that is too large for any record.
@@ -592,7 +596,7 @@ class PeerSpool:
                 if len(data) + len(str(headers)) + HEADER_BYTES > self._engine.max_record:
                     raise SpoolBroken(f"a stanza of {len(row.stanza.data)} bytes is too large for the engine's max_payload")
 
-    async def add(self, batch: Batch, pair: Pair, rows: Sequence[Spooled]) -> None:
+    async def add(self, batch: AppendBatch, pair: Pair, rows: Sequence[Spooled]) -> None:
         """Add stanzas of a lane at positions that are free, ascending. Raises `EngineError`."""
         lane = self.lanes.get(pair)
         if lane is None:
@@ -604,7 +608,7 @@ class PeerSpool:
             before, run = lane.known, lane.add(stanzas)
             batch.put(_Part(lane, self._totals(lane), run, before, stanzas))
 
-    def mark(self, batch: Batch, pair: Pair, positions: Sequence[PositionRange]) -> None:
+    def mark(self, batch: AppendBatch, pair: Pair, positions: Sequence[PositionRange]) -> None:
         """Mark stanzas as written. The log of the lane is known."""
         lane = self.lanes.get(pair)
         if lane is None or lane.log is None:
@@ -614,21 +618,21 @@ class PeerSpool:
         for named, said in statements(before, "W"):
             batch.put(_Part(lane, self._totals(lane), marks=[Mark(run, before[run]) for run in named], positions=said))
 
-    def remove(self, batch: Batch, pair: Pair, positions: Sequence[PositionRange]) -> None:
+    def remove(self, batch: AppendBatch, pair: Pair, positions: Sequence[PositionRange]) -> None:
         """Remove stanzas, in memory. The log of the lane is known."""
         lane = self.lanes.get(pair)
         if lane is not None and lane.log is not None:
             lane.log.remove(positions)
             batch.lanes[lane] = None
 
-    def replace(self, batch: Batch, pair: Pair, positions: Iterable[int]) -> None:
+    def replace(self, batch: AppendBatch, pair: Pair, positions: Iterable[int]) -> None:
         """Remove stanzas in the append of the batch. The log of the lane is known."""
         lane = self.lanes.get(pair)
         if lane is not None and lane.log is not None:
             batch.replaced.append((lane.log, lane.log.remove(ranges(sorted(set(positions))))))
             self._say_removals(batch, lane)
 
-    def _say_removals(self, batch: Batch, lane: Lane) -> None:
+    def _say_removals(self, batch: AppendBatch, lane: Lane) -> None:
         """Put the lane's removals into the batch that no record says yet."""
         if lane.log is not None and lane.log.unlogged:
             new = [run for run in lane.log.unlogged if batch.said.get(run) != run.removed]
@@ -646,7 +650,7 @@ class PeerSpool:
 
     async def finish(self) -> None:
         """Write all removals. Raises `SpoolError`, `EngineError`."""
-        batch = Batch()
+        batch = AppendBatch()
         try:
             for lane in list(self.lanes.values()):
                 self._say_removals(batch, lane)
@@ -772,7 +776,7 @@ class PeerSpool:
                 found += [(deadline, lane.pair, position) for deadline, position in late]
         return sorted(found)[:at_most]
 
-    async def _contents(self, pair: Pair, select: Callable[[LaneLog], list[Place]], neighbours: bool = False) -> list[Spooled]:
+    async def _contents(self, pair: Pair, select: Callable[[LaneLog], list[StanzaPlace]], neighbours: bool = False) -> list[Spooled]:
         """Read the selected stanzas of a lane. `neighbours`: they follow each other in the lane."""
         await self.load(pair)
         lane = self.lanes.get(pair)
@@ -794,9 +798,9 @@ class PeerSpool:
         lane.log = log
         self._settle([lane])
 
-    async def _fetched(self, pair: Pair, places: Sequence[Place], neighbours: bool) -> list[Spooled]:
+    async def _fetched(self, pair: Pair, places: Sequence[StanzaPlace], neighbours: bool) -> list[Spooled]:
         """Read the stanzas at these places. Raises `_RecordMissing`."""
-        wanted: dict[int, list[Place]] = {}
+        wanted: dict[int, list[StanzaPlace]] = {}
         for place in places:
             wanted.setdefault(place.run.sequence, []).append(place)
         rows: list[Spooled] = []
@@ -811,7 +815,7 @@ class PeerSpool:
             raise _RecordMissing(sequence)
         return sorted(rows, key=attrgetter("position"))
 
-    def _rows(self, pair: Pair, stored: Stored, places: Sequence[Place]) -> Iterator[Spooled]:
+    def _rows(self, pair: Pair, stored: Stored, places: Sequence[StanzaPlace]) -> Iterator[Spooled]:
         """Yield the stanzas of a record at these places."""
         if places:
             stanzas = {each.position: each for each in decode(stored.headers, stored.data).stanzas}
