@@ -29,6 +29,9 @@ _COLUMNS = 4
 #: From this many runs that end at once, the list of runs is made again.
 _MANY = 8
 
+#: A number beyond all positions.
+_NO_POSITION = 1 << 62
+
 _first = attrgetter("first")
 
 
@@ -182,6 +185,10 @@ class LaneLog:
             self.name(runs, "R", stored.sequence)
             for run in runs:
                 self.logged(run)
+        totals = record.totals
+        self.highest = max(self.highest, totals.highest)
+        # a run that was stored twice, and deleted once, must not come back
+        self.remove([(0, totals.first - 1 if totals.count else _NO_POSITION)])
 
     def stored(self, run: Run, sequence: int) -> None:
         """Note that the record of a new run is stored."""
@@ -376,10 +383,9 @@ class LaneLog:
         return found
 
     def _after(self, after: int) -> Iterable[StanzaPlace]:
-        last = 1 << 62
-        runs = self._between(after + 1, last)
         found = (
-            StanzaPlace(run.position(index), run, run.bytes_at(index)) for run in runs for index in places(run.bits(after + 1, last))
+            StanzaPlace(run.position(index), run, run.bytes_at(index))
+            for run in self._between(after + 1, _NO_POSITION) for index in places(run.bits(after + 1, _NO_POSITION))
         )
         return sorted(found, key=attrgetter("position")) if self._mixed else found
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from twisted.internet.defer import Deferred
 
 from s2sgw.cluster.engine import ClusterEngine, EngineError, EngineFull, Fence, Fenced, LaneRecord, PeerLogs, Stored
-from s2sgw.cluster.lane_log import LaneLog, Mark, StanzaPlace, Removal, Run, statements
+from s2sgw.cluster.lane_log import LaneLog, Mark, Removal, Run, StanzaPlace, statements
 from s2sgw.cluster.records import (
     RUN_BYTES,
     RUN_STANZAS,
@@ -776,7 +776,9 @@ class PeerSpool:
                 found += [(deadline, lane.pair, position) for deadline, position in late]
         return sorted(found)[:at_most]
 
-    async def _contents(self, pair: Pair, select: Callable[[LaneLog], list[StanzaPlace]], neighbours: bool = False) -> list[Spooled]:
+    async def _contents(
+        self, pair: Pair, select: Callable[[LaneLog], list[StanzaPlace]], neighbours: bool = False,
+    ) -> list[Spooled]:
         """Read the selected stanzas of a lane. `neighbours`: they follow each other in the lane."""
         await self.load(pair)
         lane = self.lanes.get(pair)

@@ -101,6 +101,7 @@ TESTED_ELSEWHERE = {
     "cluster.jetstream": "integration/test_jetstream",
     "cluster.nats_connection": "integration/test_jetstream",
     "cluster.peer_spool": "unit/cluster/test_spool",
+    "cluster.quarantine": "unit/cluster/test_spool",
     "cluster.spool_room": "unit/cluster/test_spool",
     # one command is tested as a user calls it
     "cli.check": "unit/cli/test_main",
