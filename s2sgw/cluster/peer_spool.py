@@ -725,11 +725,12 @@ class PeerSpool:
         if sequences and not await self._engine.delete(self.peer, sequences):
             return
         log.deleted(gone)
-        log.purged(first - 1)
+        last = log.last_sequence
         if len(log.idle) >= IDLE_RECORDS:
             idle = [sequence for sequence in log.idle if sequence < last]
             log.idle = [sequence for sequence in log.idle if sequence >= last]
-            await self._engine.delete(self.peer, idle)
+            if idle:
+                await self._engine.delete(self.peer, idle)
 
     # --- reads ---
 
