@@ -38,6 +38,7 @@ def started(number: int) -> NATS:
     lab = Lab()
     atexit.register(lab.close)
     engine = nats(lab, number)
+    atexit.register(engine.kill)
     engine.start()
     return engine
 
