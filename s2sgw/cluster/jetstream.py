@@ -36,7 +36,7 @@ from s2sgw.cluster.engine import (
     Stored,
     Watch,
 )
-from s2sgw.cluster.jetstream_api import ANSWER_SECONDS, ID, WRONG_SEQUENCE, Found, JetStreamAPI, Record, RequestRefused, expecting
+from s2sgw.cluster.jetstream_api import ID, WRONG_SEQUENCE, Found, JetStreamAPI, Record, RequestRefused, expecting
 from s2sgw.cluster.nats_connection import NATSConnection
 from s2sgw.cluster.removals import Removals
 from s2sgw.cluster.requests import Message, Unanswered
@@ -78,6 +78,8 @@ _STALL_SECONDS = 1.0
 _BEHIND = 0.005
 #: Seconds that a close waits for removals.
 _REMOVAL_SECONDS = 2.0
+#: Seconds that the servers have to make a stream, before they are asked again.
+_CHANGE_SECONDS = 5.0
 #: Seconds that a node has for an answer.
 _ASK_SECONDS = 5.0
 #: Peers whose last sequence is remembered.
@@ -153,7 +155,13 @@ class JetStreamEngine(ClusterEngine):
         except RequestRefused as error:
             if error.code != _NO_STREAM:
                 raise EngineUnfit(f"the engine's stream {name} cannot be read: {error}") from error
-            found = await self._create(wanted, seconds)
+            try:
+                found = await self._create(wanted, seconds)
+            except RequestRefused as error:
+                if error.code in (_NOT_CLUSTERED, _NO_PEERS):
+                    why = f"the engine must be {REPLICAS} servers in one cluster, all with JetStream: {error}"
+                    raise EngineUnfit(why) from error
+                raise EngineUnfit(f"the engine's stream {name} cannot be made: {error}") from error
         wanted = {**wanted, "num_replicas": 1 if self._alone else REPLICAS}
         check_stream(wanted, found["config"], bool(found.get("cluster", {}).get("name")))
         if needs_update(wanted, found["config"]):
@@ -167,15 +175,13 @@ class JetStreamEngine(ClusterEngine):
         except RequestRefused as error:
             if error.code == _NOT_CLUSTERED and self._alone:
                 return await self._change(name, {**wanted, "num_replicas": 1}, seconds)
-            if error.code in (_NOT_CLUSTERED, _NO_PEERS):
-                raise EngineUnfit(f"the engine must be {REPLICAS} servers in one cluster, all with JetStream: {error}") from error
             if error.code == _OTHER_CONFIG:
                 return await self._change(f"STREAM.INFO.{wanted['name']}", {}, seconds)
-            raise EngineUnfit(f"the engine's stream {wanted['name']} cannot be made: {error}") from error
+            raise
 
     async def _change(self, name: str, content: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        patience = max(ANSWER_SECONDS, seconds)
-        answer: dict[str, Any] = await self._api.question(lambda: self._api.call(name, content, patience), patience)
+        """Ask for a change that may be asked for again. A cluster that starts drops requests until it has a leader."""
+        answer: dict[str, Any] = await self._api.question(lambda: self._api.call(name, content, _CHANGE_SECONDS), seconds)
         return answer
 
     async def close(self) -> None:

@@ -19,8 +19,8 @@ from s2sgw.cluster.engine import EngineError, EngineFull, EngineGone
 from s2sgw.cluster.requests import Message, Requests, Unanswered
 from s2sgw.cluster.stream_setup import DUPLICATE_WINDOW
 
-#: Seconds that a request waits for its answer before it is made again.
-ANSWER_SECONDS = 2.0
+#: Seconds that a write, and a question, waits for its answer before it is made again.
+WRITE_SECONDS, ANSWER_SECONDS = 1.0, 2.0
 #: Seconds for which a question is asked again: longer than an election takes (4 to 9 s).
 QUESTION_SECONDS = 12.0
 #: Seconds without any answer, while requests were made, after which another server is tried.
@@ -136,14 +136,14 @@ class JetStreamAPI:
         return [sequence for sequence in sequences if sequence is not None] if None not in sequences else None
 
     async def _send(self, record: Record) -> dict[str, Any]:
-        (answer,) = await self._connection.request(record.subject, record.data, ANSWER_SECONDS, record.headers)
+        (answer,) = await self._connection.request(record.subject, record.data, WRITE_SECONDS, record.headers)
         return self._content(answer)
 
     async def _send_all(self, records: Sequence[Record], batch: str) -> dict[str, Any]:
         if len(records) == 1:
             return await self._send(records[0])
         for number, record in enumerate(records[:-1], 1):
-            await self._connection.wait_up(ANSWER_SECONDS)
+            await self._connection.wait_up(WRITE_SECONDS)
             await self._connection.publish(record.subject, record.data, _of_batch(record, batch, number))
         headers = {**_of_batch(records[-1], batch, len(records)), "Nats-Batch-Commit": "1"}
         return await self._send(records[-1]._replace(headers=headers))

@@ -17,6 +17,7 @@ from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import NoServersError
 from twisted.logger import Logger
 
 from s2sgw.cluster.requests import Message, Requests, Unanswered
@@ -27,7 +28,7 @@ _PAUSE = 0.2
 #: A silent connection is lost after about three of these, in seconds.
 _PING_SECONDS = 1
 #: The most bytes of answers that wait to be read by this process.
-_PENDING_BYTES = 256 * 1024 * 1024
+_PENDING_BYTES = 64 * 1024 * 1024
 
 _Reply = Callable[[Message], None]
 
@@ -70,9 +71,10 @@ class NATSConnection(Requests):
     async def close(self) -> None:
         """End every request and every task."""
         self._closed = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=_PAUSE)
         await self._drop()
 
     # --- what is known of the server ---
@@ -124,7 +126,8 @@ class NATSConnection(Requests):
     async def request(
         self, subject: str, data: bytes, seconds: float, headers: Mapping[str, str] | None = None, many: bool = False
     ) -> list[Message]:
-        await self.wait_up(seconds)
+        if self._client is None:
+            await self.wait_up(seconds)
         answers: list[Message] = []
         future: asyncio.Future[None] = self._loop.create_future()
 
@@ -142,6 +145,8 @@ class NATSConnection(Requests):
         finally:
             timer.cancel()
             del self._replies[token]
+            if future.done() and not future.cancelled():
+                future.exception()
         if answers[-1].status == 503:
             raise Unanswered("nobody is there to answer")
         return answers
@@ -157,10 +162,16 @@ class NATSConnection(Requests):
         for server in cycle(self._servers):
             try:
                 client = await self._connect(server)
+            except NoServersError:
+                await asyncio.sleep(_PAUSE)
+                continue
             except Exception as error:
                 self.problem = f"{_shown(server)}: {str(error) or type(error).__name__}"
                 await asyncio.sleep(_PAUSE)
                 continue
+            if self._closed:
+                await _close(client)
+                return
             self._log.info("engine: connected to {server}", server=_shown(server))
             self._client = client
             self._up.set()
@@ -178,7 +189,7 @@ class NATSConnection(Requests):
             lost.set()
 
         async def failed(error: Exception) -> None:
-            self.problem = f"{_shown(server)}: {error}"
+            self.problem = f"{_shown(server)}: {str(error) or type(error).__name__}"
 
         try:
             await asyncio.wait_for(client.connect(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import signal
 import sys
 from collections import Counter
 from collections.abc import Coroutine
@@ -138,9 +137,9 @@ class Trial:
                 await self.kill(server)
             else:
                 self.events["stops"] += 1
-                server.signal(signal.SIGSTOP)
+                server.suspend()
                 await asyncio.sleep(self.chance.uniform(1, 8))
-                server.signal(signal.SIGCONT)
+                server.resume()
             await asyncio.sleep(self.chance.uniform(4, 8))
 
     async def kill(self, server: NATSServer) -> None:

@@ -7,27 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.cluster.engine import ClusterEngine
+from s2sgw.cluster.engine import ClusterEngine, EngineError, EngineGone, EngineUnfit, Entry
 from s2sgw.cluster.jetstream import JetStreamEngine
 from s2sgw.cluster.jetstream_api import JetStreamAPI
 from s2sgw.cluster.nats_connection import NATSConnection
+from s2sgw.cluster.stream_setup import wanted_streams
 from s2sgw.cluster.subjects import BOOK_STREAM, SPOOL_STREAMS
+from s2sgw.xmpp.jid import Domain, Pair
 from tests.lab.lab import Lab
 from tests.lab.nats import NATS, nats, nats_server
-from tests.support.engine_contract import EngineContract
+from tests.support.engine_contract import LOCAL, EngineContract, record, texts
 
 #: Seconds that a test may take. It waits for answers, never for time.
 PATIENCE = 60
 SHARD_BYTES = 16 << 20
 RECORD_BYTES = 300_000
+
+PEER, OTHER = Domain.parse("peer.example"), Domain.parse("other.example")
+LANE, BACK = Pair(PEER, LOCAL), Pair(LOCAL, PEER)
 
 _T = TypeVar("_T")
 
@@ -43,10 +48,10 @@ def started(number: int) -> NATS:
     return engine
 
 
-class EngineTests(EngineContract):
-    """Tests on servers that all tests share."""
+class Harness:
+    """Tests with engines on a loop of their own."""
 
-    servers: int
+    assertEqual: Callable[..., None]
     skip = None if nats_server() else "nats-server is not installed"
 
     def setUp(self) -> None:
@@ -62,7 +67,7 @@ class EngineTests(EngineContract):
         self.assertEqual(left, set())
 
     def engine(self) -> JetStreamEngine:
-        engine = JetStreamEngine(started(self.servers).urls, self.loop, record_bytes=RECORD_BYTES, shard_bytes=SHARD_BYTES)
+        engine = JetStreamEngine(self.urls, self.loop, record_bytes=RECORD_BYTES, shard_bytes=SHARD_BYTES)
         self.made.append(engine)
         return engine
 
@@ -72,7 +77,20 @@ class EngineTests(EngineContract):
 
         return self.loop.run_until_complete(result())
 
-    # --- of the contract ---
+    @property
+    def urls(self) -> list[str]:
+        """Return the URLs of the servers."""
+        raise AssertionError("a subclass says which")
+
+
+class EngineTests(Harness, EngineContract):
+    """The contract on servers that all tests share."""
+
+    servers: int
+
+    @property
+    def urls(self) -> list[str]:
+        return started(self.servers).urls
 
     def open(self) -> tuple[ClusterEngine, ClusterEngine]:
         return self.engines
@@ -114,3 +132,201 @@ class ThreeServersTests(EngineTests, SynchronousTestCase):
     """Three servers in a cluster."""
 
     servers = 3
+
+
+class SetupTests(SynchronousTestCase):
+    """What the start refuses, on servers of its own."""
+
+    skip = None if nats_server() else "nats-server is not installed"
+
+    def outcome(self, number: int = 1, urls: Sequence[str] | None = None, streams: Sequence[Mapping[str, Any]] = (), **options: int) -> Any:
+        """Return None, or the error of an engine on servers with `options`, which have `streams` already."""
+        with Lab() as lab:
+            servers = nats(lab, number, **options)
+            servers.start()
+            self.addCleanup(servers.kill)
+            try:
+                return asyncio.run(self.opened(urls or servers.urls, servers.urls, streams))
+            finally:
+                servers.kill()
+
+    async def opened(self, urls: Sequence[str], servers: Sequence[str], streams: Sequence[Mapping[str, Any]]) -> Any:
+        loop = asyncio.get_running_loop()
+        connection = NATSConnection(servers, None, loop)
+        api = JetStreamAPI(connection, loop.time)
+        connection.open()
+        for stream in streams:
+            await api.question(partial(api.call, f"STREAM.CREATE.{stream['name']}", stream), PATIENCE)
+        await connection.close()
+        engine = JetStreamEngine(urls, loop, record_bytes=RECORD_BYTES, shard_bytes=SHARD_BYTES)
+        try:
+            return await Deferred.fromCoroutine(engine.open(5 if urls != servers else PATIENCE)).asFuture(loop)
+        except EngineError as error:
+            return error
+        finally:
+            await Deferred.fromCoroutine(engine.close()).asFuture(loop)
+
+    def assert_unfit(self, error: Any, words: str) -> None:
+        self.assertEqual((type(error), words in str(error)), (EngineUnfit, True), error)
+
+    def test_payload(self) -> None:
+        """A server that does not take the largest record is refused."""
+        self.assert_unfit(self.outcome(max_payload=RECORD_BYTES), f"max_payload is {RECORD_BYTES} bytes")
+
+    def test_no_room(self) -> None:
+        """A server on whose disk the streams cannot be reserved is refused."""
+        self.assert_unfit(self.outcome(disk=4 * SHARD_BYTES), "cannot be made: insufficient storage")
+
+    def test_stream_in_memory(self) -> None:
+        """A stream that would not survive its server is refused."""
+        stream = {**wanted_streams(1, SHARD_BYTES)[2], "storage": "memory"}
+        self.assert_unfit(self.outcome(streams=[stream]), "S2SGW_SPOOL_2 is in memory")
+
+    def test_stream_of_others(self) -> None:
+        """A stream of another that has our subjects is refused."""
+        self.assert_unfit(self.outcome(streams=[{"name": "OTHER", "subjects": ["s2sgw.>"]}]), "overlap")
+
+    def test_one_replica_of_three(self) -> None:
+        """A stream on one server of a cluster is refused, also if only one server is configured."""
+        self.assert_unfit(self.outcome(3, streams=[wanted_streams(1, SHARD_BYTES)[0]]), "has 1 replica(s), and must have 3")
+
+    def test_no_cluster(self) -> None:
+        """Several servers that are no cluster are refused."""
+        with Lab() as lab:
+            servers = [nats(lab, 1), nats(lab, 1)]
+            for each in servers:
+                each.start()
+                self.addCleanup(each.kill)
+            urls = [url for each in servers for url in each.urls]
+            self.assert_unfit(asyncio.run(self.opened(urls, servers[0].urls, [])), "3 servers in one cluster")
+            for each in servers:
+                each.kill()
+
+    def test_nobody_there(self) -> None:
+        """Where no server answers, the words have its address and the reason, and not its password."""
+        error = self.outcome(urls=["nats://user:secret@127.0.0.1:1"])
+        self.assertEqual((type(error), "nats://127.0.0.1:1: " in str(error), "secret" in str(error)), (EngineGone, True, False), error)
+
+    def test_grows(self) -> None:
+        """A stream that is smaller than it should be is made larger; a second start changes nothing."""
+        small = wanted_streams(1, SHARD_BYTES // 2)
+        self.assertEqual(self.outcome(streams=small), None)
+
+
+class FaultTests(Harness, SynchronousTestCase):
+    """Faults of a server that runs alone, and is of one test."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.lab = Lab()
+        self.addCleanup(self.lab.close)
+        self.servers = nats(self.lab, 1)
+        self.servers.start()
+        self.addCleanup(self.servers.kill)
+        self.server = self.servers.servers[0]
+
+    @property
+    def urls(self) -> list[str]:
+        return self.servers.urls
+
+    def run_both(self, test: Callable[[JetStreamEngine, JetStreamEngine], Coroutine[Deferred[Any], Any, None]]) -> None:
+        engines = self.engine(), self.engine()
+        for engine in engines:
+            self.wait(Deferred.fromCoroutine(engine.open(PATIENCE)))
+        self.wait(Deferred.fromCoroutine(test(*engines)))
+
+    def sleep(self, seconds: float) -> Deferred[None]:
+        return Deferred.fromFuture(asyncio.ensure_future(asyncio.sleep(seconds), loop=self.loop))
+
+    def test_killed_under_appends(self) -> None:
+        """A server is killed and started again under appends: each is answered, and is there once, in order."""
+
+        async def test(one: JetStreamEngine, other: JetStreamEngine) -> None:
+            fence, _ = await one.claim(PEER, b"a", 0)
+            calls = []
+            for number in range(60):
+                calls.append(Deferred.fromCoroutine(one.append(fence, [record(LANE, str(number)), record(BACK, "x")][: 1 + number % 2], str(number))))
+                await self.sleep(0.005)
+                if number == 20:
+                    self.server.kill()
+                if number == 40:
+                    self.assertEqual(await self.refused(other.home(PEER)), EngineGone)
+                    self.server.start()
+            answers = await gatherResults(calls)
+            last = answers[-1][-1]
+            self.assertEqual(texts(await other.read(LANE, PEER, 0, last, 1 << 20)), [str(number) for number in range(60)])
+            self.assertEqual(len(await other.read(BACK, PEER, 0, last, 1 << 20)), 30)
+            self.assertEqual([answer[0] for answer in answers], [each.sequence for each in await other.read(LANE, PEER, 0, last, 1 << 20)])
+
+        self.run_both(test)
+
+    async def refused(self, call: Awaitable[Any]) -> type[EngineError] | None:
+        try:
+            await call
+        except EngineError as error:
+            return type(error)
+        return None
+
+    def test_stopped(self) -> None:
+        """A server that hangs stalls writes, without a word against them; then each has its effect, once."""
+
+        async def test(one: JetStreamEngine, other: JetStreamEngine) -> None:
+            fence, _ = await one.claim(PEER, b"a", 0)
+            self.server.suspend()
+            calls = [Deferred.fromCoroutine(one.append(fence, [record(LANE, str(number))], str(number))) for number in range(3)]
+            put = Deferred.fromCoroutine(one.put("pin.a", b"1", 0))
+            claim = Deferred.fromCoroutine(one.claim(OTHER, b"a", 0))
+            self.assertEqual(one.stalled, False)
+            await self.sleep(3.5)
+            called = [*(call.called for call in calls), put.called, claim.called]
+            self.assertEqual((one.stalled, other.stalled, called), (True, False, [False] * 5))
+            self.server.resume()
+            answers = await gatherResults(calls)
+            self.assertEqual(texts(await other.read(LANE, PEER, 0, answers[2][0], 1 << 20)), ["0", "1", "2"])
+            self.assertEqual(((await other.get("pin.a")), one.stalled), (Entry("pin.a", await put, b"1"), False))
+            self.assertEqual(await other.home(OTHER), (await claim)[1].home)
+
+        self.run_both(test)
+
+    def test_watch_over_a_restart(self) -> None:
+        """A watch tells what changed after its server was restarted, and pulses and questions go on."""
+
+        async def test(one: JetStreamEngine, other: JetStreamEngine) -> None:
+            told: list[Entry] = []
+            heard: list[bytes] = []
+            one.watch("pin", told.append)
+            one.on_pulse(heard.append)
+
+            async def answers(question: bytes) -> bytes:
+                return question * 2
+
+            one.answer("a", answers)
+            await other.put("pin.a", b"1", 0)
+            self.server.kill()
+            self.server.start()
+            await other.put("pin.b", b"2", 0)
+            while len(told) < 2 or not heard:
+                other.pulse(b"x")
+                await self.sleep(0.02)
+            self.assertEqual(([entry.key for entry in told], await other.ask("a", b"?")), (["pin.a", "pin.b"], b"??"))
+
+        self.run_both(test)
+
+    def test_close_while_it_hangs(self) -> None:
+        """An engine is closed within seconds though its server hangs: every call ends, and removals say that they were not made."""
+
+        async def test(one: JetStreamEngine, other: JetStreamEngine) -> None:
+            fence, _ = await one.claim(PEER, b"a", 0)
+            (sequence,) = await one.append(fence, [record(LANE, "1")], "1")
+            self.server.suspend()
+            calls: list[Deferred[Any]] = [Deferred.fromCoroutine(one.append(fence, [record(LANE, "2")], "2"))]
+            calls.append(Deferred.fromCoroutine(one.get("pin.a")))
+            removal = one.delete(PEER, [sequence])
+            start = self.loop.time()
+            await one.close()
+            self.assertLess(self.loop.time() - start, 10)
+            self.assertEqual([await self.refused(call) for call in calls], [EngineGone] * 2)
+            self.assertEqual(await removal, False)
+            self.server.resume()
+
+        self.run_both(test)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,9 +63,18 @@ class NATSServer:
         assert self.process is not None
         self.process.kill()
 
-    def signal(self, number: int) -> None:
+    def suspend(self) -> None:
+        """Stop all of its threads, and return when they are stopped."""
         assert self.process is not None
-        self.process.signal(number)
+        self.process.signal(signal.SIGSTOP)
+        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+            while (thread / "stat").read_text().rpartition(")")[2].split()[0] != "T":
+                time.sleep(0.001)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self.process is not None
+        self.process.signal(signal.SIGCONT)
 
 
 @dataclass

@@ -32,7 +32,7 @@ class Request:
 
 
 class ScriptedRequests(Requests):
-    """Answers requests by a script: each in turn, the last of them forever. An exception takes two seconds."""
+    """Answers requests by a script: each in turn, the last of them forever. An exception comes when the time of a request is over."""
 
     connected = True
 
@@ -172,9 +172,14 @@ class StoreTests(APITests):
 
     def test_long_doubt(self) -> None:
         """Before the server may have forgotten an id, the record is looked for, and sent again only if it is not there."""
-        self.assertEqual(self.store(ONE, *[SILENCE] * 10, stored("s.a", 8, "one"), NOT_FOUND, ack(20)), [8])
-        self.assertEqual(self.subjects, ["s.a"] * 10 + ["$JS.API.STREAM.MSG.GET.S"] * 2)
-        self.assertEqual(self.store(ONE, *[SILENCE] * 10, NOT_FOUND, ack(20)), [20])
+        def answer(request: Request) -> Any:
+            return SILENCE if request.at < 21 else next(late)
+
+        late = iter([stored("s.a", 8, "one"), NOT_FOUND, ack(20)])
+        self.assertEqual(self.store(ONE, answer), [8])
+        self.assertEqual(self.subjects[-3:], ["s.a"] + ["$JS.API.STREAM.MSG.GET.S"] * 2)
+        late = iter([NOT_FOUND, ack(20)])
+        self.assertEqual(self.store(ONE, answer), [20])
 
     def test_longer_doubt(self) -> None:
         """A record is not sent again while it cannot be looked for: the first may be stored."""
@@ -219,8 +224,8 @@ class StoreTests(APITests):
 
     def test_hop(self) -> None:
         """A server that answers nothing is left for another after some seconds, and not at each attempt."""
-        self.store(ONE, *[SILENCE] * 8, ack(9))
-        self.assertEqual(len(self.requests.hops), 4)
+        self.store(ONE, *[SILENCE] * 13, ack(9))
+        self.assertIn(len(self.requests.hops), (3, 4))
         self.assertGreater(self.requests.hops[0], 4)
 
 
