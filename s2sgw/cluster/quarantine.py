@@ -6,7 +6,7 @@ import json
 from collections import deque
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.cluster.engine import ClusterEngine, EngineError, Stored
 from s2sgw.cluster.records import LaneTotals, LoggedStanza, RecordError, decode, encode_run
@@ -26,17 +26,19 @@ class Quarantine:
         self._clock = clock
         self._offset = offset
         self._waiting: deque[tuple[Domain, bytes]] = deque(maxlen=QUARANTINE_STANZAS)
-        self._working = False
+        self._storing = False
+        #: the next try, after a failure
+        self._later: IDelayedCall | None = None
         self._finished: list[Deferred[None]] = []
 
     def keep(self, peer: Domain, spooled: Spooled, cause: str, at: float) -> None:
         """Keep a stanza with the reason. `at` is seconds since the epoch."""
         self._waiting.append((peer, self._encoded(spooled, cause, at)))
-        if not self._working:
-            self._working = True
+        if not self._storing and self._later is None:
             self._go_on()
 
     def _go_on(self) -> None:
+        self._storing, self._later = True, None
         Deferred.fromCoroutine(self._store())
 
     async def _store(self) -> None:
@@ -45,12 +47,11 @@ class Quarantine:
             try:
                 await self._engine.keep(*first)
             except EngineError:
-                self._clock.callLater(KEEP_AGAIN_SECONDS, self._go_on)
-                self._finish()
-                return
+                self._later = self._clock.callLater(KEEP_AGAIN_SECONDS, self._go_on)
+                break
             if self._waiting and self._waiting[0] is first:
                 self._waiting.popleft()
-        self._working = False
+        self._storing = False
         self._finish()
 
     def _finish(self) -> None:
@@ -62,12 +63,20 @@ class Quarantine:
         """Wait until everything is stored, or could not be."""
         finished: Deferred[None] = Deferred()
         self._finished.append(finished)
-        if not self._working:
+        if not self._storing:
             self._finish()
         return finished
 
+    def stop(self) -> None:
+        """Store nothing more."""
+        self._waiting.clear()
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+
     async def kept(self, at_most: int) -> list[Quarantined]:
-        """Return the last stanzas, oldest first. One whose record is damaged is left out. Raises `EngineError`."""
+        """Return the last stanzas, oldest first, those before this call too. Damaged ones are left out. Raises `EngineError`."""
+        await self.finished()
         found: list[Quarantined] = []
         room = QUARANTINE_BYTES
         for stored in reversed(await self._engine.kept(min(at_most, QUARANTINE_STANZAS))):

@@ -325,6 +325,7 @@ class JetStreamSpool(Spool):
         for each in asked:
             await each
         await self._quarantine.finished()
+        self._quarantine.stop()
         for spool in self._peers.values():
             spool.end(self._closed)
         self._peers.clear()

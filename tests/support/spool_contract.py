@@ -370,7 +370,7 @@ class SpoolContract:
             self.assertEqual((seen[0], [row.position for row in seen[1]], it.spool.stalled), (None, [1, 2], False))
 
     def test_quarantine(self) -> None:
-        """A quarantined stanza is kept with the reason; the quarantine is bounded by number and by bytes, the oldest goes first."""
+        """A quarantined stanza is kept with the reason; the quarantine is bounded by number, and the oldest goes first."""
         with self.asking() as it:
             it.spool.quarantine(spooled(B, 7), "poison", 12.5)
             (found,) = it.ask(it.spool.quarantined, 10)
@@ -381,6 +381,11 @@ class SpoolContract:
             self.assertEqual([each.spooled.position for each in kept], list(range(5, QUARANTINE_STANZAS + 5)))
             self.assertEqual([each.at for each in it.ask(it.spool.quarantined, 2)], [QUARANTINE_STANZAS + 3.0, QUARANTINE_STANZAS + 4.0])
             self.assertEqual(it.ask(it.spool.quarantined, 0), [])
+            self.assertEqual(it.held(), (0, 0))
+
+    def test_quarantine_of_large_stanzas(self) -> None:
+        """The quarantine is bounded by bytes."""
+        with self.asking() as it:
             for position in range(1, 4):
                 it.spool.quarantine(spooled(A, position, QUARANTINE_BYTES // 2 - 10), "poison", 0.0)
             self.assertEqual([each.spooled.position for each in it.ask(it.spool.quarantined, QUARANTINE_STANZAS)], [2, 3])

@@ -708,11 +708,20 @@ class BoundsTests(Case):
         self.node.append(spooled(A, 1), spooled(A, 2))
         self.node.spool.remove(A, 1)
         self.node.engine.refuse(EngineError("no"))
+        self.node.spool.quarantine(spooled(A, 2), "poison", 1.0)
         self.node.close()
+        self.assertEqual(self.node.clock.getDelayedCalls(), [])
         self.assertEqual(Node(self.store, PEER).positions(A), [1, 2])
 
     def test_quarantine(self) -> None:
         """It is of all nodes, with times of the one that reads. What could not be stored is stored later; what is damaged is left out."""
+        self.node.engine.hold()
+        self.node.spool.quarantine(spooled(B, 9), "first", 11.5)
+        early = self.node.started(self.node.spool.quarantined, 9)
+        self.node.engine.go_on()
+        self.node.answer_all()
+        self.assertEqual([each.cause for each in early[0]], ["first"])
+        self.store.kept.clear()
         self.node.engine.refuse(EngineError("no"))
         self.node.spool.quarantine(spooled(A, 1), "poison", 12.5)
         self.node.spool.quarantine(spooled(C, 2), "worse", 13.5)
