@@ -216,6 +216,11 @@ class HomeTable:
         state = self._peers.get(peer)
         return state is not None and state.fence is not None
 
+    def open(self, peer: Domain) -> bool:
+        """Return whether stanzas of `peer` may enter here at once."""
+        state = self._peers.get(peer)
+        return state is not None and state.open
+
     def fence(self, peer: Domain) -> Fence | None:
         """Return the right to write the records of `peer`, if this node is its home."""
         state = self._peers.get(peer)
@@ -224,7 +229,7 @@ class HomeTable:
     @property
     def owned(self) -> Collection[Domain]:
         """Return the peers whose home this node is."""
-        return [name for name, peer in self._peers.items() if peer.fence is not None]
+        return self._owned.keys()
 
     # --- sessions ---
 
@@ -256,6 +261,17 @@ class HomeTable:
         self._sweeps = [now + after for after in SWEEPS]
         for name in list(self._pending):
             self._proceed(self._peers[name], now)
+
+    def lost(self, peer: Domain, now: float) -> None:
+        """The engine has refused a write of `peer`: another node is its home, although this session is not over."""
+        state = self._peers.get(peer)
+        if state is not None and state.fence is not None:
+            state.fence, state.open, state.call = None, False, None
+            self._owned.pop(peer, None)
+            self._closing.discard(peer)
+            self._effects.append(DropPeer(peer))
+            self._answer_askers(state, True)
+            self._proceed(state, now)
 
     # --- admission ---
 
