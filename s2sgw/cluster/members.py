@@ -510,9 +510,7 @@ class Members:
         except UnreadableRecord:
             return
         other = self._others.get(pulse.node)
-        if other is None or not other.record.alive or other.record.identity != pulse.identity or other.being_declared_dead:
-            return
-        if pulse.number <= other.pulse:
+        if other is None or not other.record.alive or other.record.identity != pulse.identity or pulse.number <= other.pulse:
             return
         other.pulse = pulse.number
         self._heard(other, now)

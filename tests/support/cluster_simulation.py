@@ -573,3 +573,49 @@ def disturbances_of(rng: random.Random, at_most: int = 5) -> list[Disturbance]:
         seconds = rng.choice((0.3, 1.5, 3.2, 5.5, 8.0, 12.0, 20.0))
         found.append(Disturbance(kind, rng.randrange(5), rng.uniform(3.0, 40.0), seconds, rng.randrange(5)))
     return found
+
+
+def storm_of(rng: random.Random) -> list[Disturbance]:
+    """Return disturbances that come together, most of them to one node and its way to a second one."""
+    at, node, other = rng.uniform(20.0, 26.0), rng.randrange(3), rng.randrange(3)
+    kinds = rng.sample(KINDS, rng.randint(2, 4))
+    return [
+        Disturbance(
+            kind, node if rng.random() < 0.7 else other, at + rng.uniform(0.0, 4.0), rng.choice((1.5, 4.0, 8.0, 14.0)), other,
+        )
+        for kind in kinds
+    ]  # fmt: skip
+
+
+#: Disturbances that bring a rule of `Members` to bear that chance seldom does. Nodes: 0 is disturbed, 1 is beside it.
+SCENARIOS: dict[str, list[Disturbance]] = {
+    "no heartbeat passes, and one of two nodes hears no pulse": [
+        Disturbance("cut engine", 0, 24.0, 14.0), Disturbance("cut pulses", 0, 24.0, 14.0, 1),
+    ],
+    "a node is born while another has only the bridge": [
+        Disturbance("kill", 1, 22.0, 4.0), Disturbance("cut engine", 0, 25.0, 13.0), Disturbance("cut pulses", 0, 25.0, 13.0, 1),
+    ],
+    "the bridge is longer than a new node is young": [
+        Disturbance("kill", 1, 22.0, 4.0), Disturbance("cut engine", 0, 25.0, 32.0), Disturbance("cut pulses", 0, 25.0, 32.0, 1),
+    ],
+    "pulses pass again while a node is declared dead": [
+        Disturbance("cut engine", 0, 24.0, 12.0), Disturbance("cut pulses", 0, 24.0, 3.6, 1), Disturbance("slow", 1, 26.5, 6.0),
+    ],
+    "the one that declares a node dead is stopped before it does": [
+        Disturbance("cut engine", 0, 24.0, 8.0), Disturbance("cut pulses", 0, 24.0, 6.0, 1), Disturbance("stop in a step", 1, 24.5, 12.0),
+        Disturbance("cut engine", 0, 34.0, 12.0), Disturbance("cut pulses", 0, 34.0, 12.0, 1),
+    ],
+    "a process starts again while its listener is looked at": [
+        Disturbance("kill", 0, 24.0, 1.3), Disturbance("kill", 0, 30.0, 1.4), Disturbance("kill", 0, 36.0, 1.5),
+    ],
+    "a replica is behind while a node starts again": [
+        Disturbance("lag", 1, 22.0, 20.0), Disturbance("lag", 2, 22.0, 20.0), Disturbance("slow", 1, 22.0, 20.0),
+        Disturbance("kill", 0, 24.0, 0.3), Disturbance("kill", 0, 30.0, 2.5),
+    ],
+    "a claim is answered after its session": [
+        Disturbance("cut engine", 0, 24.0, 8.0), Disturbance("slow", 0, 22.0, 20.0), Disturbance("cut all", 0, 36.0, 6.0),
+    ],
+    "a node is stopped, and wakes": [Disturbance("stop", 0, 24.0, 8.0)],
+    "a machine dies": [Disturbance("machine", 0, 40.0, 20.0)],
+    "a process dies": [Disturbance("kill", 0, 40.0, 20.0)],
+}  # fmt: skip
