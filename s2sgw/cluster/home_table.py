@@ -171,6 +171,8 @@ class _Peer:
     #: it has stanzas, and this node should take it over
     takeover: bool = False
     retry_at: float | None = None
+    #: it was read a second time at once; a replica that is behind must not be asked in a circle
+    read_again: bool = False
     #: the sequence of the own home record that is still to be released
     unreleased: int | None = None
     unused_since: float | None = None
@@ -315,6 +317,7 @@ class HomeTable:
         """Answer all that wait."""
         self._effects += [Admit(waiter, ending) for waiter, _ in peer.waiters]
         peer.waiters.clear()
+        peer.read_again = False
         self._end_takeover(peer)
         self._pending.discard(peer.name)
 
@@ -331,6 +334,14 @@ class HomeTable:
     def _retry(self, peer: _Peer, now: float) -> None:
         peer.retry_at = now + RECHECK
         self._pending.add(peer.name)
+
+    def _read_again(self, peer: _Peer, now: float) -> None:
+        """Read the home record again: at once the first time, and then after a while."""
+        if peer.read_again:
+            self._retry(peer, now)
+        else:
+            peer.read_again = True
+            self._proceed(peer, now)
 
     def home_read(self, call: ReadHome, stored: Stored | None, now: float) -> None:
         """The home record was read. It may be old: a claim on an old one is refused."""
@@ -385,7 +396,7 @@ class HomeTable:
         if yielded is None:
             self._retry(peer, now)
         elif yielded:
-            self._proceed(peer, now)
+            self._read_again(peer, now)
         else:
             self._admit(peer, Ending(Cause.OTHER_NODE, f"{peer.name} is served by the node {call.home.node}"))
         self._forget_if_idle(peer)
@@ -400,7 +411,7 @@ class HomeTable:
         elif isinstance(call, ClaimHome) and isinstance(error, EngineFull):
             self._admit(peer, Ending(Cause.SPOOL_UNREADABLE, "the engine of the cluster is full"))
         elif isinstance(error, Conflict):
-            self._proceed(peer, now)
+            self._read_again(peer, now)
         else:
             self._retry(peer, now)
         self._forget_if_idle(peer)
