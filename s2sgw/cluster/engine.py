@@ -158,7 +158,8 @@ class ClusterEngine(Protocol):
     async def put(self, key: str, data: bytes | None, expected: int | None) -> int:
         """Write a value if its sequence is `expected` (0: there is none; None: in any case); return its new sequence.
 
-        Keys are words of letters, digits, "-", "_" and "=", joined by ".". Errors: `Conflict`, `EngineFull`, `EngineGone`.
+        Keys are words of letters, digits, "-", "_" and "=", joined by ".". The sequences of all keys with one first word ascend
+        together, in the order of the writes. Errors: `Conflict`, `EngineFull`, `EngineGone`.
         """
 
     async def entries(self, prefix: str) -> Sequence[Entry]:

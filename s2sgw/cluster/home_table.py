@@ -42,7 +42,8 @@ LOOKED_AT = 1000
 
 def chosen_node(peer: Domain, nodes: Iterable[str]) -> str | None:
     """Return the node that takes `peer` over, of the living `nodes`: by rendezvous hashing, so that each gets its share."""
-    return max(nodes, key=lambda node: hashlib.sha256(f"{node} {peer.ascii}".encode()).digest(), default=None)
+    weighed = [(hashlib.sha256(f"{node} {peer.ascii}".encode()).digest(), node) for node in nodes]
+    return max(weighed)[1] if weighed else None
 
 
 class SessionView(Protocol):

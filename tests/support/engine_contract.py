@@ -426,6 +426,7 @@ class EngineContract:
 
         async def test(one: ClusterEngine, other: ClusterEngine) -> None:
             sequences = {name: await one.put(f"{self.key}.{name}", name.encode(), None) for name in ("a.1", "a.2", "ab.1", "a")}
+            self.assertEqual(list(sequences.values()), sorted(sequences.values()))
             removed = await one.put(f"{self.key}.a.2", None, None)
             expected = [Entry(f"{self.key}.a.1", sequences["a.1"], b"a.1"), Entry(f"{self.key}.a.2", removed, None)]
             while sorted(await other.entries(f"{self.key}.a")) != expected:

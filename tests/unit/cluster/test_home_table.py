@@ -172,7 +172,7 @@ class HomeTableTests(SynchronousTestCase):
         """A silent home is waited for, until it is declared dead or is heard again."""
         for state in ("silent", "unknown"):
             self.setUp()
-            self.sessions.states[OTHER] = state  # type: ignore[assignment]
+            self.sessions.states[OTHER] = state
             self.ask()
             for _ in range(5):
                 self.read(OTHER)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.error import NoRouteError
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -130,8 +131,9 @@ class TCPProbeTests(SynchronousTestCase):
             if error is not None:
                 factory.clientConnectionFailed(connector, Failure(error))
             else:
-                protocol = factory.buildProtocol(None)
-                protocol.makeConnection(_Transport())
+                protocol = factory.buildProtocol(IPv4Address("TCP", listener, 5271))
+                assert protocol is not None
+                protocol.makeConnection(StringTransport())
         return answers
 
     def test_answers(self) -> None:
@@ -142,7 +144,3 @@ class TCPProbeTests(SynchronousTestCase):
             self.assertEqual(self.probe(listener, None), [False])
         self.assertEqual(self.probe("node.example:5271", Refused()), [False])
         self.assertEqual(self.probe("?", Refused()), [False])
-
-
-class _Transport:
-    def loseConnection(self) -> None: ...
