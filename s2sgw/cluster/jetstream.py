@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.python.failure import Failure
 
 from s2sgw.cluster.append_queue import AppendQueue, Call
+from s2sgw.cluster.current_reads import lane_records, last_records, newest_records
 from s2sgw.cluster.engine import (
     KEPT_BYTES,
     ClusterEngine,
@@ -74,12 +75,12 @@ _CALL_RECORDS = 500
 _APPENDS = 256
 #: Seconds for which a write may be unanswered before the engine counts as stalled.
 _STALL_SECONDS = 1.0
-#: Seconds between two readings of what a replica does not have yet.
-_BEHIND = 0.005
 #: Seconds that a close waits for removals.
 _REMOVAL_SECONDS = 2.0
 #: Seconds that the servers have to make a stream, before they are asked again.
 _CHANGE_SECONDS = 5.0
+#: Seconds after which a cluster of servers that is not complete is asked again.
+_STARTING = 0.5
 #: Seconds that a node has for an answer.
 _ASK_SECONDS = 5.0
 #: Peers whose last sequence is remembered.
@@ -169,15 +170,19 @@ class JetStreamEngine(ClusterEngine):
             await self._change(f"STREAM.UPDATE.{name}", changed, seconds)
 
     async def _create(self, wanted: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        name = f"STREAM.CREATE.{wanted['name']}"
-        try:
-            return await self._change(name, wanted, seconds)
-        except RequestRefused as error:
-            if error.code == _NOT_CLUSTERED and self._alone:
-                return await self._change(name, {**wanted, "num_replicas": 1}, seconds)
-            if error.code == _OTHER_CONFIG:
-                return await self._change(f"STREAM.INFO.{wanted['name']}", {}, seconds)
-            raise
+        """Make a stream, once there are servers for its copies: they may still be starting."""
+        end = self._loop.time() + seconds
+        while True:
+            try:
+                return await self._change(f"STREAM.CREATE.{wanted['name']}", wanted, seconds)
+            except RequestRefused as error:
+                if error.code == _OTHER_CONFIG:
+                    return await self._change(f"STREAM.INFO.{wanted['name']}", {}, seconds)
+                if error.code == _NOT_CLUSTERED and self._alone and wanted["num_replicas"] > 1:
+                    return await self._create({**wanted, "num_replicas": 1}, seconds)
+                if error.code != _NO_PEERS or self._loop.time() > end:
+                    raise
+            await asyncio.sleep(_STARTING)
 
     async def _change(self, name: str, content: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Ask for a change that may be asked for again. A cluster that starts drops requests until it has a leader."""
@@ -310,11 +315,7 @@ class JetStreamEngine(ClusterEngine):
         sequence = await self._store_one(stream, record, expected)
         if expected:
             self._removals.add(partial(self._api.delete, stream, expected))
-        found: dict[str, Found] = {}
-        while subject not in found or found[subject].sequence < sequence:
-            await asyncio.sleep(_BEHIND if found else 0)
-            with suppress(EngineGone):
-                found = {each.subject: each for each in await self._api.last_of(stream, peer_subjects(peer), data=False)}
+        found = await last_records(self._api, stream, peer_subjects(peer), subject, sequence)
         if found[subject].sequence != sequence:
             raise Conflict(f"{peer} was claimed by another node meanwhile")
         pairs = ((pair_of(each.subject), each) for each in found.values())
@@ -333,22 +334,7 @@ class JetStreamEngine(ClusterEngine):
         return await self._call(self._read(spool_stream(peer), lane_subject(pair, peer), after, up_to, at_most))
 
     async def _read(self, stream: str, subject: str, after: int, up_to: int, at_most: int) -> Sequence[Stored]:
-        if after >= up_to:
-            return []
-        while True:
-            page = await self._api.next_page(stream, subject, after, max(1, at_most))
-            found = [record for record in page.records if record.sequence <= up_to]
-            last = page.records[-1].sequence if page.records else after
-            if page.more or last >= up_to or await self._is_end(stream, subject, last, up_to):
-                return list(map(_stored, found))
-            await asyncio.sleep(_BEHIND)
-
-    async def _is_end(self, stream: str, subject: str, last: int, up_to: int) -> bool:
-        """Return whether a leader that has reached `up_to` has no record of the lane behind `last` either."""
-        following = await self._api.leader_next(stream, subject, last)
-        if following is not None and following.sequence <= up_to:
-            return False
-        return bool((await self._api.info(stream))["state"]["last_seq"] >= up_to)
+        return list(map(_stored, await lane_records(self._api, stream, subject, after, up_to, at_most)))
 
     # --- removal ---
 
@@ -392,18 +378,8 @@ class JetStreamEngine(ClusterEngine):
         return await self._call(self._kept(at_most))
 
     async def _kept(self, at_most: int) -> Sequence[Stored]:
-        if not at_most:
-            return []
-        state = (await self._api.info(PEN_STREAM))["state"]
-        last, after = state["last_seq"], max(state["first_seq"] - 1, state["last_seq"] - at_most)
-        found: list[Stored] = []
-        while after < last:
-            page = await self._api.next_page(PEN_STREAM, KEPT_SUBJECTS, after, KEPT_BYTES)
-            found += map(_stored, page.records)
-            after = max(after, *(record.sequence for record in page.records)) if page.records else after
-            if after < last and not page.more:
-                await asyncio.sleep(_BEHIND)
-        return found
+        found = await newest_records(self._api, PEN_STREAM, KEPT_SUBJECTS, at_most, KEPT_BYTES) if at_most else []
+        return list(map(_stored, found))
 
     # --- the table ---
 

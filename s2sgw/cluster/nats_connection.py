@@ -175,11 +175,17 @@ class NATSConnection(Requests):
             self._log.info("engine: connected to {server}", server=_shown(server))
             self._client = client
             self._up.set()
-            await self._lost.wait()
+            await self._until_lost(client)
             self.problem = f"{_shown(server)}: connection lost"
             self._log.info("engine: the connection to {server} is lost", server=_shown(server))
             await self._drop()
             await asyncio.sleep(random.uniform(0, _PAUSE))
+
+    async def _until_lost(self, client: Client) -> None:
+        """Wait until the connection is lost. The client does not call `closed_cb` if the socket breaks while it closes."""
+        while client.is_connected and not self._lost.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._lost.wait(), _PING_SECONDS)
 
     async def _connect(self, server: str) -> Client:
         client = Client()
@@ -222,8 +228,16 @@ class NATSConnection(Requests):
 
 
 async def _close(client: Client) -> None:
+    """Close a connection. The client leaves tasks and its socket behind if the socket breaks while it closes."""
+    subscriptions = list(client._subs.values())
     with suppress(Exception):
         await asyncio.wait_for(client.close(), 1.0)
+    tasks: list[asyncio.Task[None] | None] = [each._wait_for_msgs_task for each in subscriptions]
+    for task in tasks:
+        if task is not None:
+            task.cancel()
+    if client._transport is not None:
+        client._transport.close()
 
 
 def _give_up(future: asyncio.Future[None], why: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache, partial
@@ -19,6 +20,7 @@ from s2sgw.cluster.engine import ClusterEngine, EngineError, EngineGone, EngineU
 from s2sgw.cluster.jetstream import JetStreamEngine
 from s2sgw.cluster.jetstream_api import JetStreamAPI
 from s2sgw.cluster.nats_connection import NATSConnection
+from s2sgw.cluster.requests import Unanswered
 from s2sgw.cluster.stream_setup import wanted_streams
 from s2sgw.cluster.subjects import BOOK_STREAM, SPOOL_STREAMS
 from s2sgw.xmpp.jid import Domain, Pair
@@ -139,18 +141,18 @@ class SetupTests(SynchronousTestCase):
 
     skip = None if nats_server() else "nats-server is not installed"
 
-    def outcome(self, number: int = 1, urls: Sequence[str] | None = None, streams: Sequence[Mapping[str, Any]] = (), **options: int) -> Any:
+    def outcome(self, number: int = 1, urls: Sequence[str] | None = None, streams: Sequence[Mapping[str, Any]] = (), seconds: float = PATIENCE, **options: int) -> Any:
         """Return None, or the error of an engine on servers with `options`, which have `streams` already."""
         with Lab() as lab:
             servers = nats(lab, number, **options)
             servers.start()
             self.addCleanup(servers.kill)
             try:
-                return asyncio.run(self.opened(urls or servers.urls, servers.urls, streams))
+                return asyncio.run(self.opened(urls or servers.urls, servers.urls, streams, seconds))
             finally:
                 servers.kill()
 
-    async def opened(self, urls: Sequence[str], servers: Sequence[str], streams: Sequence[Mapping[str, Any]]) -> Any:
+    async def opened(self, urls: Sequence[str], servers: Sequence[str], streams: Sequence[Mapping[str, Any]], seconds: float) -> Any:
         loop = asyncio.get_running_loop()
         connection = NATSConnection(servers, None, loop)
         api = JetStreamAPI(connection, loop.time)
@@ -160,7 +162,7 @@ class SetupTests(SynchronousTestCase):
         await connection.close()
         engine = JetStreamEngine(urls, loop, record_bytes=RECORD_BYTES, shard_bytes=SHARD_BYTES)
         try:
-            return await Deferred.fromCoroutine(engine.open(5 if urls != servers else PATIENCE)).asFuture(loop)
+            return await Deferred.fromCoroutine(engine.open(seconds)).asFuture(loop)
         except EngineError as error:
             return error
         finally:
@@ -198,13 +200,17 @@ class SetupTests(SynchronousTestCase):
                 each.start()
                 self.addCleanup(each.kill)
             urls = [url for each in servers for url in each.urls]
-            self.assert_unfit(asyncio.run(self.opened(urls, servers[0].urls, [])), "3 servers in one cluster")
+            self.assert_unfit(asyncio.run(self.opened(urls, servers[0].urls, [], PATIENCE)), "3 servers in one cluster")
             for each in servers:
                 each.kill()
 
+    def test_two_servers(self) -> None:
+        """A cluster of two servers has no place for three copies. A cluster that starts is waited for."""
+        self.assert_unfit(self.outcome(2, seconds=3), "3 servers in one cluster")
+
     def test_nobody_there(self) -> None:
         """Where no server answers, the words have its address and the reason, and not its password."""
-        error = self.outcome(urls=["nats://user:secret@127.0.0.1:1"])
+        error = self.outcome(urls=["nats://user:secret@127.0.0.1:1"], seconds=2)
         self.assertEqual((type(error), "nats://127.0.0.1:1: " in str(error), "secret" in str(error)), (EngineGone, True, False), error)
 
     def test_grows(self) -> None:
@@ -312,6 +318,24 @@ class FaultTests(Harness, SynchronousTestCase):
 
         self.run_both(test)
 
+    def test_question_that_is_lost(self) -> None:
+        """A question to a node ends with the connection, at once."""
+
+        async def test(one: JetStreamEngine, other: JetStreamEngine) -> None:
+            async def answers(question: bytes) -> bytes:
+                return await Deferred()
+
+            other.answer("b", answers)
+            await self.sleep(0.1)
+            asked = Deferred.fromCoroutine(one.ask("b", b"?"))
+            await self.sleep(0.1)
+            self.server.kill()
+            start = self.loop.time()
+            self.assertEqual(await self.refused(asked), EngineGone)
+            self.assertLess(self.loop.time() - start, 3)
+
+        self.run_both(test)
+
     def test_close_while_it_hangs(self) -> None:
         """An engine is closed within seconds though its server hangs: every call ends, and removals say that they were not made."""
 
@@ -330,3 +354,72 @@ class FaultTests(Harness, SynchronousTestCase):
             self.server.resume()
 
         self.run_both(test)
+
+
+class ConnectionTests(SynchronousTestCase):
+    """A connection to the one of two servers that answers."""
+
+    skip = None if nats_server() else "nats-server is not installed"
+
+    def test_silent_server(self) -> None:
+        """A server that falls silent is left for the other one, also if nothing is asked. Subscriptions go along."""
+        with Lab() as lab:
+            first, second = nats(lab, 1), nats(lab, 1)
+            self.addCleanup(first.kill)
+            self.addCleanup(second.kill)
+            first.start()
+
+            async def run() -> None:
+                heard = asyncio.Event()
+                connection = NATSConnection([*first.urls, *second.urls], None, asyncio.get_running_loop())
+                connection.subscribe("a.b", lambda message: heard.set())
+                connection.open()
+                await connection.wait_up(PATIENCE)
+                second.start()
+                first.servers[0].suspend()
+                speaker = NATSConnection(second.urls, None, asyncio.get_running_loop())
+                speaker.open()
+                await speaker.wait_up(PATIENCE)
+                while not heard.is_set():
+                    await speaker.publish("a.b", b"x")
+                    await asyncio.sleep(0.05)
+                await connection.close()
+                await speaker.close()
+
+            asyncio.run(asyncio.wait_for(run(), PATIENCE))
+            for each in (first, second):
+                each.kill()
+
+    def test_socket_that_breaks(self) -> None:
+        """A server that is killed with much on its way to it is noticed, and nothing of its connection is left."""
+        with Lab() as lab:
+            first, second = nats(lab, 1), nats(lab, 1)
+            self.addCleanup(first.kill)
+            self.addCleanup(second.kill)
+            first.start()
+
+            async def run() -> None:
+                loop = asyncio.get_running_loop()
+                connection = NATSConnection([*first.urls, *second.urls], None, loop)
+                connection.subscribe("a.b", lambda message: None)
+                connection.open()
+                await connection.wait_up(PATIENCE)
+                second.start()
+                first.servers[0].suspend()
+                for _ in range(30):
+                    connection.start(publish(connection))
+                await asyncio.sleep(0.1)
+                first.kill()
+                while connection.problem == "" or not connection.connected:
+                    await asyncio.sleep(0.02)
+                await connection.request("$JS.API.INFO", b"", PATIENCE)
+                await connection.close()
+                await asyncio.sleep(0.05)
+                self.assertEqual(asyncio.all_tasks(), {asyncio.current_task()})
+
+            async def publish(connection: NATSConnection) -> None:
+                with contextlib.suppress(Unanswered):
+                    await connection.publish("a.b", b"x" * 500_000)
+
+            asyncio.run(run())
+            second.kill()

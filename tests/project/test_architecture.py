@@ -102,7 +102,6 @@ TESTED_ELSEWHERE = {
     "authentication.lookups": "unit/authentication/test_judge",
     # the client of a real server
     "cluster.jetstream": "integration/test_jetstream",
-    "cluster.nats_connection": "integration/test_jetstream",
     "cluster.peer_spool": "unit/cluster/test_spool",
     "cluster.quarantine": "unit/cluster/test_spool",
     "cluster.spool_room": "unit/cluster/test_spool",

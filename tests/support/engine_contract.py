@@ -143,6 +143,19 @@ class EngineContract:
 
         self.run_test(test)
 
+    def test_claims_in_turn(self) -> None:
+        """Each claim shows what the former home appended last, however soon it follows."""
+
+        async def test(one: ClusterEngine, other: ClusterEngine) -> None:
+            fence = await self.claimed(one)
+            for number in range(60):
+                mine, next_one = (one, other) if number % 2 == 0 else (other, one)
+                (sequence,) = await mine.append(fence, [record(self.lane, "x")], f"{number}")
+                fence, logs = await next_one.claim(self.peer, b"x", fence.sequence)
+                self.assertEqual([stored.sequence for stored in logs.lanes.values()], [sequence])
+
+        self.run_test(test)
+
     def test_old_fence(self) -> None:
         """After a claim the former home writes nothing, and the new one does."""
 
@@ -163,19 +176,11 @@ class EngineContract:
         async def test(one: ClusterEngine, other: ClusterEngine) -> None:
             await self.fails(Fenced, one.append(Fence(self.peer, 1 << 40), [record(self.lane)], "a"))
             fence = await self.claimed(one)
-            one.delete(self.peer, [fence.sequence])
-            await self.until_home_is(one, None)
+            self.assertEqual(await one.delete(self.peer, [fence.sequence]), True)
             await self.fails(Fenced, one.append(fence, [record(self.lane)], "b"))
             self.assertGreater((await other.claim(self.peer, b"b", 0))[0].sequence, fence.sequence)
 
         self.run_test(test)
-
-    async def until_home_is(self, engine: ClusterEngine, data: bytes | None) -> None:
-        while True:
-            home = await engine.home(self.peer)
-            if (home.data if home is not None else None) == data:
-                break
-            await self.pause()
 
     def test_rivals(self) -> None:
         """Two nodes that claim the same peer at once: one of them has it."""
@@ -313,9 +318,10 @@ class EngineContract:
 
         async def test(one: ClusterEngine, other: ClusterEngine) -> None:
             fence = await self.claimed(one)
-            for number in range(40):
+            for number in range(60):
                 (sequence,) = await one.append(fence, [record(self.lane, f"{number}")], f"{number}")
-                self.assertEqual(texts(await other.read(self.lane, self.peer, sequence - 1, sequence, 1000)), [f"{number}"])
+                for engine in (other, one):
+                    self.assertEqual(texts(await engine.read(self.lane, self.peer, sequence - 1, sequence, 1000)), [f"{number}"])
 
         self.run_test(test)
 
@@ -335,6 +341,19 @@ class EngineContract:
             one.purge(self.lane, self.peer, mine[-1])
             await self.until_read(other, mine[-1], [])
             self.assertEqual(set((await other.claim(self.peer, b"b", fence.sequence))[1].lanes), {self.back})
+
+        self.run_test(test)
+
+    def test_removals_before_a_close(self) -> None:
+        """A close waits a while for removals: what is not removed would come again."""
+
+        async def test(one: ClusterEngine, other: ClusterEngine) -> None:
+            fence = await self.claimed(one)
+            mine = await one.append(fence, [record(self.lane, f"{number}") for number in range(100)], "a")
+            removal = one.delete(self.peer, mine[1:-1])
+            await one.close()
+            self.assertEqual(await removal, True)
+            await self.until_read(other, mine[-1], ["0", "99"])
 
         self.run_test(test)
 
@@ -385,12 +404,13 @@ class EngineContract:
         self.run_test(test)
 
     def test_held_peers(self) -> None:
-        """Each peer with records is listed with their number; one without is not."""
+        """Each peer with records is listed with their number; one without is not. A claim removes the older home record."""
 
         async def test(one: ClusterEngine, other: ClusterEngine) -> None:
             fence = await self.claimed(one)
             await one.append(fence, [record(self.lane, "1"), record(self.back, "2")], "a")
             stranger = await self.claimed(one, self.stranger)
+            await other.claim(self.peer, b"b", fence.sequence)
             while [(await other.held_peers()).get(peer) for peer in (self.peer, self.stranger)] != [3, 1]:
                 await self.pause()
             one.delete(self.stranger, [stranger.sequence])
