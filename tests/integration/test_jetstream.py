@@ -6,12 +6,11 @@ Skipped where nats-server is not installed ($NATS_SERVER, PATH or ~/go/bin).
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cache, partial
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
@@ -25,67 +24,15 @@ from s2sgw.cluster.stream_setup import wanted_streams
 from s2sgw.cluster.subjects import BOOK_STREAM, SPOOL_STREAMS
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.lab.lab import Lab
-from tests.lab.nats import NATS, nats, nats_server
+from tests.lab.nats import nats, nats_server
 from tests.support.engine_contract import LOCAL, EngineContract, record, texts
-
-#: Seconds that a test may take. It waits for answers, never for time.
-PATIENCE = 60
-SHARD_BYTES = 16 << 20
-RECORD_BYTES = 300_000
+from tests.support.jetstream_engines import PATIENCE, RECORD_BYTES, SHARD_BYTES, EngineHarness, started
 
 PEER, OTHER = Domain.parse("peer.example"), Domain.parse("other.example")
 LANE, BACK = Pair(PEER, LOCAL), Pair(LOCAL, PEER)
 
-_T = TypeVar("_T")
 
-
-@cache
-def started(number: int) -> NATS:
-    """Return so many servers. They run until this process ends."""
-    lab = Lab()
-    atexit.register(lab.close)
-    engine = nats(lab, number)
-    atexit.register(engine.kill)
-    engine.start()
-    return engine
-
-
-class Harness:
-    """Tests with engines on a loop of their own."""
-
-    assertEqual: Callable[..., None]
-    skip = None if nats_server() else "nats-server is not installed"
-
-    def setUp(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.made: list[JetStreamEngine] = []
-
-    def tearDown(self) -> None:
-        for engine in self.made:
-            self.wait(Deferred.fromCoroutine(engine.close()))
-        self.loop.run_until_complete(asyncio.sleep(0.01))
-        left = asyncio.all_tasks(self.loop)
-        self.loop.close()
-        self.assertEqual(left, set())
-
-    def engine(self) -> JetStreamEngine:
-        engine = JetStreamEngine(self.urls, self.loop, record_bytes=RECORD_BYTES, shard_bytes=SHARD_BYTES)
-        self.made.append(engine)
-        return engine
-
-    def wait(self, call: Deferred[_T]) -> _T:
-        async def result() -> _T:
-            return await asyncio.wait_for(call.asFuture(self.loop), PATIENCE)
-
-        return self.loop.run_until_complete(result())
-
-    @property
-    def urls(self) -> list[str]:
-        """Return the URLs of the servers."""
-        raise AssertionError("a subclass says which")
-
-
-class EngineTests(Harness, EngineContract):
+class EngineTests(EngineHarness, EngineContract):
     """The contract on servers that all tests share."""
 
     servers: int
@@ -219,7 +166,7 @@ class SetupTests(SynchronousTestCase):
         self.assertEqual(self.outcome(streams=small), None)
 
 
-class FaultTests(Harness, SynchronousTestCase):
+class FaultTests(EngineHarness, SynchronousTestCase):
     """Faults of a server that runs alone, and is of one test."""
 
     def setUp(self) -> None:
