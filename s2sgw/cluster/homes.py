@@ -7,11 +7,14 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
+from s2sgw.cluster.door import AskAgain, NodeView, Placement, ServeHere, place
 from s2sgw.cluster.engine import ClusterEngine, EngineError, Fence, PeerLogs
 from s2sgw.cluster.home_table import (
+    PATIENCE,
+    RECHECK,
     Admit,
     AnswerYield,
     AskToYield,
@@ -28,6 +31,7 @@ from s2sgw.cluster.home_table import (
     Waiter,
 )
 from s2sgw.cluster.members import MemberNotice, OtherEnded, SessionBegan, SessionEnded
+from s2sgw.cluster.node_records import HomeRecord, UnreadableRecord
 from s2sgw.ingress.homes import Homes
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, InvalidJID
@@ -72,13 +76,19 @@ class _Asked(Waiter):
             self.answer.callback(answer)
 
 
+def _nothing() -> None: ...
+
+
 class ClusterHomes(Homes):
     """The `Homes` of a node of a cluster. Give it the notices of the membership by `noticed`, before all others get them."""
 
     log = Logger("s2sgw")
 
-    def __init__(self, table: HomeTable, engine: ClusterEngine, custody: PeerCustody, clock: IReactorTime) -> None:
+    def __init__(
+        self, table: HomeTable, nodes: NodeView, engine: ClusterEngine, custody: PeerCustody, clock: IReactorTime,
+    ) -> None:
         self.table = table
+        self._nodes = nodes
         self._engine = engine
         self._custody = custody
         self._clock = clock
@@ -113,6 +123,30 @@ class ClusterHomes(Homes):
         self._perform()
         ending: Ending | None = await asked.answer
         return ending
+
+    async def locate(self, peer: Domain) -> Placement | Ending:
+        """Return where a new connection of `peer` goes, and claim nothing. A silent home is waited for; an `Ending`: in vain."""
+        end = self._clock.seconds() + PATIENCE
+        while True:
+            found = await self._place(peer)
+            if not isinstance(found, AskAgain):
+                return found
+            if self._clock.seconds() >= end:
+                return Ending(Cause.NO_NODE)
+            await deferLater(self._clock, RECHECK, _nothing)
+
+    async def _place(self, peer: Domain) -> Placement | Ending:
+        now = self._clock.seconds()
+        if self.table.owns(peer) and self._nodes.may_write(now):
+            return ServeHere()
+        try:
+            stored = await self._engine.home(peer)
+            owner = None if stored is None else HomeRecord.decode(stored.data).owner
+        except EngineError:
+            return AskAgain()
+        except UnreadableRecord as error:
+            return Ending(Cause.INTERNAL, f"the home record of the peer: {error}")
+        return place(owner, self._nodes, self._clock.seconds())
 
     def drain(self) -> Deferred[None]:
         """Give up every peer, and take no other. Fires when this node owns none."""

@@ -63,7 +63,7 @@ LEVELS = 7
 #: Modules and packages without input, output, clock or chance: everything they need comes in by argument.
 PURE = ("xmpp", "sasl", "stream", "trust", "policy", "queue")
 PURE_MODULES = (
-    "cluster.home_table", "cluster.lane_log", "cluster.members", "cluster.node_records", "cluster.records",
+    "cluster.door", "cluster.home_table", "cluster.lane_log", "cluster.members", "cluster.node_records", "cluster.records",
     "cluster.spool_room",
 )  # fmt: skip
 IMPURE_MODULES = {

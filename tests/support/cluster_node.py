@@ -74,7 +74,7 @@ class Node:
         self.members = Members(name, self.listener, lambda: f"{name}{next(numbers)}")
         self.table = HomeTable(name, self.members)
         self.custody = Custody()
-        self.homes = ClusterHomes(self.table, self.engine, self.custody, clock)
+        self.homes = ClusterHomes(self.table, self.members, self.engine, self.custody, clock)
         self.notices: list[str] = []
         self.membership = Membership(self.members, self.engine, probe, self, clock)
 

@@ -612,6 +612,18 @@ SCENARIOS: dict[str, list[Disturbance]] = {
         Disturbance("lag", 1, 22.0, 20.0), Disturbance("lag", 2, 22.0, 20.0), Disturbance("slow", 1, 22.0, 20.0),
         Disturbance("kill", 0, 24.0, 0.3), Disturbance("kill", 0, 30.0, 2.5),
     ],
+    "a node starts again and again, and the others learn it late": [
+        Disturbance("slow", 1, 20.0, 22.0), Disturbance("slow", 2, 20.0, 22.0),
+        *(Disturbance("kill", 0, 20.0 + 2 * number, 0.3) for number in range(10)),
+    ],
+    "a list of nodes is old, and one was born meanwhile": [
+        Disturbance("kill", 1, 15.0, 5.0), Disturbance("lag", 0, 20.0, 5.2),
+        Disturbance("cut engine", 0, 25.0, 16.0), Disturbance("cut pulses", 0, 25.0, 16.0, 1),
+    ],
+    "a dead node wakes, and looks into a living one": [
+        Disturbance("stop", 1, 24.0, 8.0), Disturbance("cut pulses", 0, 23.0, 22.0, 1), Disturbance("slow", 1, 31.0, 14.0),
+        Disturbance("cut engine", 0, 30.0, 12.0),
+    ],
     "a claim is answered after its session": [
         Disturbance("cut engine", 0, 24.0, 8.0), Disturbance("slow", 0, 22.0, 20.0), Disturbance("cut all", 0, 36.0, 6.0),
     ],

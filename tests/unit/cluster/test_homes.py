@@ -6,6 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster import home_table
+from s2sgw.cluster.door import HandOn, Placement, ServeHere
 from s2sgw.cluster.engine import EngineFull, Fence, LaneRecord
 from s2sgw.cluster.homes import KEPT, YIELD, YIELDED
 from s2sgw.xmpp.ending import Cause, Ending
@@ -158,6 +159,48 @@ class ClusterHomesTests(SynchronousTestCase):
         self.nodes["a"].membership.leave()
         self.nodes.pass_time(3.0)
         self.assertEqual(len(self.nodes.owners(P)), 1)
+
+    # --- where a connection goes ---
+
+    def locate(self, name: str, peer: Domain = P) -> list[Placement | Ending]:
+        answers: list[Placement | Ending] = []
+        Deferred.fromCoroutine(self.nodes[name].homes.locate(peer)).addCallback(answers.append)
+        return answers
+
+    def test_locate(self) -> None:
+        """A connection is served at its home, or anywhere if there is none, and handed on from the other nodes."""
+        self.assertEqual(self.locate("b"), [ServeHere()])
+        self.assertEqual(self.nodes.owners(P), [])
+        self.own()
+        self.assertEqual((self.locate("a"), self.locate("b")), ([ServeHere()], [HandOn("a", self.nodes["a"].listener)]))
+
+    def test_locate_waits(self) -> None:
+        """A connection whose home is silent waits for the burial."""
+        self.own()
+        self.nodes["a"].die()
+        self.nodes.pass_time(1.5)
+        answers = self.locate("b")
+        self.nodes.pass_time(1.0)
+        self.assertEqual(answers, [])
+        self.nodes.pass_time(2.5)
+        self.assertEqual(answers, [ServeHere()])
+
+    def test_locate_in_vain(self) -> None:
+        """A node that is cut off from the engine serves no new connection, and says so after a while."""
+        self.own()
+        self.nodes["a"].engine.cut()
+        self.nodes.pass_time(3.0)
+        answers = self.locate("a")
+        self.nodes.pass_time(home_table.PATIENCE - 1)
+        self.assertEqual(answers, [])
+        self.nodes.pass_time(1.5)
+        self.assertEqual(answers, [Ending(Cause.NO_NODE)])
+
+    def test_locate_unreadable(self) -> None:
+        """A home record of a newer release is an answer."""
+        Deferred.fromCoroutine(self.nodes["a"].engine.claim(P, b'{"version":2}', 0))
+        (ending,) = self.locate("a")
+        self.assertTrue(isinstance(ending, Ending) and ending.cause == Cause.INTERNAL)
 
     def test_questions(self) -> None:
         """A question that is none is answered with no."""
