@@ -5,7 +5,8 @@ takes effect in memory at once, and its record is written within `REMOVAL_SECOND
 records of which nothing is left are deleted. The last record of a lane stays as long as the lane is not empty, for it has the
 totals; an empty lane is purged.
 
-Lanes that a claim found are known by their totals alone until something more is asked.
+Lanes that a claim found are known by their totals alone until something more is asked, and so are lanes that were not used for
+the longest, when the logs in memory are large.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -59,9 +61,11 @@ APPEND_BYTES = 1 << 20
 MOST_RECORDS = 400
 #: About so many bytes are read at a time.
 READ_BYTES = 1 << 18
-LOAD_BYTES = 1 << 20
 #: Bytes of the headers that the engine's client adds.
 HEADER_BYTES = 1024
+#: The most memory for the logs of lanes, and what a run and a stanza of a run take of it.
+LOADED_BYTES = 64 << 20
+RUN_MEMORY, STANZA_MEMORY = 300, 32
 #: Removals of lanes that could not be read, kept for another try.
 LATER_CALLS = 10_000
 #: Records that say nothing are deleted when there are so many in a lane.
@@ -85,6 +89,7 @@ class SpoolServices:
     removals: Callable[[PeerSpool, float], None]
     lost: Callable[[PeerSpool], None]
     report: Callable[[str], None]
+    loaded: LoadedLanes
 
     def logged(self, row: Spooled) -> LoggedStanza:
         accepted, deadline = (round(seconds * 1e6) + self.offset for seconds in (row.accepted_at, row.deadline))
@@ -98,18 +103,57 @@ class SpoolServices:
         return (stored - self.offset) / 1e6
 
 
-class Lane:
-    """A lane. `log` is None until it is read: then the totals are known, and are kept up to date by what is appended."""
+class LoadedLanes:
+    """The lanes whose logs are in memory. When they are large, those that were not used for the longest are forgotten."""
 
-    __slots__ = ("pair", "log", "known", "last_sequence", "_counted")
+    def __init__(self) -> None:
+        #: the lanes, with their peers and bytes, in the order of their last use
+        self._lanes: dict[Lane, tuple[PeerSpool, int]] = {}
+        self.bytes = 0
+
+    def used(self, lane: Lane, peer: PeerSpool) -> None:
+        """Note that a lane was used, and has changed."""
+        self.forget(lane)
+        if lane.log is not None:
+            size = len(lane.log.runs) * RUN_MEMORY + lane.log.count * STANZA_MEMORY
+            self._lanes[lane] = peer, size
+            self.bytes += size
+
+    def forget(self, lane: Lane) -> None:
+        """Note that a lane is not known any more."""
+        _, size = self._lanes.pop(lane, (None, 0))
+        self.bytes -= size
+
+    def trim(self) -> None:
+        """Forget logs until there is room. Peers with a call under way keep theirs."""
+        if self.bytes > LOADED_BYTES:
+            for lane, (peer, _) in list(self._lanes.items()):
+                if not peer.in_call and lane.unload():
+                    self.forget(lane)
+                    if self.bytes <= LOADED_BYTES:
+                        break
+
+
+class Lane:
+    """A lane. `log` is None while it is not in memory: then `known` are the totals, kept up to date by what is appended."""
+
+    __slots__ = ("pair", "log", "known", "last_sequence", "cleaning", "_counted")
 
     def __init__(self, pair: Pair, known: LaneTotals | None = None, last_sequence: int = 0) -> None:
         self.pair = pair
         self.log = LaneLog() if known is None else None
         self.known = known if known is not None else LaneTotals(0)
         self.last_sequence = last_sequence
+        #: whether records are being deleted that the log does not have any more
+        self.cleaning = False
         #: stanzas and bytes that count against the room
         self._counted = 0, 0
+
+    def unload(self) -> bool:
+        """Forget the log, if the engine has all that it says. Return whether it is forgotten."""
+        if self.log is not None and not self.log.unlogged and not self.log.gone and not self.cleaning:
+            self.known, self.log = self.log.totals(0), None
+        return self.log is None
 
     def totals(self, serial: int = 0) -> LaneTotals:
         """Return the totals for a record with this serial number."""
@@ -401,6 +445,8 @@ class PeerSpool:
         #: removals of lanes that could not be read
         self._later: list[Job] = []
         self._working = self._cleaning = self._removals_due = self._fenced = False
+        #: whether a call is under way that may use the logs of lanes
+        self.in_call = False
         #: lanes with records that may be deleted
         self._unclean: dict[Lane, None] = {}
         #: why no more calls are taken, or ""
@@ -415,6 +461,11 @@ class PeerSpool:
     def busy(self) -> bool:
         """Return whether calls wait, or are under way."""
         return bool(self._jobs) or self._working
+
+    @property
+    def has_removals(self) -> bool:
+        """Return whether removals are not in the logs yet."""
+        return any(lane.has_removals for lane in self.lanes.values())
 
     def summaries(self) -> list[LaneSummary]:
         """Return the totals of each lane that is not empty."""
@@ -479,6 +530,7 @@ class PeerSpool:
                 self._answer(job, SpoolBroken(why))
             for lane in self.lanes.values():
                 lane.count(self._services.room, self.peer, ended=True)
+                self._services.loaded.forget(lane)
 
     def _answer(self, job: Job, result: object) -> None:
         if job.answer is not None:
@@ -491,6 +543,7 @@ class PeerSpool:
 
     async def _work(self) -> None:
         while (self._jobs or self._removals_due) and not self.ended:
+            self.in_call = True
             if self._removals_due:
                 self._removals_due = False
                 await self._write_removals()
@@ -499,6 +552,8 @@ class PeerSpool:
                 self._answer(job, await self._performed(job))
             else:
                 await self._write()
+            self.in_call = False
+            self._services.loaded.trim()
             if self._fenced and not self.ended:
                 self.end(f"another node is the home of {self.peer}")
                 self._services.lost(self)
@@ -677,25 +732,33 @@ class PeerSpool:
             if self.ended or self.lanes.get(lane.pair) is not lane:
                 continue
             lane.count(self._services.room, self.peer)
+            self._services.loaded.used(lane, self)
             if lane.has_removals:
                 self._services.removals(self, seconds)
             if lane.is_empty and not lane.last_sequence:
-                del self.lanes[lane.pair]
+                self._forget(lane)
             elif lane.is_empty or (lane.log is not None and (lane.log.gone or len(lane.log.idle) >= IDLE_RECORDS)):
                 self._unclean[lane] = None
         if self._unclean and not self._cleaning:
             self._cleaning = True
             Deferred.fromCoroutine(self._clean())
 
+    def _forget(self, lane: Lane) -> None:
+        """Forget a lane that is not in the engine any more."""
+        del self.lanes[lane.pair]
+        self._services.loaded.forget(lane)
+
     async def _clean(self) -> None:
         """Delete the records of which nothing is left."""
         while self._unclean:
             lane = next(iter(self._unclean))
             del self._unclean[lane]
+            lane.cleaning = True
             if lane.is_empty:
                 await self._purge(lane)
             elif lane.log is not None:
                 await self._delete(lane.pair, lane.log)
+            lane.cleaning = False
         self._cleaning = False
 
     async def _purge(self, lane: Lane) -> None:
@@ -703,7 +766,7 @@ class PeerSpool:
         up_to = lane.last_sequence
         if await self._engine.purge(lane.pair, self.peer, up_to) and lane.is_empty and lane.last_sequence == up_to:
             if self.lanes.get(lane.pair) is lane:
-                del self.lanes[lane.pair]
+                self._forget(lane)
         elif lane.log is not None:
             gone = [run for run in lane.log.gone if run.sequence <= up_to]
             lane.log.gone = [run for run in lane.log.gone if run.sequence > up_to]
@@ -744,7 +807,7 @@ class PeerSpool:
     async def _folded(self, lane: Lane) -> LaneLog:
         log = LaneLog()
         while log.last_sequence < lane.last_sequence:
-            stored = await self._engine.read(lane.pair, self.peer, log.last_sequence, lane.last_sequence, LOAD_BYTES)
+            stored = await self._engine.read(lane.pair, self.peer, log.last_sequence, lane.last_sequence, READ_BYTES)
             if not stored:
                 raise SpoolBroken(f"record {lane.last_sequence} of {lane.pair} is missing in the engine")
             for each in stored:
@@ -753,11 +816,11 @@ class PeerSpool:
 
     async def read(self, pair: Pair, after: int, at_most: int) -> list[Spooled]:
         """See `Spool.read`. Raises `SpoolError`, `EngineError`, `RecordError`."""
-        return await self._contents(pair, lambda log: log.select(after, at_most), neighbours=True)
+        return await self._contents(pair, partial(LaneLog.select, after=after, at_most=at_most), neighbours=True)
 
     async def read_each(self, pair: Pair, positions: Sequence[int]) -> list[Spooled]:
         """Read the stanzas at these positions, those that are held. Raises `SpoolError`, `EngineError`, `RecordError`."""
-        return await self._contents(pair, lambda log: log.places(positions))
+        return await self._contents(pair, partial(LaneLog.places, positions=positions))
 
     async def stored_at(self, pair: Pair, position: int) -> Spooled | None:
         """Return the stanza at a position. Raises `PositionTaken` if there was one and its record is in use, and as `read`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from itertools import count
+from operator import attrgetter, itemgetter
 from time import thread_time
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.cluster.engine import ClusterEngine, EngineError, Fence, PeerLogs
-from s2sgw.cluster.peer_spool import Append, MarkWritten, PeerSpool, Read, Remove, SpoolServices
+from s2sgw.cluster.peer_spool import Append, LoadedLanes, MarkWritten, PeerSpool, Read, Remove, SpoolServices
 from s2sgw.cluster.quarantine import Quarantine
 from s2sgw.cluster.records import PositionRange, ranges
 from s2sgw.cluster.spool_room import SpoolRoom
@@ -67,11 +67,12 @@ class JetStreamSpool(Spool):
         self._peer_of = peer_of
         self._lost = lost
         self._room = SpoolRoom(limit, limit if share is None else share)
+        self._session = session
+        self._appends = 0
         offset = round((wall() - clock.seconds()) * 1e6)
-        identities = count(1)
         self._services = SpoolServices(
-            engine, self._room, offset, lambda: f"{session}.{next(identities)}", self._give, self._write_removals_in,
-            self._has_other_home, report,
+            engine, self._room, offset, self._new_identity, self._give, self._write_removals_in, self._has_other_home, report,
+            LoadedLanes(),
         )
         self._quarantine = Quarantine(engine, clock, offset)
         self._peers: dict[Domain, PeerSpool] = {}
@@ -126,10 +127,15 @@ class JetStreamSpool(Spool):
         if spool is not None:
             spool.end(why)
 
+    def _new_identity(self) -> str:
+        """Return the identity of an append."""
+        self._appends += 1
+        return f"{self._session}.{self._appends}"
+
     def _has_other_home(self, spool: PeerSpool) -> None:
         if self._peers.get(spool.peer) is spool:
             del self._peers[spool.peer]
-            self._give(lambda _: self._lost(spool.peer), None)
+            self._give(self._lost, spool.peer)
 
     # --- the contents ---
 
@@ -191,7 +197,7 @@ class JetStreamSpool(Spool):
         if not parts:
             self._give(done, None)
             return
-        parts.sort(key=lambda part: not part[1][0])
+        parts.sort(key=_only_removes)
         (peer, (rows, replaces)), *others = parts
 
         def answered(error: SpoolError | None) -> None:
@@ -209,7 +215,7 @@ class JetStreamSpool(Spool):
     def read(self, pair: Pair, after: int, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
         spool = self._peer(self._peer_of(pair), done)
         if spool is not None:
-            spool.put(Read(lambda spool: spool.read(pair, after, at_most), done))
+            spool.put(Read(partial(PeerSpool.read, pair=pair, after=after, at_most=at_most), done))
 
     def remove(self, pair: Pair, up_to: int) -> None:
         self._remove(pair, [(0, up_to)])
@@ -255,8 +261,8 @@ class JetStreamSpool(Spool):
         late = [(deadline or 0, peer) for deadline, peer in due if peer.busy or (deadline is not None and deadline <= now)]
         found: list[tuple[int, Pair, int, PeerSpool]] = []
         errors: list[SpoolError] = []
-        for deadline, peer in sorted(late, key=lambda each: each[0]):
-            found.sort(key=lambda each: each[0])
+        for deadline, peer in sorted(late, key=itemgetter(0)):
+            found.sort(key=itemgetter(0))
             if len(found) >= at_most and (deadline > found[at_most - 1][0] or len(found) >= at_most * EXPIRED_LOOKS):
                 break
             answer = await self._asked(peer, work)
@@ -265,7 +271,7 @@ class JetStreamSpool(Spool):
             else:
                 found += [(*each, peer) for each in answer]
         positions: dict[tuple[PeerSpool, Pair], list[int]] = {}
-        for _, pair, position, peer in sorted(found, key=lambda each: each[0])[:at_most]:
+        for _, pair, position, peer in sorted(found, key=itemgetter(0))[:at_most]:
             positions.setdefault((peer, pair), []).append(position)
         rows: list[Spooled] = []
         for (peer, pair), chosen in positions.items():
@@ -274,7 +280,7 @@ class JetStreamSpool(Spool):
                 errors.append(contents)
             else:
                 rows += contents
-        self._give(done, errors[0] if errors and not rows else sorted(rows, key=lambda row: row.deadline))
+        self._give(done, errors[0] if errors and not rows else sorted(rows, key=attrgetter("deadline")))
 
     def _asked(self, peer: PeerSpool, work: Callable[[PeerSpool], Awaitable[_T]]) -> Deferred[_T | SpoolError]:
         """Return the answer of a peer, after all its earlier calls."""
@@ -286,14 +292,15 @@ class JetStreamSpool(Spool):
         if self._closed:
             self._give(done, SpoolBroken(self._closed))
             return
-        asked = [self._asked(peer, _summaries) for peer in self._peers.values()]
-        Deferred.fromCoroutine(self._queues(asked, done))
+        asked = [self._asked(peer, _summaries) for peer in self._peers.values() if peer.busy]
+        found = [summary for peer in self._peers.values() if not peer.busy for summary in peer.summaries()]
+        Deferred.fromCoroutine(self._queues(asked, found, done))
 
     async def _queues(
-        self, asked: Iterable[Deferred[list[LaneSummary] | SpoolError]], done: SpoolAnswer[list[LaneSummary]],
+        self, asked: Iterable[Deferred[list[LaneSummary] | SpoolError]], found: list[LaneSummary],
+        done: SpoolAnswer[list[LaneSummary]],
     ) -> None:
-        """Give the totals of all peers. A peer that gives an error meanwhile has another home."""
-        found: list[LaneSummary] = []
+        """Give `found`, and the totals of the peers that were asked. One that gives an error meanwhile has another home."""
         for each in asked:
             answer = await each
             found += [] if isinstance(answer, SpoolError) else answer
@@ -317,7 +324,8 @@ class JetStreamSpool(Spool):
 
     def close(self, done: Callable[[], None]) -> None:
         """See `Spool.close`. What was removed is written, if the engine takes it. The homes stay claimed."""
-        asked = [self._asked(peer, PeerSpool.finish) for peer in self._peers.values()] if not self._closed else []
+        unfinished = [peer for peer in self._peers.values() if (peer.busy or peer.has_removals) and not self._closed]
+        asked = [self._asked(peer, PeerSpool.finish) for peer in unfinished]
         self._closed = "the spool is closed"
         Deferred.fromCoroutine(self._close(asked, done))
 
@@ -332,7 +340,8 @@ class JetStreamSpool(Spool):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._give(lambda _: done(), None)
+        self._answers.append(done)
+        self._call_soon()
 
     # --- removals ---
 
@@ -381,6 +390,10 @@ class JetStreamSpool(Spool):
                 self._answers.popleft()()
         finally:
             self._call_soon()
+
+
+def _only_removes(part: tuple[Domain, tuple[list[Spooled], list[Replaced]]]) -> bool:
+    return not part[1][0]
 
 
 async def _summaries(peer: PeerSpool) -> list[LaneSummary]:

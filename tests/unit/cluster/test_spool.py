@@ -230,6 +230,22 @@ class TakeoverTests(Case):
         self.assertEqual(other.positions(A), [1, 2, 3, 4])
         self.assertEqual(Node(self.store).claim(), [LaneSummary(A, 4, 350, 1, 4, 1.0)])
 
+    def test_calls_to_a_lane_that_was_not_read(self) -> None:
+        """Calls of one turn that need the log have it read when what was before them is stored."""
+        self.node.append(spooled(A, 1), spooled(A, 2), spooled(A, 3))
+        other = Node(self.store, PEER)
+        other.engine.hold()
+        answers = [other.started(other.spool.append, [spooled(pair, 4)]) for pair in (B, A)]
+        answers.append(other.started(other.spool.mark_written, A, [2, 4]))
+        other.spool.remove_each(A, [1])
+        answers.append(other.started(other.spool.append, [spooled(A, 5)]))
+        other.engine.go_on()
+        other.answer_all()
+        self.assertEqual((answers, other.held()), ([[None]] * 4, (5, 500)))
+        other.write_removals()
+        for node in (other, Node(self.store, PEER)):
+            self.assertEqual([(row.position, row.written) for row in node.read(A)], [(2, True), (3, False), (4, True), (5, False)])
+
     def test_positions_go_on(self) -> None:
         """A position of the last stanzas, which were removed, is not used again while the lane is there."""
         self.node.append(*(spooled(A, position) for position in range(1, 6)))
@@ -416,6 +432,19 @@ class EngineTests(Case):
         self.node.answer_all()
         self.assertEqual((answers, [len(each) for each in self.node.engine.appends]), ([[None]] * 101, [1, 100]))
         self.assertEqual((self.node.positions(A), self.node.positions(B)), (list(range(51, 101)), [1]))
+
+    def test_removals_of_one_turn(self) -> None:
+        """All of them are written in the end, those before and those behind a write of the same turn."""
+        self.node.append(*(spooled(A, position) for position in range(1, 5)))
+        self.node.engine.hold()
+        self.node.started(self.node.spool.append, [spooled(B, 1)])
+        for position in (1, 2, 3):
+            self.node.spool.remove_each(A, [position])
+            self.node.started(self.node.spool.append, [spooled(A, 4 + position)])
+        self.node.spool.remove_each(A, [4])
+        self.node.engine.go_on()
+        self.node.write_removals()
+        self.assertEqual(Node(self.store, PEER).positions(A), [5, 6, 7])
 
     def test_lost_answers(self) -> None:
         """An append whose answer is lost waits, and is not stored twice."""
@@ -648,6 +677,26 @@ class BoundsTests(Case):
         other = Node(self.store, PEER)
         self.assertEqual((other.spool.used_by(PEER), other.held()), (8 * size, (8, 8000)))
 
+    def test_memory(self) -> None:
+        """The logs of lanes in memory are bounded: those that were not used for the longest are read again when they are used."""
+        self.patch(peer_spool, "LOADED_BYTES", 1500)
+        for pair in (A, B, C):
+            for position in (1, 2):
+                self.node.append(spooled(pair, position))
+        loaded = self.node.jetstream._services.loaded
+        self.assertEqual(([str(lane.pair) for lane in loaded._lanes], loaded.bytes), ([str(B), str(C)], 1328))
+        reads = self.node.engine.reads
+        self.assertEqual((self.node.append(spooled(A, 3)), self.node.engine.reads), (None, reads))
+        self.node.mark(A, [2])
+        self.assertEqual([row.written for row in self.node.read(A)], [False, True, False])
+        self.assertLessEqual(loaded.bytes, 1500)
+        self.node.spool.remove(A, 3)
+        self.node.spool.remove(C, 2)
+        self.node.write_removals()
+        self.assertEqual((self.node.held(), self.node.queues(), loaded.bytes <= 700), ((2, 200), [LaneSummary(B, 2, 200, 1, 2, 1.0)], True))
+        self.node.release()
+        self.assertEqual((loaded.bytes, loaded._lanes), (0, {}))
+
     def test_several_peers(self) -> None:
         """A batch of several peers is stored whole or not at all; without their homes nothing is."""
         self.assertEqual(self.node.append(spooled(A, 1), spooled(C, 1)), None)
@@ -790,14 +839,15 @@ LIVES = st.lists(
 
 
 class LifeTests(SynchronousTestCase):
-    """Any life of lanes over nodes that are killed and engines that refuse."""
+    """Any life of lanes over nodes that are killed, engines that refuse, and little memory."""
 
-    @given(LIVES)
+    @given(LIVES, st.sampled_from([0, 1000, 1 << 20]))
     @settings(max_examples=100, deadline=None)
-    def test_any_life(self, steps: Sequence[tuple[Any, ...]]) -> None:
+    def test_any_life(self, steps: Sequence[tuple[Any, ...]], memory: int) -> None:
         """Each node finds what was acknowledged and not removed, with its marks, in order. Besides it may find what was removed just
         before a kill, and nothing else. The totals that it is told at the claim are of what it finds, once removals are written.
         """
+        self.patch(peer_spool, "LOADED_BYTES", memory)
         self.store = MemoryStore()
         self.node = Node(self.store, PEER, OTHER)
         self.rows: dict[tuple[Pair, int], bool] = {}
