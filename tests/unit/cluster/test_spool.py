@@ -220,6 +220,17 @@ class TakeoverTests(Case):
         self.assertEqual(Node(self.store, PEER).positions(A), [3])
         self.assertEqual(Node(self.store).claim(), [LaneSummary(A, 1, 100, 3, 3, 3.0)])
 
+    def test_a_removal_is_said_once(self) -> None:
+        """Several appends to a lane in one turn have one record of what was removed before them; a mark that is there is not written."""
+        self.node.append(spooled(A, 1), spooled(A, 2)._replace(written=True))
+        self.node.engine.hold()
+        self.node.started(self.node.spool.append, [spooled(B, 1)])
+        self.node.spool.remove(A, 1)
+        for position in (3, 4):
+            self.node.started(self.node.spool.append, [spooled(A, position)])
+        self.node.engine.go_on()
+        self.assertEqual((self.node.mark(A, [2, 9]), self.kinds()), (None, "ARAA"))
+
     def test_appends_to_a_lane_that_was_not_read(self) -> None:
         """They go on behind what is there, with exact totals, and nothing is read for them."""
         self.node.append(spooled(A, 1, deadline=300), spooled(A, 2, deadline=200))
@@ -227,6 +238,9 @@ class TakeoverTests(Case):
         self.assertEqual(other.append(spooled(A, 3, 50, deadline=250), spooled(A, 4, deadline=400)), None)
         self.assertEqual((other.engine.reads, other.queues()), (0, [LaneSummary(A, 4, 350, 1, 4, 1.0)]))
         self.assertEqual(read_totals(self.log()[-1].headers).deadline, int((1e9 + 100) * 1e6))
+        other.engine.refused = {2: EngineError("no")}
+        self.is_error(SpoolBroken, other.append(spooled(A, 5)))
+        self.assertEqual((other.engine.reads, other.queues()), (0, [LaneSummary(A, 4, 350, 1, 4, 1.0)]))
         self.assertEqual(other.positions(A), [1, 2, 3, 4])
         self.assertEqual(Node(self.store).claim(), [LaneSummary(A, 4, 350, 1, 4, 1.0)])
 
@@ -435,16 +449,16 @@ class EngineTests(Case):
 
     def test_removals_of_one_turn(self) -> None:
         """All of them are written in the end, those before and those behind a write of the same turn."""
-        self.node.append(*(spooled(A, position) for position in range(1, 5)))
+        self.node.append(*(spooled(A, position) for position in range(1, 6)))
         self.node.engine.hold()
         self.node.started(self.node.spool.append, [spooled(B, 1)])
         for position in (1, 2, 3):
             self.node.spool.remove_each(A, [position])
-            self.node.started(self.node.spool.append, [spooled(A, 4 + position)])
+            self.node.started(self.node.spool.append, [spooled(A, 5 + position)])
         self.node.spool.remove_each(A, [4])
         self.node.engine.go_on()
         self.node.write_removals()
-        self.assertEqual(Node(self.store, PEER).positions(A), [5, 6, 7])
+        self.assertEqual(Node(self.store, PEER).positions(A), [5, 6, 7, 8])
 
     def test_lost_answers(self) -> None:
         """An append whose answer is lost waits, and is not stored twice."""
@@ -529,8 +543,8 @@ class EngineTests(Case):
         self.assertEqual((self.node.positions(A), self.node.held(), len(self.node.engine.appends)), ([1], (1, 100), 4))
         self.assertEqual(self.node.append(*rows), None)
         self.assertEqual((len(self.node.positions(A)), self.node.held()), (301, (301, 300_100)))
+        self.assertEqual(Node(self.store, PEER).positions(A), list(range(1, 302)))
         other = Node(self.store, PEER)
-        self.assertEqual(other.positions(A), list(range(1, 302)))
         other.engine.refused = {2: EngineError("no")}
         self.is_error(SpoolBroken, other.append(*(spooled(A, position, 1000) for position in range(400, 500))))
         other.write_removals()
@@ -697,11 +711,29 @@ class BoundsTests(Case):
         self.node.release()
         self.assertEqual((loaded.bytes, loaded._lanes), (0, {}))
 
+    def test_memory_and_a_full_engine(self) -> None:
+        """A log is not read again while records are being deleted that it does not have any more."""
+        self.patch(peer_spool, "LOADED_BYTES", 0)
+        for position in (1, 2):
+            self.node.append(spooled(A, position))
+        deleted: Deferred[bool] = Deferred()
+        self.node.engine.delete = lambda peer, sequences: deleted  # type: ignore[method-assign]
+        self.node.positions(A)
+        self.store.full = True
+        self.node.spool.remove_each(A, [1])
+        self.node.write_removals()
+        self.assertEqual((self.node.positions(A), len(self.log())), ([2], 2))
+
     def test_several_peers(self) -> None:
         """A batch of several peers is stored whole or not at all; without their homes nothing is."""
         self.assertEqual(self.node.append(spooled(A, 1), spooled(C, 1)), None)
         self.node.engine.refused = {4: EngineError("no")}
         self.assertIsInstance(self.node.append(spooled(A, 2), spooled(C, 2)), SpoolBroken)
+        self.assertEqual((self.node.positions(A), self.node.positions(C), self.node.held()), ([1], [1], (2, 200)))
+        third = Pair(A.sender, Domain.parse("third.example"))
+        self.node.claim(third.recipient)
+        self.node.engine.refused = {7: EngineError("no")}
+        self.assertIsInstance(self.node.append(spooled(A, 3), spooled(C, 3), spooled(third, 3)), SpoolBroken)
         self.assertEqual((self.node.positions(A), self.node.positions(C), self.node.held()), ([1], [1], (2, 200)))
         stranger = Pair(A.sender, Domain.parse("stranger.example"))
         self.is_error(SpoolBroken, self.node.append(spooled(A, 2), spooled(stranger, 1)), "stranger.example")
@@ -765,11 +797,12 @@ class BoundsTests(Case):
     def test_quarantine(self) -> None:
         """It is of all nodes, with times of the one that reads. What could not be stored is stored later; what is damaged is left out."""
         self.node.engine.hold()
-        self.node.spool.quarantine(spooled(B, 9), "first", 11.5)
+        for position in (8, 9):
+            self.node.spool.quarantine(spooled(B, position), "first", 11.5)
         early = self.node.started(self.node.spool.quarantined, 9)
         self.node.engine.go_on()
         self.node.answer_all()
-        self.assertEqual([each.cause for each in early[0]], ["first"])
+        self.assertEqual([each.spooled.position for each in early[0]], [8, 9])
         self.store.kept.clear()
         self.node.engine.refuse(EngineError("no"))
         self.node.spool.quarantine(spooled(A, 1), "poison", 12.5)
@@ -821,19 +854,21 @@ class BoundsTests(Case):
         self.assertEqual((turns[-3:], len(node.engine.appends), {self.kinds(pair) for pair in pairs}), ([0, 20, 40], 50, {"AR"}))
 
 
+_lanes, _positions = st.sampled_from([A, B, C]), st.lists(st.integers(1, 14), min_size=1, max_size=6)
+_append = st.tuples(st.just("append"), _lanes, st.lists(st.integers(30, 300), min_size=1, max_size=6))
 LIVES = st.lists(
     st.one_of(
-        st.tuples(st.just("append"), st.sampled_from([A, B, C]), st.lists(st.integers(30, 300), min_size=1, max_size=6)),
-        st.tuples(st.just("remove"), st.sampled_from([A, B, C]), st.integers(0, 30)),
-        st.tuples(st.just("remove_each"), st.sampled_from([A, B, C]), st.lists(st.integers(0, 30), max_size=5)),
-        st.tuples(st.just("mark"), st.sampled_from([A, B, C]), st.lists(st.integers(0, 30), max_size=5)),
+        _append,
+        st.tuples(st.just("remove_each"), _lanes, _positions),
+        st.tuples(st.just("remove"), _lanes, st.integers(1, 14)),
+        _append,
+        st.tuples(st.just("mark"), _lanes, _positions),
         st.tuples(st.just("wait")),
         st.tuples(st.just("kill")),
-        st.tuples(st.just("release")),
-        st.tuples(st.just("full")),
+        st.tuples(st.sampled_from(["release", "full", "room"])),
         st.tuples(st.just("refuse"), st.integers(1, 3)),
-        st.tuples(st.just("room")),
     ),
+    min_size=10,
     max_size=30,
 )  # fmt: skip
 
@@ -853,6 +888,8 @@ class LifeTests(SynchronousTestCase):
         self.rows: dict[tuple[Pair, int], bool] = {}
         self.doubtful: set[tuple[Pair, int]] = set()
         self.last = dict.fromkeys((A, B, C), 0)
+        for pair in (A, B, C):
+            self.append(pair, [30, 40, 50])
         for name, *arguments in steps:
             getattr(self, name)(*arguments)
             self.check()
