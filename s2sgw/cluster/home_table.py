@@ -29,6 +29,8 @@ PATIENCE = 30.0
 #: peer's streams, after which another node that asks gets it.
 UNUSED = 60.0
 QUIET = 10.0
+#: Nodes that may wait for one peer while it is given up.
+ASKERS = 16
 #: Homes that are taken over, and homes that are given up, at one time.
 TAKEN_AT_ONCE = 64
 RELEASED_AT_ONCE = 16
@@ -424,7 +426,7 @@ class HomeTable:
         state = self._peers.get(peer)
         if state is None or (state.fence is None and state.unreleased is None):
             self._effects.append(AnswerYield(waiter, state is None or not isinstance(state.call, ClaimHome)))
-        elif isinstance(state.call, ClosePeer) or state.unreleased is not None:
+        elif len(state.askers) < ASKERS and (isinstance(state.call, ClosePeer) or state.unreleased is not None):
             state.askers.append(waiter)
         elif state.open and quiet >= QUIET:
             state.askers.append(waiter)

@@ -94,6 +94,8 @@ class ClusterHomes(Homes):
         self._clock = clock
         self._performing = False
         self._drained: Deferred[None] | None = None
+        #: the connections that wait for a look-up of their peer's home
+        self._locating: dict[Domain, list[Deferred[Placement | Ending]]] = {}
         self._calls: set[Deferred[None]] = set()
         self._loop = LoopingCall(self._tick)
         self._loop.clock = clock
@@ -125,7 +127,30 @@ class ClusterHomes(Homes):
         return ending
 
     async def locate(self, peer: Domain) -> Placement | Ending:
-        """Return where a new connection of `peer` goes, and claim nothing. A silent home is waited for; an `Ending`: in vain."""
+        """Return where a new connection of `peer` goes, and claim nothing. A silent home is waited for; an `Ending`: in vain.
+
+        All connections of one peer that wait share one look-up.
+        """
+        answer: Deferred[Placement | Ending] = Deferred()
+        waiting = self._locating.get(peer)
+        if waiting is not None:
+            waiting.append(answer)
+        else:
+            self._locating[peer] = [answer]
+            self._begin(self._look_up(peer))
+        return await answer
+
+    async def _look_up(self, peer: Domain) -> None:
+        """Look for the home of `peer`, for all that wait. One of them that waits no more does not end it."""
+        found: Placement | Ending = Ending(Cause.INTERNAL)
+        try:
+            found = await self._located(peer)
+        finally:
+            for each in self._locating.pop(peer):
+                if not each.called:
+                    each.callback(found)
+
+    async def _located(self, peer: Domain) -> Placement | Ending:
         end = self._clock.seconds() + PATIENCE
         while True:
             found = await self._place(peer)
@@ -136,8 +161,9 @@ class ClusterHomes(Homes):
             await deferLater(self._clock, RECHECK, _nothing)
 
     async def _place(self, peer: Domain) -> Placement | Ending:
-        now = self._clock.seconds()
-        if self.table.owns(peer) and self._nodes.may_write(now):
+        if not self._nodes.may_write(self._clock.seconds()):
+            return AskAgain()
+        if self.table.owns(peer):
             return ServeHere()
         try:
             stored = await self._engine.home(peer)

@@ -274,6 +274,15 @@ class HomeTableTests(SynchronousTestCase):
         self.table.released(self.take(ReleaseHome), self.now)
         self.assertEqual(self.take(AnswerYield), AnswerYield(waiter, True))
 
+    def test_askers_are_bounded(self) -> None:
+        """While a close takes long, only so many nodes wait for it; the others hear no."""
+        self.own()
+        for _ in range(home_table.ASKERS + 1):
+            self.table.yield_asked(P, Waiter(), home_table.QUIET, self.now)
+        self.take(ClosePeer)
+        self.assertFalse(self.take(AnswerYield).yielded)
+        self.assertEqual(self.rest(), [])
+
     def test_keeps(self) -> None:
         """A peer with signs of life, one that is being claimed, and one whose stanzas cannot be spooled are kept."""
         self.own()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
+from collections.abc import Awaitable
+
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster import home_table
 from s2sgw.cluster.door import HandOn, Placement, ServeHere
-from s2sgw.cluster.engine import EngineFull, Fence, LaneRecord
+from s2sgw.cluster.engine import EngineFull, Fence, LaneRecord, Stored
 from s2sgw.cluster.homes import KEPT, YIELD, YIELDED
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -184,6 +186,38 @@ class ClusterHomesTests(SynchronousTestCase):
         self.assertEqual(answers, [])
         self.nodes.pass_time(2.5)
         self.assertEqual(answers, [ServeHere()])
+
+    def test_locate_together(self) -> None:
+        """Connections of one peer that wait share one look-up, and each gets its answer."""
+        self.own()
+        self.nodes["a"].die()
+        self.nodes.pass_time(1.5)
+        answers = [self.locate("b") for _ in range(3)]
+        gone = Deferred.fromCoroutine(self.nodes["b"].homes.locate(Q))
+        self.nodes["b"].engine.cut()
+        first = Deferred.fromCoroutine(self.nodes["b"].homes.locate(LOCAL))
+        others = [self.locate("b", LOCAL) for _ in range(2)]
+        first.addErrback(lambda failure: failure.trap(CancelledError))
+        first.cancel()
+        self.nodes["b"].engine.go_on()
+        self.nodes.pass_time(4.0)
+        self.assertEqual((self.successResultOf(gone), answers, others), (ServeHere(), [[ServeHere()]] * 3, [[ServeHere()]] * 2))
+
+    def test_locate_reads_once(self) -> None:
+        """The engine is asked once for all of them."""
+        engine, homes = self.nodes["b"].engine, self.nodes["b"].homes
+        reads: list[Domain] = []
+        home = engine.home
+
+        def count(peer: Domain) -> Awaitable[Stored | None]:
+            reads.append(peer)
+            return home(peer)
+
+        self.patch(engine, "home", count)
+        engine.hold()
+        answers = [Deferred.fromCoroutine(homes.locate(P)) for _ in range(3)]
+        engine.go_on()
+        self.assertEqual(([self.successResultOf(each) for each in answers], reads), ([ServeHere()] * 3, [P]))
 
     def test_locate_in_vain(self) -> None:
         """A node that is cut off from the engine serves no new connection, and says so after a while."""
