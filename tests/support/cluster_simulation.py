@@ -33,9 +33,11 @@ from s2sgw.xmpp.jid import Domain
 
 TIMES = MemberTimes()
 #: Names of what can be disturbed, and how: see `Simulation.disturb`.
-Kind = Literal["stop", "stop in a step", "kill", "machine", "cut engine", "cut pulses", "cut all", "slow", "lag", "election", "drain"]
+Kind = Literal[
+    "stop", "stop in a step", "kill", "machine", "cut engine", "cut pulses", "cut all", "slow", "late writes", "lag", "election", "drain",
+]  # fmt: skip
 KINDS: tuple[Kind, ...] = (
-    "stop", "stop in a step", "kill", "machine", "cut engine", "cut pulses", "cut all", "slow", "lag", "election", "drain",
+    "stop", "stop in a step", "kill", "machine", "cut engine", "cut pulses", "cut all", "slow", "late writes", "lag", "election", "drain",
 )  # fmt: skip
 #: Seconds at the end without disturbance, and between the death of a process and the new homes of its peers.
 SETTLING = 35.0
@@ -395,7 +397,8 @@ class Simulation:
                 answer = partial(failed, error)
             self._give(node, life, answer)
 
-        self.after(self._delay(node), arrive)
+        late = any(self._hit(each, node) for each in self._active("late writes"))
+        self.after(self.rng.uniform(0.0, 9.0) if late else self._delay(node), arrive)
 
     def _give(self, node: _Node, life: int, answer: Callable[[], None]) -> None:
         """Bring an answer to a node, once the way is free: it asks again until then."""
@@ -621,8 +624,8 @@ SCENARIOS: dict[str, list[Disturbance]] = {
         Disturbance("cut engine", 0, 25.0, 16.0), Disturbance("cut pulses", 0, 25.0, 16.0, 1),
     ],
     "a dead node wakes, and looks into a living one": [
-        Disturbance("stop", 1, 24.0, 8.0), Disturbance("cut pulses", 0, 23.0, 22.0, 1), Disturbance("slow", 1, 31.0, 14.0),
-        Disturbance("cut engine", 0, 30.0, 12.0),
+        Disturbance("stop", 1, 24.0, 8.0), Disturbance("cut pulses", 0, 23.0, 22.0, 1), Disturbance("late writes", 1, 31.0, 14.0),
+        Disturbance("cut engine", 0, 30.0, 14.0),
     ],
     "a claim is answered after its session": [
         Disturbance("cut engine", 0, 24.0, 8.0), Disturbance("slow", 0, 22.0, 20.0), Disturbance("cut all", 0, 36.0, 6.0),
