@@ -24,6 +24,10 @@ from typing import Literal
 
 from s2sgw.cluster.engine import Entry
 from s2sgw.cluster.node_records import NodeRecord, NodeSession, Pulse, UnreadableRecord, node_key
+from s2sgw.xmpp.host_port import HostPort, ip_address
+
+#: The most bytes of a pulse: more than a thousand nodes need.
+PULSE_BYTES = 65536
 
 #: What is known of a session. "silent": not heard for a while. "unknown": what this node knows is older than the session.
 SessionState = Literal["own", "alive", "silent", "over", "unknown"]
@@ -175,6 +179,7 @@ class Members:
     ) -> None:
         self.node = node
         self._listener = listener
+        self._has_own_port = _is_of_one_machine(listener)
         self._identities = identities
         self._times = times or MemberTimes()
         self._settings = settings
@@ -313,7 +318,7 @@ class Members:
     def _join(self, entry: Entry | None, now: float) -> None:
         """Begin a session, unless the record is of a living node at another place. The same place: this node has the port now."""
         record, times = _record(entry), self._times
-        elsewhere = record is None or (record.alive and record.listener != self._listener)
+        elsewhere = record is None or (record.alive and not (self._has_own_port and record.listener == self._listener))
         if entry is not None and entry.data is not None and elsewhere:
             if self._occupant is None or self._occupant[0] != entry.sequence:
                 if self._occupant is None:
@@ -505,6 +510,8 @@ class Members:
 
     def pulse_heard(self, data: bytes, now: float) -> None:
         """A pulse of any node came, this one included."""
+        if len(data) > PULSE_BYTES:
+            return
         try:
             pulse = Pulse.decode(data)
         except UnreadableRecord:
@@ -612,6 +619,18 @@ class Members:
         other = self._others.get(call.record.node)
         if other is not None and other.call is call:
             other.call, other.retry_at = None, now + self._times.beat
+
+
+def _is_of_one_machine(listener: str) -> bool:
+    """Return whether a process that has the port of `listener` (host:port) proves that no other process has it.
+
+    False for a name, and for an address that every machine has, such as 0.0.0.0.
+    """
+    try:
+        address = ip_address(HostPort.parse(listener, 0).host)
+    except ValueError:
+        return False
+    return address is not None and not address.is_unspecified
 
 
 def _record(entry: Entry | None) -> NodeRecord | None:

@@ -144,7 +144,7 @@ class _Node:
         self.armed_until = 0.0
         self.permission = 0.0, 0
         identities = (f"{self.name}{self.life}-{number}" for number in count())
-        self.members = Members(self.name, f"{self.name}:5271", partial(next, identities), TIMES)
+        self.members = Members(self.name, f"192.0.2.{ord(self.name) - 96}:5271", partial(next, identities), TIMES)
         self.homes = HomeTable(self.name, self.members)
         self.members.start()
         self.perform()

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.engine import Entry
 from s2sgw.cluster.members import (
+    PULSE_BYTES,
     LeaseOver,
     LeaseRegained,
     MemberEffect,
@@ -139,6 +140,15 @@ class MembersTests(SynchronousTestCase):
             table.members.start()
             table.members.record_read(table.take(ReadRecord), table.entries["a"], table.now)
             self.assertEqual(table.take(WriteRecord).expected, sequence)
+
+    def test_port_proves_nothing(self) -> None:
+        """A listener on every address, or with a name, can be that of another machine: then the former session is waited for."""
+        for listener in ("0.0.0.0:5271", "[::]:5271", "node.example:5271", "?", "192.0.2.1:x"):
+            members = Members("a", listener, lambda: "a1")
+            members.start()
+            (call,) = members.effects()
+            members.record_read(call, self.table.store(NodeRecord("a", "a0", listener)), 100.0)  # type: ignore[arg-type]
+            self.assertEqual([type(effect) for effect in members.effects()], [NameTaken], listener)
 
     def test_name_is_taken(self) -> None:
         """A living session elsewhere is waited for as long as it could have a bridge. While it beats, this node does not join."""
@@ -492,7 +502,11 @@ class MembersTests(SynchronousTestCase):
     def test_foreign_bytes(self) -> None:
         """What cannot be read changes nothing."""
         self.table.join()
+        self.table.changed(B)
         self.members.pulse_heard(b"?", self.table.now)
+        self.members.pulse_heard(Pulse("b", "b1", 7, {"x" * PULSE_BYTES: 1}).encode(), self.table.now)
+        self.table.tick(0.5)
+        self.assertEqual(self.table.last_pulse().heard, {})
         for data in (b"?", None, replace(B, node="x").encode()):
             self.members.changed(Entry("node.b", 99, data), self.table.now)
-        self.assertEqual(self.members.live_nodes(self.table.now), ["a"])
+        self.assertEqual(self.members.live_nodes(self.table.now), ["a", "b"])
