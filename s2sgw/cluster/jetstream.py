@@ -11,6 +11,7 @@ import asyncio
 import re
 import secrets
 import ssl
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -71,8 +72,8 @@ _OVERHEAD = 6 * 1024
 HEADER_BYTES = 4 * 1024
 #: Records of one call.
 _CALL_RECORDS = 500
-#: Appends, of all peers, that wait for an answer at a time.
-_APPENDS = 256
+#: Appends to one stream that wait for an answer at a time: a stream without a leader holds up no other.
+_APPENDS = 64
 #: Seconds for which a write may be unanswered before the engine counts as stalled.
 _STALL_SECONDS = 1.0
 #: Seconds that a close waits for removals.
@@ -91,6 +92,7 @@ _SLICE = 500
 _HEADER = "S2S-"
 _HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*\Z")
 _HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?\Z")
+_IDENTITY = re.compile(r"[!-~]{1,200}\Z")
 _REMOVED = {"Removed": "1"}
 _FAILED = {"Failed": "1"}
 _NOT_CLUSTERED, _NO_PEERS, _NO_STREAM, _OTHER_CONFIG = 10074, 10005, 10059, 10058
@@ -118,10 +120,10 @@ class JetStreamEngine(ClusterEngine):
         self._alone = len(servers) == 1
         self._record_bytes = record_bytes
         self._shard_bytes = shard_bytes
-        self._connection = NATSConnection(servers, tls, loop)
+        self._connection = NATSConnection(servers, tls, loop, self._check_server)
         self._api = JetStreamAPI(self._connection, loop.time)
         self._queues: dict[Domain, AppendQueue] = {}
-        self._slots = asyncio.Semaphore(_APPENDS)
+        self._slots: dict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, _APPENDS))
         self._last: BoundedDict[Domain, int] = BoundedDict(_REMEMBERED)
         self._removals = Removals(self._connection.start)
         self._watches: list[TableWatch] = []
@@ -140,13 +142,17 @@ class JetStreamEngine(ClusterEngine):
     async def _open(self, seconds: float) -> None:
         self._connection.open()
         end = self._loop.time() + seconds
-        try:
-            await self._connection.wait_up(seconds)
-        except Unanswered as error:
-            raise EngineGone(str(error)) from None
-        check_server(self._connection.version, self._connection.max_payload, self._record_bytes + _OVERHEAD)
+        while not self._connection.connected:
+            try:
+                await self._connection.wait_up(_STARTING)
+            except Unanswered as error:
+                if self._connection.unfit or self._loop.time() > end:
+                    raise (self._connection.unfit or EngineGone(str(error))) from None
         for wanted in wanted_streams(REPLICAS, self._shard_bytes):
             await self._make_stream(wanted, end - self._loop.time())
+
+    def _check_server(self, version: tuple[int, int], max_payload: int) -> None:
+        check_server(version, max_payload, self._record_bytes + _OVERHEAD)
 
     async def _make_stream(self, wanted: Mapping[str, Any], seconds: float) -> None:
         """Make a stream, or check the one that is there."""
@@ -167,7 +173,10 @@ class JetStreamEngine(ClusterEngine):
         check_stream(wanted, found["config"], bool(found.get("cluster", {}).get("name")))
         if needs_update(wanted, found["config"]):
             changed = {**found["config"], "max_bytes": wanted["max_bytes"], "duplicate_window": wanted["duplicate_window"]}
-            await self._change(f"STREAM.UPDATE.{name}", changed, seconds)
+            try:
+                await self._change(f"STREAM.UPDATE.{name}", changed, seconds)
+            except RequestRefused as error:
+                raise EngineUnfit(f"the engine's stream {name} cannot be made as large as it must be: {error}") from error
 
     async def _create(self, wanted: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Make a stream, once there are servers for its copies: they may still be starting."""
@@ -253,6 +262,8 @@ class JetStreamEngine(ClusterEngine):
     async def append(self, fence: Fence, records: Sequence[LaneRecord], identity: str) -> Sequence[int]:
         if len(records) > _CALL_RECORDS:
             raise EngineError(f"{len(records)} records in one call, at most {_CALL_RECORDS}")
+        if not _IDENTITY.match(identity):
+            raise ValueError(f"{identity!r} is no identity of a call")
         expected = expecting(home_subject(fence.peer), fence.sequence)
         made = [
             self._record(fence.peer, record, {ID: f"{fence.peer.ascii} {identity} {number}", **expected})
@@ -288,9 +299,10 @@ class JetStreamEngine(ClusterEngine):
 
     async def _append(self, fence: Fence, records: Sequence[Record], identity: str) -> Sequence[int]:
         after = max(self._last.get(fence.peer, 0), fence.sequence)
-        async with self._slots:
+        stream = spool_stream(fence.peer)
+        async with self._slots[stream]:
             try:
-                sequences = await self._api.store(spool_stream(fence.peer), records, after)
+                sequences = await self._api.store(stream, records, after)
             except RequestRefused as error:
                 if error.code == WRONG_SEQUENCE:
                     raise Fenced(f"the home of {fence.peer} is another: {error}") from error
@@ -371,7 +383,7 @@ class JetStreamEngine(ClusterEngine):
             await self._call(self._keep(Record(kept_subject(peer), {ID: _new_id()}, data)))
 
     async def _keep(self, record: Record) -> None:
-        async with self._slots:
+        async with self._slots[PEN_STREAM]:
             await self._api.store(PEN_STREAM, [record], 0)
 
     async def kept(self, at_most: int) -> Sequence[Stored]:

@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 from nats.errors import NoServersError
 from twisted.logger import Logger
 
+from s2sgw.cluster.engine import EngineUnfit
 from s2sgw.cluster.requests import Message, Requests, Unanswered
 
 #: Seconds for a connection to one server, and between attempts.
@@ -38,7 +39,14 @@ class NATSConnection(Requests):
 
     _log = Logger()
 
-    def __init__(self, servers: Sequence[str], tls: ssl.SSLContext | None, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        servers: Sequence[str],
+        tls: ssl.SSLContext | None,
+        loop: asyncio.AbstractEventLoop,
+        check: Callable[[tuple[int, int], int], None] = lambda version, max_payload: None,
+    ) -> None:
+        """`check` gets a server's version and largest message, and raises `EngineUnfit` if it cannot serve. It is then left."""
         self._servers = list(servers)
         self._tls = tls
         self._loop = loop
@@ -51,8 +59,11 @@ class NATSConnection(Requests):
         self._lost = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._check = check
         #: Why there is no connection.
         self.problem = ""
+        #: Why a server was left that cannot serve.
+        self.unfit: EngineUnfit | None = None
 
     def open(self) -> None:
         """Connect, and stay connected."""
@@ -82,15 +93,6 @@ class NATSConnection(Requests):
     @property
     def connected(self) -> bool:
         return self._client is not None
-
-    @property
-    def version(self) -> tuple[int, int]:
-        """Return the first two numbers of the server's version; (0, 0) without a connection, or if they cannot be read."""
-        try:
-            version = self._client.connected_server_version if self._client is not None else None
-            return (version.major, version.minor) if version is not None else (0, 0)
-        except ValueError:
-            return (0, 0)
 
     @property
     def max_payload(self) -> int:
@@ -165,6 +167,10 @@ class NATSConnection(Requests):
             except NoServersError:
                 await asyncio.sleep(_PAUSE)
                 continue
+            except EngineUnfit as error:
+                self.unfit, self.problem = error, f"{_shown(server)}: {error}"
+                await asyncio.sleep(_PAUSE)
+                continue
             except Exception as error:
                 self.problem = f"{_shown(server)}: {str(error) or type(error).__name__}"
                 await asyncio.sleep(_PAUSE)
@@ -202,6 +208,7 @@ class NATSConnection(Requests):
                 [server], name="s2sgw", allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0, connect_timeout=2,
                 ping_interval=_PING_SECONDS, max_outstanding_pings=2, tls=self._tls, closed_cb=closed, error_cb=failed,
             ), _CONNECT_SECONDS)  # fmt: skip
+            self._check(_version(client), client.max_payload)
             for subject, heard in self._subscriptions:
                 await self._subscribe(client, subject, heard)
         except BaseException:
@@ -238,6 +245,14 @@ async def _close(client: Client) -> None:
             task.cancel()
     if client._transport is not None:
         client._transport.close()
+
+
+def _version(client: Client) -> tuple[int, int]:
+    """Return the first two numbers of a server's version; (0, 0) if they cannot be read."""
+    try:
+        return client.connected_server_version.major, client.connected_server_version.minor
+    except ValueError:
+        return 0, 0
 
 
 def _give_up(future: asyncio.Future[None], why: str) -> None:

@@ -11,6 +11,7 @@ from nats.errors import NoServersError
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster import nats_connection
+from s2sgw.cluster.engine import EngineUnfit
 from s2sgw.cluster.nats_connection import NATSConnection
 from s2sgw.cluster.requests import Unanswered
 from tests.support.simulated_loop import SimulatedLoop
@@ -116,11 +117,31 @@ class ConnectionTests(SynchronousTestCase):
             self.assertIn(str(caught.exception), ("no connection: nats://a: refused", "no connection: nats://b: refused"))
             with self.assertRaises(Unanswered):
                 await self.connection.publish("x", b"")
-            self.assertEqual((self.connection.version, self.connection.max_payload), ((0, 0), 0))
+            self.assertEqual(self.connection.max_payload, 0)
             self.patch(ClientStub, "refused", [])
             await self.connection.wait_up(3)
-            self.assertEqual((self.connection.version, self.connection.max_payload), ((2, 15), 1000))
+            self.assertEqual(self.connection.max_payload, 1000)
 
+        self.run_test(test)
+
+    def test_unfit_server(self) -> None:
+        """A server that cannot serve is left, now and later, and the words say why; another is taken."""
+        versions: list[tuple[int, int]] = []
+
+        def check(version: tuple[int, int], max_payload: int) -> None:
+            versions.append(version)
+            if len(versions) < 4:
+                raise EngineUnfit("too old")
+
+        async def test() -> None:
+            with self.assertRaises(Unanswered) as caught:
+                await self.connection.request("x", b"", 0.3)
+            self.assertIn("too old", str(caught.exception))
+            self.assertEqual((self.connection.connected, str(self.connection.unfit)), (False, "too old"))
+            await self.connection.wait_up(5)
+            self.assertEqual(versions, [(2, 15)] * 4)
+
+        self.connection = NATSConnection(["nats://a", "nats://b"], None, self.loop, check)
         self.run_test(test)
 
     def test_answers(self) -> None:
