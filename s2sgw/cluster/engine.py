@@ -127,7 +127,8 @@ class ClusterEngine(Protocol):
     async def read(self, pair: Pair, peer: Domain, after: int, up_to: int, at_most: int) -> Sequence[Stored]:
         """Read records of a lane with `after` < sequence ≤ `up_to`, in order: about `at_most` bytes, or one record.
 
-        `up_to` is a sequence that the caller knows to exist: a replica that lacks it is asked again. Errors: `EngineGone`.
+        `up_to` is a sequence that the caller knows to exist: a replica that lacks it is asked again. For some milliseconds,
+        a record that was removed may still be among them. Errors: `EngineGone`.
         """
 
     def delete(self, peer: Domain, sequences: Sequence[int]) -> Deferred[bool]:

@@ -40,7 +40,7 @@ from s2sgw.cluster.engine import (
 )
 from s2sgw.cluster.jetstream_api import ID, WRONG_SEQUENCE, Found, JetStreamAPI, Record, RequestRefused, expecting
 from s2sgw.cluster.nats_connection import NATSConnection
-from s2sgw.cluster.removals import Removals
+from s2sgw.cluster.removals import Removals, let_go
 from s2sgw.cluster.requests import Message, Unanswered
 from s2sgw.cluster.stream_setup import REPLICAS, check_server, check_stream, needs_update, wanted_streams
 from s2sgw.cluster.subjects import (
@@ -158,7 +158,7 @@ class JetStreamEngine(ClusterEngine):
         """Make a stream, or check the one that is there."""
         name = wanted["name"]
         try:
-            found = await self._api.question(lambda: self._api.call(f"STREAM.INFO.{name}", {}), seconds)
+            found = await self._api.question(self._api.call, f"STREAM.INFO.{name}", {}, seconds=seconds)
         except RequestRefused as error:
             if error.code != _NO_STREAM:
                 raise EngineUnfit(f"the engine's stream {name} cannot be read: {error}") from error
@@ -195,7 +195,8 @@ class JetStreamEngine(ClusterEngine):
 
     async def _change(self, name: str, content: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Ask for a change that may be asked for again. A cluster that starts drops requests until it has a leader."""
-        answer: dict[str, Any] = await self._api.question(lambda: self._api.call(name, content, _CHANGE_SECONDS), seconds)
+        call = self._api.call
+        answer: dict[str, Any] = await self._api.question(call, name, content, _CHANGE_SECONDS, seconds=seconds)
         return answer
 
     async def close(self) -> None:
@@ -219,7 +220,7 @@ class JetStreamEngine(ClusterEngine):
 
     def _deferred(self, coroutine: Coroutine[Any, Any, _T]) -> Deferred[_T]:
         """Run a coroutine of asyncio; return its result to coroutines of Twisted."""
-        answer: Deferred[_T] = Deferred(lambda _: None)
+        answer: Deferred[_T] = Deferred(let_go)
         task = self._loop.create_task(coroutine)
 
         def done(task: asyncio.Task[_T]) -> None:
@@ -271,7 +272,7 @@ class JetStreamEngine(ClusterEngine):
         ]
         if self._closed:
             raise EngineGone("the engine was closed")
-        answer: Deferred[Sequence[int]] = Deferred(lambda _: None)
+        answer: Deferred[Sequence[int]] = Deferred(let_go)
         queue = self._queues.get(fence.peer)
         if queue is None:
             queue = self._queues[fence.peer] = AppendQueue(self._append)
@@ -445,7 +446,10 @@ class JetStreamEngine(ClusterEngine):
             await self._connection.publish(subject, data, headers)
 
     def on_pulse(self, heard: Callable[[bytes], None]) -> None:
-        self._connection.subscribe(PULSES, lambda message: heard(message.data))
+        def take(message: Message) -> None:
+            heard(message.data)
+
+        self._connection.subscribe(PULSES, take)
 
     async def ask(self, node: str, question: bytes) -> bytes:
         return await self._call(self._ask(question_subject(node), question))
@@ -460,9 +464,9 @@ class JetStreamEngine(ClusterEngine):
         return answer.data
 
     def answer(self, node: str, answers: Callable[[bytes], Awaitable[bytes]]) -> None:
-        self._connection.subscribe(question_subject(node), lambda message: self._answer(message, answers))
+        self._connection.subscribe(question_subject(node), partial(self._answer, answers))
 
-    def _answer(self, message: Message, answers: Callable[[bytes], Awaitable[bytes]]) -> None:
+    def _answer(self, answers: Callable[[bytes], Awaitable[bytes]], message: Message) -> None:
         async def made() -> bytes:
             return await answers(message.data)
 

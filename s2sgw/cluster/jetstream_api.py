@@ -11,7 +11,6 @@ import random
 import secrets
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -167,12 +166,15 @@ class JetStreamAPI:
 
     # --- questions ---
 
-    async def question(self, ask: Callable[[], Any], seconds: float = QUESTION_SECONDS) -> Any:
-        """Ask until there is an answer. Errors: `EngineGone` after `seconds`, `RequestRefused`."""
+    async def question(self, ask: Callable[..., Any], *arguments: Any, seconds: float = QUESTION_SECONDS) -> Any:
+        """Return the answer of `ask(*arguments)`, which is asked until it answers.
+
+        Errors: `EngineGone` after `seconds`, `RequestRefused`.
+        """
         end = self._now() + seconds
         while True:
             try:
-                return await ask()
+                return await ask(*arguments)
             except Unanswered as error:
                 why: Exception = error
                 self._hop_if_silent()
@@ -192,10 +194,10 @@ class JetStreamAPI:
     async def info(self, stream: str, subjects: str | None = None) -> dict[str, Any]:
         """Return what the leader says of a stream; with how many records each of `subjects` (a pattern) has, if it is given."""
         content = {} if subjects is None else {"subjects_filter": subjects}
-        found: dict[str, Any] = await self.question(lambda: self.call(f"STREAM.INFO.{stream}", content))
+        found: dict[str, Any] = await self.question(self.call, f"STREAM.INFO.{stream}", content)
         counts: dict[str, int] = (found["state"].get("subjects") or {}) if subjects is not None else {}
         while subjects is not None and found.get("total", 0) > len(counts):
-            page = await self.question(lambda: self.call(f"STREAM.INFO.{stream}", {**content, "offset": len(counts)}))
+            page = await self.question(self.call, f"STREAM.INFO.{stream}", {**content, "offset": len(counts)})
             more = page["state"].get("subjects") or {}
             if not more:
                 break
@@ -213,7 +215,7 @@ class JetStreamAPI:
 
     async def _of_leader(self, stream: str, content: Mapping[str, Any]) -> Found | None:
         try:
-            answer = await self.question(lambda: self.call(f"STREAM.MSG.GET.{stream}", content))
+            answer = await self.question(self.call, f"STREAM.MSG.GET.{stream}", content)
         except RequestRefused as error:
             if error.code in _NOT_FOUND:
                 return None
@@ -223,7 +225,7 @@ class JetStreamAPI:
     async def next_page(self, stream: str, subjects: str, after: int, at_most: int) -> RecordPage:
         """Return records of a pattern behind a sequence, from any replica: about `at_most` bytes, at least one if it has one."""
         content = {"next_by_subj": subjects, "seq": after + 1, "batch": _PAGE_RECORDS, "max_bytes": min(at_most, _PAGE_BYTES)}
-        page: RecordPage = await self.question(lambda: self._page(stream, content))
+        page: RecordPage = await self.question(self._page, stream, content)
         return page
 
     async def last_of(self, stream: str, pattern: str, data: bool = True) -> list[Found]:
@@ -243,7 +245,7 @@ class JetStreamAPI:
         found: list[Found] = []
         content: dict[str, Any] = {"multi_last": subjects, "batch": _PAGE_RECORDS, "max_bytes": _PAGE_BYTES}
         while True:
-            page: RecordPage = await self.question(partial(self._page, stream, content))
+            page: RecordPage = await self.question(self._page, stream, content)
             found += page.records if data else [record._replace(data=b"") for record in page.records]
             if not page.more:
                 return found

@@ -44,7 +44,7 @@ class NATSConnection(Requests):
         servers: Sequence[str],
         tls: ssl.SSLContext | None,
         loop: asyncio.AbstractEventLoop,
-        check: Callable[[tuple[int, int], int], None] = lambda version, max_payload: None,
+        check: Callable[[tuple[int, int], int], None] | None = None,
     ) -> None:
         """`check` gets a server's version and largest message, and raises `EngineUnfit` if it cannot serve. It is then left."""
         self._servers = list(servers)
@@ -208,7 +208,8 @@ class NATSConnection(Requests):
                 [server], name="s2sgw", allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0, connect_timeout=2,
                 ping_interval=_PING_SECONDS, max_outstanding_pings=2, tls=self._tls, closed_cb=closed, error_cb=failed,
             ), _CONNECT_SECONDS)  # fmt: skip
-            self._check(_version(client), client.max_payload)
+            if self._check is not None:
+                self._check(_version(client), client.max_payload)
             for subject, heard in self._subscriptions:
                 await self._subscribe(client, subject, heard)
         except BaseException:

@@ -33,7 +33,7 @@ class Removals:
 
     def add(self, removal: _Removal) -> Deferred[bool]:
         """Make a removal, and make it again if it fails. The result is True when it is made, and False if it was given up."""
-        done: Deferred[bool] = Deferred(lambda _: None)
+        done: Deferred[bool] = Deferred(let_go)
         self._unanswered.add(done)
         self._waiting.append((removal, done))
         self._idle.clear()
@@ -70,6 +70,10 @@ class Removals:
         self._workers -= 1
         if not self._workers:
             self._idle.set()
+
+
+def let_go(answer: Deferred[Any]) -> None:
+    """Cancel a call whose effect goes on: its caller waits no more."""
 
 
 def _answer(done: Deferred[bool], made: bool) -> None:

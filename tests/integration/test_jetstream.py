@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -105,7 +104,7 @@ class SetupTests(SynchronousTestCase):
         api = JetStreamAPI(connection, loop.time)
         connection.open()
         for stream in streams:
-            await api.question(partial(api.call, f"STREAM.CREATE.{stream['name']}", stream), PATIENCE)
+            await api.question(api.call, f"STREAM.CREATE.{stream['name']}", stream, seconds=PATIENCE)
         await connection.close()
         engine = JetStreamEngine(urls, loop, record_bytes=RECORD_BYTES, shard_bytes=SHARD_BYTES)
         try:

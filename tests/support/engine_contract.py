@@ -105,7 +105,7 @@ class EngineContract:
                 expected = home.sequence if home is not None else 0
 
     async def all_of(self, engine: ClusterEngine, pair: Pair, up_to: int) -> list[str]:
-        """Read a lane record by record."""
+        """Read a lane of which nothing was removed, record by record."""
         found: list[Stored] = []
         while more := await engine.read(pair, self.peer, found[-1].sequence if found else 0, up_to, 1):
             self.assertEqual(len(more), 1)
@@ -297,14 +297,15 @@ class EngineContract:
             for number in range(8):
                 mine += await one.append(fence, [record(self.lane, f"{number}" * 100)], f"a{number}")
                 await one.append(fence, [record(self.back, "other")], f"b{number}")
-            one.delete(self.peer, [mine[0], mine[3], mine[4]])
-            await self.until_read(other, mine[-1], [f"{number}" * 100 for number in (1, 2, 5, 6, 7)])
+            await one.delete(self.peer, [mine[0], mine[3], mine[4]])
             for after, up_to, at_most, expected in (
                 (0, mine[-1], 1, [1]), (mine[1], mine[-1], 1, [2]), (mine[2], mine[-1], 10_000, [5, 6, 7]), (mine[0], mine[5], 10_000, [1, 2, 5]),
                 (mine[2], mine[4], 10_000, []), (mine[-1], mine[-1], 10_000, []),
             ):  # fmt: skip
-                found = await other.read(self.lane, self.peer, after, up_to, at_most)
-                self.assertEqual(texts(found), [f"{number}" * 100 for number in expected], (after, up_to, at_most))
+                wanted = [f"{number}" * 100 for number in expected]
+                while (found := texts(await other.read(self.lane, self.peer, after, up_to, at_most))) != wanted:
+                    self.assertLess(len(found), 9, (after, up_to, at_most, found))
+                    await self.pause()
             self.assertEqual(list(await other.read(Pair(self.stranger, LOCAL), self.stranger, 0, 0, 1000)), [])
 
         self.run_test(test)
@@ -413,7 +414,7 @@ class EngineContract:
             await other.claim(self.peer, b"b", fence.sequence)
             while [(await other.held_peers()).get(peer) for peer in (self.peer, self.stranger)] != [3, 1]:
                 await self.pause()
-            one.delete(self.stranger, [stranger.sequence])
+            await one.delete(self.stranger, [stranger.sequence])
             while self.stranger in await other.held_peers():
                 await self.pause()
 
