@@ -215,7 +215,10 @@ class ClusterHomes(Homes):
     # --- effects ---
 
     def _tick(self) -> None:
-        self.table.tick(self._clock.seconds(), self._custody.in_use)
+        try:
+            self.table.tick(self._clock.seconds(), self._custody.in_use)
+        except Exception:
+            self.log.failure("the homes of peers could not be looked at")
         self._perform()
 
     def _perform(self) -> None:

@@ -134,7 +134,10 @@ class Membership:
     # --- events ---
 
     def _tick(self) -> None:
-        self.members.tick(self._clock.seconds())
+        try:
+            self.members.tick(self._clock.seconds())
+        except Exception:
+            self.log.failure("the membership could not be looked at")
         self._perform()
 
     def _changed(self, entry: Entry) -> None:

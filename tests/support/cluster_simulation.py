@@ -615,6 +615,9 @@ SCENARIOS: dict[str, list[Disturbance]] = {
         Disturbance("lag", 1, 22.0, 20.0), Disturbance("lag", 2, 22.0, 20.0), Disturbance("slow", 1, 22.0, 20.0),
         Disturbance("kill", 0, 24.0, 0.3), Disturbance("kill", 0, 30.0, 2.5),
     ],
+    "heartbeats are answered late, and then none": [
+        Disturbance("slow", 0, 22.0, 14.0), Disturbance("cut engine", 0, 26.0, 8.0), Disturbance("cut pulses", 0, 22.0, 14.0, 1),
+    ],
     "a node starts again and again, and the others learn it late": [
         Disturbance("slow", 1, 20.0, 22.0), Disturbance("slow", 2, 20.0, 22.0),
         *(Disturbance("kill", 0, 20.0 + 2 * number, 0.3) for number in range(10)),

@@ -148,6 +148,16 @@ class ClusterHomesTests(SynchronousTestCase):
         self.nodes.pass_time(home_table.UNUSED + 1)
         self.assertEqual((self.nodes["a"].custody.closed, self.nodes.owners(P)), ([P], []))
 
+    def test_fault_in_a_tick(self) -> None:
+        """An error is logged, and the next tick goes on."""
+        self.own()
+        self.patch(self.nodes["a"].custody, "in_use", lambda peer: 1 / 0)
+        self.nodes.pass_time(1.0)
+        self.assertLess(0, len(self.flushLoggedErrors(ZeroDivisionError)))
+        self.patch(self.nodes["a"].custody, "in_use", lambda peer: False)
+        self.nodes.pass_time(home_table.UNUSED + 1)
+        self.assertEqual(self.nodes.owners(P), [])
+
     def test_drain(self) -> None:
         """A node that drains gives its peers up, refuses new ones, and the others take over what is stored when it leaves."""
         self.store(self.own())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
@@ -103,6 +104,15 @@ class MembershipTests(SynchronousTestCase):
         self.assertEqual((nodes["a"].notices[-1], nodes["b"].notices[-1]), ("MembershipLeft", "OtherEnded"))
         nodes["a"].membership.stop()
         nodes["a"].membership.stop()
+
+    def test_fault_in_a_tick(self) -> None:
+        """An error is logged, and the next tick goes on."""
+        nodes = Nodes("a")
+        with mock.patch.object(nodes["a"].members, "tick", side_effect=RuntimeError("broken")):
+            nodes.pass_time(0.2)
+        self.assertLess(0, len(self.flushLoggedErrors(RuntimeError)))
+        nodes.pass_time(4.0)
+        self.assertTrue(nodes["a"].may_write)
 
     def test_user_fails(self) -> None:
         """A notice that cannot be followed is logged, and the membership goes on."""
