@@ -35,7 +35,11 @@ _Reply = Callable[[Message], None]
 
 
 class NATSConnection(Requests):
-    """Always one connection, to one of `servers` after the other."""
+    """Always one connection, to one of `servers` after the other.
+
+    With `tls`, the handshake is the first thing on each connection. By the usual order of NATS the server says that it wants TLS,
+    and the client believes it: anybody in between could take that word out, and read the password.
+    """
 
     _log = Logger()
 
@@ -206,7 +210,8 @@ class NATSConnection(Requests):
         try:
             await asyncio.wait_for(client.connect(
                 [server], name="s2sgw", allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0, connect_timeout=2,
-                ping_interval=_PING_SECONDS, max_outstanding_pings=2, tls=self._tls, closed_cb=closed, error_cb=failed,
+                ping_interval=_PING_SECONDS, max_outstanding_pings=2, tls=self._tls, tls_handshake_first=self._tls is not None,
+                closed_cb=closed, error_cb=failed,
             ), _CONNECT_SECONDS)  # fmt: skip
             if self._check is not None:
                 self._check(_version(client), client.max_payload)

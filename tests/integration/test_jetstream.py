@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from s2sgw.cluster.engine import ClusterEngine, EngineError, EngineGone, EngineUnfit, Entry
 from s2sgw.cluster.jetstream import JetStreamEngine
@@ -22,6 +25,7 @@ from s2sgw.cluster.requests import Unanswered
 from s2sgw.cluster.stream_setup import wanted_streams
 from s2sgw.cluster.subjects import BOOK_STREAM, SPOOL_STREAMS
 from s2sgw.xmpp.jid import Domain, Pair
+from tests.lab.certificates import Authority, Names
 from tests.lab.lab import Lab
 from tests.lab.nats import nats, nats_server
 from tests.support.engine_contract import LOCAL, EngineContract, record, texts
@@ -87,7 +91,7 @@ class SetupTests(SynchronousTestCase):
 
     skip = None if nats_server() else "nats-server is not installed"
 
-    def outcome(self, number: int = 1, urls: Sequence[str] | None = None, streams: Sequence[Mapping[str, Any]] = (), seconds: float = PATIENCE, **options: int) -> Any:
+    def outcome(self, number: int = 1, urls: Sequence[str] | None = None, streams: Sequence[Mapping[str, Any]] = (), seconds: float = PATIENCE, **options: Any) -> Any:
         """Return None, or the error of an engine on servers with `options`, which have `streams` already."""
         with Lab() as lab:
             servers = nats(lab, number, **options)
@@ -369,3 +373,62 @@ class ConnectionTests(SynchronousTestCase):
 
             asyncio.run(run())
             second.kill()
+
+
+class TLSTests(SynchronousTestCase):
+    """TLS to the servers."""
+
+    def setUp(self) -> None:
+        self.lab = Lab()
+        self.addCleanup(self.lab.close)
+        self.authority = Authority(self.lab.directory("ca"))
+        self.context = ssl.create_default_context(cafile=str(self.authority.file))
+
+    def outcome(self, port: int, context: ssl.SSLContext, seconds: float) -> str:
+        """Return "" if there is a connection, or why there is none."""
+        async def run() -> str:
+            connection = NATSConnection([f"nats://user:secret@localhost:{port}"], context, asyncio.get_running_loop())
+            connection.open()
+            try:
+                await connection.request("$JS.API.INFO", b"", seconds)
+            except Unanswered as error:
+                return str(error)
+            finally:
+                await connection.close()
+            return ""
+
+        return asyncio.run(run())
+
+    def test_certificates(self) -> None:
+        """A server with a certificate of its authority is used. Another one is refused in words."""
+        if nats_server() is None:
+            raise SkipTest("nats-server is not installed")
+        servers = nats(self.lab, 1, certificate=self.authority.issue(Names(dns=["localhost"])))
+        servers.start()
+        self.addCleanup(servers.kill)
+        port = servers.servers[0].port
+        self.assertEqual(self.outcome(port, self.context, PATIENCE), "")
+        self.assertIn("certificate verify failed", self.outcome(port, ssl.create_default_context(), 2))
+
+    def test_server_without_tls(self) -> None:
+        """A server that says nothing of TLS gets no password: nothing is sent before TLS."""
+        received: list[bytes] = []
+
+        def answer(listener: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    connection.settimeout(1)
+                    with connection, contextlib.suppress(OSError):
+                        connection.sendall(b'INFO {"server_id":"x","version":"2.15.3","max_payload":1048576,"headers":true}\r\n')
+                        received.append(connection.recv(65536))
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=answer, args=[listener])
+            thread.start()
+            outcome = self.outcome(listener.getsockname()[1], self.context, 1)
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(PATIENCE)
+        self.assertIn("no connection", outcome)
+        self.assertEqual({data[:1] for data in received}, {b"\x16"})
+        self.assertNotIn(b"secret", b"".join(received))

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.lab.certificates import Certificate
 from tests.lab.lab import Lab, Process
 
 _CONFIG = """\
@@ -21,12 +22,24 @@ jetstream {{
   max_file_store: {disk}
 }}
 {cluster}
+{tls}
 """
 _CLUSTER = """\
 cluster {{
   name: lab
   listen: "127.0.0.1:{port}"
   routes: [{routes}]
+}}
+"""
+_TLS = """\
+tls {{
+  cert_file: "{chain}"
+  key_file: "{key}"
+  handshake_first: true
+}}
+authorization {{
+  user: user
+  password: secret
 }}
 """
 
@@ -97,8 +110,11 @@ class NATS:
             server.kill()
 
 
-def nats(lab: Lab, number: int, max_payload: int = 1 << 20, disk: int = 1 << 30) -> NATS:
-    """Return `number` servers that are not started yet. `disk`: bytes that the streams of one server may reserve."""
+def nats(lab: Lab, number: int, max_payload: int = 1 << 20, disk: int = 1 << 30, certificate: Certificate | None = None) -> NATS:
+    """Return `number` servers that are not started yet. `disk`: bytes that the streams of one server may reserve.
+
+    With a certificate, TLS is the first thing on each connection, and the user is "user" with the password "secret".
+    """
     ports = [(lab.port(), lab.port()) for _ in range(number)]
     routes = ", ".join(f'"nats://127.0.0.1:{route}"' for _, route in ports)
     engine = NATS()
@@ -106,6 +122,8 @@ def nats(lab: Lab, number: int, max_payload: int = 1 << 20, disk: int = 1 << 30)
         folder = lab.directory(f"nats-{index}")
         config = folder / "nats.conf"
         cluster = _CLUSTER.format(port=route, routes=routes) if number > 1 else ""
-        config.write_text(_CONFIG.format(name=f"n{index}", port=port, folder=folder, cluster=cluster, max_payload=max_payload, disk=disk))
+        tls = _TLS.format(chain=certificate.chain, key=certificate.key) if certificate is not None else ""
+        text = _CONFIG.format(name=f"n{index}", port=port, folder=folder, cluster=cluster, max_payload=max_payload, disk=disk, tls=tls)
+        config.write_text(text)
         engine.servers.append(NATSServer(lab, f"n{index}", port, folder, config))
     return engine
