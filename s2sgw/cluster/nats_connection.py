@@ -19,6 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import NoServersError
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from s2sgw.cluster.engine import EngineUnfit
 from s2sgw.cluster.requests import Message, Requests, Unanswered
@@ -81,7 +82,13 @@ class NATSConnection(Requests):
             return
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._log.failure("engine: a task failed", Failure(error))
 
     async def close(self) -> None:
         """End every request and every task."""
@@ -118,7 +125,7 @@ class NATSConnection(Requests):
         """Call `heard` with each message to `subject`, on this connection and the next ones."""
         self._subscriptions.append((subject, heard))
         if self._client is not None:
-            self.start(self._subscribe(self._client, subject, heard))
+            self.start(self._subscribe_now(self._client, subject, heard))
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, reply: str = "") -> None:
         client = self._client
@@ -221,6 +228,13 @@ class NATSConnection(Requests):
             await _close(client)
             raise
         return client
+
+    async def _subscribe_now(self, client: Client, subject: str, heard: _Reply) -> None:
+        try:
+            await self._subscribe(client, subject, heard)
+        except Exception as error:
+            self.problem = str(error)
+            self.hop()
 
     async def _subscribe(self, client: Client, subject: str, heard: _Reply) -> None:
         async def take(message: Msg) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from twisted.logger import Logger
+
 from s2sgw.cluster.engine import EngineError, Entry, Watch
 from s2sgw.cluster.jetstream_api import Found, RecordPage
 
@@ -24,6 +26,8 @@ _Read = Callable[[str, str, int, int], Awaitable[RecordPage]]
 
 class TableWatch(Watch):
     """A watch of the values of one pattern of one stream. `entry` makes the value of a record."""
+
+    _log = Logger()
 
     def __init__(
         self, read: _Read, stream: str, pattern: str, entry: Callable[[Found], Entry], changed: Callable[[Entry], None]
@@ -72,6 +76,12 @@ class TableWatch(Watch):
             for found in page.records:
                 if not self._stopped:
                     self._known = found.sequence
-                    self._changed(self._entry(found))
+                    self._tell(found)
             more = page.more and bool(page.records)
         return self._known > before
+
+    def _tell(self, found: Found) -> None:
+        try:
+            self._changed(self._entry(found))
+        except Exception:
+            self._log.failure("engine: the change of {subject} could not be taken", subject=found.subject)

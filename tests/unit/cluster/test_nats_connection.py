@@ -168,6 +168,35 @@ class ConnectionTests(SynchronousTestCase):
 
         self.run_test(test)
 
+    def test_subscription_that_fails(self) -> None:
+        """A connection on which nothing can be subscribed is left for another, which has the subscription."""
+        heard: list[bytes] = []
+
+        async def fail(*arguments: Any, **options: Any) -> None:
+            raise BrokenPipeError
+
+        async def test() -> None:
+            await self.connection.wait_up(1)
+            self.patch(ClientStub.made[0], "subscribe", fail)
+            self.connection.subscribe("a.b", lambda message: heard.append(message.data))
+            await asyncio.sleep(1)
+            await ClientStub.made[1].hear("a.b", b"x")
+            self.assertEqual(heard, [b"x"])
+
+        self.run_test(test)
+
+    def test_task_that_fails(self) -> None:
+        """A task that fails is logged."""
+        async def fail() -> None:
+            raise ValueError("no")
+
+        async def test() -> None:
+            self.connection.start(fail())
+            await asyncio.sleep(1)
+
+        self.run_test(test)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
     def test_fault_of_a_listener(self) -> None:
         """A message that cannot be taken is logged, and ends nothing."""
         heard: list[int] = []

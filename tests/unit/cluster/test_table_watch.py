@@ -90,6 +90,17 @@ class WatchTests(SynchronousTestCase):
         self.run_for(1.5, (0.5, "pins.a", 1), (0.6, "other", 2))
         self.assertEqual(self.stub.read, 1)
 
+    def test_fault_of_the_caller(self) -> None:
+        """A change that cannot be taken is logged, and the next ones are told."""
+        def changed(entry: Entry) -> None:
+            self.told.append((0.0, entry.sequence))
+            if entry.sequence == 1:
+                raise ValueError("no")
+
+        self.watch = TableWatch(self.stub.next_page, "S", "s2sgw.book.pin.>", entry, changed)
+        self.assertEqual(self.run_for(3, (0.5, "pin.a", 1), (0.5, "pin.b", 2), (1.0, "pin.a", 3)), [1, 2, 3])
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
     def test_stop(self) -> None:
         """A watch that was stopped tells nothing, also of a page that it has."""
         for sequence in range(1, 5):
