@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -432,3 +434,47 @@ class TLSTests(SynchronousTestCase):
         self.assertIn("no connection", outcome)
         self.assertEqual({data[:1] for data in received}, {b"\x16"})
         self.assertNotIn(b"secret", b"".join(received))
+
+
+#: A program that uses an engine on Twisted's asyncio reactor, as the gateway does: the engine is opened before the loop runs.
+_PROGRAM = """\
+import asyncio, sys
+from twisted.internet import asyncioreactor
+loop = asyncio.new_event_loop()
+asyncioreactor.install(loop)
+from twisted.internet import reactor, task
+from s2sgw.cluster.engine import LaneRecord
+from s2sgw.cluster.jetstream import JetStreamEngine
+from tests.integration.test_jetstream import LANE, PEER
+
+engine = JetStreamEngine(sys.argv[1:], loop, record_bytes=1000, shard_bytes=1 << 20)
+
+async def main(reactor):
+    await engine.open(60)
+    await task.deferLater(reactor, 0.01)
+    fence, _ = await engine.claim(PEER, b"a", 0)
+    sequences = await engine.append(fence, [LaneRecord(LANE, {}, b"1"), LaneRecord(LANE, {}, b"2")], "a")
+    found = await engine.read(LANE, PEER, 0, sequences[-1], 1000)
+    await engine.close()
+    print([stored.data for stored in found])
+
+task.react(main)
+"""
+
+
+class ReactorTests(SynchronousTestCase):
+    """The reactor of the gateway."""
+
+    skip = None if nats_server() else "nats-server is not installed"
+
+    def test_asyncio_reactor(self) -> None:
+        """An engine works on the asyncio reactor, also if it is opened before the loop runs."""
+        with Lab() as lab:
+            servers = nats(lab, 1)
+            servers.start()
+            self.addCleanup(servers.kill)
+            done = subprocess.run(
+                [sys.executable, "-W", "error", "-c", _PROGRAM, *servers.urls], capture_output=True, text=True, timeout=PATIENCE, check=False,
+            )  # fmt: skip
+            servers.kill()
+        self.assertEqual((done.stdout, done.stderr, done.returncode), ("[b'1', b'2']\n", "", 0))
