@@ -806,6 +806,8 @@ class PeerSpool:
 
     async def _folded(self, lane: Lane) -> LaneLog:
         log = LaneLog()
+        if lane.log is None and not lane.known.count:  # what is left of its records may be purged at any time
+            log.last_sequence, log.highest = lane.last_sequence, lane.known.highest
         while log.last_sequence < lane.last_sequence:
             stored = await self._engine.read(lane.pair, self.peer, log.last_sequence, lane.last_sequence, READ_BYTES)
             if not stored:

@@ -321,6 +321,18 @@ class TakeoverTests(Case):
         self.node.spool.remove(A, 1)
         self.node.write_removals()
         self.assertEqual(self.kinds(), "AR")
+        third = Node(self.store)
+        third.engine.purge = lambda *arguments: Deferred()  # type: ignore[method-assign]
+        third.claim()
+        self.store.purge(A, PEER, 1 << 40)  # by the home before, late
+        self.assertEqual((third.positions(A), third.mark(A, [1]), third.append(spooled(A, 2)), third.positions(A)), ([], None, None, [2]))
+        self.assertEqual(Node(self.store, PEER).release(), None)
+        self.store.purge(A, PEER, 1 << 40)
+        self.node = Node(self.store, PEER)
+        self.node.append(spooled(A, 1))
+        self.node.engine.purge = lambda *arguments: Deferred()  # type: ignore[method-assign]
+        self.node.spool.remove(A, 1)
+        self.node.write_removals()
         other = Node(self.store)
         self.assertEqual((other.claim(), self.log()), ([], []))
         self.assertEqual((other.append(spooled(A, 1)), other.positions(A)), (None, [1]))
