@@ -137,7 +137,7 @@ class LoadedLanes:
 class Lane:
     """A lane. `log` is None while it is not in memory: then `known` are the totals, kept up to date by what is appended."""
 
-    __slots__ = ("pair", "log", "known", "last_sequence", "cleaning", "_counted")
+    __slots__ = ("pair", "log", "known", "last_sequence", "cleaning", "stale", "_counted")
 
     def __init__(self, pair: Pair, known: LaneTotals | None = None, last_sequence: int = 0) -> None:
         self.pair = pair
@@ -146,6 +146,8 @@ class Lane:
         self.last_sequence = last_sequence
         #: whether records are being deleted that the log does not have any more
         self.cleaning = False
+        #: whether the totals in the last record are too high: runs were deleted without a record that says so
+        self.stale = False
         #: stanzas and bytes that count against the room
         self._counted = 0, 0
 
@@ -187,14 +189,19 @@ class Lane:
         return what.deadline if what.count else None
 
     @property
-    def has_removals(self) -> bool:
+    def unlogged(self) -> bool:
         """Return whether removals are not in the log yet."""
         return self.log is not None and bool(self.log.unlogged)
 
     @property
+    def has_removals(self) -> bool:
+        """Return whether a record of removals is to be written."""
+        return self.unlogged or self.stale
+
+    @property
     def is_empty(self) -> bool:
         """Return whether there is nothing in the log, so that it may be purged."""
-        return not (self.known.count if self.log is None else self.log.count) and not self.has_removals
+        return not (self.known.count if self.log is None else self.log.count) and not self.unlogged
 
 
 class _Part(NamedTuple):
@@ -219,7 +226,7 @@ class _Part(NamedTuple):
 
     def stored(self, sequence: int) -> None:
         """Note that the record is stored."""
-        self.lane.last_sequence = sequence
+        self.lane.last_sequence, self.lane.stale = sequence, False
         log = self.lane.log
         if log is None:
             return
@@ -465,7 +472,7 @@ class PeerSpool:
     @property
     def has_removals(self) -> bool:
         """Return whether removals are not in the logs yet."""
-        return any(lane.has_removals for lane in self.lanes.values())
+        return any(lane.has_removals and not lane.is_empty for lane in self.lanes.values())
 
     def summaries(self) -> list[LaneSummary]:
         """Return the totals of each lane that is not empty."""
@@ -707,15 +714,17 @@ class PeerSpool:
         """Write all removals. Raises `SpoolError`, `EngineError`."""
         batch = AppendBatch()
         try:
-            for lane in list(self.lanes.values()):
+            for lane in [lane for lane in self.lanes.values() if not lane.is_empty]:
                 self._say_removals(batch, lane)
+                if lane.stale and not lane.unlogged:
+                    batch.put(_Part(lane, self._totals(lane)))
                 if batch.full:
                     await self._send(batch)
             await self._send(batch)
         except EngineFull:
             for lane in list(batch.lanes):
                 _give_up_records(lane)
-            if any(lane.has_removals for lane in batch.lanes):
+            if any(lane.unlogged for lane in batch.lanes):
                 raise
         finally:
             self._settle(batch.lanes, REMOVE_AGAIN_SECONDS)
@@ -733,7 +742,7 @@ class PeerSpool:
                 continue
             lane.count(self._services.room, self.peer)
             self._services.loaded.used(lane, self)
-            if lane.has_removals:
+            if lane.has_removals and not lane.is_empty:
                 self._services.removals(self, seconds)
             if lane.is_empty and not lane.last_sequence:
                 self._forget(lane)
@@ -802,6 +811,7 @@ class PeerSpool:
         lane = self.lanes.get(pair)
         if lane is not None and lane.log is None:
             lane.log = await self._folded(lane)
+            lane.stale = (lane.log.count, lane.log.bytes) != (lane.known.count, lane.known.bytes)
             self._settle([lane])
 
     async def _folded(self, lane: Lane) -> LaneLog:
@@ -862,6 +872,7 @@ class PeerSpool:
     async def _reload(self, lane: Lane, old: LaneLog) -> None:
         """Read the log of a lane again. Removals that are not in it are still true."""
         log = await self._folded(lane)
+        lane.stale = True
         log.remove(old.unlogged_positions())
         lane.log = log
         self._settle([lane])
@@ -911,3 +922,4 @@ def _give_up_records(lane: Lane) -> None:
         for run in list(log.unlogged):
             if not run.left:
                 log.logged(run)
+                lane.stale = True

@@ -512,6 +512,30 @@ class EngineTests(Case):
         self.store.full = False
         self.node.clock.pump([0.2] * 6)
         self.assertEqual((self.kinds(), self.node.positions(A), Node(self.store, PEER).positions(A)), ("AR", [3], [3]))
+        self.node = Node(self.store, PEER)
+        self.node.append(spooled(A, 4))
+        self.node.append(spooled(A, 5))
+        self.node.positions(A)
+        self.store.full = True
+        self.node.spool.remove_each(A, [4])
+        self.node.write_removals()
+        self.store.full = False
+        self.node.clock.pump([0.2] * 6)
+        self.assertEqual(Node(self.store).claim(), [LaneSummary(A, 2, 200, 3, 5, 3.0)])
+
+    def test_full_and_taken_over(self) -> None:
+        """Totals that are too high, since there was no room for a record of removals, are told once, and are put right."""
+        for position in (1, 2, 3):
+            self.node.append(spooled(A, position))
+        self.store.full = True
+        self.node.spool.remove(A, 1)
+        self.node.write_removals()
+        self.assertEqual(self.node.release(), None)
+        self.store.full = False
+        other = Node(self.store)
+        self.assertEqual((other.claim()[0].count, other.positions(A), other.held()), (3, [2, 3], (2, 200)))
+        other.write_removals()
+        self.assertEqual((self.kinds(), Node(self.store).claim()), ("AAR", [LaneSummary(A, 2, 200, 2, 3, 2.0)]))
 
     def test_refused(self) -> None:
         """A refused append leaves nothing, and can be made again, in part too; the positions of others stay free."""
