@@ -811,7 +811,8 @@ class PeerSpool:
         lane = self.lanes.get(pair)
         if lane is not None and lane.log is None:
             lane.log = await self._folded(lane)
-            lane.stale = (lane.log.count, lane.log.bytes) != (lane.known.count, lane.known.bytes)
+            if (lane.log.count, lane.log.bytes) != (lane.known.count, lane.known.bytes):
+                lane.stale = True
             self._settle([lane])
 
     async def _folded(self, lane: Lane) -> LaneLog:
