@@ -149,6 +149,8 @@ class LaneLog:
 
     def __init__(self) -> None:
         self.serial = self.last_sequence = 0
+        #: the number of stanzas that the last record said
+        self.said = 0
         self.count = self.bytes = 0
         #: the highest position that was used since the lane was empty
         self.highest = 0
@@ -187,6 +189,7 @@ class LaneLog:
                 self.logged(run)
         totals = record.totals
         self.highest = max(self.highest, totals.highest)
+        self.said = totals.count
         # a run that was stored twice, and deleted once, must not come back
         self.remove([(0, totals.first - 1 if totals.count else _NO_POSITION)])
 

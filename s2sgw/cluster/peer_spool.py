@@ -66,6 +66,9 @@ HEADER_BYTES = 1024
 #: The most memory for the logs of lanes, and what a run and a stanza of a run take of it.
 LOADED_BYTES = 64 << 20
 RUN_MEMORY, STANZA_MEMORY = 300, 32
+#: Readings of a log that has more than its last record says. A replica of the engine may show a record a moment after it was
+#: removed, together with what is newer on another. After so many of them the log counts: a stanza comes twice, or never.
+DISAGREEMENTS = 5
 #: Removals of lanes that could not be read, kept for another try.
 LATER_CALLS = 10_000
 #: Records that say nothing are deleted when there are so many in a lane.
@@ -137,7 +140,7 @@ class LoadedLanes:
 class Lane:
     """A lane. `log` is None while it is not in memory: then `known` are the totals, kept up to date by what is appended."""
 
-    __slots__ = ("pair", "log", "known", "last_sequence", "cleaning", "stale", "_counted")
+    __slots__ = ("pair", "log", "known", "last_sequence", "cleaning", "stale", "disagreements", "_counted")
 
     def __init__(self, pair: Pair, known: LaneTotals | None = None, last_sequence: int = 0) -> None:
         self.pair = pair
@@ -148,6 +151,8 @@ class Lane:
         self.cleaning = False
         #: whether the totals in the last record are too high: runs were deleted without a record that says so
         self.stale = False
+        #: how often a reading had more than the last record says
+        self.disagreements = 0
         #: stanzas and bytes that count against the room
         self._counted = 0, 0
 
@@ -825,6 +830,10 @@ class PeerSpool:
                 raise SpoolBroken(f"record {lane.last_sequence} of {lane.pair} is missing in the engine")
             for each in stored:
                 log.fold(each)
+        if log.count > log.said and lane.disagreements < DISAGREEMENTS:
+            lane.disagreements += 1
+            raise SpoolBroken(f"the engine shows records of {lane.pair} that were removed")
+        lane.disagreements = 0
         return log
 
     async def read(self, pair: Pair, after: int, at_most: int) -> list[Spooled]:

@@ -608,6 +608,33 @@ class EngineTests(Case):
         lanes[self.log(A)[-1].sequence] = lanes[self.log(A)[-1].sequence]._replace(stored=self.log(A)[-1]._replace(headers={}))
         self.assertRaises(RecordDamaged, Node(self.store).claim)
 
+    def test_a_record_that_is_shown_after_its_removal(self) -> None:
+        """A reading with more than the last record says is made again, some times: nothing that was removed comes back soon."""
+        self.patch(peer_spool, "IDLE_RECORDS", 1)
+        for position in (1, 2, 3):
+            self.node.append(spooled(A, position))
+        before = self.log()
+        self.node.spool.remove_each(A, [2])
+        self.node.write_removals()
+        self.node.append(spooled(A, 4))
+        self.assertEqual(self.kinds(), "AAA")
+        other = Node(self.store, PEER)
+        fresh, read = before[1], other.engine.read
+
+        async def stale(*arguments: Any) -> Sequence[Stored]:
+            return sorted([*await read(*arguments), fresh])
+
+        other.engine.read = stale  # type: ignore[method-assign, assignment]
+        self.is_error(SpoolBroken, other.ask(other.spool.read, A, 0, 1 << 20), "removed")
+        other.engine.read = read  # type: ignore[method-assign]
+        self.assertEqual(other.positions(A), [1, 3, 4])
+        other = Node(self.store, PEER)
+        read = other.engine.read
+        other.engine.read = stale  # type: ignore[method-assign, assignment]
+        answers = [other.ask(other.spool.read, A, 0, 1 << 20) for _ in range(peer_spool.DISAGREEMENTS)]
+        self.assertTrue(all(isinstance(answer, SpoolBroken) for answer in answers))
+        self.assertEqual(other.positions(A), [1, 2, 3, 4])
+
     def test_removals_of_a_lane_that_cannot_be_read(self) -> None:
         """They are made when it can be."""
         self.node.append(spooled(A, 1), spooled(A, 2))
