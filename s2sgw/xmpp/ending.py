@@ -96,6 +96,8 @@ class Cause(StrEnum):
     CLOSED = "closed"
     RECONFIGURED = "reconfigured"
     SHUTDOWN = "shutdown"
+    OTHER_NODE = "other-node"
+    NO_NODE = "no-node"
     INTERNAL = "internal"
     # queue
     HELD_TOO_LONG = "held-too-long"
@@ -196,6 +198,8 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.CLOSED: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The stream was closed.", "There is no fault. A new stream is opened when it is needed."),
     Cause.RECONFIGURED: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The stream was closed because the configuration changed.", "There is no fault. A new stream is opened when it is needed."),
     Cause.SHUTDOWN: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The gateway is shutting down.", "Try again in a moment."),
+    Cause.OTHER_NODE: CauseInfo(Layer.STREAM, False, _TIMEOUT, "Another node of the gateway serves the remote domain.", "There is no fault. A new stream is led to the right node."),
+    Cause.NO_NODE: CauseInfo(Layer.STREAM, False, _FULL, "The nodes of the gateway cannot agree at the moment on the one that serves the remote domain.", "Try again in a moment."),
     Cause.INTERNAL: CauseInfo(Layer.STREAM, False, _TIMEOUT, "An internal error occurred.", "Ask the administrator of this server to check its log."),
     Cause.HELD_TOO_LONG: CauseInfo(Layer.QUEUE, False, _TIMEOUT, "The stanza could not be delivered in time.", "Check that the server is reachable from outside, and with `s2sgw queue list` that nothing is held."),
     Cause.QUEUE_FULL: CauseInfo(Layer.QUEUE, False, _FULL, "The delivery queue is full.", "Try again later."),
@@ -263,7 +267,8 @@ class Ending:
     def refuses_peer(self) -> bool:
         """Return whether we ended the stream because of the other side's input or evidence, or because the policy forbids it.
 
-        False for an ordinary close, a lost connection, a server that stopped answering, and a fault of our own.
+        False for an ordinary close, a lost connection, a server that stopped answering, a fault of our own, and a peer of another
+        node.
         """
-        faultless = self.in_order or self.cause in (Cause.UNRESPONSIVE, Cause.INTERNAL)
+        faultless = self.in_order or self.cause in (Cause.UNRESPONSIVE, Cause.INTERNAL, Cause.OTHER_NODE, Cause.NO_NODE)
         return self.by == "us" and not faultless and self.layer in _OF_PEER

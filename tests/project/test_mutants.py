@@ -8,6 +8,7 @@ from pathlib import Path
 from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.mutants.cluster import RULES
 from tests.mutants.custody import FAULTS, MODEL, MODEL_TESTS, PROMISES
 from tests.mutants.mutations import MUTATIONS
 
@@ -24,6 +25,14 @@ class TableTests(SynchronousTestCase):
             source = (ROOT / each.file).read_text(encoding="utf-8")
             self.assertEqual((source.count(each.old), each.old != each.new), (1, True), each.name)
             compile(source.replace(each.old, each.new), each.file, "exec")
+
+    def test_rules_of_the_cluster(self) -> None:
+        """The same holds for those that the simulation of a cluster must notice."""
+        for each in RULES:
+            file = f"s2sgw/cluster/{each.module}.py"
+            source = (ROOT / file).read_text(encoding="utf-8")
+            self.assertEqual((source.count(each.old), each.old != each.new), (1, True), each.name)
+            compile(source.replace(each.old, each.new), file, "exec")
 
     def test_tests(self) -> None:
         """Each mutation names a rule, and existing tests."""

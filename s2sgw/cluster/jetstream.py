@@ -1,0 +1,515 @@
+"""The engine on NATS JetStream (docs/cluster.md): fenced appends, claims, reads, the shared table, pulses and questions.
+
+A record of a lane, and the home record of its peer, are in one stream. The server refuses a record unless the home record is the
+one of its fence. Reads come from any replica. Where they must not be out of date, an answer that lacks what is known to exist is
+asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import ssl
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import count
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.python.failure import Failure
+
+from s2sgw.cluster.append_queue import AppendQueue, Call
+from s2sgw.cluster.current_reads import lane_records, last_records, newest_records
+from s2sgw.cluster.engine import (
+    KEPT_BYTES,
+    ClusterEngine,
+    Conflict,
+    EngineError,
+    EngineGone,
+    EngineUnfit,
+    Entry,
+    Fence,
+    Fenced,
+    LaneRecord,
+    PeerLogs,
+    Stored,
+    Watch,
+)
+from s2sgw.cluster.jetstream_api import ID, WRONG_SEQUENCE, Found, JetStreamAPI, Record, RequestRefused, expecting
+from s2sgw.cluster.nats_connection import NATSConnection
+from s2sgw.cluster.removals import Removals, let_go
+from s2sgw.cluster.requests import Message, Unanswered
+from s2sgw.cluster.stream_setup import REPLICAS, check_server, check_stream, needs_update, wanted_streams
+from s2sgw.cluster.subjects import (
+    KEPT_SUBJECTS,
+    PEN_STREAM,
+    PULSES,
+    SPOOL_STREAMS,
+    home_subject,
+    kept_subject,
+    key_of,
+    key_stream,
+    key_subject,
+    lane_subject,
+    pair_of,
+    peer_of,
+    peer_subjects,
+    question_subject,
+    shard_subjects,
+    spool_stream,
+    subjects_below,
+    table_subjects,
+)
+from s2sgw.cluster.table_watch import TableWatch
+from s2sgw.xmpp.bounded_dict import BoundedDict
+from s2sgw.xmpp.jid import Domain, Pair
+
+#: Bytes of a message that are not of the record: the id, the fence, the subject of the home record, and its own headers.
+_OVERHEAD = 6 * 1024
+HEADER_BYTES = 4 * 1024
+#: Records of one call.
+_CALL_RECORDS = 500
+#: Appends to one stream that wait for an answer at a time: a stream without a leader holds up no other.
+_APPENDS = 64
+#: Seconds for which a write may be unanswered before the engine counts as stalled.
+_STALL_SECONDS = 1.0
+#: Seconds that a close waits for removals.
+_REMOVAL_SECONDS = 2.0
+#: Seconds that the servers have to make a stream, before they are asked again.
+_CHANGE_SECONDS = 5.0
+#: Seconds after which a cluster of servers that is not complete is asked again.
+_STARTING = 0.5
+#: Seconds that a node has for an answer.
+_ASK_SECONDS = 5.0
+#: Peers whose last sequence is remembered.
+_REMEMBERED = 100_000
+#: Subjects that are read without a pause.
+_SLICE = 500
+
+_HEADER = "S2S-"
+_HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*\Z")
+_HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?\Z")
+_IDENTITY = re.compile(r"[!-~]{1,200}\Z")
+_REMOVED = {"Removed": "1"}
+_FAILED = {"Failed": "1"}
+_NOT_CLUSTERED, _NO_PEERS, _NO_STREAM, _OTHER_CONFIG = 10074, 10005, 10059, 10058
+
+_T = TypeVar("_T")
+
+
+class JetStreamEngine(ClusterEngine):
+    """The engine of one node, on the asyncio loop of the reactor.
+
+    `servers`: URLs ("nats://192.0.2.21:4222"), of the three servers, or of one that runs alone. `record_bytes`: the largest
+    record that must fit. `shard_bytes`: the most that each of the streams of the spool may hold; it is reserved on the disk.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        record_bytes: int,
+        shard_bytes: int,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._loop = loop
+        self._alone = len(servers) == 1
+        self._record_bytes = record_bytes
+        self._shard_bytes = shard_bytes
+        self._connection = NATSConnection(servers, tls, loop, self._check_server)
+        self._api = JetStreamAPI(self._connection, loop.time)
+        self._queues: dict[Domain, AppendQueue] = {}
+        self._slots: dict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, _APPENDS))
+        self._last: BoundedDict[Domain, int] = BoundedDict(_REMEMBERED)
+        self._removals = Removals(self._connection.start)
+        self._watches: list[TableWatch] = []
+        self._hinting = False
+        self._writes: dict[int, float] = {}
+        self._numbers = count(1)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    # --- the start and the end ---
+
+    async def open(self, seconds: float) -> None:
+        """Connect, and make or check the streams. Errors: `EngineUnfit`; `EngineGone` after `seconds`."""
+        await self._call(self._open(seconds))
+
+    async def _open(self, seconds: float) -> None:
+        self._connection.open()
+        end = self._loop.time() + seconds
+        while not self._connection.connected:
+            try:
+                await self._connection.wait_up(_STARTING)
+            except Unanswered as error:
+                if self._connection.unfit or self._loop.time() > end:
+                    raise (self._connection.unfit or EngineGone(str(error))) from None
+        for wanted in wanted_streams(REPLICAS, self._shard_bytes):
+            await self._make_stream(wanted, end - self._loop.time())
+
+    def _check_server(self, version: tuple[int, int], max_payload: int) -> None:
+        check_server(version, max_payload, self._record_bytes + _OVERHEAD)
+
+    async def _make_stream(self, wanted: Mapping[str, Any], seconds: float) -> None:
+        """Make a stream, or check the one that is there."""
+        name = wanted["name"]
+        try:
+            found = await self._api.question(self._api.call, f"STREAM.INFO.{name}", {}, seconds=seconds)
+        except RequestRefused as error:
+            if error.code != _NO_STREAM:
+                raise EngineUnfit(f"the engine's stream {name} cannot be read: {error}") from error
+            try:
+                found = await self._create(wanted, seconds)
+            except RequestRefused as error:
+                if error.code in (_NOT_CLUSTERED, _NO_PEERS):
+                    why = f"the engine must be {REPLICAS} servers in one cluster, all with JetStream: {error}"
+                    raise EngineUnfit(why) from error
+                raise EngineUnfit(f"the engine's stream {name} cannot be made: {error}") from error
+        wanted = {**wanted, "num_replicas": 1 if self._alone else REPLICAS}
+        check_stream(wanted, found["config"], bool(found.get("cluster", {}).get("name")))
+        if needs_update(wanted, found["config"]):
+            changed = {**found["config"], "max_bytes": wanted["max_bytes"], "duplicate_window": wanted["duplicate_window"]}
+            try:
+                await self._change(f"STREAM.UPDATE.{name}", changed, seconds)
+            except RequestRefused as error:
+                raise EngineUnfit(f"the engine's stream {name} cannot be made as large as it must be: {error}") from error
+
+    async def _create(self, wanted: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Make a stream, once there are servers for its copies: they may still be starting."""
+        end = self._loop.time() + seconds
+        while True:
+            try:
+                return await self._change(f"STREAM.CREATE.{wanted['name']}", wanted, seconds)
+            except RequestRefused as error:
+                if error.code == _OTHER_CONFIG:
+                    return await self._change(f"STREAM.INFO.{wanted['name']}", {}, seconds)
+                if error.code == _NOT_CLUSTERED and self._alone and wanted["num_replicas"] > 1:
+                    return await self._create({**wanted, "num_replicas": 1}, seconds)
+                if error.code != _NO_PEERS or self._loop.time() > end:
+                    raise
+            await asyncio.sleep(_STARTING)
+
+    async def _change(self, name: str, content: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Ask for a change that may be asked for again. A cluster that starts drops requests until it has a leader."""
+        call = self._api.call
+        answer: dict[str, Any] = await self._api.question(call, name, content, _CHANGE_SECONDS, seconds=seconds)
+        return answer
+
+    async def close(self) -> None:
+        """Wait a little for removals, then end all calls, with `EngineGone`, and the connection."""
+        if self._closed:
+            return
+        self._closed = True
+        calls = set(self._tasks)
+        await self._deferred(self._close(calls))
+
+    async def _close(self, calls: Iterable[asyncio.Task[Any]]) -> None:
+        if self._connection.connected:
+            await self._removals.wait(_REMOVAL_SECONDS)
+        for task in calls:
+            task.cancel()
+        await self._connection.close()
+        self._removals.give_up()
+        await asyncio.wait([*calls, self._loop.create_task(asyncio.sleep(0))])
+
+    # --- calls ---
+
+    def _deferred(self, coroutine: Coroutine[Any, Any, _T]) -> Deferred[_T]:
+        """Run a coroutine of asyncio; return its result to coroutines of Twisted."""
+        answer: Deferred[_T] = Deferred(let_go)
+        task = self._loop.create_task(coroutine)
+
+        def done(task: asyncio.Task[_T]) -> None:
+            self._tasks.discard(task)
+            error = EngineGone("the engine was closed") if task.cancelled() else task.exception()
+            if not answer.called:
+                answer.callback(task.result() if error is None else Failure(error))
+
+        self._tasks.add(task)
+        task.add_done_callback(done)
+        return answer
+
+    def _call(self, coroutine: Coroutine[Any, Any, _T]) -> Deferred[_T]:
+        if self._closed:
+            coroutine.close()
+            raise EngineGone("the engine was closed")
+        return self._deferred(_within_engine(coroutine))
+
+    @contextmanager
+    def _write(self) -> Iterator[None]:
+        """Note a write that waits for its answer."""
+        number = next(self._numbers)
+        self._writes[number] = self._loop.time()
+        try:
+            yield
+        finally:
+            del self._writes[number]
+
+    @property
+    def stalled(self) -> bool:
+        oldest = next(iter(self._writes.values()), None)
+        return oldest is not None and self._loop.time() - oldest > _STALL_SECONDS
+
+    @property
+    def max_record(self) -> int:
+        return max(self._record_bytes, self._connection.max_payload - _OVERHEAD)
+
+    # --- records ---
+
+    async def append(self, fence: Fence, records: Sequence[LaneRecord], identity: str) -> Sequence[int]:
+        if len(records) > _CALL_RECORDS:
+            raise EngineError(f"{len(records)} records in one call, at most {_CALL_RECORDS}")
+        if not _IDENTITY.match(identity):
+            raise ValueError(f"{identity!r} is no identity of a call")
+        expected = expecting(home_subject(fence.peer), fence.sequence)
+        made = [
+            self._record(fence.peer, record, {ID: f"{fence.peer.ascii} {identity} {number}", **expected})
+            for number, record in enumerate(records)
+        ]
+        if self._closed:
+            raise EngineGone("the engine was closed")
+        answer: Deferred[Sequence[int]] = Deferred(let_go)
+        queue = self._queues.get(fence.peer)
+        if queue is None:
+            queue = self._queues[fence.peer] = AppendQueue(self._append)
+            self._connection.start(self._run_queue(fence.peer, queue))
+        queue.add(Call(fence, made, identity, answer))
+        with self._write():
+            return await answer
+
+    def _record(self, peer: Domain, record: LaneRecord, headers: Mapping[str, str]) -> Record:
+        for name, value in record.headers.items():
+            if not _HEADER_NAME.match(name) or not _HEADER_VALUE.match(value):
+                raise ValueError(f"the header {name!r} with {value!r} cannot be written")
+        size = sum(len(name) + len(value) + 8 for name, value in record.headers.items())
+        if size > HEADER_BYTES or size + len(record.data) > self.max_record:
+            raise EngineError(f"a record of {size + len(record.data)} bytes, with {size} of headers, is too large for the engine")
+        own = {f"{_HEADER}{name}": value for name, value in record.headers.items()}
+        return Record(lane_subject(record.pair, peer), {**own, **headers}, record.data)
+
+    async def _run_queue(self, peer: Domain, queue: AppendQueue) -> None:
+        try:
+            await queue.run()
+        finally:
+            del self._queues[peer]
+            queue.give_up(EngineGone("the engine was closed"))
+
+    async def _append(self, fence: Fence, records: Sequence[Record], identity: str) -> Sequence[int]:
+        after = max(self._last.get(fence.peer, 0), fence.sequence)
+        stream = spool_stream(fence.peer)
+        async with self._slots[stream]:
+            try:
+                sequences = await self._api.store(stream, records, after)
+            except RequestRefused as error:
+                if error.code == WRONG_SEQUENCE:
+                    raise Fenced(f"the home of {fence.peer} is another: {error}") from error
+                raise
+        self._last[fence.peer] = max(after, *sequences)
+        return sequences
+
+    async def home(self, peer: Domain) -> Stored | None:
+        return await self._call(self._home(peer))
+
+    async def _home(self, peer: Domain) -> Stored | None:
+        found = await self._api.last_of(spool_stream(peer), home_subject(peer))
+        return _stored(found[-1]) if found else None
+
+    async def claim(self, peer: Domain, data: bytes, expected: int) -> tuple[Fence, PeerLogs]:
+        with self._write():
+            return await self._call(self._claim(peer, data, expected))
+
+    async def _claim(self, peer: Domain, data: bytes, expected: int) -> tuple[Fence, PeerLogs]:
+        subject, stream = home_subject(peer), spool_stream(peer)
+        record = Record(subject, {ID: _new_id(), **expecting(subject, expected)}, data)
+        sequence = await self._store_one(stream, record, expected)
+        if expected:
+            self._removals.add(partial(self._api.delete, stream, expected))
+        found = await last_records(self._api, stream, peer_subjects(peer), subject, sequence)
+        if found[subject].sequence != sequence:
+            raise Conflict(f"{peer} was claimed by another node meanwhile")
+        pairs = ((pair_of(each.subject), each) for each in found.values())
+        lanes = {pair: _stored(each) for pair, each in pairs if pair is not None}
+        return Fence(peer, sequence), PeerLogs(Stored(sequence, {}, data), lanes)
+
+    async def _store_one(self, stream: str, record: Record, after: int) -> int:
+        try:
+            return (await self._api.store(stream, [record], after))[0]
+        except RequestRefused as error:
+            if error.code == WRONG_SEQUENCE:
+                raise Conflict(f"{record.subject}: {error}") from error
+            raise
+
+    async def read(self, pair: Pair, peer: Domain, after: int, up_to: int, at_most: int) -> Sequence[Stored]:
+        return await self._call(self._read(spool_stream(peer), lane_subject(pair, peer), after, up_to, at_most))
+
+    async def _read(self, stream: str, subject: str, after: int, up_to: int, at_most: int) -> Sequence[Stored]:
+        return list(map(_stored, await lane_records(self._api, stream, subject, after, up_to, at_most)))
+
+    # --- removal ---
+
+    def delete(self, peer: Domain, sequences: Sequence[int]) -> Deferred[bool]:
+        return self._remove([partial(self._api.delete, spool_stream(peer), sequence) for sequence in sequences])
+
+    def purge(self, pair: Pair, peer: Domain, up_to: int) -> Deferred[bool]:
+        return self._remove([partial(self._api.purge, spool_stream(peer), lane_subject(pair, peer), up_to)])
+
+    def _remove(self, removals: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> Deferred[bool]:
+        if self._closed:
+            return succeed(False)
+        return gatherResults(list(map(self._removals.add, removals))).addCallback(all)
+
+    async def held_peers(self) -> Mapping[Domain, int]:
+        return await self._call(self._held_peers())
+
+    async def _held_peers(self) -> Mapping[Domain, int]:
+        held: dict[Domain, int] = {}
+        for shard, stream in enumerate(SPOOL_STREAMS):
+            subjects = (await self._api.info(stream, shard_subjects(shard)))["state"]["subjects"]
+            for number, (subject, records) in enumerate(subjects.items(), 1):
+                peer = peer_of(subject)
+                if peer is not None:
+                    held[peer] = held.get(peer, 0) + records
+                if not number % _SLICE:
+                    await asyncio.sleep(0)
+        return held
+
+    # --- what is kept for inspection ---
+
+    async def keep(self, peer: Domain, data: bytes) -> None:
+        with self._write():
+            await self._call(self._keep(Record(kept_subject(peer), {ID: _new_id()}, data)))
+
+    async def _keep(self, record: Record) -> None:
+        async with self._slots[PEN_STREAM]:
+            await self._api.store(PEN_STREAM, [record], 0)
+
+    async def kept(self, at_most: int) -> Sequence[Stored]:
+        return await self._call(self._kept(at_most))
+
+    async def _kept(self, at_most: int) -> Sequence[Stored]:
+        found = await newest_records(self._api, PEN_STREAM, KEPT_SUBJECTS, at_most, KEPT_BYTES) if at_most else []
+        return list(map(_stored, found))
+
+    # --- the table ---
+
+    async def get(self, key: str) -> Entry | None:
+        return await self._call(self._get(key))
+
+    async def _get(self, key: str) -> Entry | None:
+        found = await self._api.leader_last(key_stream(key), key_subject(key))
+        return _entry(found) if found is not None else None
+
+    async def put(self, key: str, data: bytes | None, expected: int | None) -> int:
+        subject = key_subject(key)
+        headers = {ID: _new_id(), **(_REMOVED if data is None else {})}
+        if expected is not None:
+            headers.update(expecting(subject, expected))
+        with self._write():
+            return await self._call(self._store_one(key_stream(key), Record(subject, headers, data or b""), 0))
+
+    async def entries(self, prefix: str) -> Sequence[Entry]:
+        return await self._call(self._entries(prefix))
+
+    async def _entries(self, prefix: str) -> Sequence[Entry]:
+        found = [each for stream, pattern in subjects_below(prefix).items() for each in await self._api.last_of(stream, pattern)]
+        return list(map(_entry, found))
+
+    def watch(self, prefix: str, changed: Callable[[Entry], None]) -> Watch:
+        if not self._hinting:
+            self._hinting = True
+            for subject in {subject for stream in subjects_below("") for subject in table_subjects(stream)}:
+                self._connection.subscribe(subject, self._hint)
+        patterns = subjects_below(prefix).items()
+        watches = [TableWatch(self._api.next_page, stream, pattern, _entry, changed) for stream, pattern in patterns]
+        self._watches += watches
+        for watch in watches:
+            self._connection.start(watch.run())
+        return _Watches(watches, self._watches)
+
+    def _hint(self, message: Message) -> None:
+        for watch in self._watches:
+            watch.hint(message.subject)
+
+    # --- messages ---
+
+    def pulse(self, data: bytes) -> None:
+        if not self._closed:
+            self._connection.start(self._send(PULSES, data))
+
+    async def _send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Send a message that may be lost."""
+        with suppress(Unanswered):
+            await self._connection.publish(subject, data, headers)
+
+    def on_pulse(self, heard: Callable[[bytes], None]) -> None:
+        def take(message: Message) -> None:
+            heard(message.data)
+
+        self._connection.subscribe(PULSES, take)
+
+    async def ask(self, node: str, question: bytes) -> bytes:
+        return await self._call(self._ask(question_subject(node), question))
+
+    async def _ask(self, subject: str, question: bytes) -> bytes:
+        try:
+            (answer,) = await self._connection.request(subject, question, _ASK_SECONDS)
+        except Unanswered as error:
+            raise EngineGone(f"{subject.rpartition('.')[2]} does not answer: {error}") from None
+        if _FAILED.items() <= answer.headers.items():
+            raise EngineGone(f"{subject.rpartition('.')[2]} cannot answer")
+        return answer.data
+
+    def answer(self, node: str, answers: Callable[[bytes], Awaitable[bytes]]) -> None:
+        self._connection.subscribe(question_subject(node), partial(self._answer, answers))
+
+    def _answer(self, answers: Callable[[bytes], Awaitable[bytes]], message: Message) -> None:
+        async def made() -> bytes:
+            return await answers(message.data)
+
+        def send(answer: bytes | Failure) -> None:
+            failed = isinstance(answer, Failure) or len(answer) > self._connection.max_payload - _OVERHEAD
+            data, headers = (b"", _FAILED) if failed or isinstance(answer, Failure) else (answer, None)
+            self._connection.start(self._send(message.reply, data, headers))
+
+        if message.reply and not self._closed:
+            Deferred.fromCoroutine(made()).addBoth(send)
+
+
+class _Watches(Watch):
+    """The watches of one prefix: it may have values in two streams."""
+
+    def __init__(self, watches: Iterable[TableWatch], all_watches: list[TableWatch]) -> None:
+        self._watches = list(watches)
+        self._all = all_watches
+
+    def stop(self) -> None:
+        for watch in self._watches:
+            watch.stop()
+            if watch in self._all:
+                self._all.remove(watch)
+
+
+async def _within_engine(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run a call. A request that the server refuses for another reason than those of the interface is an `EngineError`."""
+    try:
+        return await coroutine
+    except Unanswered as error:
+        raise EngineGone(str(error)) from None
+
+
+def _stored(found: Found) -> Stored:
+    prefix = len(_HEADER)
+    headers = {name[prefix:]: value for name, value in found.headers.items() if name.startswith(_HEADER)}
+    return Stored(found.sequence, headers, found.data)
+
+
+def _entry(found: Found) -> Entry:
+    return Entry(key_of(found.subject), found.sequence, None if _REMOVED.items() <= found.headers.items() else found.data)
+
+
+def _new_id() -> str:
+    return secrets.token_hex(16)

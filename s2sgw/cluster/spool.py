@@ -1,0 +1,404 @@
+"""The spool of a node in a cluster: the lanes of the peers whose home this node is, in the engine (docs/cluster.md).
+
+`restored` takes a peer after a claim, and `release` gives it back. Calls for other peers are refused. All calls are made on the
+reactor's thread, and are answered there, later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from operator import attrgetter, itemgetter
+from time import thread_time
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from s2sgw.cluster.engine import ClusterEngine, EngineError, Fence, PeerLogs
+from s2sgw.cluster.peer_spool import Append, LoadedLanes, MarkWritten, PeerSpool, Read, Remove, SpoolServices
+from s2sgw.cluster.quarantine import Quarantine
+from s2sgw.cluster.records import PositionRange, ranges
+from s2sgw.cluster.spool_room import SpoolRoom
+from s2sgw.spool.interface import (
+    Done,
+    LaneSummary,
+    Quarantined,
+    Replaced,
+    Spool,
+    SpoolAnswer,
+    SpoolBroken,
+    Spooled,
+    SpoolError,
+)
+from s2sgw.xmpp.jid import Domain, Pair
+
+#: Seconds of CPU for the answers that are given in one call of `deliver`.
+ANSWER_SECONDS = 0.005
+#: Seconds between looks for removals that are due.
+LOOK_SECONDS = 0.1
+#: Peers whose removals are written in one turn of the reactor.
+PEERS_AT_ONCE = 20
+#: Expired stanzas that are looked at, for each one that is asked for.
+EXPIRED_LOOKS = 8
+#: The most alerts for failures of single peers.
+ALERTS = 5
+
+_T = TypeVar("_T")
+
+
+class JetStreamSpool(Spool):
+    """At most `limit` bytes in all, and `share` bytes for each peer. `deliver(call)` makes `call` soon, on the same thread.
+
+    `session` is unique for each start of each node. `clock` is the clock of all times, and `wall` the seconds since the epoch:
+    the nodes' wall clocks must agree, for times are stored by them. `peer_of` returns the peer of a pair. `lost` is called with a
+    peer that has another home, after its calls were answered. `report` is called with texts for the operator.
+    """
+
+    def __init__(
+        self, engine: ClusterEngine, limit: int, deliver: Callable[[Callable[[], None]], None], clock: IReactorTime, *,
+        session: str, wall: Callable[[], float], peer_of: Callable[[Pair], Domain], share: int | None = None,
+        lost: Callable[[Domain], None] = lambda peer: None, report: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._engine = engine
+        self._deliver = deliver
+        self._clock = clock
+        self._peer_of = peer_of
+        self._lost = lost
+        self._room = SpoolRoom(limit, limit if share is None else share)
+        self._session = session
+        self._appends = 0
+        offset = round((wall() - clock.seconds()) * 1e6)
+        self._services = SpoolServices(
+            engine, self._room, offset, self._new_identity, self._give, self._write_removals_in, self._has_other_home, report,
+            LoadedLanes(),
+        )
+        self._quarantine = Quarantine(engine, clock, offset)
+        self._peers: dict[Domain, PeerSpool] = {}
+        self._next_position = 1
+        self._answers: deque[Callable[[], None]] = deque()
+        self._call_is_due = False
+        #: why no more calls are taken, or ""
+        self._closed = ""
+        #: peers with removals that are not written -> when they should be
+        self._due: dict[PeerSpool, float] = {}
+        self._now: list[PeerSpool] = []
+        self._timer: IDelayedCall | None = None
+
+    # --- the homes ---
+
+    def restored(self, fence: Fence, logs: PeerLogs) -> list[LaneSummary]:
+        """Take the lanes of a peer that was claimed. Return their totals. Raises `RecordError`: the home must be given back."""
+        peer = PeerSpool(fence, logs, self._services)
+        if fence.peer in self._peers:
+            self._peers[fence.peer].end(f"the home of {fence.peer} was claimed again")
+        self._peers[fence.peer] = peer
+        self._next_position = max(self._next_position, peer.next_position)
+        return peer.summaries()
+
+    def release(self, peer: Domain) -> Deferred[None]:
+        """Take no more calls for a peer. The result comes when all earlier ones have had their effect: its home may go.
+
+        Fails with `SpoolError` if what was removed cannot be written. Then the peer stays here.
+        """
+        released: Deferred[None] = Deferred()
+        spool = self._peers.pop(peer, None)
+
+        def finished(error: SpoolError | None) -> None:
+            if spool is None or error is None:
+                if spool is not None:
+                    spool.end(f"the home of {peer} was released")
+                released.callback(None)
+            else:
+                if not spool.ended:
+                    self._peers.setdefault(peer, spool)
+                released.errback(error)
+
+        if spool is None:
+            finished(None)
+        else:
+            spool.put(Read(PeerSpool.finish, finished))
+        return released
+
+    def forget(self, peer: Domain, why: str) -> None:
+        """Take no more calls for a peer: its home was lost. A write under way is answered when its outcome is known."""
+        spool = self._peers.pop(peer, None)
+        if spool is not None:
+            spool.end(why)
+
+    def _new_identity(self) -> str:
+        """Return the identity of an append."""
+        self._appends += 1
+        return f"{self._session}.{self._appends}"
+
+    def _has_other_home(self, spool: PeerSpool) -> None:
+        if self._peers.get(spool.peer) is spool:
+            del self._peers[spool.peer]
+            self._give(self._lost, spool.peer)
+
+    # --- the contents ---
+
+    @property
+    def count(self) -> int:
+        return self._room.count
+
+    @property
+    def bytes(self) -> int:
+        return self._room.bytes
+
+    @property
+    def used(self) -> int:
+        return self._room.used
+
+    @property
+    def limit(self) -> int:
+        return self._room.limit
+
+    @property
+    def share(self) -> int:
+        return self._room.share
+
+    @property
+    def stalled(self) -> bool:
+        return self._engine.stalled
+
+    @property
+    def next_position(self) -> int:
+        return self._next_position
+
+    def alerts(self) -> list[str]:
+        stalled = ["the engine does not answer: nothing more is stored until it does"] if self.stalled else []
+        troubles = (spool.trouble for spool in self._peers.values() if spool.trouble)
+        return [*stalled, *(text for text, _ in zip(troubles, range(ALERTS), strict=False))]
+
+    def used_by(self, peer: Domain) -> int:
+        return self._room.used_by(peer)
+
+    # --- calls ---
+
+    def append(self, batch: Sequence[Spooled], done: Done, replaces: Sequence[Replaced] = ()) -> None:
+        """See `Spool.append`. The engine stores the stanzas of one peer at once.
+
+        Those of several peers are stored one after another, and are removed again if one of them is refused.
+        """
+        parts: dict[Domain, tuple[list[Spooled], list[Replaced]]] = {}
+        for row in batch:
+            parts.setdefault(self._peer_of(row.pair), ([], []))[0].append(row)
+        for each in replaces:
+            parts.setdefault(self._peer_of(each.pair), ([], []))[1].append(each)
+        self._next_position = max(self._next_position, *(row.position + 1 for row in batch), 0)
+        self._append_parts(list(parts.items()), [], done)
+
+    def _append_parts(
+        self, parts: list[tuple[Domain, tuple[list[Spooled], list[Replaced]]]], stored: list[Spooled], done: Done,
+    ) -> None:
+        """Append the first part, and then the others. A part that only removes is the last, since that cannot be taken back."""
+        if not parts:
+            self._give(done, None)
+            return
+        parts.sort(key=_only_removes)
+        (peer, (rows, replaces)), *others = parts
+
+        def answered(error: SpoolError | None) -> None:
+            if error is None and others:
+                self._append_parts(others, [*stored, *rows], done)
+                return
+            for row in stored if error is not None else ():
+                self.remove_each(row.pair, [row.position])
+            done(error)
+
+        spool = self._peer(peer, answered)
+        if spool is not None:
+            spool.put(Append(rows, replaces, answered))
+
+    def read(self, pair: Pair, after: int, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
+        spool = self._peer(self._peer_of(pair), done)
+        if spool is not None:
+            spool.put(Read(partial(PeerSpool.read, pair=pair, after=after, at_most=at_most), done))
+
+    def remove(self, pair: Pair, up_to: int) -> None:
+        self._remove(pair, [(0, up_to)])
+
+    def remove_each(self, pair: Pair, positions: Sequence[int]) -> None:
+        self._remove(pair, ranges(sorted(set(positions))))
+
+    def _remove(self, pair: Pair, positions: Sequence[PositionRange]) -> None:
+        spool = self._peers.get(self._peer_of(pair))
+        if spool is not None:
+            spool.put(Remove(pair, positions))
+
+    def mark_written(self, pair: Pair, positions: Sequence[int], done: Done) -> None:
+        spool = self._peer(self._peer_of(pair), done)
+        if spool is not None:
+            spool.put(MarkWritten(pair, positions, done))
+
+    def _peer(self, peer: Domain, done: Callable[[Any], None]) -> PeerSpool | None:
+        """Return the spool of a peer. If there is none, the call is answered."""
+        spool = self._peers.get(peer)
+        if spool is None or self._closed:
+            self._give(done, SpoolBroken(self._closed or f"this node is not the home of {peer}"))
+            return None
+        return spool
+
+    def expired(self, now: float, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
+        if self._closed:
+            self._give(done, SpoolBroken(self._closed))
+        elif at_most < 1:
+            self._give(done, [])
+        else:
+            Deferred.fromCoroutine(self._expired(round(now * 1e6) + self._services.offset, at_most, done))
+
+    async def _expired(self, now: int, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
+        """Look for what has expired, peer by peer, those with the earliest deadlines first. Then read the chosen stanzas.
+
+        A peer whose stanzas cannot be read does not keep those of others from being found.
+        """
+        def work(peer: PeerSpool) -> Awaitable[list[tuple[int, Pair, int]]]:
+            return peer.expired(now, at_most)
+
+        due = [(peer.next_deadline, peer) for peer in list(self._peers.values())]
+        late = [(deadline or 0, peer) for deadline, peer in due if peer.busy or (deadline is not None and deadline <= now)]
+        found: list[tuple[int, Pair, int, PeerSpool]] = []
+        errors: list[SpoolError] = []
+        for deadline, peer in sorted(late, key=itemgetter(0)):
+            found.sort(key=itemgetter(0))
+            if len(found) >= at_most and (deadline > found[at_most - 1][0] or len(found) >= at_most * EXPIRED_LOOKS):
+                break
+            answer = await self._asked(peer, work)
+            if isinstance(answer, SpoolError):
+                errors.append(answer)
+            else:
+                found += [(*each, peer) for each in answer]
+        positions: dict[tuple[PeerSpool, Pair], list[int]] = {}
+        for _, pair, position, peer in sorted(found, key=itemgetter(0))[:at_most]:
+            positions.setdefault((peer, pair), []).append(position)
+        rows: list[Spooled] = []
+        for (peer, pair), chosen in positions.items():
+            contents = await self._asked(peer, partial(_read_each, pair=pair, positions=sorted(chosen)))
+            if isinstance(contents, SpoolError):
+                errors.append(contents)
+            else:
+                rows += contents
+        self._give(done, errors[0] if errors and not rows else sorted(rows, key=attrgetter("deadline")))
+
+    def _asked(self, peer: PeerSpool, work: Callable[[PeerSpool], Awaitable[_T]]) -> Deferred[_T | SpoolError]:
+        """Return the answer of a peer, after all its earlier calls."""
+        answered: Deferred[_T | SpoolError] = Deferred()
+        peer.put(Read(work, answered.callback))
+        return answered
+
+    def queues(self, done: SpoolAnswer[list[LaneSummary]]) -> None:
+        if self._closed:
+            self._give(done, SpoolBroken(self._closed))
+            return
+        asked = [self._asked(peer, _summaries) for peer in self._peers.values() if peer.busy]
+        found = [summary for peer in self._peers.values() if not peer.busy for summary in peer.summaries()]
+        Deferred.fromCoroutine(self._queues(asked, found, done))
+
+    async def _queues(
+        self, asked: Iterable[Deferred[list[LaneSummary] | SpoolError]], found: list[LaneSummary],
+        done: SpoolAnswer[list[LaneSummary]],
+    ) -> None:
+        """Give `found`, and the totals of the peers that were asked. One that gives an error meanwhile has another home."""
+        for each in asked:
+            answer = await each
+            found += [] if isinstance(answer, SpoolError) else answer
+        self._give(done, found)
+
+    def quarantine(self, spooled: Spooled, cause: str, at: float) -> None:
+        if not self._closed:
+            self._quarantine.keep(self._peer_of(spooled.pair), spooled, cause, at)
+
+    def quarantined(self, at_most: int, done: SpoolAnswer[list[Quarantined]]) -> None:
+        Deferred.fromCoroutine(self._quarantined(at_most, done))
+
+    async def _quarantined(self, at_most: int, done: SpoolAnswer[list[Quarantined]]) -> None:
+        try:
+            self._give(done, SpoolBroken(self._closed) if self._closed else await self._quarantine.kept(at_most))
+        except EngineError as error:
+            self._give(done, SpoolBroken(str(error)))
+
+    def raise_limit(self, by: int) -> None:
+        self._room.raise_limit(by)
+
+    def close(self, done: Callable[[], None]) -> None:
+        """See `Spool.close`. What was removed is written, if the engine takes it. The homes stay claimed."""
+        unfinished = [peer for peer in self._peers.values() if (peer.busy or peer.has_removals) and not self._closed]
+        asked = [self._asked(peer, PeerSpool.finish) for peer in unfinished]
+        self._closed = "the spool is closed"
+        Deferred.fromCoroutine(self._close(asked, done))
+
+    async def _close(self, asked: Iterable[Deferred[SpoolError | None]], done: Callable[[], None]) -> None:
+        for each in asked:
+            await each
+        await self._quarantine.finished()
+        self._quarantine.stop()
+        for spool in self._peers.values():
+            spool.end(self._closed)
+        self._peers.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._answers.append(done)
+        self._call_soon()
+
+    # --- removals ---
+
+    def _write_removals_in(self, peer: PeerSpool, seconds: float) -> None:
+        """Write the removals of a peer after so many seconds, or sooner if that was to be."""
+        due = self._clock.seconds() + seconds
+        self._due[peer] = min(due, self._due.get(peer, due))
+        self._watch(LOOK_SECONDS)
+
+    def _watch(self, seconds: float) -> None:
+        if self._timer is None and not self._closed:
+            self._timer = self._clock.callLater(seconds, self._write_due)
+
+    def _write_due(self) -> None:
+        """Write the removals that are due, some peers at a time."""
+        self._timer = None
+        now = self._clock.seconds()
+        if not self._now:
+            self._now = [peer for peer, at in self._due.items() if at <= now]
+            for peer in self._now:
+                del self._due[peer]
+        chosen, self._now = self._now[:PEERS_AT_ONCE], self._now[PEERS_AT_ONCE:]
+        for peer in chosen:
+            peer.write_removals()
+        if self._now or self._due:
+            self._watch(0 if self._now else LOOK_SECONDS)
+
+    # --- answers ---
+
+    def _give(self, answer: Callable[[_T], None], result: _T) -> None:
+        """Give an answer later, in order."""
+        self._answers.append(partial(answer, result))
+        self._call_soon()
+
+    def _call_soon(self) -> None:
+        if self._answers and not self._call_is_due:
+            self._call_is_due = True
+            self._deliver(self._call)
+
+    def _call(self) -> None:
+        """Give the answers, as many as `ANSWER_SECONDS` allow. One that raises does not stop the others."""
+        self._call_is_due = False
+        end = thread_time() + ANSWER_SECONDS
+        try:
+            while self._answers and thread_time() < end:
+                self._answers.popleft()()
+        finally:
+            self._call_soon()
+
+
+def _only_removes(part: tuple[Domain, tuple[list[Spooled], list[Replaced]]]) -> bool:
+    return not part[1][0]
+
+
+async def _summaries(peer: PeerSpool) -> list[LaneSummary]:
+    return peer.summaries()
+
+
+async def _read_each(peer: PeerSpool, pair: Pair, positions: Sequence[int]) -> list[Spooled]:
+    return await peer.read_each(pair, positions)

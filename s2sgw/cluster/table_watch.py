@@ -1,0 +1,87 @@
+"""Watches of the shared table: the values that are there, and each change.
+
+A stream of the table has one record of each value, so what is behind the last known sequence is what has changed. It is read when
+a message to the watched subjects passes by, which is a hint alone, and now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from twisted.logger import Logger
+
+from s2sgw.cluster.engine import EngineError, Entry, Watch
+from s2sgw.cluster.jetstream_api import Found, RecordPage
+
+#: Seconds after a hint at which is read: a replica has the change by then, if not the first time.
+_AFTER_HINT = (0.01, 0.05, 0.25)
+#: Seconds between readings without a hint.
+_INTERVAL = 2.0
+_PAGE_BYTES = 1024 * 1024
+
+#: Reads records of a stream and pattern behind a sequence, about so many bytes (`JetStreamAPI.next_page`).
+_Read = Callable[[str, str, int, int], Awaitable[RecordPage]]
+
+
+class TableWatch(Watch):
+    """A watch of the values of one pattern of one stream. `entry` makes the value of a record."""
+
+    _log = Logger()
+
+    def __init__(
+        self, read: _Read, stream: str, pattern: str, entry: Callable[[Found], Entry], changed: Callable[[Entry], None]
+    ) -> None:
+        self._read_page = read
+        self._stream = stream
+        self._pattern = pattern
+        self._entry = entry
+        self._changed = changed
+        self._known = 0
+        self._hinted = asyncio.Event()
+        self._stopped = False
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._hinted.set()
+
+    def hint(self, subject: str) -> None:
+        """Read soon if the subject is of this watch: its value may have changed."""
+        if subject.startswith(self._pattern[:-1]):
+            self._hinted.set()
+
+    async def run(self) -> None:
+        """Tell the values and their changes, until the watch is stopped."""
+        await self._read()
+        while not self._stopped:
+            try:
+                await asyncio.wait_for(self._hinted.wait(), _INTERVAL)
+            except TimeoutError:
+                await self._read()
+                continue
+            self._hinted.clear()
+            for pause in _AFTER_HINT:
+                await asyncio.sleep(pause)
+                if await self._read():
+                    break
+
+    async def _read(self) -> bool:
+        """Tell what is new; return whether there was anything."""
+        before, more = self._known, True
+        while more and not self._stopped:
+            try:
+                page = await self._read_page(self._stream, self._pattern, self._known, _PAGE_BYTES)
+            except EngineError:
+                break
+            for found in page.records:
+                if not self._stopped:
+                    self._known = found.sequence
+                    self._tell(found)
+            more = page.more and bool(page.records)
+        return self._known > before
+
+    def _tell(self, found: Found) -> None:
+        try:
+            self._changed(self._entry(found))
+        except Exception:
+            self._log.failure("engine: the change of {subject} could not be taken", subject=found.subject)
