@@ -90,7 +90,7 @@ async def full_then_damaged_spool(lab: Lab) -> list[str]:
     testbed.begin()
     await runner.ready()
     await asyncio.sleep(LOAD_SECONDS / 2)
-    testbed.refuse_peers()
+    _refuse_peers(testbed)
     await asyncio.sleep(LOAD_SECONDS)
     testbed.accept_all()
     await testbed.quiet()
@@ -128,9 +128,10 @@ async def _stopped(testbed: CrashTestbed, crash_point: str = "") -> list[str]:
         testbed.begin(crash_point)
         await testbed.runner.ready()
         await asyncio.sleep(LOAD_SECONDS / 2)
-        testbed.refuse_peers()
+        _refuse_peers(testbed)
         await asyncio.sleep(LOAD_SECONDS)
         await testbed.runner.stop()
+        testbed.runs.ends.append((time.time(), "stop"))
     testbed.accept_all()
     testbed.begin()
     await testbed.runner.ready()
@@ -140,6 +141,12 @@ async def _stopped(testbed: CrashTestbed, crash_point: str = "") -> list[str]:
         faults.append("the disk had room for everything")
     await testbed.stop()
     return faults + testbed.faults()
+
+
+def _refuse_peers(testbed: CrashTestbed) -> None:
+    """Let all peers refuse connections. Their streams are cut, so stanzas that have just arrived are in doubt, as at an end of the gateway."""
+    testbed.refuse_peers()
+    testbed.runs.ends.append((time.time(), "stop"))
 
 
 def _account(testbed: CrashTestbed) -> list[str]:

@@ -469,10 +469,11 @@ class SimulatedServer:
         count, counting, number = 0, False, next(_streams)
         while not stream.closed:
             elements = await stream.read()
+            late = self.frozen
             while self.frozen:
                 await asyncio.sleep(TICK_SECONDS)
-            if stream.writer.transport.is_closing():
-                return  # it was cut meanwhile: data that was read and not processed is lost
+            if stream.aborted or (late and stream.writer.transport.is_closing()):
+                return  # it was cut meanwhile: data that was read and not processed is lost. What came with an orderly end is not
             for element in elements:
                 if element.tag in STANZAS:
                     count += 1

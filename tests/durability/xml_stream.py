@@ -61,6 +61,8 @@ class XMLStream:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         #: bytes written to the socket so far, TLS records included
         self.written = 0
+        #: whether this side dropped the connection
+        self.aborted = False
         self._write = writer.transport.write
         writer.transport.write = self._count_and_write  # type: ignore[method-assign]
         self.restart()
@@ -204,6 +206,7 @@ class XMLStream:
 
     def abort(self) -> None:
         """Drop the connection at once, with data that is not written yet."""
+        self.aborted = True
         self.writer.transport.abort()
 
 
