@@ -45,6 +45,7 @@ from s2sgw.net.fair_poll import share_turns
 from s2sgw.net.http_server import BoundedSite
 from s2sgw.net.listening import StreamFactory
 from s2sgw.net.proxy_protocol import ProxyFactory
+from s2sgw.net.threads import leave_threads
 from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.reporting import daily_report
 from s2sgw.reporting.log import LineObserver, LoggedService, destination, observer
@@ -66,6 +67,8 @@ from s2sgw.xmpp.ending import Ending
 
 #: Seconds between two status lines for systemd.
 STATUS_SECONDS = 10
+#: Seconds in which each of the last parts must close, such as the file of the daily report. Then the stop goes on without it.
+CLOSE_SECONDS = 10.0
 #: Seconds between two looks for a backend whose check is due (`backend.health`).
 BACKEND_LOOK_SECONDS = 5.0
 #: Seconds between two looks for events that were only counted, and must be logged.
@@ -456,7 +459,7 @@ class RunningGateway:
         ports, self._listening = self._listening, []
         closed = [maybeDeferred(port.stopListening) for port in ports]
         components = self.components
-        links = [link.unbind for link in components.backends.links.values()]
+        links = [link.unbind for link in (*components.backends.links.values(), *components.backends.leaving)]
         shutdown = Shutdown(components.custody, components.reactor, components, links)
         draining = Deferred.fromCoroutine(shutdown.run())
         draining.addErrback(self._not_in_order)
@@ -469,7 +472,16 @@ class RunningGateway:
     def _close_rest(self, _: object) -> Deferred[Any]:
         self.components.admission.close()
         closers, self._closers = self._closers[::-1], []
-        return DeferredList([maybeDeferred(closer) for closer in closers], consumeErrors=True)
+        reactor = self.components.reactor
+        late = partial(_not_closed, reactor)
+        closed = [maybeDeferred(closer).addTimeout(CLOSE_SECONDS, reactor, late) for closer in closers]
+        return DeferredList(closed, consumeErrors=True)
+
+
+def _not_closed(reactor: Any, _: object, seconds: float) -> None:
+    """Go on: a file of the state directory is on a disk that does not answer."""
+    Logger("s2sgw").critical(event="not closed in time", detail=f"a part of the gateway did not close within {seconds:.0f} s")
+    leave_threads(reactor)
 
 
 def _are_busy(users: Sequence[UsedStream]) -> bool:

@@ -129,6 +129,11 @@ class Backends:
             return EchoNextHop(queue.pair, services.ingress_services.queues)
         return services.agents.agent(queue, ServerStreamProvider(self))
 
+    @property
+    def leaving(self) -> list[RouterLink]:
+        """Return the links of removed routers that are not closed yet: they still bring stanzas."""
+        return list(self._leaving)
+
     # --- their health ---
 
     def _health(self, config: Config, backend: Backend) -> BackendHealth:

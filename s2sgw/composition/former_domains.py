@@ -61,6 +61,8 @@ class FormerDomains:
         self._since: dict[Domain, float] = {}
         running.note_former(file.domains)
         self._note_new()
+        #: domains of earlier runs, whose waiting stanzas are bounced once the spool is read: also those that an operator holds
+        self._earlier = dict(self._since)
         self._local = set(running.local_domains)
         self._unwritten = False
         try:
@@ -89,12 +91,12 @@ class FormerDomains:
         wanted = new | self._domains
         if wanted <= self._file.domains:
             return ""
+        self._unwritten = True  # if the reload is refused after all, `turn` takes its new domains out again
         try:
             await self._services.threads.run(self._file.write, wanted)
         except OSError as error:
             if not self._running.local_domains <= new:
                 return f"gateway.domains: {error.filename or FILE} cannot be written: {error.strerror or error}"
-            self._unwritten = True
         return ""
 
     def adopt(self, config: Config) -> None:
@@ -136,6 +138,9 @@ class FormerDomains:
 
     async def turn(self) -> None:
         """Forget the domains of which nothing is left, and write the file if that is due."""
+        earlier, self._earlier = self._earlier, {}
+        if earlier:
+            self._end(earlier)
         before = self._services.reactor.seconds() - REMEMBERED_SECONDS
         old = {domain: since for domain, since in self._since.items() if since <= before}
         if old:
@@ -149,6 +154,8 @@ class FormerDomains:
                 await self._services.threads.run(self._file.write, frozenset(self._domains))
             except OSError as error:
                 self._not_written(error)
+            if self._file.domains != self._domains:  # a reload came meanwhile
+                self._unwritten = True
 
     def _in_custody(self, domains: frozenset[Domain]) -> SlicedWork[set[Domain]]:
         """Return those of `domains` of which some queue has stanzas. To a domain that is served now, they are peers."""

@@ -94,6 +94,8 @@ class Custody:
             _guarded(queue.bounce_rest)
             await self._end_steps(queue, until)
             _guarded(queue.end_at_once)
+        for queue in self.queues:  # also those that were made just now, for the errors
+            _guarded(queue.resume)
 
     def _answered(self) -> Deferred[None]:
         """Return a Deferred that fires when the spool has answered all calls so far, or is stalled. It answers in order."""

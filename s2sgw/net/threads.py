@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from threading import Thread
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -27,7 +29,9 @@ class ReactorThreads:
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Make a call in another thread."""
-        result: Deferred[T] = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call, *args, **kwargs)
+        pool = self._reactor.getThreadPool()
+        pool.threadFactory = partial(Thread, daemon=True)  # so that `leave_threads` need not wait for it
+        result: Deferred[T] = deferToThreadPool(self._reactor, pool, call, *args, **kwargs)
         return result
 
 
@@ -37,3 +41,11 @@ class AtOnce:
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Make a call at once."""
         return maybeDeferred(call, *args, **kwargs)
+
+
+def leave_threads(reactor: Any) -> None:
+    """Let the reactor stop, and the process end, although a call in the pool does not return."""
+    trigger = getattr(reactor, "threadpoolShutdownID", None)
+    if trigger is not None:
+        reactor.threadpoolShutdownID = None
+        reactor.removeSystemEventTrigger(trigger)

@@ -35,7 +35,7 @@ def unreadable_by_owner(config: Config) -> list[str]:
     try:
         with _acting_as(owner, group, groups):
             unreadable = [file for file in files if not os.access(file, os.R_OK, effective_ids=True)]
-    except PermissionError:
+    except OSError:  # EPERM, or EINVAL for a user that a user namespace does not have
         return []
     return [f"{file}: the gateway's user {name} (the owner of {config.gateway.state}) cannot read it" for file in unreadable]
 

@@ -112,14 +112,17 @@ class Shutdown:
             queue.quiesce()
 
     async def pass_on_rejected(self) -> None:
-        """Wait until the stanzas that the spool had no room for are passed on, or bounced."""
+        """Wait until the stanzas that the spool had no room for are passed on, or bounced.
+
+        Without a spool, wait until the errors of those that were bounced are passed on.
+        """
         await self._while(self._rejected_may_yet_go, DELIVER_SECONDS)
 
     def _rejected_may_yet_go(self) -> bool:
         return any(map(self._may_yet_go, self._queues))
 
     def _may_yet_go(self, queue: DeliveryQueue) -> bool:
-        if not queue.overflow.active:
+        if self._custody.services.spools and not queue.overflow.active:
             return False
         if queue.pair_queue.pending:
             ways = (queue, self._queues.queue(queue.pair.inverse))

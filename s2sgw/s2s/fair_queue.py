@@ -67,7 +67,9 @@ class FairQueue(Generic[_Key]):
                     return
         finally:
             self._serving = False
-        if self._due and self._number and self._later is None:
+        if not self._number:
+            self._due = 0  # the places are for those that wait now, not for later ones
+        elif self._due and self._later is None:
             self._later = self._clock.callLater(0, self._serve_on)
 
     def _serve_on(self) -> None:

@@ -140,7 +140,7 @@ class GatewayTests(SynchronousTestCase):
         self.ports = OwnPorts()
         backends = SimpleNamespace(
             start=lambda: self.opened.append("links"), stop=lambda: self.opened.append("links stopped"),
-            check=lambda: None, prepare=lambda config: "", abandon=lambda: None, legs={}, stale_streams=list,
+            check=lambda: None, prepare=lambda config: "", abandon=lambda: None, legs={}, links={}, leaving=[], stale_streams=list,
             leg_at=lambda endpoint: SimpleNamespace(receiving=None), forwarders=lambda backend, config: ["192.0.2.53:53"],
             serves=lambda listen, name: False,
         )
@@ -364,6 +364,44 @@ class GatewayTests(SynchronousTestCase):
             stopped = self.assertRaises(SystemExit, self.open, "tcp:1", "tcp:2", backends=(Backend.model_validate({"kind": "s2s"}),))
         self.assertEqual(1, stopped.code)
         self.assertEqual(["tcp:1", "tcp:2", "tcp:15270:interface=127.0.0.1"], [line["endpoint"] for line in logged])
+
+    def shut_down(self) -> list[Any]:
+        """Let the steps of a stop end at once; return the list of what they unbind."""
+        unbound: list[Any] = []
+
+        class Steps:
+            def __init__(self, custody: object, reactor: object, components: object, links: list[Any]) -> None:
+                unbound.extend(links)
+
+            async def run(self) -> None: ...
+
+        self.patch(service, "Shutdown", Steps)
+        return unbound
+
+    def test_router_that_leaves(self) -> None:
+        """A stop also unbinds routers that a reload removed a moment ago: they still bring stanzas."""
+        unbound = self.shut_down()
+        bound, leaving = SimpleNamespace(unbind=Mock()), SimpleNamespace(unbind=Mock())
+        self.components.backends.links, self.components.backends.leaving = {"a": bound}, [leaving]
+        self.gateway.close()
+        self.assertEqual([bound.unbind, leaving.unbind], unbound)
+
+    def test_part_that_does_not_close(self) -> None:
+        """A part that does not close, as on a disk that hangs, delays the stop by some seconds. It is named."""
+        self.shut_down()
+        trigger = object()
+        removed: list[object] = []
+        self.clock.threadpoolShutdownID, self.clock.removeSystemEventTrigger = trigger, removed.append
+        self.gateway._closers.append(Deferred)
+        with capturedLogs() as logged:
+            done = self.gateway.close()
+            self.clock.advance(1)
+            self.clock.advance(service.CLOSE_SECONDS - 1.1)
+            self.assertNoResult(done)
+            self.clock.advance(1)
+        self.successResultOf(done)
+        self.assertEqual(["not closed in time"], [each["event"] for each in logged if each["log_level"] is LogLevel.critical])
+        self.assertEqual(([trigger], None), (removed, self.clock.threadpoolShutdownID))
 
     def test_proxy_that_is_refused(self) -> None:
         """A client without the PROXY protocol, or without permission, is recorded only by its address, because its name is not known yet."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -378,6 +380,25 @@ class ShutdownTests(SynchronousTestCase):
             self.world.custody.expiry.sweep()
         self.successResultOf(self.stopped)
         self.assertEqual((ids(self.world.back.sent), self.world.custody.lost()), ("b1", []))
+
+    def test_without_a_spool(self) -> None:
+        """Without a spool, errors have time to reach the senders: on a stream that is opened for them, or that connects already."""
+        for opens in (True, False):
+            self.world = World(spools=False, soon=partial(self._soon, 0))
+            self.world.next_hop.ready = self.world.back.ready = False
+            self.patch(FakeHop, "state", property(lambda next_hop: "ready" if next_hop.ready else "connecting"))
+            self.world.accept(stanza("1"))
+            self.shut_down()
+            self.clock.pump([DELIVER_SECONDS / 20] * 10)
+            self.assertNoResult(self.stopped)
+            self.world.back.ready = opens
+            self.world.queues.queue(OUT.inverse).next_hop_ready()
+            self.clock.pump([DELIVER_SECONDS / 20] * (1 if opens else 12))
+            self.successResultOf(self.stopped)
+            self.assertEqual((ids(self.world.back.sent), self.world.settled), ("1", ["1"]) if opens else ("", []))
+
+    def _soon(self, delay: float, call: Callable[[], None]) -> None:
+        self.clock.callLater(delay, call)
 
     def test_full_disk_and_not_yet_heard(self) -> None:
         """Stanzas that were written for lack of space have time to be acknowledged."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -338,6 +339,57 @@ class FileTests(GatewayCase):
             self.queue(TO).accept([stanza(TO)])
             self.assertEqual(([], [("1", "error")]), (self.waiting(TO), self.waiting(FROM)))
             self.assertEqual([(self.gateway.federation.initiating, FROM)], [each[:2] for each in self.made])
+
+    def test_held_over_a_restart(self) -> None:
+        """After a restart held stanzas are bounced too, once the spool is read."""
+        self.write(ONE)
+        self.restart()
+        self.queue(TO).hold()
+        self.queue(TO).accept([stanza(TO)])
+        self.pass_seconds(60)
+        self.assertEqual([("1", None)], self.waiting(TO))
+        self.turn()
+        self.assertEqual(([], [("1", "error")]), (self.waiting(TO), self.waiting(FROM)))
+
+    def test_refused_reload(self) -> None:
+        """A domain of a reload that is refused in the end leaves the file again."""
+        self.write(ONE)
+        self.restart()
+        self.pass_seconds(REMEMBERED_SECONDS)
+        self.turn()
+        self.assertEqual(["example.org"], self.written)
+        complaint = SimpleNamespace(text="the port is in use")
+        self.gateway.reconfiguration.listeners = SimpleNamespace(prepare=lambda config: [complaint], abandon=lambda: None)
+        self.assertNotEqual([], self.reload(BOTH))
+        self.assertEqual(["example.org", "rooms.example.org"], self.written)
+        self.turn()
+        self.assertEqual(["example.org"], self.written)
+
+    def test_taken_back_while_it_is_written(self) -> None:
+        """A domain that a reload takes back while the disk writes the file without it is in the file soon after."""
+        self.reload()
+        self.pass_seconds(REMEMBERED_SECONDS)
+        written: Deferred[None] = Deferred()
+        writes: list[Any] = []
+
+        def run(call: Any, *arguments: Any) -> Deferred[None]:
+            writes.append((call, arguments))
+            return written
+
+        domains = self.gateway.former_domains
+        services = domains._services
+        domains._services = replace(services, threads=SimpleNamespace(run=run))
+        turning = Deferred.fromCoroutine(domains.turn())
+        self.pass_seconds(0)
+        domains._services = services
+        self.assertEqual([], self.reload(BOTH))
+        ((call, arguments),) = writes
+        call(*arguments)
+        written.callback(None)
+        self.successResultOf(turning)
+        self.assertEqual(["example.org"], self.written)
+        self.turn()
+        self.assertEqual(["example.org", "rooms.example.org"], self.written)
 
     def test_written_before(self) -> None:
         """The file has old and new domains before a reload is in force."""

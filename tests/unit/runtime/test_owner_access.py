@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -72,13 +73,14 @@ class OwnerAccessTests(SynchronousTestCase):
         self.assertEqual((0, 0), (os.geteuid(), os.getegid()))
 
     def test_not_permitted(self) -> None:
-        """In a container whose root may not act as another user nothing is reported."""
-        def refuse(*_: object) -> None:
-            raise PermissionError
-
+        """In a container whose root may not act as another user, or that has no such user, nothing is reported."""
         self.give_away(self.folder / "state")
-        self.patch(os, "setgroups", refuse)
-        self.assertEqual([], unreadable_by_owner(self.config()))
+        for number in (errno.EPERM, errno.EINVAL):
+            def refuse(*_: object, number: int = number) -> None:
+                raise OSError(number, os.strerror(number))
+
+            self.patch(os, "setgroups", refuse)
+            self.assertEqual([], unreadable_by_owner(self.config()))
 
     def test_not_asked(self) -> None:
         """Nothing is asked if root owns the state directory, if there is none, or if another user than root asks."""

@@ -84,3 +84,13 @@ class FairQueueTests(SynchronousTestCase):
         self.assertEqual(len(ended), RELEASED_AT_ONCE)
         self.clock.advance(0)
         self.assertEqual((ended, len(self.queue), self.clock.getDelayedCalls()), (list(range(5000)), 0, []))
+
+    def test_served_for_those_that_wait(self) -> None:
+        """If exactly those of one turn waited, the rest of what was due is not for later ones."""
+        for number in range(RELEASED_AT_ONCE):
+            self.wait(f"a{number}")
+        self.queue.serve(100)
+        self.wait("b1")
+        self.wait("b2")
+        self.queue.serve(1)
+        self.assertEqual((self.order[RELEASED_AT_ONCE:], self.clock.getDelayedCalls()), (["b1"], []))
