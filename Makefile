@@ -132,7 +132,7 @@ lint: $(DEV)
 # Run the tests with exactly the oldest releases that pyproject.toml allows.
 floors: $(DEV)
 	@$(BIN)/python -m venv .venv-floors
-	@sed -n '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml > .venv-floors/floors.txt
+	@sed -n -e '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' -e '/^cluster = /,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml > .venv-floors/floors.txt
 	@.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-floors/floors.txt 'hypothesis>=6.100' 'lxml>=5.2'
 	@PYTHONPATH=$(CURDIR) .venv-floors/bin/python -m twisted.trial --temp-directory=_trial_temp_floors $(TESTS)
 

@@ -216,6 +216,7 @@ async def _secret(made: World) -> None:
     right = file.read_text()
     file.write_text("wrong\n")
     times = near.server.logged().count("[s2s] set as default route")
+    parts = {name: near.server.logged().count(f"[{name}] online") for name in ("c2s", INSIDE)}
     near.stop("router")
     near.start("router")
     async with asyncio.timeout(20):
@@ -225,13 +226,16 @@ async def _secret(made: World) -> None:
     step(row["detail"])
     file.write_text(right)
     await _bound(near, times + 1)
+    for name, number in parts.items():
+        await _online(near, name, number + 1)
+    made.ends.left = await _again(made)
 
 
 @stage.scenario(f"{_LABEL}: a reload removes the router, the next one adds it again: all messages arrive", 90.0)
 async def _reloaded(made: World) -> None:
     near: Routed = made.notes["near"]
     gateway, before = made.gateway, made.gateway.config.read_text()
-    bound, account = near.server.logged().count("[s2s] set as default route"), made.ends.left.jid.partition("/")[0]
+    bound, account = near.server.logged().count("[s2s] set as default route"), made.ends.left.jid
     document = tomllib.loads(before)
     document["backend"] = [
         {"kind": "s2s", "address": f"127.0.0.1:{made.lab.port()}", "listen": f"tcp:{gateway.inner}:interface=127.0.0.1"},
