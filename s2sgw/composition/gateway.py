@@ -293,7 +293,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     reconfiguration.adopters += [
         lambda new: resolver.configure([str(server) for server in new.nameservers], new.dns.trust_ad),
         lambda new: discovery.configure({name: str(place) for name, place in new.dns.static.items()}, new.dns.private_addresses),
-        backends.adopt, former_domains.adopt, operator.views.adopt,
+        backends.adopt, former_domains.adopt, operator.views.adopt, stream_limit.reconsider,
     ]
     probes = gateway_probes(reactor, wall, running, resolver, discovery, judge, diallers, keys, client_tls)
     checks = LiveChecks(running, reactor, resolver, own_certificates, operator.status)

@@ -8,7 +8,7 @@ from functools import partial
 from operator import attrgetter
 from typing import NamedTuple
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -118,13 +118,13 @@ class Custody:
 
         A spool that is stalled is not awaited.
         """
-        closed = [queue.next_hop.stop(Cause.SHUTDOWN) for queue in self.queues]
+        closed = [maybeDeferred(queue.next_hop.stop, Cause.SHUTDOWN) for queue in self.queues]
         for queue in self.queues:
             queue.pair_queue.take_back()
             _guarded(queue.spool_now)
         wait = SpoolWait(self.services.spool, self.services.clock)
         self.services.spool.close(wait.answered)
-        await gatherResults([*closed, wait.over])
+        await DeferredList([*closed, wait.over], consumeErrors=True)
 
 
 class SpoolWait:

@@ -372,7 +372,7 @@ async def _verifying_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedS
 
 async def _stanza_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedStream:
     """Wait for a place among all streams, then for a handshake. If the place is gone by then, wait for another."""
-    room, bound = attempt.services.room, attempt.side.owner_streams(attempt.pair)
+    room, bound = attempt.services.room, partial(attempt.side.owner_streams, attempt.pair)
     while True:
         place = await room.turn(owner, bound) if room is not None else None
         try:

@@ -54,7 +54,7 @@ class FairQueue(Generic[_Key]):
         thousands that end at once are no recursion.
         """
         self._due = max(self._due, at_most)
-        if self._serving:
+        if self._serving or self._later is not None:  # this turn of the reactor has had its share
             return
         self._serving = True
         try:
@@ -89,6 +89,17 @@ class FairQueue(Generic[_Key]):
             del self._waiters[owner]
         waiter.callback(None)
         return True
+
+    def recall(self, owner: _Key) -> None:
+        """Release all that wait in the line of `owner` now, in later turns of the reactor: they may join another line."""
+        recalled = list(self._waiters.get(owner, ()))
+        for number, waiter in enumerate(recalled):
+            self._clock.callLater(0.001 * (number // RELEASED_AT_ONCE), self._recall, owner, waiter)
+
+    def _recall(self, owner: _Key, waiter: Deferred[None]) -> None:
+        if not waiter.called:
+            self._leave(owner, waiter)
+            waiter.callback(None)
 
     def _leave(self, owner: _Key, waiter: Deferred[None]) -> None:
         line = self._waiters[owner]

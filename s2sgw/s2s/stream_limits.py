@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.fair_slots import Owner
-from s2sgw.s2s.fair_queue import FairQueue
+from s2sgw.s2s.fair_queue import RELEASED_AT_ONCE, FairQueue
 from s2sgw.xmpp.ending import Cause, Ending
 
 #: Streams open at once, in all (`[queue] streams`).
@@ -69,11 +69,12 @@ class StreamLimit:
         #: streams that are retired and not yet closed, with their owners, and how many each owner has
         self._closing: dict[LimitedStream, Owner] = {}
         self._closing_of: Counter[Owner] = Counter()
-        self._waiting: FairQueue[Owner] = FairQueue(clock, lambda owner: self._free(owner, self._bounds.get(owner, 0)))
+        #: a line for each owner and bound: the pairs of one owner may have different bounds, and a reload changes them
+        self._waiting: FairQueue[tuple[Owner, int]] = FairQueue(clock, lambda line: self._free(*line))
         #: attempts of each owner whose turn it is, and that have not taken a place yet
         self._turns: Counter[Owner] = Counter()
-        #: for each owner that waits: the most places that it may have (0: any number), and how many of its attempts wait
-        self._bounds: dict[Owner, int] = {}
+        #: how many lines at their bounds were examined by former looks
+        self._examined = 0
         self._timer: IDelayedCall | None = None
         self._looked_at = -inf
 
@@ -81,21 +82,26 @@ class StreamLimit:
         """Return how many attempts wait for a place."""
         return len(self._waiting)
 
-    async def turn(self, owner: Owner, bound: int = 0) -> StreamPlace:
-        """Return when there may be a place for `owner`, which has at most `bound` (0: any number). `end` what is returned.
+    async def turn(self, owner: Owner, current_bound: Callable[[], int] = int) -> StreamPlace:
+        """Return when there may be a place for `owner`. `end` what is returned.
 
-        No more attempts of the owner have their turn at a time than it may have places.
+        The owner has at most `current_bound()` places (0: any number). No more attempts of the owner have their turn at a time
+        than it may have places.
         """
-        if not self._make_room(owner, bound):
+        while not self._make_room(owner, bound := current_bound()):
             self._on_limit("domains_per_stream" if self._at_bound(owner, bound) else "streams")
-            self._bounds[owner] = bound
-            waiter = self._waiting.wait(owner)
+            waiter = self._waiting.wait((owner, bound))
             if self._timer is None:
                 wait = self._looked_at + LOOK_SECONDS - self._clock.seconds()
                 self._timer = self._clock.callLater(max(0.0, wait), self._look)
             await waiter
         self._turns[owner] += 1
         return StreamPlace(self, owner, bound)
+
+    def reconsider(self, _config: object = None) -> None:
+        """Let all that wait look at their bounds again: a reload has changed the configuration."""
+        for line in self._waiting.owners():
+            self._waiting.recall(line)
 
     def take(self, owner: Owner, bound: int) -> bool:
         """End a turn, and take a place for a stream that is being opened; False: there is none any more."""
@@ -199,19 +205,41 @@ class StreamLimit:
 
     def _look(self) -> None:
         """Make room while attempts wait: first for each owner that has few streams, then by closing streams that rest."""
-        self._timer = None
         self._looked_at = self._clock.seconds()
-        owners = self._waiting.owners()
-        self._bounds = {owner: self._bounds.get(owner, 0) for owner in owners}
-        resting = self._resting()
-        for owner in owners[:PER_LOOK]:
-            bound = self._bounds[owner]
-            if not self._make_room(owner, bound) and not self._at_bound(owner, bound) and resting:
-                self._retire(*resting.pop())
-            if self._free(owner, bound):
-                self._waiting.release(owner.__eq__)
-        if len(self._waiting):
+        lines: list[tuple[Owner, int]] = []
+        at_bound: list[tuple[Owner, int]] = []
+        for line in self._waiting.owners():
+            (at_bound if self._at_bound(*line) else lines).append(line)
+        # in turns, so that none is left out, and apart from the others: they may wait at their bounds for a long time
+        start = self._examined % max(1, len(at_bound))
+        self._examined = start + PER_LOOK
+        bounded = [*at_bound[start:], *at_bound[:start]][:PER_LOOK]
+        self._examine([*lines[:PER_LOOK], *bounded], self._resting() if lines else [])
+
+    def _examine(self, lines: list[tuple[Owner, int]], resting: list[tuple[LimitedStream, Owner]]) -> None:
+        """Make room for some of `lines`, and for the others in later turns of the reactor. Then wait for the next look."""
+        now, later = lines[:RELEASED_AT_ONCE], lines[RELEASED_AT_ONCE:]
+        # first, since an attempt that is released may wait again
+        if later:
+            self._timer = self._clock.callLater(0, self._examine, later, resting)
+        else:
             self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+        for line in now:
+            if not self._make_room(*line) and not self._at_bound(*line):
+                self._retire_resting(resting)
+            if self._free(*line):
+                self._waiting.release(line.__eq__)
+        if not len(self._waiting):
+            self._timer.cancel()
+            self._timer = None
+
+    def _retire_resting(self, resting: list[tuple[LimitedStream, Owner]]) -> None:
+        """Retire the one that was unused longest, if it still rests: it may be retired, or in use, since they were listed."""
+        while resting:
+            stream, owner = resting.pop()
+            if stream in self._open.get(owner, ()) and stream.connection.ending is None and self._rests(stream):
+                self._retire(stream, owner)
+                return
 
     def _resting(self) -> list[tuple[LimitedStream, Owner]]:
         """Return the streams that rest, of any owner. The one that was unused longest is last."""

@@ -94,3 +94,26 @@ class FairQueueTests(SynchronousTestCase):
         self.wait("b2")
         self.queue.serve(1)
         self.assertEqual((self.order[RELEASED_AT_ONCE:], self.clock.getDelayedCalls()), (["b1"], []))
+
+    def test_served_again_in_one_turn(self) -> None:
+        """Several calls in one turn of the reactor release no more than one of them would."""
+        for number in range(10 * RELEASED_AT_ONCE):
+            self.wait(f"a{number}")
+        for _ in range(5):
+            self.queue.serve(100)
+        self.assertEqual(len(self.order), RELEASED_AT_ONCE)
+        self.clock.advance(0)
+        self.assertEqual(len(self.order), RELEASED_AT_ONCE + 100)
+
+    def test_recall(self) -> None:
+        """All that wait in one line are released, in their order. One that has left meanwhile is not."""
+        for number in range(RELEASED_AT_ONCE + 2):
+            self.wait(f"a{number}")
+        self.wait("b0")
+        gone = self.queue.wait("a").addErrback(lambda _: None)
+        self.queue.recall("a")
+        gone.cancel()
+        self.clock.advance(0)
+        self.assertEqual(len(self.order), RELEASED_AT_ONCE)
+        self.clock.advance(1)
+        self.assertEqual((self.order, self.queue.owners()), ([f"a{number}" for number in range(RELEASED_AT_ONCE + 2)], ["b"]))

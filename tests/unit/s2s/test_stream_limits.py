@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.net.connection import StreamConnection
 from s2sgw.s2s import stream_limits
 from s2sgw.s2s.fair_queue import RELEASED_AT_ONCE
-from s2sgw.s2s.stream_limits import CLOSING_SHARE, LOOK_SECONDS, REST_SECONDS, StreamLimit, StreamPlace
+from s2sgw.s2s.stream_limits import CLOSING_SHARE, LOOK_SECONDS, PER_LOOK, REST_SECONDS, StreamLimit, StreamPlace
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.wires import Solo
 
@@ -54,7 +54,7 @@ class LimitCase(SynchronousTestCase):
             self.waits[name] = Deferred.fromCoroutine(self._attempt(name, bound, fails))
 
     async def _attempt(self, name: str, bound: int, fails: bool) -> None:
-        place = await self.room.turn(("domain", name[0]), bound)
+        place = await self.room.turn(("domain", name[0]), lambda: bound)
         assert place.take()
         self.order.append(name)
         if fails:
@@ -67,7 +67,7 @@ class LimitCase(SynchronousTestCase):
 
     def turn(self, name: str, bound: int = 0) -> StreamPlace:
         """Return the place of an attempt that need not wait for its turn."""
-        return self.successResultOf(Deferred.fromCoroutine(self.room.turn(("domain", name), bound)))
+        return self.successResultOf(Deferred.fromCoroutine(self.room.turn(("domain", name), lambda: bound)))
 
     def use(self, *names: str) -> None:
         for name in names:
@@ -188,6 +188,108 @@ class ManyTests(LimitCase):
         for _ in range(2):
             places[1].end()
         self.assertEqual((self.opened, dict(self.room._held)), ("a1 a2", {("domain", "a"): 2}))
+
+
+class ChangedBoundTests(LimitCase):
+    """The bound of an owner is looked up again whenever an attempt may go on."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.limit(100)
+        self.bound = 2
+        self.places = [self.turn("a", 2), self.turn("a", 2)]
+        for place in self.places:
+            self.assertTrue(place.take())
+
+    def current_bound(self) -> int:
+        return self.bound
+
+    def wait(self) -> Deferred[StreamPlace]:
+        return Deferred.fromCoroutine(self.room.turn(("domain", "a"), self.current_bound))
+
+    def test_raised(self) -> None:
+        """A reload that raises the bound releases as many attempts as may go on then. The others wait by the new bound."""
+        waiting = [self.wait() for _ in range(3)]
+        self.bound = 4
+        self.room.reconsider()
+        self.clock.advance(0)
+        self.assertEqual(([True, True, False], 1), ([each.called for each in waiting], len(self.room)))
+        self.successResultOf(waiting[0]).end()
+        self.successResultOf(waiting[2]).end()
+        self.successResultOf(waiting[1]).end()
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual(([], {}), (self.clock.getDelayedCalls(), dict(self.room._turns)))
+
+    def test_two_bounds(self) -> None:
+        """Attempts of one owner with different bounds do not block one another."""
+        low = self.wait()
+        self.bound = 3
+        high = self.successResultOf(self.wait())
+        self.assertTrue(high.take())
+        later = self.wait()
+        high.end()
+        self.assertEqual((False, True), (low.called, later.called))
+        self.successResultOf(later).end()
+        self.places[0].end()
+        self.successResultOf(low).end()
+
+
+class LookTests(LimitCase):
+    """The regular look for streams that may give way."""
+
+    def test_attempts_of_attempts(self) -> None:
+        """There is one timer, also if the released attempts make others wait."""
+        self.limit(1)
+        self.want("a1")
+        others: list[Deferred[StreamPlace]] = []
+
+        async def attempt() -> None:
+            place = await self.room.turn(("domain", "b"))
+            self.assertTrue(place.take())
+            others.extend(Deferred.fromCoroutine(self.room.turn(("domain", name))) for name in "cd")
+
+        waiting = Deferred.fromCoroutine(attempt())
+        self.clock.pump([LOOK_SECONDS] * (int(REST_SECONDS) + 1))
+        self.successResultOf(waiting)
+        self.assertEqual((2, 1), (len(self.room), len(self.clock.getDelayedCalls())))
+
+    def test_retired_twice(self) -> None:
+        """A stream that gave way to one owner is not counted again for the next."""
+        self.limit(16)
+        self.want("g1", "g2", "g3", "g4")
+        for number in range(4):
+            self.streams[f"g{number + 1}"].connection.last_sent = self.streams[f"g{number + 1}"].connection.last_received = number - 9.0
+        self.want(*"abcdefhijklm")
+        for name in "abcdefhijklm":
+            self.streams[name].busy = True
+        self.clock.advance(REST_SECONDS + 1)
+        self.want("x1", "y1", "z1", "w1")
+        for _ in range(3):
+            for stream in list(self.streams.values()):
+                if stream.retired and stream.connection.ending is None:
+                    stream.gone()
+            self.clock.advance(LOOK_SECONDS)
+        for stream in list(self.streams.values()):
+            if stream.retired and stream.connection.ending is None:
+                stream.gone()
+        self.assertEqual(({}, {}), (dict(self.room._closing_of), self.room._closing))
+
+    def test_many_owners_at_their_bounds(self) -> None:
+        """Owners that wait at their bounds do not keep the look from one that waits for the limit."""
+        self.limit(2 * PER_LOOK)
+        owners = [chr(0x4E00 + number) for number in range(PER_LOOK)]
+        for owner in owners:
+            self.want(owner + "1", owner + "2", owner + "3", bound=2)
+        for stream in self.streams.values():
+            stream.busy = True
+        new = [chr(0x5E00 + number) for number in range(2 * PER_LOOK // CLOSING_SHARE + 1)]
+        self.want(*new, bound=2)
+        self.assertEqual(len(new) - 1, sum(name in new for name in self.order))
+        for stream in self.streams.values():
+            if stream.retired:
+                stream.gone()
+        self.clock.pump([LOOK_SECONDS] * 10)
+        self.assertIn(new[-1], self.order)
 
 
 class SharingTests(LimitCase):
