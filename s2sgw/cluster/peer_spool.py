@@ -287,12 +287,12 @@ class AppendBatch:
 
     def undo(self) -> None:
         """Take back everything, after a failure."""
+        for log, removals in reversed(self.replaced):  # first: a run of this batch may have been replaced in it, too
+            log.put_back(removals)
         for part in reversed(self.parts):
             part.take_back()
         for part in self.sent:
             part.undo()
-        for log, removals in reversed(self.replaced):
-            log.put_back(removals)
         for each in (self.parts, self.sent, self.replaced):
             each.clear()
 
@@ -356,7 +356,9 @@ class Append(Job):
 
     @property
     def large(self) -> bool:
-        return len(self._batch) >= RUN_STANZAS * APPEND_RECORDS // 2 or _size(self._batch) >= APPEND_BYTES // 2
+        rows = self._batch
+        many = len(rows) >= APPEND_RECORDS and len({row.pair for row in rows}) + len(self._replaces) >= APPEND_RECORDS
+        return many or len(rows) >= RUN_STANZAS * APPEND_RECORDS // 2 or _size(rows) >= APPEND_BYTES // 2
 
     def ready(self, peer: PeerSpool) -> bool:
         changed = {row.pair for row in self._batch} if self.large else set()
@@ -855,11 +857,18 @@ class PeerSpool:
     async def expired(self, now: int, at_most: int) -> list[tuple[int, Pair, int]]:
         """Return at most so many deadlines that are not after `now`, with pair and position. Raises as `read`."""
         found: list[tuple[int, Pair, int]] = []
+        problem: Exception | None = None
         for lane in list(self.lanes.values()):
             if lane.deadline is not None and lane.deadline <= now:
-                await self.load(lane.pair)
+                try:
+                    await self.load(lane.pair)
+                except (SpoolError, RecordError) as error:  # a lane that cannot be read keeps no other from being looked at
+                    problem = error
+                    continue
                 late = lane.log.expired(now, at_most) if lane.log is not None else []
                 found += [(deadline, lane.pair, position) for deadline, position in late]
+        if problem is not None and not found:
+            raise problem
         return sorted(found)[:at_most]
 
     async def _contents(

@@ -298,6 +298,54 @@ class TakeoverTests(Case):
         other.engine.go_on()
         self.assertEqual((other.positions(A), other.release()), ([3], None))
 
+    def test_removed_while_it_is_released(self) -> None:
+        """A stanza that is delivered during a release is removed, also if the release fails."""
+        self.node.append(*(spooled(A, position) for position in (1, 2, 3)))
+        self.node.spool.remove(A, 1)
+        self.node.engine.hold()
+        released: list[Any] = []
+        self.node.jetstream.release(PEER).addBoth(released.append)
+        self.node.spool.remove(A, 2)
+        waiting, self.node.engine._waiting = self.node.engine._waiting, []
+        self.node.engine.go_on()
+        for call in waiting:
+            call.fail(EngineFull("full"))
+        self.node.answer_all()
+        self.is_error(SpoolFull, released[0].value, "full")
+        self.node.write_removals()
+        self.assertEqual((self.node.positions(A), Node(self.store, PEER).positions(A)), ([3], [3]))
+
+    def test_lost_while_it_is_released(self) -> None:
+        """A peer that has another home is told as lost, also during its release. It does not come back."""
+        self.node.append(spooled(A, 1), spooled(A, 2))
+        self.node.spool.remove(A, 1)
+        Node(self.store, PEER)
+        self.is_error(SpoolBroken, self.node.release().value, "home")
+        self.assertEqual((self.node.lost, self.node.held()), ([PEER], (0, 0)))
+        self.is_error(SpoolBroken, self.node.append(spooled(A, 3)), "not the home")
+
+    def test_forgotten_or_claimed_while_it_is_released(self) -> None:
+        """A release that fails brings back no peer that was forgotten, and none that was claimed again; it counts no more."""
+        for again in (False, True):
+            node = Node(self.store, PEER)
+            node.append(spooled(A, 1), spooled(A, 2))
+            node.spool.remove(A, 1)
+            node.engine.hold()
+            released: list[Any] = []
+            node.jetstream.release(PEER).addBoth(released.append)
+            waiting, node.engine._waiting = node.engine._waiting, []
+            node.engine.go_on()
+            if again:
+                node.claim()
+            else:
+                node.jetstream.forget(PEER, "its home was lost")
+            for call in waiting:
+                call.fail(EngineError("no"))
+            node.answer_all()
+            self.is_error(SpoolBroken, released[0].value, "no")
+            self.assertEqual((len(node.queues()), node.held()), ((1, (2, 200)) if again else (0, (0, 0))))
+            self.store.content.records.clear()
+
     def test_newer_records(self) -> None:
         """A lane that a newer version wrote is not taken, and is not changed."""
         self.patch(records, "VERSION", 2)
@@ -587,6 +635,33 @@ class EngineTests(Case):
         other.write_removals()
         self.assertEqual(Node(self.store, PEER).positions(A), list(range(1, 302)))
 
+    def test_a_call_of_many_lanes(self) -> None:
+        """A call with a few stanzas of many lanes, too many for one append, is stored whole or not at all."""
+        peer = Domain.parse("zz.example")
+        pairs = [Pair(Domain.parse(f"l{number:04}.a.example"), peer) for number in range(500)]
+        node = Node(self.store, peer)
+        for pair in pairs:
+            self.assertIsNone(node.append(spooled(pair, 1)))
+        other = Node(self.store, peer)
+        other.engine.refused = {4: EngineFull("full")}
+        self.is_error(SpoolFull, other.append(*(spooled(pair, 2) for pair in pairs)))
+        self.assertEqual(len(other.engine.appends), 4)
+        other.write_removals()
+        self.assertEqual(sum(each.count for each in Node(self.store, peer).queues()), 500)
+
+    def test_replaced_in_the_append_of_another_call(self) -> None:
+        """A stanza that one call appends, and the next one replaces, is not held if the append of both fails."""
+        self.node.append(spooled(A, 1))
+        self.node.engine.hold()
+        answers = [self.node.started(self.node.spool.append, [spooled(*each)]) for each in ((B, 1), (A, 2))]
+        last: list[Any] = []
+        self.node.spool.append([spooled(B, 2)], last.append, [Replaced(A, [2])])
+        self.node.engine.refused = {3: EngineFull("full")}
+        self.node.engine.go_on()
+        self.node.answer_all()
+        self.assertEqual(([type(answer) for (answer,) in (*answers, last)]), [type(None), SpoolFull, SpoolFull])
+        self.assertEqual((self.node.held(), self.node.positions(A), self.node.positions(B)), ((2, 200), [1], [1]))
+
     def test_too_large_for_a_record(self) -> None:
         """A stanza that no record has room for is refused in words, and others are stored."""
         self.node.engine.max_record = 100_000
@@ -823,6 +898,16 @@ class BoundsTests(Case):
         again.spool.remove(C, 1)
         self.is_error(SpoolBroken, again.ask(again.spool.expired, 1000.0, 12), "altered")
         self.assertEqual(again.ask(again.spool.expired, 1000.0, 0), [])
+
+    def test_expired_beside_a_lane_that_cannot_be_read(self) -> None:
+        """The other lanes of the peer are looked at. If there is nothing in them, the answer is the error."""
+        self.node.append(spooled(A, 1, deadline=130), spooled(B, 1, deadline=131))
+        lanes, (first,) = self.store.content.records[PEER], self.log()
+        lanes[first.sequence] = lanes[first.sequence]._replace(stored=first._replace(data=b"\0\0\0\2[]"))
+        other = Node(self.store, PEER)
+        self.assertEqual([row.pair for row in other.ask(other.spool.expired, 1000.0, 10)], [B])
+        other.spool.remove(B, 1)
+        self.is_error(SpoolBroken, other.ask(other.spool.expired, 1000.0, 10))
 
     def test_close(self) -> None:
         """It waits for every call, writes the removals, and every later call is an error."""
