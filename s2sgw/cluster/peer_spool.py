@@ -63,9 +63,9 @@ MOST_RECORDS = 400
 READ_BYTES = 1 << 18
 #: Bytes of the headers that the engine's client adds.
 HEADER_BYTES = 1024
-#: The most memory for the logs of lanes, and what a run and a stanza of a run take of it.
+#: The most memory for the logs of lanes, and what a log, a run and a stanza of a run take of it.
 LOADED_BYTES = 64 << 20
-RUN_MEMORY, STANZA_MEMORY = 300, 32
+LOG_MEMORY, RUN_MEMORY, STANZA_MEMORY = 500, 320, 36
 #: Readings of a log that has more than its last record says. A replica of the engine may show a record a moment after it was
 #: removed, together with what is newer on another. After so many of them the log counts: a stanza comes twice, or never.
 DISAGREEMENTS = 5
@@ -118,7 +118,7 @@ class LoadedLanes:
         """Note that a lane was used, and has changed."""
         self.forget(lane)
         if lane.log is not None:
-            size = len(lane.log.runs) * RUN_MEMORY + lane.log.count * STANZA_MEMORY
+            size = LOG_MEMORY + len(lane.log.runs) * RUN_MEMORY + lane.log.count * STANZA_MEMORY
             self._lanes[lane] = peer, size
             self.bytes += size
 
