@@ -41,6 +41,7 @@ from s2sgw.cluster.jetstream_api import ID, WRONG_SEQUENCE, Found, JetStreamAPI,
 from s2sgw.cluster.nats_connection import NATSConnection
 from s2sgw.cluster.removals import Removals, let_go
 from s2sgw.cluster.requests import Message, Unanswered
+from s2sgw.cluster.stream_room import StreamRoom
 from s2sgw.cluster.stream_setup import REPLICAS, check_server, check_stream, needs_update, wanted_streams
 from s2sgw.cluster.subjects import (
     KEPT_SUBJECTS,
@@ -125,6 +126,7 @@ class JetStreamEngine(ClusterEngine):
         self._slots: dict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, _APPENDS))
         self._last: BoundedDict[Domain, int] = BoundedDict(_REMEMBERED)
         self._removals = Removals(self._connection.start)
+        self._room = StreamRoom(self._api, loop.time, self._connection.start)
         self._fenced = FencedWrites(self._api, self._remove_later)
         self._watches: list[TableWatch] = []
         self._hinting = False
@@ -259,6 +261,9 @@ class JetStreamEngine(ClusterEngine):
         return max(self._record_bytes, self._connection.max_payload - _OVERHEAD)
 
     # --- records ---
+
+    def has_room(self, peer: Domain) -> bool:
+        return self._closed or self._room.has_room(spool_stream(peer))
 
     async def append(self, fence: Fence, records: Sequence[LaneRecord], identity: str) -> Sequence[int]:
         if len(records) > _CALL_RECORDS:

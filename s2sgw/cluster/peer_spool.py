@@ -658,6 +658,8 @@ class PeerSpool:
         Raises `SpoolFull`, or `SpoolBroken` for a stanza that is too large for any record.
         """
         size = _size(rows) - sum(place.bytes for place in replaced)
+        if len(rows) > len(replaced) and not self._engine.has_room(self.peer):
+            raise SpoolFull(f"the stream of {self.peer} in the engine is nearly full", "disk")
         self._services.room.require(self.peer, len(rows) - len(replaced), size)
         for row in rows:
             if len(row.stanza.data) > RUN_BYTES:

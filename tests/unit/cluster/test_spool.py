@@ -549,6 +549,21 @@ class EngineTests(Case):
         self.store.full = full
         return self.store
 
+    def test_nearly_full(self) -> None:
+        """An engine with little room takes no stanza. It takes marks, removals and claims, so that there is room again."""
+        self.node.append(spooled(A, 1), spooled(A, 2), spooled(A, 3))
+        self.store.nearly_full = True
+        self.is_error(SpoolFull, self.node.append(spooled(A, 4)), "nearly full")
+        self.assertEqual(self.node.mark(A, [2]), None)
+        self.node.spool.remove(A, 1)
+        self.node.write_removals()
+        self.assertEqual(self.node.ask(lambda done: self.node.spool.append([spooled(B, 1)], done, [Replaced(A, [3])])), None)
+        other = Node(self.store, PEER)
+        self.assertEqual([(row.position, row.written) for row in other.read(A)], [(2, True)])
+        self.assertEqual(other.positions(B), [1])
+        self.store.nearly_full = False
+        self.assertEqual(other.append(spooled(A, 4)), None)
+
     def test_full_and_removed_and_room_again(self) -> None:
         """The same node goes on: nothing comes back, and the removals are written."""
         self.node.append(spooled(A, 1))
