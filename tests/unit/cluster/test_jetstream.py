@@ -1,4 +1,4 @@
-"""The engine on scripted servers: it refuses late copies of appends, without a wait for those who append."""
+"""The engine on a scripted connection: late copies of appends. tests/integration/test_jetstream.py has real servers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOME = home_subject(PEER)
 
 
 class Connection(ScriptedRequests):
-    """A scripted connection that runs coroutines on the loop."""
+    """A scripted connection, which runs coroutines on the loop."""
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self.loop.create_task(coroutine)

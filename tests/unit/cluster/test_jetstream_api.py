@@ -66,7 +66,7 @@ class StoreTests(APITests):
         self.assertEqual(self.store(ONE, SILENCE, error(10054), NOT_FOUND).code, 10054)
 
     def test_refused_in_doubt_by_an_engine_that_goes_away(self) -> None:
-        """What may have been stored is looked for until the engine is back, however long that takes."""
+        """A record that may be stored is looked for until the engine is back, however long that takes."""
         def answer(request: Request) -> Any:
             return SILENCE if request.at < 60 else next(late)
 

@@ -41,7 +41,7 @@ class StreamRoomTests(SynchronousTestCase):
         self.assertEqual(self.answers(holding(900), holding(901), holding(900)), [True, True, False, True])
 
     def test_no_answer(self) -> None:
-        """What was seen last counts while the server does not answer."""
+        """The last look counts while the server does not answer."""
         self.assertEqual(self.answers(holding(901), SILENCE, error(10008), holding(1)), [True, False, False, False, True])
 
     def test_looks(self) -> None:
