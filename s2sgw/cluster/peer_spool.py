@@ -81,7 +81,7 @@ class SpoolServices:
 
     `offset`: microseconds from the gateway's clock to the epoch. `identity` returns a new one for each append. `give(answer,
     result)` gives an answer, later. `removals(peer, seconds)`: removals of a peer should be written after so many seconds.
-    `lost(peer)`: the peer has another home. `report` is called with texts for the operator.
+    `lost(peer)`: the peer has another home, or must be claimed again. `report` is called with texts for the operator.
     """
 
     engine: ClusterEngine
@@ -556,6 +556,17 @@ class PeerSpool:
             Deferred.fromCoroutine(self._work())
 
     async def _work(self) -> None:
+        try:
+            await self._perform_all()
+        except Exception as error:  # every call is answered: the state in memory is not known, and a new claim reads it again
+            self._broken(error)
+            if not self.ended:
+                self.end(self.trouble)
+                self._services.lost(self)
+        finally:
+            self.in_call = self._working = False
+
+    async def _perform_all(self) -> None:
         while (self._jobs or self._removals_due) and not self.ended:
             self.in_call = True
             if self._removals_due:
@@ -571,7 +582,6 @@ class PeerSpool:
             if self._fenced and not self.ended:
                 self.end(f"another node is the home of {self.peer}")
                 self._services.lost(self)
-        self._working = False
 
     async def _performed(self, job: Job) -> Any:
         try:
@@ -606,7 +616,12 @@ class PeerSpool:
                 joined.append(job)
             if job.large:
                 break
-        result = await self._sent(batch)
+        try:
+            result = await self._sent(batch)
+        except Exception as error:  # it could not be undone
+            for job in joined:
+                self._answer(job, SpoolBroken(f"{type(error).__name__}: {error}"))
+            raise
         for job in joined:
             self._answer(job, result)
         self._settle(batch.lanes)

@@ -53,7 +53,8 @@ class JetStreamSpool(Spool):
 
     `session` is unique for each start of each node. `clock` is the clock of all times, and `wall` the seconds since the epoch:
     the nodes' wall clocks must agree, for times are stored by them. `peer_of` returns the peer of a pair. `lost` is called with a
-    peer that has another home, after its calls were answered. `report` is called with texts for the operator.
+    peer that has another home, or must be claimed again, after its calls were answered. `report` is called with texts for the
+    operator.
     """
 
     def __init__(

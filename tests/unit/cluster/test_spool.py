@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from typing import Any
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -676,6 +677,25 @@ class EngineTests(Case):
         self.node.answer_all()
         self.assertEqual(([type(answer) for (answer,) in (*answers, last)]), [type(None), SpoolFull, SpoolFull])
         self.assertEqual((self.node.held(), self.node.positions(A), self.node.positions(B)), ((2, 200), [1], [1]))
+
+    def test_an_unexpected_failure(self) -> None:
+        """A fault of the program within a call, or behind it, leaves no call unanswered. The peer is given up, and can be claimed again."""
+        for fails in ("undo", "trim"):
+            self.setUp()
+            self.node.append(spooled(A, 1))
+            self.node.engine.hold()
+            answers = [self.node.started(self.node.spool.append, [spooled(A, position)]) for position in (2, 3)]
+            answers += [self.node.started(self.node.spool.read, A, 0, 1000), self.node.started(self.node.spool.append, [spooled(A, 4)])]
+            self.node.engine.refused = {3: EngineError("no")} if fails == "undo" else {}
+            kind = peer_spool.AppendBatch if fails == "undo" else peer_spool.LoadedLanes
+            with mock.patch.object(kind, fails, side_effect=RuntimeError("broken")):
+                self.node.engine.go_on()
+                self.node.answer_all()
+            self.assertEqual([len(answer) for answer in answers], [1] * 4)
+            self.is_error(SpoolBroken, answers[-1][0], "broken")
+            self.is_error(SpoolBroken, self.node.append(spooled(A, 5)), "not the home")
+            self.assertEqual((self.node.lost, self.node.held(), len(self.node.reports)), ([PEER], (0, 0), 1))
+            self.assertIn(1, [row.position for row in Node(self.store, PEER).read(A)])
 
     def test_too_large_for_a_record(self) -> None:
         """A stanza that no record has room for is refused in words, and others are stored."""
