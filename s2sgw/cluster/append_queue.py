@@ -49,6 +49,11 @@ class AppendQueue:
     def add(self, call: Call) -> None:
         self._waiting.append(call)
 
+    @property
+    def waits(self) -> bool:
+        """Return whether there are calls that were not made."""
+        return bool(self._waiting)
+
     def give_up(self, error: EngineError) -> None:
         """Fail every call that waits."""
         waiting, self._waiting = self._waiting, deque()

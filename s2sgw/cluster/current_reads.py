@@ -22,7 +22,7 @@ async def last_records(api: JetStreamAPI, stream: str, pattern: str, subject: st
     """
     while True:
         try:
-            found = {each.subject: each for each in await api.last_of(stream, pattern, data=False)}
+            found = {each.subject: each for each in await api.last_of(stream, pattern, data=False, behind=(subject, sequence))}
         except EngineGone:
             continue
         if subject in found and found[subject].sequence >= sequence:

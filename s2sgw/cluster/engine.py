@@ -107,6 +107,9 @@ class ClusterEngine(Protocol):
     def stalled(self) -> bool:
         """Return whether a write has been unanswered for longer than a second."""
 
+    def has_room(self, peer: Domain) -> bool:
+        """Return whether stanzas of `peer` may be appended. The room that is left is for claims, marks and removals."""
+
     async def append(self, fence: Fence, records: Sequence[LaneRecord], identity: str) -> Sequence[int]:
         """Append `records` to the logs of lanes of the fence's peer, all of them or none; return their sequences.
 

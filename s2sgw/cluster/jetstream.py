@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import ssl
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -32,16 +31,17 @@ from s2sgw.cluster.engine import (
     EngineUnfit,
     Entry,
     Fence,
-    Fenced,
     LaneRecord,
     PeerLogs,
     Stored,
     Watch,
 )
+from s2sgw.cluster.fenced_writes import FencedWrites, new_id
 from s2sgw.cluster.jetstream_api import ID, WRONG_SEQUENCE, Found, JetStreamAPI, Record, RequestRefused, expecting
 from s2sgw.cluster.nats_connection import NATSConnection
 from s2sgw.cluster.removals import Removals, let_go
 from s2sgw.cluster.requests import Message, Unanswered
+from s2sgw.cluster.stream_room import StreamRoom
 from s2sgw.cluster.stream_setup import REPLICAS, check_server, check_stream, needs_update, wanted_streams
 from s2sgw.cluster.subjects import (
     KEPT_SUBJECTS,
@@ -126,6 +126,8 @@ class JetStreamEngine(ClusterEngine):
         self._slots: dict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, _APPENDS))
         self._last: BoundedDict[Domain, int] = BoundedDict(_REMEMBERED)
         self._removals = Removals(self._connection.start)
+        self._room = StreamRoom(self._api, loop.time, self._connection.start)
+        self._fenced = FencedWrites(self._api, self._remove_later)
         self._watches: list[TableWatch] = []
         self._hinting = False
         self._writes: dict[int, float] = {}
@@ -260,14 +262,16 @@ class JetStreamEngine(ClusterEngine):
 
     # --- records ---
 
+    def has_room(self, peer: Domain) -> bool:
+        return self._closed or self._room.has_room(spool_stream(peer))
+
     async def append(self, fence: Fence, records: Sequence[LaneRecord], identity: str) -> Sequence[int]:
         if len(records) > _CALL_RECORDS:
             raise EngineError(f"{len(records)} records in one call, at most {_CALL_RECORDS}")
         if not _IDENTITY.match(identity):
             raise ValueError(f"{identity!r} is no identity of a call")
-        expected = expecting(home_subject(fence.peer), fence.sequence)
         made = [
-            self._record(fence.peer, record, {ID: f"{fence.peer.ascii} {identity} {number}", **expected})
+            self._record(fence.peer, record, {ID: f"{fence.peer.ascii} {identity} {number}"})
             for number, record in enumerate(records)
         ]
         if self._closed:
@@ -293,21 +297,18 @@ class JetStreamEngine(ClusterEngine):
 
     async def _run_queue(self, peer: Domain, queue: AppendQueue) -> None:
         try:
-            await queue.run()
+            while queue.waits:
+                await queue.run()
+                async with self._slots[spool_stream(peer)]:
+                    await self._fenced.settle(peer)
         finally:
             del self._queues[peer]
             queue.give_up(EngineGone("the engine was closed"))
 
     async def _append(self, fence: Fence, records: Sequence[Record], identity: str) -> Sequence[int]:
         after = max(self._last.get(fence.peer, 0), fence.sequence)
-        stream = spool_stream(fence.peer)
-        async with self._slots[stream]:
-            try:
-                sequences = await self._api.store(stream, records, after)
-            except RequestRefused as error:
-                if error.code == WRONG_SEQUENCE:
-                    raise Fenced(f"the home of {fence.peer} is another: {error}") from error
-                raise
+        async with self._slots[spool_stream(fence.peer)]:
+            sequences = await self._fenced.append(fence, records, after)
         self._last[fence.peer] = max(after, *sequences)
         return sequences
 
@@ -324,24 +325,14 @@ class JetStreamEngine(ClusterEngine):
 
     async def _claim(self, peer: Domain, data: bytes, expected: int) -> tuple[Fence, PeerLogs]:
         subject, stream = home_subject(peer), spool_stream(peer)
-        record = Record(subject, {ID: _new_id(), **expecting(subject, expected)}, data)
-        sequence = await self._store_one(stream, record, expected)
-        if expected:
-            self._removals.add(partial(self._api.delete, stream, expected))
+        with _conflicts(subject):
+            sequence = await self._fenced.claim(peer, data, expected)
         found = await last_records(self._api, stream, peer_subjects(peer), subject, sequence)
         if found[subject].sequence != sequence:
             raise Conflict(f"{peer} was claimed by another node meanwhile")
         pairs = ((pair_of(each.subject), each) for each in found.values())
         lanes = {pair: _stored(each) for pair, each in pairs if pair is not None}
         return Fence(peer, sequence), PeerLogs(Stored(sequence, {}, data), lanes)
-
-    async def _store_one(self, stream: str, record: Record, after: int) -> int:
-        try:
-            return (await self._api.store(stream, [record], after))[0]
-        except RequestRefused as error:
-            if error.code == WRONG_SEQUENCE:
-                raise Conflict(f"{record.subject}: {error}") from error
-            raise
 
     async def read(self, pair: Pair, peer: Domain, after: int, up_to: int, at_most: int) -> Sequence[Stored]:
         return await self._call(self._read(spool_stream(peer), lane_subject(pair, peer), after, up_to, at_most))
@@ -356,6 +347,9 @@ class JetStreamEngine(ClusterEngine):
 
     def purge(self, pair: Pair, peer: Domain, up_to: int) -> Deferred[bool]:
         return self._remove([partial(self._api.purge, spool_stream(peer), lane_subject(pair, peer), up_to)])
+
+    def _remove_later(self, stream: str, sequence: int) -> None:
+        self._removals.add(partial(self._api.delete, stream, sequence))
 
     def _remove(self, removals: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> Deferred[bool]:
         if self._closed:
@@ -381,7 +375,7 @@ class JetStreamEngine(ClusterEngine):
 
     async def keep(self, peer: Domain, data: bytes) -> None:
         with self._write():
-            await self._call(self._keep(Record(kept_subject(peer), {ID: _new_id()}, data)))
+            await self._call(self._keep(Record(kept_subject(peer), {ID: new_id()}, data)))
 
     async def _keep(self, record: Record) -> None:
         async with self._slots[PEN_STREAM]:
@@ -405,11 +399,15 @@ class JetStreamEngine(ClusterEngine):
 
     async def put(self, key: str, data: bytes | None, expected: int | None) -> int:
         subject = key_subject(key)
-        headers = {ID: _new_id(), **(_REMOVED if data is None else {})}
+        headers = {ID: new_id(), **(_REMOVED if data is None else {})}
         if expected is not None:
             headers.update(expecting(subject, expected))
         with self._write():
-            return await self._call(self._store_one(key_stream(key), Record(subject, headers, data or b""), 0))
+            return await self._call(self._put(key_stream(key), Record(subject, headers, data or b"")))
+
+    async def _put(self, stream: str, record: Record) -> int:
+        with _conflicts(record.subject):
+            return (await self._api.store(stream, [record], 0))[0]
 
     async def entries(self, prefix: str) -> Sequence[Entry]:
         return await self._call(self._entries(prefix))
@@ -501,6 +499,17 @@ async def _within_engine(coroutine: Coroutine[Any, Any, _T]) -> _T:
         raise EngineGone(str(error)) from None
 
 
+@contextmanager
+def _conflicts(subject: str) -> Iterator[None]:
+    """Raise `Conflict` for a write that the server refuses because the last record of a subject is another."""
+    try:
+        yield
+    except RequestRefused as error:
+        if error.code == WRONG_SEQUENCE:
+            raise Conflict(f"{subject}: {error}") from error
+        raise
+
+
 def _stored(found: Found) -> Stored:
     prefix = len(_HEADER)
     headers = {name[prefix:]: value for name, value in found.headers.items() if name.startswith(_HEADER)}
@@ -509,7 +518,3 @@ def _stored(found: Found) -> Stored:
 
 def _entry(found: Found) -> Entry:
     return Entry(key_of(found.subject), found.sequence, None if _REMOVED.items() <= found.headers.items() else found.data)
-
-
-def _new_id() -> str:
-    return secrets.token_hex(16)

@@ -88,10 +88,13 @@ class JetStreamAPI:
 
     # --- writes ---
 
-    async def store(self, stream: str, records: Sequence[Record], after: int) -> list[int]:
+    async def store(
+        self, stream: str, records: Sequence[Record], after: int, doubt: Callable[[], None] = lambda: None,
+    ) -> list[int]:
         """Store records, all or none, and return their sequences. Lasts until the outcome is known.
 
-        What an earlier attempt may have stored is looked for behind the sequence `after`.
+        What an earlier attempt may have stored is looked for behind the sequence `after`. `doubt` is called if an attempt has no
+        answer: a copy of it may be on its way, and come when the server has forgotten its id.
         Errors: `RequestRefused`, `EngineFull`.
         """
         pause, in_doubt, start = _SHORT_PAUSE, False, self._now()
@@ -99,7 +102,7 @@ class JetStreamAPI:
         for attempt in count():
             try:
                 if in_doubt and self._now() - start > _DOUBT_SECONDS:
-                    found = await self._find(stream, records, after)
+                    found = await self.find(stream, records, after)
                     if found is not None:
                         return found
                     start = self._now()
@@ -107,32 +110,38 @@ class JetStreamAPI:
                 return list(range(last - len(records) + 1, last + 1))
             except Unanswered:
                 in_doubt, pause = True, _LONG_PAUSE
+                doubt()
                 self._hop_if_silent()
             except RequestRefused as error:
                 found = None
-                if error.code == _DUPLICATE_IN_BATCH or (error.code == WRONG_SEQUENCE and in_doubt):
-                    found = await self._find(stream, records, after)
+                if error.code == _DUPLICATE_IN_BATCH or (in_doubt and error.code not in _AGAIN):
+                    found = await self.find(stream, records, after)
                 if error.code == _DUPLICATE_IN_BATCH and found is None:
-                    found = await self._find(stream, records, 0)
+                    found = await self.find(stream, records, 0)
                 if found is not None:
                     return found
                 _raise_unless_transient(error)
-            except EngineGone:
-                pause = _LONG_PAUSE
             await _pause(pause)
             pause = min(pause * 1.5, _LONG_PAUSE)
         raise AssertionError("the attempts do not end")
 
-    async def _find(self, stream: str, records: Sequence[Record], after: int) -> list[int] | None:
-        """Return the sequences of records that are stored, by their ids; None if one of them is not."""
+    async def find(self, stream: str, records: Sequence[Record], after: int) -> list[int] | None:
+        """Return the sequences of records that are stored, by their ids; None if one of them is not. Lasts until it is known."""
         found: dict[str, int] = {}
         for subject in sorted({record.subject for record in records}):
             sequence = after
-            while (stored := await self.leader_next(stream, subject, sequence)) is not None:
+            while (stored := await self._next(stream, subject, sequence)) is not None:
                 sequence = stored.sequence
                 found[stored.headers.get(ID, "")] = sequence
         sequences = [found.get(record.headers[ID]) for record in records]
         return [sequence for sequence in sequences if sequence is not None] if None not in sequences else None
+
+    async def _next(self, stream: str, subject: str, after: int) -> Found | None:
+        while True:
+            try:
+                return await self.leader_next(stream, subject, after)
+            except EngineGone:  # after several seconds: it is asked again
+                continue
 
     async def _send(self, record: Record) -> dict[str, Any]:
         (answer,) = await self._connection.request(record.subject, record.data, WRITE_SECONDS, record.headers)
@@ -228,8 +237,13 @@ class JetStreamAPI:
         page: RecordPage = await self.question(self._page, stream, content)
         return page
 
-    async def last_of(self, stream: str, pattern: str, data: bool = True) -> list[Found]:
-        """Return the last record of each subject of a pattern, from any replica; without its data, if `data` is false."""
+    async def last_of(
+        self, stream: str, pattern: str, data: bool = True, behind: tuple[str, int] | None = None,
+    ) -> list[Found]:
+        """Return the last record of each subject of a pattern, from any replica; without its data, if `data` is false.
+
+        `behind`: a subject and sequence that every answer must have: where there are several, another replica may give each.
+        """
         try:
             return await self._last_of(stream, [pattern], data)
         except RequestRefused as error:
@@ -238,7 +252,11 @@ class JetStreamAPI:
         subjects = sorted((await self.info(stream, pattern))["state"]["subjects"])
         found: list[Found] = []
         for first in range(0, len(subjects), _PAGE_SUBJECTS):
-            found += await self._last_of(stream, subjects[first : first + _PAGE_SUBJECTS], data)
+            wanted = subjects[first : first + _PAGE_SUBJECTS]
+            some = await self._last_of(stream, [*{*wanted, *((behind[0],) if behind else ())}], data)
+            if behind and not any(each.subject == behind[0] and each.sequence >= behind[1] for each in some):
+                return some  # this replica is behind
+            found += [each for each in some if behind is None or each.subject in wanted]
         return sorted(found, key=_sequence)
 
     async def _last_of(self, stream: str, subjects: list[str], data: bool) -> list[Found]:

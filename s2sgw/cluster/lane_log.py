@@ -1,7 +1,7 @@
 """The contents of a lane's log: the fold of its records, in order (docs/cluster.md).
 
-The fold keeps no stanza, only where each one is: 32 bytes for a stanza, and about 300 for a run. `fold` takes records that are
-stored. `add`, `mark` and `remove` take what happens now, and the caller writes the records that say so.
+The fold keeps no stanza, only where each one is: 36 bytes for a stanza, about 320 for a run and 500 for a log. `fold` takes
+records that are stored. `add`, `mark` and `remove` take what happens now, and the caller writes the records that say so.
 
 A removal takes effect at once, and its record may be written later: until then the run is in `unlogged`. A run without stanzas
 left is in `gone` once its removal is in the log. Its record may then be deleted. A record of positions may be deleted after the
@@ -146,6 +146,11 @@ def places(bits: int) -> Iterator[int]:
 
 class LaneLog:
     """The fold of one lane's log. `last_sequence` and `serial`: those of the last record that is stored."""
+
+    __slots__ = (
+        "serial", "last_sequence", "said", "count", "bytes", "highest", "deadline", "runs", "_mixed", "unlogged", "gone", "idle",
+        "_names",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.serial = self.last_sequence = 0

@@ -24,7 +24,7 @@ from typing import Literal
 
 from s2sgw.cluster.engine import Entry
 from s2sgw.cluster.node_records import NodeRecord, NodeSession, Pulse, UnreadableRecord, node_key
-from s2sgw.xmpp.host_port import HostPort, ip_address
+from s2sgw.xmpp.host_port import HostPort, canonical, ip_address
 
 #: The most bytes of a pulse: more than a thousand nodes need.
 PULSE_BYTES = 65536
@@ -179,7 +179,6 @@ class Members:
     ) -> None:
         self.node = node
         self._listener = listener
-        self._has_own_port = _is_of_one_machine(listener)
         self._identities = identities
         self._times = times or MemberTimes()
         self._settings = settings
@@ -318,7 +317,7 @@ class Members:
     def _join(self, entry: Entry | None, now: float) -> None:
         """Begin a session, unless the record is of a living node at another place. The same place: this node has the port now."""
         record, times = _record(entry), self._times
-        elsewhere = record is None or (record.alive and not (self._has_own_port and record.listener == self._listener))
+        elsewhere = record is None or (record.alive and not (record.listener == self._listener and self._proves(self._listener)))
         if entry is not None and entry.data is not None and elsewhere:
             if self._occupant is None or self._occupant[0] != entry.sequence:
                 if self._occupant is None:
@@ -596,10 +595,22 @@ class Members:
         if other is None or other.call is not call:
             return
         other.call = None
-        if other.unheard and refused and self._beats(now):
+        proof = refused and self._proves(call.listener)
+        if other.unheard and proof and self._beats(now):
             self._declare_dead(other, now)
-        elif other.unheard and not refused:
+        elif other.unheard and not proof:
             other.waited_for = True
+
+    def _proves(self, listener: str) -> bool:
+        """Return whether a port that is refused, or is this node's own, shows that no other process has it.
+
+        A loopback address is of one machine only if all nodes are there.
+        """
+        address = _parsed(listener)
+        if not address.is_loopback:
+            return is_of_one_machine(address)
+        listeners = [self._listener, *(other.record.listener for other in self._others.values() if other.record.alive)]
+        return all(_parsed(each).is_loopback for each in listeners)
 
     def _declare_dead(self, other: _Other, now: float) -> None:
         other.waited_for = False
@@ -621,16 +632,21 @@ class Members:
             other.call, other.retry_at = None, now + self._times.beat
 
 
-def _is_of_one_machine(listener: str) -> bool:
-    """Return whether a process that has the port of `listener` (host:port) proves that no other process has it.
+def is_of_one_machine(address: HostPort) -> bool:
+    """Return whether one process alone can have this address, so that a port that is refused, or free, proves something.
 
-    False for a name, and for an address that every machine has, such as 0.0.0.0.
+    False for a name, and for 0.0.0.0 and "::", which are this machine on every machine.
     """
+    found = ip_address(canonical(address.host)) if address.is_address else None
+    return found is not None and not found.is_unspecified
+
+
+def _parsed(listener: str) -> HostPort:
+    """Return the address of a listener (host:port); one that is of no machine if there is none in it."""
     try:
-        address = ip_address(HostPort.parse(listener, 0).host)
+        return HostPort.parse(listener, 0)
     except ValueError:
-        return False
-    return address is not None and not address.is_unspecified
+        return HostPort("", 0)
 
 
 def _record(entry: Entry | None) -> NodeRecord | None:

@@ -29,6 +29,7 @@ from s2sgw.cluster.members import (
     ReadRecord,
     SendPulse,
     WriteRecord,
+    is_of_one_machine,
 )
 from s2sgw.cluster.node_records import NODES, node_key
 from s2sgw.xmpp.host_port import HostPort
@@ -65,7 +66,7 @@ class TCPProbe:
             address = HostPort.parse(listener, 0)
         except ValueError:
             return False
-        if not address.is_address:
+        if not is_of_one_machine(address):
             return False
         endpoint_type = TCP6ClientEndpoint if ":" in address.host else TCP4ClientEndpoint
         endpoint = endpoint_type(self._reactor, address.host, address.port, timeout=PROBE_SECONDS)

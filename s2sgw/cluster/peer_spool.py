@@ -63,9 +63,9 @@ MOST_RECORDS = 400
 READ_BYTES = 1 << 18
 #: Bytes of the headers that the engine's client adds.
 HEADER_BYTES = 1024
-#: The most memory for the logs of lanes, and what a run and a stanza of a run take of it.
+#: The most memory for the logs of lanes, and what a log, a run and a stanza of a run take of it.
 LOADED_BYTES = 64 << 20
-RUN_MEMORY, STANZA_MEMORY = 300, 32
+LOG_MEMORY, RUN_MEMORY, STANZA_MEMORY = 500, 320, 36
 #: Readings of a log that has more than its last record says. A replica of the engine may show a record a moment after it was
 #: removed, together with what is newer on another. After so many of them the log counts: a stanza comes twice, or never.
 DISAGREEMENTS = 5
@@ -81,7 +81,7 @@ class SpoolServices:
 
     `offset`: microseconds from the gateway's clock to the epoch. `identity` returns a new one for each append. `give(answer,
     result)` gives an answer, later. `removals(peer, seconds)`: removals of a peer should be written after so many seconds.
-    `lost(peer)`: the peer has another home. `report` is called with texts for the operator.
+    `lost(peer)`: the peer has another home, or must be claimed again. `report` is called with texts for the operator.
     """
 
     engine: ClusterEngine
@@ -118,7 +118,7 @@ class LoadedLanes:
         """Note that a lane was used, and has changed."""
         self.forget(lane)
         if lane.log is not None:
-            size = len(lane.log.runs) * RUN_MEMORY + lane.log.count * STANZA_MEMORY
+            size = LOG_MEMORY + len(lane.log.runs) * RUN_MEMORY + lane.log.count * STANZA_MEMORY
             self._lanes[lane] = peer, size
             self.bytes += size
 
@@ -287,12 +287,12 @@ class AppendBatch:
 
     def undo(self) -> None:
         """Take back everything, after a failure."""
+        for log, removals in reversed(self.replaced):  # first: a run of this batch may have been replaced in it, too
+            log.put_back(removals)
         for part in reversed(self.parts):
             part.take_back()
         for part in self.sent:
             part.undo()
-        for log, removals in reversed(self.replaced):
-            log.put_back(removals)
         for each in (self.parts, self.sent, self.replaced):
             each.clear()
 
@@ -356,7 +356,9 @@ class Append(Job):
 
     @property
     def large(self) -> bool:
-        return len(self._batch) >= RUN_STANZAS * APPEND_RECORDS // 2 or _size(self._batch) >= APPEND_BYTES // 2
+        rows = self._batch
+        many = len(rows) >= APPEND_RECORDS and len({row.pair for row in rows}) + len(self._replaces) >= APPEND_RECORDS
+        return many or len(rows) >= RUN_STANZAS * APPEND_RECORDS // 2 or _size(rows) >= APPEND_BYTES // 2
 
     def ready(self, peer: PeerSpool) -> bool:
         changed = {row.pair for row in self._batch} if self.large else set()
@@ -554,6 +556,17 @@ class PeerSpool:
             Deferred.fromCoroutine(self._work())
 
     async def _work(self) -> None:
+        try:
+            await self._perform_all()
+        except Exception as error:  # every call is answered: the state in memory is not known, and a new claim reads it again
+            self._broken(error)
+            if not self.ended:
+                self.end(self.trouble)
+                self._services.lost(self)
+        finally:
+            self.in_call = self._working = False
+
+    async def _perform_all(self) -> None:
         while (self._jobs or self._removals_due) and not self.ended:
             self.in_call = True
             if self._removals_due:
@@ -569,7 +582,6 @@ class PeerSpool:
             if self._fenced and not self.ended:
                 self.end(f"another node is the home of {self.peer}")
                 self._services.lost(self)
-        self._working = False
 
     async def _performed(self, job: Job) -> Any:
         try:
@@ -604,7 +616,12 @@ class PeerSpool:
                 joined.append(job)
             if job.large:
                 break
-        result = await self._sent(batch)
+        try:
+            result = await self._sent(batch)
+        except Exception as error:  # it could not be undone
+            for job in joined:
+                self._answer(job, SpoolBroken(f"{type(error).__name__}: {error}"))
+            raise
         for job in joined:
             self._answer(job, result)
         self._settle(batch.lanes)
@@ -656,6 +673,8 @@ class PeerSpool:
         Raises `SpoolFull`, or `SpoolBroken` for a stanza that is too large for any record.
         """
         size = _size(rows) - sum(place.bytes for place in replaced)
+        if len(rows) > len(replaced) and not self._engine.has_room(self.peer):
+            raise SpoolFull(f"the stream of {self.peer} in the engine is nearly full", "disk")
         self._services.room.require(self.peer, len(rows) - len(replaced), size)
         for row in rows:
             if len(row.stanza.data) > RUN_BYTES:
@@ -855,11 +874,18 @@ class PeerSpool:
     async def expired(self, now: int, at_most: int) -> list[tuple[int, Pair, int]]:
         """Return at most so many deadlines that are not after `now`, with pair and position. Raises as `read`."""
         found: list[tuple[int, Pair, int]] = []
+        problem: Exception | None = None
         for lane in list(self.lanes.values()):
             if lane.deadline is not None and lane.deadline <= now:
-                await self.load(lane.pair)
+                try:
+                    await self.load(lane.pair)
+                except (SpoolError, RecordError) as error:  # a lane that cannot be read keeps no other from being looked at
+                    problem = error
+                    continue
                 late = lane.log.expired(now, at_most) if lane.log is not None else []
                 found += [(deadline, lane.pair, position) for deadline, position in late]
+        if problem is not None and not found:
+            raise problem
         return sorted(found)[:at_most]
 
     async def _contents(

@@ -53,7 +53,8 @@ class JetStreamSpool(Spool):
 
     `session` is unique for each start of each node. `clock` is the clock of all times, and `wall` the seconds since the epoch:
     the nodes' wall clocks must agree, for times are stored by them. `peer_of` returns the peer of a pair. `lost` is called with a
-    peer that has another home, after its calls were answered. `report` is called with texts for the operator.
+    peer that has another home, or must be claimed again, after its calls were answered. `report` is called with texts for the
+    operator.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class JetStreamSpool(Spool):
         )
         self._quarantine = Quarantine(engine, clock, offset)
         self._peers: dict[Domain, PeerSpool] = {}
+        #: those that are given back: they take removals alone
+        self._releasing: dict[Domain, PeerSpool] = {}
         self._next_position = 1
         self._answers: deque[Callable[[], None]] = deque()
         self._call_is_due = False
@@ -91,8 +94,7 @@ class JetStreamSpool(Spool):
     def restored(self, fence: Fence, logs: PeerLogs) -> list[LaneSummary]:
         """Take the lanes of a peer that was claimed. Return their totals. Raises `RecordError`: the home must be given back."""
         peer = PeerSpool(fence, logs, self._services)
-        if fence.peer in self._peers:
-            self._peers[fence.peer].end(f"the home of {fence.peer} was claimed again")
+        self.forget(fence.peer, f"the home of {fence.peer} was claimed again")
         self._peers[fence.peer] = peer
         self._next_position = max(self._next_position, peer.next_position)
         return peer.summaries()
@@ -104,8 +106,12 @@ class JetStreamSpool(Spool):
         """
         released: Deferred[None] = Deferred()
         spool = self._peers.pop(peer, None)
+        if spool is not None:
+            self._releasing[peer] = spool
 
         def finished(error: SpoolError | None) -> None:
+            if spool is not None and self._releasing.get(peer) is spool:
+                del self._releasing[peer]
             if spool is None or error is None:
                 if spool is not None:
                     spool.end(f"the home of {peer} was released")
@@ -123,9 +129,9 @@ class JetStreamSpool(Spool):
 
     def forget(self, peer: Domain, why: str) -> None:
         """Take no more calls for a peer: its home was lost. A write under way is answered when its outcome is known."""
-        spool = self._peers.pop(peer, None)
-        if spool is not None:
-            spool.end(why)
+        for spool in (self._peers.pop(peer, None), self._releasing.pop(peer, None)):
+            if spool is not None:
+                spool.end(why)
 
     def _new_identity(self) -> str:
         """Return the identity of an append."""
@@ -133,9 +139,10 @@ class JetStreamSpool(Spool):
         return f"{self._session}.{self._appends}"
 
     def _has_other_home(self, spool: PeerSpool) -> None:
-        if self._peers.get(spool.peer) is spool:
-            del self._peers[spool.peer]
-            self._give(self._lost, spool.peer)
+        for peers in (self._peers, self._releasing):
+            if peers.get(spool.peer) is spool:
+                del peers[spool.peer]
+                self._give(self._lost, spool.peer)
 
     # --- the contents ---
 
@@ -224,7 +231,8 @@ class JetStreamSpool(Spool):
         self._remove(pair, ranges(sorted(set(positions))))
 
     def _remove(self, pair: Pair, positions: Sequence[PositionRange]) -> None:
-        spool = self._peers.get(self._peer_of(pair))
+        peer = self._peer_of(pair)
+        spool = self._peers.get(peer) or self._releasing.get(peer)
         if spool is not None:
             spool.put(Remove(pair, positions))
 

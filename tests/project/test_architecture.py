@@ -99,8 +99,6 @@ TESTED_ELSEWHERE = {
     # a verdict, with its evidence and assessment
     "authentication.assessment": "unit/authentication/test_judge",
     "authentication.lookups": "unit/authentication/test_judge",
-    # the client of a real server
-    "cluster.jetstream": "integration/test_jetstream",
     "cluster.peer_spool": "unit/cluster/test_spool",
     "cluster.quarantine": "unit/cluster/test_spool",
     "cluster.spool_room": "unit/cluster/test_spool",

@@ -64,10 +64,10 @@ class _Content:
 
 
 class MemoryStore:
-    """The store that the engines of several nodes share. `full`: it has no room."""
+    """The store that the engines of several nodes share. `full`: it has no room. `nearly_full`: it has none for stanzas."""
 
     def __init__(self) -> None:
-        self.full = False
+        self.full = self.nearly_full = False
         self.content = _Content()
         self.kept: deque[Stored] = deque()
         self.engines: list[MemoryEngine] = []
@@ -228,6 +228,9 @@ class MemoryEngine(ClusterEngine):
     @property
     def stalled(self) -> bool:
         return any(call.write for call in self._waiting) or any(write for _, _, write in self._late)
+
+    def has_room(self, peer: Domain) -> bool:
+        return not self._store.nearly_full
 
     async def append(self, fence: Fence, records: Sequence[LaneRecord], identity: str) -> Sequence[int]:
         return await self._call(partial(self._store.append, fence, list(records), identity), write=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from s2sgw.cluster.current_reads import lane_records, last_records, newest_records
 from s2sgw.cluster.jetstream_api import JetStreamAPI
 from s2sgw.cluster.requests import Message
-from tests.support.scripted_requests import NOT_FOUND, SILENCE, APITests, json_message, page, status, stored
+from tests.support.scripted_requests import NOT_FOUND, SILENCE, APITests, Request, json_message, page, status, stored
 
 
 def info(last: int, first: int = 1) -> Any:
@@ -35,6 +35,36 @@ class LastRecordsTests(APITests):
         """Return an answer with one claim alone."""
         record, end = page(sequence)
         return [record._replace(headers={**record.headers, "Nats-Subject": "s.9"}), end]
+
+    def test_many_lanes(self) -> None:
+        """The lanes of a large peer are read in parts, and each part may be of another replica: the claim is in each of them."""
+        names = [f"s.{number:04}" for number in range(1199)] + ["s.home"]
+        current = {name: 5000 + number for number, name in enumerate(names)}
+        parts: list[int] = []
+
+        def answer(request: Request) -> Any:
+            if "STREAM.INFO" in request.subject:
+                return json_message({"state": {"subjects": dict.fromkeys(names, 1), "last_seq": 9999}, "total": len(names)})
+            wanted = request.content["multi_last"]
+            if len(wanted) == 1:
+                return status(413)
+            parts.append(len(wanted))
+            late = 4000 if len(parts) in (1, 4) else 0
+            return self.records(sorted((current[name] - late, name) for name in wanted))
+
+        found = self.ask(lambda api: last_records(api, "S", "s.>", "s.home", current["s.home"]), answer)
+        self.assertEqual({name: record.sequence for name, record in found.items()}, current)
+        self.assertEqual(parts, [501, 501, 501, 200, 501, 501, 200])
+
+    def records(self, rows: Sequence[tuple[int, str]]) -> list[Message]:
+        """Return an answer with these records."""
+        messages, before = [], 0
+        for sequence, subject in rows:
+            headers = {"Nats-Subject": subject, "Nats-Sequence": str(sequence), "Nats-Last-Sequence": str(before)}
+            messages.append(Message("", "", headers, b"", 0))
+            before = sequence
+        end = {"Nats-Num-Pending": "0", "Nats-Last-Sequence": str(before), "Status": "204"}
+        return [*messages, Message("", "", end, b"", 204)]
 
     def test_engine_away(self) -> None:
         """The claim was made, so it is read however long the engine is away."""

@@ -58,6 +58,28 @@ class StoreTests(APITests):
         self.assertEqual(asked, [{"next_by_subj": "s.a", "seq": sequence} for sequence in (8, 9, 12)])
         self.assertEqual(self.store(ONE, SILENCE, error(10071), stored("s.a", 8, "other"), NOT_FOUND).code, 10071)
 
+    def test_refused_in_doubt(self) -> None:
+        """A lack of room, or another refusal, after an attempt without an answer: that attempt may have been stored."""
+        for code in (10023, 10054):
+            self.assertEqual(self.store(ONE, SILENCE, error(code), stored("s.a", 11, "one"), NOT_FOUND), [11])
+        self.assertIsInstance(self.store(ONE, SILENCE, error(10023), NOT_FOUND), EngineFull)
+        self.assertEqual(self.store(ONE, SILENCE, error(10054), NOT_FOUND).code, 10054)
+
+    def test_refused_in_doubt_by_an_engine_that_goes_away(self) -> None:
+        """A record that may be stored is looked for until the engine is back, however long that takes."""
+        def answer(request: Request) -> Any:
+            return SILENCE if request.at < 60 else next(late)
+
+        late = iter([stored("s.a", 11, "one"), NOT_FOUND])
+        self.assertEqual(self.store(ONE, SILENCE, error(10071), answer), [11])
+
+    def test_tells_of_a_doubt(self) -> None:
+        """The caller is told of each attempt without an answer, and of none that was answered."""
+        doubts: list[int] = []
+        for script in ([error(10164), ack(9)], [SILENCE, SILENCE, ack(9)]):
+            self.ask(lambda api: api.store("S", ONE, 7, lambda: doubts.append(1)), *script)
+        self.assertEqual(len(doubts), 2)
+
     def test_long_doubt(self) -> None:
         """Before the server may have forgotten an id, the record is looked for, and sent again only if it is not there."""
         def answer(request: Request) -> Any:

@@ -367,6 +367,23 @@ class MembersTests(SynchronousTestCase):
         self.assertEqual(self.table.take(OtherEnded).node, "b")
         self.assertEqual(self.members.state_of(NodeSession("b", "b1", 1), self.table.now), "over")
 
+    def test_loopback(self) -> None:
+        """A loopback address that refuses is no proof unless all living nodes have one: it may be of another machine."""
+        for here, third, proof in (("127.0.0.1:1", "[::1]:3", True), (HERE, "127.0.0.3:3", False), ("127.0.0.1:1", THERE, False)):
+            self.setUp()
+            self.members._listener = here
+            self.old()
+            self.table.changed(NodeRecord("c", "c1", third, birth=2))
+            self.table.store(replace(B, beat=10, listener="127.0.0.2:2"))
+            self.members.changed(self.table.entries["b"], self.table.now)
+            self.table.seen()
+            for _ in range(3):
+                self.table.hear(self.table.sequence, identity="c1", node="c")
+                self.table.beat()
+            self.members.record_read(self.table.take(ReadRecord), self.table.entries["b"], self.table.now)
+            self.members.probed(self.table.take(ProbeListener), True, self.table.now)
+            self.assertEqual("WriteRecord" in self.table.seen(), proof, (here, third))
+
     def test_silent(self) -> None:
         """A node that does not refuse is waited for until its lease is over, and longer by the margin."""
         self.old()

@@ -152,5 +152,6 @@ class TCPProbeTests(SynchronousTestCase):
             self.assertEqual(self.probe(listener, Refused()), [True])
             self.assertEqual(self.probe(listener, NoRouteError()), [False])
             self.assertEqual(self.probe(listener, None), [False])
-        self.assertEqual(self.probe("node.example:5271", Refused()), [False])
+        for listener in ("node.example:5271", "0.0.0.0:5271", "[::]:5271", "[::ffff:0.0.0.0]:5271"):
+            self.assertEqual(self.probe(listener, Refused()), [False])
         self.assertEqual(self.probe("?", Refused()), [False])

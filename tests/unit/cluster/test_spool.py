@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from typing import Any
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -298,6 +299,54 @@ class TakeoverTests(Case):
         other.engine.go_on()
         self.assertEqual((other.positions(A), other.release()), ([3], None))
 
+    def test_removed_while_it_is_released(self) -> None:
+        """A stanza that is delivered during a release is removed, also if the release fails."""
+        self.node.append(*(spooled(A, position) for position in (1, 2, 3)))
+        self.node.spool.remove(A, 1)
+        self.node.engine.hold()
+        released: list[Any] = []
+        self.node.jetstream.release(PEER).addBoth(released.append)
+        self.node.spool.remove(A, 2)
+        waiting, self.node.engine._waiting = self.node.engine._waiting, []
+        self.node.engine.go_on()
+        for call in waiting:
+            call.fail(EngineFull("full"))
+        self.node.answer_all()
+        self.is_error(SpoolFull, released[0].value, "full")
+        self.node.write_removals()
+        self.assertEqual((self.node.positions(A), Node(self.store, PEER).positions(A)), ([3], [3]))
+
+    def test_lost_while_it_is_released(self) -> None:
+        """A peer that has another home is told as lost, also during its release. It does not come back."""
+        self.node.append(spooled(A, 1), spooled(A, 2))
+        self.node.spool.remove(A, 1)
+        Node(self.store, PEER)
+        self.is_error(SpoolBroken, self.node.release().value, "home")
+        self.assertEqual((self.node.lost, self.node.held()), ([PEER], (0, 0)))
+        self.is_error(SpoolBroken, self.node.append(spooled(A, 3)), "not the home")
+
+    def test_forgotten_or_claimed_while_it_is_released(self) -> None:
+        """A release that fails brings back no peer that was forgotten, and none that was claimed again; it counts no more."""
+        for again in (False, True):
+            node = Node(self.store, PEER)
+            node.append(spooled(A, 1), spooled(A, 2))
+            node.spool.remove(A, 1)
+            node.engine.hold()
+            released: list[Any] = []
+            node.jetstream.release(PEER).addBoth(released.append)
+            waiting, node.engine._waiting = node.engine._waiting, []
+            node.engine.go_on()
+            if again:
+                node.claim()
+            else:
+                node.jetstream.forget(PEER, "its home was lost")
+            for call in waiting:
+                call.fail(EngineError("no"))
+            node.answer_all()
+            self.is_error(SpoolBroken, released[0].value, "no")
+            self.assertEqual((len(node.queues()), node.held()), ((1, (2, 200)) if again else (0, (0, 0))))
+            self.store.content.records.clear()
+
     def test_newer_records(self) -> None:
         """A lane that a newer version wrote is not taken, and is not changed."""
         self.patch(records, "VERSION", 2)
@@ -501,6 +550,21 @@ class EngineTests(Case):
         self.store.full = full
         return self.store
 
+    def test_nearly_full(self) -> None:
+        """An engine with little room takes no stanza. It takes marks, removals and claims, so that there is room again."""
+        self.node.append(spooled(A, 1), spooled(A, 2), spooled(A, 3))
+        self.store.nearly_full = True
+        self.is_error(SpoolFull, self.node.append(spooled(A, 4)), "nearly full")
+        self.assertEqual(self.node.mark(A, [2]), None)
+        self.node.spool.remove(A, 1)
+        self.node.write_removals()
+        self.assertEqual(self.node.ask(lambda done: self.node.spool.append([spooled(B, 1)], done, [Replaced(A, [3])])), None)
+        other = Node(self.store, PEER)
+        self.assertEqual([(row.position, row.written) for row in other.read(A)], [(2, True)])
+        self.assertEqual(other.positions(B), [1])
+        self.store.nearly_full = False
+        self.assertEqual(other.append(spooled(A, 4)), None)
+
     def test_full_and_removed_and_room_again(self) -> None:
         """The same node goes on: nothing comes back, and the removals are written."""
         self.node.append(spooled(A, 1))
@@ -586,6 +650,52 @@ class EngineTests(Case):
         self.is_error(SpoolBroken, other.append(*(spooled(A, position, 1000) for position in range(400, 500))))
         other.write_removals()
         self.assertEqual(Node(self.store, PEER).positions(A), list(range(1, 302)))
+
+    def test_a_call_of_many_lanes(self) -> None:
+        """A call with a few stanzas of many lanes, too many for one append, is stored whole or not at all."""
+        peer = Domain.parse("zz.example")
+        pairs = [Pair(Domain.parse(f"l{number:04}.a.example"), peer) for number in range(500)]
+        node = Node(self.store, peer)
+        for pair in pairs:
+            self.assertIsNone(node.append(spooled(pair, 1)))
+        other = Node(self.store, peer)
+        other.engine.refused = {4: EngineFull("full")}
+        self.is_error(SpoolFull, other.append(*(spooled(pair, 2) for pair in pairs)))
+        self.assertEqual(len(other.engine.appends), 4)
+        other.write_removals()
+        self.assertEqual(sum(each.count for each in Node(self.store, peer).queues()), 500)
+
+    def test_replaced_in_the_append_of_another_call(self) -> None:
+        """A stanza that one call appends, and the next one replaces, is not held if the append of both fails."""
+        self.node.append(spooled(A, 1))
+        self.node.engine.hold()
+        answers = [self.node.started(self.node.spool.append, [spooled(*each)]) for each in ((B, 1), (A, 2))]
+        last: list[Any] = []
+        self.node.spool.append([spooled(B, 2)], last.append, [Replaced(A, [2])])
+        self.node.engine.refused = {3: EngineFull("full")}
+        self.node.engine.go_on()
+        self.node.answer_all()
+        self.assertEqual(([type(answer) for (answer,) in (*answers, last)]), [type(None), SpoolFull, SpoolFull])
+        self.assertEqual((self.node.held(), self.node.positions(A), self.node.positions(B)), ((2, 200), [1], [1]))
+
+    def test_an_unexpected_failure(self) -> None:
+        """A fault of the program within a call, or behind it, leaves no call unanswered. The peer is given up, and can be claimed again."""
+        for fails in ("undo", "trim"):
+            self.setUp()
+            self.node.append(spooled(A, 1))
+            self.node.engine.hold()
+            answers = [self.node.started(self.node.spool.append, [spooled(A, position)]) for position in (2, 3)]
+            answers += [self.node.started(self.node.spool.read, A, 0, 1000), self.node.started(self.node.spool.append, [spooled(A, 4)])]
+            self.node.engine.refused = {3: EngineError("no")} if fails == "undo" else {}
+            kind = peer_spool.AppendBatch if fails == "undo" else peer_spool.LoadedLanes
+            with mock.patch.object(kind, fails, side_effect=RuntimeError("broken")):
+                self.node.engine.go_on()
+                self.node.answer_all()
+            self.assertEqual([len(answer) for answer in answers], [1] * 4)
+            self.is_error(SpoolBroken, answers[-1][0], "broken")
+            self.is_error(SpoolBroken, self.node.append(spooled(A, 5)), "not the home")
+            self.assertEqual((self.node.lost, self.node.held(), len(self.node.reports)), ([PEER], (0, 0), 1))
+            self.assertIn(1, [row.position for row in Node(self.store, PEER).read(A)])
 
     def test_too_large_for_a_record(self) -> None:
         """A stanza that no record has room for is refused in words, and others are stored."""
@@ -757,21 +867,21 @@ class BoundsTests(Case):
 
     def test_memory(self) -> None:
         """The logs of lanes in memory are bounded: those that were not used for the longest are read again when they are used."""
-        self.patch(peer_spool, "LOADED_BYTES", 1500)
+        self.patch(peer_spool, "LOADED_BYTES", 2500)
         for pair in (A, B, C):
             for position in (1, 2):
                 self.node.append(spooled(pair, position))
         loaded = self.node.jetstream._services.loaded
-        self.assertEqual(([str(lane.pair) for lane in loaded._lanes], loaded.bytes), ([str(B), str(C)], 1328))
+        self.assertEqual(([str(lane.pair) for lane in loaded._lanes], loaded.bytes), ([str(B), str(C)], 2 * 1212))
         reads = self.node.engine.reads
         self.assertEqual((self.node.append(spooled(A, 3)), self.node.engine.reads), (None, reads))
         self.node.mark(A, [2])
         self.assertEqual([row.written for row in self.node.read(A)], [False, True, False])
-        self.assertLessEqual(loaded.bytes, 1500)
+        self.assertLessEqual(loaded.bytes, 2500)
         self.node.spool.remove(A, 3)
         self.node.spool.remove(C, 2)
         self.node.write_removals()
-        self.assertEqual((self.node.held(), self.node.queues(), loaded.bytes <= 700), ((2, 200), [LaneSummary(B, 2, 200, 1, 2, 1.0)], True))
+        self.assertEqual((self.node.held(), self.node.queues(), loaded.bytes <= 1212), ((2, 200), [LaneSummary(B, 2, 200, 1, 2, 1.0)], True))
         self.node.release()
         self.assertEqual((loaded.bytes, loaded._lanes), (0, {}))
 
@@ -823,6 +933,16 @@ class BoundsTests(Case):
         again.spool.remove(C, 1)
         self.is_error(SpoolBroken, again.ask(again.spool.expired, 1000.0, 12), "altered")
         self.assertEqual(again.ask(again.spool.expired, 1000.0, 0), [])
+
+    def test_expired_beside_a_lane_that_cannot_be_read(self) -> None:
+        """The other lanes of the peer are looked at. If there is nothing in them, the answer is the error."""
+        self.node.append(spooled(A, 1, deadline=130), spooled(B, 1, deadline=131))
+        lanes, (first,) = self.store.content.records[PEER], self.log()
+        lanes[first.sequence] = lanes[first.sequence]._replace(stored=first._replace(data=b"\0\0\0\2[]"))
+        other = Node(self.store, PEER)
+        self.assertEqual([row.pair for row in other.ask(other.spool.expired, 1000.0, 10)], [B])
+        other.spool.remove(B, 1)
+        self.is_error(SpoolBroken, other.ask(other.spool.expired, 1000.0, 10))
 
     def test_close(self) -> None:
         """It waits for every call, writes the removals, and every later call is an error."""
