@@ -109,6 +109,8 @@ def makeService(options: Options) -> Service:
         raise UnusableConfiguration(str(error)) from None
     where = destination(options.parent or {})
     config = checked.config
+    if config.cluster.node is not None:
+        raise UnusableConfiguration("[cluster] cannot be used yet (docs/cluster.md)")
     lines = None if where is None else observer(where, config.log.format, config.log.level, config.limits.log_lines_per_second)
     service = LoggedService(lines)
     GatewayService(config, checked.warnings, lines).setServiceParent(service)

@@ -9,11 +9,11 @@ from typing import Any
 
 from s2sgw.config.errors import Complaint, KeyPath, key_text, suggest
 from s2sgw.config.secret_file import read_secret
-from s2sgw.config.sections import DNS, TLS, Admin, Backend, Console, Gateway, Listener, Policy
+from s2sgw.config.sections import DNS, TLS, Admin, Backend, Cluster, Console, Gateway, Listener, Policy, Queue
 from s2sgw.net.endpoint_strings import EVERY_ADDRESS, EndpointString
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
-from s2sgw.xmpp.host_port import HostPort, is_loopback
+from s2sgw.xmpp.host_port import HostPort, is_address, is_loopback
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.mechanisms import LEGACY
 
@@ -118,10 +118,13 @@ def view_keys(backends: tuple[Backend, ...]) -> Complaints:
 # --- listeners -------------------------------------------------------------------------------------------------------
 
 
-def shared_listeners(listen: tuple[Listener, ...], backends: tuple[Backend, ...], console: Console) -> Complaints:
+def shared_listeners(
+    listen: tuple[Listener, ...], backends: tuple[Backend, ...], console: Console, cluster: Cluster,
+) -> Complaints:
     """Yield listeners on an endpoint that another one uses."""
     taken: list[tuple[KeyPath, str]] = []
-    for path, endpoint in _listeners(listen, backends) + _pages(console):
+    nodes: list[tuple[KeyPath, str]] = [] if cluster.listen is None else [(("cluster", "listen"), cluster.listen)]
+    for path, endpoint in _listeners(listen, backends) + _pages(console) + nodes:
         for other, theirs in taken:
             if _collide(endpoint, theirs):
                 yield Complaint(path, f"uses the same address and port as {key_text(other)} ({theirs})")
@@ -298,6 +301,76 @@ def unread_pins(peers: Mapping[str, PeerObject]) -> Complaints:
             yield Complaint(("peers", name, "pins"), 'have no effect: "pin" is not in proofs')
 
 
+# --- cluster ---------------------------------------------------------------------------------------------------------
+
+#: The keys that a cluster requires.
+_OF_CLUSTER = ("node", "engine", "listen", "members", "shared")
+
+
+def cluster_keys(cluster: Cluster, tree: Mapping[str, Any]) -> Complaints:
+    """Yield keys that are missing, and servers that are listed twice."""
+    for key in _OF_CLUSTER if "cluster" in tree else ():
+        if not getattr(cluster, key):
+            yield Complaint(("cluster", key), "is missing")
+    for place, server in enumerate(cluster.engine):
+        if server in cluster.engine[:place]:
+            yield Complaint(("cluster", "engine", place), f"{server} is listed twice")
+    if cluster.bridge < cluster.lease:
+        yield Complaint(("cluster", "bridge"), "must be at least cluster.lease")
+
+
+def node_listener(cluster: Cluster) -> Complaints:
+    """Check that the listener for nodes is an address of this machine alone, by which other nodes reach it."""
+    place = None if cluster.listen is None else tcp_place(cluster.listen)
+    if cluster.listen is None:
+        return
+    path = ("cluster", "listen")
+    if place is None or not place[1]:
+        yield Complaint(path, 'must be a TCP port on an IP address, such as "tcp:5271:interface=192.0.2.11"')
+    elif not is_address(place[0]) or place[0] in EVERY_ADDRESS:
+        yield Complaint(path, 'needs the IP address of this node, by which others reach it: "tcp:5271:interface=192.0.2.11"')
+    elif _is_loopback(place[0]) and not all(network.is_loopback for network in cluster.members):
+        yield Complaint(path, "is on loopback, which nodes on other machines (cluster.members) cannot reach")
+
+
+def cluster_backends(cluster: Cluster, backends: tuple[Backend, ...]) -> Complaints:
+    """Yield backends that several nodes cannot share."""
+    for index, backend in enumerate(backends):
+        if cluster.node is not None and backend.kind == "jabberd2-router":
+            text = 'cannot be "jabberd2-router" in a cluster: nodes cannot share its one connection for all peers'
+            yield Complaint(("backend", index, "kind"), text)
+
+
+def cluster_queue(cluster: Cluster, queue: Queue) -> Complaints:
+    if cluster.node is not None and not queue.disk:
+        yield Complaint(("queue", "disk"), "must not be 0 in a cluster: it is the room for stanzas in the engine")
+
+
+def cluster_files(cluster: Cluster) -> Complaints:
+    if cluster.tls is not None:
+        yield from _anchors(("cluster", "tls"), cluster.tls)
+    if cluster.credentials is not None:
+        yield from _secret(("cluster", "credentials"), cluster.credentials)
+
+
+#: The files that are the same on all nodes: the secret of dialback keys, and the authority that the servers behind them trust.
+SHARED_SECRET, SHARED_AUTHORITY = "secret", ("backend-ca.pem", "backend-ca.key")
+
+
+def shared_files(cluster: Cluster, backends: tuple[Backend, ...]) -> Complaints:
+    """Yield files that are missing in the folder that all nodes share. They are never made there."""
+    if cluster.shared is None:
+        return
+    path = ("cluster", "shared")
+    if not cluster.shared.is_dir():
+        yield Complaint(path, f"{cluster.shared} is not a directory")
+        return
+    needed = [SHARED_SECRET, *(SHARED_AUTHORITY if any(each.kind == "s2s" for each in backends) else ())]
+    for name in needed:
+        for complaint in _readable(path, cluster.shared / name):
+            yield Complaint(path, f"{complaint.text}: copy it from the state directory of one node to all")
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -401,7 +474,7 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (router_keys, "backend"),
     (shared_routers, "backend"),
     (view_keys, "backend"),
-    (shared_listeners, "listen", "backend", "console"),
+    (shared_listeners, "listen", "backend", "console", "cluster"),
     (console_access, "console"),
     (proxies, "listen"),
     (shared_views, "backend"),
@@ -414,6 +487,10 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (unread_pins, "peers"),
     (zero_handshakes, "listen", "peers"),
     (admin_group, "gateway", "admin"),
+    (cluster_keys, "cluster", "tree"),
+    (node_listener, "cluster"),
+    (cluster_backends, "cluster", "backend"),
+    (cluster_queue, "cluster", "queue"),
 )
 FILES: tuple[tuple[Any, ...], ...] = (
     (state_directory, "gateway"),
@@ -422,4 +499,6 @@ FILES: tuple[tuple[Any, ...], ...] = (
     (console_files, "console"),
     (peer_files, "peers"),
     (list_files, "policy"),
+    (cluster_files, "cluster"),
+    (shared_files, "cluster", "backend"),
 )

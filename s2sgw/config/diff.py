@@ -35,6 +35,7 @@ class _Leaf(NamedTuple):
         return None if self.value is None else as_written(self.value, self.parser)
 
 
+_ON_ALL_NODES = "can change only while all nodes of the cluster are stopped"
 _NOTHING = _Leaf(None, None)
 
 
@@ -44,6 +45,8 @@ class Change(NamedTuple):
     path: KeyPath
     old: object
     new: object
+    #: why the nodes of a cluster must have the same value; "": they need not
+    shared: str = ""
 
     @property
     def key(self) -> str:
@@ -53,6 +56,8 @@ class Change(NamedTuple):
     @property
     def why_restart(self) -> str:
         """Return why the change needs a restart; "": it does not."""
+        if self.shared:
+            return self.shared
         if any(self.path[: len(prefix)] == prefix for prefix in RELOADED):
             return ""
         return "can change only at a restart"
@@ -61,8 +66,9 @@ class Change(NamedTuple):
 def changes(old: Config, new: Config) -> list[Change]:
     """Return every key whose value differs: first those of `old` in the order of the sections, then new ones."""
     before, after = dict(_values(old, new)), dict(_values(new, old))
+    shared: dict[KeyPath, str] = {} if old.cluster.node is None else {("gateway", "domains"): _ON_ALL_NODES}
     found = [
-        Change(path, leaf.written, after.get(path, _NOTHING).written)
+        Change(path, leaf.written, after.get(path, _NOTHING).written, shared.get(path, ""))
         for path, leaf in before.items() if leaf.value != after.get(path, _NOTHING).value
     ]
     found += [Change(path, None, leaf.written) for path, leaf in after.items() if path not in before and leaf.value is not None]

@@ -12,11 +12,11 @@ from pydantic.fields import FieldInfo
 
 from s2sgw.config.errors import KeyPath, TOMLSource, key_text
 from s2sgw.config.loading import REPEATED, SECTIONS
-from s2sgw.config.sections import Config, parse_negotiation
+from s2sgw.config.sections import Config, parse_bridge, parse_lease, parse_negotiation
 from s2sgw.policy.values import format_duration, format_size, parse_duration, parse_resume, parse_share, parse_size
 
 #: The functions that parse a duration.
-DURATIONS = (parse_duration, parse_resume, parse_negotiation)
+DURATIONS = (parse_duration, parse_resume, parse_negotiation, parse_lease, parse_bridge)
 #: The keys that a section needs before the defaults of its other keys are known.
 _SMALLEST: dict[str, Any] = {"gateway": {"domains": ["example.org"]}, **{name: [{}] for name in REPEATED}}
 

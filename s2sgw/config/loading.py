@@ -18,7 +18,21 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from s2sgw.config.cross_checks import disagreements, unusable_files
 from s2sgw.config.errors import Complaint, ConfigError, KeyPath, TOMLSource, suggest, translate
-from s2sgw.config.sections import DNS, TLS, Admin, Backend, Config, Console, Gateway, GatewayLimits, Listener, Log, Policy, Queue
+from s2sgw.config.sections import (
+    DNS,
+    TLS,
+    Admin,
+    Backend,
+    Cluster,
+    Config,
+    Console,
+    Gateway,
+    GatewayLimits,
+    Listener,
+    Log,
+    Policy,
+    Queue,
+)
 from s2sgw.config.syntax_errors import syntax_complaint
 from s2sgw.policy.model import FeaturesObject, LimitsObject, PeerObject, RatesObject
 from s2sgw.policy.values import PeerName, parse_nameserver, parse_peer_name
@@ -35,6 +49,7 @@ SECTIONS: dict[str, Any] = {
     "console": Console,
     "admin": Admin,
     "log": Log,
+    "cluster": Cluster,
     "peers": dict[PeerName, PeerObject],
     "policy": Policy,
 }
@@ -44,7 +59,7 @@ REPEATED = ("listen", "backend")
 _MODELS: dict[tuple[str, int], type[BaseModel]] = {
     ("gateway", 1): Gateway, ("listen", 2): Listener, ("tls", 1): TLS, ("dns", 1): DNS, ("backend", 2): Backend,
     ("queue", 1): Queue, ("limits", 1): GatewayLimits, ("console", 1): Console, ("admin", 1): Admin, ("log", 1): Log,
-    ("policy", 1): Policy, ("peers", 2): PeerObject,
+    ("cluster", 1): Cluster, ("policy", 1): Policy, ("peers", 2): PeerObject,
 }  # fmt: skip
 #: the tables within a peer object
 _INNER: dict[object, type[BaseModel]] = {

@@ -39,6 +39,7 @@ from s2sgw.policy.values import (
     Size,
     TLSVersion,
     parse_duration,
+    parse_host_port,
 )
 from s2sgw.spool.spool_file import Durability
 from s2sgw.xmpp.host_port import HostPort
@@ -256,6 +257,66 @@ class Admin(Section):
     group: GroupName | None = None
 
 
+#: The port of a NATS server.
+ENGINE_PORT = 4222
+#: The shortest and the longest lease and bridge, in seconds. A shorter lease ends while a heartbeat is a little late.
+LEAST_LEASE, MOST_LEASE, MOST_BRIDGE = 2.0, 30.0, 120.0
+
+
+def parse_node(value: object) -> str:
+    """Parse the name of a node."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,31}", value):
+        raise ValueError('must be a name of letters, digits and "-", such as "a"')
+    return value
+
+
+def parse_engine_server(value: object) -> str:
+    """Return the URL of a server of the engine, with its port. It has no password: `credentials` has."""
+    scheme, separator, place = value.partition("://") if isinstance(value, str) else ("", "", "")
+    if scheme != "nats" or not separator or "@" in place:
+        raise ValueError('must be a URL such as "nats://192.0.2.21:4222", without a user')
+    return f"nats://{parse_host_port(place.removesuffix('/'), ENGINE_PORT)}"
+
+
+def parse_lease(value: object) -> float:
+    """Parse how long a node may write after a heartbeat."""
+    seconds = parse_duration(value)
+    if not LEAST_LEASE <= seconds <= MOST_LEASE:
+        raise ValueError('must be a duration from "2s" to "30s"')
+    return seconds
+
+
+def parse_bridge(value: object) -> float:
+    """Parse how long a node may write without the engine."""
+    seconds = parse_duration(value)
+    if seconds > MOST_BRIDGE:
+        raise ValueError('must be a duration of up to "2m"')
+    return seconds
+
+
+NodeName = Annotated[str, PlainValidator(parse_node)]
+EngineServer = Annotated[str, PlainValidator(parse_engine_server)]
+
+
+class Cluster(Section):
+    """`[cluster]`: several gateways that serve the same domains (docs/cluster.md). Without `node` this one is alone.
+
+    `engine`: the servers of the shared store. `tls`: the authorities of their certificates; None: no TLS. `credentials`: a file
+    with "user:password". `listen`: where other nodes connect, from the networks of `members`. `shared`: the folder of the files
+    that are the same on all nodes.
+    """
+
+    node: NodeName | None = None
+    engine: tuple[EngineServer, ...] = ()
+    tls: AnchorsKey | None = None
+    credentials: FilePath | None = None
+    listen: ListenEndpoint | None = None
+    members: tuple[NetworkKey, ...] = ()
+    lease: Annotated[float, PlainValidator(parse_lease)] = 3.0
+    bridge: Annotated[float, PlainValidator(parse_bridge)] = 15.0
+    shared: FilePath | None = None
+
+
 class Policy(Section):
     """`[policy]`: the peers that are allowed at all, in addition to the sections of peers."""
 
@@ -285,6 +346,7 @@ class Config(Section):
     console: Console = Console()
     admin: Admin = Admin()
     log: Log = Log()
+    cluster: Cluster = Cluster()
     #: the sections of peers as written, by "default", A-labels, or "*." and A-labels
     peers: dict[PeerName, PeerObject] = {}
     policy: Policy = Policy()

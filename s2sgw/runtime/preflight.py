@@ -6,11 +6,12 @@ import grp
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 from s2sgw.authentication.trust_files import FileContents, read_anchors, read_revocations
 from s2sgw.config import Config, ConfigError, load
-from s2sgw.config.cross_checks import certificate_files
+from s2sgw.config.cross_checks import SHARED_SECRET, certificate_files
 from s2sgw.config.errors import key_text
 from s2sgw.net.certificates import CertificateDirectory, UnusableCertificate, read
 from s2sgw.net.dns_upstream import system_servers
@@ -18,13 +19,18 @@ from s2sgw.net.endpoint_strings import EndpointString
 from s2sgw.policy.model import PeerObject
 from s2sgw.runtime import deny_lists as denial
 from s2sgw.runtime.own_certificates import WARNING_DAYS, chain_fault, ends_in
+from s2sgw.runtime.state_directory import existing_secret
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.revocation import RevocationLists
+from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.mechanisms import LEGACY
 
 #: The warning time before the expiry of a certificate of ours.
 EXPIRY_WARNING = timedelta(days=WARNING_DAYS[0])
+
+#: Servers of the engine: one of them may fail.
+ENGINE_SERVERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +65,12 @@ def check_configuration(path: Path) -> CheckedConfiguration:
         complaints += [f"{key_text(('peers', name))}.{text}" for text in _unusable(peer, revocations)]
     complaints += [f"console.certificate: {text}" for text in _unusable_certificate(config.console.certificate)]
     complaints += [f"admin.group: {text}" for text in _missing_group(config.admin.group)]
+    complaints += _missing_client(config)
     complaints += [f"policy.deny_lists: {text}" for text in denial.complaints(config.policy.deny_lists)]
     if complaints:
         raise ConfigError(config.path, complaints)
     warnings = [*certificates.warnings, *_certificate_warnings(certificates, anchors, datetime.now(UTC))]
-    warnings += [*_policy_warnings(config), *_listener_warnings(config, reaches_ipv6())]
+    warnings += [*_policy_warnings(config), *_listener_warnings(config, reaches_ipv6()), *_cluster_warnings(config)]
     return CheckedConfiguration(config, certificates, tuple(warnings), revocations)
 
 
@@ -84,6 +91,30 @@ def _listener_warnings(config: Config, ipv6: bool) -> Iterator[str]:
             "listen: this host has IPv6, and no listener is on it: peers that find an AAAA record of it cannot connect. "
             'Write endpoint = "tcp:5269" for both families'
         )
+
+
+def _missing_client(config: Config) -> Iterator[str]:
+    """Yield that the client of the engine is not installed, and what is wrong with the secret that all nodes share."""
+    if config.cluster.node is None:
+        return
+    if find_spec("nats") is None:
+        yield 'cluster: the client of the engine is not installed: pip install "s2sgw[cluster]"'
+    assert config.cluster.shared is not None
+    try:
+        existing_secret(config.cluster.shared / SHARED_SECRET, "copy it from another node")
+    except (OSError, ValueError) as error:
+        yield f"cluster.shared: {error}"
+
+
+def _cluster_warnings(config: Config) -> Iterator[str]:
+    cluster = config.cluster
+    if cluster.node is None:
+        return
+    if len(cluster.engine) < ENGINE_SERVERS:
+        yield f"cluster.engine: with fewer than {ENGINE_SERVERS} servers nothing survives the loss of one"
+    if cluster.tls is None and not all(HostPort.parse(each.partition("//")[2], 0).is_loopback for each in cluster.engine):
+        yield "cluster.tls: stanzas go to the engine in clear, through the network"
+    yield "cluster.engine: whether its servers have `sync_interval: always`, which they need, cannot be seen from here"
 
 
 def _certificate_warnings(certificates: CertificateDirectory, anchors: Anchors, at: datetime) -> Iterator[str]:

@@ -31,8 +31,12 @@ def keep_secret(path: Path) -> bytes:
     """
     if not path.exists():
         write_atomically(path, secrets.token_bytes(SECRET_BYTES))
+    return existing_secret(path, "restore it from a backup, or remove it to have a new one made")
+
+
+def existing_secret(path: Path, remedy: str) -> bytes:
+    """Return a secret that exists. Raises `SecretUnusable`, which ends with `remedy`, and `OSError`."""
     secret = path.read_bytes()
-    remedy = "restore it from a backup, or remove it to have a new one made"
     if len(secret) != SECRET_BYTES:
         raise SecretUnusable(f"{path} must hold {SECRET_BYTES} bytes, and holds {len(secret)}; {remedy}")
     if len(set(secret)) == 1:

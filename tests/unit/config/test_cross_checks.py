@@ -246,6 +246,86 @@ class AgreementTests(ConfigTestCase):
         self.assertIsNone(tcp_place("systemd:domain=INET:index=0"))
 
 
+class ClusterTests(ConfigTestCase):
+    """Tests of `[cluster]`."""
+
+    WHOLE = (
+        '[cluster]\nnode = "a"\nengine = ["nats://192.0.2.21"]\nlisten = "tcp:5271:interface=192.0.2.11"\n'
+        'members = ["192.0.2.0/28"]\nshared = "shared"\n'
+    )
+
+    def setUp(self) -> None:
+        super().setUp()
+        (self.folder / "shared").mkdir()
+        for name in ("secret", "backend-ca.pem", "backend-ca.key"):
+            (self.folder / "shared" / name).touch()
+
+    def test_whole(self) -> None:
+        """A port is added to a server of the engine."""
+        self.assertEqual(("nats://192.0.2.21:4222",), self.config(GATEWAY + self.WHOLE).cluster.engine)
+
+    def test_alone(self) -> None:
+        """Without the section the gateway is alone, and needs no shared files."""
+        self.assertIsNone(self.config().cluster.node)
+
+    def test_missing_keys(self) -> None:
+        """An empty section lacks every required key."""
+        found = self.with_gateway("[cluster]\n")
+        self.assertEqual({f"line 3: cluster.{key}: is missing" for key in ("node", "engine", "listen", "members", "shared")}, set(found))
+
+    def test_listener(self) -> None:
+        """Others must reach the listener, and the address must be of one machine: no name, not all addresses, no free port."""
+        for endpoint, words in (
+            ("tcp:5271", "needs the IP address"), ("tcp:5271:interface=0.0.0.0", "needs the IP address"),
+            ("tcp:5271:interface=node-a", "needs the IP address"), ("tcp6:5271:interface=\\\\:\\\\:", "needs the IP address"),
+            ("tcp:0:interface=192.0.2.11", "must be a TCP port"), ("unix:/run/x", "must be a TCP port"),
+            ("tcp:5271:interface=127.0.0.1", "is on loopback"),
+        ):
+            (found,) = self.with_gateway(self.WHOLE.replace("tcp:5271:interface=192.0.2.11", endpoint))
+            self.assertIn(f"cluster.listen: {words}", found, endpoint)
+
+    def test_loopback(self) -> None:
+        """Nodes of one machine can use its loopback addresses."""
+        text = self.WHOLE.replace("192.0.2.11", "127.0.0.2").replace("192.0.2.0/28", "127.0.0.0/8")
+        self.assertEqual([], self.with_gateway(text))
+
+    def test_backends(self) -> None:
+        """Nodes cannot share jabberd2's router."""
+        (self.folder / "router.secret").write_text("pencil\n")
+        (self.folder / "router.secret").chmod(0o600)
+        (found,) = self.with_gateway('[backend]\nkind = "jabberd2-router"\nsecret_file = "router.secret"\n' + self.WHOLE)
+        self.assertIn('backend.kind: cannot be "jabberd2-router" in a cluster', found)
+
+    def test_queue(self) -> None:
+        """A cluster has a spool."""
+        (found,) = self.with_gateway("[queue]\ndisk = 0\n" + self.WHOLE)
+        self.assertIn("queue.disk: must not be 0 in a cluster", found)
+
+    def test_values(self) -> None:
+        """Names, servers and times out of bounds are refused, each in words."""
+        for old, new, words in (
+            ('"a"', '"a.b"', "letters, digits"), ("nats://192.0.2.21", "nats://user:x@192.0.2.21", "without a user"),
+            ("nats://192.0.2.21", "http://192.0.2.21", "must be a URL"), ('shared"\n', 'shared"\nlease = "1s"\n', '"2s" to "30s"'),
+            ('shared"\n', 'shared"\nbridge = "5m"\n', 'up to "2m"'), ('shared"\n', 'shared"\nbridge = "2s"\n', "at least cluster.lease"),
+            ('"nats://192.0.2.21"', '"nats://192.0.2.21", "nats://192.0.2.21:4222"', "listed twice"),
+        ):
+            (found,) = self.with_gateway(self.WHOLE.replace(old, new))
+            self.assertIn(words, found)
+
+    def test_files(self) -> None:
+        """The shared files must be there; the authority only for a server that needs it."""
+        for name in ("secret", "backend-ca.key"):
+            (self.folder / "shared" / name).unlink()
+        found = self.with_gateway(self.WHOLE)
+        self.assertEqual(["shared/secret", "shared/backend-ca.key"], [each.split()[3] for each in found])
+        self.assertEqual(1, len(self.with_gateway('[backend]\nkind = "echo"\n' + self.WHOLE)))
+        self.assertIn("nowhere is not a directory", self.with_gateway(self.WHOLE.replace('"shared"', '"nowhere"'))[0])
+
+    def test_shared_port(self) -> None:
+        """The listener for nodes has a port of its own."""
+        self.assertIn("same address and port as listen[0]", self.with_gateway(self.WHOLE.replace("5271", "5269"))[0])
+
+
 class FileTests(ConfigTestCase):
     """Tests of the files that a configuration names."""
 

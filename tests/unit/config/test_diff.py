@@ -32,6 +32,23 @@ class ChangesTests(SynchronousTestCase):
         self.between(old, new, (f"[gateway]\ndomains = {before}\n", f"[gateway]\ndomains = {after}\n"))
         return self.refused
 
+    def test_cluster(self) -> None:
+        """No key of the cluster can be reloaded, and the domains of its nodes cannot: all nodes have the same ones."""
+        (self.folder / "shared").mkdir()
+        for name in ("secret", "backend-ca.pem", "backend-ca.key"):
+            (self.folder / "shared" / name).touch()
+        text = (
+            '[cluster]\nnode = "a"\nengine = ["nats://127.0.0.1"]\nlisten = "tcp:5271:interface=127.0.0.1"\n'
+            'members = ["127.0.0.0/8"]\nshared = "shared"\n'
+        )
+        self.between(text, text.replace('"a"', '"b"'))
+        self.assertEqual(["cluster.node: can change only at a restart"], self.refused)
+        self.assertEqual(
+            ["gateway.domains: can change only while all nodes of the cluster are stopped"],
+            self.moved(text, text, '["a.example"]', '["b.example"]'),
+        )
+        self.assertEqual([], self.moved("", "", '["a.example"]', '["b.example"]'))
+
     def test_nothing(self) -> None:
         """A default that is written out, another order, or another spelling changes nothing."""
         self.assertEqual({}, self.between("", '[queue]\nhold = "600s"\n[tls]\nminimum = "1.2"\n'))

@@ -13,6 +13,7 @@ from s2sgw.config import Config, parse
 from s2sgw.config.cross_checks import tcp_place
 from s2sgw.config.loading import SECTIONS
 from s2sgw.config.password_hash import PasswordHash
+from s2sgw.config.sections import Cluster
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.xmpp.jid import Domain
 from tests.support.configurations import GATEWAY, ConfigTestCase
@@ -277,7 +278,7 @@ class ExampleTests(SynchronousTestCase):
         """The full example has every key, and each default that it shows is the default."""
         found = self.load("full.toml")
         tree: dict[str, Any] = tomllib.loads((ROOT / "examples" / "full.toml").read_text("utf-8"))
-        self.assertEqual(set(SECTIONS), set(tree))
+        self.assertEqual(set(SECTIONS) - {"cluster"}, set(tree))
         models = {"gateway": found.gateway, "listen": found.listen[0], "tls": found.tls, "dns": found.dns, "backend": found.backends[0],
                   "queue": found.queue, "log": found.log, "admin": found.admin}
         for name, model in models.items():
@@ -290,10 +291,25 @@ class ExampleTests(SynchronousTestCase):
         minimal = parse(GATEWAY, self.root / "examples" / "s2sgw.toml")
         self.assertEqual((minimal.queue, minimal.log, minimal.tls, minimal.listen), (found.queue, found.log, found.tls, found.listen))
 
+    def test_cluster(self) -> None:
+        """The example of a node has every key of [cluster], and each default that it shows is the default."""
+        for name in ("secret", "backend-ca.pem", "backend-ca.key"):
+            (self.root / "examples/shared").mkdir(exist_ok=True)
+            (self.root / "examples/shared" / name).touch()
+        (self.root / "examples/engine-ca.pem").touch()
+        credentials = self.root / "examples/engine.credentials"
+        credentials.write_text("s2sgw:secret\n")
+        credentials.chmod(0o600)
+        found = self.load("cluster.toml").cluster
+        self.assertEqual(set(type(found).model_fields), found.model_fields_set)
+        self.assertEqual((Cluster().lease, Cluster().bridge), (found.lease, found.bridge))
+
     def test_documented(self) -> None:
         """docs/configuration.md describes every key."""
         text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
         found = self.load("full.toml")
+        for key in Cluster.model_fields:
+            self.assertIn(f"| `{key}` |", text.partition("## `[cluster]`")[2].partition("## ")[0])
         for model in (found.gateway, found.listen[0], found.tls, found.dns, found.backends[0], found.queue, found.log, found.admin, found.peers["default"]):
             for key in type(model).model_fields:
                 self.assertRegex(text, rf"`(limits\.|static\.)?{key}", key)

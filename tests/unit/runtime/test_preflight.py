@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest import mock
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -45,6 +46,43 @@ class GroupTests(PreflightCase):
         self.assertIn("admin.group: there is no group no-such-group: create it", complaint)
         known = grp.getgrall()[0].gr_name
         self.assertEqual(known, check_configuration(self.written(f'[admin]\nsocket = "admin.sock"\ngroup = "{known}"\n')).config.admin.group)
+
+
+class ClusterTests(PreflightCase):
+    def setUp(self) -> None:
+        super().setUp()
+        (self.folder / "shared").mkdir()
+        self.secret = self.folder / "shared" / "secret"
+        self.secret.write_bytes(bytes(range(32)))
+        self.secret.chmod(0o600)
+
+    def node(self, engine: str = "nats://192.0.2.21") -> Path:
+        return self.written(
+            f'[cluster]\nnode = "a"\nengine = ["{engine}"]\nlisten = "tcp:5271:interface=192.0.2.11"\nmembers = ["192.0.2.0/28"]\n'
+            'shared = "shared"\n'
+        )
+
+    def test_client(self) -> None:
+        """Without the client of the engine the gateway cannot start; the remedy is the extra."""
+        with mock.patch("s2sgw.runtime.preflight.find_spec", return_value=None):
+            (complaint,) = self.assertRaises(ConfigError, check_configuration, self.node()).complaints
+            self.assertIn('pip install "s2sgw[cluster]"', complaint)
+            check_configuration(self.written())
+
+    def test_shared_secret(self) -> None:
+        """A secret that strangers may know is refused."""
+        self.secret.chmod(0o644)
+        (complaint,) = self.assertRaises(ConfigError, check_configuration, self.node()).complaints
+        self.assertIn("cluster.shared: ", complaint)
+        self.assertIn("chmod 600", complaint)
+
+    def test_warnings(self) -> None:
+        """A single server, a connection in clear, and what cannot be seen are warned of. On loopback nothing is in clear on a network."""
+        found = check_configuration(self.node()).warnings
+        for words in ("fewer than 3 servers", "in clear, through the network", "sync_interval"):
+            self.assertTrue(any(words in each for each in found), words)
+        found = check_configuration(self.node("nats://127.0.0.1")).warnings
+        self.assertFalse(any("in clear" in each for each in found))
 
 
 class ListenerWarningTests(PreflightCase):
