@@ -23,11 +23,13 @@ from twisted.python.failure import Failure
 
 from s2sgw.net.addresses import spelled
 from s2sgw.net.buffering import InputBuffer, OutputGate, UnsentBytes
+from s2sgw.net.handover import innermost
 from s2sgw.net.socket_transport import SocketTransport, take_over
 from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout, unacknowledged_bytes
 from s2sgw.net.tls_layer import TLSFacts, TLSListener, lost, tls_on
 from s2sgw.net.turn_budget import TurnBudget
 from s2sgw.net.turns import Turns
+from s2sgw.net.write_permission import HeldWrites, WriteLease
 from s2sgw.stream.events import Ended, Event, PairProven, Refusal, StartTLS, VerifyReady
 from s2sgw.trust.evidence import Role
 from s2sgw.xmpp.ending import Cause, Ending
@@ -127,22 +129,23 @@ class StreamConnection(Protocol):
 
     `tls(event)` returns the function that opens TLS in the engine's role (`ServerTLS.for_domain`, `ClientTLS.for_peer`). `event`
     is the engine's order. None: direct TLS, which begins with the connection.
+    `may_write` is asked before each write to the socket. While it is not given, data waits. None: it always is.
     """
 
     _log = Logger()
     #: (Twisted's base class adds a dict, which holds two attributes more. All of these in it would take 1.2 kB more.)
     __slots__ = (
         "_answered", "_blocked_timer", "_clock", "_closed", "_deadline", "_direct_tls", "_events", "_gone", "_handshaking",
-        "_intake", "_link", "_options", "_out", "_outlet", "_owed", "_portion", "_sends", "_socket", "_stepping", "_tls",
-        "_tls_is_news", "_transport", "_turning", "_turns", "_unsent", "blocked_since", "busy", "ending", "engine",
-        "established", "has_preface", "last_received", "last_sent", "owner", "read_since", "retiring", "role", "secured",
-        "shared",
+        "_held_writes", "_intake", "_link", "_may_write", "_options", "_out", "_outlet", "_owed", "_portion", "_sends",
+        "_socket", "_stepping", "_tls", "_tls_is_news", "_transport", "_turning", "_turns", "_unsent", "blocked_since", "busy",
+        "ending", "engine", "established", "has_preface", "last_received", "last_sent", "owner", "read_since", "retiring",
+        "role", "secured", "shared",
     )
 
     def __init__(
         self, engine: Engine, owner: ConnectionOwner, *, clock: IReactorTime, role: Role, tls: Callable[[StartTLS | None], Any],
         direct_tls: bool = False, options: ConnectionOptions = ConnectionOptions(), shared: bool = False,
-        turns: Turns | None = None, unsent: UnsentBytes | None = None,
+        turns: Turns | None = None, unsent: UnsentBytes | None = None, may_write: WriteLease | None = None,
     ) -> None:
         self.engine = engine
         self.owner = owner
@@ -180,6 +183,8 @@ class StreamConnection(Protocol):
         #: bytes of answers: in this turn, and since the transport became full
         self._answered = self._owed = 0
         self._unsent = unsent or UnsentBytes()
+        self._may_write = may_write
+        self._held_writes: HeldWrites | None = None  # on a transport of Twisted's
         self._deadline: IDelayedCall | None = None
         self._blocked_timer: IDelayedCall | None = None
         self._out: Any = None  # the target of writes: the transport, later the TLS on it
@@ -325,8 +330,10 @@ class StreamConnection(Protocol):
         set_user_timeout(self._transport)
         set_quick_ack(self._transport)
         if not (self._direct_tls and self.has_preface):
-            self._socket = take_over(self.transport, self, self._turns)
+            self._socket = take_over(self.transport, self, self._turns, self._may_write)
             self._transport = self._socket or self.transport
+        if self._socket is None and self._may_write is not None:
+            self._held_writes = HeldWrites(innermost(self.transport), self._may_write)
         self._out = self._intake.transport = self._transport
         self._out.registerProducer(self._outlet, True)
         if self._options.negotiation_timeout is not None:
@@ -576,6 +583,9 @@ class StreamConnection(Protocol):
             self._socket.release()
             self._socket = self._intake.transport = None
             self._transport = self.transport
+        if self._held_writes is not None:
+            self._held_writes.release()
+            self._held_writes = None
         try:
             while self._readable:
                 self._feed()

@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from s2sgw.net.handover import innermost
 from s2sgw.net.tls_layer import TLSFacts, observe
+from s2sgw.net.write_permission import WriteLease
 
 #: The most that is read in one turn: bytes, and TLS records of up to `RECORD_BYTES` (RFC 8446 §5.1).
 READ_BYTES = 65536
@@ -69,11 +70,13 @@ class _Renegotiation:
         self.wrappedProtocol = self._Told(user)
 
 
-def take_over(transport: Any, user: Input, outputs: Outputs) -> SocketTransport | None:
+def take_over(
+    transport: Any, user: Input, outputs: Outputs, may_write: WriteLease | None = None,
+) -> SocketTransport | None:
     """Return a transport in place of Twisted's; None: Twisted's has no plain TCP socket of its own.
 
     `transport` may be relayed (`net.handover`): its ends are kept. At the end Twisted's transport closes the socket and calls its
-    protocol.
+    protocol. `may_write` is asked before each write to the socket. TLS itself may write its own records without it.
     """
     below = innermost(transport)
     if type(below) not in (tcp.Server, tcp.Client) or not IReactorFDSet.providedBy(below.reactor):
@@ -82,14 +85,16 @@ def take_over(transport: Any, user: Input, outputs: Outputs) -> SocketTransport 
         below.doWrite()  # sends a preface that was just written
         if below.dataBuffer:
             return None
-    return SocketTransport(transport, below, user, outputs)
+    return SocketTransport(transport, below, user, outputs, may_write)
 
 
 @implementer(IReadWriteDescriptor, IPushProducer)
 class SocketTransport:
     """One connected TCP socket at the reactor. After the loss it does nothing more."""
 
-    def __init__(self, transport: Any, below: Any, user: Input, outputs: Outputs) -> None:
+    def __init__(
+        self, transport: Any, below: Any, user: Input, outputs: Outputs, may_write: WriteLease | None = None,
+    ) -> None:
         self.socket = below.socket
         self.getPeer, self.getHost = transport.getPeer, transport.getHost
         self._below = below
@@ -97,6 +102,7 @@ class SocketTransport:
         self._descriptor: int = below.fileno()
         self._user: Input | None = user
         self._outputs = outputs
+        self._may_write = may_write
         self._pending: list[bytes] = []
         self._size = 0
         self._send_is_due = False
@@ -148,6 +154,11 @@ class SocketTransport:
         if self._writing or self._handshaking or not self._pending or self._lost:
             self._look_if_full()
             return
+        may_write = self._may_write
+        if may_write is not None and not may_write.given():
+            may_write.wait(self)
+            self._look_if_full()
+            return
         data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
         sent = 0
         send = self.socket.send if self._tls is None else self._tls.send
@@ -156,6 +167,9 @@ class SocketTransport:
                 sent = send(data)
             view = memoryview(data)
             while sent < len(data):
+                if may_write is not None and not may_write.given():
+                    may_write.wait(self)
+                    break
                 sent += send(view[sent : sent + SEND_BYTES])
         except (BlockingIOError, SSL.WantWriteError):
             self._want_write(True)
@@ -169,6 +183,11 @@ class SocketTransport:
         self._look_if_full()
         if self._closing and not self._size:
             self._close()
+
+    def permitted(self) -> None:
+        """Send on: the right to write is there again."""
+        if not self._lost:
+            self._want_write(True)
 
     def _look_if_full(self) -> None:
         if not self._is_full and self._size > FULL_BYTES:
@@ -317,6 +336,8 @@ class SocketTransport:
             return
         self._stop()
         self._lost = True
+        if self._may_write is not None:
+            self._may_write.forget(self)
         if self._tls is not None:
             self._tls.set_app_data(None)
         self._tls = self._tls_user = self._tls_begin = self._user = self._gate = self._below = None

@@ -21,6 +21,7 @@ from s2sgw.net.handover import HandoverProtocol, RelayedTransport
 from s2sgw.net.socket_transport import FULL_BYTES, SocketTransport, take_over
 from s2sgw.net.tls import ClientTLS
 from s2sgw.net.turns import Turns
+from s2sgw.net.write_permission import LOOK, WriteLease
 from s2sgw.stream.events import Refusal, StanzasReceived
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
@@ -40,6 +41,8 @@ class World:
     def __init__(self, case: SynchronousTestCase, *, solo: bool = False) -> None:
         self.reactor = SocketReactor()
         self.turns = Turns(self.reactor)
+        self.has_lease = True
+        self.permission = WriteLease(lambda: self.has_lease, self.reactor)
         near, far = connected()
         self.engine, self.owner = ToyEngine(), Recorder()
         self.receiving = self._stream(self.engine, self.owner, "receiving")
@@ -59,7 +62,10 @@ class World:
         tls: Any = lambda order: (  # noqa: E731
             server_context_of().for_domain(LOCAL) if role == "receiving" else ClientTLS().for_peer(LOCAL, mine)
         )
-        return StreamConnection(engine, owner, clock=self.reactor, role=role, tls=tls, options=SOON, turns=self.turns)
+        return StreamConnection(
+            engine, owner, clock=self.reactor, role=role, tls=tls, options=SOON, turns=self.turns,
+            may_write=self.permission,
+        )
 
     def secured(self) -> World:
         """Put both streams under TLS and complete their negotiation."""
@@ -82,6 +88,18 @@ class World:
     def read(self) -> bytes:
         """Return what the receiving side has read since TLS began, or since the beginning."""
         return b"".join(self.engine.fed[1:] if self.engine.fed[0] == b"STARTTLS\n" else self.engine.fed)
+
+
+def _drained(world: World) -> int:
+    """Read at the plain socket until nothing comes. Return the number of bytes."""
+    size = 0
+    for _ in range(1000):
+        world.reactor.settle()
+        try:
+            size += len(world.socket.recv(1_000_000))
+        except BlockingIOError:
+            return size
+    raise AssertionError("it does not come to rest")
 
 
 class Suite:
@@ -135,6 +153,50 @@ class Suite:
         world.receiving.resume("a test")
         world.reactor.settle()
         self.assertEqual(world.stanzas(), [b"later\n"])
+
+    def test_lease(self: Any) -> None:
+        """Without the right to write nothing reaches the other side; with it again, all data arrives in order."""
+        world = World(self).secured()
+        world.initiating.write(b"one\n")
+        world.reactor.settle()
+        world.has_lease = False
+        world.initiating.write(b"two\n")
+        world.reactor.settle()
+        world.initiating.write(b"three\n")
+        world.reactor.advance(LOOK)
+        world.reactor.settle()
+        self.assertEqual(world.stanzas(), [b"one\n"])
+        world.has_lease = True
+        world.reactor.advance(LOOK)
+        world.reactor.settle()
+        self.assertEqual((world.stanzas(), world.permission.waiting), ([b"one\n", b"two\n", b"three\n"], 0))
+
+    def test_lease_ends_over_a_full_socket(self: Any) -> None:
+        """After the end of the lease nothing is written of the data that waited for the socket, also when it has room again."""
+        world = World(self, solo=True)
+        world.receiving.write(BLOCK * 100)
+        world.reactor.settle()
+        world.has_lease = False
+        read = _drained(world)
+        self.assertLess(read, len(BLOCK) * 100)
+        self.assertEqual(world.reactor.getWriters(), [])
+        world.has_lease = True
+        world.reactor.advance(LOOK)
+        self.assertEqual(read + _drained(world), len(BLOCK) * 100)
+
+    def test_abort_without_lease(self: Any) -> None:
+        """A stream that is closed, and then aborted without the right to write, sends nothing, and waits for nothing."""
+        world = World(self).secured()
+        world.has_lease = False
+        world.initiating.write(b"never\n")
+        world.reactor.settle()
+        world.initiating.close(CLOSING)
+        world.reactor.settle()
+        world.has_lease = True
+        world.initiating.abort(CLOSING)
+        world.reactor.advance(SOON.close_timeout)
+        world.reactor.settle()
+        self.assertEqual((world.stanzas(), world.permission.waiting), ([], 0))
 
     def test_in_order(self: Any) -> None:
         """An orderly close is reported on both sides, and data written before it arrives."""
