@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
@@ -464,9 +464,11 @@ class ServerStreamProvider:
         """Return the leg of these streams."""
         return "backend"
 
-    async def find(self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False) -> OutboundStream:
+    def find(
+        self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False,
+    ) -> Coroutine[Any, Any, OutboundStream]:
         """Return a stream for `pair`. Raises `StreamUnavailable`."""
-        return await self.backends.find(pair, broken, alone)
+        return self.backends.find(pair, broken, alone)
 
     def urge(self, recipient: Domain) -> None:
         """Try again at once."""

@@ -47,6 +47,10 @@ class AckChoice(Protocol):
 class DeliveryAgent:
     """A `NextHop` (see `delivery.next_hop`) over the streams of `provider`."""
 
+    __slots__ = (
+        "_ack_selection", "_clock", "_machine", "_record", "data", "last_ending", "poison_detector", "provider", "queue",
+        "resume_wait", "retry",
+    )
     log = Logger()
 
     def __init__(

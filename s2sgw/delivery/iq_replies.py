@@ -69,6 +69,8 @@ class LateReplies:
 class PingReplies:
     """The replies that are caught in the queue of `pair`."""
 
+    __slots__ = ("_late", "_pair", "pings")
+
     def __init__(self, pair: Pair, late: LateReplies) -> None:
         #: the ids of the gateway's own unanswered pings -> the function to call with the answer
         self.pings: dict[str, Callable[[], None]] = {}

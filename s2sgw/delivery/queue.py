@@ -24,7 +24,7 @@ from s2sgw.delivery.services import DeliveryServices
 from s2sgw.delivery.spooling import RequestMarks, SpooledRange, SpoolOverflow
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE, may_bounce
 from s2sgw.queue.delay_stamp import stamped
-from s2sgw.queue.entries import QueuedStanza, QueueItem, UpstreamAck, by_position, settle
+from s2sgw.queue.entries import NO_POSITIONS, QueuedStanza, QueueItem, UpstreamAck, by_position, settle
 from s2sgw.queue.evidence import DROPPED, ON_DISK, PASSED_ON, WRITTEN, ReceiptEvidence, Rule
 from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.queue.presence import LatestPresence
@@ -66,7 +66,18 @@ class _Ending(NamedTuple):
 
 
 class DeliveryQueue:
-    """The queue of one pair. It is the only writer of its `pair_queue`."""
+    """The queue of one pair. It is the only writer of its `pair_queue`.
+
+    A peer may have thousands of queues in which one stanza waits. So a queue has no `__dict__`, and tables that are empty in such
+    a queue are small.
+    """
+
+    __slots__ = (
+        "__weakref__", "_appends", "_beyond_memory", "_causes", "_due", "_endings", "_inverse", "_limited", "_marks",
+        "_out_of_order", "_passed", "_presence", "_services", "_slowed", "_spared", "_step_is_due", "_unreported",
+        "_unreported_bytes", "direction", "forgotten", "held", "limits", "next_hop", "one_chunk", "overflow", "pair_queue",
+        "parked", "quiesced", "replies", "restore_turn", "spooled_range", "suspects",
+    )
 
     def __init__(self, pair_queue: PairQueue, direction: Direction, services: DeliveryServices) -> None:
         self.pair_queue = pair_queue
@@ -79,7 +90,7 @@ class DeliveryQueue:
         self._limited = False
         #: whether an operator holds the queue, and the positions that are held
         self.held = False
-        self.parked: set[int] = set()
+        self.parked = NO_POSITIONS
         #: the gateway stops: nothing is written; or something is written only while nothing is in flight
         self.quiesced = self.one_chunk = False
         self.replies = PingReplies(pair_queue.pair, services.late)
@@ -91,13 +102,13 @@ class DeliveryQueue:
         self._inverse = pair_queue.pair.inverse
         self._passed = services.record.stanza_counter(direction, "passed")
         self._unreported = self._unreported_bytes = 0  # stanzas passed on that are not in the daily report yet
-        self._slowed: set[StanzaSource] = set()
+        self._slowed: dict[StanzaSource, None] = {}
         self._appends = 0  # calls of the spool that are not answered
         self._due = -inf  # stanzas accepted by then are for the spool, with the next call if one is under way
         self._out_of_order = False
-        self._endings: deque[_Ending] = deque()
+        self._endings: list[_Ending] = []
         #: the positions that were in flight when the first ending began, and came back since: they are no part of it
-        self._spared: set[int] = set()
+        self._spared = NO_POSITIONS
         #: the positions that are to be bounced, and why
         self._causes: dict[int, Cause] = {}
         self._step_is_due = False
@@ -129,7 +140,7 @@ class DeliveryQueue:
         self.forgotten = True
         self._causes.clear()
         self._endings.clear()
-        self._spared = set()
+        self._spared = NO_POSITIONS
         self.report_passed()
         self.next_hop.dispose()
         self.next_hop = NoNextHop()
@@ -222,7 +233,7 @@ class DeliveryQueue:
             self._keep(stanzas, upstream_ack)
             slow = self.next_hop.slow
         if source is not None and self._must_slow(source, slow):
-            self._slowed.add(source)
+            self._slowed[source] = None
             source.pause(self)
 
     def _without_replies(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> list[Stanza]:
@@ -353,7 +364,7 @@ class DeliveryQueue:
             self.restore_turn.reconsider(self)
         for source in list(self._slowed):  # the check may relieve the next hop, and that may call this again
             if not self._must_slow(source, self.next_hop.slow) and source in self._slowed:
-                self._slowed.discard(source)
+                del self._slowed[source]
                 source.resume(self)
 
     @property
@@ -363,7 +374,7 @@ class DeliveryQueue:
 
     def forget(self, source: StanzaSource) -> None:
         """Forget a source that is gone."""
-        self._slowed.discard(source)
+        self._slowed.pop(source, None)
 
     # --- passing custody on ---
 
@@ -441,7 +452,7 @@ class DeliveryQueue:
             return
         self._set_in_order()
         if self._endings:
-            self._spared.update([held.position for held in in_doubt])
+            self._spared |= {held.position for held in in_doubt}
         if poison and not ambiguous and len(in_doubt) == 1:
             self._end_poison(in_doubt, poison)
             return
@@ -584,7 +595,7 @@ class DeliveryQueue:
         if self._endings and self._endings[-1].cause is cause:
             self._endings.pop()
         if not self._endings:
-            self._spared = set()
+            self._spared = NO_POSITIONS
         self._endings.append(_Ending(up_to, cause))
         self._go_on_ending()
         self.relieve()
@@ -609,8 +620,8 @@ class DeliveryQueue:
         elif spooled_range is not None and spooled_range[0] < up_to:
             self.spooled_range.read_on(CHUNK)
         else:
-            self._spared = set()
-            self._endings.popleft()
+            self._spared = NO_POSITIONS
+            self._endings.pop(0)
             if self._endings:
                 self._step_soon()
             self._services.relief.keeps(self)
@@ -683,7 +694,7 @@ class DeliveryQueue:
         for held in gone:
             self._presence.forget(held)
         if self.parked and (ended := self.parked.intersection([held.position for held in gone])):
-            self.parked -= ended
+            self.parked = self.parked - ended
             self._services.holds.ended(self.pair, ended)
         return spooled
 
@@ -720,16 +731,16 @@ class DeliveryQueue:
         if position is None:
             self.held = True
         else:
-            self.parked.add(position)
+            self.parked = self.parked | {position}
 
     def release(self, position: int | None = None) -> None:
         """End a hold. Releasing the whole queue also releases its single stanzas."""
         self._out_of_order = self._out_of_order or bool(self.parked)
         if position is None:
-            self.parked.clear()
+            self.parked = NO_POSITIONS
             self.held = False
         else:
-            self.parked.discard(position)
+            self.parked = self.parked - {position}
         self._set_in_order()
         self.flush()
 
@@ -784,7 +795,7 @@ class DeliveryQueue:
 
     def _set_in_order(self) -> None:
         """Keep the order: stanzas that were skipped during a hold stay in their place."""
-        if self.parked or self._out_of_order:
+        if (self.parked or self._out_of_order) and self.pair_queue.waiting:
             self.pair_queue.waiting = deque(sorted(self.pair_queue.waiting, key=by_position))
 
     # --- the stop ---

@@ -10,7 +10,7 @@ from s2sgw.delivery.iq_replies import PingReplies
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.services import DeliveryServices
-from s2sgw.queue.entries import HoldTimes
+from s2sgw.queue.entries import NO_POSITIONS, HoldTimes
 from s2sgw.queue.memory import PeerMemory
 from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.reporting.record import Direction
@@ -74,7 +74,7 @@ class DeliveryQueues:
         queue = self._queues[pair] = DeliveryQueue(pair_queue, self.direction(pair), self._services)
         self._towards.setdefault(pair.recipient, {})[pair] = queue
         queue.next_hop = self._transports.next_hop(queue)
-        queue.held, queue.parked, queue.quiesced = holds.holds(pair), parked, self.quiesced
+        queue.held, queue.parked, queue.quiesced = holds.holds(pair), frozenset(parked) if parked else NO_POSITIONS, self.quiesced
         return queue
 
     def _memory_of(self, pair: Pair) -> PeerMemory:

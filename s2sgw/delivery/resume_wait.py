@@ -18,6 +18,8 @@ class ResumeWait:
     `final`: the hold time of a stanza in flight is over too, so an attempt under way must not be awaited.
     """
 
+    __slots__ = ("_clock", "_expired", "_record", "_timer", "stream")
+
     def __init__(self, clock: IReactorTime, record: EventRecord, expired: Callable[[bool], None]) -> None:
         self.stream: ResumableStream | None = None
         self._clock = clock

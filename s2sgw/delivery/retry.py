@@ -13,6 +13,8 @@ MAX_ISOLATIONS = 20
 class RetrySchedule:
     """The failures in a row of one agent."""
 
+    __slots__ = ("_back_off", "_isolations", "_random", "failures")
+
     def __init__(self, back_off: BackOff, random: Chance) -> None:
         self.failures = 0
         self._isolations = 0

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE, may_bounce
-from s2sgw.queue.entries import QueuedStanza, QueueItem
+from s2sgw.queue.entries import NO_POSITIONS, QueuedStanza, QueueItem
 from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import Spool, Spooled, SpoolError
@@ -157,7 +157,7 @@ class ExpiryQuestion:
 
 
 class SpooledRange:
-    """The positions of a delivery queue that only the spool has.
+    """The positions of a delivery queue that only the spool has. (Its tables are dicts, because an empty set takes more memory.)
 
     `expiry_question`: its answer may name positions of any queue.
     """
@@ -182,9 +182,9 @@ class SpooledRange:
         self._read_again = READ_AGAIN
         self._looks = 0
         #: positions whose custody ended during a call of the spool: its answer may still name them
-        self._ended: set[int] = set()
+        self._ended: dict[int, None] = {}
         #: positions that have left the queue, and must still be removed from the spool
-        self._leaving: set[int] = set()
+        self._leaving: dict[int, None] = {}
 
     def dispose(self) -> None:
         """Drop the reference to the queue, which was forgotten. No answer of the spool is awaited."""
@@ -263,12 +263,13 @@ class SpooledRange:
 
     def leave(self, positions: Iterable[int]) -> None:
         """Note stanzas that have left the queue, and must still be removed from the spool."""
-        self._leaving.update(positions)
+        self._leaving.update(dict.fromkeys(positions))
 
     def struck_off(self, positions: Iterable[int]) -> None:
         """Note that these were removed. An answer under way may still name them."""
-        self._leaving.difference_update(positions)
-        self._ended.update(positions)
+        for position in positions:
+            self._leaving.pop(position, None)
+            self._ended[position] = None
         self.forget()
 
     def forget(self) -> None:
@@ -384,15 +385,15 @@ class SpoolOverflow:
         self.bound = ""
         #: bounces whose upstream acknowledgement is outstanding, and their number. While there are any, nothing else of the queue
         #: is written: a stanza that its sender resends after a crash must not be overtaken (R35)
-        self._bounces: set[object] = set()
+        self._bounces: dict[object, None] = {}
         self.unacked_bounces = 0
         #: the positions that the spool rejected and that are still to be bounced
-        self._bouncing: set[int] = set()
+        self._bouncing: set[int] | frozenset[int] = NO_POSITIONS
         self._step_is_due = False
 
     def dispose(self) -> None:
         """Drop the reference to the queue, which is forgotten and holds nothing that the spool rejected."""
-        self._bouncing = set()
+        self._bouncing = NO_POSITIONS
         del self._queue
 
     @property
@@ -422,7 +423,8 @@ class SpoolOverflow:
             elif queue.errors_pass:
                 given = {item.position for item in batch}
                 waiting = queue.pair_queue.not_in_flight()
-                self._bouncing.update([held.position for held in waiting if held.position in given and may_bounce(held.stanza)])
+                due = {held.position for held in waiting if held.position in given and may_bounce(held.stanza)}
+                self._bouncing = due | self._bouncing
                 self._bounce_some()
         finally:
             self.active = not all(item.gone for each in batch for item in each.parts_now())
@@ -433,7 +435,7 @@ class SpoolOverflow:
         """Bounce the first that are to be bounced. The rest follows in a later step."""
         waiting = (held.position for held in self._queue.pair_queue.not_in_flight())
         bounced = set(islice((position for position in waiting if position in self._bouncing), BOUNCED_AT_ONCE))
-        self._bouncing = self._bouncing if len(bounced) == BOUNCED_AT_ONCE else set()  # the others have left
+        self._bouncing = self._bouncing if len(bounced) == BOUNCED_AT_ONCE else NO_POSITIONS  # the others have left
         self._bouncing -= bounced
         if self._bouncing and not self._step_is_due:
             self._step_is_due = True
@@ -449,7 +451,7 @@ class SpoolOverflow:
         if queue.errors_pass and (queue.held or not queue.next_hop.ready):
             self._bounce_some()
         else:
-            self._bouncing = set()
+            self._bouncing = NO_POSITIONS
             queue.next_hop_ready()
         if not self._bouncing:
             queue.spool_again()
@@ -458,7 +460,7 @@ class SpoolOverflow:
         """Bounce stanzas that have left the queue. If that fails, they wait again."""
         bounce = object()
         if any(held.upstream_ack is not None for held in gone):
-            self._bounces.add(bounce)
+            self._bounces[bounce] = None
             self.unacked_bounces += 1
         try:
             self._queue.reject(gone, partial(self._told, bounce))
@@ -476,13 +478,13 @@ class SpoolOverflow:
         """Note that a bounce is not awaited any more. Return whether it was."""
         if bounce not in self._bounces:
             return False
-        self._bounces.discard(bounce)
+        del self._bounces[bounce]
         self.unacked_bounces -= 1
         return True
 
     def end(self) -> None:
         """Note that the queue holds no rejected stanzas any more. No more of them are bounced."""
-        self._bouncing = set()
+        self._bouncing = NO_POSITIONS
         if self.active:
             self.active, self.bound = False, ""
             self._queue.relieve()

@@ -14,6 +14,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, islice
+from typing import TypeVar
 
 from s2sgw.queue.entries import AnyItem, Batch, HoldTimes, QueuedStanza, QueueItem, UpstreamAck, by_position
 from s2sgw.queue.memory import PeerMemory
@@ -23,9 +24,24 @@ from s2sgw.xmpp.stanza import Stanza
 #: Stanzas in flight stay in memory until they are acknowledged. One queue may have this part of its peer's allowance in flight.
 IN_FLIGHT_PART = 4
 
+_Item = TypeVar("_Item", QueuedStanza, QueueItem)
+
+
+def _line(items: deque[_Item] | tuple[()]) -> deque[_Item]:
+    """Return a line that something can be added to. An empty line is a tuple, because an empty deque takes 760 bytes."""
+    return items if isinstance(items, deque) else deque()
+
 
 class PairQueue:
-    """The stanzas of `pair` in custody. They count against `memory`. `hold_times` gives how long each may wait."""
+    """The stanzas of `pair` in custody. They count against `memory`. `hold_times` gives how long each may wait.
+
+    A peer may have thousands of queues in which one stanza waits. So an empty line takes no memory.
+    """
+
+    __slots__ = (
+        "_earliest", "_hold_times", "_in_flight_bytes", "_in_flight_count", "_range_oldest", "arrived_since", "bytes",
+        "in_flight", "memory", "next_position", "only_spooled", "pair", "spooled_range", "unsaved", "unspooled", "waiting",
+    )
 
     def __init__(self, pair: Pair, memory: PeerMemory, hold_times: HoldTimes, next_position: int = 1) -> None:
         self.pair = pair
@@ -34,17 +50,17 @@ class PairQueue:
         #: bytes of the stanzas in memory that are not on the disk
         self.unsaved = 0
         self.next_position = next_position
-        self.in_flight: deque[QueueItem] = deque()
+        self.in_flight: deque[QueueItem] | tuple[()] = ()
         self._in_flight_count = self._in_flight_bytes = 0
-        self.waiting: deque[QueuedStanza] = deque()
+        self.waiting: deque[QueuedStanza] | tuple[()] = ()
         #: positions that only the spool has: after the first number, up to the second; their number; the acceptance of the first
         self.spooled_range: tuple[int, int] | None = None
         self.only_spooled = 0
         self._range_oldest: float | None = None
         #: the stanzas accepted since there is a spooled range
-        self.arrived_since: deque[QueuedStanza] = deque()
+        self.arrived_since: deque[QueuedStanza] | tuple[()] = ()
         #: the stanzas that the spool has not been given yet, oldest first
-        self.unspooled: deque[QueueItem] = deque()
+        self.unspooled: deque[QueueItem] | tuple[()] = ()
         self._hold_times = hold_times
         self._earliest: float | None = None
 
@@ -113,12 +129,15 @@ class PairQueue:
     def accept(self, stanzas: Sequence[Stanza], now: float, upstream_ack: UpstreamAck | None = None) -> list[QueuedStanza]:
         """Take custody of `stanzas`, which then wait."""
         accepted: list[QueuedStanza] = []
-        waiting = self.waiting if self.spooled_range is None else self.arrived_since
+        if self.spooled_range is None:
+            line = self.waiting = _line(self.waiting)
+        else:
+            line = self.arrived_since = _line(self.arrived_since)
         for stanza in stanzas:
             held = QueuedStanza(self.next_position, stanza, now, now + self._hold_times.for_stanza(stanza), upstream_ack)
             self.next_position += 1
             self._take(held)
-            waiting.append(held)
+            line.append(held)
             self._note_deadline(held)
             accepted.append(held)
         return accepted
@@ -128,7 +147,10 @@ class PairQueue:
         batch = Batch(self.next_position, stanzas, now, upstream_ack)
         self.next_position += len(stanzas)
         self._take(batch)
-        self.in_flight.append(batch)
+        in_flight = self.in_flight
+        if not isinstance(in_flight, deque):
+            in_flight = self.in_flight = deque()
+        in_flight.append(batch)
         self._in_flight_count += len(stanzas)
         self._in_flight_bytes += batch.cost
 
@@ -136,7 +158,10 @@ class PairQueue:
         cost = item.cost
         self._count(cost)
         self.unsaved += cost
-        self.unspooled.append(item)
+        unspooled = self.unspooled
+        if not isinstance(unspooled, deque):
+            unspooled = self.unspooled = deque()
+        unspooled.append(item)
 
     def _count(self, number: int) -> None:
         """Count these bytes of memory: for this queue, for its peer, and for all."""
@@ -167,8 +192,12 @@ class PairQueue:
             self._in_flight_bytes += held.cost
             held.written = True
             written.append(held)
-        self.waiting.extendleft(reversed(passed_over))
-        self.in_flight.extend(written)
+        if passed_over:
+            self.waiting = _line(self.waiting)
+            self.waiting.extendleft(reversed(passed_over))
+        if written:
+            self.in_flight = _line(self.in_flight)
+            self.in_flight.extend(written)
         self._in_flight_count += len(written)
         return written
 
@@ -191,9 +220,11 @@ class PairQueue:
     def _split(self, item: QueueItem, number: int) -> Batch:
         assert isinstance(item, Batch)
         first, rest = item.split(number)
+        self.in_flight = _line(self.in_flight)
         self.in_flight.appendleft(rest)
         self._forget_gone()
         if not item.spooled:
+            self.unspooled = _line(self.unspooled)
             self.unspooled.appendleft(rest)
         return first
 
@@ -214,9 +245,11 @@ class PairQueue:
         if apart:
             left = [item for item in self.unspooled if not item.gone]
             self.unspooled = deque(sorted([*apart, *left], key=by_position))
-        self.in_flight.clear()
+        self.in_flight = ()
         self._in_flight_count = self._in_flight_bytes = 0
-        self.waiting.extendleft(reversed(in_doubt))
+        if in_doubt:
+            self.waiting = _line(self.waiting)
+            self.waiting.extendleft(reversed(in_doubt))
         for held in in_doubt:
             self._note_deadline(held)
         return in_doubt
@@ -226,7 +259,7 @@ class PairQueue:
     def has_unspooled(self, before: float) -> bool:
         """Return whether anything accepted up to `before` must still be given to the spool."""
         self._forget_gone()
-        return bool(self.unspooled) and self.unspooled[0].accepted_at <= before
+        return self.unspooled[0].accepted_at <= before if self.unspooled else False
 
     def take_unspooled(self, before: float) -> list[QueueItem]:
         """Return the stanzas accepted up to `before` that are still here and must be given to the spool now, in order."""
@@ -236,12 +269,15 @@ class PairQueue:
             if not item.gone:
                 item.spooled = True
                 due.append(item)
+        if not self.unspooled:
+            self.unspooled = ()
         return due
 
     def give_back_unspooled(self, batch: Sequence[QueueItem]) -> None:
         """Note that the spool did not take `batch`. The stanzas of it that are left must be given again."""
         for item in batch:
             item.spooled = False
+        self.unspooled = _line(self.unspooled)
         self.unspooled.extendleft(item for item in reversed(batch) if not item.gone)
 
     def mark_durable(self, batch: Iterable[QueueItem]) -> None:
@@ -271,6 +307,7 @@ class PairQueue:
             self.only_spooled += 1
             self._range_oldest = held.accepted_at
             left.append(held)
+        self.waiting, self.arrived_since = self.waiting or (), self.arrived_since or ()
         return left
 
     @property
@@ -287,8 +324,10 @@ class PairQueue:
         if self.spooled_range is not None or self.bytes <= at_most:
             return at_most == 0 or not self.arrived_since
         tail = next((number for number, held in enumerate(reversed(self.waiting)) if held.durable), len(self.waiting))
-        if tail < len(self.waiting) and self.waiting[-1 - tail].position > self._last_in_flight:
-            self.arrived_since.extendleft(self.waiting.pop() for _ in range(tail))
+        waiting = self.waiting
+        if waiting and tail < len(waiting) and waiting[-1 - tail].position > self._last_in_flight:
+            self.arrived_since = _line(self.arrived_since)
+            self.arrived_since.extendleft(waiting.pop() for _ in range(tail))
         return True
 
     def restore(self, first: int, last: int, count: int, oldest: float) -> None:
@@ -301,16 +340,17 @@ class PairQueue:
         """Put stanzas that were read from the spooled range back in memory. `complete`: the range has no more."""
         assert self.spooled_range is not None
         last = self.spooled_range[1]
+        waiting = self.waiting = _line(self.waiting)
         for held in spooled:
             self._count(held.cost)
-            self.waiting.append(held)
+            waiting.append(held)
             self.only_spooled -= 1
             self._note_deadline(held)
             self.spooled_range, self._range_oldest = (held.position, last), held.accepted_at
         if complete:
             self.spooled_range, self.only_spooled, self._range_oldest = None, 0, None
-            self.waiting.extend(self.arrived_since)
-            self.arrived_since.clear()
+            waiting.extend(self.arrived_since)
+            self.arrived_since = ()
 
     def skip_to(self, position: int) -> None:
         """Note that no stanza of the spooled range up to `position` is in custody any more."""
@@ -352,9 +392,13 @@ class PairQueue:
             self._count(held.cost)
             self.unsaved += 0 if held.durable else held.cost
             self._note_deadline(held)
-            part = self.waiting if self.spooled_range is None or held.position <= self.spooled_range[0] else self.arrived_since
-            insort(part, held, key=by_position)
+            if self.spooled_range is None or held.position <= self.spooled_range[0]:
+                line = self.waiting = _line(self.waiting)
+            else:
+                line = self.arrived_since = _line(self.arrived_since)
+            insort(line, held, key=by_position)
             if not held.spooled and held not in self.unspooled:
+                self.unspooled = _line(self.unspooled)
                 insort(self.unspooled, held, key=by_position)
 
     def not_in_flight(self) -> Iterator[QueuedStanza]:

@@ -20,6 +20,8 @@ def replaceable(stanza: Stanza) -> bool:
 class LatestPresence:
     """The waiting presence of each pair of addresses that the next one may replace."""
 
+    __slots__ = ("_waiting",)
+
     def __init__(self) -> None:
         self._waiting: dict[Addresses, QueuedStanza] = {}
 

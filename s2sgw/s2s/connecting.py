@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IReactorTime
@@ -346,11 +346,9 @@ async def open_stream(
 
     `verifying`: the stream is to verify a dialback key. `requester` is charged for the look-ups; None: the gateway itself.
     """
-    owner, attempt = side.owner(pair), ConnectAttempt(side, pair, connect_services, verifying, broken, requester)
+    order = StreamOrder(side, pair, connect_services, verifying, broken, requester)
     try:
-        if verifying:
-            return await _verifying_stream(attempt, BACKEND if side.leg == "backend" else owner)
-        return await _stanza_stream(attempt, owner)
+        return await (_verifying_stream(order) if verifying else _stanza_stream(order))
     except LimitReached as full:
         raise StreamUnavailable(full.ending, retry=full.wait, repeated=True) from None
     except DestinationBackingOff as later:
@@ -361,22 +359,32 @@ async def open_stream(
         raise
 
 
-async def _verifying_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedStream:
+async def _verifying_stream(order: StreamOrder) -> InitiatedStream:
     """Open a stream for which a question waits: no back-off delays it, and it counts for no limit of streams."""
-    purpose: Purpose = "backend" if attempt.side.leg == "backend" else "verification"
-    async with attempt.services.destinations.attempt(attempt.name, purpose, owner, forced=True):
-        stream = await attempt.run()
-        attempt.services.destinations.succeeded(attempt.name)
+    on_backend, destinations = order.side.leg == "backend", order.services.destinations
+    purpose: Purpose = "backend" if on_backend else "verification"
+    owner = BACKEND if on_backend else order.side.owner(order.pair)
+    async with destinations.attempt(order.name, purpose, owner, forced=True):
+        stream = await ConnectAttempt(order).run()
+        destinations.succeeded(order.name)
         return stream
 
 
-async def _stanza_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedStream:
-    """Wait for a place among all streams, then for a handshake. If the place is gone by then, wait for another."""
-    room, bound = attempt.services.room, partial(attempt.side.owner_streams, attempt.pair)
+async def _stanza_stream(order: StreamOrder) -> InitiatedStream:
+    """Wait for a place among all streams, then for a handshake. If the place is gone by then, wait for another.
+
+    Thousands may wait here, so nothing is resolved or built for an attempt before it has a place.
+    """
+    room, owner = order.services.room, order.side.owner(order.pair)
     while True:
-        place = await room.turn(owner, bound) if room is not None else None
+        place = None
+        while room is not None and place is None:
+            bound = order.side.owner_streams(order.pair)
+            place = room.turn(owner, bound)
+            if place is None:
+                await room.wait(owner, bound)
         try:
-            stream = await _placed_stream(attempt, owner, place)
+            stream = await _placed_stream(order, owner, place)
         finally:
             if place is not None:
                 place.end()
@@ -384,16 +392,16 @@ async def _stanza_stream(attempt: ConnectAttempt, owner: Owner) -> InitiatedStre
             return stream
 
 
-async def _placed_stream(attempt: ConnectAttempt, owner: Owner, place: StreamPlace | None) -> InitiatedStream | None:
+async def _placed_stream(order: StreamOrder, owner: Owner, place: StreamPlace | None) -> InitiatedStream | None:
     """Wait for a handshake; return the stream, or None if `place` cannot be taken any more."""
-    services, name = attempt.services, attempt.name
-    purpose: Purpose = "backend" if attempt.side.leg == "backend" else "outbound"
+    services, name = order.services, order.name
+    purpose: Purpose = "backend" if order.side.leg == "backend" else "outbound"
     async with services.destinations.attempt(name, purpose, owner) as began:
         if place is not None and not place.take():
             return None
         try:
-            with services.peer_streams.entering(name, attempt.side.streams(attempt.pair), services.clock.seconds()):
-                stream = await attempt.run()
+            with services.peer_streams.entering(name, order.side.streams(order.pair), services.clock.seconds()):
+                stream = await ConnectAttempt(order).run()
             services.destinations.succeeded(name)
             services.peer_streams.joined(name, stream.connection)
             if place is not None:
@@ -407,21 +415,34 @@ async def _placed_stream(attempt: ConnectAttempt, owner: Owner, place: StreamPla
                 place.end()  # before others get this handshake: they may need the place
 
 
-class ConnectAttempt:
-    """One attempt. `failures` collects the reason of each place that failed."""
+class StreamOrder(NamedTuple):
+    """The stream that is to be opened (see `open_stream`)."""
 
-    def __init__(
-        self, side: InitiatingLeg, pair: Pair, connect_services: ConnectServices, verifying: bool, broken: BrokenStream | None,
-        requester: Requester | None,
-    ) -> None:
-        self._requester = requester
-        self._broken = broken
-        self.side = side
-        self.pair = pair
-        self.name = pair.recipient.ascii
-        self.services = connect_services
-        self._verifying = verifying
-        self._watch = HandshakeTimer(connect_services.clock, connect_services.times)
+    side: InitiatingLeg
+    pair: Pair
+    services: ConnectServices
+    verifying: bool
+    broken: BrokenStream | None
+    requester: Requester | None
+
+    @property
+    def name(self) -> str:
+        """Return the name of the server."""
+        return self.pair.recipient.ascii
+
+
+class ConnectAttempt:
+    """One attempt, which begins when it is made. `failures` collects the reason of each place that failed."""
+
+    def __init__(self, order: StreamOrder) -> None:
+        self._requester = order.requester
+        self._broken = order.broken
+        self.side = order.side
+        self.pair = order.pair
+        self.name = order.name
+        self.services = order.services
+        self._verifying = order.verifying
+        self._watch = HandshakeTimer(order.services.clock, order.services.times)
         self._failures: list[StreamUnavailable] = []
         #: the targets whose addresses were looked up, by place
         self._located: dict[tuple[str, int, bool], Target] = {}

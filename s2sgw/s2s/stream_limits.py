@@ -14,6 +14,7 @@ from itertools import islice
 from math import inf
 from typing import Literal, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.net.connection import StreamConnection
@@ -82,21 +83,24 @@ class StreamLimit:
         """Return how many attempts wait for a place."""
         return len(self._waiting)
 
-    async def turn(self, owner: Owner, current_bound: Callable[[], int] = int) -> StreamPlace:
-        """Return when there may be a place for `owner`. `end` what is returned.
+    def turn(self, owner: Owner, bound: int) -> StreamPlace | None:
+        """Return the turn of an attempt if there may be a place for `owner`, to be ended with `end`; None: `wait` for it.
 
-        The owner has at most `current_bound()` places (0: any number). No more attempts of the owner have their turn at a time
-        than it may have places.
+        The owner has at most `bound` places (0: any number). No more attempts of the owner have their turn at a time than it may
+        have places.
         """
-        while not self._make_room(owner, bound := current_bound()):
-            self._on_limit("domains_per_stream" if self._at_bound(owner, bound) else "streams")
-            waiter = self._waiting.wait((owner, bound))
-            if self._timer is None:
-                wait = self._looked_at + LOOK_SECONDS - self._clock.seconds()
-                self._timer = self._clock.callLater(max(0.0, wait), self._look)
-            await waiter
+        if not self._make_room(owner, bound):
+            return None
         self._turns[owner] += 1
         return StreamPlace(self, owner, bound)
+
+    def wait(self, owner: Owner, bound: int) -> Deferred[None]:
+        """Join the line of `owner`. The Deferred fires when there may be a place, or another bound: ask for the `turn` again."""
+        self._on_limit("domains_per_stream" if self._at_bound(owner, bound) else "streams")
+        if self._timer is None:
+            wait = self._looked_at + LOOK_SECONDS - self._clock.seconds()
+            self._timer = self._clock.callLater(max(0.0, wait), self._look)
+        return self._waiting.wait((owner, bound))
 
     def reconsider(self, _config: object = None) -> None:
         """Let all that wait look at their bounds again: a reload has changed the configuration."""

@@ -7,7 +7,7 @@ from typing import cast
 
 from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream, StreamUnavailable
 from s2sgw.reporting.record import Leg
-from s2sgw.s2s.connecting import ConnectServices, InitiatedStream, open_stream
+from s2sgw.s2s.connecting import ConnectServices, open_stream
 from s2sgw.s2s.legs import InitiatingLeg
 from s2sgw.s2s.resumption import BrokenStream
 from s2sgw.xmpp.ending import Cause
@@ -33,7 +33,9 @@ class PeerStreamProvider:
             return pair_stream
         shown = self.side.shown(pair)
         if shown is None:
-            return (await self._new(pair, former)).part
+            stream = await open_stream(self.side, pair, self.connect_services, broken=former)
+            self.connect_services.initiated.add(stream)
+            return stream.part
         if alone or former is not None or not self.connect_services.extensions.usable(pair.recipient.ascii, "multiplexing"):
             return await self._own(pair, shown, former)
         return await self._shared(pair, shown)
@@ -58,12 +60,7 @@ class PeerStreamProvider:
 
     async def _own(self, pair: Pair, shown: str, broken: BrokenStream | None = None) -> OutboundStream:
         with self.connect_services.multiplexing.opening(pair.recipient.ascii, shown):
-            stream = await self._new(pair, broken)
+            stream = await open_stream(self.side, pair, self.connect_services, broken=broken)
+            self.connect_services.initiated.add(stream)
             self.connect_services.multiplexing.add(stream)
         return stream.part
-
-    async def _new(self, pair: Pair, broken: BrokenStream | None) -> InitiatedStream:
-        """Open a stream as soon as there is a place for it."""
-        stream = await open_stream(self.side, pair, self.connect_services, broken=broken)
-        self.connect_services.initiated.add(stream)
-        return stream

@@ -42,6 +42,12 @@ def ingress_services(custody: Custody, peers: PeerPolicies) -> IngressServices:
     return IngressServices(custody.queues, services.bounces, services.clock, services.record, filters, soon=services.soon)
 
 
+def replacing(queue: DeliveryQueue, name: str, act: Callable[..., object]) -> Callable[..., object]:
+    """Return a method to patch `DeliveryQueue` with: it calls `act` for `queue`, and does as before for others."""
+    before = getattr(DeliveryQueue, name)
+    return lambda self, *args: act(*args) if self is queue else before(self, *args)
+
+
 def stop(custody: Custody) -> Deferred[None]:
     """Spool the held stanzas, and close."""
     async def stopped() -> None:

@@ -29,7 +29,7 @@ from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
-from tests.support.custody import Receipt, custody_of, stop
+from tests.support.custody import Receipt, custody_of, replacing, stop
 from tests.support.fakes import FakeNextHop
 from tests.support.spool_contract import answer_into
 
@@ -896,7 +896,7 @@ class MarkTests(SynchronousTestCase):
 
     def test_parked(self) -> None:
         """A request that the operator holds delays no other stanza, and is not marked."""
-        self.world.queue.parked = {2}
+        self.world.queue.parked = frozenset({2})
         self.assertEqual(self.go(), "mr")
         self.world.answer()
         self.assertEqual(ids(self.world.next_hop.sent), "mrsn")
@@ -1294,8 +1294,8 @@ class StepTests(SynchronousTestCase):
     def test_stop_that_fails_for_one_queue(self) -> None:
         """The other queues are spooled all the same."""
         other = self.world.queues.queue(Pair(OUT.sender, Domain.parse("other.example")))
-        self.patch(other, "hand_to_spool", raises)
-        self.patch(other, "spool_now", raises)
+        for name in ("hand_to_spool", "spool_now"):
+            self.patch(DeliveryQueue, name, replacing(other, name, raises))
         done = stop(self.world.custody)
         self.successResultOf(done)
         self.assertEqual((len(self.world.spooled()), len(self.flushLoggedErrors(OSError))), (BOUNCED_AT_ONCE + 5, 2))

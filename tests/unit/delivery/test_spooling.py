@@ -9,11 +9,12 @@ from unittest.mock import patch
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.spool.interface import Quarantined, SpoolBroken
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
-from tests.support.custody import stop
+from tests.support.custody import replacing, stop
 from tests.support.faulty_spool import FaultySpool
 from tests.support.spool_contract import answer_into
 from tests.unit.delivery.test_queue import OUT, WINDOW, World, ids, raises, stanza
@@ -174,7 +175,7 @@ class OverflowTests(SynchronousTestCase):
         world.next_hop.ready = False
         for queue in (world.queue, other):
             queue.accept([stanza("1")])
-        with patch.object(world.queue, "spool_now", raises):
+        with patch.object(DeliveryQueue, "spool_now", replacing(world.queue, "spool_now", raises)):
             world.clock.advance(WINDOW)
         self.assertEqual((len(self.flushLoggedErrors(OSError)), world.spool.count, world.queue.pair_queue.unsaved > 0), (1, 1, True))
         world.custody.expiry.sweep()

@@ -265,7 +265,7 @@ class PairQueueTests(SynchronousTestCase):
         it.accept([stanza("4"), stanza("5")], 1)
         it.evict(100 + OVERHEAD)
         self.assertEqual((ids(it.waiting), it.spooled_range, it.only_spooled, ids(it.arrived_since)), ([], (0, 4), 4, ["4", "5"]))
-        it.mark_durable([it.arrived_since[0]])
+        it.mark_durable([next(iter(it.arrived_since))])
         it.evict(100 + OVERHEAD)
         self.assertEqual((it.spooled_range, it.only_spooled, ids(it.arrived_since), len(it)), ((0, 5), 5, ["5"], 6))
         it.fill([in_spool(number) for number in range(1, 6)], complete=True)
@@ -312,7 +312,7 @@ class PairQueueTests(SynchronousTestCase):
         it.accept([stanza("1"), stanza("2")], 0)
         it.evict(0)
         self.assertEqual((ids(it.waiting), it.spooled_range, ids(it.arrived_since)), (["1", "2"], None, []))
-        it.mark_durable([it.waiting[0]])
+        it.mark_durable([next(iter(it.waiting))])
         it.evict(10_000)
         self.assertEqual((ids(it.waiting), it.spooled_range, ids(it.arrived_since)), (["1", "2"], None, []))
 

@@ -244,7 +244,8 @@ class OpeningTests(Attempts):
         for each in busy:
             self.successResultOf(Deferred.fromCoroutine(each.__aenter__()))
         opening = Deferred.fromCoroutine(open_stream(side, PAIR, connect_services))  # type: ignore[arg-type]
-        place = self.successResultOf(Deferred.fromCoroutine(room.turn(("domain", "other.example"))))
+        place = room.turn(("domain", "other.example"), 0)
+        assert place is not None
         self.assertTrue(place.take())
         for each in busy:
             self.successResultOf(Deferred.fromCoroutine(each.__aexit__(None, None, None)))
@@ -254,6 +255,20 @@ class OpeningTests(Attempts):
         opening.cancel()
         self.failureResultOf(opening, CancelledError)
         self.assertEqual((room._total, dict(room._held)), (0, {}))
+
+    def test_long_wait_for_a_place(self) -> None:
+        """The time for an attempt begins when it has a place: after a long wait it still connects."""
+        side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
+        services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, self, room=room)
+        place = room.turn(("domain", "other.example"), 0)
+        assert place is not None
+        self.assertTrue(place.take())
+        opening = Deferred.fromCoroutine(open_stream(side, PAIR, services))  # type: ignore[arg-type]
+        self.clock.advance(PATIENCE + 1)
+        place.end()
+        self.assertEqual((side.dialled, self.steps), (["192.0.2.1"], ["dns"]))
+        opening.cancel()
+        self.failureResultOf(opening, CancelledError)
 
     def test_place_of_a_failure(self) -> None:
         """An attempt that fails releases its place."""

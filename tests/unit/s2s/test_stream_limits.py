@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
@@ -9,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.connection import StreamConnection
+from s2sgw.net.fair_slots import Owner
 from s2sgw.s2s import stream_limits
 from s2sgw.s2s.fair_queue import RELEASED_AT_ONCE
 from s2sgw.s2s.stream_limits import CLOSING_SHARE, LOOK_SECONDS, PER_LOOK, REST_SECONDS, StreamLimit, StreamPlace
@@ -34,6 +37,13 @@ class OpenStream:
         self.solo.lose()
 
 
+async def turn_of(room: StreamLimit, owner: Owner, current_bound: Callable[[], int] = int) -> StreamPlace:
+    """Return the turn of an attempt of `owner`, after waiting for it if need be."""
+    while (place := room.turn(owner, current_bound())) is None:
+        await room.wait(owner, current_bound())
+    return place
+
+
 class LimitCase(SynchronousTestCase):
     """Base class: the owner of a stream is the first letter of its name."""
 
@@ -54,7 +64,7 @@ class LimitCase(SynchronousTestCase):
             self.waits[name] = Deferred.fromCoroutine(self._attempt(name, bound, fails))
 
     async def _attempt(self, name: str, bound: int, fails: bool) -> None:
-        place = await self.room.turn(("domain", name[0]), lambda: bound)
+        place = await turn_of(self.room, ("domain", name[0]), lambda: bound)
         assert place.take()
         self.order.append(name)
         if fails:
@@ -67,7 +77,9 @@ class LimitCase(SynchronousTestCase):
 
     def turn(self, name: str, bound: int = 0) -> StreamPlace:
         """Return the place of an attempt that need not wait for its turn."""
-        return self.successResultOf(Deferred.fromCoroutine(self.room.turn(("domain", name), lambda: bound)))
+        place = self.room.turn(("domain", name), bound)
+        assert place is not None
+        return place
 
     def use(self, *names: str) -> None:
         for name in names:
@@ -205,7 +217,7 @@ class ChangedBoundTests(LimitCase):
         return self.bound
 
     def wait(self) -> Deferred[StreamPlace]:
-        return Deferred.fromCoroutine(self.room.turn(("domain", "a"), self.current_bound))
+        return Deferred.fromCoroutine(turn_of(self.room, ("domain", "a"), self.current_bound))
 
     def test_raised(self) -> None:
         """A reload that raises the bound releases as many attempts as may go on then. The others wait by the new bound."""
@@ -244,9 +256,9 @@ class LookTests(LimitCase):
         others: list[Deferred[StreamPlace]] = []
 
         async def attempt() -> None:
-            place = await self.room.turn(("domain", "b"))
+            place = await turn_of(self.room, ("domain", "b"))
             self.assertTrue(place.take())
-            others.extend(Deferred.fromCoroutine(self.room.turn(("domain", name))) for name in "cd")
+            others.extend(Deferred.fromCoroutine(turn_of(self.room, ("domain", name))) for name in "cd")
 
         waiting = Deferred.fromCoroutine(attempt())
         self.clock.pump([LOOK_SECONDS] * (int(REST_SECONDS) + 1))
