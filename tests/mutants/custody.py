@@ -352,7 +352,7 @@ PROMISES = (
     ),
     Mutation(
         "P19", "promise: a drop spares stanzas in flight", "s2sgw/delivery/queue.py",
-        "            self._spared.update([held.position for held in in_doubt])\n",
+        "            self._spared |= {held.position for held in in_doubt}\n",
         "            pass\n",
         (_QUEUE + "StepTests.test_in_doubt_while_it_is_dropped",),
     ),

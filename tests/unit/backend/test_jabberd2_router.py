@@ -199,7 +199,7 @@ class LaneTests(LinkTestCase):
         self.link.paused(self.connection)  # type: ignore[arg-type]
         queue.accept([message("2")], source := SimpleNamespace(shared=True))
         self.assertEqual(1, len(self.connection.written))
-        self.assertEqual(set(), queue._slowed)
+        self.assertEqual({}, queue._slowed)
         self.connection.writable = True
         self.link.resumed(self.connection)  # type: ignore[arg-type]
         self.assertEqual(2, len(self.connection.written))
