@@ -225,11 +225,11 @@ class CustodyMachine(RuleBasedStateMachine):
         if queue is None:
             return
         if what == "hold":
-            queue.hold()
+            self.model.hold(queue)
         elif what == "hold stanza":
             self.model.hold_stanza(queue)
         elif what == "release":
-            queue.release()
+            self.model.release(queue)
         elif what == "flush":
             queue.flush()
         elif what == "contact":

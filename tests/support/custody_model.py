@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from s2sgw.delivery.ack_selection import MUTE_SECONDS, AckSelection
 from s2sgw.delivery.acknowledgements import Acknowledgements, Acks, TcpAcks
 from s2sgw.delivery.agent import DeliveryAgent
-from s2sgw.delivery.holds import OperatorHolds
+from s2sgw.delivery.holds import HoldTarget, OperatorHolds
 from s2sgw.delivery.next_hop import NextHop, StanzaSource
 from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream, StreamUnavailable
 from s2sgw.delivery.queue import DeliveryQueue
@@ -197,6 +197,10 @@ class Model:
         #: pairs whose stanzas the policy refuses
         self.forbidden: set[Pair] = set()
         self._parked: dict[tuple[Pair, int], str] = {}
+        #: the same, of stanzas that an end of the gateway destroyed: their holds end later
+        self._lost_holds: set[tuple[Pair, int]] = set()
+        #: by pair: the position of the next stanza, at the last check of this life
+        self._positions: dict[Pair, int] = {}
         self._bringing: Counter[tuple[Pair, str]] = Counter()
         self.life: object = None
         self.links: list[Link] = []
@@ -211,6 +215,7 @@ class Model:
     def _begin(self) -> None:
         """Start a gateway."""
         self.life = object()
+        self._positions = {}
         self.clock = Clock()
         self.clock.rightNow = self.now
         self.attempts: list[Attempt] = []
@@ -411,8 +416,26 @@ class Model:
                 name = self._parked.get((queue.pair, position))
                 of_operator = name is not None and held.get(position, name) == name
                 assert of_operator, f"{position} of {queue.pair} is held without an order"
-                on_disk = any(row.pair == queue.pair and row.position == position for row in self.spool.rows())
-                assert position in held or on_disk, f"the hold of {position} of {queue.pair} outlives its stanza"
+            following = queue.pair_queue.next_position
+            assert following >= self._positions.get(queue.pair, 0), f"positions of {queue.pair} are used again"
+            self._positions[queue.pair] = following
+        self._check_holds()
+
+    def _check_holds(self) -> None:
+        """Check that no hold outlives its stanza, in a queue or in the list of holds, which a restart reads."""
+        holds = {(queue.pair, position) for queue in self.queues for position in queue.parked}
+        holds |= {(target.pair, target.position) for target in self.holds if target.pair and target.position}
+        for pair, position in holds - self._lost_holds:
+            assert self._is_held_back(pair, position), f"the hold of {position} of {pair} outlives its stanza"
+
+    def _is_held_back(self, pair: Pair, position: int) -> bool:
+        """Return whether a stanza is in memory or on the disk."""
+        queue = self.queues.find(pair)
+        in_memory = queue is not None and any(each.position == position for each in queue.pair_queue)
+        return in_memory or self._is_on_disk(pair, position)
+
+    def _is_on_disk(self, pair: Pair, position: int) -> bool:
+        return any(row.pair == pair and row.position == position for row in self.spool.rows())
 
     def check_deadlines(self) -> None:
         """Check that no stanza waits in memory beyond its time."""
@@ -698,6 +721,7 @@ class Model:
             if line.broken is not None or line.brought:
                 line.take_back()
         self.spool.die()
+        self._lost_holds = {key for key in self._parked if not self._is_on_disk(*key)}
         self._begin()
 
     @property
@@ -741,15 +765,28 @@ class Model:
 
     # --- the operator ---
 
+    def hold(self, queue: DeliveryQueue) -> None:
+        """Hold all of a queue. The gateway remembers this (`admin.queue_verbs`)."""
+        self.holds.add(HoldTarget(pair=queue.pair))
+        queue.hold()
+
     def hold_stanza(self, queue: DeliveryQueue) -> None:
         """Hold the first stanza that waits."""
         if queue.pair_queue.waiting:
             first = queue.pair_queue.waiting[0]
             self._parked[queue.pair, first.position] = first.stanza.id or ""
+            self.holds.add(HoldTarget(pair=queue.pair, position=first.position))
             queue.hold(first.position)
 
+    def release(self, queue: DeliveryQueue) -> None:
+        """End all holds of a queue."""
+        self.holds.discard(HoldTarget(pair=queue.pair))
+        queue.release()
+
     def drop(self, queue: DeliveryQueue, quietly: bool) -> None:
-        (self.dropped_quietly.add if quietly else self.dropped_quietly.discard)(queue.pair)
+        """Drop what waits in a queue. An earlier drop that is still under way goes on in its way."""
+        quiet = quietly or any(ending.cause is None for ending in queue._endings)
+        (self.dropped_quietly.add if quiet else self.dropped_quietly.discard)(queue.pair)
         queue.drop(quietly)
 
     # --- the end ---
@@ -760,6 +797,8 @@ class Model:
         self.change_policy(set())
         for server in self.servers.values():
             server.answers = True
+        for target in list(self.holds):
+            self.holds.discard(target)
         for queue in self.queues:
             queue.release()
         quiet = 0
