@@ -543,12 +543,15 @@ class DeliveryQueue:
         self._services.soon(call)
 
     def takes_errors(self) -> bool:
-        """Return whether an error would be written at once. If not, request its delivery."""
+        """Return whether an error would be written at once. If not, request its delivery, unless an attempt has just failed.
+
+        A next hop that backs off for a final cause bounces what waits, and that asks the queue of the other direction the same.
+        """
         if self.quiesced:  # at a stop, senders must still get their errors, behind what waits
             self.quiesced = False
             if self.next_hop.ready:
                 self.next_hop_ready()
-        if not self.next_hop.ready and not self.held:
+        if not self.next_hop.ready and not self.held and self.next_hop.state != "backing off":
             self.next_hop.request_delivery()
         return self.new_blocked_by() is None
 

@@ -26,7 +26,7 @@ _RESTORING = "tests.unit.delivery.test_restoring.BacklogTests."
 MODEL_TESTS = tuple(f"tests.properties.test_queue_model.CustodyTests.{name}" for name in ("test_known_walks", "test_walks"))
 
 #: The mutations that the model finds too. The others concern parts that it does not drive (files, the reactor, the start), or bounds.
-MODEL = ("C1", "C5", "C6", "C7", "C12", "C13", "C14", "C16", "C17", "C18", "C19", "C28", "P1", "P2", "P3", "P7", "P18")
+MODEL = ("C1", "C5", "C6", "C7", "C10", "C11", "C12", "C13", "C14", "C16", "C17", "C18", "C19", "C28", "C38", "P1", "P2", "P3", "P7", "P18")
 
 FAULTS = (
     Mutation(
@@ -238,6 +238,12 @@ FAULTS = (
         "            self.quiesced = False\n            if self.next_hop.ready:\n                self.next_hop_ready()\n",
         "            self.quiesced = False\n",
         (_SHUTDOWN + "test_full_disk_and_errors_behind_other_stanzas",),
+    ),
+    Mutation(
+        "C38", "fault: two queues of a pair that cannot be delivered ask each other for room for errors without end", "s2sgw/delivery/queue.py",
+        "        if not self.next_hop.ready and not self.held and self.next_hop.state != \"backing off\":\n",
+        "        if not self.next_hop.ready and not self.held:\n",
+        (_QUEUE + "SpoolTests.test_room_for_errors_during_a_back_off",),
     ),
 )
 

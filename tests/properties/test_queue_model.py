@@ -24,7 +24,7 @@ from s2sgw.delivery import spooling as delivery_spooling
 from s2sgw.ingress import pair_ingress
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.stanza import Kind
-from tests.support.custody_model import CLOSED, OVER_CONTENT, WINDOW, Model, passing_noted
+from tests.support.custody_model import CLOSED, OVER_CONTENT, WINDOW, Model, SweepFault, passing_noted
 from tests.support.known_walks import KNOWN
 from tests.support.model_servers import LOST, Line, Link
 from tests.support.random_walks import Between, Several, Walk, step
@@ -50,6 +50,13 @@ def _attempts(machine: Any) -> bool:
     return bool(machine.model.attempts)
 
 
+def _is_sweep_fault(error: BaseException | None) -> bool:
+    """Return whether the model itself has made a sweep fail, and nothing else has failed."""
+    if isinstance(error, ExceptionGroup):
+        return all(map(_is_sweep_fault, error.exceptions))
+    return isinstance(error, SweepFault)
+
+
 class CustodyMachine(RuleBasedStateMachine):
     """One run. Its rules are the actions of servers, the disk, the clock and the operator."""
 
@@ -65,7 +72,8 @@ class CustodyMachine(RuleBasedStateMachine):
         globalLogPublisher.addObserver(self._observer)
 
     def _note_failure(self, event: LogEvent) -> None:
-        if (failure := event.get("log_failure")) is not None:
+        failure: Failure | None = event.get("log_failure")
+        if failure is not None and not _is_sweep_fault(failure.value):
             self._failures.append(failure)
 
     def _raise_failures(self) -> None:
@@ -213,6 +221,12 @@ class CustodyMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.model.pass_time(seconds)
 
+    @step(which=WHICH, times=(1, 1, 3, 30))
+    def sweep_fails(self, which: int, times: int) -> None:
+        """Let the next sweeps of a queue fail."""
+        if (queue := self._queue(which)) is not None:
+            self.model.sweep_fails[queue.pair] = times
+
     @step(step=(-3600.0, 3600.0))
     def wall_clock_steps(self, step: float) -> None:
         self.model.wall_offset += step
@@ -291,6 +305,10 @@ class CustodyTests(SynchronousTestCase):
             ))
         except Exception as error:  # trial shows no notes, and the steps are in one
             raise self.failureException("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
+
+    def tearDown(self) -> None:
+        """Forget the errors that the model has raised. The machine raises all others."""
+        self.flushLoggedErrors(SweepFault, ExceptionGroup)
 
     def small_steps(self) -> None:
         """Take steps of one stanza where many are bounced."""

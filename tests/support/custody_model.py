@@ -33,6 +33,7 @@ from s2sgw.queue.bounce import may_bounce
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.queue.evidence import ReceiptEvidence
 from s2sgw.reporting.record import Direction, EventRecord, Leg
+from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.shutdown import Shutdown
 from s2sgw.runtime.stream_closing import BringingStream
 from s2sgw.s2s.extensions import ExtensionMemory
@@ -56,6 +57,10 @@ WINDOW = 0.02
 
 CLOSED = Ending(Cause.CLOSED, by="them")
 OVER_CONTENT = Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation")
+
+
+class SweepFault(OSError):
+    """An error of a sweep that the model raises."""
 
 
 @dataclass
@@ -131,8 +136,12 @@ class Tally(EventRecord):
 
 @contextmanager
 def passing_noted(model: Callable[[], Model]) -> Iterator[None]:
-    """Tell the model meanwhile which requests the queues take, and which stanzas they pass on: those are counted only by kind."""
+    """Tell the model meanwhile which requests the queues take, and which stanzas they pass on: those are counted only by kind.
+
+    Sweeps of queues fail as the model says.
+    """
     accept, passed_on, write_through = DeliveryQueue.accept, DeliveryQueue._passed_on, DeliveryQueue._write_through
+    expire = DeliveryQueue.expire
 
     def noted_accept(
         queue: DeliveryQueue, stanzas: list[Stanza], source: StanzaSource | None = None, upstream_ack: UpstreamAck | None = None,
@@ -151,7 +160,13 @@ def passing_noted(model: Callable[[], Model]) -> Iterator[None]:
                 model().counted("passed", stanza)
         return write_through(queue, stanzas, upstream_ack)
 
-    with mock.patch.multiple(DeliveryQueue, accept=noted_accept, _passed_on=noted_passed_on, _write_through=noted_write_through):
+    def noted_expire(queue: DeliveryQueue, now: float, at_most: int) -> int:
+        model().sweeps(queue)
+        return expire(queue, now, at_most)
+
+    with mock.patch.multiple(
+        DeliveryQueue, accept=noted_accept, _passed_on=noted_passed_on, _write_through=noted_write_through, expire=noted_expire,
+    ):
         yield
 
 
@@ -194,6 +209,10 @@ class Model:
         self.lines += [Line(self.peer, (Pair(THERE, HERE), Pair(THERE, ROOMS))), Line(self.other, (Pair(OTHER, HERE),))]
         #: pairs whose stanzas an operator drops without errors, some of them perhaps when they are read
         self.dropped_quietly: set[Pair] = set()
+        #: by pair: how many of its next sweeps fail; and the pairs whose last sweep failed
+        self.sweep_fails: Counter[Pair] = Counter()
+        self.unswept: set[Pair] = set()
+        self._sweeping = False
         #: pairs whose stanzas the policy refuses
         self.forbidden: set[Pair] = set()
         self._parked: dict[tuple[Pair, int], str] = {}
@@ -241,11 +260,28 @@ class Model:
         self.answered_at: dict[Domain, float] = {}
         self._watch_pings()
         self.accepts = False
+        self.sweep_fails, self.unswept = Counter(), set()
+        PeriodicJobs(self.clock).start("queue sweep", 1, self._sweep)
         self.custody.restore.restore_all().addCallback(lambda _: setattr(self, "accepts", True))
 
     def seconds(self) -> float:
         """Return the date (`WallClock`)."""
         return self.clock.seconds() + self.wall_offset
+
+    def _sweep(self) -> None:
+        self._sweeping = True
+        try:
+            self.custody.expiry.sweep()
+        finally:
+            self._sweeping = False
+
+    def sweeps(self, queue: DeliveryQueue) -> None:
+        """Record that a queue is swept. Raises `SweepFault` if that is to fail."""
+        if self._sweeping and self.sweep_fails[queue.pair]:
+            self.sweep_fails[queue.pair] -= 1
+            self.unswept.add(queue.pair)
+            raise SweepFault("the sweep of a queue fails")
+        self.unswept.discard(queue.pair)
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         back_off = BackOff(first=2, jitter=0)
@@ -440,6 +476,8 @@ class Model:
     def check_deadlines(self) -> None:
         """Check that no stanza waits in memory beyond its time."""
         for queue in self.queues:
+            if queue.pair in self.unswept:
+                continue
             late = [each.stanza.id for each in queue.pair_queue.waiting if each.deadline < self.clock.seconds() - 2]
             assert not late or queue.overflow.unacked_bounces, f"{late} of {queue.pair} wait beyond their time"
 
@@ -695,9 +733,6 @@ class Model:
         for _ in range(steps):
             self.now += seconds / steps
             self.clock.advance(seconds / steps)
-            if seconds >= 1:
-                self.custody.expiry.sweep()
-                self.clock.advance(0)  # its further steps
         if seconds >= 1:
             self.check_deadlines()
 
@@ -794,6 +829,7 @@ class Model:
     def finish(self) -> None:
         """Let everything work. Check that all stanzas are finished, and that nothing is left."""
         self.spool.mend()
+        self.sweep_fails.clear()
         self.change_policy(set())
         for server in self.servers.values():
             server.answers = True
@@ -838,8 +874,6 @@ class Model:
         self.spool.answer(1000)
         self.now += 2
         self.clock.advance(2)
-        self.custody.expiry.sweep()
-        self.clock.advance(0)
 
     def _is_quiet(self) -> bool:
         idle = not self.spool.jobs and not self.spool.answers and not any(line.outbox for line in self.lines)

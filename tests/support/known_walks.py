@@ -81,4 +81,10 @@ KNOWN = {
         ("says", {"which": 1, "pair": 2, "kinds": ["presence", "iq", "message", "message", "message"], "number": 4}),
         ("loses_on_one_side", {"which": 4}),
     ]),
+    "C38": Walk(shared=False, spools=False, roomy=False, steps=[
+        ("says", {"which": 4, "pair": 3, "kinds": ["iq", "message", "iq", "presence", "presence", "message", "message"], "number": 8}),
+        ("says", {"which": 2, "pair": 1, "kinds": ["message"], "number": 4}),
+        ("refuses", {"which": 1, "cause": Cause.NO_SUCH_DOMAIN}),
+        ("refuses", {"which": 4, "cause": Cause.NO_SUCH_DOMAIN}),
+    ]),
 }

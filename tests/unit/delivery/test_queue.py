@@ -52,10 +52,12 @@ class FakeHop(FakeNextHop):
         self.contacts = 0
         self.press: Callable[[], None] = lambda: None
         self.asked = 0
+        #: the state when not ready
+        self.word = "idle"
 
     @property
     def state(self) -> str:
-        return "ready" if self.ready else "idle"
+        return "ready" if self.ready else self.word
 
     def send(self, data: Sequence[bytes]) -> bool:
         self.sent += data
@@ -457,6 +459,15 @@ class SpoolTests(SynchronousTestCase):
         world.next_hop.ready = True
         world.queue.next_hop_ready()
         self.assertEqual((ids(world.next_hop.sent), source.paused, ids(world.back.sent)), ("123", False, ""))
+
+    def test_room_for_errors_during_a_back_off(self) -> None:
+        """Whether errors would be written is asked of a queue that backs off without any further attempt, and of an idle one with one."""
+        for state, asked in (("idle", 1), ("backing off", 0)):
+            world = World(disk=10)
+            world.back.ready = False
+            world.back.word = state
+            self.assertFalse(world.queues.queue(OUT.inverse).takes_errors())
+            self.assertEqual(world.back.asked, asked, state)
 
     def test_offered_again(self) -> None:
         """Rejected stanzas are offered to the spool again every second, in order, and it has them when there is room."""
