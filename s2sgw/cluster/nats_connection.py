@@ -211,6 +211,11 @@ class NATSConnection(Requests):
         async def closed() -> None:
             lost.set()
 
+        def reading_ended(task: asyncio.Task[Any]) -> None:
+            if not task.cancelled():
+                task.exception()  # otherwise asyncio logs it
+            lost.set()
+
         async def failed(error: Exception) -> None:
             self.problem = f"{_shown(server)}: {str(error) or type(error).__name__}"
 
@@ -220,6 +225,8 @@ class NATSConnection(Requests):
                 ping_interval=_PING_SECONDS, max_outstanding_pings=2, tls=self._tls, tls_handshake_first=self._tls is not None,
                 closed_cb=closed, error_cb=failed,
             ), _CONNECT_SECONDS)  # fmt: skip
+            if client._reading_task is not None:
+                client._reading_task.add_done_callback(reading_ended)
             if self._check is not None:
                 self._check(_version(client), client.max_payload)
             for subject, heard in self._subscriptions:

@@ -362,16 +362,24 @@ class ConnectionTests(SynchronousTestCase):
                     connection.start(publish(connection))
                 await asyncio.sleep(0.1)
                 first.kill()
-                while connection.problem == "" or not connection.connected:
-                    await asyncio.sleep(0.02)
-                await connection.request("$JS.API.INFO", b"", PATIENCE)
-                await connection.close()
+                try:
+                    await asyncio.wait_for(answered(connection), PATIENCE)
+                finally:
+                    await connection.close()
                 await asyncio.sleep(0.05)
                 self.assertEqual(asyncio.all_tasks(), {asyncio.current_task()})
 
             async def publish(connection: NATSConnection) -> None:
                 with contextlib.suppress(Unanswered):
                     await connection.publish("a.b", b"x" * 500_000)
+
+            async def answered(connection: NATSConnection) -> None:
+                """Ask until there is an answer. A request that is begun on the broken connection fails with it."""
+                while True:
+                    with contextlib.suppress(Unanswered):
+                        await connection.request("$JS.API.INFO", b"", 1)
+                        return
+                    await asyncio.sleep(0.02)
 
             asyncio.run(run())
             second.kill()
