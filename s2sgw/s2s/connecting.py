@@ -375,14 +375,15 @@ async def _stanza_stream(order: StreamOrder) -> InitiatedStream:
 
     Thousands may wait here, so nothing is resolved or built for an attempt before it has a place.
     """
-    room, owner = order.services.room, order.side.owner(order.pair)
+    room, owner, place_lost = order.services.room, order.side.owner(order.pair), False
     while True:
         place = None
         while room is not None and place is None:
+            order.services.destinations.check_back_off(order.name)  # first: for a turn, the stream of another may have to give way
             bound = order.side.owner_streams(order.pair)
             place = room.turn(owner, bound)
             if place is None:
-                await room.wait(owner, bound)
+                await room.wait(owner, bound, first=place_lost)
         try:
             stream = await _placed_stream(order, owner, place)
         finally:
@@ -390,6 +391,7 @@ async def _stanza_stream(order: StreamOrder) -> InitiatedStream:
                 place.end()
         if stream is not None:
             return stream
+        place_lost = True
 
 
 async def _placed_stream(order: StreamOrder, owner: Owner, place: StreamPlace | None) -> InitiatedStream | None:

@@ -169,7 +169,8 @@ class Destinations:
         budget, told = self._budgets[purpose], False
         while True:
             destination = self._destination(name)  # another one than before, if that was forgotten while this attempt waited
-            self._check_back_off(destination, forced)
+            if not forced:
+                self._check_back_off(destination)
             slots = destination.slots_for(purpose, self._clock)
             if not slots.free(owner):
                 await slots.waiting.wait(owner)
@@ -192,9 +193,14 @@ class Destinations:
             if destination.blank and self._destinations.get(name) is destination:
                 del self._destinations[name]
 
-    def _check_back_off(self, destination: _Destination, forced: bool) -> None:
+    def check_back_off(self, name: str) -> None:
+        """Return at once. Raises `DestinationBackingOff` while the server is left alone."""
+        if name in self._destinations:
+            self._check_back_off(self._destinations[name])
+
+    def _check_back_off(self, destination: _Destination) -> None:
         wait = destination.retry_at - self._clock.seconds()
-        if wait > 0 and destination.ending is not None and not forced:
+        if wait > 0 and destination.ending is not None:
             raise DestinationBackingOff(destination.ending, wait)
 
     # --- outcomes ---

@@ -40,10 +40,18 @@ class FairQueue(Generic[_Key]):
         """Return the owners in the line, the next one first."""
         return list(self._waiters)
 
-    def wait(self, owner: _Key) -> Deferred[None]:
-        """Join the line of `owner`. The Deferred fires when `release` chooses it; cancelling it leaves the line."""
+    def wait(self, owner: _Key, first: bool = False) -> Deferred[None]:
+        """Join the line of `owner`. The Deferred fires when `release` chooses it; cancelling it leaves the line.
+
+        `first`: it is released before all others, because it had its turn already and could not use it.
+        """
         waiter: Deferred[None] = Deferred(partial(self._leave, owner))
-        self._waiters.setdefault(owner, deque()).append(waiter)
+        line = self._waiters.setdefault(owner, deque())
+        if first:
+            line.appendleft(waiter)
+            self._waiters.move_to_end(owner, last=False)
+        else:
+            line.append(waiter)
         self._number += 1
         return waiter
 

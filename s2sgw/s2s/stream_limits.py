@@ -71,7 +71,7 @@ class StreamLimit:
         self._closing: dict[LimitedStream, Owner] = {}
         self._closing_of: Counter[Owner] = Counter()
         #: a line for each owner and bound: the pairs of one owner may have different bounds, and a reload changes them
-        self._waiting: FairQueue[tuple[Owner, int]] = FairQueue(clock, lambda line: self._free(*line))
+        self._waiting: FairQueue[tuple[Owner, int]] = FairQueue(clock, lambda line: self._free(*line, self._turns[line[0]]))
         #: attempts of each owner whose turn it is, and that have not taken a place yet
         self._turns: Counter[Owner] = Counter()
         #: how many lines at their bounds were examined by former looks
@@ -87,20 +87,23 @@ class StreamLimit:
         """Return the turn of an attempt if there may be a place for `owner`, to be ended with `end`; None: `wait` for it.
 
         The owner has at most `bound` places (0: any number). No more attempts of the owner have their turn at a time than it may
-        have places.
+        have places, and than there are: a later attempt does not take the place of one that still waits for its handshake.
         """
-        if not self._make_room(owner, bound):
+        if not self._make_room(owner, bound, self._turns[owner]):
             return None
         self._turns[owner] += 1
         return StreamPlace(self, owner, bound)
 
-    def wait(self, owner: Owner, bound: int) -> Deferred[None]:
-        """Join the line of `owner`. The Deferred fires when there may be a place, or another bound: ask for the `turn` again."""
+    def wait(self, owner: Owner, bound: int, first: bool = False) -> Deferred[None]:
+        """Join the line of `owner`. The Deferred fires when there may be a place, or another bound: ask for the `turn` again.
+
+        `first`: in front of all others, because this attempt had its turn, and the place was gone when it came to take it.
+        """
         self._on_limit("domains_per_stream" if self._at_bound(owner, bound) else "streams")
         if self._timer is None:
             wait = self._looked_at + LOOK_SECONDS - self._clock.seconds()
             self._timer = self._clock.callLater(max(0.0, wait), self._look)
-        return self._waiting.wait((owner, bound))
+        return self._waiting.wait((owner, bound), first)
 
     def reconsider(self, _config: object = None) -> None:
         """Let all that wait look at their bounds again: a reload has changed the configuration."""
@@ -132,8 +135,9 @@ class StreamLimit:
 
     # --- places ---
 
-    def _free(self, owner: Owner, bound: int) -> bool:
-        return self._total < self._limit and not self._at_bound(owner, bound)
+    def _free(self, owner: Owner, bound: int, turns: int = 0) -> bool:
+        """Return whether there is a place for an attempt of `owner`, besides those of so many whose turn it is already."""
+        return self._total + turns < self._limit and not self._at_bound(owner, bound)
 
     def _at_bound(self, owner: Owner, bound: int) -> bool:
         return bool(bound) and self._held[owner] + self._closing_of[owner] + self._turns[owner] >= bound
@@ -171,18 +175,21 @@ class StreamLimit:
 
     # --- giving way ---
 
-    def _make_room(self, owner: Owner, bound: int) -> bool:
-        """Return whether there is a place for `owner`. If need be, retire a stream that has to give way to it."""
-        if self._free(owner, bound):
+    def _make_room(self, owner: Owner, bound: int, turns: int = 0) -> bool:
+        """Return whether there is a place for `owner` (see `_free`). If need be, retire a stream that has to give way to it.
+
+        No stream of another owner gives way while an attempt of this one has its turn and waits for its handshake.
+        """
+        if self._free(owner, bound, turns):
             return True
         if self._at_bound(owner, bound):
             if self._closing_of[owner] < max(1, bound // CLOSING_SHARE):
                 self._retire(self._longest_unused(owner, resting=True), owner)
-        else:
+        elif not turns:
             greatest = max(self._open, key=self._held.__getitem__, default=None)
             if greatest is not None and self._held[greatest] >= self._held[owner] + 2:
                 self._retire(self._longest_unused(greatest), greatest)
-        return self._free(owner, bound)
+        return self._free(owner, bound, turns)
 
     def _longest_unused(self, owner: Owner, resting: bool = False) -> LimitedStream | None:
         """Return the stream of `owner` that has been unused longest, if possible one with nothing in flight.
@@ -229,9 +236,10 @@ class StreamLimit:
         else:
             self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
         for line in now:
-            if not self._make_room(*line) and not self._at_bound(*line):
+            turns = self._turns[line[0]]
+            if not self._make_room(*line, turns) and not turns and not self._at_bound(*line):
                 self._retire_resting(resting)
-            if self._free(*line):
+            if self._free(*line, turns):
                 self._waiting.release(line.__eq__)
         if not len(self._waiting):
             self._timer.cancel()

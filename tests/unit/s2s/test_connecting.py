@@ -247,11 +247,12 @@ class OpeningTests(Attempts):
         place = room.turn(("domain", "other.example"), 0)
         assert place is not None
         self.assertTrue(place.take())
+        later = room.wait(("domain", "third.example"), 0)
         for each in busy:
             self.successResultOf(Deferred.fromCoroutine(each.__aexit__(None, None, None)))
-        self.assertEqual((side.dialled, len(room), self.destinations.counts()["outbound"]), ([], 1, (0, 0)))
+        self.assertEqual((side.dialled, len(room), self.destinations.counts()["outbound"]), ([], 2, (0, 0)))
         place.end()
-        self.assertEqual(side.dialled, ["192.0.2.1"])
+        self.assertEqual((side.dialled, later.called), (["192.0.2.1"], False))
         opening.cancel()
         self.failureResultOf(opening, CancelledError)
         self.assertEqual((room._total, dict(room._held)), (0, {}))
@@ -269,6 +270,23 @@ class OpeningTests(Attempts):
         self.assertEqual((side.dialled, self.steps), (["192.0.2.1"], ["dns"]))
         opening.cancel()
         self.failureResultOf(opening, CancelledError)
+
+    def test_back_off_before_a_place(self) -> None:
+        """No stream gives way to an attempt that the back-off of its server ends, at its beginning or after it waited."""
+        side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
+        services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, self, room=room)
+        other = room.turn(("domain", "other.example"), 0)
+        assert other is not None
+        self.assertTrue(other.take())
+        waiting = Deferred.fromCoroutine(open_stream(side, PAIR, services))  # type: ignore[arg-type]
+        self.destinations.failed("there.example", Ending(Cause.CONNECTION_REFUSED))
+        turns: list[object] = []
+        self.patch(room, "turn", lambda *args: turns.append(args))
+        other.end()
+        for opening in (waiting, Deferred.fromCoroutine(open_stream(side, PAIR, services))):  # type: ignore[arg-type]
+            refused = self.failureResultOf(opening, StreamUnavailable).value
+            self.assertEqual((refused.ending.cause, refused.repeated), (Cause.CONNECTION_REFUSED, True))
+        self.assertEqual((turns, len(room), side.dialled), ([], 0, []))
 
     def test_place_of_a_failure(self) -> None:
         """An attempt that fails releases its place."""

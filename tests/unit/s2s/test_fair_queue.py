@@ -57,6 +57,15 @@ class FairQueueTests(SynchronousTestCase):
             self.queue.release(_any)
         self.assertEqual(self.order, ["b1", "a2"])
 
+    def test_first(self) -> None:
+        """A waiter that had its turn before is released before all others, of its owner and of others."""
+        for name in ("a1", "b1", "b2"):
+            self.wait(name)
+        self.queue.wait("b", first=True).addCallback(lambda _: self.order.append("b0"))
+        for _ in range(4):
+            self.queue.release(_any)
+        self.assertEqual(self.order, ["b0", "a1", "b1", "b2"])
+
     def test_serve(self) -> None:
         """The waiters that are due are released, if their owners may go: a few at once, the others in later turns of the reactor."""
         for number in range(3 * RELEASED_AT_ONCE):

@@ -114,6 +114,37 @@ class PlacesTests(LimitCase):
         places[0].end()
         self.assertEqual((self.opened, self.hits), ("c1", ["streams"]))
 
+    def test_later_attempts_of_an_owner(self) -> None:
+        """A later attempt takes no place that one of the same owner needs, whose turn it is and that waits for its handshake."""
+        place = self.turn("a")
+        self.want("a1", "a2")
+        self.turn("b").end()
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual((self.opened, len(self.room), self.hits), ("a1", 1, ["streams"]))
+        self.assertTrue(place.take())
+        self.assertEqual((self.opened, len(self.room)), ("a1", 1))
+        place.end()
+        self.assertEqual((self.opened, len(self.room)), ("a1 a2", 0))
+
+    def test_turn_that_is_given_up(self) -> None:
+        """A later attempt goes on when the one before it gives up its turn, also if others have their turns."""
+        places = [self.turn("a"), self.turn("b"), self.turn("a")]
+        self.want("a1")
+        self.assertEqual((self.opened, len(self.room)), ("", 1))
+        places[0].end()
+        self.assertEqual((self.opened, len(self.room)), ("a1", 0))
+
+    def test_turn_without_a_place(self) -> None:
+        """An attempt that finds its place gone when it has its handshake gets the next place, before all that wait."""
+        place = self.turn("a")
+        self.want("b1", "c1", "d1", "a2")
+        self.assertEqual((self.opened, place.take()), ("b1 c1", False))
+        again = self.room.wait(("domain", "a"), 0, first=True).addCallback(lambda _: self.turn("a").take())
+        self.streams["b1"].gone()
+        self.assertEqual((again.called, self.opened), (True, "b1 c1"))
+        self.streams["c1"].gone()
+        self.assertEqual(self.opened, "b1 c1 d1")
+
     def test_longest_unused_first(self) -> None:
         """Among owners with one stream each, the one that has been idle longest is closed. Its place is free at once."""
         self.want("a1", "b1")
@@ -315,6 +346,20 @@ class SharingTests(LimitCase):
             stream.busy = True
         self.want("b1", "c1")
         self.assertEqual((self.order[20:], len(self.retired.split()), self.hits), (["b1", "c1"], 2, []))
+
+    def test_one_gives_way_for_a_handshake(self) -> None:
+        """While an attempt waits for its handshake, no second stream gives way to its owner."""
+        self.limit(2 * CLOSING_SHARE)
+        self.want(*(f"a{number}" for number in range(2 * CLOSING_SHARE)))
+        place = self.turn("b")
+        self.clock.advance(REST_SECONDS)
+        self.want("b1")
+        self.clock.pump([LOOK_SECONDS] * 3)
+        self.assertEqual((len(self.retired.split()), len(self.room)), (1, 1))
+        self.assertTrue(place.take())
+        next(stream for stream in self.streams.values() if stream.retired).gone()
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual((self.order[-1], len(self.room)), ("b1", 0))
 
     def test_what_is_not_at_work_goes_first(self) -> None:
         """The owner with most streams gives the least recently used one with nothing in flight."""
