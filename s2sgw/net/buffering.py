@@ -77,8 +77,9 @@ class InputBuffer:
         if self.open:
             self._pieces.append(data)
             self.size += len(data)
-            if not self.turn_is_due:
-                self.want_turn()
+            if not self.turn_is_due and self._reader is not None:
+                self.turn_is_due = True
+                self._turns.add(self._reader)
             if self.size > INPUT_BYTES:
                 self.pause(_FULL)
 

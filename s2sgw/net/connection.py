@@ -37,6 +37,8 @@ from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.timer import cancel
 
 P = ParamSpec("P")
+#: The events with which the negotiation has succeeded.
+_NEGOTIATED = PairProven | VerifyReady
 
 #: Bounds of one stream in one turn of the reactor: seconds of reading, bytes read while it is negotiated, bytes of answers.
 STREAM_SECONDS = 0.005
@@ -389,10 +391,10 @@ class StreamConnection(Protocol):
             taken = self._feed(at_most)
             now = budget.stopwatch()
             seconds = now - began
-            if self.established:
-                at_most = self._portion = _next_portion(self._portion, taken, seconds)
-            else:
+            if not self.established:
                 at_most -= taken
+            elif taken >= self._portion or seconds > 2 * STREAM_SECONDS:
+                at_most = self._portion = _next_portion(self._portion, taken, seconds)
             if seconds > STREAM_SECONDS or now > budget.end or self._answered > ANSWER_BYTES or at_most <= 0:
                 return
 
@@ -413,9 +415,10 @@ class StreamConnection(Protocol):
         return len(data)
 
     def _want_turn(self) -> None:
-        self._intake.unfinished = self.ending is None and self.engine.backlogged
-        if self._readable and not self._intake.held:
-            self._intake.want_turn()
+        intake = self._intake
+        intake.unfinished = self.ending is None and self.engine.backlogged
+        if (intake.unfinished or (intake.size and self.ending is None)) and not intake.held:
+            intake.want_turn()
 
     # --- events and output -----------------------------------------------------------------------------------------
 
@@ -425,21 +428,19 @@ class StreamConnection(Protocol):
             if self.engine.unsent:
                 self._flush()
             while self._events:
-                self._perform_one(self._events.pop(0))
+                event = self._events.pop(0)
+                if isinstance(event, Ended):
+                    self._finish(event.ending)
+                elif isinstance(event, StartTLS):
+                    self._start_tls(event)
+                else:
+                    if isinstance(event, _NEGOTIATED):
+                        self.negotiated()
+                    self.owner.event(self, event)
                 if self.engine.unsent:
                     self._flush()
         finally:
             self._stepping = False
-
-    def _perform_one(self, event: Event) -> None:
-        if isinstance(event, Ended):
-            self._finish(event.ending)
-        elif isinstance(event, StartTLS):
-            self._start_tls(event)
-        else:
-            if isinstance(event, PairProven | VerifyReady):
-                self.negotiated()
-            self.owner.event(self, event)
 
     def _flush(self) -> None:
         if not self.engine.unsent:

@@ -200,9 +200,16 @@ def share_turns(
         if type(selectable) is not SocketTransport:
             return False
         try:
-            reactor._doReadOrWrite(selectable, descriptor, mask)
-        except Exception:
+            if mask == EPOLLIN:
+                problem = selectable.doRead()
+            else:
+                problem = None
+                reactor._doReadOrWrite(selectable, descriptor, mask)
+        except Exception as error:
             _log.failure("a connection broke")
+            problem = error
+        if problem is not None:
+            reactor._disconnectSelectable(selectable, problem, True)
         return True
 
     reactor._poller = FairPoller(poller, strangers, turns, observer, is_datagram=is_datagram, serve=serve)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from socket import MSG_PEEK
 from typing import Any, Protocol
 
 from OpenSSL import SSL
@@ -131,7 +132,7 @@ class SocketTransport:
         self._size += len(data)
         if not self._send_is_due:
             self._send_is_due = True
-            self._outputs.send_soon(self._send_due)
+            self._outputs.send_soon(self._send)
         elif self._size > FULL_BYTES:
             self._send()
 
@@ -145,12 +146,9 @@ class SocketTransport:
         """Make no more calls."""
         self._gate = None
 
-    def _send_due(self) -> None:
-        self._send_is_due = False
-        self._send()
-
     def _send(self) -> None:
         """Send the waiting data, as far as the socket takes it."""
+        self._send_is_due = False
         if self._writing or self._handshaking or not self._pending or self._lost:
             self._look_if_full()
             return
@@ -180,7 +178,8 @@ class SocketTransport:
             return
         self._pending = [data[sent:]] if sent < len(data) else []
         self._size = len(data) - sent
-        self._look_if_full()
+        if self._is_full or self._size:
+            self._look_if_full()
         if self._closing and not self._size:
             self._close()
 
@@ -242,7 +241,11 @@ class SocketTransport:
         return self._read_records() if self._reading else None
 
     def _read_records(self) -> BaseException | None:
-        """Read some records. Return why there will be no more."""
+        """Read some records. Return why there will be no more.
+
+        OpenSSL reads no byte of the next record (its `read_ahead` is off). So after the first record the socket shows whether
+        there is more. This costs less than a record that OpenSSL does not find.
+        """
         records: list[bytes] = []
         size = 0
         problem: BaseException | None = None
@@ -252,13 +255,15 @@ class SocketTransport:
                 record = recv(RECORD_BYTES)
                 records.append(record)
                 size += len(record)
-        except SSL.WantReadError:
+                if len(records) == 1:
+                    self.socket.recv(1, MSG_PEEK)
+        except (BlockingIOError, SSL.WantReadError):
             pass
         except SSL.WantWriteError:
             self._want_write(True)
         except SSL.ZeroReturnError:
             problem = CONNECTION_DONE
-        except SSL.Error as error:
+        except (OSError, SSL.Error) as error:
             problem = _reason(error)
         if records and self._user is not None:
             self._user.dataReceived(records[0] if len(records) == 1 else b"".join(records))

@@ -58,13 +58,13 @@ class Turns:
     def add(self, reader: Reader) -> None:
         """Give `reader` one turn, soon. It may add itself again."""
         (self._established if reader.established else self._negotiating).append(reader)
-        if not self._in_round:
+        if not (self._in_round or self._is_running):
             self._schedule()
 
     def send_soon(self, send: Callable[[], None]) -> None:
         """Call `send` once, at the end of this turn, or of the next turn if none is under way."""
         self._outputs.append(send)
-        if not self._in_round:
+        if not (self._in_round or self._is_running):
             self._schedule()
 
     def close_soon(self, close: Callable[[], None]) -> None:
@@ -90,11 +90,6 @@ class Turns:
         """The number of unestablished streams that wait to be called or judged."""
         return len(self._negotiating) + len(self._judgements)
 
-    @property
-    def _waits(self) -> bool:
-        readers = self._established or self._busy or self._negotiating
-        return bool(readers or self._judgements or self._outputs or self._closings)
-
     # --- rounds ---
 
     def begin_round(self) -> None:
@@ -107,8 +102,7 @@ class Turns:
     def end_round(self) -> None:
         """Call the waiting streams."""
         self._in_round = False
-        if self._waits:
-            self._run()
+        self._run()
 
     def _schedule(self) -> None:
         """Schedule a turn of the reactor soon, by one timer. A second timer would call the waiting streams twice in one turn."""
@@ -119,7 +113,7 @@ class Turns:
         self._timer = None
         if self.budget.stopwatch() >= self.budget.end:
             self._schedule()
-        elif self._waits:
+        else:
             self._run()
 
     def _run(self) -> None:
@@ -143,7 +137,8 @@ class Turns:
                     self._call_all(self._closings, CLOSING_SECONDS)
             finally:
                 self._is_running = False
-                if self._waits:
+                readers = self._established or self._busy or self._negotiating
+                if readers or self._judgements or self._outputs or self._closings:
                     self._schedule()
 
     # --- the parts of a turn ---
@@ -157,16 +152,15 @@ class Turns:
         now = budget.stopwatch()
         end = min(now + STREAMS_SECONDS, budget.end)
         if established:
-            self._call(self._established, established, max(end, now + ESTABLISHED_SECONDS))
+            self._call(self._established, established, now, max(end, now + ESTABLISHED_SECONDS))
         if busy and budget.allows(TurnPart.BUSY_STREAMS):
-            self._call(self._busy, busy, end)
+            self._call(self._busy, busy, budget.stopwatch(), end)
         if negotiating and budget.allows(TurnPart.NEGOTIATIONS):
             self._negotiate(negotiating, budget.end_of(NEGOTIATING_SECONDS))
 
-    def _call(self, readers: deque[Reader], number: int, end: float) -> None:
-        """Call `number` of them, but only one after the time `end`."""
+    def _call(self, readers: deque[Reader], number: int, began: float, end: float) -> None:
+        """Call `number` of them, but only one after the time `end`. `began`: the time now."""
         stopwatch = self.budget.stopwatch
-        began = stopwatch()
         for _ in range(number):
             reader = readers.popleft()
             reader.take_turn()

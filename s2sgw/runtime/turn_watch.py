@@ -68,8 +68,9 @@ class TurnWatch(Collector):
         if began is None:
             return
         seconds, cpu_seconds = self._stopwatch() - began, self._cpu_clock() - self._cpu_began
-        self._times.add(seconds)
-        self._cpu_times.add(cpu_seconds)
+        for histogram, taken in ((self._times, seconds), (self._cpu_times, cpu_seconds)):
+            histogram.counts[bisect_left(BUCKETS, taken)] += 1
+            histogram.sum += taken
         if seconds >= LONG_SECONDS:
             self._log(seconds, cpu_seconds)
 
@@ -137,24 +138,19 @@ class TurnWatch(Collector):
 
 
 class Histogram:
-    """Durations counted in `BUCKETS`."""
+    """Durations counted in `BUCKETS`. `counts` has one more, for those beyond the last bucket."""
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(BUCKETS) + 1)
-        self._sum = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count one duration."""
-        self._counts[bisect_left(BUCKETS, seconds)] += 1
-        self._sum += seconds
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.sum = 0.0
 
     def metric(self, name: str, text: str) -> HistogramMetricFamily:
         """Return the metric, whose buckets are cumulative."""
         total, rows = 0, []
-        for bound, count in zip([*map(str, BUCKETS), "+Inf"], self._counts, strict=True):
+        for bound, count in zip([*map(str, BUCKETS), "+Inf"], self.counts, strict=True):
             total += count
             rows.append((bound, total))
-        return HistogramMetricFamily(name, text, buckets=rows, sum_value=self._sum)
+        return HistogramMetricFamily(name, text, buckets=rows, sum_value=self.sum)
 
 
 @contextmanager

@@ -324,7 +324,8 @@ class Negotiation(ABC):
             return []
         try:
             act(*arguments, **named)
-            self._catch_up()
+            if self._inputs or self._kept:
+                self._catch_up()
         except RemoteFault as fault:
             self._end(refuse(_cause(fault), fault.condition, fault.text))
         except Stop as stop:
@@ -403,7 +404,10 @@ class Negotiation(ABC):
             if type(item) is Stanza:
                 self.pass_on(self.phase.pair_of(item), item)
                 continue
-            self._take_other(item)
+            if type(item) is Element and item.name != "error":
+                self.phase.element(item)
+            else:
+                self._take_other(item)
             if self.phase.waits or self.unsent > ANSWER_BYTES:
                 self._inputs = inputs[at:]
                 return
