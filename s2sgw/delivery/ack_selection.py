@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
+from os import urandom
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -161,4 +161,4 @@ class AckSelection:
 
 
 def _token() -> str:
-    return f"s2sgw-{secrets.token_hex(12)}"
+    return f"s2sgw-{urandom(12).hex()}"

@@ -263,8 +263,10 @@ class PingAcks:
         self._request: tuple[bytes, bytes] | None = None  # a ping before and behind its id
 
     def batch(self, stanzas: Sequence[bytes]) -> Sequence[bytes]:
-        requests = self._before_batch(stanzas), self.after_batch(len(stanzas))
-        return [each for each in (requests[0], *stanzas, requests[1]) if each] if any(requests) else stanzas
+        before, after = self._before_batch(stanzas), self.after_batch(len(stanzas))
+        if before:
+            stanzas = [before, *stanzas]
+        return [*stanzas, after] if after else stanzas
 
     def _before_batch(self, stanzas: Sequence[bytes]) -> bytes:
         """Ping first, to find out whether the server answers at all: it may fall silent because of one of these stanzas."""

@@ -120,7 +120,8 @@ class DeliveryAgent:
         return NextHopStatus(self.state, cause, retry_at)
 
     def send(self, data: Sequence[bytes]) -> bool:
-        ready = self._ready
+        ready = self.data
+        assert type(ready) is Delivering
         if ready.promised and self.queue.pair_queue.in_flight_count == len(data):  # nothing else is in flight
             self._take_acks(ready)
         slow = ready.stream.write(ready.acknowledgements.batch(data))
@@ -171,7 +172,8 @@ class DeliveryAgent:
 
     def stream_event(self, event: Event) -> None:
         """Take an acknowledgement of the other side (XEP-0198), or its refusal to acknowledge."""
-        ready = self._ready
+        ready = self.data
+        assert type(ready) is Delivering
         if isinstance(event, Acknowledged):
             ready.acked = True
             self.queue.acknowledged(ready.acknowledgements.acknowledged(event.count))

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from math import inf
+from operator import attrgetter
 from typing import Literal, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -34,6 +35,7 @@ from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 
+_data_of = attrgetter("data")
 #: Bytes that are given to a next hop, or read from the spool, at once.
 CHUNK = 131072
 #: Seconds after which a waiting stanza gets a delay stamp (R39).
@@ -254,7 +256,7 @@ class DeliveryQueue:
 
     def _write_through(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> bool:
         """Write `stanzas`. Return whether the next hop takes no more for now."""
-        data = [stanza.data for stanza in stanzas]
+        data = [*map(_data_of, stanzas)]
         if self.next_hop.acknowledges:
             self.pair_queue.add_in_flight(stanzas, self._services.clock.seconds(), upstream_ack)
             self._services.window.watch(self)
@@ -271,7 +273,8 @@ class DeliveryQueue:
         else:
             self._passed.update(map(kind_of, stanzas))
         self._unreported += len(stanzas)
-        self._unreported_bytes += sum([len(stanza.data) for stanza in stanzas])
+        for stanza in stanzas:
+            self._unreported_bytes += len(stanza.data)
 
     def report_passed(self) -> None:
         """Add the stanzas passed on since the last call to the daily report, if there is one."""
@@ -380,14 +383,15 @@ class DeliveryQueue:
 
     def next_hop_ready(self) -> None:
         """Write waiting stanzas until something blocks. Then resume the sources."""
-        while self._may_write() and self.blocked_by() is None:
+        while self.pair_queue.waiting and self._may_write() and self.blocked_by() is None:
             if not (written := self.pair_queue.write(1 if self.suspects else CHUNK, self.parked)):
                 self._marks.make(self.parked)
                 break
             self._write(written)
         if self.pair_queue.spooled_range is not None and not self._may_write() and self.blocked_by() is None:
             self.spooled_range.read_on(self._readable)
-        self.relieve()
+        if self._slowed or self.restore_turn is not None:
+            self.relieve()
 
     def _may_write(self) -> bool:
         """Return whether a stanza waits in memory that an operator does not hold."""
@@ -433,13 +437,17 @@ class DeliveryQueue:
     def _passed_on(self, number: int, evidence: ReceiptEvidence) -> None:
         gone = self.pair_queue.acknowledge(number)
         self.suspects = max(0, self.suspects - number)
-        spooled = [item for item in gone if item.spooled]
+        spooled: list[QueueItem] = []
+        for item in gone:
+            self._count_passed(item.stanzas)
+            if item.spooled:
+                spooled.append(item)
         if spooled and (self.parked or self._out_of_order or self.spooled_range.leaving):
             self._services.spool.remove_each(self.pair, [held.position for held in self.pair_queue.rows(spooled)])
         elif spooled:
             self._services.spool.remove(self.pair, spooled[-1].last)
-        self._count_passed(list(chain.from_iterable([item.stanzas for item in gone])))
-        settle(gone, evidence)
+        for item in gone:
+            item.settle(evidence)
 
     def stream_lost(self, poison: str = "", ambiguous: bool = False) -> None:
         """Put the stanzas in flight in doubt: the stream is gone. They are sent again, except for IQ requests (R33).

@@ -53,17 +53,15 @@ class Unacknowledged:
         self._runs.append(run)
         self._number += len(run.hashes)
         while self._number > MAX_OF_STREAM and len(self._runs) > 1:
-            self._drop_first()
+            self.acknowledged(self._before + len(self._runs[0].hashes))
 
     def acknowledged(self, number: int) -> None:
         """Drop the first `number` stanzas of the stream: they were acknowledged to the sender."""
-        while self._runs and self._before + len(self._runs[0].hashes) <= number:
-            self._drop_first()
-
-    def _drop_first(self) -> None:
-        number = len(self._runs.popleft().hashes)
-        self._number -= number
-        self._before += number
+        runs = self._runs
+        while runs and self._before + len(runs[0].hashes) <= number:
+            dropped = len(runs.popleft().hashes)
+            self._number -= dropped
+            self._before += dropped
 
     def rows(self, acknowledged: int) -> Iterator[tuple[Pair, int, UpstreamAck]]:
         """Return pair, hash and receipt of each stanza that can be recognised.

@@ -147,7 +147,7 @@ class PairIngress:
         """Take the stanzas of one turn. `upstream_ack` is settled when they have another owner."""
         self._used_at = self._services.clock.seconds()
         if self._admitted and not self._held and self._stanza_filter is None:
-            self._queue().accept(stanzas, self._source, upstream_ack)
+            self._queue().accept(stanzas, None if self._over else self._connection, upstream_ack)
         elif stanzas := self._without_ping_replies(stanzas, upstream_ack):
             if self._held or (not self._admitted and self._services.lines.must_wait(self)):
                 self._hold(stanzas, upstream_ack)
@@ -247,14 +247,16 @@ class PairIngress:
 
         Nothing delays these replies: no look-up of the peer, no policy and no rate. A server that answers is not silent.
         """
-        queue = self._services.queues.find(self.pair)
+        queue = None if self._found is None else self._found()
+        if queue is None or queue.forgotten:
+            queue = self._services.queues.find(self.pair)
         if queue is None or not queue.replies.pings:
             return stanzas
         replies = [stanza for stanza in stanzas if queue.replies.awaits(stanza)]
         if not replies:
             return stanzas
         self._queue().accept(replies, self._source, upstream_ack)
-        return [stanza for stanza in stanzas if stanza not in replies]
+        return [] if len(replies) == len(stanzas) else [stanza for stanza in stanzas if stanza not in replies]
 
     def _refuse_filtered(
         self, stanza_filter: StanzaFilter, refused: list[Refused], upstream_ack: UpstreamAck | None,

@@ -219,7 +219,7 @@ class StreamConnection(Protocol):
             self.last_sent = self._clock.seconds()
             self._sends = True
             self._out.write(data)
-        return not self.writable
+        return not self._outlet.open or self.retiring or self.engine.parting is not None
 
     def keep_alive(self, data: bytes = b" ") -> None:
         """Send white space between stanzas (RFC 6120 §4.6.1), or a request for a sign of life. It does not count as use."""

@@ -66,16 +66,12 @@ class UpstreamAck:
         self.left -= number
         if self._tally is not None:
             self._tally[evidence.label] += number
-        self.some_settled(evidence, number)
         if self.left:
             return []
         self.evidence = evidence
         self.all_settled(evidence)
         followers, self._followers = self._followers, None
         return followers or []
-
-    def some_settled(self, evidence: ReceiptEvidence, number: int) -> None:
-        """React to `number` more stanzas that are settled by `evidence`. Derived classes override this."""
 
     def all_settled(self, evidence: ReceiptEvidence) -> None:
         """React when all stanzas are settled, the last by `evidence`. Derived classes override this."""
@@ -172,7 +168,9 @@ class Batch:
         self.durable = durable
         self.gone = False
         self.parts: Sequence[QueueItem] = ()
-        self.cost = sum([len(stanza.data) for stanza in stanzas]) + OVERHEAD * len(stanzas)
+        self.cost = OVERHEAD * len(stanzas)
+        for stanza in stanzas:
+            self.cost += len(stanza.data)
 
     @property
     def written(self) -> bool:

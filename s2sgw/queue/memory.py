@@ -61,7 +61,10 @@ class PeerMemory:
 
         Its sources should then wait, unless something else makes room.
         """
-        return self.used * 2 > self.allowance
+        memory, twice = self.shared, self.used * 2
+        if twice <= memory.share and twice <= memory.limit - memory.used:
+            return False  # the allowance is at least the lesser of the two
+        return twice > self.allowance
 
     @property
     def full(self) -> bool:

@@ -214,7 +214,8 @@ class PairQueue:
             self._in_flight_count -= size
             self._in_flight_bytes -= item.cost
             taken.append(self._release(item))
-        self._forget_gone()
+        while self.unspooled and self.unspooled[0].gone:  # as `_forget_gone`
+            self.unspooled.popleft()
         return taken
 
     def _split(self, item: QueueItem, number: int) -> Batch:

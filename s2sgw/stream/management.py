@@ -100,7 +100,7 @@ class Counters:
 
     def handle(self, number: int, received: int) -> bool:
         """Count `number` more stanzas as handled. Return whether these are all of the `received` ones."""
-        outstanding = self.outstanding(received)
+        outstanding = received - self.began - self.handled
         if not 0 <= number <= outstanding:
             raise LocalFault(f"{number} stanzas handled, where {outstanding} were outstanding")
         self.handled += number

@@ -66,8 +66,9 @@ class Receipt(UpstreamAck):
         #: the label of each piece of evidence, and the number of its stanzas
         self.by: list[tuple[str, int]] = []
 
-    def some_settled(self, evidence: ReceiptEvidence, number: int) -> None:
+    def _settle(self, evidence: ReceiptEvidence, number: int) -> list[tuple[UpstreamAck, int]]:
         self.by.append((evidence.label, number))
+        return super()._settle(evidence, number)
 
     def all_settled(self, evidence: ReceiptEvidence) -> None:
         self._settled()

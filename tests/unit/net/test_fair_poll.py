@@ -299,3 +299,24 @@ class InstallTests(TestCase):
         lost.assert_called_once()
         called.assert_not_called()
         self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+
+    async def test_connection_that_breaks(self) -> None:
+        """A connection of our own whose reading fails by an error of ours is lost, and is served no more."""
+        if not isinstance(reactor, EPollReactor):
+            raise SkipTest("another reactor runs")
+        end = share_turns(reactor, STRANGERS, Turns(), Observer())
+        near, far = socket.socketpair()
+        far.setblocking(False)
+        read, lost = Mock(), Mock()
+        read.dataReceived.side_effect = ValueError("broken")
+        below: Any = Mock(socket=far, reactor=reactor, fileno=far.fileno, connectionLost=lost)
+        SocketTransport(below, below, read, Mock())
+        near.send(b"a")
+        await deferLater(reactor, 0.05)
+        near.send(b"b")
+        await deferLater(reactor, 0.05)
+        end()
+        for each in (near, far):
+            each.close()
+        self.assertEqual((read.dataReceived.call_count, lost.call_count), (1, 1))
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))

@@ -7,6 +7,7 @@ import socket
 import struct
 import weakref
 from typing import Any
+from unittest.mock import Mock
 
 from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
@@ -432,6 +433,39 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         world.reactor.settle()
         self.assertEqual(b"".join(world.engine.fed), b"y" * 500)
         self.assertLess(len(world.engine.fed), 20)
+
+    def one_read(self, *records: bytes, reset: bool = False) -> tuple[World, int, Any]:
+        """Send these records, and read once. Return how often OpenSSL was asked for a record, and the result of the read."""
+        world = World(self, solo=True)
+        tls = self.shake(world)
+        world.receiving.negotiated()
+        del world.engine.fed[:]
+        transport = world.receiving._socket
+        assert transport is not None
+        asked = Mock(wraps=transport._tls)
+        self.patch(transport, "_tls", asked)
+        for record in records:
+            tls.send(record)
+        if reset:
+            world.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            world.socket.close()
+        problem = transport.doRead()
+        self.patch(transport, "_tls", tls)
+        world.reactor.settle()
+        return world, asked.recv.call_count, problem
+
+    def test_a_record_alone(self) -> None:
+        """OpenSSL is not asked for a record behind one that came alone. Records that came together are read at once."""
+        world, asked, problem = self.one_read(b"one\n")
+        self.assertEqual((world.engine.fed, asked, problem), ([b"one\n"], 1, None))
+        world, asked, problem = self.one_read(b"one\n", b"two\n")
+        self.assertEqual((world.engine.fed, asked, problem), ([b"one\ntwo\n"], 3, None))
+
+    def test_a_record_before_a_reset(self) -> None:
+        """R16: a record that came before a reset is read, and the loss is reported."""
+        world, _, problem = self.one_read(b"one\n", reset=True)
+        self.assertIsNotNone(problem)
+        self.assertEqual(world.engine.fed, [b"one\n"])
 
     def test_begins_when_the_clear_is_sent(self) -> None:
         """R5: TLS does not begin before all unencrypted output is sent, however slowly the other side reads."""
