@@ -61,7 +61,7 @@ FAULTS = (
     ),
     Mutation(
         "C6", "fault: an acknowledged stanza is taken for a repeat", "s2sgw/ingress/duplicates.py",
-        "        while self._runs and self._before + len(self._runs[0].hashes) <= number:\n",
+        "        while runs and self._before + len(runs[0].hashes) <= number:\n",
         "        while False:\n",
         ("tests.unit.ingress.test_duplicates.UnacknowledgedTests.test_what_was_acknowledged_is_forgotten",),
     ),
