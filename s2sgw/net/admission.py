@@ -89,6 +89,8 @@ class Admission:
         self.strangers: dict[int, AdmittedConnection] = {}
         #: the unproven connections, oldest first
         self._by_age: dict[AdmittedConnection, None] = {}
+        #: the unproven connections whose negotiation another node ends in time
+        self._entrusted: set[AdmittedConnection] = set()
         self._timer: IDelayedCall | None = None
 
     @property
@@ -149,6 +151,13 @@ class Admission:
         connection.claimed = name
         self._by_name.setdefault(name, _Sites()).add(connection)
 
+    def entrust(self, connection: AdmittedConnection) -> None:
+        """Note that another node serves `connection`, and ends its negotiation in time. It may still give way to others."""
+        if connection in self._by_age:
+            del self._by_age[connection]
+            self._entrusted.add(connection)
+            self._stop_if_empty()
+
     def prove(self, connection: AdmittedConnection) -> None:
         """Note that the stream of `connection` has proven a pair. The connection never gives way from now on."""
         self._proven += 1
@@ -173,7 +182,7 @@ class Admission:
     def close(self) -> None:
         """End the connections that have proven nothing, because the gateway stops."""
         ending = Ending(Cause.SHUTDOWN)
-        for connection in list(self._by_age):
+        for connection in [*self._by_age, *self._entrusted]:
             self._leave_unproven(connection)
             connection.dismiss(Refusal(StreamCondition.SYSTEM_SHUTDOWN, "", ending))
 
@@ -250,11 +259,18 @@ class Admission:
     def _leave_unproven(self, connection: AdmittedConnection) -> None:
         if connection in self._by_age:
             del self._by_age[connection]
-            self._unproven.remove(connection)
-            self._forget_claim(connection)
-            if not self._by_age and self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._stop_if_empty()
+        elif connection in self._entrusted:
+            self._entrusted.remove(connection)
+        else:
+            return
+        self._unproven.remove(connection)
+        self._forget_claim(connection)
+
+    def _stop_if_empty(self) -> None:
+        if not self._by_age and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _forget_stranger(self, connection: AdmittedConnection) -> None:
         if self.strangers.get(connection.descriptor) is connection:
@@ -305,6 +321,11 @@ class AdmittedConnection:
         if strangers.get(self.descriptor) is self:
             del strangers[self.descriptor]
             strangers[self.descriptor] = self
+
+    def entrust(self) -> None:
+        """Note that another node serves the connection, and ends its negotiation in time."""
+        if self._open:
+            self._admission.entrust(self)
 
     def prove(self) -> None:
         """Note that the stream has proven a pair."""

@@ -125,6 +125,10 @@ class StreamFactory(ServerFactory):
         if isinstance(admitted, NotAdmitted):
             self._refused(address, admitted.ending)
             return None
+        return self.connection(admitted, address)
+
+    def connection(self, admitted: AdmittedConnection, address: str) -> SilentConnection:
+        """Return the protocol of an admitted connection."""
         return SilentConnection(admitted, address, self._build, self._refused, self._direct_tls)
 
 

@@ -43,11 +43,15 @@ class MalformedHeader(ValueError):
 
 
 class ProxyHeader(NamedTuple):
-    """A header of `size` bytes. Without ends, the connection is the proxy's own, such as a health check."""
+    """A header of `size` bytes. Without ends, the connection is the proxy's own, such as a health check.
+
+    `extensions`: what follows the addresses in version 2, not parsed.
+    """
 
     size: int
     source: Address | None = None
     destination: Address | None = None
+    extensions: bytes = b""
 
 
 def parse(data: bytes) -> ProxyHeader | None:
@@ -90,7 +94,7 @@ def _end(host: str, port: str, version: int) -> Address:
 
 
 def _parse_v2(data: bytes) -> ProxyHeader | None:
-    """Parse 16 bytes, then as many as they announce: addresses, and extensions that are ignored."""
+    """Parse 16 bytes, then as many as they announce: addresses, and extensions that are not parsed."""
     if len(data) < _V2_FIXED:
         return None
     command, family, length = struct.unpack_from("!BBH", data, len(_V2))
@@ -110,7 +114,8 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
         raise MalformedHeader("it is too short for its addresses")
     source, destination, *ports = struct.unpack_from(f"!{width}s{width}sHH", data, _V2_FIXED)
     ends = [ipaddress.ip_address(end) for end in (source, destination)]
-    return ProxyHeader(size, _address(ends[0], ports[0]), _address(ends[1], ports[1]))
+    extensions = data[_V2_FIXED + 2 * width + 4 : size]
+    return ProxyHeader(size, _address(ends[0], ports[0]), _address(ends[1], ports[1]), extensions)
 
 
 def _address(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> Address:
@@ -118,13 +123,17 @@ def _address(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) 
     return kind("TCP", str(address), port)
 
 
-def write(source: HostPort, destination: HostPort) -> bytes:
-    """Return a header of version 2 for a connection between two IP addresses. For different families it has no addresses."""
+def write(source: HostPort, destination: HostPort, extensions: bytes = b"") -> bytes:
+    """Return a header of version 2 for a connection between two IP addresses.
+
+    For different families it has no addresses, and no extensions.
+    """
     ends = [ipaddress.ip_address(end.host) for end in (source, destination)]
     if ends[0].version != ends[1].version:
         return LOCAL
     addresses = b"".join(end.packed for end in ends) + struct.pack("!HH", source.port, destination.port)
-    return _V2 + struct.pack("!BBH", 0x21, 0x11 if ends[0].version == 4 else 0x21, len(addresses)) + addresses
+    body = addresses + extensions
+    return _V2 + struct.pack("!BBH", 0x21, 0x11 if ends[0].version == 4 else 0x21, len(body)) + body
 
 
 class ProxyFactory(ServerFactory):
@@ -148,6 +157,10 @@ class ProxyFactory(ServerFactory):
             return _Receiver(self, host)
         self.refused(host, Ending(Cause.NOT_ALLOWED, "only listed proxies may connect here"))
         return None
+
+    def factory_for(self, header: ProxyHeader) -> ServerFactory | None:
+        """Return the factory of a connection with this header; None: the connection is refused."""
+        return self.factory
 
     def _is_trusted(self, host: str) -> bool:
         try:
@@ -188,8 +201,12 @@ class _Receiver(HandoverProtocol):
         self._stop()
 
     def _build(self, header: ProxyHeader) -> None:
+        factory = self._factory.factory_for(header)
+        if factory is None:
+            self._refuse("the PROXY header is not accepted here")
+            return
         peer = header.source or self.transport.getPeer()
-        inner = self._factory.factory.buildProtocol(peer)
+        inner = factory.buildProtocol(peer)
         if inner is None:
             self.transport.abortConnection()
             return

@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "runtime": "s2s authentication ingress peerdb config delivery net policy reporting storage stream trust queue xmpp",
     "admin": "runtime backend s2s authentication ingress peerdb config delivery net policy reporting spool stream trust queue xmpp",
     "console": "admin config net policy reporting xmpp",
-    "composition": "admin runtime backend s2s authentication ingress peerdb config delivery net policy reporting spool stream trust queue xmpp",
+    "composition": "cluster admin runtime backend s2s authentication ingress peerdb config delivery net policy reporting spool stream trust queue xmpp",
     "cli": "composition admin config reporting runtime backend storage peerdb net policy stream trust xmpp",
     "service": "composition console admin runtime backend s2s peerdb config net reporting spool xmpp",
 }

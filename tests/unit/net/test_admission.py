@@ -272,6 +272,23 @@ class TimeTests(AdmissionCase):
         self.assertEqual(([1], []), (self.gone(holders), self.clock.getDelayedCalls()))
         self.assertTrue(holders[1].dismissed[0].ending.in_order)
 
+    def test_entrusted(self) -> None:
+        """A connection that another node serves is not ended for its age, but gives way to others until it counts as proven."""
+        admission = self.admission(unproven=2)
+        first, second = self.open(admission, "192.0.2.1", "192.0.2.2")
+        first.admitted.entrust()
+        self.clock.advance(admission.limits.negotiation + 1)
+        self.assertEqual(self.gone([first, second]), [1])
+        self.assertEqual((admission.unproven, self.clock.getDelayedCalls()), (1, []))
+        second.admitted.entrust()
+        third, fourth = self.open(admission, "192.0.2.3", "192.0.2.4")
+        self.assertEqual((self.gone([first]), admission.unproven), ([0], 2))
+        third.admitted.entrust()
+        third.admitted.prove()
+        fourth.admitted.entrust()
+        admission.close()
+        self.assertEqual((self.gone([third, fourth]), admission.unproven), ([1], 0))
+
     def test_no_timer_at_rest(self) -> None:
         """No timer runs while no connection is unproven."""
         admission = self.admission()

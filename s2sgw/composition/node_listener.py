@@ -1,0 +1,215 @@
+"""The listener for other nodes, and the door before the listeners for peers and servers (docs/cluster.md).
+
+A connection whose peer has its home on another node is handed on to the listener for nodes there. What comes there is served, and
+never handed on again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import ServerFactory
+from twisted.logger import Logger
+
+from s2sgw.cluster.door import HandOn, Placement, peer_of
+from s2sgw.net.admission import Admission
+from s2sgw.net.dialing import DirectDialler
+from s2sgw.net.door import DoorFactory, HandedOn
+from s2sgw.net.fair_slots import FairSlots, SlotLost
+from s2sgw.net.listening import BuildStream, OnRefused, listen
+from s2sgw.net.node_header import NodeHeaders
+from s2sgw.net.proxy_protocol import Network, ProxyFactory, ProxyHeader
+from s2sgw.net.site_rates import SiteRates
+from s2sgw.net.sites import site_path
+from s2sgw.reporting.record import Leg
+from s2sgw.xmpp.bounded_dict import BoundedDict
+from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.header import Header
+from s2sgw.xmpp.host_port import HostPort
+from s2sgw.xmpp.jid import Domain, InvalidJID
+
+log = Logger("s2sgw")
+
+#: Seconds in which another node must accept a connection.
+CONNECT_SECONDS = 3.0
+#: Look-ups of homes under way at once, those of one address, and those that wait for a slot: of one address, in all.
+LOOK_UPS, PER_ADDRESS, LINE_OF_ADDRESS, LINE = 64, 8, 1000, 5000
+#: Look-ups that one address may cause in a second, and at once. Beyond that its connections are served here.
+RATE, BURST = 20.0, 200.0
+#: Seconds for which a found home is remembered, and the number of peers.
+REMEMBERED_SECONDS, REMEMBERED = 1.0, 4096
+
+#: The text of a leg in a node's header: this, or the second and a domain of the backend.
+FEDERATION, BACKEND = "federation", "backend "
+
+
+class HomeLocator(Protocol):
+    """Finds the homes of peers (`cluster.homes.ClusterHomes`)."""
+
+    async def locate(self, peer: Domain) -> Placement | Ending:
+        """Return where a new connection of `peer` goes. It may wait for a silent node."""
+
+
+class NodeDoor:
+    """Hands connections on. `key` is the secret of the nodes, `local_domains` the domains of the gateway."""
+
+    def __init__(self, reactor: Any, homes: HomeLocator, local_domains: Container[Domain], key: bytes) -> None:
+        self.headers = NodeHeaders(key)
+        #: connections that were handed on since the start, and attempts that failed
+        self.number = self.failed = 0
+        self._reactor = reactor
+        self._homes = homes
+        self._local_domains = local_domains
+        self._dialler = DirectDialler(reactor, timeout=CONNECT_SECONDS)
+        self._slots: FairSlots[Placement | Ending] = FairSlots(
+            reactor, LOOK_UPS, per_owner=PER_ADDRESS, per_line=LINE_OF_ADDRESS, waiting=LINE,
+        )
+        self._rates = SiteRates(reactor, RATE, BURST)
+        #: where the connections of a peer go, and until when this is believed
+        self._found: BoundedDict[Domain, tuple[float, HostPort | None]] = BoundedDict(REMEMBERED)
+        self._nodes: dict[HostPort, str] = {}
+        self._open: dict[HandedOn, str] = {}
+
+    @property
+    def open(self) -> int:
+        """The number of connections that are handed on and open."""
+        return len(self._open)
+
+    def factory(self, leg: Leg, build: BuildStream, admission: Admission, refused: OnRefused) -> ServerFactory:
+        """Return the factory of a listener whose connections begin in clear."""
+        return DoorFactory(build, admission, refused, LegPlacing(self, leg), self._dialler, self._reactor)
+
+    def node_ended(self, node: str) -> None:
+        """End the connections that were handed on to `node`, which is dead: their peers connect again at once."""
+        self._found.clear()
+        for connection in [each for each, name in self._open.items() if name == node]:
+            connection.abort()
+
+    def close(self) -> None:
+        """End all connections that were handed on."""
+        for connection in list(self._open):
+            connection.abort()
+
+    # --- for the connections ---
+
+    def peer(self, leg: Leg, header: Header) -> Domain | None:
+        """Return the peer of a stream; None: it is served here."""
+        own = header.to if leg == "federation" else header.from_
+        try:
+            if own is None or Domain.claimed(own) not in self._local_domains:
+                return None
+        except InvalidJID:
+            return None
+        return peer_of(header, self._local_domains)
+
+    async def look_up(self, peer: Domain, address: str) -> HostPort | None:
+        """Return the listener of the home of `peer`; None: the connection is served here."""
+        until, found = self._found.get(peer, (0.0, None))
+        if self._reactor.seconds() < until:
+            return found
+        site = site_path(address)
+        if not self._rates.take(site):
+            return None
+        try:
+            placement = await self._slots.run(site, partial(self._locate, peer))
+        except SlotLost:
+            return None
+        place = None
+        if isinstance(placement, HandOn):
+            place = HostPort.parse(placement.listener, 0)
+            self._nodes[place] = placement.node
+        if not isinstance(placement, Ending):
+            self._found[peer] = (self._reactor.seconds() + REMEMBERED_SECONDS, place)
+        return place
+
+    def _locate(self, peer: Domain) -> Deferred[Placement | Ending]:
+        return Deferred.fromCoroutine(self._homes.locate(peer))
+
+    def forget(self, peer: Domain | None) -> None:
+        """Forget where the connections of `peer` go: nothing answers there."""
+        self.failed += 1
+        if peer is not None:
+            self._found.pop(peer, None)
+
+    def opened(self, connection: HandedOn, place: HostPort) -> None:
+        """Note a connection that is handed on."""
+        self.number += 1
+        self._open[connection] = self._nodes.get(place, "")
+
+    def gone(self, connection: HandedOn) -> None:
+        """Note that it is closed."""
+        self._open.pop(connection, None)
+
+
+class LegPlacing:
+    """The places of the connections of one leg (`net.door.Placing`)."""
+
+    def __init__(self, door: NodeDoor, leg: Leg) -> None:
+        self._door = door
+        self._leg = leg
+        self.handed_on, self.gone = door.opened, door.gone
+
+    def place(self, header: Header, address: str) -> Deferred[HostPort | None]:
+        """Return the listener of the home of the peer; None: this node serves the stream."""
+        return Deferred.fromCoroutine(self._place(header, address))
+
+    async def _place(self, header: Header, address: str) -> HostPort | None:
+        peer = self._door.peer(self._leg, header)
+        return None if peer is None else await self._door.look_up(peer, address)
+
+    def greeting(self, header: Header, source: HostPort, destination: HostPort) -> bytes:
+        """Return the PROXY header for the other node."""
+        leg = FEDERATION if self._leg == "federation" else f"{BACKEND}{Domain.claimed(header.from_ or '').ascii}"
+        return self._door.headers.write(source, destination, leg)
+
+    def not_reached(self, header: Header) -> None:
+        """Forget the place."""
+        self._door.forget(self._door.peer(self._leg, header))
+
+
+class NodeFactory(ProxyFactory):
+    """Builds the connections that nodes hand on: `federation` those of peers, `backend` those of the server of a domain."""
+
+    def __init__(
+        self, federation: ServerFactory, backend: Callable[[Domain], ServerFactory | None], members: Sequence[Network],
+        headers: NodeHeaders, clock: Any, refused: OnRefused,
+    ) -> None:
+        super().__init__(federation, members, clock, refused)
+        self._backend = backend
+        self._headers = headers
+
+    def factory_for(self, header: ProxyHeader) -> ServerFactory | None:
+        """Return the factory of the leg in the header; None: no node has written it."""
+        leg = self._headers.leg(header)
+        if leg == FEDERATION:
+            return self.factory
+        if leg is None or not leg.startswith(BACKEND):
+            return None
+        try:
+            return self._backend(Domain.parse(leg.removeprefix(BACKEND)))
+        except InvalidJID:
+            return None
+
+
+class NodeListener:
+    """The listener of `[cluster].listen`. It is opened before the node joins, and closed last."""
+
+    def __init__(self, reactor: Any, endpoint: str, factory: ServerFactory) -> None:
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._factory = factory
+        self.ports: list[IListeningPort] = []
+
+    async def open(self) -> None:
+        """Listen. Raises Twisted's `CannotListenError`, or `ValueError`."""
+        for listening in listen(self._reactor, self._endpoint, self._factory):
+            self.ports.append(await listening)
+
+    def close(self) -> Deferred[Any]:
+        """Listen no more."""
+        ports, self.ports = self.ports, []
+        return DeferredList([maybeDeferred(port.stopListening) for port in ports], consumeErrors=True)

@@ -1,0 +1,220 @@
+"""Tests of the door's look-ups, and of the listener for nodes."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol, ServerFactory
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.cluster.door import HandOn, Placement, ServeHere
+from s2sgw.composition.node_listener import (
+    BURST,
+    CONNECT_SECONDS,
+    REMEMBERED_SECONDS,
+    LegPlacing,
+    NodeDoor,
+    NodeFactory,
+    NodeListener,
+)
+from s2sgw.net.node_header import NodeHeaders
+from s2sgw.net.proxy_protocol import write
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.header import Header
+from s2sgw.xmpp.host_port import HostPort
+from s2sgw.xmpp.jid import Domain
+
+LOCAL, PEER = Domain.parse("example.org"), Domain.parse("peer.example")
+FROM_PEER, FROM_SERVER = (Header(*names, None, "1.0") for names in (("example.org", "peer.example"), ("peer.example", "example.org")))
+ELSEWHERE = HostPort("192.0.2.2", 5271)
+ENDS = (HostPort("203.0.113.7", 40000), HostPort("192.0.2.1", 5269))
+KEY = b"the secret of the nodes"
+
+
+class Homes:
+    """The homes, as the test answers for them."""
+
+    def __init__(self) -> None:
+        self.asked: list[Domain] = []
+        self.answers: list[Deferred[Placement | Ending]] = []
+
+    async def locate(self, peer: Domain) -> Placement | Ending:
+        self.asked.append(peer)
+        self.answers.append(Deferred())
+        return await self.answers[-1]
+
+
+class Connection:
+    """A connection that is handed on."""
+
+    aborted = 0
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+class DoorTests(SynchronousTestCase):
+    """The look-ups."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.homes = Homes()
+        self.door = NodeDoor(self.clock, self.homes, {LOCAL}, KEY)
+        self.federation, self.backend = LegPlacing(self.door, "federation"), LegPlacing(self.door, "backend")
+
+    def place(self, answer: Placement | Ending, header: Header = FROM_PEER, leg: LegPlacing | None = None) -> HostPort | None:
+        placing = (leg or self.federation).place(header, "203.0.113.7")
+        if not placing.called:
+            self.homes.answers[-1].callback(answer)
+        found: HostPort | None = self.successResultOf(placing)
+        return found
+
+    def test_placed(self) -> None:
+        """Streams of both legs go to the home of their peer; if that is here, or unknown in the end, they are served here."""
+        elsewhere = HandOn("b", str(ELSEWHERE))
+        for answer, expected in ((elsewhere, ELSEWHERE), (ServeHere(), None), (Ending(Cause.NO_NODE), None)):
+            for header, leg in ((FROM_PEER, self.federation), (FROM_SERVER, self.backend)):
+                self.assertEqual(self.place(answer, header, leg), expected)
+                self.clock.advance(REMEMBERED_SECONDS)
+        self.assertEqual(self.homes.asked, [PEER] * 6)
+
+    def test_no_look_up(self) -> None:
+        """A header without names, or not to us from a peer, or not from us on a server's stream, costs no look-up."""
+        for header in (
+            Header(None, "peer.example", None, "1.0"), Header("example.org", None, None, "1.0"), Header("example.org", "a b", None, "1.0"),
+            Header("other.example", "peer.example", None, "1.0"), Header("..", "peer.example", None, "1.0"),
+        ):
+            self.assertIsNone(self.successResultOf(self.federation.place(header, "203.0.113.7")), header)
+        self.assertIsNone(self.successResultOf(self.backend.place(FROM_PEER, "127.0.0.1")))
+        self.assertEqual(self.homes.asked, [])
+
+    def test_remembered(self) -> None:
+        """A home is remembered for a moment, unless nothing answers there or the node is dead. What failed is not."""
+        elsewhere = HandOn("b", str(ELSEWHERE))
+        self.place(elsewhere)
+        self.assertEqual((self.place(ServeHere()), len(self.homes.asked)), (ELSEWHERE, 1))
+        self.federation.not_reached(FROM_PEER)
+        self.assertEqual((self.place(elsewhere), len(self.homes.asked)), (ELSEWHERE, 2))
+        self.door.node_ended("b")
+        self.assertEqual((self.place(Ending(Cause.NO_NODE)), len(self.homes.asked)), (None, 3))
+        self.assertEqual((self.place(elsewhere), len(self.homes.asked)), (ELSEWHERE, 4))
+        self.clock.advance(REMEMBERED_SECONDS)
+        self.assertEqual((self.place(ServeHere()), len(self.homes.asked)), (None, 5))
+
+    def test_flood_of_names(self) -> None:
+        """One address causes a bounded number of look-ups; the connections beyond are served here. Others are not touched."""
+        flood = [
+            self.federation.place(Header("example.org", f"x{number}.example", None, "1.0"), "203.0.113.66")
+            for number in range(2 * int(BURST))
+        ]
+        self.assertLess(len(self.homes.asked), 20)
+        self.assertEqual(sum(each.called for each in flood), BURST)
+        placing = self.federation.place(FROM_PEER, "203.0.113.7")
+        self.assertEqual(self.homes.asked[-1], PEER)
+        for number in range(len(self.homes.answers)):
+            self.homes.answers[number].callback(ServeHere())
+        self.assertIsNone(self.successResultOf(placing))
+
+    def test_cancelled(self) -> None:
+        """A connection that ends frees its place in the line, and its look-up."""
+        for number in range(int(BURST)):
+            placing = self.federation.place(Header("example.org", f"x{number}.example", None, "1.0"), "203.0.113.66")
+            placing.addErrback(lambda _: None)
+            placing.cancel()
+        placing = self.federation.place(FROM_PEER, "203.0.113.7")
+        self.homes.answers[-1].callback(ServeHere())
+        self.assertIsNone(self.successResultOf(placing))
+
+    def test_dead_node(self) -> None:
+        """The connections to a dead node are ended, and no others."""
+        self.place(HandOn("b", str(ELSEWHERE)))
+        one, other = Connection(), Connection()
+        self.federation.handed_on(one, ELSEWHERE)
+        self.federation.handed_on(other, HostPort("192.0.2.3", 5271))
+        self.door.node_ended("b")
+        self.assertEqual((one.aborted, other.aborted, self.door.open, self.door.number), (1, 0, 2, 2))
+        self.federation.gone(one)
+        self.door.close()
+        self.assertEqual((one.aborted, other.aborted, self.door.open), (1, 1, 1))
+
+
+class Served(Protocol):
+    """The protocol of a leg."""
+
+
+class NodeListenerTests(SynchronousTestCase):
+    """The listener for nodes."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.refused: list[Cause] = []
+        self.legs: list[str] = []
+        self.factory = NodeFactory(
+            self.leg("federation"), self.backend, [ip_network("192.0.2.0/28")], NodeHeaders(KEY), self.reactor,
+            lambda address, ending: self.refused.append(ending.cause),
+        )
+
+    def leg(self, name: str) -> ServerFactory:
+        factory = ServerFactory()
+
+        def build(address: Any) -> Protocol:
+            self.legs.append(f"{name} {address.host}")
+            return Served()
+
+        factory.buildProtocol = build  # type: ignore[assignment]
+        return factory
+
+    def backend(self, domain: Domain) -> ServerFactory | None:
+        return self.leg(f"server of {domain}") if domain == LOCAL else None
+
+    def connect(self, data: bytes, address: str = "192.0.2.2") -> StringTransport | None:
+        protocol = self.factory.buildProtocol(IPv4Address("TCP", address, 4000))
+        if protocol is None:
+            return None
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        protocol.dataReceived(data)
+        return transport
+
+    def test_legs(self) -> None:
+        """A connection of either leg has the address of the peer, or of the server."""
+        for leg, header in (("federation", FROM_PEER), ("backend", FROM_SERVER)):
+            placing = LegPlacing(NodeDoor(self.reactor, Homes(), {LOCAL}, KEY), leg)  # type: ignore[arg-type]
+            self.connect(placing.greeting(header, *ENDS))
+        self.assertEqual(self.legs, ["federation 203.0.113.7", "server of example.org 203.0.113.7"])
+        self.assertEqual(self.refused, [])
+
+    def test_strangers(self) -> None:
+        """Another network, a PROXY header that no node has written, and an unknown leg or domain are refused."""
+        good = NodeHeaders(KEY)
+        self.assertIsNone(self.connect(good.write(*ENDS, "federation"), "192.0.2.16"))
+        for data in (
+            write(*ENDS), NodeHeaders(b"guessed").write(*ENDS, "federation"), good.write(*ENDS, "other"),
+            good.write(*ENDS, "backend other.example"), good.write(*ENDS, "backend a b"), b"<stream:stream>",
+        ):
+            transport = self.connect(data)
+            assert transport is not None
+            self.assertTrue(transport.disconnected)
+        self.assertEqual((self.legs, len(self.refused)), ([], 7))
+
+    def test_open_and_close(self) -> None:
+        """It listens where it should, and then no more."""
+        listener = NodeListener(self.reactor, "tcp:5271:interface=192.0.2.1", self.factory)
+        self.successResultOf(Deferred.fromCoroutine(listener.open()))
+        ((port, factory, _, interface),) = self.reactor.tcpServers
+        self.assertEqual((port, factory, interface), (5271, self.factory, "192.0.2.1"))
+        self.assertEqual(len(listener.ports), 1)
+        self.successResultOf(listener.close())
+        self.assertEqual(listener.ports, [])
+
+    def test_dialler(self) -> None:
+        """A node that does not accept in time is not reached."""
+        door = NodeDoor(self.reactor, Homes(), {LOCAL}, KEY)
+        factory: Any = door.factory("federation", lambda admitted: None, None, lambda address, ending: None)  # type: ignore[arg-type,return-value]
+        factory.dialler("192.0.2.2", 5271, Served)
+        self.assertEqual(self.reactor.tcpClients[0][:2] + self.reactor.tcpClients[0][3:4], ("192.0.2.2", 5271, CONNECT_SECONDS))
