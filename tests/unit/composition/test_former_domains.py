@@ -322,7 +322,7 @@ class FileTests(GatewayCase):
     def restart(self) -> None:
         self.gateway.peer_records.database.close()
         for path in self.gateway.state.glob("peers.sqlite*"):  # its thread may not have closed it yet
-            path.unlink()
+            path.unlink(missing_ok=True)
         self.gateway = self.build()
 
     def test_restart(self) -> None:
