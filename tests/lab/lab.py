@@ -35,6 +35,7 @@ class Process:
 
     def __init__(
         self, name: str, argv: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path, descriptors: Sequence[int] = (),
+        own_session: bool = False,
     ) -> None:
         self.name = name
         self.log = log
@@ -42,6 +43,7 @@ class Process:
             self._popen = subprocess.Popen(
                 list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 env={**os.environ, **env}, cwd=cwd, preexec_fn=_die_with_parent, pass_fds=descriptors,
+                start_new_session=own_session,
             )
 
     @property
@@ -127,8 +129,12 @@ def _ports(first: int | None) -> Iterator[int]:
 class Lab:
     """A context manager that owns the folder, the ports and the processes of a run."""
 
-    def __init__(self, keep: bool = False, first_port: int | None = None) -> None:
-        """`keep`: leave the folder. `first_port`: the first of `PORTS` to try; the default depends on the process."""
+    def __init__(self, keep: bool = False, first_port: int | None = None, own_sessions: bool = False) -> None:
+        """`keep`: leave the folder. `first_port`: the first of `PORTS` to try; the default depends on the process.
+
+        `own_sessions`: Ctrl-C in the terminal does not reach the processes.
+        """
+        self._own_sessions = own_sessions
         self.folder = Path(tempfile.mkdtemp(prefix="s2sgw-lab-"))
         self.folder.chmod(0o755)
         self.processes: list[Process] = []
@@ -152,7 +158,7 @@ class Lab:
         self, name: str, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None, descriptors: Sequence[int] = (),
     ) -> Process:
         """Start `argv` in `folder` with these descriptors of this process; its output goes to `folder`/NAME.out."""
-        process = Process(name, argv, folder / f"{name}.out", env or {}, folder, descriptors)
+        process = Process(name, argv, folder / f"{name}.out", env or {}, folder, descriptors, self._own_sessions)
         self.processes.append(process)
         return process
 

@@ -13,6 +13,8 @@ from tests.project.audit import report
 from tests.project.source_tree import ROOT
 
 LOCKS = {"requirements.lock": (), "requirements-dev.lock": ("dev",), "requirements-docs.lock": ("docs",), "requirements-release.lock": ("release",)}
+#: The engine of a cluster, for tests alone.
+TESTS_LOCK = "requirements-nats.lock"
 #: name==version ; marker, and then one hash a line
 _PIN = re.compile(r"([A-Za-z0-9._-]+)==(\S+)(?: ; (.*?))? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)")
 
@@ -29,7 +31,7 @@ def pins(name: str) -> dict[str, set[str]]:
 class LockTests(SynchronousTestCase):
     def test_nothing_but_pins(self) -> None:
         """A lock contains pins with hashes, and comments: no index, no address, and no unchecked download."""
-        for name in LOCKS:
+        for name in (*LOCKS, TESTS_LOCK):
             text = (ROOT / name).read_text(encoding="utf-8")
             self.assertEqual("", re.sub(r"(?m)^#.*\n", "", _PIN.sub("", text)), name)
             self.assertNotIn("://", text)

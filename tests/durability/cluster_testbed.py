@@ -1,0 +1,247 @@
+"""The test bed of `make cluster`: nodes for one local domain, the servers of their engine, the server behind them, and peers outside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from s2sgw.admin.client import RequestFailed, ask, socket_path
+from s2sgw.backend.private_ca import PrivateCA
+from s2sgw.runtime.state_directory import keep_secret
+from tests.durability.account import PairAccount
+from tests.durability.gateway_runner import GatewayRunner
+from tests.durability.simulated_nameserver import SimulatedNameserver
+from tests.durability.simulated_server import REQUEST_SHARE, OutgoingStream, SimulatedServer, Traffic
+from tests.lab.certificates import Authority, Certificate
+from tests.lab.gateway import gateway
+from tests.lab.lab import Lab, LabError
+from tests.lab.nats import nats
+from tests.lab.relay import Relay
+
+INSIDE = "inside.example"
+#: Domain -> whether its server uses XEP-0198.
+PEERS = {f"managed{number}.example": True for number in range(1, 6)} | {f"plain{number}.example": False for number in range(1, 4)}
+#: The peers that hop from node to node in a round of that kind.
+HOPPING = ("managed1.example", "plain1.example")
+NAMES = "abc"
+#: Stanzas a second of each pair, and the bytes of a body.
+RATE, SIZE = 15.0, 300
+#: Texts that no log of a node may have.
+FORBIDDEN_IN_LOG = "Traceback (most recent call last)", "Unhandled", "RecursionError"
+#: Seconds between two checks, and within which every pair has an arrival if all is well.
+LOOK_SECONDS, FRESH_SECONDS = 0.1, 1.5
+
+
+class RoamingStream(OutgoingStream):
+    """A stream to one of several nodes. If a node does not take it, it is opened to another one."""
+
+    ports: Sequence[int] = ()
+    chance = random.Random(0)
+
+    async def _connect(self) -> None:
+        before = self.streams
+        try:
+            await super()._connect()
+        finally:
+            if self.streams == before:
+                self.hop()
+
+    def hop(self) -> None:
+        """Use another node for the next stream."""
+        self.port = self.chance.choice([port for port in self.ports if port != self.port] or list(self.ports))
+
+
+class ClusterNode:
+    """One gateway of the cluster. Its connections to the engine go through relays, so that they can be cut."""
+
+    def __init__(self, lab: Lab, name: str, engine: Sequence[int]) -> None:
+        self.name = name
+        self.gateway = gateway(lab, INSIDE)
+        self.runner = GatewayRunner(self.gateway)
+        self.listen = lab.port()
+        self.relays = [Relay(lab, port) for port in engine]
+
+    def section(self, shared: Path) -> dict[str, object]:
+        """Return `[cluster]` of its configuration."""
+        return {
+            "node": self.name, "engine": [f"nats://127.0.0.1:{relay.port}" for relay in self.relays],
+            "listen": f"tcp:{self.listen}:interface=127.0.0.1", "members": ["127.0.0.0/8"], "shared": str(shared),
+        }
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """Return its listeners for peers, and for the server behind it."""
+        return self.gateway.port, self.gateway.inner
+
+    def streams(self) -> int:
+        """Return how many streams it has, or -1 if it does not answer."""
+        try:
+            return len(ask(socket_path(self.gateway.config), "streams", {}, 5.0))
+        except RequestFailed:
+            return -1
+
+    def log(self) -> str:
+        path = self.gateway.folder / "s2sgw.out"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+
+class ClusterTestbed:
+    """Three nodes, three servers of the engine, one server behind the nodes, and `PEERS`."""
+
+    def __init__(self, lab: Lab, chance: random.Random, rate: float = RATE) -> None:
+        self.lab = lab
+        self.chance = chance
+        self.engine = nats(lab, 3)
+        self.nodes = [ClusterNode(lab, name, [server.port for server in self.engine.servers]) for name in NAMES]
+        self.accounts: list[PairAccount] = []
+        self.outgoing: list[RoamingStream] = []
+        self.servers: list[SimulatedServer] = []
+        self._rate = rate
+        self._dns = SimulatedNameserver()
+        self._authority = Authority(lab.directory("authority"))
+
+    # --- building ---
+
+    async def start(self) -> None:
+        """Start everything, and let traffic flow in both directions of all pairs."""
+        dns_port, backend_port, shared = self.lab.port(), self.lab.port(), self.lab.directory("shared")
+        keep_secret(shared / "secret")
+        PrivateCA(shared)
+        await self._dns.listen(dns_port)
+        certificate = self._authority.for_domain(INSIDE)
+        backend = self._server(INSIDE, backend_port, True, certificate)
+        for name, managed in PEERS.items():
+            peer = self._server(name, self.lab.port(), managed, self._authority.for_domain(name))
+            self._dns.ports[name] = peer.port
+            self._pair(peer, backend, 0)
+            self._pair(backend, peer, 1)
+        await asyncio.to_thread(self.engine.start)
+        for node in self.nodes:
+            self._configure(node, dns_port, backend_port, shared, certificate)
+            node.runner.begin()
+        for node in self.nodes:
+            await node.runner.ready()
+        for server in self.servers:
+            await server.start()
+
+    def _configure(self, node: ClusterNode, dns_port: int, backend_port: int, shared: Path, certificate: Certificate) -> None:
+        node.gateway.configure(
+            backend=f"127.0.0.1:{backend_port}", dns=None, anchors=self._authority.file, certificates=[certificate],
+            changes={
+                "dns": {"servers": [f"127.0.0.1:{dns_port}"], "private_addresses": "allow"},
+                "backend": [{
+                    "kind": "s2s", "domains": [INSIDE], "address": f"127.0.0.1:{backend_port}",
+                    "listen": f"tcp:{node.gateway.inner}:interface=127.0.0.1",
+                }],
+                "queue": {"disk": "64MB"}, "cluster": node.section(shared),
+            },
+        )
+
+    def _server(self, domain: str, port: int, managed: bool, certificate: Certificate) -> SimulatedServer:
+        server = SimulatedServer(domain, port, certificate, 0, managed=managed)
+        self.servers.append(server)
+        return server
+
+    def _pair(self, sender: SimulatedServer, recipient: SimulatedServer, side: int) -> None:
+        """Let one server send to another one, by the listener for peers (`side` 0) or for the server behind (1) of any node."""
+        account = PairAccount(sender.domain, recipient.domain, sender.managed, inbound=recipient.domain == INSIDE)
+        traffic = Traffic(account, f"u@{recipient.domain}/r", self._rate, size=SIZE, request_share=REQUEST_SHARE)
+        ports = [node.ports[side] for node in self.nodes]
+        stream = RoamingStream([traffic], self.chance.choice(ports), sender.context)
+        stream.ports, stream.chance = ports, self.chance
+        sender.outgoing[recipient.domain], recipient.incoming[sender.domain] = stream, account
+        self.accounts.append(account)
+        self.outgoing.append(stream)
+
+    # --- the nodes ---
+
+    async def busiest(self) -> ClusterNode:
+        """Return the node with the most streams."""
+        numbers = [await asyncio.to_thread(node.streams) for node in self.nodes]
+        return self.nodes[numbers.index(max(numbers))]
+
+    def leave(self, node: ClusterNode, share: float) -> None:
+        """Cut so many of the streams to a node, and open them to others. It is what a balancer does when a node falls silent."""
+        for stream in self.outgoing:
+            if stream.port in node.ports and self.chance.random() < share:
+                stream.hop()
+                stream.cut()
+
+    async def restart(self, node: ClusterNode) -> None:
+        node.runner.begin()
+        await node.runner.ready()
+
+    # --- waiting ---
+
+    async def until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait until `condition()` holds; return whether it did."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(LOOK_SECONDS)
+        return True
+
+    def flowing(self) -> bool:
+        """Return whether every pair had an arrival just now."""
+        return not self.silent_pairs()
+
+    def silent_pairs(self) -> list[str]:
+        """Return the pairs that had no arrival just now."""
+        since = time.time() - FRESH_SECONDS
+        return [
+            account.name for account in self.accounts if not account.arrived or account.arrivals[account.arrived[-1]][-1] < since
+        ]
+
+    async def settle(self, seconds: float) -> bool:
+        """Send nothing new, and wait until every stanza is accounted for, or for so long."""
+        for stream in self.outgoing:
+            stream.sending = False
+        return await self.until(self._complete, seconds)
+
+    def _complete(self) -> bool:
+        for stream in self.outgoing:
+            stream.count_written()
+        return not any(stream.owes() for stream in self.outgoing) and not any(account.lost() for account in self.accounts)
+
+    # --- the end ---
+
+    async def stop(self) -> list[str]:
+        """Stop everything, and return what was wrong with the nodes."""
+        for node in self.nodes:
+            node.runner.process.signal(signal.SIGTERM)
+        for node in self.nodes:
+            await node.runner.ended()
+        for server in self.servers:
+            server.stop()
+        self._dns.close()
+        for node in self.nodes:
+            for relay in node.relays:
+                relay.close()
+        await asyncio.to_thread(self.engine.kill)
+        return [problem for node in self.nodes for problem in self._problems(node)]
+
+    def _problems(self, node: ClusterNode) -> list[str]:
+        statuses = [status for status in node.runner.statuses if status not in (0, -signal.SIGKILL)]
+        found = [word for word in FORBIDDEN_IN_LOG if word in node.log()]
+        return [
+            *([f"node {node.name}: exit statuses {statuses}"] if statuses else []),
+            *([f"node {node.name}: {node.runner.slow_stops} stops took too long"] if node.runner.slow_stops else []),
+            *([f"node {node.name}: its log has {', '.join(found)}"] if found else []),
+        ]
+
+    async def held(self) -> list[str]:
+        """Return what each node has in its queues."""
+        return [f"node {node.name}: {await asyncio.to_thread(_queue, node)}" for node in self.nodes]
+
+
+def _queue(node: ClusterNode) -> Any:
+    with contextlib.suppress(RequestFailed, LabError):
+        return ask(socket_path(node.gateway.config), "queue list", {}, 5.0)
+    return "no answer"
