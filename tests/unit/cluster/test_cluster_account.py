@@ -24,7 +24,7 @@ class ClusterAccountTests(SynchronousTestCase):
     """Losses, order, repeats and silence."""
 
     def test_all_is_well(self) -> None:
-        """What arrives once and in order has no error."""
+        """Stanzas that arrive once and in order are no error."""
         self.assertEqual(list(judge(account(True, "012345"), []).errors()), [])
 
     def test_lost(self) -> None:

@@ -28,6 +28,7 @@ class ClientStub:
     def __init__(self) -> None:
         self.is_connected = False
         self._subs: dict[int, Any] = {}
+        self._reading_task: asyncio.Task[None] | None = None
         self._transport = SimpleNamespace(closed=0)
         self._transport.close = lambda: setattr(self._transport, "closed", 1)
         self.published: list[tuple[str, bytes]] = []
