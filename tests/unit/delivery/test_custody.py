@@ -257,7 +257,7 @@ class ManyQueuesTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_without_a_spool(self) -> None:
-        """What waits is bounced in many turns."""
+        """Waiting stanzas are bounced in many turns."""
         world = ManyQueuesWorld(spools=False)
         done = Deferred.fromCoroutine(world.custody.hand_to_spool())
         waiting = [sum(len(world.queues.queue(pair).pair_queue) for pair in world.pairs)]
