@@ -20,7 +20,7 @@ from s2sgw.net.handover import innermost
 from s2sgw.xmpp.timer import cancel
 
 #: The most that is read at once, and so the most that waits for one side.
-READ_BYTES = 65536
+READ_BYTES = 32768
 #: Seconds that the second direction may last after the end of the first.
 HALF_CLOSED_SECONDS = 60.0
 
