@@ -33,6 +33,7 @@ from s2sgw.queue.bounce import may_bounce
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.queue.evidence import ReceiptEvidence
 from s2sgw.reporting.record import Direction, EventRecord, Leg
+from s2sgw.runtime.monotonic_clock import use_monotonic_clock
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.shutdown import Shutdown
 from s2sgw.runtime.stream_closing import BringingStream
@@ -57,6 +58,14 @@ WINDOW = 0.02
 
 CLOSED = Ending(Cause.CLOSED, by="them")
 OVER_CONTENT = Ending(Cause.STREAM_ERROR, by="them", condition="policy-violation")
+
+
+class ReactorClock(Clock):
+    """A reactor that counts delays by a wall clock, as Twisted's do, until it is told otherwise (`runtime.monotonic_clock`)."""
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        super().__init__()
+        self.seconds = wall  # type: ignore[method-assign]
 
 
 class SweepFault(OSError):
@@ -235,8 +244,9 @@ class Model:
         """Start a gateway."""
         self.life = object()
         self._positions = {}
-        self.clock = Clock()
+        self.clock = ReactorClock(self.seconds)
         self.clock.rightNow = self.now
+        use_monotonic_clock(self.clock, self.monotonic)
         self.attempts: list[Attempt] = []
         self.admissions: list[Deferred[None]] = []
         self.admits_late = False
@@ -266,7 +276,11 @@ class Model:
 
     def seconds(self) -> float:
         """Return the date (`WallClock`)."""
-        return self.clock.seconds() + self.wall_offset
+        return self.now + self.wall_offset
+
+    def monotonic(self) -> float:
+        """Return the time that no step of the wall clock changes."""
+        return self.now
 
     def _sweep(self) -> None:
         self._sweeping = True
@@ -478,7 +492,7 @@ class Model:
         for queue in self.queues:
             if queue.pair in self.unswept:
                 continue
-            late = [each.stanza.id for each in queue.pair_queue.waiting if each.deadline < self.clock.seconds() - 2]
+            late = [each.stanza.id for each in queue.pair_queue.waiting if each.deadline < self.now - 2]
             assert not late or queue.overflow.unacked_bounces, f"{late} of {queue.pair} wait beyond their time"
 
     # --- what servers do ---
