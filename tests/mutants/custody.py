@@ -26,7 +26,7 @@ _RESTORING = "tests.unit.delivery.test_restoring.BacklogTests."
 MODEL_TESTS = tuple(f"tests.properties.test_queue_model.CustodyTests.{name}" for name in ("test_known_walks", "test_walks"))
 
 #: The mutations that the model finds too. The others concern parts that it does not drive (files, the reactor, the start), or bounds.
-MODEL = ("C1", "C5", "C6", "C7", "C9", "C10", "C11", "C12", "C13", "C14", "C16", "C17", "C18", "C19", "C28", "C38", "P1", "P2", "P3", "P7", "P18")
+MODEL = ("C1", "C5", "C6", "C7", "C9", "C10", "C11", "C12", "C13", "C14", "C16", "C17", "C18", "C19", "C28", "C38", "C39", "P1", "P2", "P3", "P7", "P18")
 
 FAULTS = (
     Mutation(
@@ -244,6 +244,15 @@ FAULTS = (
         "        if not self.next_hop.ready and not self.held and self.next_hop.state != \"backing off\":\n",
         "        if not self.next_hop.ready and not self.held:\n",
         (_QUEUE + "SpoolTests.test_room_for_errors_during_a_back_off",),
+    ),
+    Mutation(
+        "C39", "fault: a stop never winds down outgoing streams that carry both directions, early or late", "s2sgw/runtime/shutdown.py",
+        "        self._sources = sources\n",
+        "        self._sources = type('Others', (), {\n"
+        "            'admitting': property(lambda self: sources.admitting), 'own_bringing_streams': lambda self: [],\n"
+        "            'bringing_streams': lambda self: sources.bringing_streams(),\n"
+        "        })()\n",
+        (_SHUTDOWN + "test_streams_of_ours_that_carry_stanzas_back",),
     ),
 )
 

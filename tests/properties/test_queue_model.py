@@ -157,9 +157,9 @@ class CustodyMachine(RuleBasedStateMachine):
 
     # --- servers take ---
 
-    @step(needs=_attempts, which=WHICH, kind=("managed", "resumable", "resumable", "ping", "ping", "tcp", "joined"), granted=EITHER)
-    def opens(self, which: int, kind: str, granted: bool) -> None:
-        self.model.open_stream(self.model.attempts[which % len(self.model.attempts)], kind, granted)
+    @step(needs=_attempts, which=WHICH, kind=("managed", "resumable", "resumable", "ping", "ping", "tcp", "joined"), granted=EITHER, back=EITHER)
+    def opens(self, which: int, kind: str, granted: bool, back: bool = False) -> None:
+        self.model.open_stream(self.model.attempts[which % len(self.model.attempts)], kind, granted, back)
 
     @step(needs=_attempts, which=WHICH, cause=(Cause.DNS_UNREACHABLE, Cause.CONNECTION_REFUSED, Cause.NO_SUCH_DOMAIN))
     def refuses(self, which: int, cause: Cause) -> None:

@@ -87,4 +87,11 @@ KNOWN = {
         ("refuses", {"which": 1, "cause": Cause.NO_SUCH_DOMAIN}),
         ("refuses", {"which": 4, "cause": Cause.NO_SUCH_DOMAIN}),
     ]),
+    "C39": Walk(shared=True, steps=[
+        ("breaks", {"which": 0, "number": 0, "ending": CLOSED}),
+        ("says", {"which": 0, "pair": 2, "kinds": ["message"], "number": 1}),
+        ("opens", {"which": 0, "kind": "ping", "granted": True, "back": True}),
+        ("says", {"which": 2, "pair": 0, "kinds": ["message"] * 8, "number": 1}),
+        ("is_stopped", {"servers_work": True, "disk_works": True, "rarely": 0}),
+    ]),
 }

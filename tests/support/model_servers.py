@@ -29,6 +29,8 @@ P = ParamSpec("P")
 LOST = Ending(Cause.CONNECTION_LOST, by="network")
 #: Seconds for which a stream that broke may be resumed.
 RESUME_SECONDS = 60
+#: Seconds that a server takes to answer a closing tag.
+CLOSING_SECONDS = 0.05
 
 _TAG = re.compile(rb"<(message|presence|iq)\b([^>]*)>|<r ")
 _ATTRIBUTE = re.compile(rb"""\b(id|type|from|to)=['"]([^'"]*)""")
@@ -133,6 +135,8 @@ class Link:
             self.ingress = StreamIngress(
                 model.services, self, self, server.leg, model, self.senders,
             )
+            if ours:
+                self.shared_stream.incoming = self.ingress
 
     # --- the engine ---
 
@@ -212,9 +216,20 @@ class Link:
         return self._closed[-1]
 
     def close(self, ending: Ending) -> None:
-        """Close normally: data in transit arrives."""
-        if self.ending is None:
-            self.model.take(self, len(self.wire))
+        """Close normally: data in transit arrives, in both directions on a stream of ours that carries both (XEP-0288)."""
+        if self.ending is not None or self.closing:
+            return
+        self.model.take(self, len(self.wire))
+        if self.ours and self.line is not None:
+            self.closing = True
+            self.model.clock.callLater(CLOSING_SECONDS, self._close_late, ending)
+        else:
+            self.end(ending)
+
+    def _close_late(self, ending: Ending) -> None:
+        """Read what the server wrote before it read the closing tag."""
+        if self.ending is None and self.line is not None:
+            self.model.go_on_sending(self.line)
             self.end(ending)
 
     def wind_down(self, ending: Ending) -> None:
@@ -249,6 +264,8 @@ class Link:
             self.server.sessions[broken_off.id] = self.taken or 0
             self.shared_stream.broken = BrokenStream.of(broken_off, None)
         self.shared_stream.lost(ending)
+        if self.ingress is not None:
+            self.ingress.close(ending)
 
     def _end_theirs(self, ending: Ending, resumption: Resumption | None, broken_off: Resumption | None) -> None:
         """Act as `s2s.accepted_stream.AcceptedStream.ended`."""

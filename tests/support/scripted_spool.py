@@ -20,12 +20,18 @@ class ScriptedSpool(MemorySpool):
         self.answers: deque[Callable[[], None]] = deque()
         self._removals: list[Callable[[], None]] = []
         self.full = self.reads_fail = self.writes_fail = self.hangs = False
+        self._closed = False
         self._disk = disk
         super().__init__(disk, self.answers.append)
 
     @property
     def stalled(self) -> bool:
         return self.hangs
+
+    @property
+    def sound(self) -> bool:
+        """Return whether everything works."""
+        return not (self.full or self.reads_fail or self.writes_fail or self.hangs)
 
     def mend(self) -> None:
         """Let everything work again."""
@@ -37,6 +43,7 @@ class ScriptedSpool(MemorySpool):
         self.answers.clear()
         self._removals.clear()
         self._limit = self._disk
+        self._closed = False
 
     def work(self, number: int) -> None:
         """Do the first `number` calls."""
@@ -62,6 +69,10 @@ class ScriptedSpool(MemorySpool):
         self._write(done, partial(super().mark_written, pair, list(positions), done))
 
     def _write(self, done: Done, call: Callable[[], None]) -> None:
+        if self._closed:
+            self.answers.append(partial(done, SpoolBroken("the spool is closed")))
+            return
+
         def write() -> None:
             if self.writes_fail or self.full:
                 error: SpoolError = SpoolFull("no room", "disk") if self.full else SpoolBroken("the disk fails")
@@ -106,4 +117,5 @@ class ScriptedSpool(MemorySpool):
         self.jobs.append(read)
 
     def close(self, done: Callable[[], None]) -> None:
+        self._closed = True
         self.jobs.append(lambda: self.answers.append(done))
