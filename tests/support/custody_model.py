@@ -529,8 +529,22 @@ class Model:
             number -= 1
         for pair, stanzas in runs:
             if link is not None and link.ingress is not None and link.ending is None:
+                before = self._bytes(pair)
                 link.ingress.stanzas(pair, stanzas)
+                if self._bytes(pair) > before:
+                    self._check_slowed(link, pair)
         self._bringing.clear()
+
+    def _bytes(self, pair: Pair) -> int:
+        queue = self.queues.find(pair)
+        return 0 if queue is None else queue.pair_queue.bytes
+
+    def _check_slowed(self, link: Link, pair: Pair) -> None:
+        """Check that a stream waits, also a shared one, after it has brought stanzas that only memory has while that is full."""
+        queue = self.queues.find(pair)
+        full = self.spools and self.custody.services.relief.memory.full
+        if full and queue is not None and queue.pair_queue.unsaved and link.ending is None:
+            assert link.holders, f"memory is full, and the stream that brings {pair} is not slowed"
 
     def _sent(self, link: Link, pair: Pair, stanza: Stanza, new: bool) -> None:
         assert link.line is not None
