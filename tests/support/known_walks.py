@@ -15,6 +15,12 @@ KNOWN = {
         ("says", {"which": 4, "pair": 0, "kinds": ["iq", *["message"] * 7], "number": 6}),
         ("operator", {"which": 1, "what": "drop"}),
     ]),
+    "C4": Walk(shared=True, roomy=False, steps=[
+        ("loses_on_one_side", {"which": 4}),
+        ("says", {"which": 4, "pair": 1, "kinds": ["message", "message", "message", "iq", "message", "message"], "number": 3}),
+        ("loses_on_one_side", {"which": 0}),
+        ("says", {"which": 0, "pair": 5, "kinds": ["message", "message", "presence"], "number": 2}),
+    ]),
     "C5": Walk(shared=False, steps=[
         ("admits", {"late": True, "which": 1, "all": True}),
         ("breaks", {"which": 1, "number": 3, "ending": LOST}),
@@ -36,6 +42,18 @@ KNOWN = {
         ("falls_silent_or_speaks", {"which": 2}),
         ("says", {"which": 0, "pair": 0, "kinds": ["message"], "number": 1}),
         ("time_passes", {"seconds": 31.0}),
+    ]),
+    "C9": Walk(shared=False, steps=[
+        ("says", {"which": 0, "pair": 0, "kinds": ["iq", "presence"], "number": 6}),
+        ("wall_clock_steps", {"step": -3600.0}),
+        ("time_passes", {"seconds": 11.0}),
+        ("time_passes", {"seconds": 31.0}),
+    ]),
+    "C10, C11": Walk(shared=True, spools=False, roomy=False, steps=[
+        ("says", {"which": 4, "pair": 2, "kinds": ["message", "message", "presence"], "number": 4}),
+        ("says", {"which": 3, "pair": 2, "kinds": ["iq", "message", "message"], "number": 6}),
+        ("sweep_fails", {"which": 1, "times": 30}),
+        ("time_passes", {"seconds": 610.0}),
     ]),
     "C12": Walk(shared=True, steps=[
         ("says", {"which": 5, "pair": 0, "kinds": ["iq", "iq", "message", "presence"], "number": 7}),
@@ -63,6 +81,12 @@ KNOWN = {
         ("refuses", {"which": 4, "cause": Cause.NO_SUCH_DOMAIN}),
         ("disk_works", {"work": 1, "answer": 0}),
     ]),
+    "C16": Walk(shared=False, steps=[
+        ("says", {"which": 0, "pair": 1, "kinds": ["message", "message", "iq", "iq"], "number": 5}),
+        ("refuses", {"which": 4, "cause": Cause.NO_SUCH_DOMAIN}),
+        ("time_passes", {"seconds": 610.0}),
+        ("says_again", {"which": 0, "account": 115}),
+    ]),
     "C17": Walk(shared=True, steps=[
         ("says", {"which": 3, "pair": 3, "kinds": ["iq"], "number": 4}),
         ("time_passes", {"seconds": 31.0}),
@@ -74,6 +98,11 @@ KNOWN = {
         ("breaks", {"which": 3, "number": 3, "ending": OVER_CONTENT}),
         ("opens", {"which": 0, "kind": "managed", "granted": True}),
         ("breaks", {"which": 5, "number": 20, "ending": LOST}),
+    ]),
+    "C19": Walk(shared=True, roomy=False, steps=[
+        ("says", {"which": 5, "pair": 2, "kinds": ["iq", "presence", "presence", "message", "presence", "message"], "number": 4}),
+        ("operator", {"which": 5, "what": "hold stanza"}),
+        ("operator", {"which": 0, "what": "drop"}),
     ]),
     "C28": Walk(shared=True, steps=[
         ("admits", {"late": True, "which": 3, "all": True}),
