@@ -21,7 +21,7 @@ class EvictableQueue(Protocol):
         """Evict stanzas that the spool has, until memory holds about `at_most` bytes of the queue."""
 
 
-_used_by_peer = attrgetter("pair_queue.memory.used")
+_held_by_peer = attrgetter("pair_queue.memory.held")
 
 
 class MemoryRelief:
@@ -35,7 +35,7 @@ class MemoryRelief:
 
     def spooled(self, queue: EvictableQueue) -> None:
         """Note that the spool has more of `queue` now. Keep as much of it in memory as there is room for."""
-        short = self.memory.short or queue.pair_queue.memory.crowded
+        short = self.memory.short or queue.pair_queue.memory.tight
         queue.evict(0 if short else self.resident)
         if short:
             self._evictable.pop(queue, None)
@@ -56,7 +56,7 @@ class MemoryRelief:
     def relieve(self) -> None:
         """Evict until at most half of the memory is used, or nothing is left to evict."""
         if self.memory.short and self._evictable:
-            for queue in sorted(self._evictable, key=_used_by_peer, reverse=True):
+            for queue in sorted(self._evictable, key=_held_by_peer, reverse=True):
                 self._evict(queue)
 
     def _evict(self, queue: EvictableQueue) -> None:

@@ -144,6 +144,7 @@ class DeliveryQueue:
         self._endings.clear()
         self._spared = NO_POSITIONS
         self.report_passed()
+        self.pair_queue.count_wait(False)
         self.next_hop.dispose()
         self.next_hop = NoNextHop()
         self.overflow.dispose()
@@ -294,6 +295,7 @@ class DeliveryQueue:
         if self.next_hop.ready:
             self.next_hop_ready()
         else:
+            self.pair_queue.count_wait(True)
             self._coalesce(accepted)
             if not self.held and not self.quiesced:
                 self.next_hop.request_delivery()
@@ -383,6 +385,8 @@ class DeliveryQueue:
 
     def next_hop_ready(self) -> None:
         """Write waiting stanzas until something blocks. Then resume the sources."""
+        if self.pair_queue.waits and self.next_hop.ready:
+            self.pair_queue.count_wait(False)
         while self.pair_queue.waiting and self._may_write() and self.blocked_by() is None:
             if not (written := self.pair_queue.write(1 if self.suspects else CHUNK, self.parked)):
                 self._marks.make(self.parked)
@@ -458,6 +462,7 @@ class DeliveryQueue:
         in_doubt = self.pair_queue.take_back()
         if not in_doubt:
             return
+        self.pair_queue.count_wait(not self.next_hop.ready)
         self._set_in_order()
         if self._endings:
             self._spared |= {held.position for held in in_doubt}
@@ -508,7 +513,7 @@ class DeliveryQueue:
         if not self._beyond_memory:
             self.overflow.end()
             return
-        text = f"there is no spool, and the stanzas from and to this peer take {self.pair_queue.memory.used} bytes of memory"
+        text = f"there is no spool, and the stanzas from and to this peer take {self.pair_queue.memory.held} bytes of memory"
         self._services.window.rejected(self, SpoolFull(text, "share"), again=True)
         self.overflow.begin(self._beyond_memory, SpoolFull(text, "share"))
 

@@ -15,6 +15,7 @@ from s2sgw.queue.memory import PeerMemory
 from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.reporting.record import Direction
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.registered_domain import registered_domain
 
 
 class TransportTable(Protocol):
@@ -37,7 +38,7 @@ class DeliveryQueues:
         self._transports: TransportTable
         self._queues: dict[Pair, DeliveryQueue] = {}
         self._towards: dict[Domain, dict[Pair, DeliveryQueue]] = {}
-        self._memory: WeakValueDictionary[Domain, PeerMemory] = WeakValueDictionary()
+        self._memory: WeakValueDictionary[str, PeerMemory] = WeakValueDictionary()
         #: a position behind all those of forgotten queues, so that new stanzas never get a position that the spool still has
         self._next_position = 1
         #: whether the gateway stops: new queues then write nothing either
@@ -78,8 +79,9 @@ class DeliveryQueues:
         return queue
 
     def _memory_of(self, pair: Pair) -> PeerMemory:
-        """Return the memory of the peer of `pair`, the same for all of its queues."""
-        peer = pair.sender if self._is_inbound(pair) else pair.recipient
+        """Return the memory of the peer of `pair`, the same for all queues of the registered domain."""
+        domain = pair.sender if self._is_inbound(pair) else pair.recipient
+        peer = domain.ascii if domain.is_address else registered_domain(domain.ascii)
         memory = self._memory.get(peer)
         if memory is None:
             memory = self._memory[peer] = PeerMemory(self._services.relief.memory)

@@ -4,27 +4,33 @@ A peer may hold its share, and at most as much as is free for the others (Choudh
 for shared-memory packet switches", 1998). So there is always room for one more peer. Nothing is refused for lack of memory,
 because stanzas that were read must be kept. A peer above its allowance gives way: stanzas that are on disk leave memory, and its
 streams wait.
+
+A queue that waits for its next hop takes memory even if all of its stanzas are on disk. That counts for the share of its peer. It
+does not count for the others: nothing of theirs that leaves memory would make up for it.
 """
 
 from __future__ import annotations
 
 #: The share of one peer.
 SHARE = 0.25
+#: Bytes of memory for a queue that waits for its next hop, besides its stanzas, as measured
+#: (`tests.unit.delivery.test_waiting_queues`).
+QUEUE_BYTES = 6500
 
 
 class SharedMemory:
     """`limit` bytes, of which one peer may hold the part `share`.
 
-    `used` may exceed the limit by stanzas that were read already.
+    `used` may exceed the limit by stanzas that were read already. `queues` are the bytes for queues that wait.
     """
 
-    __slots__ = ("half", "limit", "share", "used")
+    __slots__ = ("half", "limit", "queues", "share", "used")
 
     def __init__(self, limit: int, share: float = SHARE) -> None:
         self.limit = limit
         self.half = limit // 2
         self.share = int(limit * share)
-        self.used = 0
+        self.used = self.queues = 0
 
     @property
     def short(self) -> bool:
@@ -38,13 +44,26 @@ class SharedMemory:
 
 
 class PeerMemory:
-    """The bytes in the queues from and to one peer, as part of the `shared` memory. Each queue counts its own bytes in both."""
+    """The bytes in the queues from and to one peer, as part of the `shared` memory. Each queue counts its own bytes in both.
 
-    __slots__ = ("__weakref__", "shared", "used")
+    `used`: the stanzas. `queues`: the queues that wait.
+    """
+
+    __slots__ = ("__weakref__", "queues", "shared", "used")
 
     def __init__(self, shared: SharedMemory) -> None:
         self.shared = shared
-        self.used = 0
+        self.used = self.queues = 0
+
+    @property
+    def held(self) -> int:
+        """Return the bytes of the stanzas, and of the queues that wait."""
+        return self.used + self.queues
+
+    def count_queue(self, number: int) -> None:
+        """Count `number` more queues that wait, or fewer."""
+        self.queues += number * QUEUE_BYTES
+        self.shared.queues += number * QUEUE_BYTES
 
     @property
     def allowance(self) -> int:
@@ -57,7 +76,7 @@ class PeerMemory:
 
     @property
     def crowded(self) -> bool:
-        """Whether the peer holds more than half of its allowance.
+        """Whether the stanzas of the peer take more than half of its allowance.
 
         Its sources should then wait, unless something else makes room.
         """
@@ -67,6 +86,11 @@ class PeerMemory:
         return twice > self.allowance
 
     @property
+    def tight(self) -> bool:
+        """Whether the peer holds more than half of its allowance. Stanzas that are on disk should then leave memory."""
+        return self.held * 2 > self.allowance
+
+    @property
     def full(self) -> bool:
         """Whether the peer holds more than its allowance."""
-        return self.used > self.allowance
+        return self.held > self.allowance

@@ -37,21 +37,31 @@ class Space(Protocol):
         """Return the bytes that may be used."""
 
 
+class QueueMemory(Space, Protocol):
+    """The memory of the queues."""
+
+    @property
+    def queues(self) -> int:
+        """Return the bytes for queues that wait, besides their stanzas."""
+
+
 class QueueSpace(Collector):
     """The bytes of the queue, in memory and on disk."""
 
-    def __init__(self, memory: Space, disk: Space) -> None:
-        self._sources = {"memory": memory, "disk": disk}
+    def __init__(self, memory: QueueMemory, disk: Space) -> None:
+        self._memory = memory
+        self._sources: dict[str, Space] = {"memory": memory, "disk": disk}
 
     def describe(self) -> list[Metric]:
         """Return nothing: the sources are read at each scrape only."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Return the bytes in use in memory and on disk, and their limits."""
+        """Return the bytes in use in memory and on disk, and their limits, and the bytes of the queues that wait."""
         used = GaugeMetricFamily("s2sgw_queue_bytes", "Bytes that the delivery queues take.", labels=("where",))
         limits = GaugeMetricFamily("s2sgw_queue_limit_bytes", "Bytes that the delivery queues may take.", labels=("where",))
         for where, source in self._sources.items():
             used.add_metric((where,), source.used)
             limits.add_metric((where,), source.limit)
+        used.add_metric(("queues",), self._memory.queues)
         yield from (used, limits)

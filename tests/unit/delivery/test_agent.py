@@ -465,13 +465,13 @@ class CourierTests(SynchronousTestCase):
 
     def test_crowded_lane_slows_its_source_only_while_connecting(self) -> None:
         """A full queue pauses its source while its stream is being opened. During the back-off it bounces what exceeds its limit."""
-        world, source = World(memory=50_000), Source()
-        world.queue.accept([message("1", size=6000)], source)
+        world, source = World(memory=80_000), Source()
+        world.queue.accept([message("1", size=10_000)], source)
         self.assertEqual(source.held, [world.queue])
         world.dials[0].callback(None)
         world.connections[0].close(Ending(Cause.CONNECTION_REFUSED, by="network"))
         self.assertEqual((world.state, source.held), ("backing off", []))
-        world.queue.accept([message("2", size=6000)], source)
+        world.queue.accept([message("2", size=10_000)], source)
         self.assertEqual(([stanza.id for stanza in world.back], source.held), (["2"], []))
         self.assertIn(b"resource-constraint", world.back[0].data)
 

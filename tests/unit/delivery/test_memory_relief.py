@@ -56,6 +56,14 @@ class MemoryReliefTests(SynchronousTestCase):
         self.assertEqual((first.evicted, second.evicted), ([], [0]))
         self.assertEqual((first.pair_queue.bytes, second.pair_queue.bytes), (10_000, 0))
 
+    def test_queues_that_wait(self) -> None:
+        """The queues that wait are part of the memory that a peer holds."""
+        first, second = self.queues(10, 20)
+        first.pair_queue.memory.count_queue(2)
+        self.memory.used += 5_000
+        self.relief.relieve()
+        self.assertEqual((first.evicted, second.evicted), ([0], []))
+
     def test_many_peers_away(self) -> None:
         """Stanzas in the spool leave memory, even if each of many queues holds only a little."""
         self.queues(*[2] * 64)

@@ -13,13 +13,14 @@ from s2sgw.reporting.spool_metrics import CommitTimes, QueueSpace
 class SpoolMetricsTests(SynchronousTestCase):
     def test_space(self) -> None:
         """Bytes and limits are read at each scrape, for memory and disk."""
-        memory = SimpleNamespace(used=1, limit=100)
+        memory = SimpleNamespace(used=1, limit=100, queues=3)
         registry = CollectorRegistry()
         registry.register(QueueSpace(memory, SimpleNamespace(used=5, limit=500)))
         memory.used = 7
         text = generate_latest(registry).decode()
         for line in ('s2sgw_queue_bytes{where="memory"} 7.0', 's2sgw_queue_limit_bytes{where="memory"} 100.0',
-                     's2sgw_queue_bytes{where="disk"} 5.0', 's2sgw_queue_limit_bytes{where="disk"} 500.0'):
+                     's2sgw_queue_bytes{where="disk"} 5.0', 's2sgw_queue_limit_bytes{where="disk"} 500.0',
+                     's2sgw_queue_bytes{where="queues"} 3.0'):
             self.assertIn(line, text)
 
     def test_commits(self) -> None:

@@ -1,0 +1,207 @@
+"""Tests of queues that wait for their next hop: the memory of each, and that it counts for its peer."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.composition.backends import Backends, ServerStreamProvider
+from s2sgw.delivery.agent import DeliveryAgent
+from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.net.fair_slots import Owner
+from s2sgw.queue.backoff import BackOff
+from s2sgw.queue.memory import QUEUE_BYTES
+from s2sgw.reporting.record import EventRecord
+from s2sgw.s2s.connecting import ConnectServices
+from s2sgw.s2s.destinations import Destinations
+from s2sgw.s2s.extensions import ExtensionMemory
+from s2sgw.s2s.stream_limits import StreamLimit
+from s2sgw.spool.interface import LaneSummary
+from s2sgw.spool.memory_spool import MemorySpool
+from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.custody import custody_of
+from tests.support.fakes import Connections, FixedRandom
+from tests.unit.delivery.test_agent import FakeConnection, FakeSide
+from tests.unit.delivery.test_queue import HERE, OUT, WINDOW, World, stanza
+
+#: Queues that are measured.
+MEASURED = 400
+
+
+class BackendSide(FakeSide):
+    """The leg to a server where one owner has two places."""
+
+    leg = "backend"
+
+    def owner(self, pair: Pair) -> Owner:
+        return ("certificate", "00")
+
+    def owner_streams(self, pair: Pair) -> int:
+        return 2
+
+
+class ForgettingSpool(MemorySpool):
+    """A spool that keeps no stanza that it is given, so that only the queues are measured."""
+
+    def append(self, batch: object, done: Callable[[None], None], replaces: object = ()) -> None:
+        done(None)
+
+
+class MeasuredTests(SynchronousTestCase):
+    """The memory of a queue whose attempt waits for its place, with all that belongs to it."""
+
+    def setUp(self) -> None:
+        clock, side = Clock(), BackendSide()
+        destinations = Destinations(clock, FixedRandom())
+        self.room = StreamLimit(clock, 100)
+        services = ConnectServices(Connections(self._connection), clock, destinations, ExtensionMemory(clock), room=self.room)
+        record = EventRecord(clock, Logger())
+        backends: Any = object.__new__(Backends)
+        leg = SimpleNamespace(serves=lambda domain: True, backend=SimpleNamespace(address=""), initiating=side)
+        backends.legs, backends.links, backends._echoing = {"": leg}, {}, frozenset()
+        backends._services = SimpleNamespace(connect_services=services)
+
+        def agent(queue: DeliveryQueue) -> NextHop:
+            return DeliveryAgent(queue, ServerStreamProvider(backends), record, BackOff(), FixedRandom(), clock)
+
+        spool = ForgettingSpool(1 << 30, lambda call: call())
+        self.clock = clock
+        self.custody = custody_of(clock, record, lambda domain: domain == HERE, agent, memory=1 << 30, spool=spool, window=WINDOW)
+
+    def tearDown(self) -> None:
+        """End all attempts. Otherwise the garbage collector would end them during another test."""
+        for queue in reversed(list(self.custody.queues)):
+            queue.next_hop.stop(Cause.SHUTDOWN)
+
+    def _connection(self, engine: Any, owner: Any) -> FakeConnection:
+        return FakeConnection(owner)
+
+    def accept(self, name: str) -> None:
+        pair = Pair(Domain(name, name), HERE)
+        self.custody.queues.queue(pair).accept([stanza(name)])
+
+    def spool(self) -> None:
+        """Leave the stanzas to the spool."""
+        self.clock.advance(WINDOW)
+        self.clock.pump([0] * 6)
+        for queue in self.custody.queues:
+            queue.evict(0)
+        gc.collect()
+
+    def test_bytes(self) -> None:
+        """It is at most what is counted for it, with a tenth for other versions of Python, and it is all given back."""
+        names = [f"{number}.there.example" for number in range(MEASURED + 10)]
+        for name in names[MEASURED:]:  # these make what all queues share
+            self.accept(name)
+        self.spool()
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        before, _ = tracemalloc.get_traced_memory()
+        for name in names[:MEASURED]:
+            self.accept(name)
+        self.spool()
+        taken = (tracemalloc.get_traced_memory()[0] - before) / MEASURED
+        self.assertEqual((len(self.room), self.custody.services.relief.memory.used), (MEASURED + 8, 0))
+        self.assertLess(taken, 1.1 * QUEUE_BYTES)
+        self.assertGreater(taken, 0.6 * QUEUE_BYTES)
+        self.assertEqual(self.custody.services.relief.memory.queues, (MEASURED + 10) * QUEUE_BYTES)
+
+
+class CountedTests(SynchronousTestCase):
+    """A queue counts while it waits for its next hop, and only then."""
+
+    def setUp(self) -> None:
+        self.world = World()
+        self.memory = self.world.custody.services.relief.memory
+
+    @property
+    def counted(self) -> float:
+        """Return the number of queues that count in all."""
+        return self.memory.queues / QUEUE_BYTES
+
+    def unreachable(self) -> None:
+        self.world.next_hop.ready = False
+
+    def test_ready(self) -> None:
+        """A queue whose next hop takes its stanzas does not count."""
+        self.world.accept(stanza("1"))
+        self.assertEqual(self.counted, 0)
+
+    def test_until_it_is_ready(self) -> None:
+        """It counts once, however many stanzas wait, on the disk too, until the next hop takes them."""
+        self.unreachable()
+        self.world.accept(stanza("1"))
+        self.world.accept(stanza("2"))
+        self.world.clock.advance(WINDOW)
+        self.world.queue.evict(0)
+        self.assertEqual((self.counted, self.world.queue.pair_queue.bytes), (1, 0))
+        self.world.next_hop.ready = True
+        self.world.queue.next_hop_ready()
+        self.assertEqual(self.counted, 0)
+
+    def test_until_it_is_forgotten(self) -> None:
+        """A queue that has become empty counts as long as it exists."""
+        self.unreachable()
+        self.world.accept(stanza("1"))
+        self.world.queue.give_up(Cause.HOST_UNKNOWN)
+        self.assertEqual((len(self.world.queue.pair_queue), self.counted), (0, 1))
+        self.world.queues.forget(OUT)
+        self.assertEqual(self.counted, 0)
+
+    def test_stream_lost(self) -> None:
+        """A queue whose stanzas are in doubt counts, unless there is another stream already. An empty one does not."""
+        self.world.queue.stream_lost()
+        self.assertEqual(self.counted, 0)
+        for ready in (True, False):
+            self.world.next_hop.ready = True
+            self.world.accept(stanza("1"))
+            self.world.next_hop.ready = ready
+            self.world.queue.stream_lost()
+            self.assertEqual(self.counted, not ready)
+
+    def test_restored(self) -> None:
+        """A queue of which only the spool has stanzas counts from the start on."""
+        self.unreachable()
+        self.world.custody.restore.restore([LaneSummary(OUT, 1, 1, 2, 3, 0.0)])
+        self.assertEqual(self.counted, 1)
+
+    def test_by_registered_domain(self) -> None:
+        """The queues of a peer's sub-domains count together, in both directions. Those of other peers are not affected."""
+        self.unreachable()
+        self.world.back.ready = False
+        pairs = [Pair(HERE, Domain.parse(f"{number}.there.example")) for number in range(30)]
+        for pair in (*pairs, pairs[0].inverse, Pair(HERE, Domain.parse("other.example"))):
+            self.world.queues.queue(pair).accept([stanza(str(pair))])
+        peer, other = pairs[0].recipient, Domain.parse("other.example")
+        of_peer, of_other = (self.world.queues.queue(Pair(HERE, each)).pair_queue.memory for each in (peer, other))
+        self.assertEqual((of_peer.queues, of_other.queues), (31 * QUEUE_BYTES, QUEUE_BYTES))
+        self.assertEqual((of_peer.tight, of_peer.crowded, of_other.tight), (True, False, False))
+
+    def test_stanzas_leave_memory(self) -> None:
+        """If a peer holds more than half of its share, for queues and stanzas together, its stanzas stay on the disk only."""
+        self.unreachable()
+        for number in range(30):
+            self.world.queues.queue(Pair(HERE, Domain.parse(f"{number}.there.example"))).accept([stanza(str(number))])
+        self.world.queues.queue(Pair(HERE, Domain.parse("other.example"))).accept([stanza("other")])
+        self.world.clock.advance(WINDOW)
+        self.world.answer()
+        kept = [queue.peer.text for queue in self.world.queues if queue.pair_queue.bytes]
+        self.assertEqual(kept, ["other.example"])
+
+    def test_without_a_spool(self) -> None:
+        """Without a spool, stanzas beyond the share are bounced, if queues that wait take it too."""
+        world = World(spools=False, memory=16 * QUEUE_BYTES)
+        world.next_hop.ready = False
+        for number in range(6):
+            world.queues.queue(Pair(HERE, Domain.parse(f"{number}.there.example"))).accept([stanza(str(number))])
+        world.custody.expiry.sweep()
+        self.assertEqual(len(world.back.sent), 3)
