@@ -36,11 +36,12 @@ log = Logger("s2sgw")
 
 #: Seconds in which another node must accept a connection.
 CONNECT_SECONDS = 3.0
-#: Look-ups of homes under way at once, those of one address, and those that wait for a slot: of one address, in all.
-LOOK_UPS, PER_ADDRESS, LINE_OF_ADDRESS, LINE = 64, 8, 1000, 5000
-#: Look-ups that one address may cause in a second, and at once. Beyond that its connections are served here.
+#: Look-ups of homes under way at once, those of one address, and those that wait for a slot.
+LOOK_UPS, PER_ADDRESS, LINE = 64, 8, 5000
+#: Look-ups that one address of a peer may cause in a second, and at once. Beyond that its connections are served here.
 RATE, BURST = 20.0, 200.0
-#: Seconds for which a found home is remembered, and the number of peers.
+#: Seconds for which a home on another node is remembered, and the number of peers. That a peer has none is not remembered: it
+#: gets one with its first stanza.
 REMEMBERED_SECONDS, REMEMBERED = 1.0, 4096
 
 #: The text of a leg in a node's header: this, or the second and a domain of the backend.
@@ -66,11 +67,11 @@ class NodeDoor:
         self._local_domains = local_domains
         self._dialler = DirectDialler(reactor, timeout=CONNECT_SECONDS)
         self._slots: FairSlots[Placement | Ending] = FairSlots(
-            reactor, LOOK_UPS, per_owner=PER_ADDRESS, per_line=LINE_OF_ADDRESS, waiting=LINE,
+            reactor, LOOK_UPS, per_owner=PER_ADDRESS, per_line=LINE, waiting=LINE,
         )
         self._rates = SiteRates(reactor, RATE, BURST)
         #: where the connections of a peer go, and until when this is believed
-        self._found: BoundedDict[Domain, tuple[float, HostPort | None]] = BoundedDict(REMEMBERED)
+        self._found: BoundedDict[Domain, tuple[float, HostPort]] = BoundedDict(REMEMBERED)
         self._nodes: dict[HostPort, str] = {}
         self._open: dict[HandedOn, str] = {}
 
@@ -106,24 +107,23 @@ class NodeDoor:
             return None
         return peer_of(header, self._local_domains)
 
-    async def look_up(self, peer: Domain, address: str) -> HostPort | None:
+    async def look_up(self, leg: Leg, peer: Domain, address: str) -> HostPort | None:
         """Return the listener of the home of `peer`; None: the connection is served here."""
-        until, found = self._found.get(peer, (0.0, None))
-        if self._reactor.seconds() < until:
-            return found
+        found = self._found.get(peer)
+        if found is not None and self._reactor.seconds() < found[0]:
+            return found[1]
         site = site_path(address)
-        if not self._rates.take(site):
+        if leg == "federation" and not self._rates.take(site):
             return None
         try:
             placement = await self._slots.run(site, partial(self._locate, peer))
         except SlotLost:
             return None
-        place = None
-        if isinstance(placement, HandOn):
-            place = HostPort.parse(placement.listener, 0)
-            self._nodes[place] = placement.node
-        if not isinstance(placement, Ending):
-            self._found[peer] = (self._reactor.seconds() + REMEMBERED_SECONDS, place)
+        if not isinstance(placement, HandOn):
+            return None
+        place = HostPort.parse(placement.listener, 0)
+        self._nodes[place] = placement.node
+        self._found[peer] = (self._reactor.seconds() + REMEMBERED_SECONDS, place)
         return place
 
     def _locate(self, peer: Domain) -> Deferred[Placement | Ending]:
@@ -159,7 +159,7 @@ class LegPlacing:
 
     async def _place(self, header: Header, address: str) -> HostPort | None:
         peer = self._door.peer(self._leg, header)
-        return None if peer is None else await self._door.look_up(peer, address)
+        return None if peer is None else await self._door.look_up(self._leg, peer, address)
 
     def greeting(self, header: Header, source: HostPort, destination: HostPort) -> bytes:
         """Return the PROXY header for the other node."""

@@ -23,6 +23,7 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.udp import Port
 from twisted.logger import Logger
 
+from s2sgw.net.relay import RelayEnd
 from s2sgw.net.socket_transport import SocketTransport
 from s2sgw.net.turn_budget import TurnBudget
 
@@ -41,6 +42,9 @@ STRANGERS_WAITING = 20
 CROWD = 200
 #: The number of the newest strangers that are checked for being ready.
 NEWEST = 500
+
+#: The connections that this module serves in place of the reactor.
+OWN = frozenset((SocketTransport, RelayEnd))
 
 _log = Logger()
 
@@ -196,8 +200,8 @@ def share_turns(
 
     def serve(descriptor: int, mask: int) -> bool:
         """Serve a connection of our own as the reactor would, but without the log context that it makes for each event."""
-        selectable = selectables.get(descriptor)
-        if type(selectable) is not SocketTransport:
+        selectable: Any = selectables.get(descriptor)
+        if type(selectable) not in OWN:
             return False
         try:
             if mask == EPOLLIN:

@@ -94,7 +94,7 @@ class DoorTests(SynchronousTestCase):
         self.assertEqual(self.homes.asked, [])
 
     def test_remembered(self) -> None:
-        """A home is remembered for a moment, unless nothing answers there or the node is dead. What failed is not."""
+        """A home is remembered for a moment, unless nothing answers there or the node is dead. Nothing else is."""
         elsewhere = HandOn("b", str(ELSEWHERE))
         self.place(elsewhere)
         self.assertEqual((self.place(ServeHere()), len(self.homes.asked)), (ELSEWHERE, 1))
@@ -102,9 +102,10 @@ class DoorTests(SynchronousTestCase):
         self.assertEqual((self.place(elsewhere), len(self.homes.asked)), (ELSEWHERE, 2))
         self.door.node_ended("b")
         self.assertEqual((self.place(Ending(Cause.NO_NODE)), len(self.homes.asked)), (None, 3))
-        self.assertEqual((self.place(elsewhere), len(self.homes.asked)), (ELSEWHERE, 4))
+        self.assertEqual((self.place(ServeHere()), len(self.homes.asked)), (None, 4))
+        self.assertEqual((self.place(elsewhere), len(self.homes.asked)), (ELSEWHERE, 5))
         self.clock.advance(REMEMBERED_SECONDS)
-        self.assertEqual((self.place(ServeHere()), len(self.homes.asked)), (None, 5))
+        self.assertEqual((self.place(ServeHere()), len(self.homes.asked)), (None, 6))
 
     def test_flood_of_names(self) -> None:
         """One address causes a bounded number of look-ups; the connections beyond are served here. Others are not touched."""
@@ -119,6 +120,20 @@ class DoorTests(SynchronousTestCase):
         for number in range(len(self.homes.answers)):
             self.homes.answers[number].callback(ServeHere())
         self.assertIsNone(self.successResultOf(placing))
+
+    def test_all_streams_of_a_server(self) -> None:
+        """A server opens the streams of all peers from one address. All of them are looked up, a few at a time."""
+        placings = [
+            self.backend.place(Header(f"x{number}.example", "example.org", None, "1.0"), "127.0.0.1")
+            for number in range(2 * int(BURST))
+        ]
+        while len(self.homes.answers) < len(placings):
+            self.homes.answers[-1].callback(ServeHere())
+            waiting = [each for each in self.homes.answers if not each.called]
+            for each in waiting:
+                each.callback(ServeHere())
+            self.clock.advance(0)
+        self.assertEqual(len(set(self.homes.asked)), 2 * int(BURST))
 
     def test_cancelled(self) -> None:
         """A connection that ends frees its place in the line, and its look-up."""
