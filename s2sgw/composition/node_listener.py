@@ -56,9 +56,16 @@ class HomeLocator(Protocol):
 
 
 class NodeDoor:
-    """Hands connections on. `key` is the secret of the nodes, `local_domains` the domains of the gateway."""
+    """Hands connections on. `key` is the secret of the nodes, `local_domains` the domains of the gateway.
 
-    def __init__(self, reactor: Any, homes: HomeLocator, local_domains: Container[Domain], key: bytes) -> None:
+    Connections that are handed on end if bytes come while `may_copy` is false: this node has no lease.
+    """
+
+    def __init__(
+        self, reactor: Any, homes: HomeLocator, local_domains: Container[Domain], key: bytes,
+        may_copy: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.may_copy = may_copy
         self.headers = NodeHeaders(key)
         #: connections that were handed on since the start, and attempts that failed
         self.number = self.failed = 0
@@ -151,7 +158,7 @@ class LegPlacing:
     def __init__(self, door: NodeDoor, leg: Leg) -> None:
         self._door = door
         self._leg = leg
-        self.handed_on, self.gone = door.opened, door.gone
+        self.handed_on, self.gone, self.may_copy = door.opened, door.gone, door.may_copy
 
     def place(self, header: Header, address: str) -> Deferred[HostPort | None]:
         """Return the listener of the home of the peer; None: this node serves the stream."""

@@ -58,6 +58,9 @@ class Placing(Protocol):
     def gone(self, connection: HandedOn) -> None:
         """Note that it is closed."""
 
+    def may_copy(self) -> bool:
+        """Return whether bytes may be copied. If not, connections that are handed on end when the next bytes come."""
+
 
 class HandedOn(Protocol):
     """A connection that another node serves."""
@@ -186,7 +189,7 @@ class DoorConnection(SilentConnection):
         self._timer = self._door.clock.callLater(self._door.proven_after, self._prove)
         data, self._data = self._data, b""
         self._door.placing.handed_on(self, place)
-        self._relay = Relay(self.transport, far)
+        self._relay = Relay(self.transport, far, self._door.placing.may_copy)
         self._relay.begin(greeting + data)
 
     def _prove(self) -> None:

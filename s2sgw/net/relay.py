@@ -2,11 +2,15 @@
 
 What is read from one side is sent to the other at once. If the other side does not take all of it, nothing more is read until it
 has. The end of the input of one side is passed on as such, and a loss as a reset.
+
+A node copies nothing after its lease: a process that was stopped and wakes ends both connections. Otherwise the stanzas of a
+peer that has meanwhile connected again would come behind newer ones.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import tcp
@@ -34,7 +38,9 @@ def can_be_relayed(transport: Any) -> bool:
 class Relay:
     """Takes over the sockets of two transports of Twisted's. At the end the transports close them, and call their protocols."""
 
-    def __init__(self, near: Any, far: Any) -> None:
+    def __init__(self, near: Any, far: Any, may_copy: Callable[[], bool] = lambda: True) -> None:
+        """`may_copy` is asked before bytes are copied. If it is false, both connections end."""
+        self.may_copy = may_copy
         self._clock = innermost(near).reactor
         self._timer: IDelayedCall | None = None
         self._over = False
@@ -137,7 +143,9 @@ class RelayEnd:
             return None
         except OSError:
             return CONNECTION_LOST
-        if data:
+        if data and not self._relay.may_copy():
+            self._relay.abort()
+        elif data:
             self.other.send(data)
         else:
             self._input_over = True
@@ -148,6 +156,9 @@ class RelayEnd:
     def doWrite(self) -> Any:
         """Send on: the socket takes more. Return why the connection is lost."""
         if self._lost:
+            return None
+        if not self._relay.may_copy():
+            self._relay.abort()
             return None
         try:
             self._pending = self._pending[self._socket.send(self._pending) :]

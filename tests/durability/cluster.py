@@ -55,7 +55,7 @@ class ClusterRounds:
             silent = self._bed.silent_pairs()
             self.errors.append(f"{found.text}: {RECOVER:.0f} s later {len(silent)} pairs are silent: {', '.join(silent[:4])}")
         measure_silence(found, self._bed.accounts, time.time())
-        print(f"{len(self.rounds):>3}  {found.text:<44}longest silence {found.silence:5.2f} s ({found.silent})", flush=True)
+        print(f"{len(self.rounds):>3}  {found.text:<48}longest silence {found.silence:5.2f} s ({found.silent}), from {found.began:.2f} to {found.ended:.2f}", flush=True)
 
     async def _kill(self, found: Round) -> None:
         node, seconds = await self._bed.busiest(), self._chance.uniform(*DOWN)
@@ -128,7 +128,7 @@ async def run(lab: Lab, rounds: int, seed: int, only: Sequence[str], rate: float
             await faults.run(kind)
     if not await testbed.settle(SETTLE):
         print("\n".join(["not everything arrived in time:", *await testbed.held()]))
-    verdicts = [judge(account, faults.rounds) for account in testbed.accounts]
+    verdicts = [judge(stream.account, faults.rounds, stream.refused) for stream in testbed.outgoing]
     errors = [*faults.errors, *await testbed.stop(), *silences(faults.rounds)]
     print(f"\n{HEADING}")
     for verdict in verdicts:

@@ -1,12 +1,13 @@
 """The judgement of `make cluster`: the fate of every stanza, and the silence of every pair (docs/durability.md).
 
 A sender with XEP-0198 loses nothing: it sends again what was not acknowledged. A sender without it loses what no node had read, or
-only just read, when a node was killed or stopped or its stream was cut. It must not lose anything else.
+only just read, when a node was killed or stopped or its stream was cut, and what it wrote on a stream that was refused because another
+node is the home. It must not lose anything else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -53,7 +54,9 @@ class Verdict:
         if self.lost:
             yield f"{account.name}: {len(self.lost)} lost, such as number {self.lost[0]}, sent at {account.sent[self.lost[0]]:.2f}"
         if account.out_of_order():
-            yield f"{account.name}: {account.out_of_order()} out of order, such as number {account.overtaken()[0]}"
+            number = account.overtaken()[0]
+            moments = f"sent at {account.sent[number]:.2f}, arrived at {account.arrivals[number][0]:.2f}"
+            yield f"{account.name}: {account.out_of_order()} out of order, such as number {number}, {moments}"
         if account.requests_twice():
             yield f"{account.name}: {account.requests_twice()} IQ requests arrived twice"
         if account.repeated_on_a_stream():
@@ -65,11 +68,12 @@ HEADING = (
 )
 
 
-def judge(account: PairAccount, rounds: Sequence[Round]) -> Verdict:
-    """Return the fate of the stanzas of a pair that neither arrived nor bounced."""
+def judge(account: PairAccount, rounds: Sequence[Round], refused: Container[int] = ()) -> Verdict:
+    """Return the fate of the stanzas of a pair that neither arrived nor bounced. `refused`: written on streams that were refused."""
     verdict = Verdict(account)
     for number in account.missing():
-        excused = not account.managed and number not in account.acknowledged and _unread(account.sent[number], rounds)
+        in_doubt = number in refused or _unread(account.sent[number], rounds)
+        excused = not account.managed and number not in account.acknowledged and in_doubt
         (verdict.excused if excused else verdict.lost).append(number)
     return verdict
 

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import random
 import signal
+import ssl
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from tests.durability.account import PairAccount
 from tests.durability.gateway_runner import GatewayRunner
 from tests.durability.simulated_nameserver import SimulatedNameserver
 from tests.durability.simulated_server import REQUEST_SHARE, OutgoingStream, SimulatedServer, Traffic
+from tests.durability.xml_stream import STREAMS, XMLStream
 from tests.lab.certificates import Authority, Certificate
 from tests.lab.gateway import gateway
 from tests.lab.lab import Lab, LabError
@@ -34,6 +37,7 @@ NAMES = "abc"
 RATE, SIZE = 15.0, 300
 #: Texts that no log of a node may have.
 FORBIDDEN_IN_LOG = "Traceback (most recent call last)", "Unhandled", "RecursionError"
+_CONFLICT = "{urn:ietf:params:xml:ns:xmpp-streams}conflict"
 #: Seconds between two checks, and within which every pair has an arrival if all is well.
 LOOK_SECONDS, FRESH_SECONDS = 0.1, 1.5
 
@@ -44,6 +48,11 @@ class RoamingStream(OutgoingStream):
     ports: Sequence[int] = ()
     chance = random.Random(0)
 
+    def __init__(self, traffic: Traffic, port: int, context: ssl.SSLContext) -> None:
+        super().__init__([traffic], port, context)
+        #: stanzas that a sender without XEP-0198 wrote on streams that were refused: another node is the home of the peer
+        self.refused: set[int] = set()
+
     async def _connect(self) -> None:
         before = self.streams
         try:
@@ -51,6 +60,12 @@ class RoamingStream(OutgoingStream):
         finally:
             if self.streams == before:
                 self.hop()
+
+    def handle(self, element: ET.Element, stream: XMLStream) -> None:
+        """Process an element of a node."""
+        if element.tag == f"{STREAMS}error" and element.find(_CONFLICT) is not None:
+            self.refused |= {sent.number for sent in self._written}
+        super().handle(element, stream)
 
     def hop(self) -> None:
         """Use another node for the next stream."""
@@ -153,7 +168,7 @@ class ClusterTestbed:
         account = PairAccount(sender.domain, recipient.domain, sender.managed, inbound=recipient.domain == INSIDE)
         traffic = Traffic(account, f"u@{recipient.domain}/r", self._rate, size=SIZE, request_share=REQUEST_SHARE)
         ports = [node.ports[side] for node in self.nodes]
-        stream = RoamingStream([traffic], self.chance.choice(ports), sender.context)
+        stream = RoamingStream(traffic, self.chance.choice(ports), sender.context)
         stream.ports, stream.chance = ports, self.chance
         sender.outgoing[recipient.domain], recipient.incoming[sender.domain] = stream, account
         self.accounts.append(account)
@@ -237,8 +252,10 @@ class ClusterTestbed:
         ]
 
     async def held(self) -> list[str]:
-        """Return what each node has in its queues."""
-        return [f"node {node.name}: {await asyncio.to_thread(_queue, node)}" for node in self.nodes]
+        """Return what waits: at the senders, and in the queues of each node."""
+        owing = [stream.text() for stream in self.outgoing if stream.owes()]
+        missing = [f"{account.name}: {account.lost()[:5]}" for account in self.accounts if account.lost()]
+        return owing + missing + [f"node {node.name}: {await asyncio.to_thread(_queue, node)}" for node in self.nodes]
 
 
 def _queue(node: ClusterNode) -> Any:

@@ -38,6 +38,8 @@ class ClusterAccountTests(SynchronousTestCase):
         self.assertEqual(judge(account(False, "01245"), [early]).excused, [3])
         self.assertEqual(judge(account(False, "01245"), [late]).lost, [3])
         self.assertEqual(judge(account(False, "01245"), [Round("server", "", 103.5, 103.6, loses=False)]).lost, [3])
+        self.assertEqual(judge(account(False, "01245"), [], {3}).excused, [3])
+        self.assertEqual(judge(account(True, "01245"), [], {3}).lost, [3])
         taken = account(False, "01245")
         taken.acknowledged.add(3)
         self.assertEqual(judge(taken, [early]).lost, [3])

@@ -49,6 +49,9 @@ class Places:
     def not_reached(self, header: Header) -> None:
         self.forgotten += 1
 
+    def may_copy(self) -> bool:
+        return True
+
     def handed_on(self, connection: HandedOn, place: HostPort) -> None:
         self.open.append(connection)
 

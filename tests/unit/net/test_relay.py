@@ -41,7 +41,8 @@ class RelayTests(SynchronousTestCase):
         for end in (self.client, self.home):
             end.setblocking(False)
             self.addCleanup(end.close)
-        self.relay = Relay(self.near, self.far)
+        self.may_copy = True
+        self.relay = Relay(self.near, self.far, lambda: self.may_copy)
         self.relay.begin(b"greeting ")
 
     def read(self, end: socket.socket) -> bytes | None:
@@ -86,6 +87,34 @@ class RelayTests(SynchronousTestCase):
             assert got is not None
             self.assertEqual(len(got), sent)
             self.assertEqual(got[:1000], MUCH[:1000])
+
+    def test_without_lease(self) -> None:
+        """Without the lease nothing is copied: both connections end when bytes come, from either side."""
+        self.read(self.home)
+        self.may_copy = False
+        self.client.send(b"late")
+        self.reactor.settle()
+        for side in self.sides:
+            assert side.reason is not None
+            side.reason.trap(ConnectionAborted)
+        self.assertRaises(ConnectionResetError, self.home.recv, 100)
+
+    def test_without_lease_what_waits(self) -> None:
+        """Bytes that wait for one side are not sent without the lease."""
+        while True:
+            try:
+                self.client.send(MUCH)
+            except BlockingIOError:
+                self.reactor.settle()
+                if self.relay.far._pending:
+                    break
+        self.may_copy = False
+        before = 0
+        while self.sides[1].reason is None:
+            before += len(self.home.recv(1_000_000))
+            self.reactor.settle()
+        self.assertGreater(before, 0)
+        self.sides[1].reason.trap(ConnectionAborted)
 
     def test_half_close(self) -> None:
         """The end of one direction is passed on behind all data; the other direction goes on until its own end."""
