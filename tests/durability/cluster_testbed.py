@@ -67,6 +67,11 @@ class RoamingStream(OutgoingStream):
             self.refused |= {sent.number for sent in self._written}
         super().handle(element, stream)
 
+    def count_written(self, *, cut_off: bool = False) -> None:
+        """Count as acknowledged what was written on streams that ended well. A stream that was refused ends in order, too."""
+        super().count_written(cut_off=cut_off)
+        self.account.acknowledged -= self.refused
+
     def hop(self) -> None:
         """Use another node for the next stream."""
         self.port = self.chance.choice([port for port in self.ports if port != self.port] or list(self.ports))
