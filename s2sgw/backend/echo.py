@@ -58,6 +58,9 @@ class EchoNextHop:
     def request_delivery(self) -> None:
         """Do nothing: the hop is always ready, so no stanza waits."""
 
+    def withdraw_request(self) -> None:
+        """Do nothing: no attempt is ever under way."""
+
     def retry_now(self, urged: bool = False) -> None:
         """Do nothing: the hop is always ready."""
 

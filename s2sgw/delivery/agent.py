@@ -140,6 +140,11 @@ class DeliveryAgent:
     def request_delivery(self) -> None:
         self._machine.request_delivery()
 
+    def withdraw_request(self) -> None:
+        """End an attempt that is under way, unless a lost stream may be resumed on it: the other side may have stanzas too."""
+        if self.resume_wait.stream is None:
+            self._machine.withdraw()
+
     def retry_now(self, urged: bool = False) -> None:
         if urged:
             self.provider.urge(self.queue.pair.recipient)
@@ -234,6 +239,12 @@ class DeliveryAgent:
         attempt = Deferred.fromCoroutine(self.provider.find(self.queue.pair, self.resume_wait.stream, self.alone))
         self.data = Connecting(attempt)
         attempt.addCallbacks(self._machine.connected, self._attempt_over).addErrback(self._not_handled)
+
+    def end_attempt(self) -> None:
+        """End the attempt. Thousands may wait for their places with nothing left to deliver."""
+        data, self.data = self.data, Idle()
+        assert isinstance(data, Connecting)
+        data.attempt.cancel()
 
     def _attempt_over(self, failure: Failure) -> None:
         if failure.check(CancelledError):

@@ -82,6 +82,9 @@ class AgentInputs(Protocol):
     def request_delivery(self) -> None:
         """Stanzas wait."""
 
+    def withdraw(self) -> None:
+        """No stanza waits any more."""
+
     def connected(self, stream: OutboundStream) -> None:
         """The attempt succeeded, or a suspended stream was resumed."""
 
@@ -109,6 +112,9 @@ class AgentOutputs(Protocol):
 
     def begin_attempt(self) -> None:
         """Open a stream."""
+
+    def end_attempt(self) -> None:
+        """Open no stream."""
 
     def use_stream(self, stream: OutboundStream) -> None:
         """Use the stream."""
@@ -141,6 +147,11 @@ _suspended, _backing_off, _stopped = _builder.state("suspended"), _builder.state
 @_backing_off.upon(AgentInputs.retry_now).to(_connecting)
 def _begin_attempt(machine: AgentInputs, agent: AgentOutputs) -> None:
     agent.begin_attempt()
+
+
+@_connecting.upon(AgentInputs.withdraw).to(_idle)
+def _end_attempt(machine: AgentInputs, agent: AgentOutputs) -> None:
+    agent.end_attempt()
 
 
 @_connecting.upon(AgentInputs.connected).to(_ready)
@@ -186,6 +197,9 @@ for _state in (_connecting, _ready, _suspended, _stopped):
     _state.upon(AgentInputs.request_delivery).loop().returns(None)
 for _state in (_idle, _connecting, _ready, _suspended, _stopped):
     _state.upon(AgentInputs.retry_now).loop().returns(None)
+for _state in (_idle, _ready, _suspended, _backing_off, _stopped):
+    _state.upon(AgentInputs.withdraw).loop().returns(None)
+_idle.upon(AgentInputs.failed).loop().returns(None)  # of an attempt that was ended
 for _late in (AgentInputs.connected, AgentInputs.failed, AgentInputs.suspended, AgentInputs.lost, AgentInputs.stop):
     _stopped.upon(_late).loop().returns(None)
 

@@ -107,6 +107,9 @@ class NextHop(Protocol):
     def request_delivery(self) -> None:
         """Begin the delivery: stanzas wait. Call `DeliveryQueue.next_hop_ready` when they can be written."""
 
+    def withdraw_request(self) -> None:
+        """End an attempt that is under way: all stanzas that waited for it have expired."""
+
     def retry_now(self, urged: bool = False) -> None:
         """Try again now if an attempt is due later. `urged`: an operator asks for it; the back-off is ignored."""
 
@@ -140,6 +143,9 @@ class NoNextHop:
 
     def request_delivery(self) -> None:
         """Do nothing: no stanza waits."""
+
+    def withdraw_request(self) -> None:
+        """Do nothing: no attempt is under way."""
 
     def retry_now(self, urged: bool = False) -> None:
         """Do nothing: no attempt can be made."""

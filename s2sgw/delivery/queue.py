@@ -724,8 +724,15 @@ class DeliveryQueue:
     def expire(self, now: float, at_most: int = BOUNCED_AT_ONCE) -> int:
         """Bounce the first `at_most` that have waited too long in memory. Return how many there were."""
         gone = self.pair_queue.expire(now, at_most)
-        self.give_up_on(gone, self._cause_of_expiry)
+        if gone:
+            self.give_up_on(gone, self._cause_of_expiry)
+            self._withdraw_request()
         return len(gone)
+
+    def _withdraw_request(self) -> None:
+        """End the attempt to open a stream, if all stanzas have expired."""
+        if not len(self.pair_queue):
+            self.next_hop.withdraw_request()
 
     def expire_spooled(self, spooled: Sequence[Spooled]) -> None:
         """Bounce stanzas that have waited too long and are only in the spool."""
@@ -734,6 +741,7 @@ class DeliveryQueue:
             gone = self.spooled_range.take(damaged)
             positions = {held.position for held in gone}
             self._end_damaged([row for row in damaged if row.position in positions], gone)
+        self._withdraw_request()
 
     @property
     def _cause_of_expiry(self) -> Cause:

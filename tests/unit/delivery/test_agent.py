@@ -20,6 +20,7 @@ from s2sgw.delivery.agent import WORKED_SECONDS, DeliveryAgent
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.retry import ISOLATING_SECONDS, MAX_ISOLATIONS
+from s2sgw.delivery.spooling import ACK_TURNS
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.fair_slots import Owner
 from s2sgw.net.requester import Requester
@@ -34,6 +35,7 @@ from s2sgw.s2s.owners import owner_by_name
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.s2s.stream_provider import PeerStreamProvider
+from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.stream.events import PairProven, PairRefused, Permission
 from s2sgw.stream.features import PeerLimits
 from s2sgw.xmpp.element import Element
@@ -160,7 +162,7 @@ class Source:
 class World:
     """Queues on a clock. The next hop of outbound queues is a delivery agent, that of inbound queues keeps its stanzas."""
 
-    def __init__(self, memory: int = 1 << 20, stream_limits: int = 0) -> None:
+    def __init__(self, memory: int = 1 << 20, stream_limits: int = 0, spool: MemorySpool | None = None) -> None:
         self.clock = Clock()
         self.side = FakeSide()
         self.connections: list[FakeConnection] = []
@@ -170,7 +172,7 @@ class World:
         self.extensions = ExtensionMemory(self.clock)
         self.room = StreamLimit(self.clock, stream_limits) if stream_limits else None
         self.record = EventRecord(self.clock, Logger())
-        self.custody = custody_of(self.clock, self.record, lambda domain: domain == HERE, self._next_hop, memory=memory)
+        self.custody = custody_of(self.clock, self.record, lambda domain: domain == HERE, self._next_hop, memory=memory, spool=spool)
         self.queues = self.custody.queues
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
@@ -474,6 +476,62 @@ class CourierTests(SynchronousTestCase):
         world.queue.accept([message("2", size=10_000)], source)
         self.assertEqual(([stanza.id for stanza in world.back], source.held), (["2"], []))
         self.assertIn(b"resource-constraint", world.back[0].data)
+
+    def test_nothing_left_to_deliver(self) -> None:
+        """When all stanzas have expired, an attempt ends, whether it waits for its place or connects. The next stanza begins another."""
+        for places, dialled in ((0, 1), (1, 0)):
+            world = World(stream_limits=places)
+            other = None if world.room is None else world.room.turn(("domain", "other.example"), 0)
+            if other is not None:
+                self.assertTrue(other.take())
+            world.queue.accept([message("1", kind="iq", type="get"), message("2")])
+            agent = world.next_hop
+            world.queue.expire(31)
+            self.assertEqual(([each.id for each in world.back], agent.state), (["1"], "connecting"))
+            world.queue.expire(601)
+            self.assertEqual(([each.id for each in world.back], agent.state), (["1", "2"], "idle"))
+            self.assertEqual((world.destinations.counts()["outbound"], len(world.room or ())), ((0, 0), 0))
+            if other is not None:
+                other.end()
+            self.assertEqual(len(world.dials), dialled)
+            world.queue.accept([message("3")])
+            self.assertEqual((world.next_hop is agent, world.state, len(world.dials)), (True, "connecting", dialled + 1))
+
+    def test_nothing_left_on_the_disk(self) -> None:
+        """The attempt of a queue that only the spool has stanzas of ends when these have expired. The queue is forgotten."""
+        spool = MemorySpool(1 << 20, lambda call: call())
+        world = World(stream_limits=1, spool=spool)
+        other = None if world.room is None else world.room.turn(("domain", "other.example"), 0)
+        assert other is not None
+        self.assertTrue(other.take())
+        world.queue.accept([message("1")])
+        world.clock.advance(0.02)
+        world.clock.pump([0] * ACK_TURNS)
+        world.queue.evict(0)
+        world.clock.advance(601)
+        world.custody.expiry.sweep()
+        world.custody.expiry.sweep()
+        self.assertEqual(([each.id for each in world.back], world.queues.find(OUT), len(world.room or ())), (["1"], None, 0))
+        self.assertEqual((spool.count, world.custody.services.relief.memory.queues), (0, 0))
+
+    def test_withdrawn_in_another_state(self) -> None:
+        """Only an attempt is ended: no stream, no back-off, and no attempt on which a lost stream may be resumed."""
+        world = World()
+        world.next_hop.withdraw_request()
+        self.assertEqual(world.state, "idle")
+        world.queue.accept([message("1")])
+        world.next_hop.resume_wait.stream = Mock()
+        world.next_hop.withdraw_request()
+        self.assertEqual(world.state, "connecting")
+        world.next_hop.resume_wait.stream = None
+        world.open()
+        world.next_hop.withdraw_request()
+        self.assertEqual(world.state, "ready")
+        world.connections[-1].close(Ending(Cause.CONNECTION_LOST, by="network"))
+        world.next_hop.withdraw_request()
+        self.assertEqual(world.state, "backing off")
+        world.next_hop.stop(Cause.SHUTDOWN)
+        world.next_hop.withdraw_request()
 
     def test_lost_stream(self) -> None:
         """A stream that worked is opened again at once if stanzas wait. A stream that ended early is opened again after a back-off."""
