@@ -1,38 +1,39 @@
 """The listener for other nodes, and the door before the listeners for peers and servers (docs/cluster.md).
 
 A connection whose peer has its home on another node is handed on to the listener for nodes there. What comes there is served, and
-never handed on again.
+never handed on again. A node that stops asks the homes to close the streams that it has handed on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from functools import partial
+from secrets import token_hex
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import ServerFactory
-from twisted.logger import Logger
+from twisted.internet.interfaces import IListeningPort, IProtocol
+from twisted.internet.protocol import Factory, ServerFactory
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.python.failure import Failure
 
 from s2sgw.cluster.door import HandOn, Placement, peer_of
 from s2sgw.net.admission import Admission
-from s2sgw.net.dialing import DirectDialler
+from s2sgw.net.dialing import ClosedAtOnce, DirectDialler
 from s2sgw.net.door import DoorFactory, HandedOn
 from s2sgw.net.fair_slots import FairSlots, SlotLost
-from s2sgw.net.listening import BuildStream, OnRefused, listen
+from s2sgw.net.listening import BuildStream, OnRefused, SilentConnection, listen
 from s2sgw.net.node_header import NodeHeaders
 from s2sgw.net.proxy_protocol import Network, ProxyFactory, ProxyHeader
 from s2sgw.net.site_rates import SiteRates
 from s2sgw.net.sites import site_path
 from s2sgw.reporting.record import Leg
 from s2sgw.xmpp.bounded_dict import BoundedDict
-from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.header import Header
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain, InvalidJID
-
-log = Logger("s2sgw")
 
 #: Seconds in which another node must accept a connection.
 CONNECT_SECONDS = 3.0
@@ -44,8 +45,15 @@ RATE, BURST = 20.0, 200.0
 #: gets one with its first stanza.
 REMEMBERED_SECONDS, REMEMBERED = 1.0, 4096
 
-#: The text of a leg in a node's header: this, or the second and a domain of the backend.
-FEDERATION, BACKEND = "federation", "backend "
+#: The purpose in a node's header, behind the name of the door: a leg (the backend's with one of its domains), or that the streams
+#: from this door should be closed.
+FEDERATION, BACKEND, LEAVE = "federation", "backend ", "leave"
+#: The addresses in a header that hands no connection on.
+NOWHERE = HostPort("127.0.0.1", 0)
+#: Streams that are closed in one turn of the reactor.
+CLOSED_PER_TURN = 50
+#: The end of streams whose connections the other node does not hand on any more.
+LEAVING = Ending(Cause.CLOSED, "the node of the gateway that took the connection stops")
 
 
 class HomeLocator(Protocol):
@@ -67,6 +75,8 @@ class NodeDoor:
     ) -> None:
         self.may_copy = may_copy
         self.headers = NodeHeaders(key)
+        #: the name of this door, by which the homes know its connections
+        self.name = token_hex(8)
         #: connections that were handed on since the start, and attempts that failed
         self.number = self.failed = 0
         self._reactor = reactor
@@ -80,7 +90,8 @@ class NodeDoor:
         #: where the connections of a peer go, and until when this is believed
         self._found: BoundedDict[Domain, tuple[float, HostPort]] = BoundedDict(REMEMBERED)
         self._nodes: dict[HostPort, str] = {}
-        self._open: dict[HandedOn, str] = {}
+        self._open: dict[HandedOn, HostPort] = {}
+        self._left: Deferred[None] | None = None
 
     @property
     def open(self) -> int:
@@ -94,8 +105,18 @@ class NodeDoor:
     def node_ended(self, node: str) -> None:
         """End the connections that were handed on to `node`, which is dead: their peers connect again at once."""
         self._found.clear()
-        for connection in [each for each, name in self._open.items() if name == node]:
+        for connection in [each for each, place in self._open.items() if self._nodes.get(place) == node]:
             connection.abort()
+
+    def leave(self) -> Deferred[None]:
+        """Ask the homes to close the streams that were handed on. Fires when none is left; the caller bounds the time."""
+        self._left = Deferred()
+        if not self._open:
+            self._left.callback(None)
+        header = self.headers.write(NOWHERE, NOWHERE, f"{self.name} {LEAVE}")
+        for place in set(self._open.values()):
+            self._dialler(place.host, place.port, partial(_Farewell, header)).addErrback(_not_told)
+        return self._left
 
     def close(self) -> None:
         """End all connections that were handed on."""
@@ -145,11 +166,29 @@ class NodeDoor:
     def opened(self, connection: HandedOn, place: HostPort) -> None:
         """Note a connection that is handed on."""
         self.number += 1
-        self._open[connection] = self._nodes.get(place, "")
+        self._open[connection] = place
 
     def gone(self, connection: HandedOn) -> None:
         """Note that it is closed."""
         self._open.pop(connection, None)
+        if self._left is not None and not self._open and not self._left.called:
+            self._left.callback(None)
+
+
+class _Farewell(TwistedProtocol):
+    """Sends the header of a node that stops, and closes."""
+
+    def __init__(self, header: bytes) -> None:
+        self._header = header
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(self._header)
+        self.transport.loseConnection()
+
+
+def _not_told(failure: Failure) -> None:
+    """Go on: the node does not answer, so its connections are over."""
 
 
 class LegPlacing:
@@ -171,7 +210,7 @@ class LegPlacing:
     def greeting(self, header: Header, source: HostPort, destination: HostPort) -> bytes:
         """Return the PROXY header for the other node."""
         leg = FEDERATION if self._leg == "federation" else f"{BACKEND}{Domain.claimed(header.from_ or '').ascii}"
-        return self._door.headers.write(source, destination, leg)
+        return self._door.headers.write(source, destination, f"{self._door.name} {leg}")
 
     def not_reached(self, header: Header) -> None:
         """Forget the place."""
@@ -188,18 +227,39 @@ class NodeFactory(ProxyFactory):
         super().__init__(federation, members, clock, refused)
         self._backend = backend
         self._headers = headers
+        #: the connections of each door
+        self._handed_on: dict[str, WeakSet[SilentConnection]] = {}
 
     def factory_for(self, header: ProxyHeader) -> ServerFactory | None:
         """Return the factory of the leg in the header; None: no node has written it."""
-        leg = self._headers.leg(header)
-        if leg == FEDERATION:
+        door, _, purpose = (self._headers.leg(header) or "").partition(" ")
+        if purpose == FEDERATION:
             return self.factory
-        if leg is None or not leg.startswith(BACKEND):
+        if purpose == LEAVE:
+            self._wind_down(list(self._handed_on.pop(door, ())))
+            return Factory.forProtocol(ClosedAtOnce)  # type: ignore[return-value]
+        if not purpose.startswith(BACKEND):
             return None
         try:
-            return self._backend(Domain.parse(leg.removeprefix(BACKEND)))
+            return self._backend(Domain.parse(purpose.removeprefix(BACKEND)))
         except InvalidJID:
             return None
+
+    def built(self, header: ProxyHeader, connection: IProtocol) -> None:
+        """Note the connection of a door."""
+        if isinstance(connection, SilentConnection):
+            door = (self._headers.leg(header) or "").partition(" ")[0]
+            if door not in self._handed_on:
+                for name in [name for name, streams in self._handed_on.items() if not streams]:
+                    del self._handed_on[name]
+            self._handed_on.setdefault(door, WeakSet()).add(connection)
+
+    def _wind_down(self, connections: list[SilentConnection]) -> None:
+        """Close the streams of these connections, some in each turn of the reactor."""
+        for connection in connections[:CLOSED_PER_TURN]:
+            connection.wind_down(LEAVING)
+        if rest := connections[CLOSED_PER_TURN:]:
+            self.clock.callLater(0, self._wind_down, rest)
 
 
 class NodeListener:

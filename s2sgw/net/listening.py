@@ -50,6 +50,7 @@ class SilentConnection(HandoverProtocol):
         self._build = build
         self._refused = refused
         self._direct_tls = direct_tls
+        self._stream: StreamConnection | None = None
         admitted.holder = self
 
     def connectionMade(self) -> None:
@@ -63,7 +64,7 @@ class SilentConnection(HandoverProtocol):
 
     def prefaceReceived(self, data: bytes) -> None:
         """Build the stream, which gets `data` first."""
-        connection = self._build(self._admitted)
+        connection = self._stream = self._build(self._admitted)
         connection.has_preface = bool(data)
         self._admitted.holder = connection
         connection.when_closed().addCallback(self._closed)
@@ -96,6 +97,14 @@ class SilentConnection(HandoverProtocol):
         if not refusal.ending.in_order:
             self._refused(self._address, refusal.ending)
         self.transport.abortConnection()
+
+    def wind_down(self, ending: Ending) -> None:
+        """Close the stream, and read on up to the other side's closing tag. A connection without a stream is ended at once."""
+        if self._stream is None:
+            self.transport.abortConnection()
+        elif self._stream.ending is None:
+            self._stream.retiring = True
+            self._stream.wind_down(ending)
 
     def _closed(self, _: None) -> None:
         self._admitted.release()

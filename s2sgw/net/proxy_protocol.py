@@ -162,6 +162,9 @@ class ProxyFactory(ServerFactory):
         """Return the factory of a connection with this header; None: the connection is refused."""
         return self.factory
 
+    def built(self, header: ProxyHeader, connection: IProtocol) -> None:
+        """Note a new connection with this header."""
+
     def _is_trusted(self, host: str) -> bool:
         try:
             address = ipaddress.ip_address(host)
@@ -210,6 +213,7 @@ class _Receiver(HandoverProtocol):
         if inner is None:
             self.transport.abortConnection()
             return
+        self._factory.built(header, inner)
         host = header.destination or self.transport.getHost()
         self.hand_over(inner, RelayedTransport(self.transport, peer, host), self._data[header.size :])
 

@@ -84,6 +84,7 @@ class NodesTests(TestCase):
         self.door = NodeDoor(reactor, self.homes, {Domain.parse("example.org")}, KEY)
         self.first = self.door.factory("federation", self.build, self.admission(), self.refused)
         self.streams: list[StreamConnection] = []
+        self.engines: list[Answering] = []
         self.second_admission = self.admission()
         handed_on = StreamFactory(self.build, self.second_admission, self.refused)
         factory = NodeFactory(handed_on, self.no_server, [ip_network("127.0.0.0/8")], self.door.headers, reactor, self.refused)
@@ -120,8 +121,9 @@ class NodesTests(TestCase):
         return None
 
     def build(self, admitted: AdmittedConnection) -> StreamConnection:
+        self.engines.append(Answering())
         stream = StreamConnection(
-            Answering(), Recorder(), clock=reactor, role="receiving", tls=lambda order: None,
+            self.engines[-1], Recorder(), clock=reactor, role="receiving", tls=lambda order: None,
             options=ConnectionOptions(negotiation_timeout=None),
         )
         stream.negotiated()
@@ -157,6 +159,20 @@ class NodesTests(TestCase):
         reason = await client.lost
         self.assertEqual(reason, ConnectionDone)
         self.assertEqual(client.data.startswith(HEADER + STANZAS + b"BYE\n"), True)
+
+    async def test_orderly_stop(self) -> None:
+        """When the first node stops, the home closes the streams from it in order: what the peer sends until its end is read."""
+        client = await self.connect()
+        transport: Any = client.transport
+        transport.write(HEADER)
+        await client.until(HEADER)
+        leaving = self.door.leave()
+        await client.until(b"CLOSE\n")
+        self.assertEqual((leaving.called, self.streams[0].ending, self.streams[0].retiring), (False, None, True))
+        transport.write(STANZAS + b"BYE\n")
+        await client.lost
+        await leaving
+        self.assertEqual(b"".join(self.engines[0].fed), HEADER + STANZAS + b"BYE\n")
 
     async def test_dead_home(self) -> None:
         """The end of the other node ends its connections. The next one is served where the homes say."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from ipaddress import ip_network
 from typing import Any
+from unittest.mock import Mock
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -15,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.cluster.door import HandOn, Placement, ServeHere
 from s2sgw.composition.node_listener import (
     BURST,
+    CLOSED_PER_TURN,
     CONNECT_SECONDS,
     REMEMBERED_SECONDS,
     LegPlacing,
@@ -22,8 +25,10 @@ from s2sgw.composition.node_listener import (
     NodeFactory,
     NodeListener,
 )
+from s2sgw.net.dialing import DialFailed
+from s2sgw.net.listening import SilentConnection
 from s2sgw.net.node_header import NodeHeaders
-from s2sgw.net.proxy_protocol import write
+from s2sgw.net.proxy_protocol import ProxyHeader, parse, write
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.header import Header
 from s2sgw.xmpp.host_port import HostPort
@@ -145,6 +150,33 @@ class DoorTests(SynchronousTestCase):
         self.homes.answers[-1].callback(ServeHere())
         self.assertIsNone(self.successResultOf(placing))
 
+    def test_leaving(self) -> None:
+        """A door that stops asks each home once, and waits until its connections are gone."""
+        self.successResultOf(self.door.leave())
+        dialled: list[tuple[str, int]] = []
+
+        def dial(address: str, port: int, build: Any) -> Deferred[None]:
+            dialled.append((address, port))
+            transport = StringTransport()
+            build().makeConnection(transport)
+            header = parse(transport.value())
+            assert header is not None
+            self.assertEqual((self.door.headers.leg(header), transport.disconnecting), (f"{self.door.name} leave", True))
+            return fail(DialFailed(Ending(Cause.CONNECTION_REFUSED)))
+
+        self.door._dialler = dial  # type: ignore[assignment]
+        connections = [Connection() for _ in range(3)]
+        for connection in connections[:2]:
+            self.federation.handed_on(connection, ELSEWHERE)
+        self.federation.handed_on(connections[2], HostPort("192.0.2.3", 5271))
+        leaving = self.door.leave()
+        self.assertEqual(set(dialled), {("192.0.2.2", 5271), ("192.0.2.3", 5271)})
+        self.assertEqual(len(dialled), 2)
+        for connection in connections:
+            self.assertNoResult(leaving)
+            self.federation.gone(connection)
+        self.successResultOf(leaving)
+
     def test_dead_node(self) -> None:
         """The connections to a dead node are ended, and no others."""
         self.place(HandOn("b", str(ELSEWHERE)))
@@ -156,6 +188,13 @@ class DoorTests(SynchronousTestCase):
         self.federation.gone(one)
         self.door.close()
         self.assertEqual((one.aborted, other.aborted, self.door.open), (1, 1, 1))
+
+
+def header(purpose: str) -> ProxyHeader:
+    """Return a header of a node, as it is read."""
+    found = parse(NodeHeaders(KEY).write(*ENDS, purpose))
+    assert found is not None
+    return found
 
 
 class Served(Protocol):
@@ -207,15 +246,44 @@ class NodeListenerTests(SynchronousTestCase):
     def test_strangers(self) -> None:
         """Another network, a PROXY header that no node has written, and an unknown leg or domain are refused."""
         good = NodeHeaders(KEY)
-        self.assertIsNone(self.connect(good.write(*ENDS, "federation"), "192.0.2.16"))
+        self.assertIsNone(self.connect(good.write(*ENDS, "a federation"), "192.0.2.16"))
         for data in (
-            write(*ENDS), NodeHeaders(b"guessed").write(*ENDS, "federation"), good.write(*ENDS, "other"),
-            good.write(*ENDS, "backend other.example"), good.write(*ENDS, "backend a b"), b"<stream:stream>",
+            write(*ENDS), NodeHeaders(b"guessed").write(*ENDS, "a federation"), good.write(*ENDS, "a other"), good.write(*ENDS, "federation"),
+            good.write(*ENDS, "a backend other.example"), good.write(*ENDS, "a backend a b"), b"<stream:stream>",
         ):
             transport = self.connect(data)
             assert transport is not None
             self.assertTrue(transport.disconnected)
-        self.assertEqual((self.legs, len(self.refused)), ([], 7))
+        self.assertEqual((self.legs, len(self.refused)), ([], 8))
+
+    def test_door_that_stops(self) -> None:
+        """The streams of a door that stops are closed, some in each turn, and those of other doors are not."""
+        closed: list[str] = []
+
+        class Stream(SilentConnection):
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+            def wind_down(self, ending: Ending) -> None:
+                closed.append(self.name)
+
+        streams = [Stream("a") for _ in range(CLOSED_PER_TURN + 1)] + [Stream("b")]
+        for stream in streams:
+            self.factory.built(header(f"{stream.name} federation"), stream)
+        self.connect(NodeHeaders(KEY).write(*ENDS, "a leave"))
+        self.reactor.advance(0)
+        self.assertEqual((closed, self.refused), (["a"] * (CLOSED_PER_TURN + 1), []))
+        self.connect(NodeHeaders(KEY).write(*ENDS, "c leave"))
+        self.assertEqual(len(closed), CLOSED_PER_TURN + 1)
+
+    def test_gone_doors_are_forgotten(self) -> None:
+        """A door whose streams are all gone is forgotten when another one comes."""
+        for name in ("a", "b"):
+            stream = SilentConnection(Mock(), "", Mock(), Mock())
+            self.factory.built(header(f"{name} federation"), stream)
+            del stream
+            gc.collect()
+        self.assertEqual(list(self.factory._handed_on), ["b"])
 
     def test_open_and_close(self) -> None:
         """It listens where it should, and then no more."""
