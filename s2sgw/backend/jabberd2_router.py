@@ -323,6 +323,10 @@ class RouterLink:
     def urge(self, recipient: Domain) -> None:
         """Do nothing: the router has no back-off to end."""
 
+    def place(self, pair: Pair) -> Deferred[None] | None:
+        """Return None: the link carries all pairs."""
+        return None
+
     async def find(self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False) -> OutboundStream:
         """Return a part for `pair`, while the router and the component of the recipient are there."""
         if not self.bound or self.connection is None:

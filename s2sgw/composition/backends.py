@@ -361,7 +361,7 @@ class Backends:
                 return await self._without_server(pair)
             address = _address(source)
             try:
-                found = await self._streams(source).find(pair, broken, alone)
+                found = await self.streams(source).find(pair, broken, alone)
             except StreamUnavailable:
                 if self.source_of(pair.recipient) is source and _address(source) == address:
                     if pair.recipient in self._ended:
@@ -379,7 +379,8 @@ class Backends:
             found.leave(RECONFIGURED)
             self._services.reactor.callLater(0, self.retire_stale)
 
-    def _streams(self, source: ServerLeg | RouterLink) -> StreamProvider:
+    def streams(self, source: ServerLeg | RouterLink) -> StreamProvider:
+        """Return the streams to a server."""
         if isinstance(source, RouterLink):
             return source
         return PeerStreamProvider(source.initiating, self._services.connect_services)
@@ -463,6 +464,11 @@ class ServerStreamProvider:
     def leg(self) -> Literal["backend"]:
         """Return the leg of these streams."""
         return "backend"
+
+    def place(self, pair: Pair) -> Deferred[None] | None:
+        """Return the wait for a place; None: `find` may be called now."""
+        source = self.backends.source_of(pair.recipient)
+        return None if source is None else self.backends.streams(source).place(pair)
 
     def find(
         self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False,

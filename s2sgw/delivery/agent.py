@@ -236,6 +236,15 @@ class DeliveryAgent:
     def begin_attempt(self) -> None:
         if isinstance(self.data, BackingOff):
             cancel(self.data.timer)
+        self._find_stream()
+
+    def _find_stream(self, _: None = None) -> None:
+        """Find a stream, or wait until there may be a place for it, and look again."""
+        place = self.provider.place(self.queue.pair)
+        if place is not None:
+            self.data = Connecting(place)
+            place.addCallbacks(self._find_stream, self._attempt_over).addErrback(self._not_handled)
+            return
         attempt = Deferred.fromCoroutine(self.provider.find(self.queue.pair, self.resume_wait.stream, self.alone))
         self.data = Connecting(attempt)
         attempt.addCallbacks(self._machine.connected, self._attempt_over).addErrback(self._not_handled)

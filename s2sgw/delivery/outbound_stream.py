@@ -203,6 +203,12 @@ class StreamProvider(Protocol):
     def leg(self) -> Leg:
         """Return the leg of the streams."""
 
+    def place(self, pair: Pair) -> Deferred[None] | None:
+        """Return a Deferred that fires when there may be a place for a stream for `pair`; None: `find` may be called now.
+
+        Thousands may wait for a place. The wait is apart from `find`, because that takes more memory.
+        """
+
     async def find(self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False) -> OutboundStream:
         """Return a stream for `pair`. Raises `StreamUnavailable`.
 

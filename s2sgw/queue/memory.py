@@ -15,7 +15,7 @@ from __future__ import annotations
 SHARE = 0.25
 #: Bytes of memory for a queue that waits for its next hop, besides its stanzas, as measured
 #: (`tests.unit.delivery.test_waiting_queues`).
-QUEUE_BYTES = 6500
+QUEUE_BYTES = 4000
 
 
 class SharedMemory:

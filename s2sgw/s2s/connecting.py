@@ -359,6 +359,17 @@ async def open_stream(
         raise
 
 
+def awaited_place(side: InitiatingLeg, pair: Pair, connect_services: ConnectServices) -> Deferred[None] | None:
+    """Return a Deferred that fires when there may be a place for a stream for `pair`.
+
+    None: `open_stream` may be called now, because there may be a place, or because the server is left alone.
+    """
+    room = connect_services.room
+    if room is None or connect_services.destinations.backs_off(pair.recipient.ascii):
+        return None
+    return room.wait_if_full(side.owner(pair), side.owner_streams(pair))
+
+
 async def _verifying_stream(order: StreamOrder) -> InitiatedStream:
     """Open a stream for which a question waits: no back-off delays it, and it counts for no limit of streams."""
     on_backend, destinations = order.side.leg == "backend", order.services.destinations

@@ -198,6 +198,11 @@ class Destinations:
         if name in self._destinations:
             self._check_back_off(self._destinations[name])
 
+    def backs_off(self, name: str) -> bool:
+        """Return whether the server is left alone at present."""
+        destination = self._destinations.get(name)
+        return destination is not None and destination.ending is not None and destination.retry_at > self._clock.seconds()
+
     def _check_back_off(self, destination: _Destination) -> None:
         wait = destination.retry_at - self._clock.seconds()
         if wait > 0 and destination.ending is not None:

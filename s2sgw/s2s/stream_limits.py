@@ -94,6 +94,10 @@ class StreamLimit:
         self._turns[owner] += 1
         return StreamPlace(self, owner, bound)
 
+    def wait_if_full(self, owner: Owner, bound: int) -> Deferred[None] | None:
+        """Return None if an attempt of `owner` may have its `turn` now; otherwise `wait`."""
+        return None if self._make_room(owner, bound, self._turns[owner]) else self.wait(owner, bound)
+
     def wait(self, owner: Owner, bound: int, first: bool = False) -> Deferred[None]:
         """Join the line of `owner`. The Deferred fires when there may be a place, or another bound: ask for the `turn` again.
 

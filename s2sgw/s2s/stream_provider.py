@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+from twisted.internet.defer import Deferred
+
 from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream, StreamUnavailable
 from s2sgw.reporting.record import Leg
-from s2sgw.s2s.connecting import ConnectServices, open_stream
+from s2sgw.s2s.connecting import ConnectServices, awaited_place, open_stream
 from s2sgw.s2s.legs import InitiatingLeg
 from s2sgw.s2s.resumption import BrokenStream
 from s2sgw.xmpp.ending import Cause
@@ -24,6 +26,10 @@ class PeerStreamProvider:
     @property
     def leg(self) -> Leg:
         return self.side.leg
+
+    def place(self, pair: Pair) -> Deferred[None] | None:
+        """Return the wait for a place among the streams to a backend. Others may be shared, or the peer's own (XEP-0288)."""
+        return awaited_place(self.side, pair, self.connect_services) if self.side.leg == "backend" else None
 
     async def find(self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False) -> OutboundStream:
         former = cast(BrokenStream | None, broken)  # one that a stream of this provider left

@@ -121,6 +121,9 @@ class Provider:
     def __init__(self, model: Model) -> None:
         self._model = model
 
+    def place(self, pair: Pair) -> Deferred[None] | None:
+        return None
+
     async def find(self, pair: Pair, broken: ResumableStream | None = None, alone: bool = False) -> OutboundStream:
         if broken is None and (part := self._model.carrying_back(pair, alone)) is not None:
             return part

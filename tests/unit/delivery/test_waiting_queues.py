@@ -16,7 +16,9 @@ from s2sgw.composition.backends import Backends, ServerStreamProvider
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.net.discovery import Resolution
 from s2sgw.net.fair_slots import Owner
+from s2sgw.net.requester import Requester
 from s2sgw.queue.backoff import BackOff
 from s2sgw.queue.memory import QUEUE_BYTES
 from s2sgw.reporting.record import EventRecord
@@ -26,7 +28,7 @@ from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.spool.interface import LaneSummary
 from s2sgw.spool.memory_spool import MemorySpool
-from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.custody import custody_of
 from tests.support.fakes import Connections, FixedRandom
@@ -42,6 +44,14 @@ class BackendSide(FakeSide):
 
     leg = "backend"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.resolved: list[str] = []
+
+    async def resolve(self, pair: Pair, requester: Requester | None = None) -> Resolution:
+        self.resolved.append(pair.sender.text)
+        return await super().resolve(pair, requester)
+
     def owner(self, pair: Pair) -> Owner:
         return ("certificate", "00")
 
@@ -56,18 +66,20 @@ class ForgettingSpool(MemorySpool):
         done(None)
 
 
-class MeasuredTests(SynchronousTestCase):
-    """The memory of a queue whose attempt waits for its place, with all that belongs to it."""
+class WaitingCase(SynchronousTestCase):
+    """Base class: queues to a server behind the gateway, and two places for the streams of one owner."""
 
     def setUp(self) -> None:
-        clock, side = Clock(), BackendSide()
-        destinations = Destinations(clock, FixedRandom())
+        clock, self.side = Clock(), BackendSide()
+        side, self.connections = self.side, list[FakeConnection]()
+        self.destinations = Destinations(clock, FixedRandom())
         self.room = StreamLimit(clock, 100)
-        services = ConnectServices(Connections(self._connection), clock, destinations, ExtensionMemory(clock), room=self.room)
+        services = ConnectServices(Connections(self._connection), clock, self.destinations, ExtensionMemory(clock), room=self.room)
         record = EventRecord(clock, Logger())
         backends: Any = object.__new__(Backends)
         leg = SimpleNamespace(serves=lambda domain: True, backend=SimpleNamespace(address=""), initiating=side)
-        backends.legs, backends.links, backends._echoing = {"": leg}, {}, frozenset()
+        backends.legs, backends.links, backends._echoing = {"": leg}, {}, frozenset[Domain]()
+        backends._ended = frozenset[Domain]()
         backends._services = SimpleNamespace(connect_services=services)
 
         def agent(queue: DeliveryQueue) -> NextHop:
@@ -83,7 +95,8 @@ class MeasuredTests(SynchronousTestCase):
             queue.next_hop.stop(Cause.SHUTDOWN)
 
     def _connection(self, engine: Any, owner: Any) -> FakeConnection:
-        return FakeConnection(owner)
+        self.connections.append(FakeConnection(owner))
+        return self.connections[-1]
 
     def accept(self, name: str) -> None:
         pair = Pair(Domain(name, name), HERE)
@@ -96,6 +109,70 @@ class MeasuredTests(SynchronousTestCase):
         for queue in self.custody.queues:
             queue.evict(0)
         gc.collect()
+
+    def state(self, name: str) -> str:
+        return self.custody.queues.queue(Pair(Domain(name, name), HERE)).next_hop.state
+
+
+class PlaceTests(WaitingCase):
+    """An attempt that waits for its place does nothing else."""
+
+    def test_released(self) -> None:
+        """Nothing is resolved before there is a place. Then the attempts go on in their order."""
+        for name in "abcd":
+            self.accept(name)
+        self.assertEqual((self.side.resolved, len(self.room)), (["a", "b"], 2))
+        self.side.dials[0].callback(None)
+        self.connections[0].prove()
+        self.connections[0].close(Ending(Cause.CONNECTION_LOST, by="network"))
+        self.assertEqual((self.side.resolved, len(self.room), self.state("c")), (["a", "b", "c"], 1, "connecting"))
+        self.side.dials[-1].callback(None)
+        self.connections[-1].prove()
+        self.assertEqual(self.state("c"), "ready")
+
+    def test_back_off(self) -> None:
+        """While the server is left alone, no attempt waits for a place. One that waits is told when there is a place."""
+        for name in "abc":
+            self.accept(name)
+        self.destinations.failed(HERE.ascii, Ending(Cause.UNREACHABLE), purpose="backend")
+        self.accept("d")
+        self.assertEqual((self.state("c"), self.state("d"), len(self.room)), ("connecting", "backing off", 1))
+        self.side.dials[0].callback(None)
+        self.connections[0].close(Ending(Cause.CONNECTION_LOST, by="network"))
+        self.assertEqual((self.state("c"), len(self.room), self.side.resolved), ("backing off", 0, ["a", "b"]))
+
+    def test_other_bound(self) -> None:
+        """When a reload lets all look at their bounds again, as many go on as may. The others wait as before."""
+        for name in "abcde":
+            self.accept(name)
+        found: list[Pair] = []
+        find = Backends.find
+
+        def finding(backends: Backends, pair: Pair, *args: Any) -> Any:
+            found.append(pair)
+            return find(backends, pair, *args)
+
+        self.patch(Backends, "find", finding)
+        self.patch(self.side, "owner_streams", lambda pair: 3)
+        self.room.reconsider()
+        self.clock.advance(0)
+        self.assertEqual((self.side.resolved, [pair.sender.text for pair in found], len(self.room)), (["a", "b", "c"], ["c"], 2))
+
+    def test_stopped(self) -> None:
+        """An attempt that is given up leaves the line. Another one may wait then."""
+        for name in "abc":
+            self.accept(name)
+        agent = self.custody.queues.queue(Pair(Domain("c", "c"), HERE)).next_hop
+        agent.withdraw_request()
+        self.assertEqual((agent.state, len(self.room)), ("idle", 0))
+        agent.request_delivery()
+        self.assertEqual((agent.state, len(self.room)), ("connecting", 1))
+        agent.stop(Cause.SHUTDOWN)
+        self.assertEqual((len(self.room), self.side.resolved), (0, ["a", "b"]))
+
+
+class MeasuredTests(WaitingCase):
+    """The memory of a queue whose attempt waits for its place, with all that belongs to it."""
 
     def test_bytes(self) -> None:
         """It is at most what is counted for it, with a tenth for other versions of Python, and it is all given back."""
@@ -189,7 +266,7 @@ class CountedTests(SynchronousTestCase):
     def test_stanzas_leave_memory(self) -> None:
         """If a peer holds more than half of its share, for queues and stanzas together, its stanzas stay on the disk only."""
         self.unreachable()
-        for number in range(30):
+        for number in range(40):
             self.world.queues.queue(Pair(HERE, Domain.parse(f"{number}.there.example"))).accept([stanza(str(number))])
         self.world.queues.queue(Pair(HERE, Domain.parse("other.example"))).accept([stanza("other")])
         self.world.clock.advance(WINDOW)

@@ -175,6 +175,15 @@ class PlacesTests(LimitCase):
         self.clock.advance(LOOK_SECONDS)
         self.assertEqual((self.retired, self.opened), ("a1", "a1 b1 c1"))
 
+    def test_wait_apart(self) -> None:
+        """An attempt may wait without a turn. If there is a place, it need not wait, and takes none yet."""
+        self.assertIsNone(self.room.wait_if_full(("domain", "a"), 0))
+        self.want("a1", "b1")
+        waiting = self.room.wait_if_full(("domain", "c"), 0)
+        assert waiting is not None
+        self.streams["a1"].gone()
+        self.assertEqual((waiting.called, len(self.room), self.room._total, dict(self.room._turns)), (True, 0, 1, {}))
+
     def test_given_up(self) -> None:
         """A cancelled attempt takes no place and closes no stream."""
         self.want("a1", "b1", "c1")
