@@ -107,6 +107,11 @@ class PairIngress:
     pausing the connection slows no other domain. `held` counts the waiting bytes of the whole connection.
     """
 
+    __slots__ = (
+        "_admission_of", "_admitted", "_admitting", "_connection", "_entered", "_found", "_held", "_held_bytes",
+        "_held_on_connection", "_leg", "_outdated", "_over", "_recorded", "_refusal", "_senders", "_services", "_stanza_filter",
+        "_step_is_due", "_timer", "_used_at", "pair",
+    )
     log = Logger()
 
     def __init__(
@@ -124,18 +129,19 @@ class PairIngress:
         #: the policy has changed during the admission under way, so that its outcome is asked for again
         self._outdated = False
         #: the queues that may have paused the connection: this pair's, and the one back to the sender
-        self._entered: set[Pair] = set()
+        self._entered: dict[Pair, None] = {}
         #: the queue that was last found for this pair: a weak reference, because a queue that is forgotten leaves memory
         self._found: ref[DeliveryQueue] | None = None
         self._stanza_filter: StanzaFilter | None = None
-        self._held: deque[HeldRun] = deque()
+        #: the waiting stanzas. An empty deque takes 760 bytes, and a peer may have thousands of pairs
+        self._held: deque[HeldRun] | tuple[()] = ()
         self._held_bytes = 0
         self._held_on_connection = held
         self._timer: IDelayedCall | None = None
         self._step_is_due = False
         #: why the pair is not admitted, and how many of the runs that wait are still to be refused for it
         self._refusal: tuple[Cause, int] | None = None
-        self._recorded: set[Cause] = set()
+        self._recorded: dict[Cause, None] = {}
         self._over = False
         self._used_at = 0.0
 
@@ -175,7 +181,7 @@ class PairIngress:
         if queue is None or queue.forgotten:
             queue = self._services.queues.queue(self.pair)
             self._found = ref(queue)
-            self._entered.add(self.pair)
+            self._entered[self.pair] = None
         return queue
 
     @property
@@ -266,7 +272,7 @@ class PairIngress:
             rows = list(group)
             stanzas = [stanza for stanza, _ in rows]
             if cause not in self._recorded:
-                self._recorded.add(cause)
+                self._recorded[cause] = None
                 self._record(rows[0][1])
             if stanza_filter.answers:
                 self._refuse(stanzas, cause, upstream_ack, outcome="refused")
@@ -278,14 +284,15 @@ class PairIngress:
     def _refuse(
         self, stanzas: list[Stanza], cause: Cause, upstream_ack: UpstreamAck | None, outcome: str | None = None,
     ) -> None:
-        self._entered.add(self.pair.inverse)
+        self._entered[self.pair.inverse] = None
         self._services.bounces.refuse(self.pair, stanzas, cause, upstream_ack, self._source, outcome)
 
     # --- waiting ---
 
     def _hold(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
         self._services.lines.join(self)
-        self._held.append((stanzas, upstream_ack))
+        held = self._held = self._held if isinstance(self._held, deque) else deque()
+        held.append((stanzas, upstream_ack))
         self._held_bytes += sum(len(stanza.data) for stanza in stanzas)
         self._held_on_connection.bytes += _memory(stanzas)
         alone = len(self._senders) == 1
@@ -294,7 +301,8 @@ class PairIngress:
 
     def _take(self) -> deque[HeldRun]:
         """Return all waiting stanzas, and clear the line."""
-        held, self._held, self._held_bytes = self._held, deque(), 0
+        held = self._held if isinstance(self._held, deque) else deque()
+        self._held, self._held_bytes = (), 0
         self._held_on_connection.bytes -= sum(_memory(stanzas) for stanzas, _ in held)
         return held
 
