@@ -390,7 +390,11 @@ async def _stanza_stream(order: StreamOrder) -> InitiatedStream:
     while True:
         place = None
         while room is not None and place is None:
-            order.services.destinations.check_back_off(order.name)  # first: for a turn, another stream may have to give way
+            try:
+                order.services.destinations.check_back_off(order.name)  # first: for a turn, another stream may have to give way
+            except DestinationBackingOff:
+                room.pass_on()
+                raise
             bound = order.side.owner_streams(order.pair)
             place = room.turn(owner, bound)
             if place is None:

@@ -109,6 +109,10 @@ class StreamLimit:
             self._timer = self._clock.callLater(max(0.0, wait), self._look)
         return self._waiting.wait((owner, bound), first)
 
+    def pass_on(self) -> None:
+        """Release another attempt: one that was released ends without a turn. Otherwise the place would be free until the next look."""
+        self._release()
+
     def reconsider(self, _config: object = None) -> None:
         """Let all that wait look at their bounds again: a reload has changed the configuration."""
         for line in self._waiting.owners():

@@ -288,6 +288,20 @@ class OpeningTests(Attempts):
             self.assertEqual((refused.ending.cause, refused.repeated), (Cause.CONNECTION_REFUSED, True))
         self.assertEqual((turns, len(room), side.dialled), ([], 0, []))
 
+    def test_back_off_after_a_wait(self) -> None:
+        """If the back-off of its server ends an attempt that was released for a free place, another one gets the place at once."""
+        side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
+        services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, self, room=room)
+        other = room.turn(("domain", "other.example"), 0)
+        assert other is not None
+        self.assertTrue(other.take())
+        waiting = Deferred.fromCoroutine(open_stream(side, PAIR, services))  # type: ignore[arg-type]
+        later = room.wait(("domain", "third.example"), 0)
+        self.destinations.failed("there.example", Ending(Cause.CONNECTION_REFUSED))
+        other.end()
+        self.failureResultOf(waiting, StreamUnavailable)
+        self.assertEqual((later.called, len(room), side.dialled), (True, 0, []))
+
     def test_place_of_a_failure(self) -> None:
         """An attempt that fails releases its place."""
         side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
