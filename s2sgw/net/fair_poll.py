@@ -213,7 +213,10 @@ def share_turns(
             _log.failure("a connection broke")
             problem = error
         if problem is not None:
-            reactor._disconnectSelectable(selectable, problem, True)
+            try:
+                reactor._disconnectSelectable(selectable, problem, True)
+            except Exception:
+                _log.failure("the end of a connection broke")
         return True
 
     reactor._poller = FairPoller(poller, strangers, turns, observer, is_datagram=is_datagram, serve=serve)

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 from twisted.internet import reactor
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.task import Clock, deferLater
 from twisted.python import log
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -320,3 +321,19 @@ class InstallTests(TestCase):
             each.close()
         self.assertEqual((read.dataReceived.call_count, lost.call_count), (1, 1))
         self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+
+    def test_ends_that_break(self) -> None:
+        """If the end of a connection fails by an error of ours, the others of this turn are served all the same."""
+        if not isinstance(reactor, EPollReactor):
+            raise SkipTest("another reactor runs")
+        self.addCleanup(share_turns(reactor, STRANGERS, Turns(), Observer()))
+        lost = Mock(side_effect=ValueError("broken"))
+        for _ in range(2):
+            near, far = socket.socketpair()
+            self.addCleanup(near.close)
+            self.addCleanup(far.close)
+            below: Any = Mock(socket=far, reactor=reactor, fileno=far.fileno, connectionLost=lost)
+            self.patch(SocketTransport(below, below, Mock(), Mock()), "doRead", lambda: CONNECTION_DONE)
+            near.send(b"a")
+        self.assertEqual(list(reactor._poller.poll(0, 16)), [])
+        self.assertEqual((lost.call_count, len(self.flushLoggedErrors(ValueError))), (2, 2))
