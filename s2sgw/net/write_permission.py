@@ -59,11 +59,13 @@ class WriteLease:
         if not self.given():
             self._timer = self._clock.callLater(LOOK, self._look)
             return
-        for writer in list(self._waiting)[:CALLED_PER_TURN]:
-            if self._waiting.pop(writer, self) is None:  # a call before may have ended this one
-                writer.permitted()
-        if self._waiting and self._timer is None:
-            self._timer = self._clock.callLater(0, self._look)
+        try:
+            for writer in list(self._waiting)[:CALLED_PER_TURN]:
+                if self._waiting.pop(writer, self) is None:  # a call before may have ended this one
+                    writer.permitted()
+        finally:  # also after a call that fails
+            if self._waiting and self._timer is None:
+                self._timer = self._clock.callLater(0, self._look)
 
 
 class HeldWrites:

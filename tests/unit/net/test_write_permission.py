@@ -69,3 +69,17 @@ class WriteLeaseTests(SynchronousTestCase):
         self.has_lease = True
         self.clock.advance(LOOK)
         self.assertEqual((ended.calls, permission.waiting), (0, 0))
+
+    def test_one_that_fails(self) -> None:
+        """If the call of one transport fails, the others are called all the same."""
+        class Failing(Transport):
+            def permitted(self) -> None:
+                raise ValueError("broken")
+
+        other = Transport()
+        for each in (Failing(), other):
+            self.permission.wait(each)
+        self.has_lease = True
+        self.assertRaises(ValueError, self.clock.advance, LOOK)
+        self.clock.advance(0)
+        self.assertEqual((other.calls, self.permission.waiting, self.clock.getDelayedCalls()), (1, 0, []))
