@@ -110,7 +110,10 @@ class StreamLimit:
         return self._waiting.wait((owner, bound), first)
 
     def pass_on(self) -> None:
-        """Release another attempt: one that was released ends without a turn. Otherwise the place would be free until the next look."""
+        """Release another attempt: one that was released ends without a turn.
+
+        Otherwise the place would be free until the next look.
+        """
         self._release()
 
     def reconsider(self, _config: object = None) -> None:
