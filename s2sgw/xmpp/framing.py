@@ -76,7 +76,7 @@ class Framer:
     """
 
     __slots__ = (
-        "_attributes", "_base", "_begin", "_bounds", "_buffer", "_declarations", "_depth", "_elements", "_events", "_fed",
+        "_attributes", "_base", "_begin", "_bounds", "_buffer", "_carries", "_declarations", "_depth", "_elements", "_events", "_fed",
         "_has_handlers", "_head", "_lang", "_last", "_length", "_limits", "_name", "_namespaces", "_over", "_parser", "_payloads",
         "_prefixes", "_received", "_since", "_stanza", "_stop_at", "interrupted", "leftover", "stopped",
     )
@@ -86,6 +86,7 @@ class Framer:
         self._namespaces: list[str] | None = None  # that the header declares
         self._bounds: PlainBounds | None = None  # of plain stanzas; None where there are none
         self._has_handlers = True  # expat has its element handlers
+        self._carries = False  # stanzas have come, since the header or since the last `rest`
         self.stopped = False
         self.interrupted = False
         self.leftover = b""
@@ -141,7 +142,11 @@ class Framer:
         return data
 
     def rest(self) -> None:
-        """Free the parser between two feeds, about 10 kB; the next feed makes a new one (docs/decisions.md#idle-streams)."""
+        """Free the parser between two feeds, about 10 kB. Until a stanza comes, each feed makes one, and frees it at its end.
+
+        See docs/decisions.md#idle-streams.
+        """
+        self._carries = False
         if self._depth == 1 and not self._buffer:
             self._drop_parser()
 
@@ -202,6 +207,7 @@ class Framer:
             return False
         self._since += end - self._fed
         self._fed = self._last = end
+        self._carries = True
         self._events += found
         self._elements += elements
         return True
@@ -276,7 +282,9 @@ class Framer:
         self._begin -= self._last
         self._fed = len(self._buffer)
         self._last = 0
-        if self._since > RECYCLE and self._fed <= PIECE and self._head:
+        if not self._carries and self._head:
+            self.rest()  # no stanza comes yet, and perhaps none for long
+        elif self._since > RECYCLE and self._fed <= PIECE and self._head:
             self._drop_parser()
 
     def _check_gap(self, end: int) -> None:
@@ -417,6 +425,7 @@ class Framer:
         kind, opening, self._length = shape
         if not self._buffer.startswith(opening, begin) or self._buffer[begin + self._length] == _COLON:
             raise RemoteFault(StreamCondition.BAD_NAMESPACE_PREFIX, "a stanza's start tag has a prefix")
+        self._carries = True
         take = attributes.pop
         self._stanza = Stanza(kind, b"", take("to", ""), take("from", ""), take("type", None), take("id", None))
         self._lang = bool(attributes) and _has_lang(attributes)

@@ -539,6 +539,18 @@ class RestingTests(SynchronousTestCase):
         self.assertEqual(before - 1, sum(type(thing) is expat.XMLParserType for thing in gc.get_objects()))
         self.assertEqual([FRAMED], values(framer.feed(MESSAGE)))
 
+    def test_before_the_first_stanza(self) -> None:
+        """Until a stanza comes the parser is released after each input, also after a rest. Afterwards it stays."""
+        framer = Framer()
+        kept = []
+        for data in (HEADER, b"<r xmlns='urn:x'/>", b" ", MESSAGE[:9], MESSAGE[9:], b" "):
+            framer.feed(data)
+            kept.append(framer._parser is not None)
+        self.assertEqual(kept, [False, False, False, True, True, True])
+        framer.rest()
+        framer.feed(b" ")
+        self.assertIsNone(framer._parser)
+
     def test_faults_after_rest(self) -> None:
         """The same input is refused after compacting."""
         for name, (data, condition) in REFUSED.items():
@@ -580,7 +592,7 @@ class RestingTests(SynchronousTestCase):
         make = mock.Mock(side_effect=restricted_xml.restricted_parser)
         self.patch(framing, "restricted_parser", make)
         frame(HEADER, b"<iq>", *[b"x" * 1000] * 500, b"</iq>", MESSAGE[:9], MESSAGE[9:])
-        self.assertEqual(2, make.call_count)
+        self.assertEqual(3, make.call_count)  # the first is for the header
 
     def test_discarded(self) -> None:
         """A framer that has ended, or was closed in the middle of an element, has no parser."""
