@@ -53,7 +53,7 @@ class Judge:
         #: the peers of each stream whose key becomes a first use by dialback (R20)
         self._first_uses: WeakKeyDictionary[StreamConnection, set[Domain]] = WeakKeyDictionary()
         #: the records of each stream: registered domains, with the outcomes of the verdicts
-        self._recorded: WeakKeyDictionary[StreamConnection, set[tuple[object, ...]]] = WeakKeyDictionary()
+        self._recorded: WeakKeyDictionary[StreamConnection, tuple[object, ...]] = WeakKeyDictionary()
 
     def begin(
         self, peer: Domain, role: Role, target: Target | None = None, *, requester: Requester | None = None,
@@ -124,11 +124,11 @@ class Judge:
 
         If the handshakes of several sub-domains of one registered domain end alike on one stream, they are one record.
         """
-        recorded = self._recorded.setdefault(connection, set())
+        recorded = self._recorded.get(connection, ())
         fact = (registered_domain(peer.ascii), verdict.proven_by, verdict.ending.cause if verdict.ending else None)
         if fact in recorded or len(recorded) >= HANDSHAKES_PER_STREAM:
             return False
-        recorded.add(fact)
+        self._recorded[connection] = (*recorded, fact)
         return True
 
     async def opinion(self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None = None) -> Verdict:

@@ -30,9 +30,8 @@ class ConnectionBuilder:
 
     def accept(self, engine: Any, owner: Any, **options: Any) -> StreamConnection:
         """Return the connection of a stream that is opened towards us. Its admission ends the negotiation in time."""
-        bounds = ConnectionOptions(negotiation_timeout=None)
         return self.keepalive.keep(StreamConnection(
-            engine, owner, clock=self.clock, turns=self.turns, unsent=self.unsent, options=bounds,
+            engine, owner, clock=self.clock, turns=self.turns, unsent=self.unsent, options=_ACCEPTED,
             may_write=self.may_write, **options,
         ))
 
@@ -49,6 +48,10 @@ class ConnectionBuilder:
             engine, owner, clock=self.clock, role="initiating", tls=_no_tls, shared=True, turns=self.turns,
             unsent=self.unsent, may_write=self.may_write,
         ))
+
+
+#: The admission ends the negotiation of an accepted stream in time.
+_ACCEPTED = ConnectionOptions(negotiation_timeout=None)
 
 
 def _no_tls(order: object) -> None:

@@ -68,7 +68,7 @@ class InputBuffer:
         self.held = False
         #: whether the reading has not been ended
         self.open = True
-        self._holders: set[object] = set()
+        self._holders: dict[object, None] = {}
         self._held_since = 0.0
         self._watch: IDelayedCall | None = None
 
@@ -108,14 +108,14 @@ class InputBuffer:
             self.transport.pauseProducing()
             if self._watch is None:
                 self._watch = self._clock.callLater(self._timeout, self._look)
-        self._holders.add(holder)
+        self._holders[holder] = None
         self.held = self.held or holder is not _FULL
 
     def resume(self, holder: object) -> None:
         """Release the hold of `holder`."""
         if holder not in self._holders:
             return
-        self._holders.remove(holder)
+        del self._holders[holder]
         self.held = len(self._holders) > (_FULL in self._holders)
         if self.open and not self._holders and self.transport is not None:
             self.transport.resumeProducing()

@@ -63,7 +63,11 @@ class TLSUser(Protocol):
 class _Renegotiation:
     """The object that `net.tls` finds behind a connection."""
 
+    __slots__ = ("wrappedProtocol",)
+
     class _Told:
+        __slots__ = ("renegotiationAttempted",)
+
         def __init__(self, user: TLSUser) -> None:
             self.renegotiationAttempted = user.tls_renegotiated
 

@@ -83,7 +83,7 @@ class AcceptedStream:
         self.carried: list[Pair] = []
         self.incoming: StreamIngress
         self.shared_stream: SharedStream
-        self._questions: set[Deferred[Any]] = set()
+        self._questions: list[Deferred[Any]] = []
         self._is_connected = self._over = self._left = False
         self.since = ingress_services.clock.seconds()
 
@@ -215,17 +215,17 @@ class AcceptedStream:
         self, connection: StreamConnection, question: Coroutine[Any, Any, Any], answer: Callable[[Any], list[Event]],
     ) -> None:
         deferred = Deferred.fromCoroutine(question)
-        self._questions.add(deferred)
+        self._questions.append(deferred)
 
         def done(result: Any) -> None:
-            self._questions.discard(deferred)
+            self._questions.remove(deferred)
             if not self._over:
                 if self._admitted is not None:
                     self._admitted.advance()
                 connection.step(answer, result)
 
         def failed(failure: Failure) -> None:
-            self._questions.discard(deferred)
+            self._questions.remove(deferred)
             if not self._over:
                 self.log.failure("a question of a stream could not be answered", failure)
                 connection.close(Ending(Cause.INTERNAL))

@@ -54,6 +54,14 @@ class Claims:
             claims[peer] = (now, requester)
         return requester
 
+    def forget(self, connection: StreamConnection, peer: Domain) -> None:
+        """Forget the claim of `peer`, which has proven itself on `connection`: its next claim is that of a known name."""
+        claims = self._claims.get(connection)
+        if claims is not None:
+            claims.pop(peer, None)
+            if not claims:
+                del self._claims[connection]
+
     def _new(self, connection: StreamConnection, peer: Domain, questions: int) -> Requester:
         if self._known.knows(peer):
             return Requester.ourselves(peer.ascii)

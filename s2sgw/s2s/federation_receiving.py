@@ -210,6 +210,7 @@ class FederationReceiving:
 
     def proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         self.judge_of.proven(connection, pair.sender, method)
+        self.claims.forget(connection, pair.sender)
 
     async def admit(self, pair: Pair) -> Ending | None:
         """Return None: a proven pair was resolved and allowed before it was proven."""

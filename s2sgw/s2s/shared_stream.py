@@ -127,9 +127,8 @@ class PairStream:
         return self._shared_stream.unacknowledged(self)
 
     def count_sent(self, number: int) -> None:
-        shared = self._shared_stream
-        if shared.engine.sent(number):
-            shared.written.append((self, number))
+        if self._shared_stream.engine.sent(number):
+            self._shared_stream.note_written(self, number)
 
     def write(self, stanzas: Sequence[bytes]) -> bool:
         return self.connection.write(b"".join(stanzas))
@@ -198,7 +197,8 @@ class SharedStream:
         self.outcome: Resumed | NotResumed | None = None
         self._parts: dict[Pair, PairStream] = {}
         #: (part, number of stanzas) that are being written, counted (XEP-0198) and not acknowledged, in order
-        self.written: deque[tuple[PairStream, int]] = deque()
+        #: None: there were none yet, as on a stream that only brings stanzas
+        self._written: deque[tuple[PairStream, int]] | None = None
         self._turn = 0
 
     def allow(self, pair: Pair, method: str = "bidi", reasons: tuple[str, ...] = ()) -> PairStream:
@@ -239,17 +239,23 @@ class SharedStream:
     def count_resumed(self, part: PairStream, number: int) -> None:
         """Count stanzas of the resumed stream: `number` of the pair were not acknowledged on it."""
         if number:
-            self.written.append((part, number))
+            self.note_written(part, number)
+
+    def note_written(self, part: PairStream, number: int) -> None:
+        """Note that `number` stanzas of one part are being written, and that the engine counts them."""
+        if self._written is None:
+            self._written = deque()
+        self._written.append((part, number))
 
     def unacknowledged(self, part: PairStream) -> int:
         """Return how many stanzas of one part are counted and not acknowledged."""
-        return sum(number for each, number in self.written if each is part)
+        return sum(number for each, number in self._written or () if each is part)
 
     def event(self, event: Event) -> None:
         """Tell each user how many of its own stanzas the other side has. Pass any other event to all users."""
         if isinstance(event, Acknowledged):
-            if self.written and self.written[0][1] == event.count:  # as usual
-                part, _ = self.written.popleft()
+            if self._written and self._written[0][1] == event.count:  # as usual
+                part, _ = self._written.popleft()
                 if part.user is not None:
                     part.user.stream_event(event)
                 return
@@ -258,18 +264,18 @@ class SharedStream:
                     part.user.stream_event(Acknowledged(number))
             return
         if isinstance(event, ManagementRefused):
-            self.written.clear()
+            self._written = None
         for user in self.users:
             user.stream_event(event)
 
     def _take_written(self, count: int) -> Iterator[tuple[PairStream, int]]:
         """Yield part and number of the first `count` stanzas that were written, which are acknowledged now."""
-        while count and self.written:
-            part, number = self.written.popleft()
+        while count and self._written:
+            part, number = self._written.popleft()
             acknowledged = min(count, number)
             count -= acknowledged
             if acknowledged < number:
-                self.written.appendleft((part, number - acknowledged))
+                self._written.appendleft((part, number - acknowledged))
             yield part, acknowledged
 
     def slow(self) -> None:
@@ -296,8 +302,7 @@ class SharedStream:
 
     def _release(self) -> None:
         """Drop all references back to this object. Otherwise it stays in memory until the cyclic collector runs."""
-        self._parts, self.limits = {}, _unknown
-        self.written.clear()
+        self._parts, self.limits, self._written = {}, _unknown, None
 
     # --- resumption (XEP-0198 §5) ---
 
@@ -315,7 +320,7 @@ class SharedStream:
 
     def _unacknowledged(self) -> Counter[PairStream]:
         total: Counter[PairStream] = Counter()
-        for part, number in self.written:
+        for part, number in self._written or ():
             total[part] += number
         return total
 
@@ -343,14 +348,14 @@ class SharedStream:
             acknowledged[part] += number
         users = {part: part.user for part in self._parts.values() if part.user is not None}
         again = {part: iter(user.resend(acknowledged[part])) for part, user in users.items()}
-        written = [(part.pair, list(islice(again[part], number))) for part, number in self.written]
+        written = [(part.pair, list(islice(again[part], number))) for part, number in self._written or ()]
         self._release()
         return ResumedParts(written, {part.pair: user for part, user in users.items()})
 
     def continue_from(self, former: ResumedParts) -> None:
         """Continue `former`: write its stanzas again, then let its users go on here."""
         for pair, stanzas in former.written:
-            self.written.append((self._parts[pair], len(stanzas)))
+            self.note_written(self._parts[pair], len(stanzas))
         if former.written:
             self.connection.write(b"".join(data for _, stanzas in former.written for data in stanzas))
         for pair, user in former.users.items():

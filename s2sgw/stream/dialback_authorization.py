@@ -50,14 +50,14 @@ class DialbackAuthorization:
         options, now = stream.options, stream.options.seconds()
         self._domains = options.domains
         self._permitted: dict[Domain, Permission] = {}
-        self._refused: BoundedDict[Domain, Permission] = BoundedDict(REFUSED)
+        self._refused: dict[Domain, Permission] = {}  # bounded as soon as it has an entry: most streams have none
         if permission is not None and asserted.peer is not None:
             self._permit(asserted.peer, permission)
         #: the pairs of all requests that are not answered yet
-        self._asked: set[Pair] = set()
+        self._asked: dict[Pair, None] = {}
         #: requests by their peer, which must be judged first, in the order of arrival of the peers
         self._unjudged: dict[Domain, list[Request]] = {}
-        self._judging: set[Domain] = set()
+        self._judging: dict[Domain, None] = {}
         #: requests whose keys are being verified, and those that wait
         self._verifying: dict[Pair, Request] = {}
         self._unverified: list[Request] = []
@@ -100,7 +100,7 @@ class DialbackAuthorization:
             self._refuse(request, StanzaCondition.RESOURCE_CONSTRAINT, text)
         else:
             self._forget_temporary(sender)
-            self._asked.add(request.pair)
+            self._asked[request.pair] = None
             self._unjudged.setdefault(sender, []).append(request)
             self._go_on()
 
@@ -166,13 +166,15 @@ class DialbackAuthorization:
             [peer] = self._judging
         if peer is None or peer not in self._judging:
             raise LocalFault(f"judged {peer or ''}, though no judgement was asked for")
-        self._judging.remove(peer)
+        del self._judging[peer]
         if permission.refusal is not None and peer == self._asserted.peer:
             raise refused(permission.refusal)
         if permission.refusal is None:
             self._permit(peer, permission)
             self._stream.permit(peer, permission)
         else:
+            if not self._refused:
+                self._refused = BoundedDict(REFUSED)
             self._refused[peer] = permission
         for request in self._unjudged.pop(peer):
             self._permitted_by(permission, request)
@@ -183,7 +185,7 @@ class DialbackAuthorization:
         request = self._verifying.pop(pair, None)
         if request is None:
             raise LocalFault(f"dialback_answered for {pair}, which was not asked about")
-        self._asked.remove(pair)
+        del self._asked[pair]
         if outcome.type == "valid":
             self._prove(request, "dialback")
         elif outcome.type == "invalid":
@@ -215,7 +217,7 @@ class DialbackAuthorization:
                 for request in self._unjudged.pop(peer):
                     self._permitted_by(permission, request)
             elif peer not in self._judging and len(self._judging) < JUDGED_AT_ONCE:
-                self._judging.add(peer)
+                self._judging[peer] = None
                 local = self._unjudged[peer][0].pair.recipient
                 self._stream.emit(JudgementNeeded(peer, local, self._stream.secured))
         while self._unverified and len(self._verifying) < VERIFIED_AT_ONCE:
@@ -228,7 +230,7 @@ class DialbackAuthorization:
         if permission.dialback:
             self._unverified.append(request)
             return
-        self._asked.remove(request.pair)
+        del self._asked[request.pair]
         if permission.external and self._stream.authenticated:
             self._prove(request, "certificate")
         elif permission.refusal is None:

@@ -16,11 +16,10 @@ ROUTES = 1024
 class ProvenPairs:
     """The pairs that a stream may carry. A pair is never removed, so a remembered route stays valid."""
 
-    __slots__ = ("_methods", "_senders", "routes")
+    __slots__ = ("_methods", "routes")
 
     def __init__(self) -> None:
         self._methods: dict[Pair, Method] = {}
-        self._senders: set[Domain] = set()
         #: (from, to) of stanzas that have passed -> their proven pair: one look-up for each stanza
         self.routes: dict[tuple[str, str], Pair] = {}
 
@@ -36,7 +35,6 @@ class ProvenPairs:
     def prove(self, pair: Pair, method: Method) -> None:
         """Accept stanzas of `pair` from now on."""
         self._methods[pair] = method
-        self._senders.add(pair.sender)
 
     def admit(self, stanza: Stanza, serves: Callable[[Domain], bool]) -> Pair:
         """Return the proven pair that `stanza` belongs to. Raises the stream error that R29 and R30 require."""
@@ -49,7 +47,7 @@ class ProvenPairs:
         return pair
 
     def _stranger(self, pair: Pair, serves: Callable[[Domain], bool]) -> RemoteFault:
-        if pair.sender not in self._senders:
+        if all(pair.sender != proven.sender for proven in self._methods):
             return RemoteFault(StreamCondition.INVALID_FROM, f"{pair.sender} is not authenticated on this stream")
         if not serves(pair.recipient):
             return RemoteFault(StreamCondition.HOST_UNKNOWN, f"{pair.recipient} is not served here")

@@ -58,7 +58,7 @@ class ReceivingContext(Managed):
         #: seconds for which the peer may resume the stream, if it asks
         self._resume = 0
         #: the domains that may be sent to on this stream, and whether the initiating side has asked for that (XEP-0288)
-        self._reachable: set[Domain] = set()
+        self._reachable: dict[Domain, None] = {}
         self._bidi = False
         self.new_id = new_id
 
@@ -92,7 +92,7 @@ class ReceivingContext(Managed):
         """Note that `peer` may authenticate, and its limits after that."""
         self._permitted[peer] = permission.limits or self.options.after
         if permission.bidi:
-            self._reachable.add(peer)
+            self._reachable[peer] = None
 
     def carry_back(self) -> None:
         """Handle `<bidi/>`: we may send stanzas of the inverse of each proven pair."""

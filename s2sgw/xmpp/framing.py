@@ -76,9 +76,9 @@ class Framer:
     """
 
     __slots__ = (
-        "_attributes", "_base", "_begin", "_bounds", "_buffer", "_carries", "_declarations", "_depth", "_elements", "_events", "_fed",
-        "_has_handlers", "_head", "_lang", "_last", "_length", "_limits", "_name", "_namespaces", "_over", "_parser", "_payloads",
-        "_prefixes", "_received", "_since", "_stanza", "_stop_at", "interrupted", "leftover", "stopped",
+        "_attributes", "_base", "_begin", "_bounds", "_buffer", "_carries", "_declarations", "_depth", "_elements", "_events",
+        "_fed", "_has_handlers", "_head", "_lang", "_last", "_length", "_limits", "_name", "_namespaces", "_over", "_parser",
+        "_payloads", "_prefixes", "_received", "_since", "_stanza", "_stop_at", "interrupted", "leftover", "stopped",
     )
 
     def __init__(self, limits: FramingLimits | None = None, stop_at: frozenset[str] = frozenset()) -> None:

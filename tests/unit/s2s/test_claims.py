@@ -51,6 +51,18 @@ class ClaimsTests(SynchronousTestCase):
         requester = self.claims.requester(self.connection, FRIEND)
         self.assertEqual((requester.owner, requester.is_stranger), (("friend.example",), False))
 
+    def test_forgotten(self) -> None:
+        """A claim that was proven is forgotten. Other claims of the connection are kept, and nothing of it after the last."""
+        other = Domain.parse("other.example")
+        kept = self.claims.requester(self.connection, other)
+        first = self.claims.requester(self.connection, PEER)
+        self.claims.forget(self.connection, PEER)
+        self.assertIs(self.claims.requester(self.connection, other), kept)
+        self.assertIsNot(self.claims.requester(self.connection, PEER), first)
+        for peer in (PEER, PEER, other, other):
+            self.claims.forget(self.connection, peer)
+        self.assertEqual(len(self.claims._claims), 0)
+
     def test_bounded(self) -> None:
         """Few claims of a connection are remembered, and none after its end."""
         for number in range(2 * CLAIMS):
