@@ -162,6 +162,8 @@ class StreamFeatures:
     names: frozenset[str] = frozenset()  # `namespace}name` of everything offered
     #: whether dialback is offered in jabberd2's form, unlike Prosody's and ejabberd's: required, and without errors
     dialback_alone: bool = False
+    #: whether dialback is offered in Prosody's form: neither required, nor with errors
+    dialback_plain: bool = False
 
     @classmethod
     def read(cls, features: Element) -> StreamFeatures:
@@ -180,6 +182,7 @@ class StreamFeatures:
             None if bindings is None else tuple(_types(bindings)),
             frozenset(f"{child.namespace}}}{child.name}" for child in features.children),
             dialback is not None and [child.name for child in dialback.children] == ["required"],
+            dialback is not None and not dialback.children,
         )
 
 

@@ -90,8 +90,12 @@ class InitiatingContext(Managed):
         return self._extensible and not self.closing
 
     def extend(self, answered: Answered) -> None:
-        """End the negotiation. Dialback is offered by a feature; on a pre-1.0 stream by its namespace in the header (§2.4)."""
-        offered = self.features.dialback or (self.pre_1_0 and answered.dialback)
+        """End the negotiation. Dialback is offered by a feature; on a pre-1.0 stream by its namespace in the header (§2.4).
+
+        A server that offers it as Prosody does is asked for no further pair. Prosody sends its own answers to a request (ping,
+        disco, version) to the domain with which the stream began, on a stream on which they are not accepted (R29).
+        """
+        offered = (self.features.dialback and not self.features.dialback_plain) or (self.pre_1_0 and answered.dialback)
         self._extensible = offered and bool(answered.stream_id)
 
     @property

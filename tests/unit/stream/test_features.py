@@ -76,6 +76,14 @@ class ReadTests(SynchronousTestCase):
         self.assertTrue(read.starttls and read.dialback)
         self.assertFalse(read.starttls_required)
 
+    def test_forms_of_dialback(self) -> None:
+        """Prosody offers dialback without anything, ejabberd with errors, jabberd2 as required. None of these forms is another."""
+        forms = {"": (False, True), "<errors/>": (False, False), "<required/>": (True, False)}
+        for inside, expected in forms.items():
+            read = self.read(f"<dialback xmlns='urn:xmpp:features:dialback'>{inside}</dialback>")
+            self.assertEqual((read.dialback_alone, read.dialback_plain), expected, inside)
+        self.assertFalse(self.read("").dialback_plain)
+
     def test_numbers(self) -> None:
         """R32: a limit that is not a number, or an absurd one, counts as absent."""
         for text in ("", "-1", "1.5", "x", "٣", "9" * 16, "1 0"):

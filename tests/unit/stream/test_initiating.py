@@ -339,6 +339,8 @@ class DialbackTests(InitiatingCase):
         self.assertFalse(self.told(*opened).extensible)
         self.assertFalse(self.told(*SUCCEEDED, answered("", ERRORS_FEATURE), Says(PairProven(OUTBOUND, "EXTERNAL"))).extensible)
         self.assertFalse(self.told(*AUTHENTICATING).extensible)
+        plain = answered("r3", ERRORS_FEATURE.replace("<errors/>", ""))
+        self.assertFalse(self.told(*SUCCEEDED, plain, Says(PairProven(OUTBOUND, "EXTERNAL"))).extensible, "as Prosody offers it")
         old = In(header(from_="peer.example", id="r1", version=None))
         steps = [*BEGUN, old, Says(JudgementNeeded(PEER, OURS, False)), Do("judged", Permission()), asking("r1"), VALID]
         self.assertTrue(self.told(*steps, Says(PairProven(OUTBOUND, "dialback")), options=OPTIONAL).extensible)
