@@ -38,6 +38,9 @@ from s2sgw.xmpp.stanza import Stanza
 _data_of = attrgetter("data")
 #: Bytes that are given to a next hop, or read from the spool, at once.
 CHUNK = 131072
+#: Bytes of memory for a queue that waits for its next hop, besides its stanzas, as measured (`test_waiting_queues`). A stream to
+#: a peer has a server of its own to wait for.
+WAIT_BYTES: dict[Direction, int] = {"inbound": 4000, "outbound": 9000}
 #: Seconds after which a waiting stanza gets a delay stamp (R39).
 DELAYED_SECONDS = 2.0
 
@@ -144,7 +147,7 @@ class DeliveryQueue:
         self._endings.clear()
         self._spared = NO_POSITIONS
         self.report_passed()
-        self.pair_queue.count_wait(False)
+        self.pair_queue.count_wait(0)
         self.next_hop.dispose()
         self.next_hop = NoNextHop()
         self.overflow.dispose()
@@ -295,7 +298,7 @@ class DeliveryQueue:
         if self.next_hop.ready:
             self.next_hop_ready()
         else:
-            self.pair_queue.count_wait(True)
+            self.count_wait()
             self._coalesce(accepted)
             if not self.held and not self.quiesced:
                 self.next_hop.request_delivery()
@@ -304,6 +307,10 @@ class DeliveryQueue:
             self._reject_beyond_memory()
         if len(self.pair_queue):
             self._services.window.watch(self)
+
+    def count_wait(self) -> None:
+        """Count the memory of the queue itself, until its next hop is ready."""
+        self.pair_queue.count_wait(WAIT_BYTES[self.direction])
 
     def limits_changed(self, limits: NextHopLimits) -> None:
         """Use new limits of the next hop. Stanzas beyond them are bounced, waiting ones and later ones."""
@@ -385,8 +392,8 @@ class DeliveryQueue:
 
     def next_hop_ready(self) -> None:
         """Write waiting stanzas until something blocks. Then resume the sources."""
-        if self.pair_queue.waits and self.next_hop.ready:
-            self.pair_queue.count_wait(False)
+        if self.pair_queue.wait_bytes and self.next_hop.ready:
+            self.pair_queue.count_wait(0)
         while self.pair_queue.waiting and self._may_write() and self.blocked_by() is None:
             if not (written := self.pair_queue.write(1 if self.suspects else CHUNK, self.parked)):
                 self._marks.make(self.parked)
@@ -462,7 +469,8 @@ class DeliveryQueue:
         in_doubt = self.pair_queue.take_back()
         if not in_doubt:
             return
-        self.pair_queue.count_wait(not self.next_hop.ready)
+        if not self.next_hop.ready:
+            self.count_wait()
         self._set_in_order()
         if self._endings:
             self._spared |= {held.position for held in in_doubt}

@@ -86,6 +86,7 @@ class StartupRestore:
             if summary.count:
                 queue = self._queues.queue(summary.pair)
                 queue.pair_queue.restore(summary.first, summary.last, summary.count, summary.oldest)
+                queue.count_wait()
                 queues.append(queue)
         self.add(queues)
         return len(queues)

@@ -13,9 +13,6 @@ from __future__ import annotations
 
 #: The share of one peer.
 SHARE = 0.25
-#: Bytes of memory for a queue that waits for its next hop, besides its stanzas, as measured
-#: (`tests.unit.delivery.test_waiting_queues`).
-QUEUE_BYTES = 4000
 
 
 class SharedMemory:
@@ -61,9 +58,9 @@ class PeerMemory:
         return self.used + self.queues
 
     def count_queue(self, number: int) -> None:
-        """Count `number` more queues that wait, or fewer."""
-        self.queues += number * QUEUE_BYTES
-        self.shared.queues += number * QUEUE_BYTES
+        """Count these bytes more for a queue that waits, or fewer."""
+        self.queues += number
+        self.shared.queues += number
 
     @property
     def allowance(self) -> int:

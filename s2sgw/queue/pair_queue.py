@@ -41,7 +41,7 @@ class PairQueue:
     __slots__ = (
         "_earliest", "_hold_times", "_in_flight_bytes", "_in_flight_count", "_range_oldest", "arrived_since", "bytes",
         "in_flight", "memory", "next_position", "only_spooled", "pair", "spooled_range", "unsaved", "unspooled", "waiting",
-        "waits",
+        "wait_bytes",
     )
 
     def __init__(self, pair: Pair, memory: PeerMemory, hold_times: HoldTimes, next_position: int = 1) -> None:
@@ -62,8 +62,8 @@ class PairQueue:
         self.arrived_since: deque[QueuedStanza] | tuple[()] = ()
         #: the stanzas that the spool has not been given yet, oldest first
         self.unspooled: deque[QueueItem] | tuple[()] = ()
-        #: whether the queue waits for its next hop, so that its own memory counts
-        self.waits = False
+        #: the bytes that count for the queue itself, because it waits for its next hop
+        self.wait_bytes = 0
         self._hold_times = hold_times
         self._earliest: float | None = None
 
@@ -173,11 +173,11 @@ class PairQueue:
         memory.used += number
         memory.shared.used += number
 
-    def count_wait(self, waits: bool) -> None:
-        """Note whether the queue waits for its next hop: then its own memory counts (`PeerMemory.queues`)."""
-        if waits is not self.waits:
-            self.waits = waits
-            self.memory.count_queue(1 if waits else -1)
+    def count_wait(self, number: int) -> None:
+        """Count these bytes for the queue itself, besides its stanzas (`PeerMemory.queues`). 0: it does not wait any more."""
+        if number != self.wait_bytes:
+            self.memory.count_queue(number - self.wait_bytes)
+            self.wait_bytes = number
 
     # --- passing custody on ---
 
@@ -345,7 +345,6 @@ class PairQueue:
         assert not len(self), "a queue that holds stanzas is not restored"
         self.spooled_range, self.only_spooled, self._range_oldest = (first - 1, last), count, oldest
         self.next_position = max(self.next_position, last + 1)
-        self.count_wait(True)
 
     def fill(self, spooled: Iterable[QueuedStanza], complete: bool) -> None:
         """Put stanzas that were read from the spooled range back in memory. `complete`: the range has no more."""

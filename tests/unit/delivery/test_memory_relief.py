@@ -59,7 +59,7 @@ class MemoryReliefTests(SynchronousTestCase):
     def test_queues_that_wait(self) -> None:
         """The queues that wait are part of the memory that a peer holds."""
         first, second = self.queues(10, 20)
-        first.pair_queue.memory.count_queue(3)
+        first.pair_queue.memory.count_queue(11_000)
         self.memory.used += 5_000
         self.relief.relieve()
         self.assertEqual((first.evicted, second.evicted), ([0], []))

@@ -613,7 +613,7 @@ class SpoolTests(SynchronousTestCase):
 
     def test_evicted_while_the_spool_is_read(self) -> None:
         """Stanzas that leave memory again during a read of the spool are not overtaken by what is read (a lost stream, a slow disk)."""
-        world = World(memory=1 << 16)  # one stanza stays in memory
+        world = World(memory=1 << 16, share=0.5)  # one stanza stays in memory
         world.next_hop.ready = False
         world.accept(*(stanza(name) for name in "123456"))
         world.clock.advance(WINDOW)
@@ -654,7 +654,7 @@ class SpoolTests(SynchronousTestCase):
 
     def test_ended_while_the_spool_is_read(self) -> None:
         """A stanza that has ended does not come back with an older answer of the spool, and does not end twice."""
-        world = World(memory=1 << 16)  # one stanza stays in memory
+        world = World(memory=1 << 16, share=0.5)  # one stanza stays in memory
         world.next_hop.ready = False
         world.accept(stanza("1"), stanza("2"))
         world.clock.advance(WINDOW)
@@ -677,7 +677,7 @@ class SpoolTests(SynchronousTestCase):
     def test_dropped_while_what_expired_is_looked_for(self) -> None:
         """A stanza that the operator drops while the spool looks for expired ones is bounced once."""
         for drop_first in (True, False):
-            world = World(memory=1 << 16)  # one stanza stays in memory
+            world = World(memory=1 << 16, share=0.5)  # one stanza stays in memory
             world.next_hop.ready = False
             world.accept(stanza("1"), stanza("q", "iq", "get"))
             world.clock.advance(WINDOW)

@@ -15,17 +15,17 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.composition.backends import Backends, ServerStreamProvider
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.next_hop import NextHop
-from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.delivery.queue import WAIT_BYTES, DeliveryQueue
 from s2sgw.net.discovery import Resolution
 from s2sgw.net.fair_slots import Owner
 from s2sgw.net.requester import Requester
 from s2sgw.queue.backoff import BackOff
-from s2sgw.queue.memory import QUEUE_BYTES
-from s2sgw.reporting.record import EventRecord
+from s2sgw.reporting.record import Direction, EventRecord, Leg
 from s2sgw.s2s.connecting import ConnectServices
-from s2sgw.s2s.destinations import Destinations
+from s2sgw.s2s.destinations import HANDSHAKES, SHARE, Destinations
 from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.stream_limits import StreamLimit
+from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.spool.interface import LaneSummary
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.ending import Cause, Ending
@@ -40,12 +40,13 @@ MEASURED = 400
 
 
 class BackendSide(FakeSide):
-    """The leg to a server where one owner has two places."""
+    """The leg to a server where one owner has two places; or the leg to peers."""
 
-    leg = "backend"
+    leg: Leg = "backend"
 
     def __init__(self) -> None:
         super().__init__()
+        self.bound = 2
         self.resolved: list[str] = []
 
     async def resolve(self, pair: Pair, requester: Requester | None = None) -> Resolution:
@@ -56,7 +57,7 @@ class BackendSide(FakeSide):
         return ("certificate", "00")
 
     def owner_streams(self, pair: Pair) -> int:
-        return 2
+        return self.bound
 
 
 class ForgettingSpool(MemorySpool):
@@ -73,7 +74,7 @@ class WaitingCase(SynchronousTestCase):
         clock, self.side = Clock(), BackendSide()
         side, self.connections = self.side, list[FakeConnection]()
         self.destinations = Destinations(clock, FixedRandom())
-        self.room = StreamLimit(clock, 100)
+        self.room = StreamLimit(clock, 2 * MEASURED)
         services = ConnectServices(Connections(self._connection), clock, self.destinations, ExtensionMemory(clock), room=self.room)
         record = EventRecord(clock, Logger())
         backends: Any = object.__new__(Backends)
@@ -83,7 +84,9 @@ class WaitingCase(SynchronousTestCase):
         backends._services = SimpleNamespace(connect_services=services)
 
         def agent(queue: DeliveryQueue) -> NextHop:
-            return DeliveryAgent(queue, ServerStreamProvider(backends), record, BackOff(), FixedRandom(), clock)
+            inbound = queue.direction == "inbound"
+            provider = ServerStreamProvider(backends) if inbound else PeerStreamProvider(side, services)
+            return DeliveryAgent(queue, provider, record, BackOff(), FixedRandom(), clock)
 
         spool = ForgettingSpool(1 << 30, lambda call: call())
         self.clock = clock
@@ -98,8 +101,9 @@ class WaitingCase(SynchronousTestCase):
         self.connections.append(FakeConnection(owner))
         return self.connections[-1]
 
-    def accept(self, name: str) -> None:
+    def accept(self, name: str, direction: Direction = "inbound") -> None:
         pair = Pair(Domain(name, name), HERE)
+        pair = pair if direction == "inbound" else pair.inverse
         self.custody.queues.queue(pair).accept([stanza(name)])
 
     def spool(self) -> None:
@@ -175,22 +179,36 @@ class MeasuredTests(WaitingCase):
     """The memory of a queue whose attempt waits for its place, with all that belongs to it."""
 
     def test_bytes(self) -> None:
-        """It is at most what is counted for it, with a tenth for other versions of Python, and it is all given back."""
+        """It is at most what is counted for it, with a tenth for other versions of Python."""
+        self.measure("inbound")
+        self.assertEqual(len(self.room), MEASURED + 8)
+
+    def test_bytes_towards_peers(self) -> None:
+        """A queue whose attempt waits for its handshake at a peer takes more: each peer has a record of its own."""
+        self.measure("outbound")
+        self.assertEqual((len(self.room), self.destinations.counts()["outbound"][1]), (0, MEASURED + 10 - HANDSHAKES // SHARE))
+
+    def measure(self, direction: Direction) -> None:
+        """Measure queues of one direction, and compare with what is counted for them."""
+        if direction == "outbound":
+            self.side.leg, self.side.bound = "federation", 0
         names = [f"{number}.there.example" for number in range(MEASURED + 10)]
         for name in names[MEASURED:]:  # these make what all queues share
-            self.accept(name)
+            self.accept(name, direction)
         self.spool()
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         before, _ = tracemalloc.get_traced_memory()
         for name in names[:MEASURED]:
-            self.accept(name)
+            self.accept(name, direction)
         self.spool()
         taken = (tracemalloc.get_traced_memory()[0] - before) / MEASURED
-        self.assertEqual((len(self.room), self.custody.services.relief.memory.used), (MEASURED + 8, 0))
-        self.assertLess(taken, 1.1 * QUEUE_BYTES)
-        self.assertGreater(taken, 0.6 * QUEUE_BYTES)
-        self.assertEqual(self.custody.services.relief.memory.queues, (MEASURED + 10) * QUEUE_BYTES)
+        tracemalloc.stop()
+        counted = WAIT_BYTES[direction]
+        memory = self.custody.services.relief.memory
+        self.assertEqual((memory.used, memory.queues), (0, (MEASURED + 10) * counted))
+        self.assertLess(taken, 1.1 * counted)
+        self.assertGreater(taken, 0.6 * counted)
 
 
 class CountedTests(SynchronousTestCase):
@@ -202,8 +220,8 @@ class CountedTests(SynchronousTestCase):
 
     @property
     def counted(self) -> float:
-        """Return the number of queues that count in all."""
-        return self.memory.queues / QUEUE_BYTES
+        """Return the number of outbound queues that count in all."""
+        return self.memory.queues / WAIT_BYTES["outbound"]
 
     def unreachable(self) -> None:
         self.world.next_hop.ready = False
@@ -245,6 +263,15 @@ class CountedTests(SynchronousTestCase):
             self.world.queue.stream_lost()
             self.assertEqual(self.counted, not ready)
 
+    def test_other_direction(self) -> None:
+        """A queue whose next hop is of another kind now counts as others of that kind."""
+        self.unreachable()
+        self.world.accept(stanza("1"))
+        self.world.queue.change_next_hop(self.world.back, "inbound")
+        self.world.back.ready = False
+        self.world.accept(stanza("2"))
+        self.assertEqual(self.memory.queues, WAIT_BYTES["inbound"])
+
     def test_restored(self) -> None:
         """A queue of which only the spool has stanzas counts from the start on."""
         self.unreachable()
@@ -258,9 +285,10 @@ class CountedTests(SynchronousTestCase):
         pairs = [Pair(HERE, Domain.parse(f"{number}.there.example")) for number in range(30)]
         for pair in (*pairs, pairs[0].inverse, Pair(HERE, Domain.parse("other.example"))):
             self.world.queues.queue(pair).accept([stanza(str(pair))])
+        out = WAIT_BYTES["outbound"]
         peer, other = pairs[0].recipient, Domain.parse("other.example")
         of_peer, of_other = (self.world.queues.queue(Pair(HERE, each)).pair_queue.memory for each in (peer, other))
-        self.assertEqual((of_peer.queues, of_other.queues), (31 * QUEUE_BYTES, QUEUE_BYTES))
+        self.assertEqual((of_peer.queues, of_other.queues), (30 * out + WAIT_BYTES["inbound"], out))
         self.assertEqual((of_peer.tight, of_peer.crowded, of_other.tight), (True, False, False))
 
     def test_stanzas_leave_memory(self) -> None:
@@ -276,7 +304,7 @@ class CountedTests(SynchronousTestCase):
 
     def test_without_a_spool(self) -> None:
         """Without a spool, stanzas beyond the share are bounced, if queues that wait take it too."""
-        world = World(spools=False, memory=16 * QUEUE_BYTES)
+        world = World(spools=False, memory=16 * WAIT_BYTES["outbound"])
         world.next_hop.ready = False
         for number in range(6):
             world.queues.queue(Pair(HERE, Domain.parse(f"{number}.there.example"))).accept([stanza(str(number))])
