@@ -240,7 +240,11 @@ class DeliveryAgent:
 
     def _find_stream(self, _: None = None) -> None:
         """Find a stream, or wait until there may be a place for it, and look again."""
-        place = self.provider.place(self.queue.pair)
+        try:
+            place = self.provider.place(self.queue.pair)
+        except Exception:
+            self._attempt_over(Failure())
+            return
         if place is not None:
             self.data = Connecting(place)
             place.addCallbacks(self._find_stream, self._attempt_over).addErrback(self._not_handled)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -532,6 +532,19 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual(world.state, "backing off")
         world.next_hop.stop(Cause.SHUTDOWN)
         world.next_hop.withdraw_request()
+
+    def test_look_for_a_place_that_fails(self) -> None:
+        """An error of ours in the look for a place, the first or a later one, is logged. The next attempt is made after a back-off."""
+        for waits in (False, True):
+            world, place = World(), Deferred[None]()
+            looks = [place] if waits else []
+            with self.subTest(waits=waits), patch.object(PeerStreamProvider, "place", lambda *_, looks=looks: looks.pop()):
+                world.queue.accept([message("1")])
+                if waits:
+                    place.callback(None)
+                self.assertEqual((world.state, len(self.flushLoggedErrors(IndexError))), ("backing off", 1))
+            world.clock.advance(2)
+            self.assertEqual((world.state, len(world.dials)), ("connecting", 1))
 
     def test_lost_stream(self) -> None:
         """A stream that worked is opened again at once if stanzas wait. A stream that ended early is opened again after a back-off."""
