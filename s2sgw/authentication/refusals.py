@@ -26,6 +26,8 @@ _CONDITIONS: dict[Cause, StreamCondition] = {
     Cause.TOO_MANY_STREAMS: StreamCondition.RESOURCE_CONSTRAINT,
     Cause.TOO_MANY_CLAIMS: StreamCondition.RESOURCE_CONSTRAINT,
     Cause.SHUTDOWN: StreamCondition.SYSTEM_SHUTDOWN,
+    Cause.OTHER_NODE: StreamCondition.CONFLICT,
+    Cause.NO_NODE: StreamCondition.RESOURCE_CONSTRAINT,
 }
 #: Causes that can pass by themselves. A certificate or a policy must be changed by an administrator.
 _PASSING = (Layer.DNS, Layer.TCP, Layer.STREAM)

@@ -71,6 +71,9 @@ class EchoNextHop:
         """Do nothing: there is no stream to close."""
         return succeed(None)
 
+    def abandon(self) -> None:
+        """Do nothing: there is no stream, and nothing is under way."""
+
     def _answer(self, stanza: Element) -> Element | None:
         kind, type = stanza.name, stanza.attributes.get("type")
         if kind == "message" and type not in ("error", "groupchat") and stanza.child(SERVER, "body"):

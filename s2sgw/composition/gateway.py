@@ -255,7 +255,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     receiving = FederationReceiving(
         running, running.policies, discovery, judge, keys, verifier, AcceptedStreamLimit(reactor, accepted),
         Claims(reactor, KnownPeers(judge, accepted)), reactor, config.limits.claims_per_second,
-        config.limits.domains_per_stream, outcomes=stream_counts,
+        config.limits.domains_per_stream, outcomes=stream_counts, claim=ingress_services.claim,
     )
     federation = Federation(initiating, receiving, connect_services, agents)
 

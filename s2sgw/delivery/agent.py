@@ -161,6 +161,9 @@ class DeliveryAgent:
         self._machine.stop(cause)
         return self.data.closed if isinstance(self.data, Stopped) else succeed(None)
 
+    def abandon(self) -> None:
+        self._machine.abandon()
+
     # --- StreamUser ---
 
     @property
@@ -433,3 +436,16 @@ class DeliveryAgent:
             data.acknowledgements.stop()
             closed = data.stream.leave(Ending(cause))
         self.data = Stopped(closed)
+
+    def cut_off(self) -> None:
+        """End at once. The stream is left to the caller, and tells this agent nothing any more."""
+        data = self.data
+        self.resume_wait.stop()
+        if isinstance(data, BackingOff | Suspended):
+            cancel(data.timer)
+        if isinstance(data, Connecting):
+            data.attempt.cancel()
+        if isinstance(data, Delivering | Suspended):
+            data.acknowledgements.stop()
+            data.stream.user = None
+        self.data = Stopped(succeed(None))

@@ -106,6 +106,9 @@ class AgentInputs(Protocol):
     def stop(self, cause: Cause) -> None:
         """The gateway closes."""
 
+    def abandon(self) -> None:
+        """Another node has the queue."""
+
 
 class AgentOutputs(Protocol):
     """The actions of an agent in its transitions. Each sets the data of the new state."""
@@ -136,6 +139,9 @@ class AgentOutputs(Protocol):
 
     def finish(self, cause: Cause) -> None:
         """Close for good."""
+
+    def cut_off(self) -> None:
+        """End at once."""
 
 
 _builder = TypeMachineBuilder(AgentInputs, AgentOutputs)  # type: ignore[type-abstract]
@@ -192,6 +198,10 @@ for _state in (_idle, _connecting, _ready, _suspended, _backing_off):
     def _finish(machine: AgentInputs, agent: AgentOutputs, cause: Cause) -> None:
         agent.finish(cause)
 
+    @_state.upon(AgentInputs.abandon).to(_stopped)
+    def _cut_off(machine: AgentInputs, agent: AgentOutputs) -> None:
+        agent.cut_off()
+
 
 for _state in (_connecting, _ready, _suspended, _stopped):
     _state.upon(AgentInputs.request_delivery).loop().returns(None)
@@ -200,7 +210,9 @@ for _state in (_idle, _connecting, _ready, _suspended, _stopped):
 for _state in (_idle, _ready, _suspended, _backing_off, _stopped):
     _state.upon(AgentInputs.withdraw).loop().returns(None)
 _idle.upon(AgentInputs.failed).loop().returns(None)  # of an attempt that was ended
-for _late in (AgentInputs.connected, AgentInputs.failed, AgentInputs.suspended, AgentInputs.lost, AgentInputs.stop):
+for _late in (
+    AgentInputs.connected, AgentInputs.failed, AgentInputs.suspended, AgentInputs.lost, AgentInputs.stop, AgentInputs.abandon,
+):
     _stopped.upon(_late).loop().returns(None)
 
 #: makes the machine of one agent

@@ -71,6 +71,9 @@ class RefusalAck(UpstreamAck):
     def all_settled(self, evidence: ReceiptEvidence) -> None:
         self._refused.settle(ErrorInCustody(evidence), self.total)
 
+    def answers_for(self) -> list[UpstreamAck]:
+        return [*super().answers_for(), self._refused]
+
 
 class BounceAck(UpstreamAck):
     """The receipt of errors that answer `answered`. These stanzas have left the custody of `queue`.
@@ -104,6 +107,9 @@ class BounceAck(UpstreamAck):
         positions, self._positions = self._positions, []
         if positions:
             self._queue.struck_off(positions)
+
+    def answers_for(self) -> list[UpstreamAck]:
+        return [*super().answers_for(), *(held.upstream_ack for held in self._answered if held.upstream_ack is not None)]
 
     def all_settled(self, evidence: ReceiptEvidence) -> None:
         positions, self._positions = self._positions, []

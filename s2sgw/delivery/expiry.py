@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.delivery.services import DeliveryServices
@@ -24,6 +26,8 @@ class ExpirySweep:
         #: queues with more expired stanzas, and expired rows of the spool, which are bounced in the next steps
         self._late: dict[DeliveryQueue, None] = {}
         self._rows: list[tuple[Pair, list[Spooled]]] = []
+        #: the number of the question: answers to earlier ones are of no use (`start_anew`)
+        self._number = 0
         self._step_is_due = False
 
     def sweep(self) -> None:
@@ -41,7 +45,7 @@ class ExpirySweep:
         self._go_on()
         if services.spools and services.spool.count and not self._question.open and not services.relief.memory.full:
             self._question.open = True
-            services.spool.expired(now, EXPIRED_AT_ONCE, self._expired)
+            services.spool.expired(now, EXPIRED_AT_ONCE, partial(self._expired, self._number))
         if errors:
             raise ExceptionGroup(f"{len(errors)} queues could not be swept", errors)
 
@@ -75,7 +79,15 @@ class ExpirySweep:
         finally:
             self._go_on()
 
-    def _expired(self, spooled: list[Spooled] | SpoolError) -> None:
+    def start_anew(self) -> None:
+        """Forget which rows of the spool have expired: queues were cut off, and the rows may have another home by now."""
+        self._number += 1
+        self._rows.clear()
+        self._question.open = False
+
+    def _expired(self, number: int, spooled: list[Spooled] | SpoolError) -> None:
+        if number != self._number:
+            return
         if isinstance(spooled, SpoolError):
             self._question.open = False
             self._services.window.trouble(Ending(Cause.SPOOL_UNREADABLE, str(spooled)))
@@ -97,7 +109,9 @@ class ExpirySweep:
         try:
             if self._rows:
                 pair, rows = self._rows.pop()
-                self._queues.queue(pair).expire_spooled(rows)
+                queue = self._queues.find(pair)
+                if queue is not None:
+                    queue.expire_spooled(rows)
         finally:
             if not self._rows:
                 self._question.open = False

@@ -119,6 +119,9 @@ class NextHop(Protocol):
     def stop(self, cause: Cause) -> Deferred[None]:
         """Close gracefully, for good. Fires when that is done, within a bounded time."""
 
+    def abandon(self) -> None:
+        """End at once, for good: another node has the queue. Write nothing, and leave the stream to the caller, who aborts it."""
+
 
 class NoNextHop:
     """The `NextHop` of a queue that was forgotten, for callers that still refer to the queue. It takes nothing."""
@@ -156,6 +159,9 @@ class NoNextHop:
     def stop(self, cause: Cause) -> Deferred[None]:
         """Return a fired Deferred."""
         return succeed(None)
+
+    def abandon(self) -> None:
+        """Do nothing: there is no stream."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,6 +154,16 @@ class DeliveryQueue:
         self.spooled_range.dispose()
         del self._marks
 
+    def cut_off(self) -> None:
+        """End at once, because another node has the queue: write nothing, settle nothing, and remove nothing from the spool.
+
+        An answer of the spool that comes later does nothing. The caller aborts the streams, and then calls `relieve`.
+        """
+        self.next_hop.abandon()
+        self.pair_queue.abandon()
+        self._beyond_memory = []
+        self.dispose()
+
     @property
     def pair(self) -> Pair:
         return self.pair_queue.pair
@@ -498,6 +508,8 @@ class DeliveryQueue:
 
     def spool_now(self, before: float = inf) -> None:
         """Give the stanzas accepted up to `before` and not acknowledged to the spool, in one batch."""
+        if self.forgotten:
+            return
         self._due = before
         if not self._services.spools:
             self._reject_beyond_memory()
@@ -534,6 +546,8 @@ class DeliveryQueue:
 
     def _stored(self, given: list[QueueItem], bounces: list[BounceAck], error: SpoolError | None) -> None:
         self._appends -= 1
+        if self.forgotten:
+            return
         batch = [item for each in given for item in each.parts_now()]
         if error is not None:
             self.pair_queue.give_back_unspooled(batch)

@@ -39,6 +39,10 @@ class DeliveryQueues:
         self._queues: dict[Pair, DeliveryQueue] = {}
         self._towards: dict[Domain, dict[Pair, DeliveryQueue]] = {}
         self._memory: WeakValueDictionary[str, PeerMemory] = WeakValueDictionary()
+        #: the queues of each home, if there are several nodes (`index_by`)
+        self._home: Callable[[Pair], Domain] | None = None
+        self._of_home: dict[Domain, dict[Pair, DeliveryQueue]] = {}
+        self._home_of: dict[Pair, Domain] = {}
         #: a position behind all those of forgotten queues, so that new stanzas never get a position that the spool still has
         self._next_position = 1
         #: whether the gateway stops: new queues then write nothing either
@@ -54,6 +58,10 @@ class DeliveryQueues:
         Next hops feed queues (answers, stanzas of the same stream), and queues feed next hops. This call closes that circle.
         """
         self._transports = transports
+
+    def index_by(self, home: Callable[[Pair], Domain]) -> None:
+        """List the queues by `home` of their pair from now on (`of_home`). Call this before the first queue is made."""
+        self._home = home
 
     def __iter__(self) -> Iterator[DeliveryQueue]:
         return iter(list(self._queues.values()))
@@ -74,6 +82,9 @@ class DeliveryQueues:
         pair_queue = PairQueue(pair, self._memory_of(pair), self._hold_times(pair), first)
         queue = self._queues[pair] = DeliveryQueue(pair_queue, self.direction(pair), self._services)
         self._towards.setdefault(pair.recipient, {})[pair] = queue
+        if self._home is not None:
+            home = self._home_of[pair] = self._home(pair)
+            self._of_home.setdefault(home, {})[pair] = queue
         queue.next_hop = self._transports.next_hop(queue)
         queue.held, queue.parked, queue.quiesced = holds.holds(pair), frozenset(parked) if parked else NO_POSITIONS, self.quiesced
         return queue
@@ -117,14 +128,48 @@ class DeliveryQueues:
         """Give new queues no position before this one."""
         self._next_position = max(self._next_position, position)
 
+    def of_home(self, home: Domain) -> list[DeliveryQueue]:
+        """Return the queues whose home is `home`."""
+        return list(self._of_home.get(home, {}).values())
+
+    def has_home(self, home: Domain) -> bool:
+        """Return whether there is a queue whose home is `home`."""
+        return home in self._of_home
+
     def forget(self, pair: Pair) -> None:
         """Forget a queue that is idle."""
-        queue = self._queues.pop(pair)
-        self.begin_behind(queue.pair_queue.next_position)
-        towards = self._towards[pair.recipient]
-        del towards[pair]
-        if not towards:
-            del self._towards[pair.recipient]
-        self._services.relief.forget(queue)
+        queue = self._remove(pair)
         self._services.holds.forget(pair)
         queue.dispose()
+
+    def cut_off(self, home: Domain) -> None:
+        """End the queues whose home is `home` at once, because another node has them (`DeliveryQueue.cut_off`).
+
+        They are all ended before one of them is told anything, since each may look another one up.
+        """
+        ended: list[DeliveryQueue] = []
+        while queues := self.of_home(home):  # the end of one may have made another
+            for queue in queues:
+                queue.cut_off()
+            for queue in queues:
+                self._remove(queue.pair)
+            ended += queues
+        for queue in ended:
+            queue.relieve()
+
+    def _remove(self, pair: Pair) -> DeliveryQueue:
+        queue = self._queues.pop(pair)
+        self.begin_behind(queue.pair_queue.next_position)
+        _discard(self._towards, pair.recipient, pair)
+        if pair in self._home_of:
+            _discard(self._of_home, self._home_of.pop(pair), pair)
+        self._services.relief.forget(queue)
+        return queue
+
+
+def _discard(index: dict[Domain, dict[Pair, DeliveryQueue]], key: Domain, pair: Pair) -> None:
+    """Take a queue out of an index. A key without queues is forgotten."""
+    queues = index[key]
+    del queues[pair]
+    if not queues:
+        del index[key]

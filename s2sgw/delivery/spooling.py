@@ -163,8 +163,8 @@ class SpooledRange:
     """
 
     __slots__ = (
-        "_clock", "_ended", "_expiry_question", "_leaving", "_looks", "_pair_queue", "_read_again", "_spool", "_user", "reading",
-        "unreadable",
+        "_clock", "_ended", "_expiry_question", "_leaving", "_looks", "_over", "_pair_queue", "_read_again", "_spool", "_user",
+        "reading", "unreadable",
     )
 
     def __init__(
@@ -181,13 +181,16 @@ class SpooledRange:
         self.unreadable = ""
         self._read_again = READ_AGAIN
         self._looks = 0
+        #: the queue was forgotten: answers of the spool that come later do nothing
+        self._over = False
         #: positions whose custody ended during a call of the spool: its answer may still name them
         self._ended: dict[int, None] = {}
         #: positions that have left the queue, and must still be removed from the spool
         self._leaving: dict[int, None] = {}
 
     def dispose(self) -> None:
-        """Drop the reference to the queue, which was forgotten. No answer of the spool is awaited."""
+        """Drop the reference to the queue, which was forgotten. An answer of the spool that comes later does nothing."""
+        self._over = True
         del self._user
 
     def read_on(self, at_most: int) -> None:
@@ -203,6 +206,8 @@ class SpooledRange:
         The answer is ignored if the range now begins elsewhere, because more was evicted. If the range has grown behind `up_to`,
         the answer covers only a part of it.
         """
+        if self._over:
+            return
         if isinstance(spooled, SpoolError):
             self._failed(str(spooled), at_most)
             return
@@ -227,11 +232,18 @@ class SpooledRange:
 
     def _ask_again(self, at_most: int) -> None:
         self.reading = False
-        self.read_on(at_most)
+        if not self._over:
+            self.read_on(at_most)
 
     def look(self, position: int, done: Callable[[list[QueuedStanza]], None]) -> None:
-        """Take the stanza at `position` out of the range, as `take` does. `done` is called when the spool can be read."""
+        """Take the stanza at `position` out of the range, as `take` does. `done` is called when the spool can be read.
+
+        It is called with nothing if the queue was forgotten meanwhile.
+        """
         def answered(rows: list[Spooled] | SpoolError) -> None:
+            if self._over:
+                done([])
+                return
             if isinstance(rows, SpoolError):
                 self._clock.callLater(READ_AGAIN, ask)
                 return
@@ -392,8 +404,9 @@ class SpoolOverflow:
         self._step_is_due = False
 
     def dispose(self) -> None:
-        """Drop the reference to the queue, which is forgotten and holds nothing that the spool rejected."""
-        self._bouncing = NO_POSITIONS
+        """Drop the reference to the queue, which is forgotten. What the spool rejected is nothing to this queue any more."""
+        self._bouncing, self._bounces = NO_POSITIONS, {}
+        self.active, self.unacked_bounces = False, 0
         del self._queue
 
     @property

@@ -72,7 +72,7 @@ class Unacknowledged:
         known = max(0, acknowledged - self._before)  # of the first run
         for run in self._runs:
             for value in islice(run.hashes, known, None):
-                if value is not None:
+                if value is not None and not run.receipt.abandoned:
                     yield run.pair, value, run.receipt
             known = 0
 
@@ -107,6 +107,8 @@ class Duplicates:
         repeats: list[tuple[Stanza, UpstreamAck]] = []
         for stanza in stanzas:
             same = receipts.get(hash(stanza.data)) if stanza.kind == "message" and stanza.id is not None else None
+            while same and same[0].abandoned:
+                same.pop(0)
             if same:
                 repeats.append((stanza, same.pop(0)))
             else:

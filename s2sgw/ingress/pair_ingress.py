@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Container
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Protocol
@@ -31,7 +32,9 @@ from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.queue.entries import OVERHEAD, UpstreamAck
 from s2sgw.queue.evidence import DROPPED, Rule
 from s2sgw.reporting.record import EventRecord, Leg, direction_of
+from s2sgw.stream.events import Refusal
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from s2sgw.xmpp.timer import cancel
@@ -42,6 +45,15 @@ HELD_BYTES = 262144
 HELD_BYTES_OF_STREAM = 8388608
 #: The number of stanzas that are passed on in one step, of those that waited: a few milliseconds of work.
 PASSED_AT_ONCE = 200
+
+
+#: The stream error for a pair whose home is not this node (RFC 6120 §4.9.3). All other causes: internal-server-error.
+HOME_CONDITIONS = {
+    Cause.OTHER_NODE: StreamCondition.CONFLICT,
+    Cause.NO_NODE: StreamCondition.RESOURCE_CONSTRAINT,
+    Cause.SPOOL_UNREADABLE: StreamCondition.RESOURCE_CONSTRAINT,
+    Cause.SHUTDOWN: StreamCondition.SYSTEM_SHUTDOWN,
+}
 
 
 class PairAdmission(Protocol):
@@ -64,6 +76,9 @@ class IngressConnection(StanzaSource, Protocol):
     @property
     def peer_address(self) -> str: ...
 
+    def fail(self, refusal: Refusal) -> None:
+        """End the stream with an error."""
+
 
 class IngressServices:
     """The services that all streams that bring stanzas share."""
@@ -82,8 +97,9 @@ class IngressServices:
         self.clock = clock
         self.record = record
         self.stanza_filters = stanza_filters
-        self._homes = homes or SingleNode()
-        self._local_domains = local_domains
+        #: the agreement of the nodes, which is asked at each admission
+        self.homes: Homes = homes or SingleNode()
+        self.local_domains = local_domains
         self.soon = soon or partial(clock.callLater, 0)
         self.duplicates = Duplicates(clock)
         self.lines = PairLines()
@@ -95,9 +111,13 @@ class IngressServices:
         """Some stanzas were read and are in no queue yet."""
         return self.admissions > 0
 
+    def home(self, pair: Pair) -> Domain:
+        """Return the domain whose node has `pair`."""
+        return home_of(pair, self.local_domains)
+
     async def claim(self, pair: Pair) -> Ending | None:
         """Make this node the home of `pair`; return why its stanzas may not enter here, or None."""
-        return await self._homes.claim(home_of(pair, self._local_domains))
+        return await self.homes.claim(self.home(pair))
 
 
 class PairIngress:
@@ -108,9 +128,9 @@ class PairIngress:
     """
 
     __slots__ = (
-        "_admission_of", "_admitted", "_admitting", "_connection", "_entered", "_found", "_held", "_held_bytes",
-        "_held_on_connection", "_leg", "_outdated", "_over", "_recorded", "_refusal", "_senders", "_services", "_stanza_filter",
-        "_step_is_due", "_timer", "_used_at", "pair",
+        "_abandoned", "_admission_of", "_admitted", "_admitting", "_connection", "_elsewhere", "_entered", "_found", "_held",
+        "_held_bytes", "_held_on_connection", "_leg", "_outdated", "_over", "_recorded", "_refusal", "_senders", "_services",
+        "_stanza_filter", "_step_is_due", "_timer", "_used_at", "pair",
     )
     log = Logger()
 
@@ -139,6 +159,10 @@ class PairIngress:
         self._held_on_connection = held
         self._timer: IDelayedCall | None = None
         self._step_is_due = False
+        #: why this node is not the home of the pair
+        self._elsewhere: Ending | None = None
+        #: another node has the pair: nothing enters here any more
+        self._abandoned = False
         #: why the pair is not admitted, and how many of the runs that wait are still to be refused for it
         self._refusal: tuple[Cause, int] | None = None
         self._recorded: dict[Cause, None] = {}
@@ -154,6 +178,8 @@ class PairIngress:
         self._used_at = self._services.clock.seconds()
         if self._admitted and not self._held and self._stanza_filter is None:
             self._queue().accept(stanzas, None if self._over else self._connection, upstream_ack)
+        elif self._abandoned:
+            self._give_up(stanzas, upstream_ack)
         elif stanzas := self._without_ping_replies(stanzas, upstream_ack):
             if self._held or (not self._admitted and self._services.lines.must_wait(self)):
                 self._hold(stanzas, upstream_ack)
@@ -171,9 +197,32 @@ class PairIngress:
         """End: the stream is gone. The stanzas that came before are still passed on (R16), and no stream is left to be paused."""
         self._over = True
         for pair in self._entered:
-            self._services.queues.queue(pair).forget(self._connection)
+            queue = self._services.queues.find(pair)
+            if queue is not None:
+                queue.forget(self._connection)
         if self._timer is not None:
             self.go_on()
+
+    @property
+    def passes(self) -> bool:
+        """Whether stanzas wait that are on their way to the queue: their pair is admitted."""
+        return self._admitted and bool(self._held)
+
+    def abandon(self) -> None:
+        """Give up what waits, and whatever comes later, without evidence: another node has the pair.
+
+        A server with XEP-0198 sends it again. The caller has taken this stream out of its line, and ends the stream.
+        """
+        self._abandoned, self._admitted = True, False
+        cancel(self._timer)
+        self._timer = self._refusal = None
+        for stanzas, upstream_ack in self._take():
+            self._give_up(stanzas, upstream_ack)
+
+    def _give_up(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
+        self._services.record.counted(direction_of(self._leg), "refused", stanzas)
+        if upstream_ack is not None:
+            upstream_ack.abandon()
 
     def _queue(self) -> DeliveryQueue:
         """Return the queue of the pair, which may have been forgotten since the last time."""
@@ -197,15 +246,26 @@ class PairIngress:
     def _begin_admission(self) -> None:
         self._admitting = True
         self._services.admissions += 1
-        admission = Deferred.fromCoroutine(self._admission())
+        admission = Deferred.fromCoroutine(self._policy_answer())
         admission.addErrback(self._not_asked)
+        admission.addCallback(self._ask_home)
+        admission.addErrback(self._home_not_asked)
         admission.addCallback(self._decided)
         admission.addErrback(self._not_passed)
 
-    async def _admission(self) -> Ending | None:
-        """Return why the pair is not admitted: by its policy, or by its home."""
-        ending = await self._admission_of.admit(self.pair)
-        return await self._services.claim(self.pair) if ending is None else ending
+    async def _policy_answer(self) -> Ending | None:
+        return await self._admission_of.admit(self.pair)
+
+    def _ask_home(self, ending: Ending | None) -> Deferred[Ending | None]:
+        """Note why this node is not the home of the pair. The result is `ending`, the answer of the policy.
+
+        An error for a stanza that the policy does not admit enters a queue too, so the home is asked in any case.
+        """
+        return Deferred.fromCoroutine(self._claim(ending))
+
+    async def _claim(self, ending: Ending | None) -> Ending | None:
+        self._elsewhere = await self._services.claim(self.pair)
+        return ending
 
     def _not_passed(self, failure: Failure) -> None:
         self.log.failure("stanzas could not be put into their queue", failure)
@@ -214,9 +274,18 @@ class PairIngress:
         self.log.failure("a pair could not be admitted to its queue", failure)
         return Ending(Cause.INTERNAL)
 
+    def _home_not_asked(self, failure: Failure) -> None:
+        self.log.failure("the home of a pair could not be asked for", failure)
+        self._elsewhere = Ending(Cause.INTERNAL)
+
     def _decided(self, ending: Ending | None) -> None:
         self._admitting = False
         self._services.admissions -= 1
+        if self._abandoned:
+            return
+        if self._elsewhere is not None:
+            self._refuse_stream(self._elsewhere)
+            return
         if self._outdated:
             self._outdated = False
         elif ending is None or self._may_go_on(ending):
@@ -226,6 +295,16 @@ class PairIngress:
             self._record(ending)
             self._refusal = (ending.cause, len(self._held)) if self._held else None
         self.go_on()
+
+    def _refuse_stream(self, ending: Ending) -> None:
+        """End the stream: this node is not the home of the pair, so that not even an error may enter a queue here."""
+        self._record(ending)
+        self.abandon()
+        self._services.lines.leave(self)
+        if not self._over:
+            condition = HOME_CONDITIONS.get(ending.cause, StreamCondition.INTERNAL_SERVER_ERROR)
+            ended = replace(ending, condition=condition.value)
+            self._connection.fail(Refusal(condition, ending.account.bounce, ended))
 
     def _may_go_on(self, ending: Ending) -> bool:
         """Return whether the peer cannot be looked up now, and a stream to it is open or stanzas wait for it already (R2)."""
@@ -310,7 +389,7 @@ class PairIngress:
         """Pass on the waiting stanzas, or refuse them, in steps, until there is a reason to wait again."""
         cancel(self._timer)
         self._timer = None
-        if self._step_is_due or self._admitting:
+        if self._step_is_due or self._admitting or self._abandoned:
             return
         if self._held and not self._admitted and self._refusal is None:
             if not self._services.lines.must_wait(self):

@@ -6,9 +6,10 @@ A server whose stream broke sends the next stanzas on another one, while earlier
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
-from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.jid import Domain, Pair
 
 
 class Waiting(Protocol):
@@ -17,8 +18,15 @@ class Waiting(Protocol):
     @property
     def pair(self) -> Pair: ...
 
+    @property
+    def passes(self) -> bool:
+        """Whether stanzas wait that are on their way to the queue: their pair is admitted."""
+
     def go_on(self) -> None:
         """Pass on the waiting stanzas until there is a reason to wait again. Leave the line if nothing waits any more."""
+
+    def abandon(self) -> None:
+        """Give up what waits, and whatever comes later: another node has the pair. This stream is in no line any more."""
 
 
 class PairLines:
@@ -27,6 +35,25 @@ class PairLines:
     def __init__(self) -> None:
         self._lines: dict[Pair, deque[Waiting]] = {}
         self._moving: set[Pair] = set()
+        #: the pairs with lines of each home, if there are several nodes (`index_by`)
+        self._home: Callable[[Pair], Domain] | None = None
+        self._of_home: dict[Domain, set[Pair]] = {}
+
+    def index_by(self, home: Callable[[Pair], Domain]) -> None:
+        """List the lines by `home` of their pair from now on. Call this before the first stanza waits."""
+        self._home = home
+
+    def of_home(self, home: Domain) -> list[Waiting]:
+        """Return the streams on which stanzas wait whose home is `home`."""
+        return [one for pair in self._of_home.get(home, ()) for one in self._lines.get(pair, ())]
+
+    def abandon(self, home: Domain) -> None:
+        """Give up all that waits and has this home. No other stream of one of these pairs goes on instead."""
+        given_up = self.of_home(home)
+        for pair in self._of_home.pop(home, ()):
+            self._lines.pop(pair, None)
+        for one in given_up:
+            one.abandon()
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -38,7 +65,11 @@ class PairLines:
 
     def join(self, one: Waiting) -> None:
         """Put this stream into the line: stanzas wait on it."""
-        line = self._lines.setdefault(one.pair, deque())
+        line = self._lines.get(one.pair)
+        if line is None:
+            line = self._lines[one.pair] = deque()
+            if self._home is not None:
+                self._of_home.setdefault(self._home(one.pair), set()).add(one.pair)
         if one not in line:
             line.append(one)
 
@@ -60,5 +91,14 @@ class PairLines:
                     break
         finally:
             self._moving.discard(pair)
-            if not line:
-                del self._lines[pair]
+            if not line and self._lines.get(pair) is line:
+                self._forget(pair)
+
+    def _forget(self, pair: Pair) -> None:
+        """Forget the empty line of a pair."""
+        del self._lines[pair]
+        pairs = None if self._home is None else self._of_home.get(home := self._home(pair))
+        if pairs is not None:
+            pairs.discard(pair)
+            if not pairs:
+                del self._of_home[home]

@@ -126,6 +126,11 @@ class StreamIngress:
         cancel(self._late)
         self.forget()
 
+    def abandon(self, concerns: Callable[[Pair], bool]) -> None:
+        """Take no more stanzas of the pairs that `concerns` is true for: another node has them (`PairIngress.abandon`)."""
+        for pair in [pair for pair in self._pairs if concerns(pair)]:
+            self._pairs[pair].abandon()
+
     def pass_on(self) -> None:
         """Pass on the stanzas that came before the stream was gone. No stream is left to be paused."""
         for ingress in self._pairs.values():

@@ -37,13 +37,15 @@ class UpstreamAck:
     When all are settled, `evidence` is that of the last, and `all_settled` is called once.
     """
 
-    __slots__ = ("_followers", "_tally", "evidence", "left", "total")
+    __slots__ = ("_followers", "_tally", "abandoned", "evidence", "left", "total")
 
     def __init__(self, total: int, tally: Counter[str] | None = None) -> None:
         """Begin with nothing settled. `tally` counts the stanzas by the label of the evidence."""
         self.total = self.left = total
         self._tally = tally
         self.evidence: ReceiptEvidence | None = None
+        #: whether some of the stanzas were given up without evidence, so that nothing is settled any more (`abandon`)
+        self.abandoned = False
         self._followers: list[tuple[UpstreamAck, int]] | None = None
 
     @property
@@ -62,6 +64,8 @@ class UpstreamAck:
 
     def _settle(self, evidence: ReceiptEvidence, number: int) -> list[tuple[UpstreamAck, int]]:
         """Settle `number` of the stanzas. Return the repeats that are settled with them."""
+        if self.abandoned:
+            return []
         assert number <= self.left, f"{number} settled, where {self.left} were left"
         self.left -= number
         if self._tally is not None:
@@ -75,6 +79,17 @@ class UpstreamAck:
 
     def all_settled(self, evidence: ReceiptEvidence) -> None:
         """React when all stanzas are settled, the last by `evidence`. Derived classes override this."""
+
+    def abandon(self) -> None:
+        """Settle nothing more: the stanzas were given up, and no other owner is known. Their repeats are given up with them."""
+        given_up = [self]
+        for receipt in given_up:  # grows meanwhile
+            receipt.abandoned = True
+            given_up += [each for each in receipt.answers_for() if not each.abandoned]
+
+    def answers_for(self) -> list[UpstreamAck]:
+        """Return the receipts that are settled only when this one is. Derived classes add to them."""
+        return [] if self._followers is None else [follower for follower, _ in self._followers]
 
     def settle_with(self, first: UpstreamAck, number: int = 1) -> None:
         """Settle `number` of these stanzas, which are repeats, as soon as all of `first` are settled, by the same evidence."""

@@ -5,7 +5,8 @@ three parts, each in order and each after the one before: stanzas in flight (wri
 that wait in memory, and the rest: a range of positions that only the spool has, then the stanzas that arrived since that range
 began.
 
-`DeliveryQueue` is the only writer. Stanzas leave the queue only by `acknowledge`, `expire`, `remove` or `remove_up_to`.
+`DeliveryQueue` is the only writer. Stanzas leave the queue only by `acknowledge`, `expire`, `remove` or `remove_up_to`, and all
+of them by `abandon`.
 """
 
 from __future__ import annotations
@@ -410,6 +411,17 @@ class PairQueue:
             if not held.spooled and held not in self.unspooled:
                 self.unspooled = _line(self.unspooled)
                 insort(self.unspooled, held, key=by_position)
+
+    def abandon(self) -> None:
+        """Give up everything, because another node has the queue. No receipt is settled, now or later."""
+        for item in chain(self.in_flight, self.not_in_flight()):
+            item.gone = True
+            if item.upstream_ack is not None:
+                item.upstream_ack.abandon()
+        self._count(-self.bytes)
+        self.unsaved = self._in_flight_count = self._in_flight_bytes = self.only_spooled = 0
+        self.spooled_range = self._range_oldest = self._earliest = None
+        self.in_flight = self.waiting = self.arrived_since = self.unspooled = ()
 
     def not_in_flight(self) -> Iterator[QueuedStanza]:
         """Return the stanzas in memory that are not in flight, in order."""

@@ -84,7 +84,7 @@ class AcceptedStream:
         self.incoming: StreamIngress
         self.shared_stream: SharedStream
         self._questions: list[Deferred[Any]] = []
-        self._is_connected = self._over = self._left = False
+        self._is_connected = self._over = self._left = self._abandoned = False
         self.since = ingress_services.clock.seconds()
 
     def connected(self, connection: StreamConnection) -> None:
@@ -183,7 +183,8 @@ class AcceptedStream:
         if resumption is not None:
             sessions = self._register.sessions
             sessions.closed(resumption.id)
-            self._left = self.engine.broken_off() is not None and sessions.keep(resumption, self, ending)
+            broken = self.engine.broken_off() is not None and not self._abandoned
+            self._left = broken and sessions.keep(resumption, self, ending)
         return self._left
 
     def displace(self) -> None:
@@ -273,6 +274,15 @@ class AcceptedStream:
         self.incoming.reconsider()
 
     # --- endings ---
+
+    def abandon(self, concerns: Callable[[Pair], bool], ending: Ending) -> None:
+        """End the stream at once, for good: another node has the pairs that `concerns` is true for.
+
+        Nothing is written, and nothing that came for these pairs is passed on. What came for others is.
+        """
+        self._abandoned = True
+        self.incoming.abandon(concerns)
+        self.connection.abort(ending)
 
     def _account(self, connection: StreamConnection, ending: Ending) -> None:
         peer, local = (self.peer, self.local) if self.peer is not None else self.engine.claimed

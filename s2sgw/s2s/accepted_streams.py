@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from s2sgw.ingress.pair_ingress import IngressServices
@@ -49,6 +49,17 @@ class AcceptedStreams:
         self._of_peer: Index[Domain] = Index()
         self._proven: Index[Pair] = Index()
         self._carrying: Index[Pair] = Index()
+        #: those of both legs by home, if there are several nodes (`index_by`)
+        self._home: Callable[[Pair], Domain] | None = None
+        self._of_home: Index[Domain] = Index()
+
+    def index_by(self, home: Callable[[Pair], Domain]) -> None:
+        """List the streams by `home` of their pairs from now on (`of_home`). Call this before the first stream."""
+        self._home = home
+
+    def of_home(self, home: Domain) -> Collection[AcceptedStream]:
+        """Return the open streams of both legs on which a pair with this home is proven, or goes back."""
+        return self._of_home.get(home)
 
     def __iter__(self) -> Iterator[tuple[StreamConnection, AcceptedStream]]:
         return iter(list(self._open.items()))
@@ -96,12 +107,16 @@ class AcceptedStreams:
         if stream.side.leg == "federation":
             self._proven.add(pair, stream)
             self._of_peer.add(pair.sender, stream)
+        if self._home is not None:
+            self._of_home.add(self._home(pair), stream)
         self._contact(pair.sender)
 
     def carries(self, stream: AcceptedStream, pair: Pair) -> None:
         """Use the stream for stanzas of `pair` that go back."""
         if stream.side.leg == "federation":
             self._carrying.add(pair, stream)
+        if self._home is not None:
+            self._of_home.add(self._home(pair), stream)
         self._contact(pair.recipient)
 
     def resumes(self, stream: AcceptedStream) -> None:
@@ -117,6 +132,9 @@ class AcceptedStreams:
             self._of_peer.discard(pair.sender, stream)
         for pair in stream.carried:
             self._carrying.discard(pair, stream)
+        if self._home is not None:
+            for pair in (*stream.methods, *stream.carried):
+                self._of_home.discard(self._home(pair), stream)
 
     def _contact(self, peer: Domain) -> None:
         self._peer_contact.contacted(peer)

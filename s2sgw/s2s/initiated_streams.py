@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 from s2sgw.ingress.stream_ingress import StreamIngress
@@ -11,7 +11,7 @@ from s2sgw.net.discovery import Target
 from s2sgw.reporting.record import Leg
 from s2sgw.s2s.shared_stream import SharedStream
 from s2sgw.stream.initiating import InitiatingStream
-from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.jid import Domain, Pair
 
 
 class ReadyStream(Protocol):
@@ -44,6 +44,17 @@ class InitiatedStreams:
 
     def __init__(self) -> None:
         self._open: dict[ReadyStream, None] = {}
+        #: by home, if there are several nodes (`index_by`)
+        self._home: Callable[[Pair], Domain] | None = None
+        self._of_home: dict[Domain, dict[ReadyStream, None]] = {}
+
+    def index_by(self, home: Callable[[Pair], Domain]) -> None:
+        """List the streams by `home` of the pair that they were opened for, from now on. All pairs on one have the same home."""
+        self._home = home
+
+    def of_home(self, home: Domain) -> Collection[ReadyStream]:
+        """Return the open streams whose home is `home`."""
+        return self._of_home.get(home, {})
 
     def __iter__(self) -> Iterator[ReadyStream]:
         return iter([stream for stream in self._open if stream.connection.ending is None])
@@ -51,7 +62,14 @@ class InitiatedStreams:
     def add(self, stream: ReadyStream) -> None:
         """Add a stream that is ready. It is forgotten when its connection is gone."""
         self._open[stream] = None
-        stream.connection.when_closed().addCallback(self._forget, stream)
+        home = None if self._home is None else self._home(stream.pair)
+        if home is not None:
+            self._of_home.setdefault(home, {})[stream] = None
+        stream.connection.when_closed().addCallback(self._forget, stream, home)
 
-    def _forget(self, _: None, stream: ReadyStream) -> None:
+    def _forget(self, _: None, stream: ReadyStream, home: Domain | None) -> None:
         self._open.pop(stream, None)
+        if home is not None and (streams := self._of_home.get(home)) is not None:
+            streams.pop(stream, None)
+            if not streams:
+                del self._of_home[home]

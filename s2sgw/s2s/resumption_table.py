@@ -6,7 +6,7 @@ They are kept for a while. To resume one, the other side names the id that it wa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -95,6 +95,16 @@ class ResumptionTable:
 
     def __len__(self) -> int:
         return len(self._suspended)
+
+    def end(self, concerns: Callable[[Pair], bool], abandoned: bool) -> None:
+        """End the streams that broke off and had one of the pairs that `concerns` is true for: another node gets these pairs.
+
+        `abandoned`: it has them already. Nothing that came for them is passed on any more.
+        """
+        for session in [each for each in self._suspended.values() if any(map(concerns, each.pairs))]:
+            if abandoned:
+                session.incoming.abandon(concerns)
+            self._expire(session)
 
     def awaits(self, pair: Pair) -> bool:
         """Return whether a stream of `pair` broke off and may still be resumed."""

@@ -56,6 +56,8 @@ class FakeNextHop:
     def stop(self, cause: Cause) -> Deferred[None]:
         return succeed(None)
 
+    def abandon(self) -> None: ...
+
 
 class _NoThreads:
     """A reactor that runs calls for another thread at once."""

@@ -15,7 +15,7 @@ from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.reporting.record import Leg
 from s2sgw.s2s.resumption import BrokenStream
 from s2sgw.s2s.shared_stream import SharedStream
-from s2sgw.stream.events import Event
+from s2sgw.stream.events import Event, Refusal
 from s2sgw.stream.management import Counters, Resumption
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -235,6 +235,9 @@ class Link:
     def wind_down(self, ending: Ending) -> None:
         """Close normally. The server closes its side at once."""
         self.close(ending)
+
+    def fail(self, refusal: Refusal) -> None:
+        self.close(refusal.ending)
 
     def abort(self, ending: Ending) -> None:
         self.end(ending)

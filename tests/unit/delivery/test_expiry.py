@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE
+from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.jid import Domain
 from tests.unit.delivery.test_queue import OUT, WINDOW, World, stanza
 
@@ -104,3 +105,48 @@ def fails_for(queue: DeliveryQueue, method: Callable[..., int]) -> Callable[...,
         return method(self, *arguments)
 
     return called
+
+
+class AnewTests(SynchronousTestCase):
+    """Queues were cut off: rows that were found before are not bounced."""
+
+    def setUp(self) -> None:
+        self.steps: list[Callable[[], None]] = []
+        self.late: list[Callable[[], None]] = []
+        self.world = World(soon=self.steps.append, spool=MemorySpool(1 << 20, self.late.append))
+        self.world.next_hop.ready = False
+        self.world.accept(*(stanza(str(number)) for number in range(BOUNCED_AT_ONCE + 1)))
+        self.world.clock.advance(WINDOW)
+        self.world.clock.pump([0] * 6)
+        self.answer()
+        self.world.queue.evict(0)
+        self.world.clock.advance(700)
+        self.world.custody.expiry.sweep()
+
+    def answer(self) -> None:
+        while self.late:
+            self.late.pop(0)()
+
+    def left(self) -> int:
+        return len(self.world.queue.pair_queue)
+
+    def test_answer_under_way(self) -> None:
+        """An answer to the earlier question is of no use. The next sweep asks again."""
+        self.world.custody.expiry.start_anew()
+        self.answer()
+        self.assertEqual(BOUNCED_AT_ONCE + 1, self.left())
+        self.world.custody.expiry.sweep()
+        self.answer()
+        self.assertEqual(1, self.left())
+
+    def test_rows_that_wait(self) -> None:
+        """Rows that were to be bounced in the next step are forgotten, and found again."""
+        self.answer()
+        self.assertEqual(1, self.left())
+        self.world.custody.expiry.start_anew()
+        while self.steps:
+            self.steps.pop(0)()
+        self.assertEqual(1, self.left())
+        self.world.custody.expiry.sweep()
+        self.answer()
+        self.assertEqual(0, self.left())

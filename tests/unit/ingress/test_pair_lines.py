@@ -18,6 +18,11 @@ class Stream:
         self.held = False
         self._lines, self._name, self._went_on = lines, name, went_on
 
+    passes = False
+
+    def abandon(self) -> None:
+        self._went_on.append(f"{self._name} given up")
+
     def go_on(self) -> None:
         self._went_on.append(self._name)
         if not self.held:
@@ -66,3 +71,16 @@ class PairLinesTests(SynchronousTestCase):
         self.lines.leave(self.first)
         self.lines.leave(self.first)
         self.assertEqual(["2", "3"], self.went_on)
+
+    def test_given_up(self) -> None:
+        """All streams of a home are given up, and none of them goes on. Streams of another home stay in their line."""
+        lines = PairLines()
+        lines.index_by(lambda pair: max(pair, key=str))
+        other = Stream(lines, "other", self.went_on, Pair(PAIR.sender, Domain.parse("zero.example")))
+        for stream in (self.first, self.second, other):
+            lines.join(stream)
+        self.assertEqual([self.first, self.second], lines.of_home(PAIR.sender))
+        lines.abandon(PAIR.sender)
+        self.assertEqual((["1 given up", "2 given up"], [], 1), (self.went_on, lines.of_home(PAIR.sender), len(lines)))
+        lines.leave(other)
+        self.assertEqual(([], 0), (lines.of_home(other.pair.recipient), len(lines)))

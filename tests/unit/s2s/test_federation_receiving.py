@@ -42,6 +42,7 @@ class FakeConnection:
     def __init__(self, address: str = "192.0.2.1:40000") -> None:
         self.peer_address = address
         self.closed: Deferred[None] = Deferred()
+        self.established = False
 
     def when_closed(self) -> Deferred[None]:
         return self.closed
@@ -273,6 +274,47 @@ class RequesterTests(InboundTestCase):
         answer = Deferred.fromCoroutine(side.resolve(connection, ResolutionNeeded(PEER, OURS)))  # type: ignore[arg-type]
         self.assertIsNone(self.successResultOf(answer))
         self.assertEqual([], added)
+
+
+class FurtherDomainTests(InboundTestCase):
+    """The home of a further domain on a stream is asked for before the domain is proven. The stream goes on without it."""
+
+    def claiming(self, ending: Ending | None) -> FederationReceiving:
+        self.claims: list[Pair] = []
+
+        async def claim(pair: Pair) -> Ending | None:
+            self.claims.append(pair)
+            return ending
+
+        return replace(self.made(), claim=claim)
+
+    def verified(self, side: FederationReceiving, established: bool) -> DialbackOutcome:
+        connection = FakeConnection()
+        connection.established = established
+        question = DialbackNeeded(Pair(PEER, OURS), "key", "id")
+        return self.successResultOf(Deferred.fromCoroutine(side.verify(connection, question)))  # type: ignore[arg-type]
+
+    def test_elsewhere(self) -> None:
+        """By dialback and by certificate the domain gets an error, which names no node."""
+        side = self.claiming(Ending(Cause.OTHER_NODE, "peer.example is served by the node a"))
+        outcome = self.verified(side, established=True)
+        self.assertEqual(("error", Ending(Cause.OTHER_NODE)), (outcome.type, outcome.ending))
+        connection = FakeConnection()
+        connection.established = True
+        question = JudgementNeeded(PEER, OURS, True)
+        judged, _ = self.successResultOf(Deferred.fromCoroutine(side.judge(connection, question)))  # type: ignore[arg-type]
+        self.assertEqual(Cause.OTHER_NODE, self.cause(judged))
+        self.assertNotIn("node a", judged.refusal.text if judged.refusal else "")
+        self.assertEqual([Pair(PEER, OURS)] * 2, self.claims)
+
+    def test_here(self) -> None:
+        """A domain whose home is this node is proven."""
+        self.assertEqual("valid", self.verified(self.claiming(None), established=True).type)
+
+    def test_the_first(self) -> None:
+        """The home of the first domain is not asked for yet."""
+        self.assertEqual("valid", self.verified(self.claiming(Ending(Cause.OTHER_NODE)), established=False).type)
+        self.assertEqual([], self.claims)
 
 
 class ReconsiderTests(InboundTestCase):
