@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -63,7 +63,12 @@ from s2sgw.runtime.systemd import ServiceNotifications
 from s2sgw.s2s.keepalive import TICK
 from s2sgw.s2s.legs import ReceivingLeg
 from s2sgw.spool.interface import SpoolBroken
-from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain
+
+if TYPE_CHECKING:  # imported only with the section [cluster]
+    from s2sgw.composition.cluster import ClusterParts
+    from s2sgw.composition.node_life import NodeLife
 
 #: Seconds between two status lines for systemd.
 STATUS_SECONDS = 10
@@ -75,6 +80,10 @@ BACKEND_LOOK_SECONDS = 5.0
 REPEATED_SECONDS = 5.0
 #: Seconds until the stop that `drain` requested begins. By then its answer is sent.
 ANSWERED = 0.2
+#: Seconds between two attempts to open a listener that another process took while this node had no lease.
+RESUME_SECONDS = 1.0
+#: The end of all streams of a node that has lost its lease.
+AWAY = Ending(Cause.NO_NODE, "this node of the gateway has no contact with the others")
 #: The answer to a request to stop, and to `/readyz`, while a stop is under way.
 STOPPING = "it is stopping"
 #: Thresholds of the cyclic collector (`gc.set_threshold`). It examines the youngest objects when there are 700 more than before,
@@ -109,8 +118,6 @@ def makeService(options: Options) -> Service:
         raise UnusableConfiguration(str(error)) from None
     where = destination(options.parent or {})
     config = checked.config
-    if config.cluster.node is not None:
-        raise UnusableConfiguration("[cluster] cannot be used yet (docs/cluster.md)")
     lines = None if where is None else observer(where, config.log.format, config.log.level, config.limits.log_lines_per_second)
     service = LoggedService(lines)
     GatewayService(config, checked.warnings, lines).setServiceParent(service)
@@ -265,7 +272,9 @@ class RunningGateway:
             components.reactor, components.backends, self._federation_factory, self._inner_factory, self._listens,
             others=[self._console], committed=self._note_ports,
         )
-        self._restored = self._closing = self._samples = False
+        self._restored = self._closing = self._samples = self._opened = False
+        #: a member of a cluster; None: alone
+        self._node = None if components.cluster is None else self._build_node(components.cluster)
 
     def open(self) -> None:
         """Open the admin socket, the DNS view and every listener. Raises the error if one of them cannot be opened."""
@@ -273,10 +282,69 @@ class RunningGateway:
         self._start_jobs()
         self._start_reconfiguration()
         self._open_admin()
-        self._open_listeners()
-        self.components.custody.restore.restore_all().addCallback(self._all_accept)
-        domains = [str(domain) for domain in self.config.gateway.domains]
-        self.log.info(event="ready", domains=domains, listeners=[row["endpoint"] for row in self.components.views.listeners()])
+        if self._node is None:
+            self._open_all()
+        else:
+            self.components.reactor.callWhenRunning(self._join, self._node)
+
+    def _build_node(self, parts: ClusterParts) -> NodeLife:
+        """Build the life of a node of a cluster. Without a cluster nothing of it is imported."""
+        from s2sgw.composition.node_life import HandedOnFactories, build_node
+
+        components = self.components
+        federation = self._plain_factory("federation", components.federation.receiving, components.admission)
+        admission = backend_admission(self.config, components.reactor, components.record)
+
+        def backend(domain: Domain) -> ServerFactory | None:
+            leg = components.backends.leg_of(domain)
+            return None if leg is None else self._plain_factory("backend", leg.receiving, admission)
+
+        handed_on = HandedOnFactories(federation, backend, partial(self._refused, "federation"))
+        local_domains, reactor = components.running.local_domains, components.reactor
+        return build_node(parts, self.config.cluster, local_domains, components.secret, handed_on, self, reactor)
+
+    def _join(self, node: NodeLife) -> None:
+        Deferred.fromCoroutine(node.join()).addErrback(self._not_joined)
+
+    def _not_joined(self, failure: Failure) -> None:
+        self.give_up(failure.getErrorMessage())
+
+    # --- what the membership of a cluster asks for ---
+
+    def open_doors(self) -> None:
+        """Listen for peers and servers. The first time this is the end of the start."""
+        if self._closing:
+            return
+        if not self._opened:
+            try:
+                self._open_all()
+            except SystemExit:
+                self.give_up("a listener cannot be opened")
+        elif wrong := self._listeners.resume():
+            for each in wrong:
+                self.log.critical(event="cannot listen", endpoint=each.endpoint, detail=each.detail)
+            self.components.reactor.callLater(RESUME_SECONDS, self._open_again)
+
+    def _open_again(self) -> None:
+        if self._node is not None and not self._node.why_closed:
+            self.open_doors()
+
+    def close_doors(self) -> None:
+        """Close the listeners for peers and servers, and abort all streams: this node may write nothing."""
+        if self._opened:
+            self._listeners.pause()
+        for connection, _ in list(self.components.accepted):
+            connection.abort(AWAY)
+        for stream in list(self.components.federation.connect_services.initiated):
+            stream.connection.abort(AWAY)
+
+    def give_up(self, why: str) -> None:
+        """Stop, with status 1: this node cannot be a member."""
+        if not self._closing:
+            self.log.critical(event="cannot start", detail=why)
+            self.stop.fail()
+
+    # --- the parts ---
 
     def _start_jobs(self) -> None:
         jobs = self.components.jobs
@@ -343,6 +411,8 @@ class RunningGateway:
         """Return why the gateway takes no connections now, a sentence for each reason."""
         if self._closing:
             return [STOPPING]
+        if self._node is not None and self._node.why_closed:
+            return [self._node.why_closed]
         return [] if self._restored else ["it is starting"]
 
     async def _drain(self, arguments: Arguments) -> dict[str, object]:
@@ -360,6 +430,14 @@ class RunningGateway:
             raise VerbError(STOPPING)
         return {"waiting": numbers.waiting, "kept": custody.services.spools, "unsaved": unsaved}
 
+    def _open_all(self) -> None:
+        """End the start: open the listeners, and accept connections when the spool was read."""
+        components = self.components
+        self._open_listeners()
+        components.custody.restore.restore_all().addCallback(self._all_accept)
+        domains = [str(domain) for domain in self.config.gateway.domains]
+        self.log.info(event="ready", domains=domains, listeners=[row["endpoint"] for row in components.views.listeners()])
+
     def _open_listeners(self) -> None:
         """Open every listener of the configuration. A reload may change them from then on."""
         components = self.components
@@ -368,6 +446,7 @@ class RunningGateway:
             self.log.critical(event="cannot listen", endpoint=each.endpoint, detail=each.detail)
         if wrong:
             raise SystemExit(1)
+        self._opened = True
         self._listeners.commit(self.config)
         self._closers += [self._console.close, self._stop_views]
         components.reconfiguration.listeners = self._listeners
@@ -416,6 +495,13 @@ class RunningGateway:
         return self._stream_factory("backend", leg.receiving, admission, direct_tls=False)
 
     def _stream_factory(self, leg: Leg, side: ReceivingLeg, admission: Admission, direct_tls: bool) -> ServerFactory:
+        """Return the factory for connections of a leg. In a cluster those that begin in clear may be those of another node."""
+        if self._node is None or direct_tls:
+            return self._plain_factory(leg, side, admission, direct_tls)
+        accept = partial(self.components.accepted.accept, side, direct_tls)
+        return self._node.door.factory(leg, accept, admission, partial(self._refused, leg))
+
+    def _plain_factory(self, leg: Leg, side: ReceivingLeg, admission: Admission, direct_tls: bool = False) -> ServerFactory:
         accept = partial(self.components.accepted.accept, side, direct_tls)
         return StreamFactory(accept, admission, partial(self._refused, leg), direct_tls=direct_tls)
 
@@ -463,10 +549,18 @@ class RunningGateway:
         components = self.components
         links = [link.unbind for link in (*components.backends.links.values(), *components.backends.leaving)]
         shutdown = Shutdown(components.custody, components.reactor, components, links)
-        draining = Deferred.fromCoroutine(shutdown.run())
+        draining = Deferred.fromCoroutine(self._shut_down(shutdown))
         draining.addErrback(self._not_in_order)
         everything: list[Deferred[Any]] = [*closed, draining]
         return DeferredList(everything, consumeErrors=True).addCallback(self._close_rest)
+
+    async def _shut_down(self, shutdown: Shutdown) -> None:
+        """Give up the peers of a cluster one by one, then stop, and then leave the cluster."""
+        if self._node is not None:
+            await self._node.drain()
+        await shutdown.run()
+        if self._node is not None:
+            await self._node.leave()
 
     def _not_in_order(self, failure: Failure) -> None:
         self.log.failure("streams could not be closed gracefully", failure)

@@ -40,14 +40,14 @@ class PrivateCAError(Exception):
 
 
 class PrivateCA:
-    """The authority in the directory `state`. It is created there at the first start. Raises `PrivateCAError`.
+    """The authority in the directory `state`. With `create` it is created there at the first start. Raises `PrivateCAError`.
 
     All certificates of one run share one key.
     """
 
-    def __init__(self, state: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, state: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC), create: bool = True) -> None:
         self._now = now
-        self._certificate, self._key = _load_or_create(state, now())
+        self._certificate, self._key = _load_or_create(state, now(), create)
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
         self._leaves: BoundedDict[Domain, Credential] = BoundedDict(LEAVES_KEPT)
 
@@ -78,9 +78,9 @@ class PrivateCA:
         return Credential(domain.ascii, (der,), self._leaf_key, leaf.not_valid_before_utc, leaf.not_valid_after_utc, names(der))
 
 
-def _load_or_create(state: Path, at: datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def _load_or_create(state: Path, at: datetime, create: bool) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate_file, key_file = state / CERTIFICATE_FILE, state / KEY_FILE
-    if not certificate_file.exists():
+    if create and not certificate_file.exists():
         _create(certificate_file, key_file, at)
     try:
         if key_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):

@@ -84,7 +84,7 @@ def inetrc_text(config: Config, local: Domain | None = None) -> str:
 
 def authority_file(config: Config) -> Path:
     """Return the file with the certificate of the private CA, which the server trusts instead of all others."""
-    return config.gateway.state / CERTIFICATE_FILE
+    return config.identity_folder / CERTIFICATE_FILE
 
 
 def _settings(config: Config, local: Domain | None, authority: Path | None) -> BackendSettings:

@@ -130,7 +130,7 @@ def _print_lines(
         ready = check_configuration(configuration_path(config, as_json))
         domain = None if local is None else Domain.parse(local)
         text = inetrc_text(ready.config, domain) if inetrc else setup_text(server, ready.config, domain, authority)
-        certificate = PrivateCA(ready.config.gateway.state).ca_pem
+        certificate = PrivateCA(ready.config.identity_folder, create=ready.config.cluster.shared is None).ca_pem
         if authority is not None:
             write_atomically(authority, certificate, 0o644)
             authority.chmod(0o644)

@@ -38,7 +38,7 @@ from s2sgw.cluster.engine import (
 )
 from s2sgw.cluster.fenced_writes import FencedWrites, new_id
 from s2sgw.cluster.jetstream_api import ID, WRONG_SEQUENCE, Found, JetStreamAPI, Record, RequestRefused, expecting
-from s2sgw.cluster.nats_connection import NATSConnection
+from s2sgw.cluster.nats_connection import Login, NATSConnection
 from s2sgw.cluster.removals import Removals, let_go
 from s2sgw.cluster.requests import Message, Unanswered
 from s2sgw.cluster.stream_room import StreamRoom
@@ -115,12 +115,13 @@ class JetStreamEngine(ClusterEngine):
         record_bytes: int,
         shard_bytes: int,
         tls: ssl.SSLContext | None = None,
+        login: Login | None = None,
     ) -> None:
         self._loop = loop
         self._alone = len(servers) == 1
         self._record_bytes = record_bytes
         self._shard_bytes = shard_bytes
-        self._connection = NATSConnection(servers, tls, loop, self._check_server)
+        self._connection = NATSConnection(servers, tls, loop, self._check_server, login)
         self._api = JetStreamAPI(self._connection, loop.time)
         self._queues: dict[Domain, AppendQueue] = {}
         self._slots: dict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, _APPENDS))

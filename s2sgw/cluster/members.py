@@ -260,6 +260,10 @@ class Members:
         other = self._others.get(node)
         return other.record.listener if other is not None and other.record.alive else None
 
+    def listeners(self) -> dict[str, str]:
+        """Return where the listeners of all other living nodes are."""
+        return {node: other.record.listener for node, other in self._others.items() if other.record.alive}
+
     def differing(self) -> list[str]:
         """Return the living nodes whose settings are not those of this node."""
         records = [other.record for other in self._others.values()]

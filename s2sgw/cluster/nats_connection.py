@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from itertools import count, cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -31,6 +31,17 @@ _PAUSE = 0.2
 _PING_SECONDS = 1
 #: The most bytes of answers that wait to be read by this process.
 _PENDING_BYTES = 64 * 1024 * 1024
+
+
+class Login(NamedTuple):
+    """The user of the servers that this node is. The password is in no log."""
+
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Login({self.user!r})"
+
 
 _Reply = Callable[[Message], None]
 
@@ -50,10 +61,12 @@ class NATSConnection(Requests):
         tls: ssl.SSLContext | None,
         loop: asyncio.AbstractEventLoop,
         check: Callable[[tuple[int, int], int], None] | None = None,
+        login: Login | None = None,
     ) -> None:
         """`check` gets a server's version and largest message, and raises `EngineUnfit` if it cannot serve. It is then left."""
         self._servers = list(servers)
         self._tls = tls
+        self._login = login
         self._loop = loop
         self._inbox = f"_INBOX.s2sgw.{secrets.token_hex(12)}"
         self._tokens = count(1)
@@ -223,6 +236,7 @@ class NATSConnection(Requests):
             await asyncio.wait_for(client.connect(
                 [server], name="s2sgw", allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0, connect_timeout=2,
                 ping_interval=_PING_SECONDS, max_outstanding_pings=2, tls=self._tls, tls_handshake_first=self._tls is not None,
+                user=self._login and self._login.user, password=self._login and self._login.password,
                 closed_cb=closed, error_cb=failed,
             ), _CONNECT_SECONDS)  # fmt: skip
             if client._reading_task is not None:

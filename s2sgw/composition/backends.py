@@ -80,7 +80,7 @@ def _not_closed(failure: Failure) -> None:
 
 def identity_of(config: Config, backend: Backend) -> BackendIdentity:
     """Return the name of a backend for operators."""
-    view, authority = backend.dns_view, config.gateway.state / CERTIFICATE_FILE
+    view, authority = backend.dns_view, config.identity_folder / CERTIFICATE_FILE
     domains = tuple(map(str, config.domains_of(backend)))
     return BackendIdentity(str(backend.address), backend.kind, domains, str(authority), None if view is None else str(view))
 
@@ -337,7 +337,7 @@ class Backends:
 
     def _leg(self, config: Config, backend: Backend) -> ServerLeg:
         if self._authority is None:
-            self._authority = PrivateCA(self._services.state)
+            self._authority = PrivateCA(config.identity_folder, create=config.cluster.shared is None)
         health = self._health(config, backend)
         return ServerLeg(
             backend, config.domains_of(backend), self._authority, health, self._services, self._owner_domains,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.logger import Logger
 
@@ -26,7 +26,7 @@ from s2sgw.composition.agents import AgentBuilder
 from s2sgw.composition.backends import Backends, ConfiguredAcks
 from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.composition.connections import ConnectionBuilder
-from s2sgw.composition.custody import build_running_custody, build_spool
+from s2sgw.composition.custody import SpoolLog, build_running_custody, build_spool
 from s2sgw.composition.federation import (
     BidiIngress,
     ContactWake,
@@ -48,6 +48,7 @@ from s2sgw.composition.reconfiguration import Reconfiguration, ReconfigurationSe
 from s2sgw.composition.server_leg import BackendServices
 from s2sgw.composition.transports import Transports
 from s2sgw.config import Config
+from s2sgw.config.cross_checks import SHARED_SECRET
 from s2sgw.delivery.ack_selection import AckSelection
 from s2sgw.delivery.custody import Custody
 from s2sgw.ingress.filtering import StanzaFilters
@@ -76,7 +77,7 @@ from s2sgw.runtime.own_certificates import OwnCertificates
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.policy_change import PolicyChange
 from s2sgw.runtime.rediscovery import Rediscovery
-from s2sgw.runtime.state_directory import keep_secret, prepare_state
+from s2sgw.runtime.state_directory import existing_secret, keep_secret, prepare_state
 from s2sgw.runtime.stream_closing import BringingStream
 from s2sgw.runtime.system_clock import SYSTEM_CLOCK
 from s2sgw.runtime.turn_watch import TurnWatch
@@ -89,12 +90,16 @@ from s2sgw.s2s.dialback_verifier import DialbackVerifier
 from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.s2s.federation_receiving import FederationReceiving
+from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.s2s.keepalive import KeepAlive
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.s2s.stream_outcomes import StreamCounts
 from s2sgw.spool.interface import Spool
 from s2sgw.stream.dialback import DialbackKeys, derive
 from s2sgw.xmpp.wall_clock import WallClock
+
+if TYPE_CHECKING:  # imported only with the section [cluster]
+    from s2sgw.composition.cluster import ClusterParts, EngineParts
 
 log = Logger("s2sgw")
 
@@ -144,6 +149,10 @@ class GatewayComponents:
     jobs: PeriodicJobs
     metrics: Metrics
     verbs: dict[str, Verb]
+    #: the secret from which keys are derived
+    secret: bytes
+    #: None: the gateway is alone
+    cluster: ClusterParts | None
 
     @property
     def admitting(self) -> bool:
@@ -186,7 +195,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     turns = Turns(reactor)
     slices, threads = Slices(reactor, budget=turns.budget), ReactorThreads(reactor)
     state = prepare_state(config.gateway.state)
-    secret = keep_secret(state / "secret")  # XEP-0185: dialback keys derive from it
+    secret = secret_of(config, state)  # XEP-0185: dialback keys derive from it
     running = RunningConfiguration(config, reactor, threads)
     own_ports = OwnPorts()
 
@@ -203,7 +212,8 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
 
     # 3. custody
     commit_times = CommitTimes()
-    spool = build_spool(running, state, reactor, wall, commit_times)
+    engine = engine_of(running, reactor, wall, secret)
+    spool = build_spool(running, state, reactor, wall, commit_times) if engine is None else engine.spool
     custody = build_running_custody(running, state, reactor, wall, record, spool, slices)
     queues = custody.queues
     filters = StanzaFilters(running.policies, reactor)
@@ -228,7 +238,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     # 6. streams of both roles, and the leg to the peers
     keepalive = KeepAlive(reactor)
     unsent = UnsentBytes(custody.services.relief.memory, partial(record.limit_hit, "memory"))
-    connections = ConnectionBuilder(reactor, keepalive, turns, unsent)
+    connections = ConnectionBuilder(reactor, keepalive, turns, unsent, None if engine is None else engine.lease)
     admission = federation_admission(config, reactor, record, turns.budget)
     destinations = Destinations(
         reactor, random, handshakes=config.limits.handshakes, on_limit=partial(record.limit_hit, "handshakes"),
@@ -271,6 +281,10 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         reactor, running, slices, threads, queues, backends, connect_services.initiated,
     ))
 
+    cluster = None if engine is None else cluster_of(
+        engine, custody, ingress_services, accepted, connect_services.initiated, reactor,
+    )
+
     # 9. parts that change while the gateway runs
     policy_change = PolicyChange(
         running.policies, accepted, connect_services.initiated, queues, receiving, initiating, slices, backends,
@@ -307,4 +321,31 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         operator.views, turns, turn_watch, own_certificates, reports, jobs,
         operator.metrics, {**operator.verbs(), **live.verbs(), "report": reports.report, "reload": reconfiguration.reload.verb,
         "reload plan": reconfiguration.reload.plan},
+        secret, cluster,
     )
+
+
+def secret_of(config: Config, state: Path) -> bytes:
+    """Return the secret of this gateway, or that of all nodes of its cluster. Raises `OSError` or `ValueError`."""
+    if config.cluster.shared is None:
+        return keep_secret(state / "secret")
+    return existing_secret(config.cluster.shared / SHARED_SECRET, "copy it from another node")
+
+
+def engine_of(running: RunningConfiguration, reactor: Any, wall: WallClock, secret: bytes) -> EngineParts | None:
+    """Return the engine of `[cluster]` and what rests on it; None: the gateway is alone."""
+    if running.config.cluster.node is None:
+        return None
+    from s2sgw.composition.cluster import build_engine
+
+    return build_engine(running.config, running.local_domains, reactor, wall, secret, SpoolLog(reactor).report)
+
+
+def cluster_of(
+    engine: EngineParts, custody: Custody, ingress_services: IngressServices, accepted: AcceptedStreams,
+    initiated: InitiatedStreams, reactor: Any,
+) -> ClusterParts:
+    """Return the parts of this node of a cluster."""
+    from s2sgw.composition.cluster import build_cluster
+
+    return build_cluster(engine, custody, ingress_services, accepted, initiated, reactor)

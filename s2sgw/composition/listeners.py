@@ -174,6 +174,19 @@ class Listeners:
             other.commit()
         self._committed()
 
+    def pause(self) -> None:
+        """Listen no more for peers and servers, until `resume`: they go to other nodes of the cluster."""
+        self._federation.pause()
+        self._inner.pause()
+        self._committed()
+
+    def resume(self) -> list[NotListening]:
+        """Listen again. Return what cannot be opened, which is tried again by the next `resume`."""
+        wrong = [NotListening("listen", *each) for each in self._federation.resume()]
+        wrong += [NotListening("backend", *each) for each in self._inner.resume()]
+        self._committed()
+        return wrong
+
     def stop_views(self) -> list[Deferred[Any]]:
         """Close the DNS views."""
         return self._views.stop()

@@ -65,7 +65,7 @@ class LiveChecks:
         return LiveCheck(services, tell)
 
     async def _backends(self) -> Sequence[BackendUnderCheck]:
-        authority = authority_of(self._config.gateway.state)
+        authority = authority_of(self._config.identity_folder)
         return [await self._backend(each, authority) for each in self._config.backends if each.kind != "echo"]
 
     async def _backend(self, backend: Backend, authority: PrivateCA | None) -> BackendUnderCheck:
@@ -73,7 +73,7 @@ class LiveChecks:
         dialler: Dialler = announcing(direct, LOCAL) if backend.proxy_protocol else direct
         leg = None
         if backend.kind == "s2s" and authority is not None:
-            keys = DialbackKeys(derive(read_secret_of(self._config.gateway.state) or secrets.token_bytes(32), "backend"))
+            keys = DialbackKeys(derive(read_secret_of(self._config.identity_folder) or secrets.token_bytes(32), "backend"))
             server = BackendServer(
                 backend.address.host, backend.address.port, frozenset(domains), backend.tls, authority, keys,
                 self._running.anchors, _now, self._resolver.addresses,

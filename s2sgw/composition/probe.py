@@ -90,7 +90,7 @@ def offline_probes(config: Config, reactor: Any, known: bool = True, keys: Known
         running.policies, ProofRunner(running.trust_files), EvidenceLookups(reactor, discovery, posh, diallers), records,
         SYSTEM_CLOCK,
     )
-    secret = read_secret_of(config.gateway.state) or secrets.token_bytes(32)
+    secret = read_secret_of(config.identity_folder) or secrets.token_bytes(32)
     keys_of_dialback = DialbackKeys(derive(secret, "federation"))
     return gateway_probes(
         reactor, SYSTEM_CLOCK, running, resolver, discovery, judge, diallers, keys_of_dialback, ClientTLS(), known,

@@ -359,6 +359,11 @@ class Config(Section):
         return self.admin.socket or self.gateway.state / ADMIN_SOCKET
 
     @property
+    def identity_folder(self) -> Path:
+        """Return the folder of the secret and the authority of the gateway: of all nodes of a cluster, or of this one alone."""
+        return self.cluster.shared or self.gateway.state
+
+    @property
     def nameservers(self) -> tuple[str, ...]:
         """Return the name servers that the gateway queries."""
         return self.dns.servers or self.system_nameservers

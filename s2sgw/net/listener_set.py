@@ -41,6 +41,7 @@ class ListenerSet(Generic[R]):
         #: the ports that `prepare` has opened, and the rows that `commit` will put in force
         self._new: dict[str, list[IListeningPort]] = {}
         self._wanted: Sequence[R] | None = None
+        self._paused = False
 
     def prepare(self, rows: Sequence[R]) -> list[tuple[str, str]]:
         """Open what is new in `rows`. Return each endpoint that cannot be opened, with the reason; then nothing is left open."""
@@ -84,16 +85,46 @@ class ListenerSet(Generic[R]):
             for port in ports:
                 self._opened(port)
         wanted = {row.endpoint: row for row in rows}
-        for endpoint in [endpoint for endpoint in self._ports if endpoint not in wanted]:
-            for port in self._ports.pop(endpoint):
+        for endpoint in [endpoint for endpoint in self._rows if endpoint not in wanted]:
+            for port in self._ports.pop(endpoint, ()):
                 port.stopListening()
-            self._rows.pop(endpoint, None)
+            del self._rows[endpoint]
         for endpoint, row in wanted.items():
             if endpoint not in new and self._rows.get(endpoint) != row:
                 factory = self._build(row)
                 for port in self._ports[endpoint]:
                     replace_factory(port, factory)
             self._rows[endpoint] = row
+        if self._paused:
+            self.pause()
+
+    def pause(self) -> None:
+        """Listen no more until `resume`: callers are refused. Accepted connections stay.
+
+        Callers of a socket that systemd has are not refused, but wait.
+        """
+        self._paused = True
+        for port in self.ports:
+            port.stopListening()
+        self._ports.clear()
+
+    def resume(self) -> list[tuple[str, str]]:
+        """Listen again. Return each endpoint that cannot be opened, with the reason: it stays closed until the next `resume`."""
+        self._paused = False
+        complaints: list[tuple[str, str]] = []
+        for endpoint, row in self._rows.items():
+            if endpoint not in self._ports:
+                failed = self._open_row(row)
+                ports = self._new.pop(endpoint)
+                if failed:
+                    complaints += failed
+                    for port in ports:
+                        port.stopListening()
+                    continue
+                self._ports[endpoint] = ports
+                for port in ports:
+                    self._opened(port)
+        return complaints
 
     @property
     def ports(self) -> list[IListeningPort]:

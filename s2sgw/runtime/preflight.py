@@ -114,6 +114,11 @@ def _cluster_warnings(config: Config) -> Iterator[str]:
         yield f"cluster.engine: with fewer than {ENGINE_SERVERS} servers nothing survives the loss of one"
     if cluster.tls is None and not all(HostPort.parse(each.partition("//")[2], 0).is_loopback for each in cluster.engine):
         yield "cluster.tls: stanzas go to the engine in clear, through the network"
+    if (config.gateway.state / "spool.db").exists():
+        yield (
+            f"{config.gateway.state / 'spool.db'}: a node of a cluster does not read it. To deliver what is in it, "
+            "start the gateway without [cluster] first. Then remove it"
+        )
     yield "cluster.engine: whether its servers have `sync_interval: always`, which they need, cannot be seen from here"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +25,11 @@ class StopRequest:
         with suppress(ReactorNotRunning):
             self._reactor.stop()
 
+    def fail(self) -> None:
+        """Stop the reactor now. The process ends with status 1, so that a service manager starts it again."""
+        atexit.register(_end_with_failure)  # twistd returns as after any other stop
+        self.make()
+
     def make_later(self, seconds: float) -> bool:
         """Stop the reactor in `seconds`. Return whether this is the first request."""
         if self.made:
@@ -29,3 +37,9 @@ class StopRequest:
         self.made = True
         self._reactor.callLater(seconds, self.make)
         return True
+
+
+def _end_with_failure() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

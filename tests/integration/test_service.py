@@ -149,7 +149,7 @@ class GatewayTests(SynchronousTestCase):
             console=Console(),
         )
         self.components: Any = namespace(
-            reactor=self.clock, accepted=SimpleNamespace(accept=lambda *ignored: None), own_ports=self.ports, backends=backends,
+            reactor=self.clock, cluster=None, accepted=SimpleNamespace(accept=lambda *ignored: None), own_ports=self.ports, backends=backends,
             views=SimpleNamespace(count=lambda: succeed(Numbers(waiting=7))), custody=SimpleNamespace(services=SimpleNamespace(spools=True), queues=[]),
             slices=SimpleNamespace(run=done_at_once),
             spool=SimpleNamespace(count=7),

@@ -297,7 +297,7 @@ class BackendsTests(FolderCase):
         self.assertEqual("", self.backends.prepare(config))
         self.assertRaises(KeyError, self.backends.leg_at, SECOND)
 
-        def unusable(*_: object) -> None:
+        def unusable(*_: object, **__: object) -> None:
             raise PrivateCAError("no key")
 
         self.backends._authority = None

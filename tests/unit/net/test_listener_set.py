@@ -105,3 +105,38 @@ class ListenerSetTests(SynchronousTestCase):
         factories = [port.factory for port in self.ports]
         self.change(Row("a"))
         self.assertEqual(factories, [port.factory for port in self.ports])
+
+    # --- pause ---
+
+    def test_pause(self) -> None:
+        """A pause closes every port; the end of the pause opens each again, for the same factories."""
+        self.change(Row("a"), Row("b"))
+        self.set.pause()
+        self.assertEqual([], self.listening())
+        self.assertEqual([], self.set.ports)
+        self.opened.clear()
+        self.assertEqual([], self.set.resume())
+        self.assertEqual((["a", "a", "b", "b"], 4), (sorted(self.listening()), len(self.opened)))
+        self.assertEqual([], self.set.resume())
+        self.assertEqual(4, len(self.listening()))
+
+    def test_reload_in_a_pause(self) -> None:
+        """A change in a pause is kept, and opens nothing before the end of the pause."""
+        self.change(Row("a"), Row("b"))
+        self.set.pause()
+        self.change(Row("b", "direct"), Row("c"))
+        self.assertEqual([], self.listening())
+        self.set.resume()
+        self.assertEqual(["b", "b", "c", "c"], sorted(self.listening()))
+        self.assertEqual({"direct"}, {each.factory.tls for each in self.ports if each.open and each.endpoint == "b"})
+
+    def test_port_taken_in_a_pause(self) -> None:
+        """A port that another process took is reported, and tried again; the others are open."""
+        self.change(Row("a"), Row("b"))
+        self.set.pause()
+        self.taken.add("a")
+        self.assertEqual(["a"], [endpoint for endpoint, _ in self.set.resume()])
+        self.assertEqual(["b", "b"], self.listening())
+        self.taken.clear()
+        self.assertEqual([], self.set.resume())
+        self.assertEqual(["a", "a", "b", "b"], sorted(self.listening()))

@@ -1,0 +1,247 @@
+"""Tests of the life of a node: nodes on the engine in memory, with doors that note what is asked of them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.cluster.engine import EngineGone, EngineUnfit
+from s2sgw.cluster.home_table import HomeTable
+from s2sgw.cluster.homes import ClusterHomes
+from s2sgw.cluster.members import Members
+from s2sgw.cluster.membership import Membership
+from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings
+from s2sgw.composition.cluster import ClusterParts, MembershipNotices
+from s2sgw.composition.node_life import NodeLife
+from s2sgw.composition.node_listener import NodeDoor
+from s2sgw.xmpp.host_port import HostPort
+from s2sgw.xmpp.jid import Domain
+from tests.support.cluster_node import Custody, Probe
+from tests.support.memory_engine import MemoryEngine, MemoryStore
+
+PEER = Domain.parse("peer.example")
+SAME = SharedSettings({"gateway.domains": "1"})
+
+
+class OpenedEngine(MemoryEngine):
+    """An engine in memory that is opened first. `unfit`: why it cannot be."""
+
+    unfit: EngineUnfit | None = None
+
+    def __init__(self, store: MemoryStore, events: list[str]) -> None:
+        super().__init__(store)
+        self.events = events
+
+    async def open(self, seconds: float) -> None:
+        self.events.append("engine opened")
+        if self.unfit is not None:
+            raise self.unfit
+
+    async def close(self) -> None:
+        self.events.append("engine closed")
+        await super().close()
+
+
+class Port:
+    """The listener for nodes."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    async def open(self) -> None:
+        self.events.append("port opened")
+
+    def close(self) -> Deferred[None]:
+        self.events.append("port closed")
+        return succeed(None)
+
+
+class Life:
+    """The node `name`, and the doors that it opens and closes."""
+
+    def __init__(self, name: str, store: MemoryStore, clock: Clock, place: str = "", settings: SharedSettings = SAME) -> None:
+        self.events: list[str] = []
+        self.engine = OpenedEngine(store, self.events)
+        self.custody = Custody()
+        place = place or f"192.0.2.{ord(name) - 96}:5271"
+        identities = iter(f"{name}{number}" for number in range(1000))
+        self.members = Members(name, place, lambda: next(identities))
+        notices = MembershipNotices()
+        membership = Membership(self.members, self.engine, Probe(), notices, clock)
+        self.homes = notices.homes = ClusterHomes(HomeTable(name, self.members), self.members, self.engine, self.custody, clock)
+        door = SimpleNamespace(node_ended=self.node_ended, close=self.door_closed)
+        parts = ClusterParts(
+            name, cast(Any, SimpleNamespace(close=self.loop_closed)), cast(Any, self.engine), membership, self.members, self.homes,
+            cast(Any, None), notices, SettingsGuard(self.engine, name, settings),
+        )
+        self.life = NodeLife(parts, Port(self.events), cast(NodeDoor, door), HostPort.parse(place, 0), self, clock)
+        self.joining = Deferred.fromCoroutine(self.life.join())
+
+    def node_ended(self, node: str) -> None:
+        self.events.append(f"{node} ended")
+
+    def door_closed(self) -> None:
+        self.events.append("door closed")
+
+    def loop_closed(self) -> None:
+        self.events.append("loop closed")
+
+    def open_doors(self) -> None:
+        self.events.append("open")
+
+    def close_doors(self) -> None:
+        self.events.append("close")
+
+    def give_up(self, why: str) -> None:
+        self.events.append(f"give up: {why}")
+
+    @property
+    def taken(self) -> list[str]:
+        """Take the events since the last look."""
+        events = self.events.copy()
+        self.events.clear()
+        return events
+
+    def stop(self) -> Deferred[None]:
+        async def stop() -> None:
+            await self.life.drain()
+            await self.life.leave()
+
+        return Deferred.fromCoroutine(stop())
+
+
+class LifeTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.store = MemoryStore()
+
+    def node(self, name: str, place: str = "", settings: SharedSettings = SAME) -> Life:
+        return Life(name, self.store, self.clock, place, settings)
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(round(seconds / 0.05)):
+            self.clock.advance(0.05)
+
+    def joined(self, *names: str) -> list[Life]:
+        """Return nodes that are members, and old enough to declare others dead."""
+        nodes = [self.node(name) for name in names]
+        self.pass_time(20.0)
+        for node in nodes:
+            self.assertEqual(["engine opened", "port opened", "open"], node.taken)
+            self.assertEqual("", node.life.why_closed)
+        return nodes
+
+    # --- the start ---
+
+    def test_join(self) -> None:
+        """The listener for nodes opens before the node is a member, and the doors open when it is one."""
+        self.joined("a", "b")
+
+    def test_engine_unfit(self) -> None:
+        """An engine that does not fit ends the start, with nothing opened."""
+        reason = EngineUnfit("the engine is NATS 2.9")
+        self.patch(OpenedEngine, "unfit", reason)
+        node = self.node("a")
+        self.assertIs(reason, self.failureResultOf(node.joining, EngineUnfit).value)
+        self.assertEqual(["engine opened"], node.taken)
+
+    def test_other_settings(self) -> None:
+        """A node with other settings opens nothing."""
+        self.joined("a")
+        other = self.node("b", settings=SharedSettings({"gateway.domains": "2"}))
+        self.assertIn("gateway.domains", str(self.failureResultOf(other.joining, EngineUnfit).value))
+        self.assertEqual(["engine opened"], other.taken)
+
+    def test_loopback(self) -> None:
+        """A node on loopback cannot be reached by others, and gives up."""
+        self.joined("a")
+        other = self.node("b", place="127.0.0.1:5271")
+        self.pass_time(1.0)
+        (event,) = other.taken[2:]
+        self.assertIn("give up: cluster.listen is 127.0.0.1:5271, and node a is at 192.0.2.1:5271", event)
+
+    # --- the lease ---
+
+    def test_lease(self) -> None:
+        """The doors stay open for 2 s without a lease, then they close. With the lease they open again."""
+        (node,) = self.joined("a")
+        node.engine.cut()
+        self.pass_time(3.6)
+        self.assertEqual([], node.taken)
+        self.assertIn("engine", node.life.why_closed)
+        self.pass_time(2.0)
+        self.assertEqual(["close"], node.taken)
+        node.engine.go_on()
+        self.pass_time(2.0)
+        self.assertEqual(["open"], node.taken)
+        self.assertEqual("", node.life.why_closed)
+
+    def test_declared_dead(self) -> None:
+        """A node that was declared dead closes its doors, drops its peers, and opens the doors again as a new session."""
+        a, b = self.joined("a", "b")
+        self.successResultOf(Deferred.fromCoroutine(a.homes.claim(PEER)))
+        a.engine.cut()
+        self.pass_time(6.0)
+        self.assertEqual(["close"], a.taken)
+        self.assertEqual(["a ended"], b.taken)
+        a.engine.go_on()
+        self.pass_time(2.0)
+        self.assertEqual(["close", "open"], a.taken)
+        self.assertEqual([PEER], a.custody.dropped)
+
+    def test_settings_changed_meanwhile(self) -> None:
+        """A node that was declared dead, and whose settings are not those of the others any more, gives up."""
+        a, _ = self.joined("a", "b")
+        a.engine.cut()
+        self.pass_time(6.0)
+        changed = SharedSettings({"gateway.domains": "2"})
+        entry = self.store.content.table["cluster"]
+        self.store.put("cluster", changed.encode(), entry.sequence)
+        a.taken  # noqa: B018
+        a.engine.go_on()
+        self.pass_time(2.0)
+        self.assertEqual(["close"], a.events[:1])
+        self.assertIn("give up: gateway.domains", a.events[1])
+
+    # --- the stop ---
+
+    def test_stop(self) -> None:
+        """At a stop peers are given up, the others are told, and the engine closes last. The doors are not touched."""
+        a, b = self.joined("a", "b")
+        self.successResultOf(Deferred.fromCoroutine(a.homes.claim(PEER)))
+        stopped = a.stop()
+        self.pass_time(2.0)
+        self.successResultOf(stopped)
+        self.assertEqual(([PEER], ["door closed", "port closed", "engine closed", "loop closed"]), (a.custody.closed, a.taken))
+        self.assertEqual(["a ended"], b.taken)
+        self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(b.homes.claim(PEER))))
+
+    def test_stop_without_engine(self) -> None:
+        """A stop without the engine takes a bounded time."""
+        (node,) = self.joined("a")
+        node.engine.cut()
+        stopped = node.stop()
+        self.pass_time(40.0)
+        self.successResultOf(stopped)
+        self.assertEqual(["door closed", "port closed", "engine closed", "loop closed"], node.taken)
+
+    def test_stop_before_join(self) -> None:
+        """A stop while the engine does not answer the first question ends everything."""
+        store = MemoryStore()
+        waiting: Deferred[None] = Deferred()
+
+        async def slow(engine: OpenedEngine, seconds: float) -> None:
+            await waiting
+
+        self.patch(OpenedEngine, "open", slow)
+        node = Life("a", store, self.clock)
+        stopped = node.stop()
+        self.pass_time(20.0)
+        self.successResultOf(stopped)
+        waiting.callback(None)
+        self.failureResultOf(node.joining, EngineGone)
+        self.assertNotIn("port opened", node.events)
