@@ -190,7 +190,7 @@ $(NATS): requirements-nats.lock | $(BIN)/python
 cluster: $(DEV) $(NATS)
 	@NATS_SERVER=$(NATS_SERVER) $(BIN)/python -m tests.durability.cluster --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
-CLUSTER_TESTS ?= tests.integration.test_jetstream tests.integration.test_jetstream_spool
+CLUSTER_TESTS ?= tests.integration.test_jetstream tests.integration.test_jetstream_spool tests.integration.test_nodes
 cluster-test: $(DEV) $(NATS)
 	@NATS_SERVER=$(NATS_SERVER) $(BIN)/python $(WARNINGS) -m twisted.trial --temp-directory=_trial_temp_cluster $(CLUSTER_TESTS)
 

@@ -92,6 +92,7 @@ class NodeLife:
     async def join(self) -> None:
         """Begin. The doors open when this node is a member. Errors: `EngineError` in words, and those of a listener."""
         parts = self._parts
+        self.log.info(event="joining", node=parts.node)
         await parts.engine.open(OPEN_SECONDS)
         await parts.settings.agree()
         if self._leaving:
