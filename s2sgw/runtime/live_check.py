@@ -114,7 +114,7 @@ class LiveCheck:
         for backend in await self._services.backends():
             await self._backend(backend, status)
         for domain in self._services.config.gateway.domains:
-            await self._dns(domain)
+            await self._dns(domain, status is not None)
         self._certificates()
         self._machine(status)
         return self.facts
@@ -214,7 +214,7 @@ class LiveCheck:
 
     # --- our own DNS ---
 
-    async def _dns(self, domain: Domain) -> None:
+    async def _dns(self, domain: Domain, running: bool) -> None:
         places = await self._places(domain)
         if isinstance(places, _NoPlaces):
             self._add("dns", domain, False, places.why, places.remedy)
@@ -222,7 +222,7 @@ class LiveCheck:
         families: set[int] = set()
         for place in places[:ADDRESSES]:
             families.add(6 if ":" in place.host else 4)
-            await self._leads_here(domain, place)
+            await self._leads_here(domain, place, running)
         listening = self._families()
         if listening and families and not families & listening:
             text = f"only {_spoken(families)} is published, and only {_spoken(listening)} is listened on"
@@ -248,7 +248,7 @@ class LiveCheck:
         remedy = f"Publish SRV records: _xmpp-server._tcp.{domain.ascii} with this host and the port of a listener."
         return places or _NoPlaces("neither SRV records nor addresses are published", remedy)
 
-    async def _leads_here(self, domain: Domain, place: HostPort) -> None:
+    async def _leads_here(self, domain: Domain, place: HostPort, running: bool) -> None:
         fault = self._fault(place) if is_this_machine(place.host) else None
         if fault is not None:
             self._add("dns", domain, False, *fault)
@@ -258,7 +258,9 @@ class LiveCheck:
         try:
             await knock(self._services.dialler, place.host, place.port, self._services.clock)
         except (DialFailed, DeferredTimeout):
-            remedy = "Start the gateway." if here else "Check the address, the port forwarding, and the firewall."
+            remedy = "Check the address, the port forwarding, and the firewall."
+            if here:  # the ports of sockets that systemd holds are not known
+                remedy = "Let the SRV record name the port of a listener, and check the firewall." if running else "Start the gateway."
             self._add("dns", domain, False if here else None, f"{place} {words}, and does not answer from here", remedy)
         else:
             self._add("dns", domain, True if here else None, f"{place} {words}, and answers")

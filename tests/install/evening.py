@@ -157,6 +157,8 @@ class Evening:
         streams = machine.run("s2sgw streams --json")
         check(streams.count('"EXTERNAL"') >= 2, f"not proven by certificate:\n{streams}")
         check(FAR in machine.run("s2sgw peers"), f"{FAR} is no peer")
+        refusals = machine.run("s2sgw refusals --json")
+        check(refusals.strip() == "[]", f"nothing was to be refused:\n{refusals}")
         user = machine.run("ps -o user= -p $(systemctl show --property MainPID --value s2sgw)").strip()
         check(user == "s2sgw", f"the gateway runs as {user!r}")
         machine.run("systemctl reload s2sgw; systemctl restart s2sgw")

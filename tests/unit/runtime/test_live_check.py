@@ -187,6 +187,13 @@ class LiveCheckTests(SynchronousTestCase):
         self.records = kept
         self.assertEqual([False], self.run_check()["dns"])
 
+    def test_nothing_answers(self) -> None:
+        """If nothing answers at our published address, the gateway is to be started, or the port is wrong if it runs."""
+        self.refusing = {"127.0.0.1:5269"}
+        for self.running, words in ((False, "Start the gateway"), (True, "SRV record")):
+            self.assertEqual([False], self.run_check()["dns"])
+            self.assertIn(words, self.remedy("dns"))
+
     def test_without_srv(self) -> None:
         """A domain without SRV records is its own host, on the default port."""
         self.records = {("here.example", "A"): ["127.0.0.1"]}
