@@ -259,8 +259,10 @@ class LiveCheck:
             await knock(self._services.dialler, place.host, place.port, self._services.clock)
         except (DialFailed, DeferredTimeout):
             remedy = "Check the address, the port forwarding, and the firewall."
-            if here:  # the ports of sockets that systemd holds are not known
-                remedy = "Let the SRV record name the port of a listener, and check the firewall." if running else "Start the gateway."
+            if here and not running:
+                remedy = "Start the gateway."
+            elif here:  # the ports of sockets that systemd holds are not known
+                remedy = "Let the SRV record name the port of a listener, and check the firewall."
             self._add("dns", domain, False if here else None, f"{place} {words}, and does not answer from here", remedy)
         else:
             self._add("dns", domain, True if here else None, f"{place} {words}, and answers")
