@@ -478,3 +478,62 @@ class ModelTests(LimitCase):
             self.clock.advance(LOOK_SECONDS)
         self.assertEqual((len(self.room), self.room._total, dict(self.room._held), self.room._open), (0, 0, {}, {}))
         self.assertEqual((self.room._closing, dict(self.room._closing_of)), ({}, {}))
+
+    async def _slow_attempt(self, name: str, bound: int) -> None:
+        """Wait for a turn, then for a handshake that the test gives, then take a place. Begin again if there is none any more."""
+        owner, lost = ("domain", name[0]), False
+        while True:
+            while (place := self.room.turn(owner, bound)) is None:
+                await self.room.wait(owner, bound, first=lost)
+            try:
+                handshake: Deferred[None] = Deferred()
+                self.handshakes.append(handshake)
+                await handshake
+                if place.take():
+                    self.streams[name] = OpenStream()
+                    self.use(name)
+                    place.joined(self.streams[name])
+                    return
+            finally:
+                place.end()
+            lost = True
+
+    @settings(deadline=None)
+    @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 6), st.integers(0, 5)), max_size=60), st.sampled_from((0, 3)))
+    def test_slow_handshakes(self, steps: list[tuple[str, int, int]], bound: int) -> None:
+        """With handshakes that take time, and attempts that are given up, bounds hold, and no attempt waits for ever."""
+        self.setUp()
+        self.limit(5)
+        self.handshakes: list[Deferred[None]] = []
+        attempts: list[Deferred[None]] = []
+        for number, (owner, act, seconds) in enumerate(steps):
+            if act < 3:
+                attempts.append(Deferred.fromCoroutine(self._slow_attempt(f"{owner}{number}", bound)))
+            elif act == 3 and attempts:
+                attempts.pop(seconds % len(attempts)).addErrback(lambda _: None).cancel()
+            elif act < 6 and self.handshakes:
+                given = self.handshakes.pop(seconds % len(self.handshakes))
+                if not given.called:
+                    given.callback(None)
+            self._close(seconds if act == 6 else None)
+            self.clock.advance(seconds)
+            self.assertLessEqual(self.room._total, 5)
+            for each in "abcd" if bound else "":
+                self.assertLessEqual(self.room._held[("domain", each)], bound)
+        for _ in range(5 * len(steps) + 5):
+            while self.handshakes:
+                given = self.handshakes.pop(0)
+                if not given.called:
+                    given.callback(None)
+            for _ in range(5):
+                self._close(0)
+            self.clock.advance(LOOK_SECONDS)
+        self.assertEqual((len(self.room), dict(self.room._turns), self.clock.getDelayedCalls()), (0, {}, []))
+        for attempt in attempts:
+            self.successResultOf(attempt)
+
+    def _close(self, which: int | None) -> None:
+        """Close one of the open streams."""
+        open_ = [stream for stream in self.streams.values() if stream.connection.ending is None]
+        if open_ and which is not None:
+            open_[which % len(open_)].gone()
