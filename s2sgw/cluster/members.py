@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from s2sgw.cluster.engine import Entry
 from s2sgw.cluster.node_records import NodeRecord, NodeSession, Pulse, UnreadableRecord, node_key
@@ -146,6 +146,14 @@ MemberNotice = SessionBegan | SessionEnded | LeaseOver | LeaseRegained | Streams
 MemberEffect = MemberCall | MemberNotice
 
 
+class OtherNode(NamedTuple):
+    """Another node that was not declared dead. `state`: "alive" or "silent"."""
+
+    node: str
+    listener: str
+    state: SessionState
+
+
 @dataclass(slots=True)
 class _Other:
     """Another node. `heard`: when a heartbeat or pulse of its session was last heard; `pulse`: the number of the last pulse."""
@@ -226,8 +234,20 @@ class Members:
         return self._until
 
     @property
+    def heartbeat_at(self) -> float:
+        """Return when the last heartbeat was sent that the engine has acknowledged; minus infinity: none was in this session."""
+        return self._acknowledged
+
+    @property
     def session(self) -> NodeSession | None:
         return self._session
+
+    def others(self, now: float) -> list[OtherNode]:
+        """Return the other nodes that were not declared dead, by name."""
+        return [
+            OtherNode(node, other.record.listener, self.state_of(other.session, now))
+            for node, other in sorted(self._others.items()) if other.record.alive
+        ]
 
     def state_of(self, session: NodeSession, now: float) -> SessionState:
         """Return what is known of a session."""

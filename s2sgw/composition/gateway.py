@@ -42,7 +42,7 @@ from s2sgw.composition.federation import (
 from s2sgw.composition.former_domains import FormerDomains, FormerDomainServices
 from s2sgw.composition.limits import federation_admission, possible_streams
 from s2sgw.composition.live_check import LiveChecks
-from s2sgw.composition.operator import Operator, OperatorServices
+from s2sgw.composition.operator import ClusterSource, Operator, OperatorServices
 from s2sgw.composition.probe import gateway_probes
 from s2sgw.composition.reconfiguration import Reconfiguration, ReconfigurationServices
 from s2sgw.composition.server_leg import BackendServices
@@ -302,7 +302,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
         turn_watch, own_certificates, stream_counts, reload_outcomes, reconfiguration,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
-        OutboundMetrics(destinations, unsent),
+        OutboundMetrics(destinations, unsent), view_of(cluster, reactor),
     ))
     reconfiguration.adopters += [
         lambda new: resolver.configure([str(server) for server in new.nameservers], new.dns.trust_ad),
@@ -339,6 +339,15 @@ def engine_of(running: RunningConfiguration, reactor: Any, wall: WallClock, secr
     from s2sgw.composition.cluster import build_engine
 
     return build_engine(running.config, running.local_domains, reactor, wall, secret, SpoolLog(reactor).report)
+
+
+def view_of(cluster: ClusterParts | None, reactor: Any) -> ClusterSource | None:
+    """Return the view of this node of a cluster; None: the gateway is alone."""
+    if cluster is None:
+        return None
+    from s2sgw.composition.cluster_view import ClusterView
+
+    return ClusterView(cluster, reactor)
 
 
 def cluster_of(

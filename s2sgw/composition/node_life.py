@@ -239,7 +239,7 @@ def build_node(
 ) -> NodeLife:
     """Build the door, the listener for nodes and the life of this node. Nothing is opened."""
     assert cluster.listen is not None
-    door = NodeDoor(reactor, parts.homes, local_domains, derive(secret, "nodes"))
+    door = NodeDoor(reactor, parts.homes, local_domains, derive(secret, "nodes"), parts.membership.may_write)
     factory = NodeFactory(handed_on.federation, handed_on.backend, cluster.members, door.headers, reactor, handed_on.refused)
     port = NodeListener(reactor, cluster.listen, factory)
     return NodeLife(parts, port, door, listener_place(cluster.listen), doors, reactor)

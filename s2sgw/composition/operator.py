@@ -7,18 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw import __version__
+from s2sgw.admin.answer_types import ClusterAnswer
 from s2sgw.admin.event_watch import EventWatch
 from s2sgw.admin.peer_certificates import PeerChain, ending_soon
 from s2sgw.admin.peer_verbs import PeerServices, PeerVerbs
 from s2sgw.admin.queue_verbs import QueueVerbs
-from s2sgw.admin.server import Verb
+from s2sgw.admin.server import Arguments, Verb, VerbError
 from s2sgw.admin.trust_verbs import trust_verbs
 from s2sgw.admin.verbs import verbs
 from s2sgw.admin.views import GatewayViews
@@ -36,6 +37,7 @@ from s2sgw.net.threads import Threads
 from s2sgw.peerdb.past_proofs import LastProof
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
+from s2sgw.reporting.cluster_metrics import ClusterMetrics, ClusterNumbers
 from s2sgw.reporting.metrics import BuildInfo, HandshakeTimes, MetricNumbers, Metrics, ReloadOutcomes
 from s2sgw.reporting.outbound_metrics import OutboundMetrics
 from s2sgw.reporting.peer_metrics import PeerRecordMetrics, PeerRecordNumbers
@@ -90,6 +92,21 @@ class OperatorServices:
     #: slots for work at the request of peers, by the name of their metric
     slots: Mapping[str, Slots]
     outbound_metrics: OutboundMetrics
+    #: this node of a cluster; None: the gateway is alone
+    cluster: ClusterSource | None = None
+
+
+class ClusterSource(Protocol):
+    """The view of a node of a cluster (`composition.cluster_view`)."""
+
+    def numbers(self) -> ClusterNumbers:
+        """Return the numbers for Prometheus."""
+
+    def status(self) -> ClusterAnswer:
+        """Return the answer to `cluster status`."""
+
+    def alerts(self) -> list[str]:
+        """Return a sentence for each problem that an operator should look into."""
 
 
 def build_info() -> BuildInfo:
@@ -117,7 +134,8 @@ class Operator:
             services.jobs, queue_space, services.commit_times.histogram, SlotMetrics(services.slots), services.outbound_metrics,
             services.turn_watch, PeerRecordMetrics(self._peer_records), services.reload_outcomes, build_info(),
         )
-        self.metrics = Metrics(self, services.handshake_times, collectors)
+        cluster = () if services.cluster is None else (ClusterMetrics(services.cluster.numbers),)
+        self.metrics = Metrics(self, services.handshake_times, (*collectors, *cluster))
 
     def _peer_records(self) -> PeerRecordNumbers:
         database = self._services.peer_records.database
@@ -183,8 +201,13 @@ class Operator:
         watch = EventWatch(services.record.live)
         return {
             **verbs(self.views.views()), "status": lambda _: self.status(), **queue_verbs.verbs(), **trust, **peers.verbs(),
-            "watch": watch.watch,
+            "watch": watch.watch, "cluster status": self._cluster_status,
         }
+
+    def _cluster_status(self, arguments: Arguments) -> ClusterAnswer:
+        if self._services.cluster is None:
+            raise VerbError("this gateway is alone: its configuration has no section [cluster]", "usage")
+        return self._services.cluster.status()
 
     def _proofs(self, peer: Domain | None) -> Iterable[LastProof]:
         """Return how each peer, or one, was authenticated last."""
@@ -198,9 +221,10 @@ class Operator:
         """Return a sentence for each problem that an operator should look into."""
         services = self._services
         spool = services.custody.services.spool
-        backends = [alert for health in services.backends.health for alert in health.alerts()]
-        certificates = services.own_certificates.alerts()
-        return [*backends, *certificates, *services.jobs.alerts(), *spool.alerts(), *services.peer_records.database.alerts()]
+        alerts = [alert for health in services.backends.health for alert in health.alerts()]
+        alerts += [*services.own_certificates.alerts(), *services.jobs.alerts(), *spool.alerts()]
+        alerts += services.peer_records.database.alerts()
+        return alerts if services.cluster is None else [*alerts, *services.cluster.alerts()]
 
     def _config(self) -> Config:
         return self._services.running.config

@@ -133,7 +133,7 @@ class DocumentTests(FolderCase):
         self.assertEqual(
             {
                 "status", "streams", "lanes", "peers", "names", "refusals", "certs", "pending", "pins_list", "explain", "deny_list", "queue_list",
-                "queue_show", "queue_ages", "watch", "report",
+                "queue_show", "queue_ages", "watch", "report", "cluster_status",
             },
             read_only,
         )

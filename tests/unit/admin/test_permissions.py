@@ -28,7 +28,7 @@ from tests.support.http import Client
 #: The verbs that a read-only user may call.
 LOOKS = {
     "status", "streams", "lanes", "peers", "names", "refusals", "certs", "pending", "pins list", "explain", "queue list", "queue show", "queue ages",
-    "deny list", "report",
+    "deny list", "report", "cluster status",
 }
 _VALUES: dict[str, Any] = {"text": "a.example", "flag": True, "count": 5, "seconds": 7.0, "target": ["a.example", "b.example"], "path": "/etc/shadow"}
 

@@ -393,6 +393,8 @@ class HomeTableTests(SynchronousTestCase):
         self.read(OTHER)
         self.assertEqual(self.claim().peer, mine[0])
         self.assertEqual(self.rest(), [])
+        self.own()
+        self.assertEqual(self.table.takeovers, 1)
         self.table.other_ended(self.now)
         self.tick()
         self.listed(mine[1], records=1)

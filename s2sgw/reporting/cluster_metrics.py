@@ -1,0 +1,51 @@
+"""The numbers of a node of a cluster for Prometheus. A gateway that is alone has none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+class ClusterNumbers(NamedTuple):
+    """The numbers of this node.
+
+    `nodes`: the others by state, "alive" and "silent". `lease`, `heartbeat`: seconds; infinite if no heartbeat was acknowledged.
+    """
+
+    homes: int
+    takeovers: int
+    nodes: Mapping[str, int]
+    lease: float
+    heartbeat: float
+    connected: bool
+
+
+class ClusterMetrics(Collector):
+    """The homes, the lease, the other nodes and the engine."""
+
+    def __init__(self, numbers: Callable[[], ClusterNumbers]) -> None:
+        self._numbers = numbers
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: the numbers are read at each scrape only."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metrics."""
+        numbers = self._numbers()
+        yield GaugeMetricFamily("s2sgw_cluster_homes", "Peers whose home this node is.", value=numbers.homes)
+        text = "Peers with stanzas in the engine that this node took over."
+        yield CounterMetricFamily("s2sgw_cluster_takeovers", text, value=numbers.takeovers)
+        nodes = GaugeMetricFamily("s2sgw_cluster_nodes", "The other nodes that were not declared dead.", labels=("state",))
+        for state, number in numbers.nodes.items():
+            nodes.add_metric((state,), number)
+        yield nodes
+        text = "Seconds for which this node may still write to wires; 0: it may not."
+        yield GaugeMetricFamily("s2sgw_cluster_lease_seconds", text, value=numbers.lease)
+        text = "Seconds since this node sent the last heartbeat that the engine has acknowledged."
+        yield GaugeMetricFamily("s2sgw_cluster_heartbeat_age_seconds", text, value=numbers.heartbeat)
+        text = "Whether this node is connected to a server of the engine."
+        yield GaugeMetricFamily("s2sgw_cluster_engine_connected", text, value=float(numbers.connected))
