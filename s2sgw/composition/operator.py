@@ -37,7 +37,7 @@ from s2sgw.net.threads import Threads
 from s2sgw.peerdb.past_proofs import LastProof
 from s2sgw.peerdb.peer_records import PeerRecords
 from s2sgw.reporting.audit import AuditLog
-from s2sgw.reporting.cluster_metrics import ClusterMetrics, ClusterNumbers
+from s2sgw.reporting.cluster_metrics import ClusterMetrics, ClusterNumberSource
 from s2sgw.reporting.metrics import BuildInfo, HandshakeTimes, MetricNumbers, Metrics, ReloadOutcomes
 from s2sgw.reporting.outbound_metrics import OutboundMetrics
 from s2sgw.reporting.peer_metrics import PeerRecordMetrics, PeerRecordNumbers
@@ -96,11 +96,8 @@ class OperatorServices:
     cluster: ClusterSource | None = None
 
 
-class ClusterSource(Protocol):
+class ClusterSource(ClusterNumberSource, Protocol):
     """The view of a node of a cluster (`composition.cluster_view`)."""
-
-    def numbers(self) -> ClusterNumbers:
-        """Return the numbers for Prometheus."""
 
     def status(self) -> ClusterAnswer:
         """Return the answer to `cluster status`."""
@@ -134,7 +131,7 @@ class Operator:
             services.jobs, queue_space, services.commit_times.histogram, SlotMetrics(services.slots), services.outbound_metrics,
             services.turn_watch, PeerRecordMetrics(self._peer_records), services.reload_outcomes, build_info(),
         )
-        cluster = () if services.cluster is None else (ClusterMetrics(services.cluster.numbers),)
+        cluster = () if services.cluster is None else (ClusterMetrics(services.cluster),)
         self.metrics = Metrics(self, services.handshake_times, (*collectors, *cluster))
 
     def _peer_records(self) -> PeerRecordNumbers:

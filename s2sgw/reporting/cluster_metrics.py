@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -23,11 +23,18 @@ class ClusterNumbers(NamedTuple):
     connected: bool
 
 
+class ClusterNumberSource(Protocol):
+    """A node of a cluster."""
+
+    def numbers(self) -> ClusterNumbers:
+        """Return the numbers now."""
+
+
 class ClusterMetrics(Collector):
     """The homes, the lease, the other nodes and the engine."""
 
-    def __init__(self, numbers: Callable[[], ClusterNumbers]) -> None:
-        self._numbers = numbers
+    def __init__(self, source: ClusterNumberSource) -> None:
+        self._source = source
 
     def describe(self) -> list[Metric]:
         """Return nothing: the numbers are read at each scrape only."""
@@ -35,7 +42,7 @@ class ClusterMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return the metrics."""
-        numbers = self._numbers()
+        numbers = self._source.numbers()
         yield GaugeMetricFamily("s2sgw_cluster_homes", "Peers whose home this node is.", value=numbers.homes)
         text = "Peers with stanzas in the engine that this node took over."
         yield CounterMetricFamily("s2sgw_cluster_takeovers", text, value=numbers.takeovers)

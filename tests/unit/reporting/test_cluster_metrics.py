@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from prometheus_client import CollectorRegistry, generate_latest
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -13,7 +15,7 @@ class ClusterMetricsTests(SynchronousTestCase):
         """Each number has its metric. A node without an acknowledged heartbeat shows an infinite age."""
         registry = CollectorRegistry()
         numbers = ClusterNumbers(3, 2, {"alive": 1, "silent": 0}, 2.5, float("inf"), False)
-        registry.register(ClusterMetrics(lambda: numbers))
+        registry.register(ClusterMetrics(SimpleNamespace(numbers=lambda: numbers)))
         text = generate_latest(registry).decode()
         for line in (
             "s2sgw_cluster_homes 3.0", "s2sgw_cluster_takeovers_total 2.0", 's2sgw_cluster_nodes{state="alive"} 1.0',
