@@ -42,6 +42,8 @@ from s2sgw.xmpp.jid import Domain
 OPEN_SECONDS = 60.0
 #: Seconds in which peers are given up one by one. The others get a new home when this node has left.
 DRAIN_SECONDS = 20.0
+#: Seconds in which other nodes close the streams that this one has handed on to them.
+DOOR_SECONDS = 10.0
 #: Seconds in which the other nodes are told that this one leaves, and in which the engine is closed.
 LEAVE_SECONDS, CLOSE_SECONDS = 5.0, 5.0
 
@@ -168,6 +170,7 @@ class NodeLife:
     def _close_doors(self, detail: str) -> None:
         if not self._leaving:
             self.log.critical(event="doors closed", detail=detail)
+            self.door.close()
             self._doors.close_doors()
 
     # --- the stop ---
@@ -177,6 +180,7 @@ class NodeLife:
         self._leaving, self.why_closed = True, "it is stopping"
         if self._started and self._parts.membership.may_write():
             await self._bounded(self._parts.homes.drain, DRAIN_SECONDS, "some peers were not given up in time")
+            await self._bounded(self.door.leave, DOOR_SECONDS, "some streams of other nodes were not closed in time")
 
     async def leave(self) -> None:
         """Leave the cluster, and close the listener for nodes and the engine, in this order."""

@@ -77,6 +77,7 @@ class ServerLeg:
         peers = services.federation
         self.receiving = BackendReceiving(
             server, services.running.is_local, verifier.verify, peers.admit, new_stream_id, peers.expect,
+            services.ingress_services.claim,
         )
 
     def adopt(self, backend: Backend, domains: Sequence[Domain]) -> None:

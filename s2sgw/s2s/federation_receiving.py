@@ -63,8 +63,7 @@ class FederationReceiving:
     zero_handshake: bool = False
     leg: Leg = field(default="federation", init=False)
     outcomes: StreamOutcomes = field(default_factory=StreamOutcomes, kw_only=True)
-    #: returns why this node is not the home of a pair (`ingress.homes`). Asked for further domains on a stream, so that one of
-    #: them whose home is elsewhere does not end the stream of the others
+    #: returns why this node is not the home of a pair (`ingress.homes`). Asked before each pair of a stream is proven
     claim: Callable[[Pair], Awaitable[Ending | None]] | None = field(default=None, kw_only=True)
 
     @cached_property
@@ -151,7 +150,7 @@ class FederationReceiving:
             bidi=features.bidi and verdict.external and not verdict.contradicted,
         )
         if verdict.external and granted.refusal is None:
-            elsewhere = await self._claim(connection, Pair(peer, question.local))
+            elsewhere = await self._claim(Pair(peer, question.local))
             granted = granted if elsewhere is None else replace(granted, refusal=refusal(elsewhere))
         if not self.identity.is_local(question.local):  # given up: a peer can only verify our keys here (R27)
             granted = replace(granted, external=False, secret=None, bidi=False)
@@ -207,16 +206,16 @@ class FederationReceiving:
             excess = await self.stream_limit.room(peer, self.peers.policy(peer).limits.streams, connection)
             outcome = outcome if excess is None else DialbackOutcome("error", excess)
         if outcome.type == "valid":
-            elsewhere = await self._claim(connection, question.pair)
+            elsewhere = await self._claim(question.pair)
             outcome = outcome if elsewhere is None else DialbackOutcome("error", elsewhere)
         return outcome
 
-    async def _claim(self, connection: StreamConnection, pair: Pair) -> Ending | None:
-        """Return why a further pair of a stream has its home elsewhere, without the name of a node: the peer is told.
+    async def _claim(self, pair: Pair) -> Ending | None:
+        """Return why a pair has its home elsewhere, without the name of a node: the peer is told.
 
-        For the first pair the home is asked when stanzas come, and a stream that is alone is ended then.
+        It is asked before the pair is proven, so that no stanza is read that would be lost with the stream.
         """
-        if self.claim is None or not connection.established:
+        if self.claim is None:
             return None
         ending = await self.claim(pair)
         return None if ending is None else replace(ending, detail="")

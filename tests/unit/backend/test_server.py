@@ -11,9 +11,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.backend.server import BackendInitiating, BackendReceiving
 from s2sgw.net.discovery import Resolution, Target
-from s2sgw.stream.events import JudgementNeeded, Permission, ResolutionNeeded, StartTLS
+from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission, ResolutionNeeded, StartTLS
 from s2sgw.trust.evidence import Attempt
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 
 OURS, OTHERS, PEER = (Domain.parse(f"{name}.example") for name in ("ours", "others", "peer"))
@@ -49,6 +50,29 @@ class InboundTests(BackendTestCase):
         self.assertEqual([options.serves(domain) for domain in (OURS, OTHERS, PEER)], [False, True, True])
         self.assertEqual([options.answers_verify(domain) for domain in (OURS, PEER)], [False, True])
         self.assertEqual([self.side._leaf(domain) for domain in (OURS, PEER, None)], [None, "leaf of peer.example", None])
+
+    def test_home_elsewhere(self) -> None:
+        """The home of the peer is asked for before the server is proven. If it is another node, the stream is refused."""
+        claims: list[Pair] = []
+        answers = {Cause.OTHER_NODE: StreamCondition.CONFLICT, Cause.NO_NODE: StreamCondition.RESOURCE_CONSTRAINT}
+        for cause, condition in answers.items():
+            async def claim(pair: Pair, cause: Cause = cause) -> Ending | None:
+                claims.append(pair)
+                return Ending(cause)
+
+            side = replace(self.side, claim=claim, verify_key=lambda question, requester: succeed(DialbackOutcome("valid")))
+            self.proven = True
+            judged, _ = self.successResultOf(Deferred.fromCoroutine(side.judge(None, JudgementNeeded(OURS, PEER, True))))  # type: ignore[arg-type]
+            assert judged.refusal is not None
+            self.assertEqual((judged.refusal.condition, judged.refusal.ending.cause), (condition, cause))
+            needed = DialbackNeeded(Pair(OURS, PEER), "key", "id")
+            outcome = self.successResultOf(Deferred.fromCoroutine(side.verify(None, needed)))  # type: ignore[arg-type]
+            self.assertEqual((outcome.type, outcome.ending), ("error", Ending(cause)))
+        self.assertEqual(claims, [Pair(OURS, PEER)] * 4)
+        self.proven = False
+        judging = Deferred.fromCoroutine(side.judge(None, JudgementNeeded(OURS, PEER, True)))  # type: ignore[arg-type]
+        self.assertIsNone(self.successResultOf(judging)[0].refusal)
+        self.assertEqual(len(claims), 4)
 
     def test_domains_that_may_send(self) -> None:
         """R14: only the server's own domains may send, not another backend's."""

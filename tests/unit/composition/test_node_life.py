@@ -73,7 +73,7 @@ class Life:
         notices = MembershipNotices()
         membership = Membership(self.members, self.engine, Probe(), notices, clock)
         self.homes = notices.homes = ClusterHomes(HomeTable(name, self.members), self.members, self.engine, self.custody, clock)
-        door = SimpleNamespace(node_ended=self.node_ended, close=self.door_closed)
+        door = SimpleNamespace(node_ended=self.node_ended, leave=self.door_left, close=self.door_closed)
         parts = ClusterParts(
             name, cast(Any, SimpleNamespace(close=self.loop_closed)), cast(Any, self.engine), membership, self.members, self.homes,
             cast(Any, None), notices, SettingsGuard(self.engine, name, settings),
@@ -83,6 +83,10 @@ class Life:
 
     def node_ended(self, node: str) -> None:
         self.events.append(f"{node} ended")
+
+    def door_left(self) -> Deferred[None]:
+        self.events.append("door left")
+        return succeed(None)
 
     def door_closed(self) -> None:
         self.events.append("door closed")
@@ -174,7 +178,7 @@ class LifeTests(SynchronousTestCase):
         self.assertEqual([], node.taken)
         self.assertIn("engine", node.life.why_closed)
         self.pass_time(2.0)
-        self.assertEqual(["close"], node.taken)
+        self.assertEqual(["door closed", "close"], node.taken)
         node.engine.go_on()
         self.pass_time(2.0)
         self.assertEqual(["open"], node.taken)
@@ -186,11 +190,11 @@ class LifeTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(a.homes.claim(PEER)))
         a.engine.cut()
         self.pass_time(6.0)
-        self.assertEqual(["close"], a.taken)
+        self.assertEqual(["door closed", "close"], a.taken)
         self.assertEqual(["a ended"], b.taken)
         a.engine.go_on()
         self.pass_time(2.0)
-        self.assertEqual(["close", "open"], a.taken)
+        self.assertEqual(["door closed", "close", "open"], a.taken)
         self.assertEqual([PEER], a.custody.dropped)
 
     def test_settings_changed_meanwhile(self) -> None:
@@ -204,8 +208,8 @@ class LifeTests(SynchronousTestCase):
         a.taken  # noqa: B018
         a.engine.go_on()
         self.pass_time(2.0)
-        self.assertEqual(["close"], a.events[:1])
-        self.assertIn("give up: gateway.domains", a.events[1])
+        self.assertEqual(["door closed", "close"], a.events[:2])
+        self.assertIn("give up: gateway.domains", a.events[2])
 
     # --- the stop ---
 
@@ -216,7 +220,7 @@ class LifeTests(SynchronousTestCase):
         stopped = a.stop()
         self.pass_time(2.0)
         self.successResultOf(stopped)
-        self.assertEqual(([PEER], ["door closed", "port closed", "engine closed", "loop closed"]), (a.custody.closed, a.taken))
+        self.assertEqual(([PEER], ["door left", "door closed", "port closed", "engine closed", "loop closed"]), (a.custody.closed, a.taken))
         self.assertEqual(["a ended"], b.taken)
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(b.homes.claim(PEER))))
 
@@ -227,7 +231,7 @@ class LifeTests(SynchronousTestCase):
         stopped = node.stop()
         self.pass_time(40.0)
         self.successResultOf(stopped)
-        self.assertEqual(["door closed", "port closed", "engine closed", "loop closed"], node.taken)
+        self.assertEqual(["door left", "door closed", "port closed", "engine closed", "loop closed"], node.taken)
 
     def test_stop_before_join(self) -> None:
         """A stop while the engine does not answer the first question ends everything."""

@@ -276,8 +276,8 @@ class RequesterTests(InboundTestCase):
         self.assertEqual([], added)
 
 
-class FurtherDomainTests(InboundTestCase):
-    """The home of a further domain on a stream is asked for before the domain is proven. The stream goes on without it."""
+class HomeTests(InboundTestCase):
+    """The home of a peer is asked for before a pair is proven, so that no stanza is read in vain."""
 
     def claiming(self, ending: Ending | None) -> FederationReceiving:
         self.claims: list[Pair] = []
@@ -288,33 +288,24 @@ class FurtherDomainTests(InboundTestCase):
 
         return replace(self.made(), claim=claim)
 
-    def verified(self, side: FederationReceiving, established: bool) -> DialbackOutcome:
-        connection = FakeConnection()
-        connection.established = established
+    def verified(self, side: FederationReceiving) -> DialbackOutcome:
         question = DialbackNeeded(Pair(PEER, OURS), "key", "id")
-        return self.successResultOf(Deferred.fromCoroutine(side.verify(connection, question)))  # type: ignore[arg-type]
+        return self.successResultOf(Deferred.fromCoroutine(side.verify(FakeConnection(), question)))  # type: ignore[arg-type]
 
     def test_elsewhere(self) -> None:
         """By dialback and by certificate the domain gets an error, which names no node."""
         side = self.claiming(Ending(Cause.OTHER_NODE, "peer.example is served by the node a"))
-        outcome = self.verified(side, established=True)
+        outcome = self.verified(side)
         self.assertEqual(("error", Ending(Cause.OTHER_NODE)), (outcome.type, outcome.ending))
-        connection = FakeConnection()
-        connection.established = True
         question = JudgementNeeded(PEER, OURS, True)
-        judged, _ = self.successResultOf(Deferred.fromCoroutine(side.judge(connection, question)))  # type: ignore[arg-type]
+        judged, _ = self.successResultOf(Deferred.fromCoroutine(side.judge(FakeConnection(), question)))  # type: ignore[arg-type]
         self.assertEqual(Cause.OTHER_NODE, self.cause(judged))
         self.assertNotIn("node a", judged.refusal.text if judged.refusal else "")
         self.assertEqual([Pair(PEER, OURS)] * 2, self.claims)
 
     def test_here(self) -> None:
         """A domain whose home is this node is proven."""
-        self.assertEqual("valid", self.verified(self.claiming(None), established=True).type)
-
-    def test_the_first(self) -> None:
-        """The home of the first domain is not asked for yet."""
-        self.assertEqual("valid", self.verified(self.claiming(Ending(Cause.OTHER_NODE)), established=False).type)
-        self.assertEqual([], self.claims)
+        self.assertEqual("valid", self.verified(self.claiming(None)).type)
 
 
 class ReconsiderTests(InboundTestCase):
