@@ -123,4 +123,8 @@ KNOWN = {
         ("says", {"which": 2, "pair": 0, "kinds": ["message"] * 8, "number": 1}),
         ("is_stopped", {"servers_work": True, "disk_works": True, "rarely": 0}),
     ]),
+    "C40": Walk(shared=False, spools=False, roomy=False, steps=[
+        ("says", {"which": 4, "pair": 1, "kinds": ["message", "iq", "presence", "iq", "iq", "iq", "message"], "number": 4}),
+        ("time_passes", {"seconds": 610.0}),
+    ]),
 }

@@ -460,6 +460,18 @@ class SpoolTests(SynchronousTestCase):
         world.queue.next_hop_ready()
         self.assertEqual((ids(world.next_hop.sent), source.paused, ids(world.back.sent)), ("123", False, ""))
 
+    def test_forgotten_while_a_source_waits(self) -> None:
+        """A source that waits for a queue which is forgotten continues."""
+        world = World(disk=10)
+        world.next_hop.ready = world.back.ready = False
+        source = Source()
+        world.queue.accept([stanza("1")], source)
+        world.clock.advance(WINDOW)
+        world.queue.accept([stanza("2")], source)
+        self.assertTrue(source.paused)
+        world.queues.forget(OUT)
+        self.assertFalse(source.paused)
+
     def test_room_for_errors_during_a_back_off(self) -> None:
         """Whether errors would be written is asked of a queue that backs off without any further attempt, and of an idle one with one."""
         for state, asked in (("idle", 1), ("backing off", 0)):
