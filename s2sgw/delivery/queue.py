@@ -140,8 +140,8 @@ class DeliveryQueue:
     def dispose(self) -> None:
         """Drop all references back to the queue, which was forgotten: objects in no circle leave memory at once.
 
-        Others may still refer to the queue (a stop, a view, a restore), and find it empty. Sources that still wait for it continue:
-        their next stanzas enter a new queue.
+        Others may still refer to the queue (a stop, a view, a restore), and find it empty. Sources that still wait for it
+        continue: their next stanzas enter a new queue.
         """
         self.forgotten = True
         self._causes.clear()
@@ -154,7 +154,7 @@ class DeliveryQueue:
         self.overflow.dispose()
         self.spooled_range.dispose()
         del self._marks
-        slowed, self._slowed = self._slowed, set()
+        slowed, self._slowed = self._slowed, {}
         for source in slowed:
             source.resume(self)
 
