@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import signal
 import sys
@@ -126,6 +127,13 @@ class SignalTests(SynchronousTestCase):
         self.assertEqual(["stopped", "stopped", "reloaded", "reopened"], done)
 
 
+class Streams(list[Any]):
+    """The accepted streams."""
+
+    def accept(self, *values: object) -> None:
+        """Accept none."""
+
+
 class GatewayTests(SynchronousTestCase):
     """The parts that the gateway opens, without a socket."""
 
@@ -178,7 +186,7 @@ class GatewayTests(SynchronousTestCase):
     def _port(self) -> Any:
         return SimpleNamespace(
             connected=True, disconnecting=False, getHost=lambda: SimpleNamespace(port=15270), stopReading=lambda: self.opened.append("waits"),
-            startReading=lambda: self.opened.append("accepts"),
+            startReading=lambda: self.opened.append("accepts"), stopListening=lambda: self.opened.append("stops"),
         )
 
     def _view(self, reactor: object, served: Any, port: int, target: str, forward: list[str]) -> Any:
@@ -195,6 +203,72 @@ class GatewayTests(SynchronousTestCase):
         self.config.listen = [Listener.model_validate({"endpoint": each}) for each in endpoints]
         self.config.backends = backends
         self.gateway._open_listeners()
+
+    # --- as a node of a cluster ---
+
+    def as_node(self) -> tuple[list[str], SimpleNamespace]:
+        """Make the gateway a node with open doors. Return the list of what becomes of its streams, and its membership."""
+        aborted: list[str] = []
+        accepted, initiated = (
+            SimpleNamespace(abort=lambda ending, name=name: aborted.append(f"{name} {ending.cause.value}")) for name in ("accepted", "initiated")
+        )
+        self.components.accepted = Streams([(accepted, None)])
+        self.components.federation.connect_services = SimpleNamespace(initiated=[SimpleNamespace(connection=initiated)])
+        member = SimpleNamespace(why_closed="", door=SimpleNamespace(factory=lambda *values: None))
+        self.gateway._node = cast(Any, member)
+        self.gateway._restored = True
+        return aborted, member
+
+    def test_closed_doors(self) -> None:
+        """A node without a lease listens no more and aborts its streams. With the lease it listens again."""
+        aborted, _ = self.as_node()
+        self.open("tcp:5269:interface=127.0.0.1")
+        self.opened.clear()
+        self.gateway.close_doors()
+        self.assertEqual((["stops"], ["accepted no-node", "initiated no-node"]), (self.opened, aborted))
+        self.gateway.open_doors()
+        self.assertEqual(["stops", "tcp:5269:interface=127.0.0.1"], self.opened)
+
+    def test_port_taken_while_closed(self) -> None:
+        """A port that was taken meanwhile is tried again every second, while this node may listen."""
+        _, member = self.as_node()
+        self.open("tcp:5269:interface=127.0.0.1")
+        self.gateway.close_doors()
+        self.answer = "taken"
+        with capturedLogs() as logged:
+            self.gateway.open_doors()
+        self.assertEqual(["cannot listen"], [each["event"] for each in logged])
+        member.why_closed = "no lease"
+        self.opened.clear()
+        self.clock.advance(1.0)
+        self.assertEqual([], self.opened)
+        member.why_closed = ""
+        self.gateway.open_doors()
+        self.answer = None
+        self.opened.clear()
+        self.clock.advance(1.0)
+        self.assertEqual(["tcp:5269:interface=127.0.0.1"], self.opened)
+        self.clock.advance(5.0)
+        self.assertEqual(1, len(self.opened))
+
+    def test_given_up(self) -> None:
+        """A node that cannot be a member stops with status 1; not twice, and not during a stop."""
+        hooks: list[Any] = []
+        self.patch(atexit, "register", hooks.append)
+        with capturedLogs() as logged:
+            self.gateway.give_up("another secret")
+        self.assertEqual(["cannot start"], [each["event"] for each in logged])
+        self.assertEqual((1, 1), (len(hooks), len(self.stops)))
+        self.gateway._closing = True
+        self.gateway.give_up("another secret")
+        self.assertEqual(1, len(hooks))
+
+    def test_why_unready(self) -> None:
+        """The reason why a node takes no connections is that of its membership."""
+        _, member = self.as_node()
+        self.assertEqual([], self.gateway.unready())
+        member.why_closed = "no lease"
+        self.assertEqual(["no lease"], self.gateway.unready())
 
     def test_drained_on_a_full_disk(self) -> None:
         """`drain` works, and says what is in memory only. The log has the line for which the audit log has no space."""
