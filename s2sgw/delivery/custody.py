@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -30,6 +30,8 @@ STEP_SECONDS = 5.0
 STALL_SECONDS = 10.0
 #: Seconds between two looks whether the spool is stalled.
 LOOK_SECONDS = 0.5
+#: Queues that are handled in one turn of the reactor during a stop: a few milliseconds of work.
+QUEUES_AT_ONCE = 25
 
 
 class LostStanzas(NamedTuple):
@@ -71,12 +73,26 @@ class Custody:
             if not self.services.spools:
                 await self._bounce_rest(until)
                 return
-            busy = [queue for queue in self.queues if queue.spooling]  # newer stanzas go after those that the spool was given
-            for queue in self.queues:
+            busy = False
+            async for queue in self._few_at_once(self.queues):
+                busy = busy or queue.spooling  # newer stanzas go after those that the spool was given
                 _guarded(queue.hand_to_spool)
             await self._answered()
             if not busy or self.services.spool.stalled:
                 return
+
+    async def _few_at_once(self, queues: Iterable[DeliveryQueue]) -> AsyncIterator[DeliveryQueue]:
+        """Yield the queues, a few in each turn of the reactor. One that is forgotten meanwhile is empty."""
+        for number, queue in enumerate(queues, 1):
+            yield queue
+            if number % QUEUES_AT_ONCE == 0:
+                await self._turn()
+
+    def _turn(self) -> Deferred[None]:
+        """Return a Deferred that fires in one of the next turns of the reactor."""
+        turn: Deferred[None] = Deferred()
+        self.services.soon(partial(turn.callback, None))
+        return turn
 
     async def _end_steps(self, queue: DeliveryQueue, until: float) -> None:
         """Wait for the steps in which stanzas of `queue` are bounced or dropped."""
@@ -84,17 +100,15 @@ class Custody:
         while queue.ending and clock.seconds() < until:
             if queue.spooled_range.reading:
                 await self._answered()
-            turn: Deferred[None] = Deferred()
-            self.services.soon(partial(turn.callback, None))
-            await turn
+            await self._turn()
 
     async def _bounce_rest(self, until: float) -> None:
         """Without a spool: bounce all that waits, in steps. What is left at `until` is bounced at once: that loses nothing."""
-        for queue in self.queues:
+        async for queue in self._few_at_once(self.queues):
             _guarded(queue.bounce_rest)
             await self._end_steps(queue, until)
             _guarded(queue.end_at_once)
-        for queue in self.queues:  # also those that were made just now, for the errors
+        async for queue in self._few_at_once(self.queues):  # also those that were made just now, for the errors
             _guarded(queue.resume)
 
     def _answered(self) -> Deferred[None]:
@@ -118,13 +132,25 @@ class Custody:
 
         A spool that is stalled is not awaited.
         """
-        closed = [maybeDeferred(queue.next_hop.stop, Cause.SHUTDOWN) for queue in self.queues]
-        for queue in self.queues:
-            queue.pair_queue.take_back()
+        closed = await self._stop_next_hops()
+        async for queue in self._few_at_once(self.queues):
+            _guarded(queue.pair_queue.take_back)
             _guarded(queue.spool_now)
         wait = SpoolWait(self.services.spool, self.services.clock)
         self.services.spool.close(wait.answered)
         await DeferredList([*closed, wait.over], consumeErrors=True)
+
+
+    async def _stop_next_hops(self) -> list[Deferred[None]]:
+        """Stop the next hops of all queues, also of those that are made meanwhile.
+
+        The newest come first: most of these wait for a place, and would be given those of the older ones that stop.
+        """
+        stopped: dict[DeliveryQueue, Deferred[None]] = {}
+        while left := [queue for queue in self.queues if queue not in stopped]:
+            async for queue in self._few_at_once(reversed(left)):
+                stopped[queue] = maybeDeferred(queue.next_hop.stop, Cause.SHUTDOWN)
+        return list(stopped.values())
 
 
 class SpoolWait:
@@ -160,7 +186,7 @@ class SpoolWait:
             self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
 
 
-def _guarded(step: Callable[[], None]) -> None:
+def _guarded(step: Callable[[], object]) -> None:
     """Do one step of one queue. If it fails, the other queues still have theirs."""
     try:
         step()

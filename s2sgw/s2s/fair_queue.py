@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Generic, TypeVar
@@ -25,7 +25,8 @@ class FairQueue(Generic[_Key]):
     def __init__(self, clock: IReactorTime, may_go: Callable[[_Key], bool]) -> None:
         self._clock = clock
         self._may_go = may_go
-        self._waiters: OrderedDict[_Key, deque[Deferred[None]]] = OrderedDict()
+        #: the waiters of each owner, in a table from which any of them can leave: a stop cancels thousands
+        self._waiters: OrderedDict[_Key, OrderedDict[Deferred[None], None]] = OrderedDict()
         self._number = 0
         #: how many more `serve` may release, and whether it does so now
         self._due = 0
@@ -46,12 +47,11 @@ class FairQueue(Generic[_Key]):
         `first`: it is released before all others, because it had its turn already and could not use it.
         """
         waiter: Deferred[None] = Deferred(partial(self._leave, owner))
-        line = self._waiters.setdefault(owner, deque())
+        line = self._waiters.setdefault(owner, OrderedDict())
+        line[waiter] = None
         if first:
-            line.appendleft(waiter)
+            line.move_to_end(waiter, last=False)
             self._waiters.move_to_end(owner, last=False)
-        else:
-            line.append(waiter)
         self._number += 1
         return waiter
 
@@ -90,7 +90,7 @@ class FairQueue(Generic[_Key]):
         if owner is None:
             return False
         line = self._waiters[owner]
-        waiter = line.popleft()
+        waiter, _ = line.popitem(last=False)
         self._number -= 1
         self._waiters.move_to_end(owner)
         if not line:
@@ -111,7 +111,7 @@ class FairQueue(Generic[_Key]):
 
     def _leave(self, owner: _Key, waiter: Deferred[None]) -> None:
         line = self._waiters[owner]
-        line.remove(waiter)
+        del line[waiter]
         self._number -= 1
         if not line:
             del self._waiters[owner]

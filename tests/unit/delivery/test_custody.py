@@ -1,16 +1,26 @@
-"""Tests of the count of lost stanzas, by pair, at the end of a stop."""
+"""Tests of the steps of a stop that affect all queues, and of the count of lost stanzas at its end."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.delivery.custody import STALL_SECONDS, LostStanzas
-from s2sgw.spool.interface import SpoolFull
+from s2sgw.delivery.custody import QUEUES_AT_ONCE, STALL_SECONDS, LostStanzas
+from s2sgw.delivery.next_hop import NextHop
+from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.queue.pair_queue import PairQueue
+from s2sgw.spool.interface import Done, Replaced, Spooled, SpoolFull
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.custody import stop
 from tests.support.faulty_spool import FaultySpool
-from tests.unit.delivery.test_queue import HERE, OUT, THERE, WINDOW, World, stanza
+from tests.unit.delivery.test_queue import HERE, OUT, THERE, WINDOW, FakeHop, World, stanza
 
 
 class LostTests(SynchronousTestCase):
@@ -126,3 +136,133 @@ class StalledTests(SynchronousTestCase):
         self.world.hold_back = False
         self.world.answer()
         self.successResultOf(done)
+
+
+class RecordingHop(FakeHop):
+    """A next hop that lists the pairs whose next hops were stopped. `act` is called first."""
+
+    def __init__(self, pair: Pair, stopped: list[Pair], act: Callable[[], object]) -> None:
+        super().__init__(ready=False)
+        self._pair = pair
+        self._stopped = stopped
+        self._act = act
+
+    def stop(self, cause: Cause) -> Deferred[None]:
+        self._stopped.append(self._pair)
+        self._act()
+        return succeed(None)
+
+
+class ManyQueuesWorld(World):
+    """A world with more queues than are handled in one turn. The test makes the turns."""
+
+    def __init__(self, **options: Any) -> None:
+        self.steps: list[Callable[[], None]] = []
+        self.stopped: list[Pair] = []
+        self.given: list[Pair] = []
+        self.at_stop: Callable[[], object] = lambda: None
+        super().__init__(soon=self.steps.append, **options)
+        self.pairs = [Pair(HERE, Domain.parse(f"{number}.example")) for number in range(2 * QUEUES_AT_ONCE + 5)]
+        for pair in self.pairs:
+            self.queues.queue(pair).accept([stanza(str(pair.recipient))])
+
+    def _next_hop(self, queue: DeliveryQueue) -> NextHop:
+        return RecordingHop(queue.pair, self.stopped, lambda: self.at_stop())
+
+    def turns(self, done: Deferred[None], counted: list[Pair]) -> list[int]:
+        """Make turns until `done` has fired. Return how much `counted` grew in each."""
+        grown, before = [len(counted)], len(counted)
+        while not done.called:
+            self.steps.pop(0)()
+            grown.append(len(counted) - before)
+            before = len(counted)
+        return grown
+
+
+class ManyQueuesTests(SynchronousTestCase):
+    """A stop with many queues takes many short turns."""
+
+    def world(self, **options: Any) -> ManyQueuesWorld:
+        world = ManyQueuesWorld(**options)
+        append = world.spool.append
+
+        def appended(batch: Sequence[Spooled], done: Done, replaces: Sequence[Replaced] = ()) -> None:
+            world.given.extend(row.pair for row in batch)
+            append(batch, done, replaces)
+
+        self.patch(world.spool, "append", appended)
+        return world
+
+    def test_handed_to_the_spool(self) -> None:
+        """The spool is given a few queues in each turn, each once."""
+        world = self.world()
+        grown = world.turns(Deferred.fromCoroutine(world.custody.hand_to_spool()), world.given)
+        self.assertEqual((grown[:3], sum(grown), world.given), ([QUEUES_AT_ONCE, QUEUES_AT_ONCE, 5], len(world.pairs), world.pairs))
+
+    def test_close(self) -> None:
+        """A few next hops are stopped in each turn, the newest first. When all are stopped, the spool is given what is left."""
+        world = self.world()
+        closed = Deferred.fromCoroutine(world.custody.close())
+        grown = world.turns(closed, world.stopped)
+        self.successResultOf(closed)
+        self.assertEqual((grown[:3], world.stopped), ([QUEUES_AT_ONCE, QUEUES_AT_ONCE, 5], world.pairs[::-1]))
+        self.assertEqual((world.given, world.spool.count), (world.pairs, len(world.pairs)))
+
+    def test_order(self) -> None:
+        """The spool is given nothing while a next hop may still take stanzas."""
+        world = self.world()
+        world.at_stop = lambda: self.assertEqual(world.given, [])
+        closed = Deferred.fromCoroutine(world.custody.close())
+        world.turns(closed, world.given)
+        self.successResultOf(closed)
+        self.assertEqual(len(world.given), len(world.pairs))
+
+    def test_queue_made_meanwhile(self) -> None:
+        """The next hop of a queue that is made while others are stopped is stopped too, once."""
+        world = self.world()
+        late = Pair(HERE, Domain.parse("late.example"))
+        world.at_stop = lambda: world.queues.queue(late)
+        closed = Deferred.fromCoroutine(world.custody.close())
+        world.turns(closed, world.stopped)
+        self.assertEqual((world.stopped[-1], len(world.stopped)), (late, len(world.pairs) + 1))
+
+    def test_queue_forgotten_meanwhile(self) -> None:
+        """A queue that is empty and forgotten during the close does no harm."""
+        world = self.world()
+        oldest = world.pairs[0]
+        world.queues.queue(oldest).drop(quietly=True)
+
+        def forget() -> None:
+            if world.queues.find(oldest) is not None:
+                world.queues.forget(oldest)
+
+        world.at_stop = forget
+        closed = Deferred.fromCoroutine(world.custody.close())
+        world.turns(closed, world.stopped)
+        self.successResultOf(closed)
+        self.assertEqual((world.stopped, world.given), (world.pairs[:0:-1], world.pairs[1:]))
+
+    def test_one_that_fails(self) -> None:
+        """If a next hop or a queue fails, the stanzas of the others are spooled, and the spool is closed."""
+        world = self.world()
+        failing = world.queues.queue(world.pairs[3])
+        self.patch(PairQueue, "take_back", lambda each: 1 / 0 if each is failing.pair_queue else [])
+        self.patch(world.queues.queue(world.pairs[5]), "next_hop", SimpleNamespace(stop=lambda cause: 1 / 0))
+        closing = Mock(wraps=world.spool.close)
+        self.patch(world.spool, "close", closing)
+        closed = Deferred.fromCoroutine(world.custody.close())
+        world.turns(closed, world.stopped)
+        self.successResultOf(closed)
+        self.assertEqual((len(world.given), closing.call_count), (len(world.pairs), 1))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_without_a_spool(self) -> None:
+        """Waiting stanzas are bounced in many turns."""
+        world = ManyQueuesWorld(spools=False)
+        done = Deferred.fromCoroutine(world.custody.hand_to_spool())
+        waiting = [sum(len(world.queues.queue(pair).pair_queue) for pair in world.pairs)]
+        while not done.called:
+            world.steps.pop(0)()
+            waiting.append(sum(len(world.queues.queue(pair).pair_queue) for pair in world.pairs))
+        self.assertEqual((waiting[0], waiting[-1]), (len(world.pairs) - QUEUES_AT_ONCE, 0))
+        self.assertLessEqual(max(earlier - later for earlier, later in pairwise(waiting)), QUEUES_AT_ONCE)
