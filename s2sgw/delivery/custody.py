@@ -136,10 +136,12 @@ class Custody:
         async for queue in self._few_at_once(self.queues):
             _guarded(queue.pair_queue.take_back)
             _guarded(queue.spool_now)
+        for queue in self.queues if self.services.spools else ():  # accepted meanwhile, such as errors
+            if queue.pair_queue.unspooled and not queue.overflow.active:
+                _guarded(queue.spool_now)
         wait = SpoolWait(self.services.spool, self.services.clock)
         self.services.spool.close(wait.answered)
         await DeferredList([*closed, wait.over], consumeErrors=True)
-
 
     async def _stop_next_hops(self) -> list[Deferred[None]]:
         """Stop the next hops of all queues, also of those that are made meanwhile.

@@ -217,6 +217,23 @@ class ManyQueuesTests(SynchronousTestCase):
         self.successResultOf(closed)
         self.assertEqual(len(world.given), len(world.pairs))
 
+    def test_stanza_that_comes_meanwhile(self) -> None:
+        """A stanza that a queue accepts after its turn, such as an error that answers one of a later queue, is spooled too."""
+        world = self.world()
+        first, later = (world.queues.queue(world.pairs[number]) for number in (0, QUEUES_AT_ONCE + 1))
+        take_back = PairQueue.take_back
+
+        def taken_back(each: PairQueue) -> Any:
+            if each is later.pair_queue:
+                first.accept([stanza("late")])
+            return take_back(each)
+
+        self.patch(PairQueue, "take_back", taken_back)
+        closed = Deferred.fromCoroutine(world.custody.close())
+        world.turns(closed, world.stopped)
+        self.successResultOf(closed)
+        self.assertEqual((world.given[-1], len(world.given), world.spool.count), (first.pair, len(world.pairs) + 1, len(world.pairs) + 1))
+
     def test_queue_made_meanwhile(self) -> None:
         """The next hop of a queue that is made while others are stopped is stopped too, once."""
         world = self.world()
