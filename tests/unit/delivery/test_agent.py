@@ -755,3 +755,42 @@ class CourierTests(SynchronousTestCase):
             dict(world.record.stanzas),
             {("outbound", "message", "bounced"): 1, ("outbound", "message", "dropped"): 1, ("inbound", "message", "passed"): 1},
         )
+
+
+class AbandonedTests(SynchronousTestCase):
+    """Another node has the queue: the agent ends at once, in any state. It closes no stream and makes no attempt."""
+
+    def setUp(self) -> None:
+        self.world = World()
+
+    def abandoned(self) -> None:
+        dials = len(self.world.dials)
+        queue = self.world.queue
+        agent = queue.next_hop
+        queue.cut_off()
+        self.assertEqual(("idle", False), (agent.state, agent.ready))
+        self.world.clock.advance(1000)
+        self.assertEqual((dials, [], 0), (len(self.world.dials), self.world.clock.getDelayedCalls(), len(queue.pair_queue)))
+
+    def test_idle(self) -> None:
+        self.abandoned()
+
+    def test_connecting(self) -> None:
+        self.world.queue.accept([message("1")])
+        self.abandoned()
+        self.assertTrue(self.world.dials[0].called)
+
+    def test_ready(self) -> None:
+        """The stream is left to the caller. Its end tells this agent nothing."""
+        self.world.queue.accept([message("1")])
+        connection = self.world.open()
+        self.abandoned()
+        self.assertIsNone(connection.ending)
+        connection.abort(Ending(Cause.OTHER_NODE))
+        self.assertEqual([], self.world.back)
+
+    def test_backing_off(self) -> None:
+        self.world.queue.accept([message("1")])
+        self.world.fail(Cause.CONNECTION_REFUSED)
+        self.abandoned()
+        self.assertEqual([], self.world.back)

@@ -48,3 +48,14 @@ class UpstreamAckTests(SynchronousTestCase):
         """An error is raised if more stanzas are settled than the acknowledgement is for: another stanza would be acknowledged."""
         receipt = Receipt(1)
         self.assertRaises(AssertionError, receipt.settle, PASSED_ON, 2)
+
+    def test_given_up(self) -> None:
+        """A receipt that was given up settles nothing more, and neither do the receipts of its repeats."""
+        first, repeat, again = Receipt(2), Receipt(1), Receipt(1)
+        repeat.settle_with(first)
+        again.settle_with(repeat)
+        first.settle(PASSED_ON)
+        first.abandon()
+        first.settle(ON_DISK)
+        self.assertEqual((1, 1, 1), (first.left, repeat.left, again.left))
+        self.assertTrue(repeat.abandoned and again.abandoned)

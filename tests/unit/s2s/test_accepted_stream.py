@@ -79,6 +79,23 @@ class AdmissionTests(SynchronousTestCase):
             [call.incoming.suspend(resumption.counters), call.shared_stream.suspend(ending), call.incoming.pass_on()], order.mock_calls,
         )
 
+    def test_abandoned(self) -> None:
+        """Another node has the pairs: the connection is aborted, and the stream is not kept although it could be resumed."""
+        self.engine.claimed = PEER, HERE
+        self.engine.resumption, self.engine.broken_off.return_value = Mock(id="x", seconds=60), object()
+        order = Mock()
+        self.stream.incoming, self.stream.shared_stream = order.incoming, order.shared_stream
+        order.shared_stream.connection.abort.side_effect = lambda ending: self.stream.ended(self.connection, ending)
+        ending = Ending(Cause.OTHER_NODE)
+        self.stream.abandon(bool, ending)
+        self.assertEqual(
+            [call.incoming.abandon(bool), call.shared_stream.connection.abort(ending), call.shared_stream.lost(ending), call.incoming.close(ending)],
+            order.mock_calls,
+        )
+        register = self.stream._register
+        register.sessions.keep.assert_not_called()  # type: ignore[attr-defined]
+        register.sessions.closed.assert_called_once_with("x")  # type: ignore[attr-defined]
+
     def test_ended_before_it_began(self) -> None:
         """A connection that breaks before its stream begins, for example if TLS fails, is recorded like any other."""
         services = Mock(clock=Clock())

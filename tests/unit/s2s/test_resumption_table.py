@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -72,6 +73,19 @@ class ResumptionTableTests(SynchronousTestCase):
         self.assertFalse(self.sessions.awaits(OUT))
         self.assertEqual(self.sessions.claim("x", FakeOwner(OUT)), (None, kept.counters))
         self.assertEqual(self.sessions.claim("x", FakeOwner(BACK)), (None, None))
+
+    def test_ended(self) -> None:
+        """The streams of pairs that another node gets are ended, and others are kept. If it has them, nothing is passed on."""
+        other = Pair(Domain.parse("other.example"), THERE)
+        for abandoned in (False, True):
+            self.keep("x", OUT, BACK)
+            self.keep("y", other)
+            owner = self.sessions._suspended["x"]
+            self.sessions.end(OUT.__eq__, abandoned)
+            self.assertEqual(([], 1), ([*self.sessions._awaited & Counter([OUT])], len(self.sessions)))
+            self.assertEqual(abandoned, owner.incoming.abandon.called)  # type: ignore[attr-defined]
+            owner.shared_stream.lost.assert_called_once()  # type: ignore[attr-defined]
+            self.assertTrue(self.sessions.awaits(other))
 
     def test_open(self) -> None:
         """R35: an open stream is taken over only by its owner."""
