@@ -26,7 +26,7 @@ _RESTORING = "tests.unit.delivery.test_restoring.BacklogTests."
 MODEL_TESTS = tuple(f"tests.properties.test_queue_model.CustodyTests.{name}" for name in ("test_known_walks", "test_walks"))
 
 #: The mutations that the model finds too. The others concern parts that it does not drive (files, the reactor, the start), or bounds.
-MODEL = ("C1", "C4", "C5", "C6", "C7", "C9", "C10", "C11", "C12", "C13", "C14", "C16", "C17", "C18", "C19", "C28", "C38", "C39", "C40", "P1", "P2", "P3", "P7", "P18")
+MODEL = ("C1", "C4", "C5", "C6", "C7", "C9", "C10", "C11", "C12", "C13", "C14", "C16", "C17", "C18", "C19", "C28", "C39", "C40", "P1", "P2", "P3", "P7", "P18")
 
 FAULTS = (
     Mutation(

@@ -784,6 +784,8 @@ class Model:
             self.now += seconds / steps
             self.clock.advance(seconds / steps)
         if seconds >= 1:
+            self.now += 1
+            self.clock.advance(1)  # a sweep follows everything that was due in the last step
             self.check_deadlines()
 
     def kill(self, taken: int = 0) -> None:

@@ -110,12 +110,6 @@ KNOWN = {
         ("says", {"which": 1, "pair": 2, "kinds": ["presence", "iq", "message", "message", "message"], "number": 4}),
         ("loses_on_one_side", {"which": 4}),
     ]),
-    "C38": Walk(shared=False, spools=False, roomy=False, steps=[
-        ("says", {"which": 4, "pair": 3, "kinds": ["iq", "message", "iq", "presence", "presence", "message", "message"], "number": 8}),
-        ("says", {"which": 2, "pair": 1, "kinds": ["message"], "number": 4}),
-        ("refuses", {"which": 1, "cause": Cause.NO_SUCH_DOMAIN}),
-        ("refuses", {"which": 4, "cause": Cause.NO_SUCH_DOMAIN}),
-    ]),
     "C39": Walk(shared=True, steps=[
         ("breaks", {"which": 0, "number": 0, "ending": CLOSED}),
         ("says", {"which": 0, "pair": 2, "kinds": ["message"], "number": 1}),
