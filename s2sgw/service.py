@@ -431,10 +431,16 @@ class RunningGateway:
         return {"waiting": numbers.waiting, "kept": custody.services.spools, "unsaved": unsaved}
 
     def _open_all(self) -> None:
-        """End the start: open the listeners, and accept connections when the spool was read."""
+        """End the start: open the listeners, and accept connections when the spool was read.
+
+        A node of a cluster restores the queues of each peer when it claims it. Some may be restored by now.
+        """
         components = self.components
         self._open_listeners()
-        components.custody.restore.restore_all().addCallback(self._all_accept)
+        if self._node is None:
+            components.custody.restore.restore_all().addCallback(self._all_accept)
+        else:
+            self._all_accept(0)
         domains = [str(domain) for domain in self.config.gateway.domains]
         self.log.info(event="ready", domains=domains, listeners=[row["endpoint"] for row in components.views.listeners()])
 

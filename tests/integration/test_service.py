@@ -270,6 +270,17 @@ class GatewayTests(SynchronousTestCase):
         member.why_closed = "no lease"
         self.assertEqual(["no lease"], self.gateway.unready())
 
+    def test_restored_by_claims(self) -> None:
+        """A node of a cluster accepts at once. It does not restore queues at its start: it may have claimed some peers already."""
+        self.gateway._node = cast(Any, SimpleNamespace(why_closed="", door=SimpleNamespace(factory=lambda *values: None)))
+        self.components.custody.restore = SimpleNamespace(restore_all=lambda: self.fail("restored twice"))
+        self.components.views.listeners = list
+        self.config.gateway = SimpleNamespace(domains=[])
+        self.config.listen = [Listener.model_validate({"endpoint": "tcp:5269:interface=127.0.0.1"})]
+        self.gateway.open_doors()
+        self.assertEqual(["tcp:5269:interface=127.0.0.1", "waits", "accepts", "links"], self.opened)
+        self.assertEqual([], self.gateway.unready())
+
     def test_drained_on_a_full_disk(self) -> None:
         """`drain` works, and says what is in memory only. The log has the line for which the audit log has no space."""
         audit = AuditLog(Path("/nowhere"), FixedClock(0.0))
