@@ -447,13 +447,14 @@ class RunningGateway:
     def _open_listeners(self) -> None:
         """Open every listener of the configuration. A reload may change them from then on."""
         components = self.components
-        wrong = self._listeners.prepare(self.config)
+        config = components.running.config  # a node of a cluster may have been reloaded before it joined
+        wrong = self._listeners.prepare(config)
         for each in wrong:
             self.log.critical(event="cannot listen", endpoint=each.endpoint, detail=each.detail)
         if wrong:
             raise SystemExit(1)
         self._opened = True
-        self._listeners.commit(self.config)
+        self._listeners.commit(config)
         self._closers += [self._console.close, self._stop_views]
         components.reconfiguration.listeners = self._listeners
         components.reconfiguration.adopters.append(self._close_stale_streams)

@@ -319,6 +319,7 @@ class ClusterHomes(Homes):
             ending = await self._custody.take(call.fence, call.logs)
         except Exception:
             self.log.failure("the queues of {peer} could not be restored", peer=call.peer)
+            self._tell(DropPeer(call.peer))  # some may be there, and would deliver without a home
             ending = Ending(Cause.INTERNAL)
         self.table.taken(call, ending, self._clock.seconds())
 

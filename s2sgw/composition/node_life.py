@@ -66,6 +66,8 @@ class NodePort(Protocol):
 
     async def open(self) -> None: ...
 
+    def refuse(self) -> None: ...
+
     def close(self) -> Deferred[Any]: ...
 
 
@@ -181,6 +183,7 @@ class NodeLife:
         if self._started and self._parts.membership.may_write():
             await self._bounded(self._parts.homes.drain, DRAIN_SECONDS, "some peers were not given up in time")
             await self._bounded(self.door.leave, DOOR_SECONDS, "some streams of other nodes were not closed in time")
+        self._port.refuse()
 
     async def leave(self) -> None:
         """Leave the cluster, and close the listener for nodes and the engine, in this order."""

@@ -227,17 +227,21 @@ class NodeFactory(ProxyFactory):
         super().__init__(federation, members, clock, refused)
         self._backend = backend
         self._headers = headers
+        #: whether the gateway stops: new connections are refused, as at its other listeners
+        self.stopping = False
         #: the connections of each door
         self._handed_on: dict[str, WeakSet[SilentConnection]] = {}
 
     def factory_for(self, header: ProxyHeader) -> ServerFactory | None:
         """Return the factory of the leg in the header; None: no node has written it."""
         door, _, purpose = (self._headers.leg(header) or "").partition(" ")
-        if purpose == FEDERATION:
-            return self.factory
         if purpose == LEAVE:
             self._wind_down(list(self._handed_on.pop(door, ())))
             return Factory.forProtocol(ClosedAtOnce)  # type: ignore[return-value]
+        if self.stopping:
+            return None
+        if purpose == FEDERATION:
+            return self.factory
         if not purpose.startswith(BACKEND):
             return None
         try:
@@ -265,7 +269,7 @@ class NodeFactory(ProxyFactory):
 class NodeListener:
     """The listener of `[cluster].listen`. It is opened before the node joins, and closed last."""
 
-    def __init__(self, reactor: Any, endpoint: str, factory: ServerFactory) -> None:
+    def __init__(self, reactor: Any, endpoint: str, factory: NodeFactory) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
         self._factory = factory
@@ -275,6 +279,10 @@ class NodeListener:
         """Listen. Raises Twisted's `CannotListenError`, or `ValueError`."""
         for listening in listen(self._reactor, self._endpoint, self._factory):
             self.ports.append(await listening)
+
+    def refuse(self) -> None:
+        """Take no connections that are handed on, and still listen: a port that is closed makes a node look dead."""
+        self._factory.stopping = True
 
     def close(self) -> Deferred[Any]:
         """Listen no more."""

@@ -11,7 +11,7 @@ from functools import partial
 from math import inf
 from typing import ParamSpec, Protocol
 
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 
 from s2sgw.cluster.engine import Fence, PeerLogs
@@ -200,6 +200,12 @@ class QueuedPeers:
         mark = self._closing[peer] = object()
         try:
             return await self._close(peer, mark)
+        except CancelledError:
+            raise
+        except Exception:  # the peer stays here, and its queues may have been stopped
+            if self._closing.get(peer) is mark:
+                self._serve_again(peer)
+            raise
         finally:
             if self._closing.get(peer) is mark:
                 del self._closing[peer]

@@ -193,8 +193,12 @@ class DoorConnection(SilentConnection):
         self._relay.begin(greeting + data)
 
     def _prove(self) -> None:
+        """Count the connection as proven, unless the other node has closed it, and only this side keeps it open."""
         self._timer = None
-        self._admitted.prove()
+        if self._relay is not None and self._relay.far.input_over:
+            self.abort()
+        else:
+            self._admitted.prove()
 
     def abort(self) -> None:
         """End the connection with a reset, and that to the other node."""

@@ -86,7 +86,9 @@ class RelayEnd:
         self._reactor = below.reactor
         self._pending: bytes | memoryview = b""
         self._reading = False
-        self._input_over = self._finishing = self._lost = False
+        self._finishing = self._lost = False
+        #: whether this side sends no more
+        self.input_over = False
         self.is_shut = False
         self.other: RelayEnd
         below.stopReading()
@@ -148,7 +150,7 @@ class RelayEnd:
         elif data:
             self.other.send(data)
         else:
-            self._input_over = True
+            self.input_over = True
             self.pause()
             self.other.finish()
         return None
@@ -189,7 +191,7 @@ class RelayEnd:
 
     def resume(self) -> None:
         """Go on reading, if there is more to come."""
-        if not (self._reading or self._input_over or self._lost):
+        if not (self._reading or self.input_over or self._lost):
             self._reading = True
             self._reactor.addReader(self)
 

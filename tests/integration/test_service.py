@@ -281,6 +281,14 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual(["tcp:5269:interface=127.0.0.1", "waits", "accepts", "links"], self.opened)
         self.assertEqual([], self.gateway.unready())
 
+    def test_reloaded_before_it_joined(self) -> None:
+        """A node of a cluster opens the listeners of the configuration that is in force when it has joined."""
+        self.gateway._node = cast(Any, SimpleNamespace(why_closed="", door=SimpleNamespace(factory=lambda *values: None)))
+        new = SimpleNamespace(**{**vars(self.config), "listen": [Listener.model_validate({"endpoint": "tcp:5270:interface=127.0.0.1"})]})
+        self.components.running.config = new
+        self.gateway._open_listeners()
+        self.assertEqual(["tcp:5270:interface=127.0.0.1", "waits"], self.opened)
+
     def test_drained_on_a_full_disk(self) -> None:
         """`drain` works, and says what is in memory only. The log has the line for which the audit log has no space."""
         audit = AuditLog(Path("/nowhere"), FixedClock(0.0))

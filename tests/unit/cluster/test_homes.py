@@ -113,6 +113,7 @@ class ClusterHomesTests(SynchronousTestCase):
         custody.error = RuntimeError("broken")
         self.assertEqual(self.nodes["a"].claim(P), [Ending(Cause.INTERNAL)])
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(custody.dropped, [P])  # a part of its queues may have been restored
         self.own("b")
 
     def test_engine_is_full(self) -> None:

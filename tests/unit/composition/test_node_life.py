@@ -55,6 +55,9 @@ class Port:
     async def open(self) -> None:
         self.events.append("port opened")
 
+    def refuse(self) -> None:
+        self.events.append("port refuses")
+
     def close(self) -> Deferred[None]:
         self.events.append("port closed")
         return succeed(None)
@@ -220,7 +223,7 @@ class LifeTests(SynchronousTestCase):
         stopped = a.stop()
         self.pass_time(2.0)
         self.successResultOf(stopped)
-        self.assertEqual(([PEER], ["door left", "door closed", "port closed", "engine closed", "loop closed"]), (a.custody.closed, a.taken))
+        self.assertEqual(([PEER], ["door left", "port refuses", "door closed", "port closed", "engine closed", "loop closed"]), (a.custody.closed, a.taken))
         self.assertEqual(["a ended"], b.taken)
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(b.homes.claim(PEER))))
 
@@ -231,7 +234,7 @@ class LifeTests(SynchronousTestCase):
         stopped = node.stop()
         self.pass_time(40.0)
         self.successResultOf(stopped)
-        self.assertEqual(["door left", "door closed", "port closed", "engine closed", "loop closed"], node.taken)
+        self.assertEqual(["door left", "port refuses", "door closed", "port closed", "engine closed", "loop closed"], node.taken)
 
     def test_stop_before_join(self) -> None:
         """A stop while the engine does not answer the first question ends everything."""

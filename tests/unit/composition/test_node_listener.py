@@ -256,6 +256,14 @@ class NodeListenerTests(SynchronousTestCase):
             self.assertTrue(transport.disconnected)
         self.assertEqual((self.legs, len(self.refused)), ([], 8))
 
+    def test_stopping(self) -> None:
+        """A node that stops takes no more streams. It still closes the streams of a door that stops, and still listens."""
+        NodeListener(self.reactor, "tcp:5271:interface=192.0.2.1", self.factory).refuse()
+        for leg, refused in (("federation", 1), ("backend example.org", 2), ("leave", 2)):
+            self.connect(NodeHeaders(KEY).write(*ENDS, f"a {leg}"))
+            self.assertEqual((self.legs, len(self.refused)), ([], refused))
+        self.assertIsNotNone(self.connect(b""))
+
     def test_door_that_stops(self) -> None:
         """The streams of a door that stops are closed, some in each turn, and those of other doors are not."""
         closed: list[str] = []

@@ -531,6 +531,23 @@ class CloseTests(PeerTestCase):
         self.assertEqual(["1", "1"], self.node.written())
         self.assertEqual(1, b"".join(data for each in self.node.connections for data in each.written).count(b"type='error'"))
 
+    def test_error(self) -> None:
+        """The peer stays here if a step fails. Its stanzas are delivered by a new stream."""
+        self.node.accept("1")
+        self.node.settle()
+
+        def release(peer: Domain) -> Deferred[None]:
+            raise RuntimeError("broken")
+
+        self.patch(self.node.spool, "release", release)
+        done = self.close()
+        self.node.settle(12)
+        self.failureResultOf(done, RuntimeError)
+        self.node.settle(3)
+        self.node.open()
+        self.node.settle(1)
+        self.assertEqual(["1"], self.node.written())
+
     def test_dropped_meanwhile(self) -> None:
         """A drop ends the call. Nothing that was taken since is touched."""
         self.node.accept("1")

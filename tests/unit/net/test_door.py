@@ -185,6 +185,18 @@ class DoorTests(SynchronousTestCase):
         self.reactor.advance(PROVEN_AFTER)
         self.assertEqual((self.admission.unproven, self.admission.proven, self.refused), (0, 1, []))
 
+    def test_closed_by_the_other_node(self) -> None:
+        """A connection that the other node has closed never counts as proven, although its peer keeps it open."""
+        client = self.connect()
+        self.answer(ELSEWHERE)
+        self.homes[0].recv(9999)
+        self.homes[0].close()
+        self.reactor.settle()
+        self.assertEqual((client.recv(99), self.admission.unproven), (b"", 1))
+        self.reactor.advance(LIMITS.negotiation + PROVEN_AFTER)
+        self.reactor.settle()
+        self.assertEqual((self.admission.total, self.places.open, self.reactor.getDelayedCalls()), (0, [], []))
+
     def test_gives_way(self) -> None:
         """Until then it gives way to newcomers like any unproven connection. Both sides of it end."""
         self.connect()
