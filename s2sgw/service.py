@@ -299,7 +299,7 @@ class RunningGateway:
             leg = components.backends.leg_of(domain)
             return None if leg is None else self._plain_factory("backend", leg.receiving, admission)
 
-        handed_on = HandedOnFactories(federation, backend, partial(self._refused, "federation"))
+        handed_on = HandedOnFactories(federation, backend)
         local_domains, reactor = components.running.local_domains, components.reactor
         return build_node(parts, self.config.cluster, local_domains, components.secret, handed_on, self, reactor)
 

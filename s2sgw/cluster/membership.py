@@ -55,10 +55,14 @@ class ListenerProbe(Protocol):
 
 
 class TCPProbe:
-    """The `ListenerProbe` by a TCP connection, which is closed at once. A listener without an IP address is never refused."""
+    """The `ListenerProbe` by a TCP connection, which is closed at once. A listener without an IP address is never refused.
 
-    def __init__(self, reactor: Any) -> None:
+    It connects from the address `source`, by which the other nodes know this one; "": the system chooses.
+    """
+
+    def __init__(self, reactor: Any, source: str = "") -> None:
         self._reactor = reactor
+        self._source = source
 
     async def refused(self, listener: str) -> bool:
         """Return whether a connection is refused within `PROBE_SECONDS`."""
@@ -69,7 +73,9 @@ class TCPProbe:
         if not is_of_one_machine(address):
             return False
         endpoint_type = TCP6ClientEndpoint if ":" in address.host else TCP4ClientEndpoint
-        endpoint = endpoint_type(self._reactor, address.host, address.port, timeout=PROBE_SECONDS)
+        same_family = bool(self._source) and (":" in self._source) == (":" in address.host)
+        bind = (self._source, 0) if same_family else None
+        endpoint = endpoint_type(self._reactor, address.host, address.port, timeout=PROBE_SECONDS, bindAddress=bind)
         try:
             await endpoint.connect(Factory.forProtocol(_Probe))
         except TwistedConnectionRefused:

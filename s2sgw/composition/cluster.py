@@ -118,8 +118,9 @@ def build_engine(
         lost=notices.lost, report=report,
     )
     times = MemberTimes(lease=cluster.lease, bridge=cluster.bridge)
-    members = Members(node, str(listener_place(cluster.listen)), partial(secrets.token_hex, 8), times)
-    membership = Membership(members, engine, TCPProbe(reactor), notices, reactor)
+    place = listener_place(cluster.listen)
+    members = Members(node, str(place), partial(secrets.token_hex, 8), times)
+    membership = Membership(members, engine, TCPProbe(reactor, place.host), notices, reactor)
     lease = WriteLease(membership.may_write, reactor)
     settings = SettingsGuard(engine, node, shared_settings(config, secret))
     return EngineParts(node, loop, engine, spool, members, membership, notices, lease, settings)

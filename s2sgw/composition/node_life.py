@@ -33,7 +33,6 @@ from s2sgw.cluster.node_records import NodeSession
 from s2sgw.composition.cluster import ClusterParts, listener_place
 from s2sgw.composition.node_listener import NodeDoor, NodeFactory, NodeListener
 from s2sgw.config.sections import Cluster
-from s2sgw.net.listening import OnRefused
 from s2sgw.stream.dialback import derive
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain
@@ -237,7 +236,6 @@ class HandedOnFactories(NamedTuple):
 
     federation: ServerFactory
     backend: Callable[[Domain], ServerFactory | None]
-    refused: OnRefused
 
 
 def build_node(
@@ -246,7 +244,8 @@ def build_node(
 ) -> NodeLife:
     """Build the door, the listener for nodes and the life of this node. Nothing is opened."""
     assert cluster.listen is not None
-    door = NodeDoor(reactor, parts.homes, local_domains, derive(secret, "nodes"), parts.membership.may_write)
-    factory = NodeFactory(handed_on.federation, handed_on.backend, cluster.members, door.headers, reactor, handed_on.refused)
+    place = listener_place(cluster.listen)
+    door = NodeDoor(reactor, parts.homes, local_domains, derive(secret, "nodes"), parts.membership.may_write, place.host)
+    factory = NodeFactory(handed_on.federation, handed_on.backend, cluster.members, door.headers, reactor)
     port = NodeListener(reactor, cluster.listen, factory)
-    return NodeLife(parts, port, door, listener_place(cluster.listen), doors, reactor)
+    return NodeLife(parts, port, door, place, doors, reactor)

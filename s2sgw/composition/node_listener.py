@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocol
 from twisted.internet.protocol import Factory, ServerFactory
 from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.cluster.door import HandOn, Placement, peer_of
@@ -45,6 +46,11 @@ RATE, BURST = 20.0, 200.0
 #: gets one with its first stanza.
 REMEMBERED_SECONDS, REMEMBERED = 1.0, 4096
 
+#: Seconds in which a warning of one kind is logged once, and the warnings that are logged in this time.
+LOGGED_SECONDS, LOGGED = 60.0, 20
+#: The remedy if nodes do not connect from, or do not accept, the addresses that they should.
+MEMBERS = "cluster.members of each node must hold the address in cluster.listen of every other node"
+
 #: The purpose in a node's header, behind the name of the door: a leg (the backend's with one of its domains), or that the streams
 #: from this door should be closed.
 FEDERATION, BACKEND, LEAVE = "federation", "backend ", "leave"
@@ -54,6 +60,33 @@ NOWHERE = HostPort("127.0.0.1", 0)
 CLOSED_PER_TURN = 50
 #: The end of streams whose connections the other node does not hand on any more.
 LEAVING = Ending(Cause.CLOSED, "the node of the gateway that took the connection stops")
+
+
+class RareWarnings:
+    """Logs a warning of each kind once in `LOGGED_SECONDS`, and `LOGGED` in all. The next line has the number of the others."""
+
+    log = Logger("s2sgw")
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+        self._ends = 0.0
+        self._kinds: set[str] = set()
+        self._others = 0
+
+    def warn(self, kind: str, event: str, **facts: Any) -> None:
+        """Log the event with these facts, or count it."""
+        now = self._clock.seconds()
+        if now >= self._ends:
+            self._ends = now + LOGGED_SECONDS
+            self._kinds.clear()
+        if kind in self._kinds or len(self._kinds) >= LOGGED:
+            self._others += 1
+            return
+        self._kinds.add(kind)
+        others, self._others = self._others, 0
+        if others:
+            facts["not_logged"] = others
+        self.log.warn(event=event, **facts)
 
 
 class HomeLocator(Protocol):
@@ -66,12 +99,13 @@ class HomeLocator(Protocol):
 class NodeDoor:
     """Hands connections on. `key` is the secret of the nodes, `local_domains` the domains of the gateway.
 
+    It connects from the address `source`, by which the other nodes know this one; "": the system chooses.
     Connections that are handed on end if bytes come while `may_copy` is false: this node has no lease.
     """
 
     def __init__(
         self, reactor: Any, homes: HomeLocator, local_domains: Container[Domain], key: bytes,
-        may_copy: Callable[[], bool] = lambda: True,
+        may_copy: Callable[[], bool] = lambda: True, source: str = "",
     ) -> None:
         self.may_copy = may_copy
         self.headers = NodeHeaders(key)
@@ -82,7 +116,8 @@ class NodeDoor:
         self._reactor = reactor
         self._homes = homes
         self._local_domains = local_domains
-        self._dialler = DirectDialler(reactor, timeout=CONNECT_SECONDS)
+        self._warnings = RareWarnings(reactor)
+        self._dialler = DirectDialler(reactor, timeout=CONNECT_SECONDS, sources=(source,) if source else ())
         self._slots: FairSlots[Placement | Ending] = FairSlots(
             reactor, LOOK_UPS, per_owner=PER_ADDRESS, per_line=LINE, waiting=LINE,
         )
@@ -157,9 +192,19 @@ class NodeDoor:
     def _locate(self, peer: Domain) -> Deferred[Placement | Ending]:
         return Deferred.fromCoroutine(self._homes.locate(peer))
 
-    def forget(self, peer: Domain | None) -> None:
-        """Forget where the connections of `peer` go: nothing answers there."""
+    def not_answered(self, place: HostPort) -> None:
+        """Count and log a connection that was handed on to `place`, which closed it before it sent anything."""
+        why = f"the node closed the connection before it sent anything: its log says why. {MEMBERS}"
+        self._attempt_failed(place, why)
+
+    def _attempt_failed(self, place: HostPort, why: str) -> None:
         self.failed += 1
+        node = self._nodes.get(place, "")
+        self._warnings.warn(f"{place} {why}", event="not handed on", node=node, address=str(place), detail=why)
+
+    def forget(self, peer: Domain | None, place: HostPort, why: str) -> None:
+        """Forget that the connections of `peer` go to `place`, which cannot be connected to."""
+        self._attempt_failed(place, why)
         if peer is not None:
             self._found.pop(peer, None)
 
@@ -198,6 +243,7 @@ class LegPlacing:
         self._door = door
         self._leg = leg
         self.handed_on, self.gone, self.may_copy = door.opened, door.gone, door.may_copy
+        self.not_answered = door.not_answered
 
     def place(self, header: Header, address: str) -> Deferred[HostPort | None]:
         """Return the listener of the home of the peer; None: this node serves the stream."""
@@ -212,25 +258,34 @@ class LegPlacing:
         leg = FEDERATION if self._leg == "federation" else f"{BACKEND}{Domain.claimed(header.from_ or '').ascii}"
         return self._door.headers.write(source, destination, f"{self._door.name} {leg}")
 
-    def not_reached(self, header: Header) -> None:
+    def not_reached(self, header: Header, place: HostPort, why: str) -> None:
         """Forget the place."""
-        self._door.forget(self._door.peer(self._leg, header))
+        self._door.forget(self._door.peer(self._leg, header), place, why)
 
 
 class NodeFactory(ProxyFactory):
-    """Builds the connections that nodes hand on: `federation` those of peers, `backend` those of the server of a domain."""
+    """Builds the connections that nodes hand on: `federation` those of peers, `backend` those of the server of a domain.
+
+    All other connections are refused. The log names the address and the reason, for the administrator of the nodes.
+    """
+
+    unlisted = f"it is not in cluster.members. If a node connects from this address: {MEMBERS}"
 
     def __init__(
         self, federation: ServerFactory, backend: Callable[[Domain], ServerFactory | None], members: Sequence[Network],
-        headers: NodeHeaders, clock: Any, refused: OnRefused,
+        headers: NodeHeaders, clock: Any,
     ) -> None:
-        super().__init__(federation, members, clock, refused)
+        super().__init__(federation, members, clock, self._log_refused)
+        self._warnings = RareWarnings(clock)
         self._backend = backend
         self._headers = headers
         #: whether the gateway stops: new connections are refused, as at its other listeners
         self.stopping = False
         #: the connections of each door
         self._handed_on: dict[str, WeakSet[SilentConnection]] = {}
+
+    def _log_refused(self, address: str, ending: Ending) -> None:
+        self._warnings.warn(f"{address} {ending.detail}", event="node refused", address=address, detail=ending.detail)
 
     def factory_for(self, header: ProxyHeader) -> ServerFactory | None:
         """Return the factory of the leg in the header; None: no node has written it."""

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.net.admission import Admission, AdmittedConnection
-from s2sgw.net.dialing import Dialler
+from s2sgw.net.dialing import DialFailed, Dialler
 from s2sgw.net.listening import BuildStream, OnRefused, SilentConnection, StreamFactory
 from s2sgw.net.relay import Relay, can_be_relayed
 from s2sgw.net.tcp_options import set_user_timeout
@@ -49,8 +49,11 @@ class Placing(Protocol):
     def greeting(self, header: Header, source: HostPort, destination: HostPort) -> bytes:
         """Return the bytes that begin the connection to the other node; b"": it cannot be handed on."""
 
-    def not_reached(self, header: Header) -> None:
-        """Forget where the connection should go: nothing answers there."""
+    def not_reached(self, header: Header, place: HostPort, why: str) -> None:
+        """Forget that the connection should go to `place`: it cannot be connected to. `why` is a few words."""
+
+    def not_answered(self, place: HostPort) -> None:
+        """Note that `place` has closed a connection that was handed on, before it sent anything."""
 
     def handed_on(self, connection: HandedOn, place: HostPort) -> None:
         """Note that a connection is handed on to `place`."""
@@ -108,6 +111,7 @@ class DoorConnection(SilentConnection):
         self._call: Deferred[Any] | None = None
         self._timer: IDelayedCall | None = None
         self._relay: Relay | None = None
+        self._place: HostPort | None = None
 
     # --- the header ---
 
@@ -149,7 +153,7 @@ class DoorConnection(SilentConnection):
             self._serve()
             return
         self._call = self._door.dialler(place.host, place.port, partial(self._far_end, place, greeting))
-        self._call.addCallbacks(self._reached, self._not_reached, errbackArgs=(header,))
+        self._call.addCallbacks(self._reached, self._not_reached, errbackArgs=(header, place))
 
     def _failed(self, failure: Failure) -> None:
         if not self._is_over:
@@ -170,10 +174,12 @@ class DoorConnection(SilentConnection):
     def _reached(self, _: None) -> None:
         self._call = None
 
-    def _not_reached(self, failure: Failure, header: Header) -> None:
+    def _not_reached(self, failure: Failure, header: Header, place: HostPort) -> None:
         self._call = None
         if not self._is_over and self._relay is None:
-            self._door.placing.not_reached(header)
+            ending = failure.value.ending if isinstance(failure.value, DialFailed) else None
+            why = failure.getErrorMessage() if ending is None else f"{ending.cause}: {ending.detail}"
+            self._door.placing.not_reached(header, place, why)
             self._timer = self._door.clock.callLater(AGAIN_SECONDS, self._ask, header)
 
     def hand_on(self, far: Any, place: HostPort, greeting: bytes) -> None:
@@ -188,6 +194,7 @@ class DoorConnection(SilentConnection):
         self._admitted.entrust()
         self._timer = self._door.clock.callLater(self._door.proven_after, self._prove)
         data, self._data = self._data, b""
+        self._place = place
         self._door.placing.handed_on(self, place)
         self._relay = Relay(self.transport, far, self._door.placing.may_copy)
         self._relay.begin(greeting + data)
@@ -233,6 +240,9 @@ class DoorConnection(SilentConnection):
         if call is not None:
             call.cancel()
         if self._relay is not None:
+            assert self._place is not None
+            if self._relay.is_unanswered:
+                self._door.placing.not_answered(self._place)
             self._door.placing.gone(self)
 
 

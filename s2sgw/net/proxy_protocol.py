@@ -140,6 +140,8 @@ class ProxyFactory(ServerFactory):
     """Builds connections of `factory` for clients of the listed proxies. `refused` is called for all other connections."""
 
     noisy = False
+    #: why a client that is not listed is refused
+    unlisted = "only listed proxies may connect here"
 
     def __init__(
         self, factory: ServerFactory, trusted: Iterable[Network], clock: IReactorTime,
@@ -155,7 +157,7 @@ class ProxyFactory(ServerFactory):
         host = str(getattr(addr, "host", ""))
         if self._is_trusted(host):
             return _Receiver(self, host)
-        self.refused(host, Ending(Cause.NOT_ALLOWED, "only listed proxies may connect here"))
+        self.refused(host, Ending(Cause.NOT_ALLOWED, self.unlisted))
         return None
 
     def factory_for(self, header: ProxyHeader) -> ServerFactory | None:

@@ -47,6 +47,11 @@ class Relay:
         self.near, self.far = RelayEnd(innermost(near), self), RelayEnd(innermost(far), self)
         self.near.other, self.far.other = self.far, self.near
 
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether the far side has closed or broken its connection before it sent anything, and before the near side ended."""
+        return self.far.is_silent and self.far.ended_first
+
     def begin(self, greeting: bytes) -> None:
         """Send `greeting` to the far side, and copy from then on."""
         self.near.resume()
@@ -90,6 +95,8 @@ class RelayEnd:
         #: whether this side sends no more
         self.input_over = False
         self.is_shut = False
+        #: whether nothing has come from this side, and whether it has closed or broken its connection before the other one
+        self.is_silent, self.ended_first = True, False
         self.other: RelayEnd
         below.stopReading()
         below.stopWriting()
@@ -103,7 +110,7 @@ class RelayEnd:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._relay.abort()
+            self._break()
             return
         if sent < len(data):
             self._pending = memoryview(data)[sent:]
@@ -120,7 +127,7 @@ class RelayEnd:
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
-            self._relay.abort()
+            self._break()
             return
         self.is_shut = True
         self._relay.half_closed()
@@ -148,9 +155,11 @@ class RelayEnd:
         if data and not self._relay.may_copy():
             self._relay.abort()
         elif data:
+            self.is_silent = False
             self.other.send(data)
         else:
             self.input_over = True
+            self.ended_first = not self.other.input_over
             self.pause()
             self.other.finish()
         return None
@@ -179,6 +188,10 @@ class RelayEnd:
 
     def connectionLost(self, reason: Failure) -> None:
         """End the relay: this connection broke."""
+        self._break()
+
+    def _break(self) -> None:
+        self.ended_first = self.ended_first or not self.other.input_over
         self._relay.abort()
 
     # --- holding and closing ---

@@ -87,7 +87,7 @@ class NodesTests(TestCase):
         self.engines: list[Answering] = []
         self.second_admission = self.admission()
         handed_on = StreamFactory(self.build, self.second_admission, self.refused)
-        factory = NodeFactory(handed_on, self.no_server, [ip_network("127.0.0.0/8")], self.door.headers, reactor, self.refused)
+        factory = NodeFactory(handed_on, self.no_server, [ip_network("127.0.0.0/8")], self.door.headers, reactor)
         self.listener = NodeListener(reactor, f"tcp:0:interface={HOST}", factory)
         await self.listener.open()
         (self.port,) = [await each for each in listen(reactor, f"tcp:0:interface={HOST}", self.first)]

@@ -155,3 +155,12 @@ class TCPProbeTests(SynchronousTestCase):
         for listener in ("node.example:5271", "0.0.0.0:5271", "[::]:5271", "[::ffff:0.0.0.0]:5271"):
             self.assertEqual(self.probe(listener, Refused()), [False])
         self.assertEqual(self.probe("?", Refused()), [False])
+
+    def test_source(self) -> None:
+        """It connects from the address of this node, if the listener is of the same family."""
+        for listener, source, bind in (
+            ("192.0.2.1:5271", "192.0.2.2", ("192.0.2.2", 0)), ("[2001:db8::1]:5271", "192.0.2.2", None), ("192.0.2.1:5271", "", None),
+        ):
+            reactor = MemoryReactorClock()
+            Deferred.fromCoroutine(TCPProbe(reactor, source).refused(listener))
+            self.assertEqual(reactor.tcpClients[0][4], bind)

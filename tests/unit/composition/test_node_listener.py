@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import Any
 from unittest.mock import Mock
@@ -12,6 +13,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.door import HandOn, Placement, ServeHere
@@ -19,11 +21,14 @@ from s2sgw.composition.node_listener import (
     BURST,
     CLOSED_PER_TURN,
     CONNECT_SECONDS,
+    LOGGED,
+    LOGGED_SECONDS,
     REMEMBERED_SECONDS,
     LegPlacing,
     NodeDoor,
     NodeFactory,
     NodeListener,
+    RareWarnings,
 )
 from s2sgw.net.dialing import DialFailed
 from s2sgw.net.listening import SilentConnection
@@ -39,6 +44,11 @@ FROM_PEER, FROM_SERVER = (Header(*names, None, "1.0") for names in (("example.or
 ELSEWHERE = HostPort("192.0.2.2", 5271)
 ENDS = (HostPort("203.0.113.7", 40000), HostPort("192.0.2.1", 5269))
 KEY = b"the secret of the nodes"
+
+
+def capture(case: SynchronousTestCase) -> Sequence[Any]:
+    """Return the lines of the log from now on."""
+    return case.enterContext(capturedLogs())
 
 
 class Homes:
@@ -103,7 +113,7 @@ class DoorTests(SynchronousTestCase):
         elsewhere = HandOn("b", str(ELSEWHERE))
         self.place(elsewhere)
         self.assertEqual((self.place(ServeHere()), len(self.homes.asked)), (ELSEWHERE, 1))
-        self.federation.not_reached(FROM_PEER)
+        self.federation.not_reached(FROM_PEER, ELSEWHERE, "connection-refused")
         self.assertEqual((self.place(elsewhere), len(self.homes.asked)), (ELSEWHERE, 2))
         self.door.node_ended("b")
         self.assertEqual((self.place(Ending(Cause.NO_NODE)), len(self.homes.asked)), (None, 3))
@@ -177,6 +187,30 @@ class DoorTests(SynchronousTestCase):
             self.federation.gone(connection)
         self.successResultOf(leaving)
 
+    def test_failures_are_logged(self) -> None:
+        """A failed handing on is logged with the node, its address and why; the same again only after a minute, with a number."""
+        lines = capture(self)
+        self.place(HandOn("b", str(ELSEWHERE)))
+        for _ in range(3):
+            self.federation.not_reached(FROM_PEER, ELSEWHERE, "connection-refused: in words")
+            self.federation.not_answered(ELSEWHERE)
+        first, second = lines
+        self.assertEqual(
+            [first[key] for key in ("event", "node", "address", "detail")], ["not handed on", "b", "192.0.2.2:5271", "connection-refused: in words"],
+        )
+        self.assertIn("closed the connection before it sent anything", second["detail"])
+        self.assertIn("cluster.members", second["detail"])
+        self.clock.advance(LOGGED_SECONDS)
+        self.federation.not_answered(ELSEWHERE)
+        self.assertEqual((lines[2]["not_logged"], self.door.failed), (4, 7))
+
+    def test_many_failures(self) -> None:
+        """The lines of a minute are bounded."""
+        lines = capture(self)
+        for number in range(1000):
+            self.federation.not_answered(HostPort("192.0.2.2", number))
+        self.assertEqual(len(lines), LOGGED)
+
     def test_dead_node(self) -> None:
         """The connections to a dead node are ended, and no others."""
         self.place(HandOn("b", str(ELSEWHERE)))
@@ -206,12 +240,17 @@ class NodeListenerTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
-        self.refused: list[Cause] = []
         self.legs: list[str] = []
         self.factory = NodeFactory(
             self.leg("federation"), self.backend, [ip_network("192.0.2.0/28")], NodeHeaders(KEY), self.reactor,
-            lambda address, ending: self.refused.append(ending.cause),
         )
+        self.lines = capture(self)
+
+    @property
+    def refused(self) -> list[str]:
+        """The addresses of refused connections, as logged. Each gets another log, so that none is left out."""
+        self.factory._warnings = RareWarnings(self.reactor)
+        return [f"{line['address']}: {line['detail']}" for line in self.lines if line["event"] == "node refused"]
 
     def leg(self, name: str) -> ServerFactory:
         factory = ServerFactory()
@@ -254,7 +293,10 @@ class NodeListenerTests(SynchronousTestCase):
             transport = self.connect(data)
             assert transport is not None
             self.assertTrue(transport.disconnected)
+            self.factory._warnings = RareWarnings(self.reactor)
         self.assertEqual((self.legs, len(self.refused)), ([], 8))
+        self.assertIn("192.0.2.16: it is not in cluster.members", self.refused[0])
+        self.assertIn("must hold the address in cluster.listen", self.refused[0])
 
     def test_stopping(self) -> None:
         """A node that stops takes no more streams. It still closes the streams of a door that stops, and still listens."""
@@ -304,8 +346,9 @@ class NodeListenerTests(SynchronousTestCase):
         self.assertEqual(listener.ports, [])
 
     def test_dialler(self) -> None:
-        """A node that does not accept in time is not reached."""
-        door = NodeDoor(self.reactor, Homes(), {LOCAL}, KEY)
+        """A node that does not accept in time is not reached. It is connected to from the address by which it knows this node."""
+        door = NodeDoor(self.reactor, Homes(), {LOCAL}, KEY, source="192.0.2.1")
         factory: Any = door.factory("federation", lambda admitted: None, None, lambda address, ending: None)  # type: ignore[arg-type,return-value]
         factory.dialler("192.0.2.2", 5271, Served)
-        self.assertEqual(self.reactor.tcpClients[0][:2] + self.reactor.tcpClients[0][3:4], ("192.0.2.2", 5271, CONNECT_SECONDS))
+        host, port, _, timeout, bind = self.reactor.tcpClients[0]
+        self.assertEqual((host, port, timeout, bind), ("192.0.2.2", 5271, CONNECT_SECONDS, ("192.0.2.1", 0)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -36,6 +37,8 @@ class Places:
         self.answers: list[Deferred[HostPort | None]] = []
         self.open: list[HandedOn] = []
         self.forgotten = 0
+        self.whys: list[tuple[HostPort, str]] = []
+        self.unanswered: list[HostPort] = []
         self.greets = GREETING
 
     def place(self, header: Header, address: str) -> Deferred[HostPort | None]:
@@ -46,8 +49,12 @@ class Places:
     def greeting(self, header: Header, source: HostPort, destination: HostPort) -> bytes:
         return self.greets
 
-    def not_reached(self, header: Header) -> None:
+    def not_reached(self, header: Header, place: HostPort, why: str) -> None:
         self.forgotten += 1
+        self.whys.append((place, why))
+
+    def not_answered(self, place: HostPort) -> None:
+        self.unanswered.append(place)
 
     def may_copy(self) -> bool:
         return True
@@ -83,7 +90,7 @@ class DoorTests(SynchronousTestCase):
     def dial(self, address: str, port: int, build: Build) -> Deferred[None]:
         self.assertEqual((address, port), ELSEWHERE)
         if not self.reachable:
-            return fail(DialFailed(Ending(Cause.CONNECTION_REFUSED)))
+            return fail(DialFailed(Ending(Cause.CONNECTION_REFUSED, "in words")))
         protocol = build()
         if protocol is None:
             return fail(DialFailed(Ending(Cause.CLOSED)))
@@ -197,6 +204,40 @@ class DoorTests(SynchronousTestCase):
         self.reactor.settle()
         self.assertEqual((self.admission.total, self.places.open, self.reactor.getDelayedCalls()), (0, [], []))
 
+    def test_not_answered(self) -> None:
+        """A node that closes or breaks a connection before it sends anything is told of. An answer, and a peer's end, are not."""
+        def answered(client: socket.socket, home: socket.socket) -> None:
+            home.send(b"answer")
+            self.reactor.settle()
+            home.close()
+
+        def reset_by_peer(client: socket.socket, home: socket.socket) -> None:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+
+        def closed_by_peer(client: socket.socket, home: socket.socket) -> None:
+            client.shutdown(socket.SHUT_WR)
+            self.reactor.settle()
+            home.recv(9999)
+            home.close()
+
+        def closed(client: socket.socket, home: socket.socket) -> None:
+            home.recv(9999)
+            home.close()
+
+        def reset(client: socket.socket, home: socket.socket) -> None:
+            home.close()  # with unread bytes: a reset
+
+        for end, told in ((answered, 0), (reset_by_peer, 0), (closed_by_peer, 0), (closed, 1), (reset, 1)):
+            client = self.connect()
+            self.answer(ELSEWHERE)
+            end(client, self.homes[-1])
+            self.reactor.settle()
+            client.close()
+            self.reactor.settle()
+            self.assertEqual((self.places.unanswered, self.places.open), ([ELSEWHERE] * told, []), end)
+            self.places.unanswered.clear()
+
     def test_gives_way(self) -> None:
         """Until then it gives way to newcomers like any unproven connection. Both sides of it end."""
         self.connect()
@@ -213,7 +254,7 @@ class DoorTests(SynchronousTestCase):
         self.reachable = False
         self.connect()
         self.answer(ELSEWHERE)
-        self.assertEqual(self.places.forgotten, 1)
+        self.assertEqual((self.places.forgotten, self.places.whys), (1, [(ELSEWHERE, "connection-refused: in words")]))
         self.reactor.advance(AGAIN_SECONDS)
         self.assertEqual(self.places.asked, ["peer.example"] * 2)
         self.reachable = True
