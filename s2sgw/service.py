@@ -301,7 +301,16 @@ class RunningGateway:
 
         handed_on = HandedOnFactories(federation, backend)
         local_domains, reactor = components.running.local_domains, components.reactor
+        components.views.why_closed = self._why_closed
         return build_node(parts, self.config.cluster, local_domains, components.secret, handed_on, self, reactor)
+
+    def _why_closed(self, purpose: str) -> str:
+        """Return why the listeners of a purpose are closed on this node of a cluster; "": they are open."""
+        if self._node is None or (self._opened and purpose not in ("federation", "backend")):
+            return ""
+        if self._closing:
+            return STOPPING
+        return "" if self._opened and not self._listeners.paused else self._node.why_closed
 
     def _join(self, node: NodeLife) -> None:
         Deferred.fromCoroutine(node.join()).addErrback(self._not_joined)

@@ -107,7 +107,7 @@ class StatusReport(TypedDict):
     config: str
     uptime: float
     domains: list[str]
-    listeners: list[dict[str, str]]  # {"purpose": "federation", "endpoint": "tcp:5269"}
+    listeners: list[dict[str, str]]  # {"purpose": "federation", "endpoint": "tcp:5269"}; "closed": why, if it is not open now
     streams: list[dict[str, Any]]  # {"leg": …, "direction": …, "number": …}
     stanzas: list[dict[str, Any]]  # {"direction": …, "kind": …, "outcome": …, "number": …}
     waiting: dict[str, float]  # {"stanzas": …, "bytes": … (in memory), "disk_bytes": …, "oldest": …}

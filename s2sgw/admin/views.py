@@ -122,6 +122,8 @@ class GatewayViews:
         self._backends = backends
         self._proofs = proofs
         self._alerts = alerts
+        #: returns why the listeners of a purpose are closed now; "": they are open. Those of a node of a cluster may be closed
+        self.why_closed: Callable[[str], str] = lambda purpose: ""
         self._links = links
         self._config = config
         self._custody = custody
@@ -328,11 +330,21 @@ class GatewayViews:
                 "oldest": self._waiting()[1],
             },
             refusals=sum(self._record.refusals.values()), broken=len(self._accepted.sessions),
-            backends=self._backends(), alerts=self._alerts(),
+            backends=self._backends(), alerts=[*self._alerts(), *self._doors()],
         )
 
+    def _doors(self) -> list[str]:
+        """Return an alert if nothing listens for peers."""
+        why = self.why_closed("federation")
+        return [f"this gateway takes no connections of peers: {why}"] if why else []
+
     def listeners(self) -> Iterator[dict[str, str]]:
-        """Yield the endpoint and the purpose of each listener."""
+        """Yield the endpoint and the purpose of each listener, and why it is closed, if it is."""
+        for row in self._listeners():
+            why = self.why_closed(row["purpose"].partition(" (")[0])
+            yield {**row, "closed": why} if why else row
+
+    def _listeners(self) -> Iterator[dict[str, str]]:
         for listener in self._config.listen:
             yield {"purpose": f"federation ({listener.tls})", "endpoint": listener.endpoint}
         for backend in self._config.backends:

@@ -281,7 +281,7 @@ def status(answer: JSONRow, screen: Screen) -> str:
     lines = [
         f"s2sgw {answer['version']}, running for {duration(answer['uptime'])} on {answer['config']}",
         f"domains    {', '.join(answer['domains'])}",
-        *(f"listens    {listener['endpoint']} ({listener['purpose']})" for listener in answer["listeners"]),
+        *(_listener(row) for row in answer["listeners"]),
         *(f"backend    {_backend(row)}" for row in answer.get("backends", ())),
         f"streams    {', '.join(_number(row) for row in answer['streams']) or 'none'}",
         f"waiting    {_waiting(answer['waiting'])}",
@@ -292,6 +292,11 @@ def status(answer: JSONRow, screen: Screen) -> str:
     ]
     text = paragraphs(lines, screen)
     return f"{text}\n\n{table(_STANZAS, answer['stanzas'], screen)}" if answer["stanzas"] else text
+
+
+def _listener(row: JSONRow) -> str:
+    place = f"{row['endpoint']} ({row['purpose']})"
+    return f"closed     {place}: {row['closed']}" if row.get("closed") else f"listens    {place}"
 
 
 def cluster(answer: JSONRow, screen: Screen) -> str:

@@ -174,6 +174,11 @@ class Listeners:
             other.commit()
         self._committed()
 
+    @property
+    def paused(self) -> bool:
+        """Whether nothing listens for peers and servers, until `resume`."""
+        return self._federation.paused
+
     def pause(self) -> None:
         """Listen no more for peers and servers, until `resume`: they go to other nodes of the cluster."""
         self._federation.pause()

@@ -41,7 +41,8 @@ class ListenerSet(Generic[R]):
         #: the ports that `prepare` has opened, and the rows that `commit` will put in force
         self._new: dict[str, list[IListeningPort]] = {}
         self._wanted: Sequence[R] | None = None
-        self._paused = False
+        #: whether nothing listens until `resume`
+        self.paused = False
 
     def prepare(self, rows: Sequence[R]) -> list[tuple[str, str]]:
         """Open what is new in `rows`. Return each endpoint that cannot be opened, with the reason; then nothing is left open."""
@@ -95,7 +96,7 @@ class ListenerSet(Generic[R]):
                 for port in self._ports[endpoint]:
                     replace_factory(port, factory)
             self._rows[endpoint] = row
-        if self._paused:
+        if self.paused:
             self.pause()
 
     def pause(self) -> None:
@@ -103,14 +104,14 @@ class ListenerSet(Generic[R]):
 
         Callers of a socket that systemd has are not refused, but wait.
         """
-        self._paused = True
+        self.paused = True
         for port in self.ports:
             port.stopListening()
         self._ports.clear()
 
     def resume(self) -> list[tuple[str, str]]:
         """Listen again. Return each endpoint that cannot be opened, with the reason: it stays closed until the next `resume`."""
-        self._paused = False
+        self.paused = False
         complaints: list[tuple[str, str]] = []
         for endpoint, row in self._rows.items():
             if endpoint not in self._ports:

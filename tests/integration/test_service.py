@@ -270,6 +270,23 @@ class GatewayTests(SynchronousTestCase):
         member.why_closed = "no lease"
         self.assertEqual(["no lease"], self.gateway.unready())
 
+    def test_why_closed(self) -> None:
+        """Before a node has joined nothing listens; later the listeners for peers and servers may be closed; not for a moment's reason."""
+        purposes = ("federation", "backend", "console")
+        self.assertEqual([""] * 3, [self.gateway._why_closed(each) for each in purposes])
+        _, member = self.as_node()
+        member.why_closed = "not joined"
+        self.assertEqual(["not joined"] * 3, [self.gateway._why_closed(each) for each in purposes])
+        self.open("tcp:5269:interface=127.0.0.1")
+        self.assertEqual([""] * 3, [self.gateway._why_closed(each) for each in purposes])
+        self.gateway.close_doors()
+        self.assertEqual(["not joined", "not joined", ""], [self.gateway._why_closed(each) for each in purposes])
+        member.why_closed = ""
+        self.gateway.open_doors()
+        self.assertEqual([""] * 3, [self.gateway._why_closed(each) for each in purposes])
+        self.gateway._closing = True
+        self.assertEqual(["it is stopping", "it is stopping", ""], [self.gateway._why_closed(each) for each in purposes])
+
     def test_restored_by_claims(self) -> None:
         """A node of a cluster accepts at once. It does not restore queues at its start: it may have claimed some peers already."""
         self.gateway._node = cast(Any, SimpleNamespace(why_closed="", door=SimpleNamespace(factory=lambda *values: None)))

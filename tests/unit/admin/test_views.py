@@ -101,6 +101,21 @@ class ViewsCase(SynchronousTestCase):
 class RowTests(ViewsCase):
     """Tests of the rows of streams, lanes and refusals."""
 
+    def test_closed_listeners(self) -> None:
+        """A listener that is closed has the reason in its row, and there is an alert. Others stay as they are."""
+        backend = SimpleNamespace(kind="s2s", listen="tcp:15270", dns_view=None)
+        self.views._config = SimpleNamespace(  # type: ignore[assignment]
+            path="", gateway=SimpleNamespace(domains=()), listen=[SimpleNamespace(tls="starttls", endpoint="tcp:5269")], backends=[backend],
+            console=SimpleNamespace(listen="tcp:8269"),
+        )
+        for closed, alerts in ({}, []), ({"federation": "no lease", "backend": "no lease"}, ["this gateway takes no connections of peers: no lease"]):
+            self.views.why_closed = lambda purpose, closed=closed: closed.get(purpose, "")  # type: ignore[misc]
+            counting = Deferred.fromCoroutine(self.views.status())
+            self.world.clock.advance(0)
+            status = self.successResultOf(counting)
+            shown = [row.get("closed", "") for row in status["listeners"]]
+            self.assertEqual((list(closed.values()) + [""] * (3 - len(closed)), alerts), (shown, status["alerts"]))
+
     def test_streams(self) -> None:
         """Accepted streams of both legs and ours are listed, with one row for all lanes that share a stream. Ended ones are not."""
         self.accepted += [accepted(PEER), accepted(IDN, "backend"), accepted(None, method=None), accepted(PEER, ending=EXPIRED)]

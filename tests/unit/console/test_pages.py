@@ -53,6 +53,12 @@ class OverviewTests(PageCase):
         for words in ("example.org", "1 certificate waits for approval", "unknown-issuer", "peer.example", "Stanzas per second", "first numbers come"):
             self.assertIn(words, text)
 
+    def test_closed_listeners(self) -> None:
+        """The page tells which listeners are closed, and why."""
+        self.assertNotIn(": closed", self.page("/"))
+        self.gateway.views.why_closed = lambda purpose: "no lease"
+        self.assertIn(": closed, no lease", self.page("/"))
+
     def test_charts(self) -> None:
         """With samples there are charts."""
         self.sample()
