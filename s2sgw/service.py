@@ -564,7 +564,7 @@ class RunningGateway:
         closed = [maybeDeferred(port.stopListening) for port in ports]
         components = self.components
         links = [link.unbind for link in (*components.backends.links.values(), *components.backends.leaving)]
-        shutdown = Shutdown(components.custody, components.reactor, components, links)
+        shutdown = Shutdown(components.custody, components.reactor, components, links, in_engine=self._node is not None)
         draining = Deferred.fromCoroutine(self._shut_down(shutdown))
         draining.addErrback(self._not_in_order)
         everything: list[Deferred[Any]] = [*closed, draining]

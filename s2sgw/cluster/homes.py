@@ -92,7 +92,7 @@ class ClusterHomes(Homes):
         self._engine = engine
         self._custody = custody
         self._clock = clock
-        self._performing = False
+        self._performing = self._stopped = False
         self._drained: Deferred[None] | None = None
         #: the connections that wait for a look-up of their peer's home
         self._locating: dict[Domain, list[Deferred[Placement | Ending]]] = {}
@@ -106,6 +106,7 @@ class ClusterHomes(Homes):
 
     def stop(self) -> None:
         """Do nothing more. Nothing is released."""
+        self._stopped = True
         if self._loop.running:
             self._loop.stop()
         for call in list(self._calls):
@@ -317,7 +318,9 @@ class ClusterHomes(Homes):
     async def _take_peer(self, call: TakePeer) -> None:
         try:
             ending = await self._custody.take(call.fence, call.logs)
-        except Exception:
+        except Exception as error:
+            if self._is_stop(error):
+                raise
             self.log.failure("the queues of {peer} could not be restored", peer=call.peer)
             self._tell(DropPeer(call.peer))  # some may be there, and would deliver without a home
             ending = Ending(Cause.INTERNAL)
@@ -326,10 +329,16 @@ class ClusterHomes(Homes):
     async def _close_peer(self, call: ClosePeer) -> None:
         try:
             safe = await self._custody.close(call.peer)
-        except Exception:
+        except Exception as error:
+            if self._is_stop(error):
+                raise
             self.log.failure("the streams of {peer} could not be closed", peer=call.peer)
             safe = False
         self.table.closed(call, safe, self._clock.seconds())
+
+    def _is_stop(self, error: Exception) -> bool:
+        """Return whether the error is that of a call that `stop` has cancelled."""
+        return self._stopped and isinstance(error, CancelledError)
 
     async def _list_peers(self, call: ListPeers) -> None:
         try:

@@ -12,7 +12,7 @@ from math import inf
 from typing import ParamSpec, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from s2sgw.cluster.engine import Fence, PeerLogs
 from s2sgw.cluster.records import RecordError
@@ -33,6 +33,10 @@ HOLDS_SECONDS = 1.0
 _CLOSED = Ending(Cause.CLOSED, "this node of the gateway gives the peer up")
 _DROPPED = Ending(Cause.OTHER_NODE, "this node is not the home of the peer any more")
 _LOST = "this node is not the home of the peer any more; no server has these stanzas, and no disk; those written may have arrived"
+_UNANSWERED = (
+    "this node is not the home of the peer any more, and the engine has not answered for these stanzas: if it has stored them, "
+    "the next home delivers them, otherwise they are lost; those written may have arrived"
+)
 
 P = ParamSpec("P")
 
@@ -181,14 +185,21 @@ class QueuedPeers:
             self.log.failure("a part of a peer that has another home could not be dropped")
 
     def _log_lost(self, peer: Domain) -> None:
-        """Log the stanzas that only this node has: no disk, and no server that would send them again."""
+        """Log the stanzas that only this node has: no disk, and no server that would send them again.
+
+        Those that the engine was given and has not answered for are logged apart.
+        """
         for queue in self._queues.of_home(peer):
             items = [item for item in queue.pair_queue.only_in_memory() if not item.kept_upstream]
-            if items:
-                names = {"sender": str(queue.pair.sender), "recipient": str(queue.pair.recipient)}
-                stanzas = sum(len(item.stanzas) for item in items)
-                written = sum(len(item.stanzas) for item in items if item.written)
-                self.log.critical(event="stanzas lost", **names, stanzas=stanzas, written=written, detail=_LOST)
+            for unanswered, level, event, detail in (
+                (False, LogLevel.critical, "stanzas lost", _LOST), (True, LogLevel.warn, "stanzas may be stored", _UNANSWERED),
+            ):
+                chosen = [item for item in items if item.spooled is unanswered]
+                if chosen:
+                    names = {"sender": str(queue.pair.sender), "recipient": str(queue.pair.recipient)}
+                    stanzas = sum(len(item.stanzas) for item in chosen)
+                    written = sum(len(item.stanzas) for item in chosen if item.written)
+                    self.log.emit(level, event=event, **names, stanzas=stanzas, written=written, detail=detail)
 
     # --- closing ---
 

@@ -117,11 +117,16 @@ class Custody:
         self.services.spool.queues(wait.answered)
         return wait.over
 
-    def lost(self) -> list[LostStanzas]:
-        """Return the lost stanzas of each pair, the most first. Call this at the end of a stop, after `close`."""
+    def lost(self, unanswered: bool | None = None) -> list[LostStanzas]:
+        """Return the lost stanzas of each pair, the most first. Call this at the end of a stop, after `close`.
+
+        `unanswered`: only those that the spool was given and has not answered for (True), or only all others (False).
+        """
         rows = []
         for queue in self.queues:
             items = [item for item in queue.pair_queue.only_in_memory() if not item.kept_upstream]
+            if unanswered is not None:
+                items = [item for item in items if item.spooled is unanswered]
             if items:
                 written = sum(len(item.stanzas) for item in items if item.written)
                 rows.append(LostStanzas(queue.pair, sum(len(item.stanzas) for item in items), written))

@@ -550,7 +550,7 @@ class DeliveryQueue:
 
     def _stored(self, given: list[QueueItem], bounces: list[BounceAck], error: SpoolError | None) -> None:
         self._appends -= 1
-        if self.forgotten:
+        if self.forgotten or self._services.window.over:
             return
         batch = [item for each in given for item in each.parts_now()]
         if error is not None:

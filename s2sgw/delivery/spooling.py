@@ -69,6 +69,8 @@ class SpoolWindow:
         self._watched: deque[tuple[float, SpooledQueue]] = deque()
         self._rejected: dict[SpooledQueue, None] = {}
         self._recorded_at = -inf
+        #: whether answers of the spool that come from now on change nothing: the gateway has stopped, and its loss is logged
+        self.over = False
 
     def watch(self, queue: SpooledQueue) -> None:
         """Note that `queue` accepted stanzas. If they are unacknowledged at the end of the window, they go to the spool."""

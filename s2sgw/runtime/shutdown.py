@@ -13,9 +13,9 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
-from s2sgw.delivery.custody import Custody
+from s2sgw.delivery.custody import Custody, LostStanzas
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.runtime.stream_closing import ACK_SECONDS, BringingStream, close_streams, wait_while
 from s2sgw.xmpp.ending import Cause, Ending
@@ -26,6 +26,10 @@ DELIVER_SECONDS = 5.0
 PAIRS_LOGGED = 20
 
 _LOST = "at the stop these stanzas were on no disk, and no server took them or an error for them; those written may have arrived"
+_UNANSWERED = (
+    "the engine was given these stanzas and has not answered: if it has stored them, a node delivers them, otherwise they are "
+    "lost; those written may have arrived"
+)
 
 
 class StanzaSources(Protocol):
@@ -46,14 +50,17 @@ class Shutdown:
     """One stop. `run` carries out the steps, each within a bounded time.
 
     Each of `others` stops another source of stanzas. Its Deferred fires when the last stanza has come.
+    `in_engine`: the spool is in the engine of a cluster, which may have stored what it has not answered for.
     """
 
     log = Logger()
 
     def __init__(
         self, custody: Custody, clock: IReactorTime, sources: StanzaSources, others: Sequence[Callable[[], Deferred[None]]] = (),
+        *, in_engine: bool = False,
     ) -> None:
         self._custody = custody
+        self._in_engine = in_engine
         self._queues = custody.queues
         self._clock = clock
         self._sources = sources
@@ -143,14 +150,24 @@ class Shutdown:
                 queue.resume()
 
     def log_lost(self) -> None:
-        """Log how many stanzas of each pair are lost. The disk, the next servers and the senders' servers took none of them."""
-        lost = self._custody.lost()
+        """Log how many stanzas of each pair are lost. The disk, the next servers and the senders' servers took none of them.
+
+        Those that an engine may have stored are logged apart. Its answers change nothing from now on.
+        """
+        if not self._in_engine:
+            self._log_rows(self._custody.lost(), LogLevel.critical, "stanzas lost", _LOST)
+            return
+        self._custody.services.window.over = True
+        self._log_rows(self._custody.lost(unanswered=False), LogLevel.critical, "stanzas lost", _LOST)
+        self._log_rows(self._custody.lost(unanswered=True), LogLevel.warn, "stanzas may be stored", _UNANSWERED)
+
+    def _log_rows(self, lost: Sequence[LostStanzas], level: LogLevel, event: str, detail: str) -> None:
         for (sender, recipient), stanzas, written in lost[:PAIRS_LOGGED]:
             names = {"sender": str(sender), "recipient": str(recipient)}
-            self.log.critical(event="stanzas lost", **names, stanzas=stanzas, written=written, detail=_LOST)
+            self.log.emit(level, event=event, **names, stanzas=stanzas, written=written, detail=detail)
         if rest := lost[PAIRS_LOGGED:]:
             stanzas, written = sum(row.stanzas for row in rest), sum(row.written for row in rest)
-            self.log.critical(event="stanzas lost", pairs=len(rest), stanzas=stanzas, written=written, detail=_LOST)
+            self.log.emit(level, event=event, pairs=len(rest), stanzas=stanzas, written=written, detail=detail)
 
     def _while(self, busy: Callable[[], bool], at_most: float) -> Deferred[None]:
         return wait_while(self._clock, busy, at_most)

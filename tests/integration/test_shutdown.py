@@ -13,10 +13,11 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery import queue as flows
+from s2sgw.delivery.custody import STALL_SECONDS
 from s2sgw.delivery.holds import HoldTarget
 from s2sgw.runtime.shutdown import DELIVER_SECONDS, PAIRS_LOGGED, Shutdown
 from s2sgw.runtime.stream_closing import ACK_SECONDS, ADMIT_SECONDS, CLOSING_TAG_SECONDS, LOOK_SECONDS, BringingStream
-from s2sgw.spool.interface import SpoolFull
+from s2sgw.spool.interface import SpoolBroken, SpoolFull
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -434,6 +435,24 @@ class ShutdownTests(SynchronousTestCase):
         (line,) = self.lost(1)
         self.assertEqual(("stanzas lost", "here.example", "p0.example", 2, 0), tuple(line[key] for key in ("event", "sender", "recipient", "stanzas", "written")))
         self.assertEqual([], self.lost(0))
+
+    def test_engine_that_hangs(self) -> None:
+        """Stanzas that an engine has not answered for are not called lost, and its answers change nothing after the stop."""
+        for in_engine, events in ((True, ["stanzas may be stored"]), (False, ["stanzas lost"])):
+            spool = FaultySpool(1 << 20, lambda call: call())
+            self.world = World(spool=spool)
+            self.world.next_hop.ready = self.world.back.ready = False
+            self.world.queues.queue(OUT).accept([stanza("1"), stanza("2")])
+            spool.stall()
+            self.clock.advance(WINDOW)
+            with capturedLogs() as logged:
+                stop = Deferred.fromCoroutine(Shutdown(self.world.custody, self.clock, self, in_engine=in_engine).run())
+                self.clock.pump([STALL_SECONDS / 4] * 40)
+                self.successResultOf(stop)
+            self.assertEqual([(each, 2) for each in events], [(each["event"], each["stanzas"]) for each in logged])
+            refusals = sum(self.world.record.refusals.values())
+            self.world.queue._stored([], [], SpoolBroken("the engine was closed"))
+            self.assertEqual(refusals + (not in_engine), sum(self.world.record.refusals.values()))
 
     def test_many_pairs_lose(self) -> None:
         """The number of such lines is bounded; one line covers the rest."""

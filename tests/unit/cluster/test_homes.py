@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -115,6 +116,28 @@ class ClusterHomesTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertEqual(custody.dropped, [P])  # a part of its queues may have been restored
         self.own("b")
+
+    def test_stopped_while_it_closes(self) -> None:
+        """A stop ends the giving up of peers, and the restoring, without an error. Otherwise one that is cancelled is a fault."""
+        never: Deferred[bool] = Deferred()
+
+        async def wait(*_: object) -> Any:
+            return await never
+
+        self.own()
+        custody = self.nodes["a"].custody
+        self.patch(custody, "close", wait)
+        self.patch(custody, "take", wait)
+        self.nodes["a"].homes.drain()
+        self.nodes["a"].homes.stop()
+        self.assertEqual([], self.flushLoggedErrors())
+        self.assertTrue(never.called)
+        self.own("b", Q)
+        self.patch(self.nodes["b"].custody, "close", wait)
+        never = Deferred()
+        self.nodes["b"].homes.drain()
+        never.cancel()
+        self.assertEqual(1, len(self.flushLoggedErrors(CancelledError)))
 
     def test_engine_is_full(self) -> None:
         """A claim for which there is no room is refused in words."""

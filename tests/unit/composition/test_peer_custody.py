@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import Logger
+from twisted.logger import Logger, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.engine import EngineFull, Fence, PeerLogs
@@ -437,6 +437,16 @@ class DropTests(PeerTestCase):
         self.assertTrue(self.node.peers.in_use(HERE))
         self.node.peers.drop(HERE)
         self.assertIsNone(self.node.queues.find(LOCAL))
+
+    def test_what_may_be_stored(self) -> None:
+        """Stanzas that the engine was given and has not answered for are not called lost."""
+        self.node.engine.cut()
+        self.node.accept("1", "2")
+        self.node.clock.advance(WINDOW)
+        self.node.accept("3")
+        with capturedLogs() as logged:
+            self.node.peers.drop(PEER)
+        self.assertEqual([("stanzas lost", 1), ("stanzas may be stored", 2)], [(each["event"], each["stanzas"]) for each in logged])
 
     def test_again(self) -> None:
         """The same node may take the peer again, and an answer to the former queue changes nothing in the new one."""
