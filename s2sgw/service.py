@@ -285,6 +285,7 @@ class RunningGateway:
         if self._node is None:
             self._open_all()
         else:
+            read_console(self.config)  # not when it has joined: that would be one long turn of the reactor
             self.components.reactor.callWhenRunning(self._join, self._node)
 
     def _build_node(self, parts: ClusterParts) -> NodeLife:
@@ -605,7 +606,7 @@ def _columns(rows: Sequence[tuple[BringingStream, UsedStream]]) -> tuple[list[Br
 
 
 def read_console(config: Config) -> None:
-    """Make what takes long of a console, if one is configured: imports, templates, a hash. For another thread."""
+    """Make what takes long of a console, if one is configured: imports, templates, a hash. It needs no reactor."""
     if config.console.listen is not None:
         from s2sgw.console import login, opening, rendering  # noqa: F401
 

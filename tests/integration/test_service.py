@@ -270,6 +270,18 @@ class GatewayTests(SynchronousTestCase):
         member.why_closed = "no lease"
         self.assertEqual(["no lease"], self.gateway.unready())
 
+    def test_console_is_read_first(self) -> None:
+        """A node makes what takes long of its console before the reactor runs, and not in the turn in which it has joined."""
+        self.as_node()
+        steps: list[str] = []
+        for part in ("_start_jobs", "_start_reconfiguration", "_open_admin"):
+            self.patch(self.gateway, part, lambda: None)
+        self.components.peer_records = SimpleNamespace(database=SimpleNamespace(close=None))
+        self.patch(service, "read_console", lambda config: steps.append("console"))
+        self.clock.callWhenRunning = lambda call, node: steps.append("joins")
+        self.gateway.open()
+        self.assertEqual(["console", "joins"], steps)
+
     def test_why_closed(self) -> None:
         """Before a node has joined nothing listens; later the listeners for peers and servers may be closed; not for a moment's reason."""
         purposes = ("federation", "backend", "console")
