@@ -492,7 +492,7 @@ class GatewayTests(SynchronousTestCase):
         unbound: list[Any] = []
 
         class Steps:
-            def __init__(self, custody: object, reactor: object, components: object, links: list[Any]) -> None:
+            def __init__(self, custody: object, reactor: object, components: object, links: list[Any], in_engine: bool) -> None:
                 unbound.extend(links)
 
             async def run(self) -> None: ...
