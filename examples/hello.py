@@ -25,6 +25,7 @@ CERTIFICATES = Path(__file__).resolve().parent.parent / "certs"
 SECONDS = 15.0
 PING_SECONDS = 1.0
 TLS, SASL = "urn:ietf:params:xml:ns:xmpp-tls", "urn:ietf:params:xml:ns:xmpp-sasl"
+MESSAGE, IQ = "{jabber:server}message", "{jabber:server}iq"
 STREAMS, STREAM_ERRORS = "http://etherx.jabber.org/streams", "urn:ietf:params:xml:ns:xmpp-streams"
 
 
@@ -65,12 +66,13 @@ class Stream:
         print(f"     < stream header from={attributes.get('from')} to={attributes.get('to')} id={attributes.get('id')}")
         return attributes
 
-    def element(self, expected: str) -> Element:
-        """Return the next element. Raises `UnexpectedAnswer` if it is not `expected` ({namespace}name)."""
+    def element(self, *expected: str) -> Element:
+        """Return the next element. Raises `UnexpectedAnswer` if it is none of `expected` ({namespace}name)."""
         element = next(self._read)
         print(f"     < {described(element)}")
-        if element.tag != expected:
-            raise UnexpectedAnswer(f"expected <{expected.rpartition('}')[2]}/>, got {described(element)}")
+        if element.tag not in expected:
+            names = " or ".join(f"<{name.rpartition('}')[2]}/>" for name in expected)
+            raise UnexpectedAnswer(f"expected {names}, got {described(element)}")
         return element
 
     def close(self) -> None:
@@ -124,6 +126,8 @@ class Peer:
         self.name = name
         self._authority = authority
         self._certificate = certificate
+        #: the id of the message that was sent last, by which its answer is told from others
+        self.sent = ""
 
     def context(self, purpose: ssl.Purpose) -> ssl.SSLContext:
         """Return a TLS context in which both sides present a certificate and verify that of the other."""
@@ -164,14 +168,18 @@ class Peer:
         stream.element(f"{{{STREAMS}}}features")
 
         step("5. The gateway has authenticated us. We send a message through it.")
+        self.sent = secrets.token_hex(8)
         stream.send(
-            f"<message from='hello@{self.name}' to='echo@{domain}' type='chat' id='{secrets.token_hex(4)}'>"
+            f"<message from='hello@{self.name}' to='echo@{domain}' type='chat' id='{self.sent}'>"
             f"<body>{escape(body)}</body></message>"
         )
         return stream
 
-    def receive_message(self, listener: socket.socket, domain: str) -> tuple[Stream, str]:
-        """Wait until the gateway brings a message from `domain`. Return its stream and its body."""
+    def receive_message(self, listener: socket.socket, domain: str, outgoing: Stream | None = None) -> tuple[Stream, str]:
+        """Wait until the gateway brings the answer from `domain` to the message that was sent. Return its stream and its body.
+
+        Answers to the messages of earlier runs may come before it. The pings behind them are answered on `outgoing`.
+        """
         host, port = listener.getsockname()[:2]
         step(f"6. Waiting at {host}:{port} for the gateway to bring the answer. Now we are the receiving server.")
         connection, _ = listener.accept()
@@ -191,17 +199,31 @@ class Peer:
         self._answer_header(stream, domain, "")
 
         step("8. The gateway is authenticated too. It sends the echo.")
-        message = stream.element("{jabber:server}message")
+        message = self._message(stream, outgoing)
+        while self.sent and message.get("id") != self.sent:
+            print("     This answers a message of an earlier run. We go on until our own answer comes.")
+            message = self._message(stream, outgoing)
         return stream, message.findtext("{jabber:server}body") or ""
+
+    def _message(self, incoming: Stream, outgoing: Stream | None) -> Element:
+        """Return the next message. Pings before it are answered."""
+        while True:
+            element = incoming.element(MESSAGE) if outgoing is None else incoming.element(MESSAGE, IQ)
+            if outgoing is None or element.tag == MESSAGE:
+                return element
+            self._answer(element, outgoing)
 
     def answer_ping(self, incoming: Stream, outgoing: Stream) -> None:
         """Answer the ping that the gateway may send after its message. The answer tells it that the message has arrived."""
         incoming.connection.settimeout(PING_SECONDS)
         try:
-            ping = incoming.element("{jabber:server}iq")
+            ping = incoming.element(IQ)
         except TimeoutError:
             return
         step("9. The gateway asks by a ping whether the message has arrived. We answer on our own stream.")
+        self._answer(ping, outgoing)
+
+    def _answer(self, ping: Element, outgoing: Stream) -> None:
         asked_by, asked, number = (quoteattr(ping.get(key, "")) for key in ("from", "to", "id"))
         outgoing.send(f"<iq type='result' from={asked} to={asked_by} id={number}/>")
 
@@ -247,7 +269,7 @@ def main() -> int:
         with socket.create_server(chosen.listen) as listener:
             listener.settimeout(SECONDS)
             outgoing = peer.send_message(chosen.gateway, chosen.domain, body)
-            incoming, answer = peer.receive_message(listener, chosen.domain)
+            incoming, answer = peer.receive_message(listener, chosen.domain, outgoing)
             peer.answer_ping(incoming, outgoing)
             step("Both streams are closed gracefully: each closing tag is answered by a closing tag.")
             for stream in (outgoing, incoming):

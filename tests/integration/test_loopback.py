@@ -186,6 +186,23 @@ class LoopbackTests(LoopbackCase):
         self.assertIn('s2sgw_handshake_seconds_count{step="total"} 1.0', page)
         self.assertIn('direction="inbound",kind="message",outcome="passed"} 1.0', page)
 
+    async def test_earlier_run(self) -> None:
+        """The peer tells its own answer from that to the message of an earlier run, which has ended."""
+        await self.running()
+
+        def twice() -> str:
+            place = ("127.0.0.1", self.federation)
+            self.peer().send_message(place, "example.org", "first").connection.close()
+            peer = self.peer()
+            outgoing = peer.send_message(place, "example.org", "second")
+            incoming, answer = peer.receive_message(self.listener, "example.org", outgoing)
+            peer.answer_ping(incoming, outgoing)
+            for stream in (outgoing, incoming):
+                stream.close()
+            return str(answer)
+
+        self.assertEqual("second", await self.in_thread(twice))
+
     async def test_open_stream(self) -> None:
         """An open stream is shown with its pair, its method, and TLS. Its peer and its lane are shown too."""
         await self.running()

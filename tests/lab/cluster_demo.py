@@ -77,16 +77,20 @@ def describe(nodes: list[DemoNode], engine: list[str]) -> str:
     """Return what runs, and what to try."""
     python, command = sys.executable, Path(sys.executable).with_name("s2sgw")
     first, second = nodes[0], nodes[1]
+    rows = [
+        f"  node {node.name}  127.0.0.1:{node.port}  process {node.process.pid}  {node.config}" for node in nodes if node.process is not None
+    ]
     assert first.process is not None
-    rows = [f"  node {node.name}  127.0.0.1:{node.port}  {node.config}" for node in nodes]
     return "\n".join([
         *rows, f"  engine  {' '.join(engine)}", "", "Try in a second terminal:",
+        f"  {python} {PROJECT}/examples/hello.py --gateway 127.0.0.1:{first.port}",
+        "      A peer connects to node a, which becomes its home, and gets its echo.",
         f"  {python} {PROJECT}/examples/hello.py --gateway 127.0.0.1:{second.port}",
-        "      A peer connects to node b and gets its echo. With another port it gets it by another node.",
+        "      The same by node b. Within a minute of the last stanza node a is still the home: b hands the connection on to it.",
         f"  {command} cluster status --config {first.config}",
-        "      Show node a, the other nodes and the engine. Other commands: status, streams, lanes.",
+        "      Show node a: of how many peers it is the home, the other nodes and the engine. Other commands: status, streams, lanes.",
         f"  kill -9 {first.process.pid}",
-        f"      Node a dies. The others serve its peers. It is started again after {DOWN:.0f} s.",
+        f"      The home dies. Say hello by node b again: after some seconds b or c is the home. Node a is started again after {DOWN:.0f} s.",
         "Press Ctrl-C to stop everything.",
     ])
 
