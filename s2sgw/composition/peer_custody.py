@@ -187,8 +187,10 @@ class QueuedPeers:
     def _log_lost(self, peer: Domain) -> None:
         """Log the stanzas that only this node has: no disk, and no server that would send them again.
 
-        Those that the engine was given and has not answered for are logged apart.
+        Those that the engine was given and has not answered for are logged apart. After a stop it has logged them already.
         """
+        if self._custody.services.window.over:
+            return
         for queue in self._queues.of_home(peer):
             items = [item for item in queue.pair_queue.only_in_memory() if not item.kept_upstream]
             for unanswered, level, event, detail in (

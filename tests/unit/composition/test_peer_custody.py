@@ -448,6 +448,14 @@ class DropTests(PeerTestCase):
             self.node.peers.drop(PEER)
         self.assertEqual([("stanzas lost", 1), ("stanzas may be stored", 2)], [(each["event"], each["stanzas"]) for each in logged])
 
+    def test_logged_by_the_stop(self) -> None:
+        """A peer that is dropped when the node leaves, after its stop, is not logged again."""
+        self.node.accept("1")
+        self.node.custody.services.window.over = True
+        with capturedLogs() as logged:
+            self.node.peers.drop(PEER)
+        self.assertEqual([], logged)
+
     def test_again(self) -> None:
         """The same node may take the peer again, and an answer to the former queue changes nothing in the new one."""
         self.node.accept("1", "2")
