@@ -32,7 +32,9 @@ _AUTHORITY_DAYS = 20 * 365
 _LEAF_DAYS = 60
 _RENEW_DAYS = 20
 _EARLY = timedelta(days=1)  # for a server whose clock is behind
+#: The remedies for files that cannot be used: those of one gateway, and those of a folder that the nodes of a cluster share.
 _ANEW = "remove both to make a new authority, which the server must be told to trust"
+_COPY = "copy both from one node, or from the gateway that made them"
 
 
 class PrivateCAError(Exception):
@@ -82,35 +84,36 @@ def _load_or_create(state: Path, at: datetime, create: bool) -> tuple[x509.Certi
     certificate_file, key_file = state / CERTIFICATE_FILE, state / KEY_FILE
     if create and not certificate_file.exists():
         _create(certificate_file, key_file, at)
+    remedy = _ANEW if create else _COPY
     try:
         if key_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise PrivateCAError(f"{key_file}: others than its owner may read it (chmod 600)")
         certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
-        key = _load_key(key_file)
+        key = _load_key(key_file, remedy)
     except OSError as error:
         raise PrivateCAError(f"{error.filename}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise PrivateCAError(f"{certificate_file} is damaged; {_ANEW}") from error
+        raise PrivateCAError(f"{certificate_file} is damaged; {remedy}") from error
     if key.public_key() != certificate.public_key():
-        raise PrivateCAError(f"{state}: {KEY_FILE} is not the key of {CERTIFICATE_FILE}; {_ANEW}")
+        raise PrivateCAError(f"{state}: {KEY_FILE} is not the key of {CERTIFICATE_FILE}; {remedy}")
     return certificate, key
 
 
-def _load_key(key_file: Path) -> ec.EllipticCurvePrivateKey:
+def _load_key(key_file: Path, remedy: str) -> ec.EllipticCurvePrivateKey:
     """Return the key. Raises `OSError` or `PrivateCAError`."""
     try:
         key = load_pem_private_key(key_file.read_bytes(), None)
     except (ValueError, TypeError) as error:
-        raise PrivateCAError(f"{key_file} is damaged; {_ANEW}") from error
+        raise PrivateCAError(f"{key_file} is damaged; {remedy}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise PrivateCAError(f"{key_file} holds no elliptic-curve key; {_ANEW}")
+        raise PrivateCAError(f"{key_file} holds no elliptic-curve key; {remedy}")
     return key
 
 
 def _create(certificate_file: Path, key_file: Path, at: datetime) -> None:
     """Create the key and its certificate. An existing key is kept: a crash may have come between the two files."""
     new = not key_file.exists()
-    key = ec.generate_private_key(ec.SECP256R1()) if new else _load_key(key_file)
+    key = ec.generate_private_key(ec.SECP256R1()) if new else _load_key(key_file, _ANEW)
     name = "s2sgw backend authority"
     builder = _builder(name, _name(name), key.public_key(), at, _AUTHORITY_DAYS)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

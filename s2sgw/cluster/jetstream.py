@@ -42,7 +42,7 @@ from s2sgw.cluster.nats_connection import Login, NATSConnection
 from s2sgw.cluster.removals import Removals, let_go
 from s2sgw.cluster.requests import Message, Unanswered
 from s2sgw.cluster.stream_room import StreamRoom
-from s2sgw.cluster.stream_setup import REPLICAS, check_server, check_stream, needs_update, wanted_streams
+from s2sgw.cluster.stream_setup import REPLICAS, check_server, check_stream, needs_update, room_words, wanted_streams
 from s2sgw.cluster.subjects import (
     KEPT_SUBJECTS,
     PEN_STREAM,
@@ -96,6 +96,8 @@ _IDENTITY = re.compile(r"[!-~]{1,200}\Z")
 _REMOVED = {"Removed": "1"}
 _FAILED = {"Failed": "1"}
 _NOT_CLUSTERED, _NO_PEERS, _NO_STREAM, _OTHER_CONFIG = 10074, 10005, 10059, 10058
+#: The servers, or the limits of the account, have no room for a stream.
+_NO_ROOM = {10002, 10023, 10028, 10047}
 
 _T = TypeVar("_T")
 
@@ -120,7 +122,7 @@ class JetStreamEngine(ClusterEngine):
         self._loop = loop
         self._alone = len(servers) == 1
         self._record_bytes = record_bytes
-        self._shard_bytes = shard_bytes
+        self._wanted = wanted_streams(REPLICAS, shard_bytes)
         self._connection = NATSConnection(servers, tls, loop, self._check_server, login)
         self._api = JetStreamAPI(self._connection, loop.time)
         self._queues: dict[Domain, AppendQueue] = {}
@@ -139,7 +141,10 @@ class JetStreamEngine(ClusterEngine):
     # --- the start and the end ---
 
     async def open(self, seconds: float) -> None:
-        """Connect, and make or check the streams. Errors: `EngineUnfit`; `EngineGone` after `seconds`."""
+        """Connect, check the streams that are there, and make those that are missing. No stream is changed.
+
+        Errors: `EngineUnfit`; `EngineGone` after `seconds`.
+        """
         await self._call(self._open(seconds))
 
     async def _open(self, seconds: float) -> None:
@@ -151,35 +156,63 @@ class JetStreamEngine(ClusterEngine):
             except Unanswered as error:
                 if self._connection.unfit or self._loop.time() > end:
                     raise (self._connection.unfit or EngineGone(str(error))) from None
-        for wanted in wanted_streams(REPLICAS, self._shard_bytes):
+        missing = [wanted for wanted in self._wanted if await self._found(wanted, end - self._loop.time()) is None]
+        for wanted in missing:
             await self._make_stream(wanted, end - self._loop.time())
+
+    async def enlarge(self, seconds: float) -> None:
+        """Make the streams as large as they must be. Errors: `EngineUnfit`; `EngineGone` after `seconds`."""
+        await self._call(self._enlarge(seconds))
+
+    async def _enlarge(self, seconds: float) -> None:
+        end = self._loop.time() + seconds
+        for wanted in self._wanted:
+            found = await self._found(wanted, end - self._loop.time())
+            if found is None or not needs_update(wanted, found):
+                continue
+            name, room = wanted["name"], max(found["max_bytes"], wanted["max_bytes"])
+            changed = {**found, "max_bytes": room, "duplicate_window": wanted["duplicate_window"]}
+            try:
+                await self._change(f"STREAM.UPDATE.{name}", changed, end - self._loop.time())
+            except RequestRefused as error:
+                why = f"the engine's stream {name} cannot be made as large as it must be: {error}"
+                raise EngineUnfit(why + self._room_needed(error)) from error
 
     def _check_server(self, version: tuple[int, int], max_payload: int) -> None:
         check_server(version, max_payload, self._record_bytes + _OVERHEAD)
 
-    async def _make_stream(self, wanted: Mapping[str, Any], seconds: float) -> None:
-        """Make a stream, or check the one that is there."""
-        name = wanted["name"]
+    async def _found(self, wanted: Mapping[str, Any], seconds: float) -> Mapping[str, Any] | None:
+        """Return the configuration of a stream that can serve; None if there is none. Raises `EngineUnfit`."""
+        name, tell = wanted["name"], self._connection.tell
         try:
-            found = await self._api.question(self._api.call, f"STREAM.INFO.{name}", {}, seconds=seconds)
+            found = await self._api.question(self._api.call, f"STREAM.INFO.{name}", {}, seconds=seconds, failed=tell)
         except RequestRefused as error:
             if error.code != _NO_STREAM:
                 raise EngineUnfit(f"the engine's stream {name} cannot be read: {error}") from error
-            try:
-                found = await self._create(wanted, seconds)
-            except RequestRefused as error:
-                if error.code in (_NOT_CLUSTERED, _NO_PEERS):
-                    why = f"the engine must be {REPLICAS} servers in one cluster, all with JetStream: {error}"
-                    raise EngineUnfit(why) from error
-                raise EngineUnfit(f"the engine's stream {name} cannot be made: {error}") from error
+            return None
+        return self._checked(wanted, found)
+
+    async def _make_stream(self, wanted: Mapping[str, Any], seconds: float) -> None:
+        """Make a stream. Another node may make it meanwhile. Raises `EngineUnfit`."""
+        try:
+            found = await self._create(wanted, seconds)
+        except RequestRefused as error:
+            room = self._room_needed(error)
+            if error.code in (_NOT_CLUSTERED, _NO_PEERS) and not room:
+                why = f"the engine must be {REPLICAS} servers in one cluster, all with JetStream: {error}"
+                raise EngineUnfit(why) from error
+            raise EngineUnfit(f"the engine's stream {wanted['name']} cannot be made: {error}{room}") from error
+        self._checked(wanted, found)
+
+    def _checked(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
         wanted = {**wanted, "num_replicas": 1 if self._alone else REPLICAS}
-        check_stream(wanted, found["config"], bool(found.get("cluster", {}).get("name")))
-        if needs_update(wanted, found["config"]):
-            changed = {**found["config"], "max_bytes": wanted["max_bytes"], "duplicate_window": wanted["duplicate_window"]}
-            try:
-                await self._change(f"STREAM.UPDATE.{name}", changed, seconds)
-            except RequestRefused as error:
-                raise EngineUnfit(f"the engine's stream {name} cannot be made as large as it must be: {error}") from error
+        config: Mapping[str, Any] = found["config"]
+        check_stream(wanted, config, bool(found.get("cluster", {}).get("name")))
+        return config
+
+    def _room_needed(self, error: RequestRefused) -> str:
+        """Return words for an operator, if the servers have no room for a stream."""
+        return f": {room_words(self._wanted)}" if error.code in _NO_ROOM or "insufficient storage" in str(error) else ""
 
     async def _create(self, wanted: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Make a stream, once there are servers for its copies: they may still be starting."""
@@ -194,12 +227,15 @@ class JetStreamEngine(ClusterEngine):
                     return await self._create({**wanted, "num_replicas": 1}, seconds)
                 if error.code != _NO_PEERS or self._loop.time() > end:
                     raise
+                self._connection.tell(f"{error}{self._room_needed(error)}")
             await asyncio.sleep(_STARTING)
 
     async def _change(self, name: str, content: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Ask for a change that may be asked for again. A cluster that starts drops requests until it has a leader."""
         call = self._api.call
-        answer: dict[str, Any] = await self._api.question(call, name, content, _CHANGE_SECONDS, seconds=seconds)
+        answer: dict[str, Any] = await self._api.question(
+            call, name, content, _CHANGE_SECONDS, seconds=seconds, failed=self._connection.tell,
+        )
         return answer
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from s2sgw.cluster.engine import EngineError, EngineFull, EngineGone
-from s2sgw.cluster.requests import Message, Requests, Unanswered
+from s2sgw.cluster.requests import Message, NoResponders, Requests, Unanswered
 from s2sgw.cluster.stream_setup import DUPLICATE_WINDOW
 
 #: Seconds that a write, and a question, waits for its answer before it is made again.
@@ -175,8 +175,11 @@ class JetStreamAPI:
 
     # --- questions ---
 
-    async def question(self, ask: Callable[..., Any], *arguments: Any, seconds: float = QUESTION_SECONDS) -> Any:
-        """Return the answer of `ask(*arguments)`, which is asked until it answers.
+    async def question(
+        self, ask: Callable[..., Any], *arguments: Any, seconds: float = QUESTION_SECONDS,
+        failed: Callable[[str], object] = lambda why: None,
+    ) -> Any:
+        """Return the answer of `ask(*arguments)`, which is asked until it answers. `failed` is called with why it has not.
 
         Errors: `EngineGone` after `seconds`, `RequestRefused`.
         """
@@ -191,13 +194,17 @@ class JetStreamAPI:
                 if error.code not in _AGAIN:
                     raise
                 why = error
+            failed(str(why))
             if self._now() >= end:
                 raise EngineGone(f"the engine does not answer: {why}")
             await _pause(_LONG_PAUSE)
 
     async def call(self, name: str, content: Mapping[str, Any], seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
         """Make one request of the API, once. Errors: `Unanswered`, `RequestRefused`."""
-        (answer,) = await self._connection.request(f"$JS.API.{name}", _json(content), seconds)
+        try:
+            (answer,) = await self._connection.request(f"$JS.API.{name}", _json(content), seconds)
+        except NoResponders:
+            raise NoResponders("JetStream is not enabled on this server, or not for this user (no responders)") from None
         return self._content(answer)
 
     async def info(self, stream: str, subjects: str | None = None) -> dict[str, Any]:

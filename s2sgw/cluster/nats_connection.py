@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.cluster.engine import EngineUnfit
-from s2sgw.cluster.requests import Message, Requests, Unanswered
+from s2sgw.cluster.requests import Message, NoResponders, Requests, Unanswered
 
 #: Seconds for a connection to one server, and between attempts.
 _CONNECT_SECONDS = 3.0
@@ -31,6 +31,10 @@ _PAUSE = 0.2
 _PING_SECONDS = 1
 #: The most bytes of answers that wait to be read by this process.
 _PENDING_BYTES = 64 * 1024 * 1024
+#: Reasons that are remembered so that each is logged once.
+_REASONS = 64
+#: The client's words for a server that closes before its first line.
+_NO_GREETING = "empty response from server"
 
 
 class Login(NamedTuple):
@@ -78,6 +82,9 @@ class NATSConnection(Requests):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._check = check
+        self._told: set[str] = set()
+        #: The server that is connected to, or that is tried.
+        self._server = ""
         #: Why there is no connection.
         self.problem = ""
         #: Why a server was left that cannot serve.
@@ -111,6 +118,18 @@ class NATSConnection(Requests):
                 task.cancel()
             await asyncio.wait(self._tasks, timeout=_PAUSE)
         await self._drop()
+
+    def tell(self, reason: str) -> None:
+        """Log why the server cannot be used now, once for each reason until this is over."""
+        text = f"{_shown(self._server)}: {reason}"
+        if text not in self._told and len(self._told) < _REASONS:
+            self._told.add(text)
+            self._log.warn("engine: {text}", text=text)
+
+    def _failed(self, error: BaseException, connected: bool = False) -> None:
+        reason = _words(error) if connected else _reason(error, self._tls is not None)
+        self.problem = f"{_shown(self._server)}: {reason}"
+        self.tell(reason)
 
     # --- what is known of the server ---
 
@@ -174,7 +193,7 @@ class NATSConnection(Requests):
             if future.done() and not future.cancelled():
                 future.exception()
         if answers[-1].status == 503:
-            raise Unanswered("nobody is there to answer")
+            raise NoResponders("no receiver is there (no responders)")
         return answers
 
     def _take(self, message: Message) -> None:
@@ -186,23 +205,26 @@ class NATSConnection(Requests):
 
     async def _stay_connected(self) -> None:
         for server in cycle(self._servers):
+            self._server = server
             try:
                 client = await self._connect(server)
             except NoServersError:
                 await asyncio.sleep(_PAUSE)
                 continue
             except EngineUnfit as error:
-                self.unfit, self.problem = error, f"{_shown(server)}: {error}"
+                self.unfit = error
+                self._failed(error)
                 await asyncio.sleep(_PAUSE)
                 continue
             except Exception as error:
-                self.problem = f"{_shown(server)}: {str(error) or type(error).__name__}"
+                self._failed(error)
                 await asyncio.sleep(_PAUSE)
                 continue
             if self._closed:
                 await _close(client)
                 return
             self._log.info("engine: connected to {server}", server=_shown(server))
+            self._told.clear()
             self._client = client
             self._up.set()
             await self._until_lost(client)
@@ -230,7 +252,7 @@ class NATSConnection(Requests):
             lost.set()
 
         async def failed(error: Exception) -> None:
-            self.problem = f"{_shown(server)}: {str(error) or type(error).__name__}"
+            self._failed(error, client is self._client)
 
         try:
             await asyncio.wait_for(client.connect(
@@ -294,6 +316,21 @@ def _version(client: Client) -> tuple[int, int]:
         return client.connected_server_version.major, client.connected_server_version.minor
     except ValueError:
         return 0, 0
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _reason(error: BaseException, tls: bool) -> str:
+    """Return why a connection failed, with a remedy for a server with other TLS than ours."""
+    words = _words(error)
+    broken = isinstance(error, TimeoutError | ssl.SSLError | ConnectionResetError | ConnectionAbortedError)
+    if not (broken or _NO_GREETING in words) or isinstance(error, ssl.SSLCertVerificationError):
+        return words
+    if tls:
+        return f"{words}: with cluster.tls, the server needs a tls block with handshake_first: true"
+    return f"{words}: if the server has TLS, cluster.tls must be set"
 
 
 def _give_up(future: asyncio.Future[None], why: str) -> None:

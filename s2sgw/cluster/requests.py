@@ -10,6 +10,10 @@ class Unanswered(Exception):
     """No answer came. The request may have had its effect."""
 
 
+class NoResponders(Unanswered):
+    """The server says that no receiver is there (status 503)."""
+
+
 class Message(NamedTuple):
     """A message. `status` is 0, or that of an answer without data ("NATS/1.0 404")."""
 
@@ -41,5 +45,5 @@ class Requests(Protocol):
     ) -> Sequence[Message]:
         """Send a message and return its answer. With `many`, return all answers up to the first with a status.
 
-        Raises `Unanswered`, also if no receiver is there (status 503).
+        Raises `Unanswered`; `NoResponders` if no receiver is there (status 503).
         """

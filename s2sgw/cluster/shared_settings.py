@@ -2,6 +2,9 @@
 
 A node compares its settings before it joins, and once more when it is a member. The record is replaced only while no other node
 is alive. Two nodes that do this at once cannot both stay: the later member sees the record, or the other member.
+
+Nodes that were killed, or could not say that they leave, look alive by their records. A session whose record was not written for
+lease and bridge has no right to write to wires. Its record is ended by compare-and-set, so a process that wakes begins anew.
 """
 
 from __future__ import annotations
@@ -9,15 +12,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from s2sgw.cluster.engine import ClusterEngine, Conflict, EngineUnfit
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from s2sgw.cluster.engine import ClusterEngine, Conflict, EngineUnfit, Entry
 from s2sgw.cluster.node_records import NODES, VERSION, NodeRecord, UnreadableRecord, node_key
 
 #: The key of the record.
 KEY = "cluster"
 #: Attempts to write the record, and readings of the nodes until one is new enough.
 ATTEMPTS = 20
+#: Seconds between two readings of the records of nodes that may be dead.
+LOOK_SECONDS = 0.5
+#: The settings that decide how long a silent session may have the right to write to wires.
+LEASE, BRIDGE = "cluster.lease", "cluster.bridge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +55,23 @@ class SharedSettings:
         return cls(settings)
 
     def differing(self, other: SharedSettings) -> list[str]:
-        """Return the settings that are not the same here and there."""
-        names = {**self.digests, **other.digests}
-        return [name for name in names if self.digests.get(name) != other.digests.get(name)]
+        """Return the settings that both have, and that are not the same."""
+        return [name for name, found in self.digests.items() if other.digests.get(name, found) != found]
+
+    def completed(self, other: SharedSettings) -> SharedSettings:
+        """Return these settings, and those that only the other has."""
+        return SharedSettings({**other.digests, **self.digests})
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Seconds after which a session that has written nothing has no right to write to wires.
+
+    `same`: with the lease and the bridge of this node. `other`: with any other ones.
+    """
+
+    same: float
+    other: float
 
 
 def digest(name: str, content: bytes) -> str:
@@ -57,53 +82,93 @@ def digest(name: str, content: bytes) -> str:
 class SettingsGuard:
     """Compares the settings of `node` with those in the engine."""
 
-    def __init__(self, engine: ClusterEngine, node: str, settings: SharedSettings) -> None:
+    log = Logger("s2sgw")
+
+    def __init__(
+        self, engine: ClusterEngine, node: str, settings: SharedSettings, silence: Silence, clock: IReactorTime,
+    ) -> None:
         self._engine = engine
         self._node = node
         self._settings = settings
+        self._silence = silence
+        self._clock = clock
         self._replaced = False
 
     async def agree(self, birth: int = 0) -> None:
         """Write the settings if there are none, or none of a living node. `birth`: of the session of this node, if it has one.
 
-        Raises `EngineUnfit` if living nodes have others. Other errors are those of the engine.
+        Settings that only this node has are added. If one differs, this takes until another node has beaten, or all were silent
+        for so long that they are not alive. Raises `EngineUnfit` if living nodes have others. Other errors are the engine's.
         """
         for _ in range(ATTEMPTS):
             entry = await self._engine.get(KEY)
             stored = _decoded(entry.data) if entry is not None and entry.data is not None else None
             differing = [] if stored is None else stored.differing(self._settings)
-            if stored is not None and not differing and not (birth and self._replaced):
-                return
-            if stored is not None and (others := await self._others(birth)):
-                raise EngineUnfit(_differ(differing, others))
-            if stored is not None and not differing:
+            alone = stored is None or not (differing or (birth and self._replaced)) or await self._alone(differing, birth)
+            if not alone:
+                continue
+            wanted = self._settings if stored is None or differing else stored.completed(self._settings)
+            if stored is not None and wanted.digests == stored.digests:
                 return
             try:
-                await self._engine.put(KEY, self._settings.encode(), 0 if entry is None else entry.sequence)
+                await self._engine.put(KEY, wanted.encode(), 0 if entry is None else entry.sequence)
             except Conflict:
                 continue
-            self._replaced = stored is not None
+            self._replaced = self._replaced or bool(differing)
             return
         raise EngineUnfit("the settings that all nodes share are changed again and again: start the nodes one after another")
 
-    async def _others(self, birth: int) -> list[str]:
-        """Return the other nodes that are alive, by a reading that is not older than the session of this node."""
+    async def _alone(self, differing: list[str], birth: int) -> bool:
+        """Return whether no other node is alive, after the records of dead ones were ended; False: look again.
+
+        Raises `EngineUnfit` if one beats.
+        """
+        first = await self._others(birth)
+        if not first:
+            return True
+        seconds = self._silence.other if {LEASE, BRIDGE} & set(differing) else self._silence.same
+        names = ", ".join(sorted(first))
+        detail = f"{_words(differing)} not as on {names}: this node looks for up to {seconds:g} s whether they are alive"
+        self.log.warn(event="settings differ", detail=detail)
+        start = self._clock.seconds()
+        while self._clock.seconds() - start <= seconds:
+            await deferLater(self._clock, LOOK_SECONDS)
+            found = await self._others(birth)
+            if beating := [node for node in found if node not in first or found[node][0] != first[node][0]]:
+                raise EngineUnfit(_differ(differing, sorted(beating)))
+            first = found
+            if not first:
+                return True
+        for node, (sequence, record) in first.items():
+            try:
+                await self._engine.put(node_key(node), replace(record, alive=False).encode(), sequence)
+            except Conflict:
+                return False
+            self.log.warn(event="node gone", node=node, detail=f"its record was not written for {seconds:g} s")
+        return True
+
+    async def _others(self, birth: int) -> dict[str, tuple[int, NodeRecord]]:
+        """Return the records of the other nodes that are alive, with their sequences, from the replica that decides.
+
+        The list of nodes is not older than the session of this node.
+        """
         for _ in range(ATTEMPTS):
             entries = await self._engine.entries(NODES)
             if not birth or any(entry.key == node_key(self._node) and entry.sequence >= birth for entry in entries):
-                return sorted(_alive(entry.data for entry in entries) - {self._node})
+                newest = [await self._engine.get(entry.key) for entry in entries if entry.key != node_key(self._node)]
+                return _alive(entry for entry in newest if entry is not None)
         raise EngineUnfit("the engine does not show the record of this node")
 
 
-def _alive(records: Iterable[bytes | None]) -> set[str]:
-    found = set()
-    for data in records:
+def _alive(entries: Iterable[Entry]) -> dict[str, tuple[int, NodeRecord]]:
+    found = {}
+    for entry in entries:
         try:
-            record = NodeRecord.decode(data) if data is not None else None
+            record = NodeRecord.decode(entry.data) if entry.data is not None else None
         except UnreadableRecord:
             continue
-        if record is not None and record.alive:
-            found.add(record.node)
+        if record is not None and record.alive and entry.key == node_key(record.node):
+            found[record.node] = entry.sequence, replace(record, birth=record.birth or entry.sequence)
     return found
 
 
@@ -114,9 +179,13 @@ def _decoded(data: bytes) -> SharedSettings:
         raise EngineUnfit(str(error)) from error
 
 
+def _words(names: list[str]) -> str:
+    return f"{' and '.join(names) or 'the settings that all nodes share'} {'are' if len(names) != 1 else 'is'}"
+
+
 def _differ(names: list[str], nodes: list[str]) -> str:
     what = " and ".join(names) or "the settings that all nodes share"
     return (
         f"{what} must be the same on all nodes, and is not the same as on {', '.join(nodes)}: "
-        "correct this node, or stop all nodes in order and start them with the new value"
+        "correct this node, or stop all nodes and start them with the new value"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from s2sgw.cluster.engine import KEPT_BYTES, KEPT_RECORDS, EngineUnfit
@@ -70,6 +70,17 @@ def check_stream(wanted: Mapping[str, Any], found: Mapping[str, Any], clustered:
 def needs_update(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     """Return whether a stream that can serve is smaller than it should be, or forgets the ids of records too early."""
     return bool(found["max_bytes"] < wanted["max_bytes"] or found.get("duplicate_window", 0) < wanted["duplicate_window"])
+
+
+def room_words(streams: Sequence[Mapping[str, Any]]) -> str:
+    """Return how much room the streams need, for an operator."""
+    total = sum(stream["max_bytes"] for stream in streams)
+    largest = max(streams, key=lambda stream: stream["max_bytes"])
+    return (
+        f"all streams reserve {total} bytes on the disk of each server, "
+        f"and {largest['name']} has {largest['max_bytes']} of them. "
+        "Give JetStream more room (max_file_store), or lower queue.disk on all nodes"
+    )
 
 
 def check_server(version: tuple[int, int], max_payload: int, needed: int) -> None:

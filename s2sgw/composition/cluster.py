@@ -21,14 +21,14 @@ from s2sgw.cluster.members import MemberNotice, Members, MemberTimes
 from s2sgw.cluster.membership import Membership, TCPProbe
 from s2sgw.cluster.nats_connection import Login
 from s2sgw.cluster.reactor_loop import ReactorLoop
-from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings, digest
+from s2sgw.cluster.shared_settings import BRIDGE, LEASE, SettingsGuard, SharedSettings, Silence, digest
 from s2sgw.cluster.spool import JetStreamSpool
 from s2sgw.cluster.subjects import SPOOL_STREAMS
 from s2sgw.composition.peer_custody import QueuedPeers
 from s2sgw.config import Config
 from s2sgw.config.cross_checks import tcp_place
 from s2sgw.config.secret_file import read_secret
-from s2sgw.config.sections import Cluster
+from s2sgw.config.sections import MOST_BRIDGE, MOST_LEASE, Cluster
 from s2sgw.delivery.custody import Custody
 from s2sgw.ingress.homes import home_of
 from s2sgw.ingress.pair_ingress import IngressServices
@@ -122,7 +122,8 @@ def build_engine(
     members = Members(node, str(place), partial(secrets.token_hex, 8), times)
     membership = Membership(members, engine, TCPProbe(reactor, place.host), notices, reactor)
     lease = WriteLease(membership.may_write, reactor)
-    settings = SettingsGuard(engine, node, shared_settings(config, secret))
+    silence = Silence(times.lease + times.bridge + times.margin, MOST_LEASE + MOST_BRIDGE + times.margin)
+    settings = SettingsGuard(engine, node, shared_settings(config, secret), silence, reactor)
     return EngineParts(node, loop, engine, spool, members, membership, notices, lease, settings)
 
 
@@ -162,8 +163,9 @@ def shared_settings(config: Config, secret: bytes) -> SharedSettings:
     """Return the settings that all nodes must share. Raises `OSError` if a file cannot be read."""
     contents = {
         "gateway.domains": " ".join(sorted(domain.ascii for domain in config.gateway.domains)).encode(),
-        "cluster.lease": repr(config.cluster.lease).encode(),
-        "cluster.bridge": repr(config.cluster.bridge).encode(),
+        LEASE: repr(config.cluster.lease).encode(),
+        BRIDGE: repr(config.cluster.bridge).encode(),
+        "queue.disk": str(config.queue.disk).encode(),
         "the file secret in cluster.shared": secret,
     }
     if any(backend.kind == "s2s" for backend in config.backends):

@@ -1,8 +1,8 @@
 """The life of a node of a cluster: it joins before any listener opens, and leaves when its peers were given up (docs/cluster.md).
 
-The order of a start: connect to the engine, compare the settings, open the listener for nodes, join, compare the settings again,
-open the doors. The order of a stop: give the peers up, leave, close the listener for nodes, close the engine. Each step of a stop
-takes a bounded time.
+The order of a start: connect to the engine, compare the settings, enlarge the streams of the engine, open the listener for nodes,
+join, compare the settings again, open the doors. The order of a stop: give the peers up, leave, close the listener for nodes,
+close the engine. Each step of a stop takes a bounded time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as TwistedTimeout
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
@@ -93,14 +94,18 @@ class NodeLife:
         parts.notices.observers.append(self._noticed)
 
     async def join(self) -> None:
-        """Begin. The doors open when this node is a member. Errors: `EngineError` in words, and those of a listener."""
+        """Begin. The doors open when this node is a member. Raises `EngineError`, in words for the operator."""
         parts = self._parts
         self.log.info(event="joining", node=parts.node)
         await parts.engine.open(OPEN_SECONDS)
         await parts.settings.agree()
         if self._leaving:
             return
-        await self._port.open()
+        await parts.engine.enlarge(OPEN_SECONDS)
+        try:
+            await self._port.open()
+        except (CannotListenError, ValueError) as error:
+            raise EngineUnfit(f"cluster.listen: {error}") from error
         parts.engine.answer(parts.node, parts.homes.answer)
         parts.homes.start()
         parts.membership.start()
@@ -128,7 +133,7 @@ class NodeLife:
                 self.door.node_ended(node)
                 self.log.info(event="node gone", node=node, detail="its peers get another home")
             case NameTaken(listener):
-                detail = "this node waits until that one ends"
+                detail = "this node waits until that one ends: give this one another cluster.node, or stop that one"
                 self.log.warn(event="node name taken", node=self._parts.node, listener=listener, detail=detail)
             case MembershipLeft():
                 if not self._left.called:

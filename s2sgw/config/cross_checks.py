@@ -355,6 +355,7 @@ def cluster_files(cluster: Cluster) -> Complaints:
 
 #: The files that are the same on all nodes: the secret of dialback keys, and the authority that the servers behind them trust.
 SHARED_SECRET, SHARED_AUTHORITY = "secret", ("backend-ca.pem", "backend-ca.key")
+_COPY_SHARED = "copy it from the state directory of a gateway that ran without [cluster] (docs/cluster.md, Set it up)"
 
 
 def shared_files(cluster: Cluster, backends: tuple[Backend, ...]) -> Complaints:
@@ -368,7 +369,7 @@ def shared_files(cluster: Cluster, backends: tuple[Backend, ...]) -> Complaints:
     needed = [SHARED_SECRET, *(SHARED_AUTHORITY if any(each.kind == "s2s" for each in backends) else ())]
     for name in needed:
         for complaint in _readable(path, cluster.shared / name):
-            yield Complaint(path, f"{complaint.text}: copy it from the state directory of one node to all")
+            yield Complaint(path, f"{complaint.text}: {_COPY_SHARED}")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -114,7 +114,11 @@ class SetupTests(SynchronousTestCase):
         await connection.close()
         engine = JetStreamEngine(urls, loop, record_bytes=RECORD_BYTES, shard_bytes=SHARD_BYTES)
         try:
-            return await Deferred.fromCoroutine(engine.open(seconds)).asFuture(loop)
+            await Deferred.fromCoroutine(engine.open(seconds)).asFuture(loop)
+            self.sizes = [(await engine._api.info(SPOOL_STREAMS[0]))["config"]["max_bytes"]]
+            await Deferred.fromCoroutine(engine.enlarge(seconds)).asFuture(loop)
+            self.sizes.append((await engine._api.info(SPOOL_STREAMS[0]))["config"]["max_bytes"])
+            return None
         except EngineError as error:
             return error
         finally:
@@ -130,6 +134,7 @@ class SetupTests(SynchronousTestCase):
     def test_no_room(self) -> None:
         """A server on whose disk the streams cannot be reserved is refused."""
         self.assert_unfit(self.outcome(disk=4 * SHARD_BYTES), "cannot be made: insufficient storage")
+        self.assert_unfit(self.outcome(disk=4 * SHARD_BYTES), f"S2SGW_SPOOL_0 has {SHARD_BYTES} of them")
 
     def test_stream_in_memory(self) -> None:
         """A stream that would not survive its server is refused."""
@@ -166,9 +171,15 @@ class SetupTests(SynchronousTestCase):
         self.assertEqual((type(error), "nats://127.0.0.1:1: " in str(error), "secret" in str(error)), (EngineGone, True, False), error)
 
     def test_grows(self) -> None:
-        """A stream that is smaller than it should be is made larger; a second start changes nothing."""
+        """A stream that is smaller than it should be is made larger, but not by `open`: the node may be refused."""
         small = wanted_streams(1, SHARD_BYTES // 2)
         self.assertEqual(self.outcome(streams=small), None)
+        self.assertEqual(self.sizes, [SHARD_BYTES // 2, SHARD_BYTES])
+
+    def test_refused_before_anything_is_made(self) -> None:
+        """A stream that cannot serve is found before any other is made."""
+        stream = {**wanted_streams(1, SHARD_BYTES)[-1], "storage": "memory"}
+        self.assert_unfit(self.outcome(streams=[stream], disk=SHARD_BYTES), "is in memory")
 
 
 class FaultTests(EngineHarness, SynchronousTestCase):

@@ -129,6 +129,15 @@ class AuthorityTests(SynchronousTestCase):
         key.unlink()
         self.assertRaisesRegex(PrivateCAError, "cannot be read: No such file", self.make)
 
+    def test_damage_of_a_shared_authority(self) -> None:
+        """In a folder that nodes share, the remedy is a copy. A new authority would be that of one node alone."""
+        self.make()
+        key = self.state / private_ca.KEY_FILE
+        for data, words in ((b"rubbish", "damaged"), (self_signed().key_pem, "is not the key of")):
+            key.write_bytes(data)
+            error = self.assertRaises(PrivateCAError, PrivateCA, self.state, create=False)
+            self.assertEqual((words in str(error), "copy both" in str(error), "remove" in str(error)), (True, True, False), error)
+
     def test_crash_between_key_and_certificate(self) -> None:
         """If only the key was made, its certificate is made at the next start."""
         made = self.make()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from nats.errors import NoServersError
+from nats.errors import Error, NoServersError
+from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from s2sgw.cluster import nats_connection
 from s2sgw.cluster.engine import EngineUnfit
-from s2sgw.cluster.nats_connection import NATSConnection
-from s2sgw.cluster.requests import Unanswered
+from s2sgw.cluster.nats_connection import NATSConnection, _reason
+from s2sgw.cluster.requests import NoResponders, Unanswered
 from tests.support.simulated_loop import SimulatedLoop
 
 
@@ -22,6 +25,7 @@ class ClientStub:
 
     made: ClassVar[list[ClientStub]] = []
     refused: ClassVar[list[str]] = []
+    error: ClassVar[Exception] = OSError("refused")
     max_payload = 1000
     connected_server_version = SimpleNamespace(major=2, minor=15)
 
@@ -35,7 +39,7 @@ class ClientStub:
 
     async def connect(self, servers: list[str], error_cb: Callable[[Exception], Awaitable[None]], **options: Any) -> None:
         if servers[0] in self.refused:
-            await error_cb(OSError("refused"))
+            await error_cb(self.error)
             raise NoServersError
         self.is_connected = True
         self.made.append(self)
@@ -125,6 +129,57 @@ class ConnectionTests(SynchronousTestCase):
 
         self.run_test(test)
 
+    def warnings(self) -> list[str]:
+        """Return where the texts of warnings will be."""
+        texts: list[str] = []
+
+        @implementer(ILogObserver)
+        def note(event: LogEvent) -> None:
+            if event["log_level"] is LogLevel.warn:
+                texts.append(event["text"])
+
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+        return texts
+
+    def test_reasons(self) -> None:
+        """Why a server cannot be used is logged once for each server and reason, and again after a connection."""
+        texts = self.warnings()
+
+        async def test() -> None:
+            for error in (Error("nats: 'Authorization Violation'"), OSError("no route"), Error("nats: 'Authorization Violation'")):
+                self.patch(ClientStub, "error", error)
+                await asyncio.sleep(2)
+            self.assertEqual(
+                sorted(texts),
+                [f"nats://{name}: {why}" for name in "ab" for why in ("nats: 'Authorization Violation'", "no route")],
+            )
+            self.patch(ClientStub, "refused", [])
+            await self.connection.wait_up(3)
+            self.patch(ClientStub, "refused", ["nats://user:secret@a", "nats://b"])
+            self.connection.hop()
+            await asyncio.sleep(2)
+            self.assertEqual(len(texts), 6)
+            for number in range(200):
+                self.connection.tell(str(number))
+            self.assertEqual(len(texts), 4 + nats_connection._REASONS)
+
+        self.patch(ClientStub, "refused", ["nats://user:secret@a", "nats://b"])
+        self.run_test(test)
+
+    def test_other_tls(self) -> None:
+        """A handshake that breaks, and a server that says nothing, name what to set; a certificate that is refused does not."""
+        hints = "handshake_first: true", "cluster.tls must be set"
+        for error, tls, hint in (
+            (TimeoutError(), True, 0), (ssl.SSLError(1, "wrong version number"), True, 0), (ConnectionResetError("reset"), True, 0),
+            (TimeoutError(), False, 1), (Error("nats: empty response from server when expecting INFO message"), False, 1),
+            (ssl.SSLCertVerificationError(1, "expired"), True, None), (ConnectionRefusedError("refused"), True, None),
+            (Error("nats: 'Authorization Violation'"), False, None),
+        ):
+            words = _reason(error, tls)
+            self.assertEqual([number for number, text in enumerate(hints) if text in words], [] if hint is None else [hint], words)
+            self.assertIn(str(error) or "TimeoutError", words)
+
     def test_unfit_server(self) -> None:
         """A server that cannot serve is left, now and later, and the words say why; another is taken."""
         versions: list[tuple[int, int]] = []
@@ -163,9 +218,10 @@ class ConnectionTests(SynchronousTestCase):
             self.assertEqual(await ask((b"1", None), (b"2", None)), [(b"1", 0), (b"2", 0)])
             self.assertEqual(await ask((b"1", None), (b"", {"Status": "204"}), many=True), [(b"1", 0), (b"", 204)])
             self.assertEqual(await ask((b"1", {"Status": "204"})), [(b"1", 0)])
-            for answers in ((), ((b"", {"Status": "503"}),)):
-                with self.assertRaises(Unanswered):
-                    await ask(*answers)
+            with self.assertRaises(Unanswered):
+                await ask()
+            with self.assertRaises(NoResponders):
+                await ask((b"", {"Status": "503"}))
 
         self.run_test(test)
 

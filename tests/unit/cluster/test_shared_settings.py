@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.engine import EngineUnfit
 from s2sgw.cluster.node_records import NodeRecord, UnreadableRecord, node_key
-from s2sgw.cluster.shared_settings import KEY, SettingsGuard, SharedSettings, digest
+from s2sgw.cluster.shared_settings import KEY, SettingsGuard, SharedSettings, Silence, digest
 from tests.support.memory_engine import MemoryEngine, MemoryStore
 
 ONE = SharedSettings({"gateway.domains": "1", "the secret": "x"})
@@ -27,9 +28,10 @@ class RecordTests(SynchronousTestCase):
             self.assertRaises(UnreadableRecord, SharedSettings.decode, data)
 
     def test_differing(self) -> None:
-        """A setting that one side does not know differs."""
+        """A setting that only one side has does not differ."""
         self.assertEqual(["gateway.domains"], ONE.differing(TWO))
-        self.assertEqual(["new"], ONE.differing(SharedSettings({**ONE.digests, "new": "1"})))
+        more = SharedSettings({**ONE.digests, "new": "1"})
+        self.assertEqual(([], []), (ONE.differing(more), more.differing(ONE)))
 
     def test_digest(self) -> None:
         """Equal contents of two settings have two digests."""
@@ -40,19 +42,45 @@ class GuardTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.store = MemoryStore()
         self.engine = MemoryEngine(self.store)
+        self.clock = Clock()
+        #: the nodes that beat
+        self.beating: set[str] = set()
 
     def guard(self, node: str, settings: SharedSettings) -> SettingsGuard:
-        return SettingsGuard(MemoryEngine(self.store), node, settings)
+        return SettingsGuard(MemoryEngine(self.store), node, settings, Silence(18.3, 150.3), self.clock)
 
     def agree(self, guard: SettingsGuard, birth: int = 0) -> None:
         self.successResultOf(Deferred.fromCoroutine(guard.agree(birth)))
 
+    def begin(self, guard: SettingsGuard, birth: int = 0) -> Deferred[None]:
+        return Deferred.fromCoroutine(guard.agree(birth))
+
     def refused(self, guard: SettingsGuard, birth: int = 0) -> str:
-        return str(self.failureResultOf(Deferred.fromCoroutine(guard.agree(birth)), EngineUnfit).value)
+        """Return why a node is refused, which takes no longer than a heartbeat."""
+        call = self.begin(guard, birth)
+        self.pass_time(1.0)
+        return str(self.failureResultOf(call, EngineUnfit).value)
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(round(seconds / 0.1)):
+            for node in self.beating:
+                self.write(node)
+            self.clock.advance(0.1)
 
     def join(self, node: str, alive: bool = True) -> int:
+        """Write the record of a node, which beats from now on."""
+        self.beating |= {node} if alive else set()
+        return self.write(node, alive)
+
+    def write(self, node: str, alive: bool = True) -> int:
         record = NodeRecord(node, f"{node}1", "192.0.2.1:5271", alive=alive)
         return self.successResultOf(Deferred.fromCoroutine(self.engine.put(node_key(node), record.encode(), None)))
+
+    def record(self, node: str) -> NodeRecord:
+        entry = self.successResultOf(Deferred.fromCoroutine(self.engine.get(node_key(node))))
+        assert entry is not None
+        assert entry.data is not None
+        return NodeRecord.decode(entry.data)
 
     def stored(self) -> SharedSettings:
         entry = self.successResultOf(Deferred.fromCoroutine(self.engine.get(KEY)))
@@ -108,6 +136,79 @@ class GuardTests(SynchronousTestCase):
         self.join("c")
         self.assertIn("as on c:", self.refused(b, birth_of_b))
         self.refused(c, birth_of_c)
+
+    def test_killed(self) -> None:
+        """Nodes that do not beat for the whole time are not alive: their records are ended, and the settings replaced."""
+        self.agree(self.guard("a", ONE))
+        births = {node: self.write(node) for node in "abc"}
+        call = self.begin(self.guard("a", TWO))
+        self.pass_time(18.2)
+        self.assertNoResult(call)
+        self.assertEqual(ONE, self.stored())
+        self.pass_time(1.0)
+        self.successResultOf(call)
+        self.assertEqual(TWO, self.stored())
+        self.assertEqual([(False, births[node]) for node in "bc"], [(self.record(node).alive, self.record(node).birth) for node in "bc"])
+
+    def test_wakes_late(self) -> None:
+        """A node that beats at the end of the time is alive. Nothing is changed, and no record is ended."""
+        self.agree(self.guard("a", ONE))
+        for node in "ab":
+            self.write(node)
+        call = self.begin(self.guard("c", TWO))
+        self.pass_time(18.0)
+        self.write("b")
+        self.pass_time(1.0)
+        self.assertIn("as on b:", str(self.failureResultOf(call, EngineUnfit).value))
+        self.assertEqual((ONE, True, True), (self.stored(), self.record("a").alive, self.record("b").alive))
+
+    def test_beats_at_the_last_moment(self) -> None:
+        """A heartbeat between the last reading and the end of a record is not overwritten."""
+        self.agree(self.guard("a", ONE))
+        self.write("a")
+        guard = self.guard("c", TWO)
+        put = guard._engine.put
+
+        async def late(key: str, data: bytes | None, expected: int | None) -> int:
+            guard._engine.put = put  # type: ignore[method-assign]
+            self.join("a")
+            return await put(key, data, expected)
+
+        guard._engine.put = late  # type: ignore[method-assign]
+        call = self.begin(guard)
+        self.pass_time(20.0)
+        self.assertIn("as on a:", str(self.failureResultOf(call, EngineUnfit).value))
+        self.assertEqual((ONE, True), (self.stored(), self.record("a").alive))
+
+    def test_other_lease(self) -> None:
+        """If the lease or the bridge differs, a silent node may have the longest ones."""
+        old, new = (SharedSettings({"cluster.bridge": number}) for number in "12")
+        self.agree(self.guard("a", old))
+        self.write("a")
+        call = self.begin(self.guard("b", new))
+        self.pass_time(150.0)
+        self.assertNoResult(call)
+        self.pass_time(1.0)
+        self.successResultOf(call)
+
+    def test_leaves_meanwhile(self) -> None:
+        """A node that ends its session in order is not waited for."""
+        self.agree(self.guard("a", ONE))
+        self.write("a")
+        call = self.begin(self.guard("b", TWO))
+        self.write("a", alive=False)
+        self.pass_time(1.0)
+        self.successResultOf(call)
+        self.assertEqual(TWO, self.stored())
+
+    def test_setting_of_one_node(self) -> None:
+        """What only one node has is added for those that come later, and is compared with theirs alone."""
+        self.agree(self.guard("a", ONE))
+        self.join("a")
+        self.agree(self.guard("b", SharedSettings({**ONE.digests, "authority": "1"})))
+        self.agree(self.guard("a", ONE))
+        self.assertIn("authority must be", self.refused(self.guard("c", SharedSettings({**ONE.digests, "authority": "2"}))))
+        self.assertEqual({**ONE.digests, "authority": "1"}, self.stored().digests)
 
     def test_unreadable(self) -> None:
         """A record of a newer version is left alone."""

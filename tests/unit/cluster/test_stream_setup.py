@@ -7,7 +7,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.engine import EngineUnfit
-from s2sgw.cluster.stream_setup import check_server, check_stream, needs_update, wanted_streams
+from s2sgw.cluster.stream_setup import check_server, check_stream, needs_update, room_words, wanted_streams
 from s2sgw.cluster.subjects import BOOK_STREAM, NODES_STREAM, PEN_STREAM, SPOOL_STREAMS
 
 
@@ -53,6 +53,12 @@ class StreamTests(SynchronousTestCase):
         """A stream that is smaller than it should be grows; one that is larger stays."""
         self.assertEqual([needs_update(self.wanted, {**self.wanted, "max_bytes": size}) for size in (999, 1000, 1001)], [True, False, False])
         self.assertTrue(needs_update(self.wanted, {**self.wanted, "duplicate_window": 1}))
+
+    def test_room(self) -> None:
+        """The words tell the room of all streams, and of the largest one."""
+        words = room_words(wanted_streams(3, 1 << 30))
+        self.assertIn(f"all streams reserve {(8 << 30) + (100 << 20)} bytes", words)
+        self.assertIn(f"S2SGW_SPOOL_0 has {1 << 30} of them", words)
 
 
 class ServerTests(SynchronousTestCase):

@@ -48,6 +48,8 @@ class SettingsTests(ClusterCase):
             (shared_settings(self.config('"a.example"'), b"secret"), ["gateway.domains"]),
             (shared_settings(self.config(cluster='lease = "4s"'), b"secret"), ["cluster.lease"]),
             (shared_settings(self.config(cluster='bridge = "20s"'), b"secret"), ["cluster.bridge"]),
+            (shared_settings(self.config(more='[queue]\ndisk = "1GiB"\n'), b"secret"), ["queue.disk"]),
+            (shared_settings(self.config(more='[backend]\nkind = "echo"\n'), b"secret"), []),
             (shared_settings(self.config(), b"other"), ["the file secret in cluster.shared"]),
         ):
             self.assertEqual(names, one.differing(other))

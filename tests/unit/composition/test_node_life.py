@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,7 +15,7 @@ from s2sgw.cluster.home_table import HomeTable
 from s2sgw.cluster.homes import ClusterHomes
 from s2sgw.cluster.members import Members
 from s2sgw.cluster.membership import Membership
-from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings
+from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings, Silence
 from s2sgw.composition.cluster import ClusterParts, MembershipNotices
 from s2sgw.composition.node_life import NodeLife
 from s2sgw.composition.node_listener import NodeDoor
@@ -25,6 +26,8 @@ from tests.support.memory_engine import MemoryEngine, MemoryStore
 
 PEER = Domain.parse("peer.example")
 SAME = SharedSettings({"gateway.domains": "1"})
+#: the events of a node that joins
+JOINED = ["engine opened", "streams enlarged", "port opened", "open"]
 
 
 class OpenedEngine(MemoryEngine):
@@ -41,6 +44,9 @@ class OpenedEngine(MemoryEngine):
         if self.unfit is not None:
             raise self.unfit
 
+    async def enlarge(self, seconds: float) -> None:
+        self.events.append("streams enlarged")
+
     async def close(self) -> None:
         self.events.append("engine closed")
         await super().close()
@@ -49,10 +55,14 @@ class OpenedEngine(MemoryEngine):
 class Port:
     """The listener for nodes."""
 
+    error: Exception | None = None
+
     def __init__(self, events: list[str]) -> None:
         self.events = events
 
     async def open(self) -> None:
+        if self.error is not None:
+            raise self.error
         self.events.append("port opened")
 
     def refuse(self) -> None:
@@ -79,7 +89,7 @@ class Life:
         door = SimpleNamespace(node_ended=self.node_ended, leave=self.door_left, close=self.door_closed)
         parts = ClusterParts(
             name, cast(Any, SimpleNamespace(close=self.loop_closed)), cast(Any, self.engine), membership, self.members, self.homes,
-            cast(Any, None), notices, SettingsGuard(self.engine, name, settings),
+            cast(Any, None), notices, SettingsGuard(self.engine, name, settings, Silence(18.3, 150.3), clock),
         )
         self.life = NodeLife(parts, Port(self.events), cast(NodeDoor, door), HostPort.parse(place, 0), self, clock)
         self.joining = Deferred.fromCoroutine(self.life.join())
@@ -138,7 +148,7 @@ class LifeTests(SynchronousTestCase):
         nodes = [self.node(name) for name in names]
         self.pass_time(20.0)
         for node in nodes:
-            self.assertEqual(["engine opened", "port opened", "open"], node.taken)
+            self.assertEqual(JOINED, node.taken)
             self.assertEqual("", node.life.why_closed)
         return nodes
 
@@ -157,9 +167,10 @@ class LifeTests(SynchronousTestCase):
         self.assertEqual(["engine opened"], node.taken)
 
     def test_other_settings(self) -> None:
-        """A node with other settings opens nothing."""
+        """A node with other settings opens nothing, and changes nothing in the engine."""
         self.joined("a")
         other = self.node("b", settings=SharedSettings({"gateway.domains": "2"}))
+        self.pass_time(1.5)
         self.assertIn("gateway.domains", str(self.failureResultOf(other.joining, EngineUnfit).value))
         self.assertEqual(["engine opened"], other.taken)
 
@@ -168,8 +179,30 @@ class LifeTests(SynchronousTestCase):
         self.joined("a")
         other = self.node("b", place="127.0.0.1:5271")
         self.pass_time(1.0)
-        (event,) = other.taken[2:]
+        (event,) = other.taken[3:]
         self.assertIn("give up: cluster.listen is 127.0.0.1:5271, and node a is at 192.0.2.1:5271", event)
+
+    def test_settings_of_killed_nodes(self) -> None:
+        """After all nodes were killed one starts with other settings. A killed one that wakes is refused."""
+        a, b = self.joined("a", "b")
+        a.engine.cut()
+        b.engine.cut()
+        changed = SharedSettings({"gateway.domains": "2"})
+        other = self.node("c", settings=changed)
+        self.pass_time(18.0)
+        self.assertEqual(["engine opened"], other.taken)
+        self.pass_time(3.0)
+        self.assertEqual(JOINED[1:], other.taken)
+        a.engine.go_on()
+        self.pass_time(3.0)
+        self.assertIn("as on c:", a.events[-1])
+        self.assertEqual([], other.taken)
+
+    def test_port_taken(self) -> None:
+        """A port that is taken names the key."""
+        self.patch(Port, "error", CannotListenError("192.0.2.1", 5271, OSError(98, "Address already in use")))
+        node = self.node("a")
+        self.assertIn("cluster.listen: Couldn't listen on 192.0.2.1:5271", str(self.failureResultOf(node.joining, EngineUnfit).value))
 
     # --- the lease ---
 

@@ -268,6 +268,13 @@ class ClusterTests(ConfigTestCase):
         """Without the section the gateway is alone, and needs no shared files."""
         self.assertIsNone(self.config().cluster.node)
 
+    def test_missing_file(self) -> None:
+        """A file that is missing in the folder is made by a gateway without the section. Secret and authority are not made there."""
+        (self.folder / "shared" / "secret").unlink()
+        (found,) = self.with_gateway(self.WHOLE)
+        self.assertIn("shared/secret", found)
+        self.assertIn("copy it from the state directory of a gateway that ran without [cluster]", found)
+
     def test_missing_keys(self) -> None:
         """An empty section lacks every required key."""
         found = self.with_gateway("[cluster]\n")
