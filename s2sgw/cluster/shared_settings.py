@@ -5,6 +5,7 @@ is alive. Two nodes that do this at once cannot both stay: the later member sees
 
 Nodes that were killed, or could not say that they leave, look alive by their records. A session whose record was not written for
 lease and bridge has no right to write to wires. Its record is ended by compare-and-set, so a process that wakes begins anew.
+Nodes that cannot reach the leader of the engine write no record, but send pulses: they are alive.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from s2sgw.cluster.engine import ClusterEngine, Conflict, EngineUnfit, Entry
-from s2sgw.cluster.node_records import NODES, VERSION, NodeRecord, UnreadableRecord, node_key
+from s2sgw.cluster.engine import ClusterEngine, Conflict, EngineGone, EngineUnfit, Entry
+from s2sgw.cluster.node_records import NODES, VERSION, NodeRecord, Pulse, UnreadableRecord, node_key
 
 #: The key of the record.
 KEY = "cluster"
@@ -27,6 +28,10 @@ KEY = "cluster"
 ATTEMPTS = 20
 #: Seconds between two readings of the records of nodes that may be dead.
 LOOK_SECONDS = 0.5
+#: A reading that takes longer, in seconds, starts the time anew: the nodes, too, may have been without the engine until now.
+SLOW_SECONDS = 2.0
+#: Seconds for the whole watch, besides those of the silence.
+PATIENCE = 60.0
 #: The settings that decide how long a silent session may have the right to write to wires.
 LEASE, BRIDGE = "cluster.lease", "cluster.bridge"
 
@@ -93,6 +98,8 @@ class SettingsGuard:
         self._silence = silence
         self._clock = clock
         self._replaced = False
+        #: the nodes whose pulses were heard since the watch began; None: there was no watch
+        self._heard: set[str] | None = None
 
     async def agree(self, birth: int = 0) -> None:
         """Write the settings if there are none, or none of a living node. `birth`: of the session of this node, if it has one.
@@ -121,21 +128,29 @@ class SettingsGuard:
     async def _alone(self, differing: list[str], birth: int) -> bool:
         """Return whether no other node is alive, after the records of dead ones were ended; False: look again.
 
-        Raises `EngineUnfit` if one beats.
+        Raises `EngineUnfit` if one beats, and `EngineGone` if the engine answers too slowly to tell.
         """
         first = await self._others(birth)
         if not first:
             return True
+        if self._heard is None:
+            self._engine.on_pulse(self._pulse_heard)
+        self._heard = set()
         seconds = self._silence.other if {LEASE, BRIDGE} & set(differing) else self._silence.same
         names = ", ".join(sorted(first))
         detail = f"{_words(differing)} not as on {names}: this node looks for up to {seconds:g} s whether they are alive"
         self.log.warn(event="settings differ", detail=detail)
-        start = self._clock.seconds()
+        start = begun = self._clock.seconds()
         while self._clock.seconds() - start <= seconds:
             await deferLater(self._clock, LOOK_SECONDS)
+            asked = self._clock.seconds()
             found = await self._others(birth)
-            if beating := [node for node in found if node not in first or found[node][0] != first[node][0]]:
+            if beating := [each for each in found if each in self._heard or first.get(each, (0,))[0] != found[each][0]]:
                 raise EngineUnfit(_differ(differing, sorted(beating)))
+            if self._clock.seconds() - asked > SLOW_SECONDS:
+                start = self._clock.seconds()
+            if start - begun > PATIENCE:
+                raise EngineGone(f"the engine answers too slowly to tell whether {names} are alive")
             first = found
             if not first:
                 return True
@@ -146,6 +161,14 @@ class SettingsGuard:
                 return False
             self.log.warn(event="node gone", node=node, detail=f"its record was not written for {seconds:g} s")
         return True
+
+    def _pulse_heard(self, data: bytes) -> None:
+        try:
+            node = Pulse.decode(data).node
+        except UnreadableRecord:
+            return
+        if self._heard is not None:
+            self._heard.add(node)
 
     async def _others(self, birth: int) -> dict[str, tuple[int, NodeRecord]]:
         """Return the records of the other nodes that are alive, with their sequences, from the replica that decides.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.cluster.engine import EngineUnfit
-from s2sgw.cluster.node_records import NodeRecord, UnreadableRecord, node_key
+from s2sgw.cluster.engine import EngineGone, EngineUnfit, Entry
+from s2sgw.cluster.node_records import NodeRecord, Pulse, UnreadableRecord, node_key
 from s2sgw.cluster.shared_settings import KEY, SettingsGuard, SharedSettings, Silence, digest
 from tests.support.memory_engine import MemoryEngine, MemoryStore
 
@@ -178,6 +180,56 @@ class GuardTests(SynchronousTestCase):
         call = self.begin(guard)
         self.pass_time(20.0)
         self.assertIn("as on a:", str(self.failureResultOf(call, EngineUnfit).value))
+        self.assertEqual((ONE, True), (self.stored(), self.record("a").alive))
+
+    def test_pulses(self) -> None:
+        """A node whose heartbeats do not come to the engine sends pulses, and is alive."""
+        self.agree(self.guard("a", ONE))
+        self.write("a")
+        call = self.begin(self.guard("c", TWO))
+        self.pass_time(10.0)
+        for data in (b"rubbish", Pulse("x", "x1", 1, {}).encode()):
+            self.engine.pulse(data)
+        self.pass_time(1.0)
+        self.assertNoResult(call)
+        self.engine.pulse(Pulse("a", "a1", 1, {}).encode())
+        self.pass_time(1.0)
+        self.assertIn("as on a:", str(self.failureResultOf(call, EngineUnfit).value))
+        self.assertEqual((ONE, True), (self.stored(), self.record("a").alive))
+
+    def slow(self, guard: SettingsGuard, first: float, until: float) -> None:
+        """Let each list of nodes take 3 s from a time to another."""
+        entries = guard._engine.entries
+
+        async def late(prefix: str) -> Sequence[Entry]:
+            if first <= self.clock.seconds() < until:
+                await deferLater(self.clock, 3.0)
+            return await entries(prefix)
+
+        guard._engine.entries = late  # type: ignore[method-assign]
+
+    def test_engine_that_was_away(self) -> None:
+        """A reading that takes long starts the time anew: the other nodes may have been without the engine until then."""
+        self.agree(self.guard("a", ONE))
+        self.write("a")
+        guard = self.guard("c", TWO)
+        self.slow(guard, 17.0, 18.0)
+        call = self.begin(guard)
+        self.pass_time(38.0)
+        self.assertNoResult(call)
+        self.assertTrue(self.record("a").alive)
+        self.pass_time(2.0)
+        self.successResultOf(call)
+
+    def test_slow_engine(self) -> None:
+        """An engine that stays slow ends the watch. Nothing is changed."""
+        self.agree(self.guard("a", ONE))
+        self.write("a")
+        guard = self.guard("c", TWO)
+        self.slow(guard, 1.0, 1000.0)
+        call = self.begin(guard)
+        self.pass_time(70.0)
+        self.failureResultOf(call, EngineGone)
         self.assertEqual((ONE, True), (self.stored(), self.record("a").alive))
 
     def test_other_lease(self) -> None:
