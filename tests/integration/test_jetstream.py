@@ -447,10 +447,11 @@ class TLSTests(SynchronousTestCase):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             thread = threading.Thread(target=answer, args=[listener])
             thread.start()
-            outcome = self.outcome(listener.getsockname()[1], self.context, 1)
+            outcome = self.outcome(listener.getsockname()[1], self.context, 4)
             listener.shutdown(socket.SHUT_RDWR)
             thread.join(PATIENCE)
         self.assertIn("no connection", outcome)
+        self.assertIn("handshake_first: true", outcome)
         self.assertEqual({data[:1] for data in received}, {b"\x16"})
         self.assertNotIn(b"secret", b"".join(received))
 

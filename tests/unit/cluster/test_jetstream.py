@@ -1,4 +1,4 @@
-"""The engine on a scripted connection: late copies of appends. tests/integration/test_jetstream.py has real servers."""
+"""The engine on a scripted connection: its streams at a start, and late copies of appends. tests/integration/test_jetstream.py has real servers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster import jetstream
-from s2sgw.cluster.engine import LaneRecord
+from s2sgw.cluster.engine import EngineError, LaneRecord
 from s2sgw.cluster.jetstream import JetStreamEngine
-from s2sgw.cluster.requests import Message
-from s2sgw.cluster.subjects import home_subject
+from s2sgw.cluster.requests import Message, NoResponders
+from s2sgw.cluster.stream_setup import wanted_streams
+from s2sgw.cluster.subjects import PEN_STREAM, home_subject
 from s2sgw.xmpp.jid import Domain, Pair
-from tests.support.scripted_requests import SILENCE, Request, ScriptedRequests, ack, json_message
+from tests.support.scripted_requests import SILENCE, Request, ScriptedRequests, ack, error, json_message
 from tests.support.simulated_loop import SimulatedLoop
 
 PAIR = Pair(Domain.parse("a.example"), Domain.parse("b.example"))
@@ -26,8 +27,103 @@ HOME = home_subject(PEER)
 class Connection(ScriptedRequests):
     """A scripted connection, which runs coroutines on the loop."""
 
+    unfit = None
+
+    def __init__(self, loop: SimulatedLoop, *script: Any) -> None:
+        super().__init__(loop, *script)
+        self.told: list[str] = []
+
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self.loop.create_task(coroutine)
+
+    def open(self) -> None:
+        """It is connected already."""
+
+    def tell(self, reason: str) -> None:
+        self.told.append(reason)
+
+
+class StreamTests(SynchronousTestCase):
+    """The streams at a start, on servers that have `streams`."""
+
+    def setUp(self) -> None:
+        self.loop = SimulatedLoop()
+        self.connection = Connection(self.loop, self.answer)
+        self.patch(jetstream, "NATSConnection", lambda *arguments: self.connection)
+        self.engine = JetStreamEngine(["nats://192.0.2.1"], self.loop, record_bytes=1000, shard_bytes=1000)
+        self.streams = {stream["name"]: {**stream, "num_replicas": 1} for stream in wanted_streams(1, 1000)}
+        self.refusal: Message | Exception | None = None
+        self.changes: list[str] = []
+
+    def answer(self, request: Request) -> Message | Exception:
+        what, _, name = request.subject.removeprefix("$JS.API.STREAM.").partition(".")
+        if what != "INFO":
+            self.changes.append(f"{what} {name}")
+            if self.refusal is not None:
+                return self.refusal
+            self.streams[name] = request.content
+        found = self.streams.get(name)
+        return error(10059) if found is None else json_message({"config": found})
+
+    def run_both(self) -> Exception | None:
+        """Return the error of `open`, or else of `enlarge`. The changes of the first are in `at_first`."""
+        async def run() -> Exception | None:
+            try:
+                await Deferred.fromCoroutine(self.engine.open(5)).asFuture(self.loop)
+                self.at_first = self.changes.copy()
+                await Deferred.fromCoroutine(self.engine.enlarge(5)).asFuture(self.loop)
+            except EngineError as failure:
+                return failure
+            return None
+
+        return self.loop.run(run())
+
+    def test_grows(self) -> None:
+        """A stream that is too small, or forgets ids too early, is changed by `enlarge` alone. One that is larger stays as large."""
+        self.streams["S2SGW_SPOOL_1"]["max_bytes"] = 999
+        self.streams["S2SGW_SPOOL_2"].update(max_bytes=2000, duplicate_window=1)
+        self.assertIsNone(self.run_both())
+        self.assertEqual(([], ["UPDATE S2SGW_SPOOL_1", "UPDATE S2SGW_SPOOL_2"]), (self.at_first, self.changes))
+        self.assertEqual([1000, 2000], [self.streams[f"S2SGW_SPOOL_{number}"]["max_bytes"] for number in (1, 2)])
+
+    def test_missing(self) -> None:
+        """A stream that is missing is made, if all others can serve."""
+        del self.streams["S2SGW_SPOOL_1"]
+        self.assertIsNone(self.run_both())
+        self.assertEqual(["CREATE S2SGW_SPOOL_1"], self.changes)
+
+    def test_unfit(self) -> None:
+        """Nothing is changed if a stream cannot serve."""
+        del self.streams["S2SGW_SPOOL_1"]
+        self.streams[PEN_STREAM]["storage"] = "memory"
+        self.assertIn("in memory", str(self.run_both()))
+        self.assertEqual([], self.changes)
+
+    def test_no_room(self) -> None:
+        """A refusal for want of room tells how much is needed."""
+        for code, words in ((10047, "insufficient storage resources available"), (10005, "no suitable peers, insufficient storage")):
+            self.setUp()
+            del self.streams["S2SGW_SPOOL_1"]
+            self.refusal = error(code, words)
+            self.assertIn(f"all streams reserve {8000 + (100 << 20)} bytes", str(self.run_both()))
+        self.setUp()
+        self.streams["S2SGW_SPOOL_1"]["max_bytes"] = 999
+        self.refusal = error(10047, "insufficient storage resources available")
+        self.assertIn("all streams reserve", str(self.run_both()))
+
+    def test_other_refusal(self) -> None:
+        """Servers that are no cluster are not a matter of room. What is waited for is told."""
+        del self.streams["S2SGW_SPOOL_1"]
+        self.refusal = error(10005, "no suitable peers for placement")
+        found = str(self.run_both())
+        self.assertEqual((True, False), ("3 servers in one cluster" in found, "reserve" in found), found)
+        self.assertIn("no suitable peers for placement (10005)", self.connection.told)
+
+    def test_no_jetstream(self) -> None:
+        """A server without JetStream is told while it is waited for, and at the end."""
+        self.connection.script[0] = lambda request: NoResponders("")
+        self.assertIn("JetStream is not enabled on this server", str(self.run_both()))
+        self.assertIn("JetStream is not enabled on this server", self.connection.told[0])
 
 
 class DoubtTests(SynchronousTestCase):
