@@ -32,32 +32,39 @@ LOOK_SECONDS = 0.5
 SLOW_SECONDS = 2.0
 #: Seconds for the whole watch, besides those of the silence.
 PATIENCE = 60.0
-#: The settings that decide how long a silent session may have the right to write to wires.
-LEASE, BRIDGE = "cluster.lease", "cluster.bridge"
+#: Seconds after which a session that has written nothing has no right to write to wires, with the longest lease and bridge.
+LONGEST_SILENCE = 150.3
 
 
 @dataclass(frozen=True, slots=True)
 class SharedSettings:
-    """The digest of each setting, by words for the operator ("gateway.domains")."""
+    """The digest of each setting, by words for the operator ("gateway.domains").
+
+    `silence`: seconds after which a session with these settings that has written nothing has no right to write to wires.
+    """
 
     digests: Mapping[str, str]
+    silence: float = LONGEST_SILENCE
 
     def encode(self) -> bytes:
         """Return the bytes of the record."""
-        return json.dumps({"version": VERSION, "settings": dict(self.digests)}, separators=(",", ":")).encode()
+        words = {"version": VERSION, "settings": dict(self.digests), "silence": self.silence}
+        return json.dumps(words, separators=(",", ":")).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> SharedSettings:
         """Return the settings of a record. Raises `UnreadableRecord`."""
         try:
             words = json.loads(data)
-            version, settings = words["version"], words["settings"]
+            version, settings, silence = words["version"], words["settings"], words.get("silence", LONGEST_SILENCE)
             known = isinstance(version, int) and version <= VERSION
             if not known or not all(isinstance(text, str) for each in settings.items() for text in each):
                 raise UnreadableRecord(f"the record of the settings has version {version}, and this release knows {VERSION}")
+            if isinstance(silence, bool) or not 0 <= silence <= LONGEST_SILENCE:
+                raise UnreadableRecord(f"the record of the settings has the silence {silence}")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UnreadableRecord(f"the record of the settings cannot be read: {error}") from error
-        return cls(settings)
+        return cls(settings, float(silence))
 
     def differing(self, other: SharedSettings) -> list[str]:
         """Return the settings that both have, and that are not the same."""
@@ -65,18 +72,7 @@ class SharedSettings:
 
     def completed(self, other: SharedSettings) -> SharedSettings:
         """Return these settings, and those that only the other has."""
-        return SharedSettings({**other.digests, **self.digests})
-
-
-@dataclass(frozen=True, slots=True)
-class Silence:
-    """Seconds after which a session that has written nothing has no right to write to wires.
-
-    `same`: with the lease and the bridge of this node. `other`: with any other ones.
-    """
-
-    same: float
-    other: float
+        return replace(self, digests={**other.digests, **self.digests})
 
 
 def digest(name: str, content: bytes) -> str:
@@ -89,13 +85,10 @@ class SettingsGuard:
 
     log = Logger("s2sgw")
 
-    def __init__(
-        self, engine: ClusterEngine, node: str, settings: SharedSettings, silence: Silence, clock: IReactorTime,
-    ) -> None:
+    def __init__(self, engine: ClusterEngine, node: str, settings: SharedSettings, clock: IReactorTime) -> None:
         self._engine = engine
         self._node = node
         self._settings = settings
-        self._silence = silence
         self._clock = clock
         self._replaced = False
         #: the nodes whose pulses were heard since the watch began; None: there was no watch
@@ -111,9 +104,10 @@ class SettingsGuard:
             entry = await self._engine.get(KEY)
             stored = _decoded(entry.data) if entry is not None and entry.data is not None else None
             differing = [] if stored is None else stored.differing(self._settings)
-            alone = stored is None or not (differing or (birth and self._replaced)) or await self._alone(differing, birth)
-            if not alone:
-                continue
+            if stored is not None and (differing or (birth and self._replaced)):
+                silence = max(stored.silence, self._settings.silence)
+                if not await self._alone(differing, birth, silence):
+                    continue
             wanted = self._settings if stored is None or differing else stored.completed(self._settings)
             if stored is not None and wanted.digests == stored.digests:
                 return
@@ -125,8 +119,8 @@ class SettingsGuard:
             return
         raise EngineUnfit("the settings that all nodes share are changed again and again: start the nodes one after another")
 
-    async def _alone(self, differing: list[str], birth: int) -> bool:
-        """Return whether no other node is alive, after the records of dead ones were ended; False: look again.
+    async def _alone(self, differing: list[str], birth: int, seconds: float) -> bool:
+        """Return whether no other node is alive, after the records of those silent for `seconds` were ended; False: look again.
 
         Raises `EngineUnfit` if one beats, and `EngineGone` if the engine answers too slowly to tell.
         """
@@ -136,7 +130,6 @@ class SettingsGuard:
         if self._heard is None:
             self._engine.on_pulse(self._pulse_heard)
         self._heard = set()
-        seconds = self._silence.other if {LEASE, BRIDGE} & set(differing) else self._silence.same
         names = ", ".join(sorted(first))
         detail = f"{_words(differing)} not as on {names}: this node looks for up to {seconds:g} s whether they are alive"
         self.log.warn(event="settings differ", detail=detail)

@@ -21,14 +21,14 @@ from s2sgw.cluster.members import MemberNotice, Members, MemberTimes
 from s2sgw.cluster.membership import Membership, TCPProbe
 from s2sgw.cluster.nats_connection import Login
 from s2sgw.cluster.reactor_loop import ReactorLoop
-from s2sgw.cluster.shared_settings import BRIDGE, LEASE, SettingsGuard, SharedSettings, Silence, digest
+from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings, digest
 from s2sgw.cluster.spool import JetStreamSpool
 from s2sgw.cluster.subjects import SPOOL_STREAMS
 from s2sgw.composition.peer_custody import QueuedPeers
 from s2sgw.config import Config
 from s2sgw.config.cross_checks import tcp_place
 from s2sgw.config.secret_file import read_secret
-from s2sgw.config.sections import MOST_BRIDGE, MOST_LEASE, Cluster
+from s2sgw.config.sections import Cluster
 from s2sgw.delivery.custody import Custody
 from s2sgw.ingress.homes import home_of
 from s2sgw.ingress.pair_ingress import IngressServices
@@ -122,8 +122,7 @@ def build_engine(
     members = Members(node, str(place), partial(secrets.token_hex, 8), times)
     membership = Membership(members, engine, TCPProbe(reactor, place.host), notices, reactor)
     lease = WriteLease(membership.may_write, reactor)
-    silence = Silence(times.lease + times.bridge + times.margin, MOST_LEASE + MOST_BRIDGE + times.margin)
-    settings = SettingsGuard(engine, node, shared_settings(config, secret), silence, reactor)
+    settings = SettingsGuard(engine, node, shared_settings(config, secret), reactor)
     return EngineParts(node, loop, engine, spool, members, membership, notices, lease, settings)
 
 
@@ -163,15 +162,16 @@ def shared_settings(config: Config, secret: bytes) -> SharedSettings:
     """Return the settings that all nodes must share. Raises `OSError` if a file cannot be read."""
     contents = {
         "gateway.domains": " ".join(sorted(domain.ascii for domain in config.gateway.domains)).encode(),
-        LEASE: repr(config.cluster.lease).encode(),
-        BRIDGE: repr(config.cluster.bridge).encode(),
+        "cluster.lease": repr(config.cluster.lease).encode(),
+        "cluster.bridge": repr(config.cluster.bridge).encode(),
         "queue.disk": str(config.queue.disk).encode(),
         "the file secret in cluster.shared": secret,
     }
     if any(backend.kind == "s2s" for backend in config.backends):
         name = f"the file {CERTIFICATE_FILE} in cluster.shared"
         contents[name] = (config.identity_folder / CERTIFICATE_FILE).read_bytes()
-    return SharedSettings({name: digest(name, content) for name, content in contents.items()})
+    silence = config.cluster.lease + config.cluster.bridge + MemberTimes().margin
+    return SharedSettings({name: digest(name, content) for name, content in contents.items()}, silence)
 
 
 def _tls(cluster: Cluster) -> ssl.SSLContext | None:

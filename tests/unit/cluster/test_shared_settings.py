@@ -10,22 +10,24 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.engine import EngineGone, EngineUnfit, Entry
 from s2sgw.cluster.node_records import NodeRecord, Pulse, UnreadableRecord, node_key
-from s2sgw.cluster.shared_settings import KEY, SettingsGuard, SharedSettings, Silence, digest
+from s2sgw.cluster.shared_settings import KEY, LONGEST_SILENCE, SettingsGuard, SharedSettings, digest
 from tests.support.memory_engine import MemoryEngine, MemoryStore
 
-ONE = SharedSettings({"gateway.domains": "1", "the secret": "x"})
-TWO = SharedSettings({"gateway.domains": "2", "the secret": "x"})
+ONE = SharedSettings({"gateway.domains": "1", "the secret": "x"}, 18.3)
+TWO = SharedSettings({"gateway.domains": "2", "the secret": "x"}, 18.3)
 
 
 class RecordTests(SynchronousTestCase):
     def test_round_trip(self) -> None:
         self.assertEqual(ONE, SharedSettings.decode(ONE.encode()))
+        self.assertEqual(SharedSettings({"a": "1"}, LONGEST_SILENCE), SharedSettings.decode(b'{"version":1,"settings":{"a":"1"}}'))
 
     def test_unreadable(self) -> None:
         """Other texts, and records of newer versions, are refused."""
         for data in (
             b"", b"[]", b"{}", b'{"version":1}', b'{"version":1,"settings":[]}', b'{"version":1,"settings":{"a":1}}',
-            b'{"version":2,"settings":{}}', b"[" * 100_000,
+            b'{"version":1,"settings":{},"silence":-1}', b'{"version":1,"settings":{},"silence":NaN}',
+            b'{"version":1,"settings":{},"silence":"1"}', b'{"version":1,"settings":{},"silence":1e9}', b'{"version":2,"settings":{}}', b"[" * 100_000,
         ):
             self.assertRaises(UnreadableRecord, SharedSettings.decode, data)
 
@@ -49,7 +51,7 @@ class GuardTests(SynchronousTestCase):
         self.beating: set[str] = set()
 
     def guard(self, node: str, settings: SharedSettings) -> SettingsGuard:
-        return SettingsGuard(MemoryEngine(self.store), node, settings, Silence(18.3, 150.3), self.clock)
+        return SettingsGuard(MemoryEngine(self.store), node, settings, self.clock)
 
     def agree(self, guard: SettingsGuard, birth: int = 0) -> None:
         self.successResultOf(Deferred.fromCoroutine(guard.agree(birth)))
@@ -233,15 +235,16 @@ class GuardTests(SynchronousTestCase):
         self.assertEqual((ONE, True), (self.stored(), self.record("a").alive))
 
     def test_other_lease(self) -> None:
-        """If the lease or the bridge differs, a silent node may have the longest ones."""
-        old, new = (SharedSettings({"cluster.bridge": number}) for number in "12")
-        self.agree(self.guard("a", old))
-        self.write("a")
-        call = self.begin(self.guard("b", new))
-        self.pass_time(150.0)
-        self.assertNoResult(call)
-        self.pass_time(1.0)
-        self.successResultOf(call)
+        """If the lease or the bridge is what differs, the longer ones count."""
+        for old, new in ((123.3, 18.3), (18.3, 123.3)):
+            self.setUp()
+            self.agree(self.guard("a", SharedSettings({"cluster.bridge": "1"}, old)))
+            self.write("a")
+            call = self.begin(self.guard("b", SharedSettings({"cluster.bridge": "2"}, new)))
+            self.pass_time(123.0)
+            self.assertNoResult(call)
+            self.pass_time(1.0)
+            self.successResultOf(call)
 
     def test_leaves_meanwhile(self) -> None:
         """A node that ends its session in order is not waited for."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.nats_connection import Login
+from s2sgw.cluster.shared_settings import LONGEST_SILENCE, SharedSettings
 from s2sgw.composition.cluster import _login, _tls, largest_stanza, listener_place, shard_bytes, shared_settings
 from s2sgw.config import Config, parse
 from s2sgw.xmpp.host_port import HostPort
@@ -55,6 +56,13 @@ class SettingsTests(ClusterCase):
             self.assertEqual(names, one.differing(other))
         (self.folder / "shared" / "backend-ca.pem").write_text("another authority")
         self.assertEqual(["the file backend-ca.pem in cluster.shared"], one.differing(shared_settings(self.config(), b"secret")))
+
+    def test_silence(self) -> None:
+        """A session is over after the lease, the bridge and a margin. No configuration has more than the longest."""
+        self.assertAlmostEqual(18.3, shared_settings(self.config(), b"secret").silence)
+        longest = shared_settings(self.config(cluster='lease = "30s"\nbridge = "2m"'), b"secret")
+        self.assertEqual(LONGEST_SILENCE, longest.silence)
+        self.assertEqual(longest, SharedSettings.decode(longest.encode()))
 
     def test_secret(self) -> None:
         """The record holds no secret, and no plain hash of one."""

@@ -15,7 +15,7 @@ from s2sgw.cluster.home_table import HomeTable
 from s2sgw.cluster.homes import ClusterHomes
 from s2sgw.cluster.members import Members
 from s2sgw.cluster.membership import Membership
-from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings, Silence
+from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings
 from s2sgw.composition.cluster import ClusterParts, MembershipNotices
 from s2sgw.composition.node_life import NodeLife
 from s2sgw.composition.node_listener import NodeDoor
@@ -25,7 +25,7 @@ from tests.support.cluster_node import Custody, Probe
 from tests.support.memory_engine import MemoryEngine, MemoryStore
 
 PEER = Domain.parse("peer.example")
-SAME = SharedSettings({"gateway.domains": "1"})
+SAME = SharedSettings({"gateway.domains": "1"}, 18.3)
 #: the events of a node that joins
 JOINED = ["engine opened", "streams enlarged", "port opened", "open"]
 
@@ -89,7 +89,7 @@ class Life:
         door = SimpleNamespace(node_ended=self.node_ended, leave=self.door_left, close=self.door_closed)
         parts = ClusterParts(
             name, cast(Any, SimpleNamespace(close=self.loop_closed)), cast(Any, self.engine), membership, self.members, self.homes,
-            cast(Any, None), notices, SettingsGuard(self.engine, name, settings, Silence(18.3, 150.3), clock),
+            cast(Any, None), notices, SettingsGuard(self.engine, name, settings, clock),
         )
         self.life = NodeLife(parts, Port(self.events), cast(NodeDoor, door), HostPort.parse(place, 0), self, clock)
         self.joining = Deferred.fromCoroutine(self.life.join())
@@ -187,7 +187,7 @@ class LifeTests(SynchronousTestCase):
         a, b = self.joined("a", "b")
         a.engine.cut()
         b.engine.cut()
-        changed = SharedSettings({"gateway.domains": "2"})
+        changed = SharedSettings({"gateway.domains": "2"}, 18.3)
         other = self.node("c", settings=changed)
         self.pass_time(18.0)
         self.assertEqual(["engine opened"], other.taken)
