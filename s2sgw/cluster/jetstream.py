@@ -176,7 +176,7 @@ class JetStreamEngine(ClusterEngine):
                 await self._change(f"STREAM.UPDATE.{name}", changed, end - self._loop.time())
             except RequestRefused as error:
                 why = f"the engine's stream {name} cannot be made as large as it must be: {error}"
-                raise EngineUnfit(why + self._room_needed(error)) from error
+                raise EngineUnfit(why + self._room_needed(wanted, error)) from error
 
     def _check_server(self, version: tuple[int, int], max_payload: int) -> None:
         check_server(version, max_payload, self._record_bytes + _OVERHEAD)
@@ -197,7 +197,7 @@ class JetStreamEngine(ClusterEngine):
         try:
             found = await self._create(wanted, seconds)
         except RequestRefused as error:
-            room = self._room_needed(error)
+            room = self._room_needed(wanted, error)
             if error.code in (_NOT_CLUSTERED, _NO_PEERS) and not room:
                 why = f"the engine must be {REPLICAS} servers in one cluster, all with JetStream: {error}"
                 raise EngineUnfit(why) from error
@@ -210,9 +210,9 @@ class JetStreamEngine(ClusterEngine):
         check_stream(wanted, config, bool(found.get("cluster", {}).get("name")))
         return config
 
-    def _room_needed(self, error: RequestRefused) -> str:
+    def _room_needed(self, wanted: Mapping[str, Any], error: RequestRefused) -> str:
         """Return words for an operator, if the servers have no room for a stream."""
-        return f": {room_words(self._wanted)}" if error.code in _NO_ROOM or "insufficient storage" in str(error) else ""
+        return f": {room_words(wanted, self._wanted)}" if error.code in _NO_ROOM or "insufficient storage" in str(error) else ""
 
     async def _create(self, wanted: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Make a stream, once there are servers for its copies: they may still be starting."""
@@ -227,7 +227,7 @@ class JetStreamEngine(ClusterEngine):
                     return await self._create({**wanted, "num_replicas": 1}, seconds)
                 if error.code != _NO_PEERS or self._loop.time() > end:
                     raise
-                self._connection.tell(f"{error}{self._room_needed(error)}")
+                self._connection.tell(f"{error}{self._room_needed(wanted, error)}")
             await asyncio.sleep(_STARTING)
 
     async def _change(self, name: str, content: Mapping[str, Any], seconds: float) -> dict[str, Any]:

@@ -72,13 +72,11 @@ def needs_update(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     return bool(found["max_bytes"] < wanted["max_bytes"] or found.get("duplicate_window", 0) < wanted["duplicate_window"])
 
 
-def room_words(streams: Sequence[Mapping[str, Any]]) -> str:
-    """Return how much room the streams need, for an operator."""
-    total = sum(stream["max_bytes"] for stream in streams)
-    largest = max(streams, key=lambda stream: stream["max_bytes"])
+def room_words(stream: Mapping[str, Any], streams: Sequence[Mapping[str, Any]]) -> str:
+    """Return how much room one of the streams needs, and all of them, for an operator."""
+    total = sum(each["max_bytes"] for each in streams)
     return (
-        f"all streams reserve {total} bytes on the disk of each server, "
-        f"and {largest['name']} has {largest['max_bytes']} of them. "
+        f"it reserves {stream['max_bytes']} bytes on the disk of each server, and all streams {total} bytes. "
         "Give JetStream more room (max_file_store), or lower queue.disk on all nodes"
     )
 

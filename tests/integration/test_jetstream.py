@@ -134,7 +134,7 @@ class SetupTests(SynchronousTestCase):
     def test_no_room(self) -> None:
         """A server on whose disk the streams cannot be reserved is refused."""
         self.assert_unfit(self.outcome(disk=4 * SHARD_BYTES), "cannot be made: insufficient storage")
-        self.assert_unfit(self.outcome(disk=4 * SHARD_BYTES), f"S2SGW_SPOOL_0 has {SHARD_BYTES} of them")
+        self.assert_unfit(self.outcome(disk=4 * SHARD_BYTES), f"it reserves {SHARD_BYTES} bytes")
 
     def test_stream_in_memory(self) -> None:
         """A stream that would not survive its server is refused."""

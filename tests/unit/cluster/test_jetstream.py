@@ -105,18 +105,18 @@ class StreamTests(SynchronousTestCase):
             self.setUp()
             del self.streams["S2SGW_SPOOL_1"]
             self.refusal = error(code, words)
-            self.assertIn(f"all streams reserve {8000 + (100 << 20)} bytes", str(self.run_both()))
+            self.assertIn(f"it reserves 1000 bytes on the disk of each server, and all streams {8000 + (100 << 20)} bytes", str(self.run_both()))
         self.setUp()
         self.streams["S2SGW_SPOOL_1"]["max_bytes"] = 999
         self.refusal = error(10047, "insufficient storage resources available")
-        self.assertIn("all streams reserve", str(self.run_both()))
+        self.assertIn("it reserves 1000 bytes", str(self.run_both()))
 
     def test_other_refusal(self) -> None:
         """Servers that are no cluster are not a matter of room. What is waited for is told."""
         del self.streams["S2SGW_SPOOL_1"]
         self.refusal = error(10005, "no suitable peers for placement")
         found = str(self.run_both())
-        self.assertEqual((True, False), ("3 servers in one cluster" in found, "reserve" in found), found)
+        self.assertEqual((True, False), ("3 servers in one cluster" in found, "reserves" in found), found)
         self.assertIn("no suitable peers for placement (10005)", self.connection.told)
 
     def test_no_jetstream(self) -> None:

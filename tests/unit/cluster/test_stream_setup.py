@@ -55,10 +55,11 @@ class StreamTests(SynchronousTestCase):
         self.assertTrue(needs_update(self.wanted, {**self.wanted, "duplicate_window": 1}))
 
     def test_room(self) -> None:
-        """The words tell the room of all streams, and of the largest one."""
-        words = room_words(wanted_streams(3, 1 << 30))
-        self.assertIn(f"all streams reserve {(8 << 30) + (100 << 20)} bytes", words)
-        self.assertIn(f"S2SGW_SPOOL_0 has {1 << 30} of them", words)
+        """The words tell the room of one stream, and of all of them."""
+        streams = wanted_streams(3, 1 << 30)
+        words = room_words(streams[0], streams)
+        self.assertIn(f"it reserves {1 << 30} bytes on the disk of each server", words)
+        self.assertIn(f"all streams {(8 << 30) + (100 << 20)} bytes", words)
 
 
 class ServerTests(SynchronousTestCase):
