@@ -100,7 +100,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual([], self.changes)
 
     def test_no_room(self) -> None:
-        """A refusal for want of room tells how much is needed."""
+        """A refusal because there is no room tells how much is needed."""
         for code, words in ((10047, "insufficient storage resources available"), (10005, "no suitable peers, insufficient storage")):
             self.setUp()
             del self.streams["S2SGW_SPOOL_1"]

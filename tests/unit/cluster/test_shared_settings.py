@@ -257,7 +257,7 @@ class GuardTests(SynchronousTestCase):
         self.assertEqual(TWO, self.stored())
 
     def test_setting_of_one_node(self) -> None:
-        """What only one node has is added for those that come later, and is compared with theirs alone."""
+        """A setting of only one node is added for nodes that come later, and is compared with theirs alone."""
         self.agree(self.guard("a", ONE))
         self.join("a")
         self.agree(self.guard("b", SharedSettings({**ONE.digests, "authority": "1"})))
