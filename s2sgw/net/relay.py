@@ -1,7 +1,8 @@
 """Copies bytes both ways between two connected TCP sockets, without a look at them.
 
 What is read from one side is sent to the other at once. If the other side does not take all of it, nothing more is read until it
-has. The end of the input of one side is passed on as such, and a loss as a reset.
+has. The end of the input of one side is passed on as such, and a loss as a reset. A far side that ends before it has sent
+anything has refused the connection, so this is passed on as a reset too.
 
 A node copies nothing after its lease: a process that was stopped and wakes ends both connections. Otherwise the stanzas of a
 peer that has meanwhile connected again would come behind newer ones.
@@ -160,8 +161,11 @@ class RelayEnd:
         else:
             self.input_over = True
             self.ended_first = not self.other.input_over
-            self.pause()
-            self.other.finish()
+            if self._relay.is_unanswered:
+                self._relay.abort()
+            else:
+                self.pause()
+                self.other.finish()
         return None
 
     def doWrite(self) -> Any:

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
@@ -87,7 +88,7 @@ class NodesTests(TestCase):
         self.engines: list[Answering] = []
         self.second_admission = self.admission()
         handed_on = StreamFactory(self.build, self.second_admission, self.refused)
-        factory = NodeFactory(handed_on, self.no_server, [ip_network("127.0.0.0/8")], self.door.headers, reactor)
+        self.factory = factory = NodeFactory(handed_on, self.no_server, [ip_network("127.0.0.0/8")], self.door.headers, reactor)
         self.listener = NodeListener(reactor, f"tcp:0:interface={HOST}", factory)
         await self.listener.open()
         (self.port,) = [await each for each in listen(reactor, f"tcp:0:interface={HOST}", self.first)]
@@ -173,6 +174,17 @@ class NodesTests(TestCase):
         await client.lost
         await leaving
         self.assertEqual(b"".join(self.engines[0].fed), HEADER + STANZAS + b"BYE\n")
+
+    async def test_not_a_member(self) -> None:
+        """A home that does not know the address of the first node refuses its connections. Both nodes log it."""
+        self.factory._trusted = ()
+        with capturedLogs() as logged:
+            client = await self.connect()
+            transport: Any = client.transport
+            transport.write(HEADER)
+            await client.lost
+        self.assertEqual({"node refused", "not handed on"}, {line["event"] for line in logged if line["log_level"] is LogLevel.warn})
+        self.assertEqual([], self.streams)
 
     async def test_dead_home(self) -> None:
         """The end of the other node ends its connections. The next one is served where the homes say."""
