@@ -593,7 +593,7 @@ class PeerSpool:
         """Return the answer for an error of the spool, of the engine, or of a record."""
         if isinstance(error, SpoolError):
             self.trouble = f"the spool of {self.peer} failed: {error}" if isinstance(error, SpoolBroken) else self.trouble
-            return error
+            return error.with_traceback(None)  # its frames would keep the refused stanzas in memory
         self._fenced = self._fenced or isinstance(error, Fenced)
         text = str(error) if isinstance(error, (EngineError, RecordError)) else f"{type(error).__name__}: {error}"
         self.trouble = f"the spool of {self.peer} failed: {text}"

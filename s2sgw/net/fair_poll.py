@@ -211,7 +211,7 @@ def share_turns(
                 reactor._doReadOrWrite(selectable, descriptor, mask)
         except Exception as error:
             _log.failure("a connection broke")
-            problem = error
+            problem = error.with_traceback(None)  # its frames would keep the connection in memory
         if problem is not None:
             try:
                 reactor._disconnectSelectable(selectable, problem, True)

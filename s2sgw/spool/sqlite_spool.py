@@ -506,7 +506,7 @@ class SQLiteSpool(Spool):
         try:
             return job.work(tables)
         except SpoolError as error:
-            return SpoolFull(self._trouble, "disk") if self._absent else error
+            return SpoolFull(self._trouble, "disk") if self._absent else _without_frames(error)
 
     def _alone(self, job: _Job, tries: int = 2) -> Any:
         try:
@@ -560,8 +560,13 @@ class SQLiteSpool(Spool):
         if job.answer is None and len(self._retry) < RETRIES:
             self._retry.append(job)
         if isinstance(error, SpoolError):
-            return error
+            return _without_frames(error)
         return SpoolFull(self._full, "disk") if full else SpoolBroken(f"{self._path}: {error}")
+
+
+def _without_frames(error: SpoolError) -> SpoolError:
+    """Return an error that is an answer. Its traceback is a reference cycle, which would keep the refused stanzas in memory."""
+    return error.with_traceback(None)
 
 
 def _is_damage(error: Exception) -> bool:

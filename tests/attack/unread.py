@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.attack.honest import connect
 from tests.attack.shared import GUESTS, SECONDS, Case, Cases, Phase, begin, guest, played, source, stage
-from tests.attack.world import INSIDE, LEFT_BYTES, AttackWorld
+from tests.attack.world import INSIDE, AttackWorld
 from tests.lab.certificates import Certificate
 from tests.lab.peer import PeerError, Stream
 from tests.lab.scenario import check, step
@@ -97,10 +97,6 @@ async def _lies(at: AttackWorld) -> None:
     await played(at, __name__, CASES)
 
 
-#: The most memory that is in use afterwards, if the errors of a peer wait until its server can be reached: its share of
-#: `queue.memory`. A gateway that has just started takes 60 MB. One that has used and released memory before takes less.
-WAITING_BYTES = 80_000_000
-
 # --- as fast as it can -----------------------------------------------------------------------------------------------
 
 
@@ -129,17 +125,17 @@ def _flood(port: int, at: int, certificate: Certificate, kind: str, end: float) 
             stream.send(said)
 
 
-async def _fast(at: AttackWorld, kind: str, left: int = LEFT_BYTES) -> None:
+async def _fast(at: AttackWorld, kind: str) -> None:
     certificate = guest(at)
     used = at.process.cpu_seconds()
-    async with at.under(flood, SECONDS, left=left, files=(str(certificate.chain), str(certificate.key)), kind=kind, streams=4):
+    async with at.under(flood, SECONDS, files=(str(certificate.chain), str(certificate.key)), kind=kind, streams=4):
         pass
     step(f"{at.process.cpu_seconds() - used:.1f} s of CPU")
 
 
 @stage.scenario("a proven peer that sends messages as fast as it can, whose server cannot be reached", quick=True)
 async def _messages(at: AttackWorld) -> None:
-    await _fast(at, "messages", WAITING_BYTES)
+    await _fast(at, "messages")
 
 
 @stage.scenario("unsolicited errors are not answered by an error", quick=True)

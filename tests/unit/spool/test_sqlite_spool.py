@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.spool import sqlite_spool, tables
-from s2sgw.spool.interface import Spool, SpoolBroken, SpoolFull
+from s2sgw.spool.interface import Spool, SpoolBroken, Spooled, SpoolFull
 from s2sgw.spool.sqlite_spool import SQLiteSpool
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.spool_contract import PATIENCE, A, Asking, B, Deliver, SpoolContract, spooled, told
@@ -174,6 +175,18 @@ class ShareTests(SynchronousTestCase):
 
     def fill(self, it: Asking, pair: Pair, first: int, number: int) -> Any:
         return it.append(*(spooled(pair, position, 840) for position in range(first, first + number)))
+
+    def test_refused_stanzas_leave_memory(self) -> None:
+        """The answer of a refused call keeps no stanza of the call, also without the search for reference cycles."""
+        it = self.open()
+        self.addCleanup(gc.enable)
+        gc.collect()
+        gc.disable()
+        held = len([each for each in gc.get_objects() if type(each) is Spooled])
+        refused = [self.fill(it, A, 1, 30) for _ in range(3)]
+        self.assertEqual([each.bound for each in refused], ["share"] * 3)
+        it.close()
+        self.assertEqual(len([each for each in gc.get_objects() if type(each) is Spooled]), held)
 
     def test_full_share(self) -> None:
         """Stanzas to a peer and from it count together. If its share is full, only its stanzas are refused."""
