@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from functools import partial
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -98,16 +99,25 @@ class FairQueue(Generic[_Key]):
         waiter.callback(None)
         return True
 
-    def recall(self, owner: _Key) -> None:
-        """Release all that wait in the line of `owner` now, in later turns of the reactor: they may join another line."""
-        recalled = list(self._waiters.get(owner, ()))
-        for number, waiter in enumerate(recalled):
-            self._clock.callLater(0.001 * (number // RELEASED_AT_ONCE), self._recall, owner, waiter)
+    def recall(self) -> None:
+        """Release all that wait now, a few in each of the next turns of the reactor: they may join another line.
 
-    def _recall(self, owner: _Key, waiter: Deferred[None]) -> None:
-        if not waiter.called:
-            self._leave(owner, waiter)
-            waiter.callback(None)
+        The first of each line come first, then the second ones.
+        """
+        numbered = [(number, owner, waiter) for owner, line in self._waiters.items() for number, waiter in enumerate(line)]
+        numbered.sort(key=itemgetter(0))
+        if numbered:
+            self._clock.callLater(0, self._recall_some, deque((owner, waiter) for _, owner, waiter in numbered))
+
+    def _recall_some(self, recalled: deque[tuple[_Key, Deferred[None]]]) -> None:
+        """Release the first of these that still wait, and the others later."""
+        for _ in range(min(RELEASED_AT_ONCE, len(recalled))):
+            owner, waiter = recalled.popleft()
+            if not waiter.called:
+                self._leave(owner, waiter)
+                waiter.callback(None)
+        if recalled:
+            self._clock.callLater(0.001, self._recall_some, recalled)
 
     def _leave(self, owner: _Key, waiter: Deferred[None]) -> None:
         line = self._waiters[owner]

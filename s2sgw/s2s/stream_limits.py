@@ -118,8 +118,7 @@ class StreamLimit:
 
     def reconsider(self, _config: object = None) -> None:
         """Let all that wait look at their bounds again: a reload has changed the configuration."""
-        for line in self._waiting.owners():
-            self._waiting.recall(line)
+        self._waiting.recall()
 
     def take(self, owner: Owner, bound: int) -> bool:
         """End a turn, and take a place for a stream that is being opened; False: there is none any more."""

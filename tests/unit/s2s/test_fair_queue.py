@@ -115,14 +115,36 @@ class FairQueueTests(SynchronousTestCase):
         self.assertEqual(len(self.order), RELEASED_AT_ONCE + 100)
 
     def test_recall(self) -> None:
-        """All that wait in one line are released, in their order. One that has left meanwhile is not."""
-        for number in range(RELEASED_AT_ONCE + 2):
-            self.wait(f"a{number}")
-        self.wait("b0")
+        """All that wait are released, the first of each line first, in later turns. One that has left meanwhile is not."""
+        names = [f"a{number}" for number in range(RELEASED_AT_ONCE + 2)]
+        for name in (*names, "b0", "b1"):
+            self.wait(name)
         gone = self.queue.wait("a").addErrback(lambda _: None)
-        self.queue.recall("a")
+        self.queue.recall()
         gone.cancel()
+        self.assertEqual(self.order, [])
+        self.clock.advance(0)
+        self.assertEqual(self.order, ["a0", "b0", "a1", "b1", *names[2 : RELEASED_AT_ONCE - 2]])
+        self.clock.advance(1)
+        self.assertEqual((self.order[RELEASED_AT_ONCE:], self.queue.owners(), len(self.queue)), (names[RELEASED_AT_ONCE - 2 :], [], 0))
+
+    def test_recall_of_many_lines(self) -> None:
+        """Thousands of owners with one waiter each are no more for one turn of the reactor than one owner with thousands."""
+        for number in range(3 * RELEASED_AT_ONCE):
+            self.queue.wait(chr(0x4E00 + number)).addCallback(lambda _: self.order.append(""))
+        self.queue.recall()
         self.clock.advance(0)
         self.assertEqual(len(self.order), RELEASED_AT_ONCE)
+        self.clock.pump([0.001] * 2)
+        self.assertEqual((len(self.order), self.clock.getDelayedCalls()), (3 * RELEASED_AT_ONCE, []))
+
+    def test_released_and_recalled(self) -> None:
+        """One that was released meanwhile, and waits again, is not released twice by one call. Without waiters nothing happens."""
+        self.queue.recall()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.wait("a0")
+        self.queue.recall()
+        self.queue.release(_any)
+        self.wait("a1")
         self.clock.advance(1)
-        self.assertEqual((self.order, self.queue.owners()), ([f"a{number}" for number in range(RELEASED_AT_ONCE + 2)], ["b"]))
+        self.assertEqual((self.order, len(self.queue)), (["a0"], 1))
