@@ -28,6 +28,7 @@ _CONDITIONS: dict[Cause, StreamCondition] = {
     Cause.SHUTDOWN: StreamCondition.SYSTEM_SHUTDOWN,
     Cause.OTHER_NODE: StreamCondition.CONFLICT,
     Cause.NO_NODE: StreamCondition.RESOURCE_CONSTRAINT,
+    Cause.SPOOL_UNREADABLE: StreamCondition.RESOURCE_CONSTRAINT,
 }
 #: Causes that can pass by themselves. A certificate or a policy must be changed by an administrator.
 _PASSING = (Layer.DNS, Layer.TCP, Layer.STREAM)

@@ -16,6 +16,7 @@ from typing import Literal
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
 
 from s2sgw.backend.private_ca import PrivateCA
+from s2sgw.ingress.pair_ingress import refusal_elsewhere
 from s2sgw.net.certificates import Credential
 from s2sgw.net.connection import StreamConnection
 from s2sgw.net.dialing import Dialler
@@ -92,7 +93,8 @@ class BackendReceiving:
     stream_id: Callable[[], str]
     #: called with the peer that the server is about to write to, so that look-ups run during the handshake
     expect: Callable[[Domain], object] = lambda peer: None
-    #: returns why this node is not the home of a pair (`ingress.homes`); None: there is no other node
+    #: returns why this node is not the home of a pair (`ingress.homes`). Asked before each pair is proven, so that no stanza is read
+    #: in vain. None: there is no other node
     claim: Callable[[Pair], Awaitable[Ending | None]] | None = None
     leg: Literal["backend"] = field(default="backend", init=False)
 
@@ -145,24 +147,19 @@ class BackendReceiving:
         """Judge by the server's certificate, or by dialback to its own port: any local process can reach this listener."""
         attempt = self.server.prove(connection, question.peer, "initiating")
         resume = self.server.resume(question.peer)
-        if attempt.proven and (elsewhere := await self._elsewhere(Pair(question.peer, question.local))) is not None:
-            return Permission(refusal=elsewhere), attempt.reasons
+        if attempt.proven and self.claim is not None:
+            elsewhere = await self.claim(Pair(question.peer, question.local))
+            if elsewhere is not None:
+                return Permission(refusal=refusal_elsewhere(elsewhere)), attempt.reasons
         return Permission(external=attempt.proven, dialback=True, management=True, resume=resume), attempt.reasons
 
     async def verify(self, connection: StreamConnection, question: DialbackNeeded) -> DialbackOutcome:
         outcome = await self.verify_key(question, None)
         refusal = self._refuses(question.pair.sender)  # a reload may have taken the domain meanwhile
-        if refusal is None and self.claim is not None and outcome.type == "valid":
-            refusal = await self._elsewhere(question.pair)
-        return outcome if refusal is None else DialbackOutcome("error", refusal.ending)
-
-    async def _elsewhere(self, pair: Pair) -> Refusal | None:
-        """Return why this node is not the home of a pair that will be proven. No stanza is read in vain then."""
-        ending = None if self.claim is None else await self.claim(pair)
-        if ending is None:
-            return None
-        condition = StreamCondition.CONFLICT if ending.cause is Cause.OTHER_NODE else StreamCondition.RESOURCE_CONSTRAINT
-        return Refusal(condition, "Another node of the gateway serves the domain. Connect again.", ending)
+        ending = None if refusal is None else refusal.ending
+        if ending is None and self.claim is not None and outcome.type == "valid":
+            ending = await self.claim(question.pair)
+        return outcome if ending is None else DialbackOutcome("error", ending)
 
     def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
         """Return why the domain is not the server's any more: a reload took it during the negotiation.

@@ -56,6 +56,12 @@ HOME_CONDITIONS = {
 }
 
 
+def refusal_elsewhere(ending: Ending) -> Refusal:
+    """Return the stream error for a pair whose home is not this node. `ending`: why."""
+    condition = HOME_CONDITIONS.get(ending.cause, StreamCondition.INTERNAL_SERVER_ERROR)
+    return Refusal(condition, ending.account.bounce, replace(ending, condition=condition.value))
+
+
 class PairAdmission(Protocol):
     """Decides which pairs may enter a queue. A leg implements it (`s2s.legs`)."""
 
@@ -302,9 +308,7 @@ class PairIngress:
         self.abandon()
         self._services.lines.leave(self)
         if not self._over:
-            condition = HOME_CONDITIONS.get(ending.cause, StreamCondition.INTERNAL_SERVER_ERROR)
-            ended = replace(ending, condition=condition.value)
-            self._connection.fail(Refusal(condition, ending.account.bounce, ended))
+            self._connection.fail(refusal_elsewhere(ending))
 
     def _may_go_on(self, ending: Ending) -> bool:
         """Return whether the peer cannot be looked up now, and a stream to it is open or stanzas wait for it already (R2)."""

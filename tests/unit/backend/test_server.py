@@ -54,7 +54,10 @@ class InboundTests(BackendTestCase):
     def test_home_elsewhere(self) -> None:
         """The home of the peer is asked for before the server is proven. If it is another node, the stream is refused."""
         claims: list[Pair] = []
-        answers = {Cause.OTHER_NODE: StreamCondition.CONFLICT, Cause.NO_NODE: StreamCondition.RESOURCE_CONSTRAINT}
+        answers = {
+            Cause.OTHER_NODE: StreamCondition.CONFLICT, Cause.NO_NODE: StreamCondition.RESOURCE_CONSTRAINT,
+            Cause.INTERNAL: StreamCondition.INTERNAL_SERVER_ERROR,
+        }
         for cause, condition in answers.items():
             async def claim(pair: Pair, cause: Cause = cause) -> Ending | None:
                 claims.append(pair)
@@ -65,14 +68,15 @@ class InboundTests(BackendTestCase):
             judged, _ = self.successResultOf(Deferred.fromCoroutine(side.judge(None, JudgementNeeded(OURS, PEER, True))))  # type: ignore[arg-type]
             assert judged.refusal is not None
             self.assertEqual((judged.refusal.condition, judged.refusal.ending.cause), (condition, cause))
+            self.assertEqual(judged.refusal.text, Ending(cause).account.bounce)
             needed = DialbackNeeded(Pair(OURS, PEER), "key", "id")
             outcome = self.successResultOf(Deferred.fromCoroutine(side.verify(None, needed)))  # type: ignore[arg-type]
             self.assertEqual((outcome.type, outcome.ending), ("error", Ending(cause)))
-        self.assertEqual(claims, [Pair(OURS, PEER)] * 4)
+        self.assertEqual(claims, [Pair(OURS, PEER)] * 6)
         self.proven = False
         judging = Deferred.fromCoroutine(side.judge(None, JudgementNeeded(OURS, PEER, True)))  # type: ignore[arg-type]
         self.assertIsNone(self.successResultOf(judging)[0].refusal)
-        self.assertEqual(len(claims), 4)
+        self.assertEqual(len(claims), 6)
 
     def test_domains_that_may_send(self) -> None:
         """R14: only the server's own domains may send, not another backend's."""

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.authentication.judge import Judge, permission
 from s2sgw.authentication.refusals import refusal_of_unproven
+from s2sgw.ingress.pair_ingress import HOME_CONDITIONS, refusal_elsewhere
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.requester import QUESTIONS, Requester
 from s2sgw.policy.denylist import DenyList
@@ -302,6 +303,15 @@ class HomeTests(InboundTestCase):
         self.assertEqual(Cause.OTHER_NODE, self.cause(judged))
         self.assertNotIn("node a", judged.refusal.text if judged.refusal else "")
         self.assertEqual([Pair(PEER, OURS)] * 2, self.claims)
+
+    def test_conditions(self) -> None:
+        """The stream error is the same before a pair is proven and when its stanzas are admitted. None of them is for good."""
+        for cause in (*HOME_CONDITIONS, Cause.INTERNAL):
+            side = self.claiming(Ending(cause))
+            question = JudgementNeeded(PEER, OURS, True)
+            judged, _ = self.successResultOf(Deferred.fromCoroutine(side.judge(FakeConnection(), question)))  # type: ignore[arg-type]
+            assert judged.refusal is not None
+            self.assertEqual((judged.refusal.condition, cause), (refusal_elsewhere(Ending(cause)).condition, judged.refusal.ending.cause))
 
     def test_here(self) -> None:
         """A domain whose home is this node is proven."""
