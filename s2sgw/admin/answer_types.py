@@ -207,7 +207,7 @@ class ClusterAnswer(TypedDict):
     session: str | None  # None: it has not joined, or was declared dead
     homes: int  # peers whose home it is
     takeovers: int  # peers that it took over with their stanzas since its start
-    lease: float  # for how long it may still write to wires; 0: it may not
+    lease: float  # for how long it may still send to other servers; 0: it may not
     heartbeat: float | None  # since the last heartbeat that the engine acknowledged was sent
     engine: dict[str, Any]  # {"connected": …, "problem": …}
     others: list[dict[str, str]]  # {"node", "state": "alive" or "silent", "listener"}

@@ -330,10 +330,10 @@ class GatewayViews:
                 "oldest": self._waiting()[1],
             },
             refusals=sum(self._record.refusals.values()), broken=len(self._accepted.sessions),
-            backends=self._backends(), alerts=[*self._alerts(), *self._doors()],
+            backends=self._backends(), alerts=[*self._alerts(), *self._closed_alerts()],
         )
 
-    def _doors(self) -> list[str]:
+    def _closed_alerts(self) -> list[str]:
         """Return an alert if nothing listens for peers."""
         why = self.why_closed("federation")
         return [f"this gateway takes no connections of peers: {why}"] if why else []

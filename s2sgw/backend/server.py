@@ -93,8 +93,8 @@ class BackendReceiving:
     stream_id: Callable[[], str]
     #: called with the peer that the server is about to write to, so that look-ups run during the handshake
     expect: Callable[[Domain], object] = lambda peer: None
-    #: returns why this node is not the home of a pair (`ingress.homes`). Asked before each pair is proven, so that no stanza is read
-    #: in vain. None: there is no other node
+    #: returns why this node is not the home of a pair (`ingress.homes`). Asked before each pair is proven, so that no stanza is
+    #: read in vain. None: there is no other node
     claim: Callable[[Pair], Awaitable[Ending | None]] | None = None
     leg: Literal["backend"] = field(default="backend", init=False)
 

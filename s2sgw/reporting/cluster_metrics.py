@@ -50,7 +50,7 @@ class ClusterMetrics(Collector):
         for state, number in numbers.nodes.items():
             nodes.add_metric((state,), number)
         yield nodes
-        text = "Seconds for which this node may still write to wires; 0: it may not."
+        text = "Seconds for which this node may still send to other servers; 0: it may not."
         yield GaugeMetricFamily("s2sgw_cluster_lease_seconds", text, value=numbers.lease)
         text = "Seconds since this node sent the last heartbeat that the engine has acknowledged."
         yield GaugeMetricFamily("s2sgw_cluster_heartbeat_age_seconds", text, value=numbers.heartbeat)

@@ -119,7 +119,7 @@ def _cluster_warnings(config: Config) -> Iterator[str]:
             f"{config.gateway.state / 'spool.db'}: a node of a cluster does not read it. To deliver what is in it, "
             "start the gateway without [cluster] first. Then remove it"
         )
-    yield "cluster.engine: whether its servers have `sync_interval: always`, which they need, cannot be seen from here"
+    yield "cluster.engine: its servers need `sync_interval: always`. The gateway cannot see this setting"
 
 
 def _certificate_warnings(certificates: CertificateDirectory, anchors: Anchors, at: datetime) -> Iterator[str]:

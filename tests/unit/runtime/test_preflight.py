@@ -82,7 +82,16 @@ class ClusterTests(PreflightCase):
         for words in ("fewer than 3 servers", "in clear, through the network", "sync_interval"):
             self.assertTrue(any(words in each for each in found), words)
         found = check_configuration(self.node("nats://127.0.0.1")).warnings
-        self.assertFalse(any("in clear" in each for each in found))
+        self.assertFalse(any("in clear" in each or "spool.db" in each for each in found))
+
+    def test_spool_of_before(self) -> None:
+        """The spool of the time before the cluster is not read, so a node that still has one is warned of it."""
+        path = self.node()
+        state = check_configuration(path).config.gateway.state
+        state.mkdir(exist_ok=True)
+        (state / "spool.db").touch()
+        (found,) = (each for each in check_configuration(path).warnings if "spool.db" in each)
+        self.assertIn("does not read it", found)
 
 
 class ListenerWarningTests(PreflightCase):

@@ -17,7 +17,7 @@ from s2sgw.net.happy_eyeballs import ATTEMPT_DELAY
 from s2sgw.s2s.connecting import PATIENCE, RETIRE_SECONDS, ConnectServices, InitiatedStream, open_stream
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ERROR_SECONDS, LOSS_SECONDS, ExtensionMemory
-from s2sgw.s2s.stream_limits import RETRY_SECONDS, StreamLimit
+from s2sgw.s2s.stream_limits import RETRY_SECONDS, StreamLimit, StreamPlace
 from s2sgw.stream.events import Acknowledged
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -236,6 +236,15 @@ class OpeningTests(Attempts):
             opening.cancel()
             self.failureResultOf(opening, CancelledError)
 
+    def full(self) -> tuple[Side, StreamLimit, ConnectServices, StreamPlace]:
+        """Return a server, room for one stream, the services with that room, and the place in it, which another owner has taken."""
+        side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
+        services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, self, room=room)
+        place = room.turn(("domain", "other.example"), 0)
+        assert place is not None
+        self.assertTrue(place.take())
+        return side, room, services, place
+
     def test_place_lost(self) -> None:
         """If the place is gone when the handshake's turn comes, the attempt waits for another place and gives up its slot."""
         side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
@@ -259,11 +268,7 @@ class OpeningTests(Attempts):
 
     def test_long_wait_for_a_place(self) -> None:
         """The time for an attempt begins when it has a place: after a long wait it still connects."""
-        side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
-        services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, self, room=room)
-        place = room.turn(("domain", "other.example"), 0)
-        assert place is not None
-        self.assertTrue(place.take())
+        side, _, services, place = self.full()
         opening = Deferred.fromCoroutine(open_stream(side, PAIR, services))  # type: ignore[arg-type]
         self.clock.advance(PATIENCE + 1)
         place.end()
@@ -273,11 +278,7 @@ class OpeningTests(Attempts):
 
     def test_back_off_before_a_place(self) -> None:
         """No stream gives way to an attempt that the back-off of its server ends, at its beginning or after it waited."""
-        side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
-        services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, self, room=room)
-        other = room.turn(("domain", "other.example"), 0)
-        assert other is not None
-        self.assertTrue(other.take())
+        side, room, services, other = self.full()
         waiting = Deferred.fromCoroutine(open_stream(side, PAIR, services))  # type: ignore[arg-type]
         self.destinations.failed("there.example", Ending(Cause.CONNECTION_REFUSED))
         turns: list[object] = []
@@ -290,11 +291,7 @@ class OpeningTests(Attempts):
 
     def test_back_off_after_a_wait(self) -> None:
         """If the back-off of its server ends an attempt that was released for a free place, another one gets the place at once."""
-        side, room = Side(target("a", "192.0.2.1")), StreamLimit(self.clock, 1)
-        services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, self, room=room)
-        other = room.turn(("domain", "other.example"), 0)
-        assert other is not None
-        self.assertTrue(other.take())
+        side, room, services, other = self.full()
         waiting = Deferred.fromCoroutine(open_stream(side, PAIR, services))  # type: ignore[arg-type]
         later = room.wait(("domain", "third.example"), 0)
         self.destinations.failed("there.example", Ending(Cause.CONNECTION_REFUSED))
