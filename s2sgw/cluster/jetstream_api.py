@@ -188,13 +188,13 @@ class JetStreamAPI:
             try:
                 return await ask(*arguments)
             except Unanswered as error:
-                why: Exception = error
+                why = str(error)
                 self._hop_if_silent()
             except RequestRefused as error:
                 if error.code not in _AGAIN:
                     raise
-                why = error
-            failed(str(why))
+                why = str(error)
+            failed(why)
             if self._now() >= end:
                 raise EngineGone(f"the engine does not answer: {why}")
             await _pause(_LONG_PAUSE)

@@ -880,7 +880,7 @@ class PeerSpool:
                 try:
                     await self.load(lane.pair)
                 except (SpoolError, RecordError) as error:  # a lane that cannot be read keeps no other from being looked at
-                    problem = error
+                    problem = error.with_traceback(None)  # its frames have this coroutine, which has the error
                     continue
                 late = lane.log.expired(now, at_most) if lane.log is not None else []
                 found += [(deadline, lane.pair, position) for deadline, position in late]
