@@ -99,10 +99,6 @@ async def _lies(at: AttackWorld) -> None:
 
 # --- as fast as it can -----------------------------------------------------------------------------------------------
 
-#: The most memory that may be used afterwards in addition, while errors for a peer still wait because its server cannot be reached:
-#: they may take its share of `queue.memory`. A gateway that has just started uses 60 MB more. One that was in use before uses less.
-WAITING_BYTES = 80_000_000
-
 
 def flood(port: int, files: tuple[str, str], kind: str, streams: int, seconds: float) -> None:
     """Send stanzas on several streams as fast as possible."""

@@ -138,6 +138,12 @@ class AuthorityTests(SynchronousTestCase):
             error = self.assertRaises(PrivateCAError, PrivateCA, self.state, create=False)
             self.assertEqual((words in str(error), "copy both" in str(error), "remove" in str(error)), (True, True, False), error)
 
+    def test_missing_in_a_shared_folder(self) -> None:
+        """In a folder that nodes share no authority is made."""
+        error = self.assertRaises(PrivateCAError, PrivateCA, self.state, create=False)
+        self.assertIn("cannot be read", str(error))
+        self.assertFalse(self.state.exists())
+
     def test_crash_between_key_and_certificate(self) -> None:
         """If only the key was made, its certificate is made at the next start."""
         made = self.make()
