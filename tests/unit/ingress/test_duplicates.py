@@ -109,6 +109,17 @@ class DuplicatesTests(SynchronousTestCase):
             self.lose(stanza("1"), pair=Pair(Domain.parse(f"s{number}.example"), HERE))
         self.assertEqual(self.new(stanza("1")), ["1"])
 
+    def test_given_up(self) -> None:
+        """A first copy that was given up, before or after the loss, makes no repeat: the next copy is new."""
+        early, kept = UpstreamAck(1), Unacknowledged()
+        kept.add(IN, [stanza("1")], early)
+        early.abandon()
+        self.assertEqual(list(kept.rows(0)), [])
+        self.lose(stanza("2")).abandon()
+        second = self.lose(stanza("2"))
+        new, repeats = self.duplicates.divide(IN, [stanza("2"), stanza("2")])
+        self.assertEqual(([each.id for each in new], [receipt for _, receipt in repeats]), (["2"], [second]))
+
     def test_nothing_to_expect(self) -> None:
         """A stream without stanzas leaves no entry."""
         self.lose()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 from weakref import ref
 
@@ -22,7 +23,9 @@ from s2sgw.policy.peers import PeerPolicies
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.queue.entries import OVERHEAD
 from s2sgw.reporting.record import EventRecord, Leg
+from s2sgw.stream.events import Refusal
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
 from tests.support.custody import Receipt, custody_of, ingress_services
@@ -44,6 +47,9 @@ class Connection:
 
     def resume(self, holder: object) -> None:
         self.holders.discard(holder)
+
+    def fail(self, refusal: Refusal) -> None:
+        raise AssertionError(refusal)
 
 
 class Keeping:
@@ -185,6 +191,61 @@ class AdmissionTests(EntryTestCase):
         self.assertEqual("", self.passed())
         self.admissions.pop().callback(None)
         self.assertEqual("a", self.passed())
+
+
+class HomeTests(EntryTestCase):
+    """Pairs whose home is another node, or becomes one."""
+
+    def elsewhere(self, claim: Callable[[Domain], Awaitable[Ending | None]]) -> tuple[PairIngress, Receipt, list[Refusal]]:
+        """Return an ingress with a stanza whose policy has admitted it, its receipt, and the errors that the stream ends with."""
+        entry, receipt, errors = self.made(), Receipt(1), list[Refusal]()
+        self.patch(self.ingress_services, "homes", SimpleNamespace(claim=claim))
+        self.patch(self.connection, "fail", errors.append)
+        entry.accept([stanza("a")], receipt)
+        self.admissions.pop().callback(None)
+        return entry, receipt, errors
+
+    def assert_given_up(self, entry: PairIngress, receipt: Receipt) -> None:
+        later = Receipt(1)
+        entry.accept([stanza("b")], later)
+        entry.reconsider()
+        self.clock.advance(100)
+        self.assertEqual(("", [], [], 0), (self.passed(), self.admissions, self.clock.getDelayedCalls(), len(self.ingress_services.lines)))
+        self.assertTrue(receipt.abandoned and later.abandoned)
+        self.assertFalse(self.ingress_services.admitting)
+
+    def test_another_node(self) -> None:
+        """The stream ends with an error. Its stanzas, and later ones, enter no queue and are not acknowledged."""
+        async def claim(peer: Domain) -> Ending | None:
+            return Ending(Cause.OTHER_NODE)
+
+        entry, receipt, errors = self.elsewhere(claim)
+        self.assertEqual([StreamCondition.CONFLICT], [each.condition for each in errors])
+        self.assert_given_up(entry, receipt)
+
+    def test_home_that_cannot_be_asked_for(self) -> None:
+        """An error of ours in the question for the home ends the stream. It does not admit the pair."""
+        async def claim(peer: Domain) -> Ending | None:
+            raise RuntimeError("broken")
+
+        entry, receipt, errors = self.elsewhere(claim)
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+        self.assertEqual([StreamCondition.INTERNAL_SERVER_ERROR], [each.condition for each in errors])
+        self.assert_given_up(entry, receipt)
+
+    def test_given_up_meanwhile(self) -> None:
+        """If another node gets the pair while this one asks for its home, the answer admits nothing."""
+        answer: Deferred[Ending | None] = Deferred()
+
+        async def claim(peer: Domain) -> Ending | None:
+            return await answer
+
+        entry, receipt, errors = self.elsewhere(claim)
+        self.ingress_services.lines.leave(entry)
+        entry.abandon()
+        answer.callback(None)
+        self.assertEqual([], errors)
+        self.assert_given_up(entry, receipt)
 
 
 class FoundQueueTests(EntryTestCase):
