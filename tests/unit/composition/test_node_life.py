@@ -269,6 +269,18 @@ class LifeTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(["door left", "port refuses", "door closed", "port closed", "engine closed", "loop closed"], node.taken)
 
+    def test_stop_without_lease(self) -> None:
+        """Without a lease no peer is given up: another node may be its home already."""
+        a, _ = self.joined("a", "b")
+        self.successResultOf(Deferred.fromCoroutine(a.homes.claim(PEER)))
+        a.engine.cut()
+        self.pass_time(6.0)
+        a.taken  # noqa: B018
+        stopped = a.stop()
+        self.pass_time(20.0)
+        self.successResultOf(stopped)
+        self.assertEqual(([], ["port refuses", "door closed", "port closed", "engine closed", "loop closed"]), (a.custody.closed, a.taken))
+
     def test_stop_before_join(self) -> None:
         """A stop while the engine does not answer the first question ends everything."""
         store = MemoryStore()

@@ -11,12 +11,13 @@ from typing import Any, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.logger import Logger, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.engine import EngineFull, Fence, PeerLogs
+from s2sgw.cluster.records import RecordError
 from s2sgw.cluster.spool import JetStreamSpool
 from s2sgw.composition.peer_custody import HOLDS_SECONDS, QueuedPeers
 from s2sgw.delivery.agent import DeliveryAgent
@@ -33,6 +34,7 @@ from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ExtensionMemory
 from s2sgw.s2s.stream_provider import PeerStreamProvider
+from s2sgw.spool.interface import LaneSummary, SpoolError
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
@@ -248,6 +250,17 @@ class TakeTests(PeerTestCase):
         ending = self.second.take()
         self.assertIs(Cause.SHUTDOWN, ending.cause if ending else None)
 
+    def test_unreadable(self) -> None:
+        """A peer whose records cannot be read is not taken."""
+        def restored(fence: Fence, logs: PeerLogs) -> list[LaneSummary]:
+            raise RecordError("a record of a later release")
+
+        self.patch(self.second.spool, "restored", restored)
+        ending = self.second.take()
+        assert ending is not None
+        self.assertEqual((Cause.SPOOL_UNREADABLE, "a record of a later release"), (ending.cause, ending.detail))
+        self.assertEqual([], list(self.second.queues))
+
     def test_requests(self) -> None:
         """A request that was written at the former home is answered with an error, and not sent again."""
         self.node.accept("1", kind="iq", type="get")
@@ -448,6 +461,28 @@ class DropTests(PeerTestCase):
             self.node.peers.drop(PEER)
         self.assertEqual([("stanzas lost", 1), ("stanzas may be stored", 2)], [(each["event"], each["stanzas"]) for each in logged])
 
+    def test_sent_again(self) -> None:
+        """Stanzas that a server with XEP-0198 sends again are not called lost. Those of another server are."""
+        for managed, events in ((True, []), (False, ["stanzas lost"])):
+            Incoming(self.node, IN, managed=managed).incoming.stanzas(IN, [stanza("1", IN)])
+            with capturedLogs() as logged:
+                self.node.peers.drop(PEER)
+            self.assertEqual(events, [each["event"] for each in logged])
+            self.node.take()
+
+    def test_step_that_fails(self) -> None:
+        """If one step fails, the others follow: nothing of the peer is left behind."""
+        self.node.accept("1")
+        connection = self.node.open()
+
+        def cut_off(peer: Domain) -> None:
+            raise RuntimeError("broken")
+
+        self.patch(self.node.queues, "cut_off", cut_off)
+        self.node.peers.drop(PEER)
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+        self.assertIsNotNone(connection.ending)
+
     def test_logged_by_the_stop(self) -> None:
         """A peer that is dropped when the node leaves, after its stop, is not logged again."""
         self.node.accept("1")
@@ -561,6 +596,19 @@ class CloseTests(PeerTestCase):
         done = self.close()
         self.node.settle(12)
         self.failureResultOf(done, RuntimeError)
+        self.node.settle(3)
+        self.node.open()
+        self.node.settle(1)
+        self.assertEqual(["1"], self.node.written())
+
+    def test_not_released(self) -> None:
+        """The peer stays here if the spool does not give it back."""
+        self.node.accept("1")
+        self.node.settle()
+        self.patch(self.node.spool, "release", lambda peer: fail(SpoolError("closed")))
+        done = self.close()
+        self.node.settle(12)
+        self.assertFalse(self.successResultOf(done))
         self.node.settle(3)
         self.node.open()
         self.node.settle(1)

@@ -131,6 +131,15 @@ class DoorTests(SynchronousTestCase):
         self.assertEqual(self.fed(), HEADER + b"more\nlater\n")
         self.assertEqual(self.admission.unproven, 1)
 
+    def test_not_read_before_the_answer(self) -> None:
+        """Nothing more is read while the place is looked up, so nobody can fill the memory."""
+        client = self.connect()
+        self.assertEqual(self.reactor.getReaders(), [])
+        client.send(b"later\n")
+        self.reactor.settle()
+        self.answer(None)
+        self.assertEqual((len(self.reactor.getReaders()), self.fed()), (1, HEADER + b"later\n"))
+
     def test_in_pieces(self) -> None:
         """A header that comes byte by byte is read."""
         client = self.connect(HEADER[:1])

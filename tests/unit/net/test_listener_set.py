@@ -119,6 +119,8 @@ class ListenerSetTests(SynchronousTestCase):
         self.assertEqual((["a", "a", "b", "b"], 4), (sorted(self.listening()), len(self.opened)))
         self.assertEqual([], self.set.resume())
         self.assertEqual(4, len(self.listening()))
+        self.change(Row("a"), Row("b"))
+        self.assertEqual(4, len(self.listening()))
 
     def test_reload_in_a_pause(self) -> None:
         """A change in a pause is kept, and opens nothing before the end of the pause."""

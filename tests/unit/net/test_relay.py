@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import struct
+from types import SimpleNamespace
+from typing import cast
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.protocol import Protocol, connectionDone
@@ -115,6 +117,21 @@ class RelayTests(SynchronousTestCase):
             self.reactor.settle()
         self.assertGreater(before, 0)
         self.sides[1].reason.trap(ConnectionAborted)
+
+    def test_without_lease_one_that_takes_again(self) -> None:
+        """Nothing is sent without the lease when a side takes data again: its connection ends."""
+        far = self.relay.far
+        while not far._pending:
+            try:
+                self.client.send(MUCH)
+            except BlockingIOError:
+                self.reactor.settle()
+        self.may_copy = False
+        sent: list[int] = []
+        far._socket = cast(socket.socket, SimpleNamespace(send=lambda data: sent.append(len(data)) or len(data)))
+        self.assertIsNone(far.doWrite())
+        self.assertEqual([], sent)
+        self.assertAborted()
 
     def test_half_close(self) -> None:
         """The end of one direction is passed on behind all data; the other direction goes on until its own end."""

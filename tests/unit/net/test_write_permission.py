@@ -38,6 +38,7 @@ class WriteLeaseTests(SynchronousTestCase):
         transport = Transport()
         self.permission.wait(transport)
         self.permission.forget(transport)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
         self.has_lease = True
         self.clock.advance(LOOK)
         self.assertEqual((transport.calls, self.clock.getDelayedCalls()), (0, []))
