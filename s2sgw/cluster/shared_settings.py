@@ -110,13 +110,15 @@ class SettingsGuard:
                     continue
             wanted = self._settings if stored is None or differing else stored.completed(self._settings)
             if stored is not None and wanted.digests == stored.digests:
+                self._replaced = self._replaced and not birth  # all who join from now on see these settings
                 return
             try:
                 await self._engine.put(KEY, wanted.encode(), 0 if entry is None else entry.sequence)
             except Conflict:
                 continue
             self._replaced = self._replaced or bool(differing)
-            return
+            if not birth:
+                return  # a member looks again: another node may have compared its settings before this
         raise EngineUnfit("the settings that all nodes share are changed again and again: start the nodes one after another")
 
     async def _alone(self, differing: list[str], birth: int, seconds: float) -> bool:
@@ -200,7 +202,12 @@ def _words(names: list[str]) -> str:
 
 
 def _differ(names: list[str], nodes: list[str]) -> str:
-    what = " and ".join(names) or "the settings that all nodes share"
+    if not names:
+        return (
+            "this node has replaced the settings that all nodes share, and other nodes joined meanwhile. "
+            f"It does not know whether their settings are the same as on {', '.join(nodes)}: start this node again"
+        )
+    what = " and ".join(names)
     return (
         f"{what} must be the same on all nodes, and is not the same as on {', '.join(nodes)}: "
         "correct this node, or stop all nodes and start them with the new value"

@@ -210,6 +210,46 @@ class GuardTests(SynchronousTestCase):
 
         guard._engine.entries = late  # type: ignore[method-assign]
 
+    def test_session_begins_anew(self) -> None:
+        """A node that has replaced the settings, and was alone then, may begin a new session beside nodes that have joined since."""
+        self.agree(self.guard("a", ONE))
+        guard = self.guard("c", TWO)
+        self.agree(guard)
+        self.agree(guard, self.join("c"))
+        self.agree(self.guard("b", TWO), self.join("b"))
+        self.agree(guard, self.join("c"))
+
+    def test_replaced_by_a_member(self) -> None:
+        """A member that replaces the record refuses to stay, if another joined with the former settings meanwhile."""
+        self.agree(self.guard("a", ONE))
+        guard, other = self.guard("c", TWO), self.guard("b", ONE)
+        birth = self.join("c", alive=False)
+        put = guard._engine.put
+
+        async def late(key: str, data: bytes | None, expected: int | None) -> int:
+            guard._engine.put = put  # type: ignore[method-assign]
+            self.agree(other, self.join("b"))
+            return await put(key, data, expected)
+
+        guard._engine.put = late  # type: ignore[method-assign]
+        self.assertIn("as on b:", self.refused(guard, birth))
+
+    def test_old_list(self) -> None:
+        """A list of nodes that is older than the session of this node is read again: another node may have joined since."""
+        self.agree(self.guard("a", ONE))
+        guard = self.guard("c", TWO)
+        self.agree(guard)
+        self.join("a")
+        birth = self.join("c")
+        lists: list[Sequence[Entry]] = [[]]
+        entries = guard._engine.entries
+
+        async def late(prefix: str) -> Sequence[Entry]:
+            return lists.pop() if lists else await entries(prefix)
+
+        guard._engine.entries = late  # type: ignore[method-assign]
+        self.assertIn("as on a:", self.refused(guard, birth))
+
     def test_engine_that_was_away(self) -> None:
         """A reading that takes long starts the time anew: the other nodes may have been without the engine until then."""
         self.agree(self.guard("a", ONE))
