@@ -132,7 +132,7 @@ class DoorTests(SynchronousTestCase):
         self.assertEqual(self.admission.unproven, 1)
 
     def test_not_read_before_the_answer(self) -> None:
-        """Nothing more is read while the place is looked up, so nobody can fill the memory."""
+        """Nothing more is read while the place is looked up: memory is bounded."""
         client = self.connect()
         self.assertEqual(self.reactor.getReaders(), [])
         client.send(b"later\n")

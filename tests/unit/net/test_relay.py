@@ -127,8 +127,13 @@ class RelayTests(SynchronousTestCase):
             except BlockingIOError:
                 self.reactor.settle()
         self.may_copy = False
-        sent: list[int] = []
-        far._socket = cast(socket.socket, SimpleNamespace(send=lambda data: sent.append(len(data)) or len(data)))
+        sent: list[bytes] = []
+
+        def send(data: bytes) -> int:
+            sent.append(data)
+            return len(data)
+
+        far._socket = cast(socket.socket, SimpleNamespace(send=send))
         self.assertIsNone(far.doWrite())
         self.assertEqual([], sent)
         self.assertAborted()
