@@ -67,7 +67,7 @@ class MembershipNotices:
 
 @dataclass(frozen=True, slots=True)
 class EngineParts:
-    """The parts that are built before the queues: the engine, the spool in it, and the membership with its lease."""
+    """The parts of the node `node` that are built before the queues: the engine, the spool in it, and the membership."""
 
     node: str
     loop: ReactorLoop
@@ -81,18 +81,10 @@ class EngineParts:
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterParts:
-    """The parts of this node, which has the name `node`."""
+class ClusterParts(EngineParts):
+    """All parts of a node: these, and the homes of peers."""
 
-    node: str
-    loop: ReactorLoop
-    engine: JetStreamEngine
-    membership: Membership
-    members: Members
     homes: ClusterHomes
-    spool: JetStreamSpool
-    notices: MembershipNotices
-    settings: SettingsGuard
 
 
 def build_engine(
@@ -135,7 +127,8 @@ def build_cluster(
     homes = ClusterHomes(HomeTable(parts.node, parts.members), parts.members, parts.engine, peers, reactor)
     ingress_services.homes = parts.notices.homes = homes
     return ClusterParts(
-        parts.node, parts.loop, parts.engine, parts.membership, parts.members, homes, parts.spool, parts.notices, parts.settings,
+        parts.node, parts.loop, parts.engine, parts.spool, parts.members, parts.membership, parts.notices, parts.lease,
+        parts.settings, homes,
     )
 
 

@@ -88,8 +88,8 @@ class Life:
         self.homes = notices.homes = ClusterHomes(HomeTable(name, self.members), self.members, self.engine, self.custody, clock)
         door = SimpleNamespace(node_ended=self.node_ended, leave=self.door_left, close=self.door_closed)
         parts = ClusterParts(
-            name, cast(Any, SimpleNamespace(close=self.loop_closed)), cast(Any, self.engine), membership, self.members, self.homes,
-            cast(Any, None), notices, SettingsGuard(self.engine, name, settings, clock),
+            name, cast(Any, SimpleNamespace(close=self.loop_closed)), cast(Any, self.engine), cast(Any, None), self.members,
+            membership, notices, cast(Any, None), SettingsGuard(self.engine, name, settings, clock), self.homes,
         )
         self.life = NodeLife(parts, Port(self.events), cast(NodeDoor, door), HostPort.parse(place, 0), self, clock)
         self.joining = Deferred.fromCoroutine(self.life.join())
