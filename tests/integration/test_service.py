@@ -229,6 +229,27 @@ class GatewayTests(SynchronousTestCase):
         self.gateway.open_doors()
         self.assertEqual(["stops", "tcp:5269:interface=127.0.0.1"], self.opened)
 
+    def test_stop_of_a_node(self) -> None:
+        """A stop gives up the peers first, then ends the streams, and leaves the cluster last."""
+        steps: list[str] = []
+
+        async def step(name: str) -> None:
+            steps.append(name)
+
+        _, member = self.as_node()
+        member.drain, member.leave = partial(step, "drain"), partial(step, "leave")
+        self.shut_down(steps)
+        self.gateway.close()
+        self.assertEqual(["drain", "shut down", "leave"], steps)
+
+    def test_door(self) -> None:
+        """Connections that begin in clear come to the door. Those with direct TLS are served here."""
+        _, member = self.as_node()
+        door = object()
+        member.door = SimpleNamespace(factory=lambda *values: door)
+        factories = [self.gateway._stream_factory("federation", cast(Any, None), cast(Any, None), direct) for direct in (False, True)]
+        self.assertEqual([True, False], [each is door for each in factories])
+
     def test_port_taken_while_closed(self) -> None:
         """A port that was taken meanwhile is tried again every second, while this node may listen."""
         _, member = self.as_node()
@@ -487,15 +508,17 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual(1, stopped.code)
         self.assertEqual(["tcp:1", "tcp:2", "tcp:15270:interface=127.0.0.1"], [line["endpoint"] for line in logged])
 
-    def shut_down(self) -> list[Any]:
-        """Let the steps of a stop end at once; return the list of what they unbind."""
+    def shut_down(self, steps: list[str] | None = None) -> list[Any]:
+        """Let the steps of a stop end at once, and note them in `steps`; return the list of what they unbind."""
         unbound: list[Any] = []
+        noted = [] if steps is None else steps
 
         class Steps:
             def __init__(self, custody: object, reactor: object, components: object, links: list[Any], in_engine: bool) -> None:
                 unbound.extend(links)
 
-            async def run(self) -> None: ...
+            async def run(self) -> None:
+                noted.append("shut down")
 
         self.patch(service, "Shutdown", Steps)
         return unbound

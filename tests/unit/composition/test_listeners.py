@@ -158,6 +158,18 @@ class ListenersTests(SynchronousTestCase):
         self.assertEqual(["view 127.53.0.3:53", "view 127.53.0.3:53 stopped"], self.log[-2:])
         self.assertEqual((0, "abandon"), (self.backends.prepared, self.other.steps[-2]))
 
+    def test_pause(self) -> None:
+        """A pause closes the listeners for peers and for servers. Its end opens them, and tells which are taken."""
+        inner = backend(15270)
+        self.change(self.config("tcp:5269", inner))
+        self.listeners.pause()
+        self.assertEqual(([], True), (self.listening(), self.listeners.paused))
+        self.taken |= {"tcp:5269", inner.listen}
+        self.assertEqual([("listen", "tcp:5269"), ("backend", inner.listen)], [each[:2] for each in self.listeners.resume()])
+        self.taken.clear()
+        self.assertEqual([], self.listeners.resume())
+        self.assertEqual((["tcp:5269", inner.listen], False), (self.listening(), self.listeners.paused))
+
     def test_another_part_is_refused(self) -> None:
         """If the console cannot be opened, the listeners that were opened with it are closed again."""
         self.other.wrong = [NotListening("console.certificate", "", "is bad")]
