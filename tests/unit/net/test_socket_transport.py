@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.net import connection as connection_module
 from s2sgw.net.connection import ConnectionOptions, StreamConnection
 from s2sgw.net.handover import HandoverProtocol, RelayedTransport
-from s2sgw.net.socket_transport import FULL_BYTES, SocketTransport, take_over
+from s2sgw.net.socket_transport import FULL_BYTES, SEND_BYTES, SocketTransport, take_over
 from s2sgw.net.tls import ClientTLS
 from s2sgw.net.turns import Turns
 from s2sgw.net.write_permission import LOOK, WriteLease
@@ -198,6 +198,17 @@ class Suite:
         world.reactor.advance(SOON.close_timeout)
         world.reactor.settle()
         self.assertEqual((world.stanzas(), world.permission.waiting), ([], 0))
+
+    def test_end_of_a_waiting_stream(self: Any) -> None:
+        """A connection that is lost while it waits for the right to write waits for it no longer."""
+        world = World(self).secured()
+        world.has_lease = False
+        world.initiating.write(b"never\n")
+        world.reactor.settle()
+        self.assertEqual(world.permission.waiting, 1)
+        world.receiving.abort(CLOSING)
+        world.reactor.settle()
+        self.assertEqual(world.permission.waiting, 0)
 
     def test_in_order(self: Any) -> None:
         """An orderly close is reported on both sides, and data written before it arrives."""
@@ -433,6 +444,17 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         world.reactor.settle()
         self.assertEqual(b"".join(world.engine.fed), b"y" * 500)
         self.assertLess(len(world.engine.fed), 20)
+
+    def test_lease_ends_during_a_write(self) -> None:
+        """The right is asked for before each part of a long write. What is left waits."""
+        world = World(self, solo=True)
+        answers = [True, True]
+        lease = WriteLease(lambda: bool(answers) and answers.pop(), world.reactor)
+        self.patch(world.receiving._socket, "_may_write", lease)
+        world.receiving.write(b"x" * 2 * SEND_BYTES)
+        world.reactor.settle()
+        self.assertEqual((lease.waiting, answers), (1, []))
+        self.assertIn(_drained(world), range(1, SEND_BYTES + 1))
 
     def one_read(self, *records: bytes, reset: bool = False) -> tuple[World, int, Any]:
         """Send these records, and read once. Return how often OpenSSL was asked for a record, and the result of the read."""

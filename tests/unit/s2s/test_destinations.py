@@ -218,6 +218,16 @@ class BackOffTests(DestinationsCase):
             [True, True, False],
         )
 
+    def test_backs_off(self) -> None:
+        """A server is left alone from its failure to the end of the back-off, and no other server is."""
+        self.assertFalse(self.destinations.backs_off(PEER))
+        self.destinations.failed(PEER, Ending(Cause.CONNECTION_REFUSED))
+        self.assertEqual((self.destinations.backs_off(PEER), self.destinations.backs_off("other.example")), (True, False))
+        self.assertRaises(DestinationBackingOff, self.destinations.check_back_off, PEER)
+        self.clock.advance(2)
+        self.assertFalse(self.destinations.backs_off(PEER))
+        self.destinations.check_back_off(PEER)
+
     def test_failure_of_a_backend_for_one_peer(self) -> None:
         """If a backend ends a stream because of one pair, in whatever way, no other peer is delayed. A dead backend delays all."""
         causes = (Cause.TLS_FAILED, Cause.CONNECTION_LOST, Cause.NEGOTIATION_TIMEOUT, Cause.CONNECTION_REFUSED)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock, call
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
@@ -275,6 +276,14 @@ class RequesterTests(InboundTestCase):
         answer = Deferred.fromCoroutine(side.resolve(connection, ResolutionNeeded(PEER, OURS)))  # type: ignore[arg-type]
         self.assertIsNone(self.successResultOf(answer))
         self.assertEqual([], added)
+
+
+class ProvenTests(InboundTestCase):
+    def test_claim(self) -> None:
+        """The claim of a peer that has proven itself is forgotten."""
+        side, connection, order = self.made(), FakeConnection(), Mock()
+        replace(side, judge_of=order.judge, claims=order.claims).proven(connection, Pair(PEER, OURS), "dialback")  # type: ignore[arg-type]
+        self.assertEqual([call.judge.proven(connection, PEER, "dialback"), call.claims.forget(connection, PEER)], order.mock_calls)
 
 
 class HomeTests(InboundTestCase):

@@ -326,6 +326,21 @@ class LookTests(LimitCase):
                 stream.gone()
         self.assertEqual(({}, {}), (dict(self.room._closing_of), self.room._closing))
 
+    def test_every_owner_at_its_bound(self) -> None:
+        """Of many owners at their bounds, each is looked at in turn: the last one has a stream that rests."""
+        self.limit(1000)
+        owners = [chr(0x4E00 + number) for number in range(PER_LOOK + 1)]
+        for owner in owners:
+            self.want(owner + "1", bound=1)
+        for stream in self.streams.values():
+            stream.busy = True
+        for owner in owners:
+            self.want(owner + "2", bound=1)
+        self.streams[owners[-1] + "1"].busy = False
+        self.clock.advance(REST_SECONDS)
+        self.clock.pump([LOOK_SECONDS] * 2)
+        self.assertEqual(self.retired, owners[-1] + "1")
+
     def test_many_owners_at_their_bounds(self) -> None:
         """Owners that wait at their bounds do not keep the look from one that waits for the limit."""
         self.limit(2 * PER_LOOK)

@@ -911,6 +911,19 @@ class DialbackTests(ReceivingCase):
         self.patch(dialback_authorization, "JUDGED_ANEW", 1)
         self.told(*OPEN, *refused, *refused, asked, answer)
 
+    def test_refused_domains(self) -> None:
+        """The number of refused domains that a stream remembers is bounded: the first one is judged anew when it asks again."""
+        self.patch(dialback_authorization, "REFUSED", 1)
+        refusal = Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.NOT_ALLOWED))
+        steps: list[Any] = []
+        for name in ("other.example", "third.example", "other.example"):
+            answer = result("ours.example", name, dialback_error("policy-violation", "no", "modify"), "error")
+            steps += [
+                In(result(name, "ours.example", "k")), Says(JudgementNeeded(Domain.parse(name), OURS, True)),
+                Do("judged", Permission(refusal=refusal)), Out(answer),
+            ]
+        self.told(*OPEN, *steps)
+
     def test_not_permitted(self) -> None:
         """R28: dialback is an error if the peer must authenticate by its certificate and has not done so."""
         inside = dialback_error("policy-violation", "peer.example may not authenticate by dialback here", "modify")
