@@ -48,6 +48,12 @@ class RefusedTests(SynchronousTestCase):
         self.refuse("error", None)
         self.assertEqual(self.receipt.by, [("dropped_by_rule", 1)])
 
+    def test_another_node_gets_the_error(self) -> None:
+        """If another node has the queue of the errors, the refused stanzas are given up too: nothing of them is settled."""
+        self.refuse(None, None)
+        self.world.queues.queue(OUT.inverse).cut_off()
+        self.assertEqual((self.receipt.by, self.receipt.abandoned), ([], True))
+
     def test_the_stream_waits(self) -> None:
         """If errors find no room on the disk and fill the memory, the stream that brings more of these stanzas is paused."""
         self.world, source = World(disk=10, memory=4_000), Source(shared=True)

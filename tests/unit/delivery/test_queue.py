@@ -31,6 +31,7 @@ from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
 from tests.support.custody import Receipt, custody_of, replacing, stop
 from tests.support.fakes import FakeNextHop
+from tests.support.faulty_spool import FaultySpool
 from tests.support.spool_contract import answer_into
 
 HERE, THERE = Domain.parse("here.example"), Domain.parse("there.example")
@@ -1476,3 +1477,39 @@ class MemoryTests(SynchronousTestCase):
 
 def raises(*_: object, **__: object) -> None:
     raise OSError("no memory")
+
+
+class CutOffTests(SynchronousTestCase):
+    """Another node has the queue: nothing is written, settled or removed any more, also not after an answer of the spool."""
+
+    def spooled(self, spool: MemorySpool | None = None) -> tuple[World, DeliveryQueue]:
+        """Return a world in which only the spool has the three stanzas of a queue."""
+        world = World(spool=spool)
+        world.next_hop.ready = False
+        world.accept(*(stanza(name) for name in "123"))
+        world.clock.advance(WINDOW)
+        world.answer()
+        world.queue.evict(0)
+        return world, world.queue
+
+    def test_read_under_way(self) -> None:
+        """A late answer of the spool does nothing, to a read for the queue or for an operator who drops one stanza."""
+        world, queue = self.spooled()
+        world.hold_back = True
+        dropped = queue.drop(quietly=False, position=2)
+        world.next_hop.ready = True
+        queue.next_hop_ready()
+        queue.cut_off()
+        world.answer()
+        self.assertEqual((self.successResultOf(dropped), world.next_hop.sent, world.back.sent, world.spool.count), (0, [], [], 3))
+
+    def test_spool_that_cannot_be_read(self) -> None:
+        """A spool that could not be read is not asked again."""
+        spool = FaultySpool(1 << 20, lambda call: call())
+        world, queue = self.spooled(spool)
+        spool.fail()
+        world.next_hop.ready = True
+        queue.next_hop_ready()
+        queue.cut_off()
+        world.clock.advance(1000)
+        self.assertEqual((world.next_hop.sent, spool.count), ([], 3))
