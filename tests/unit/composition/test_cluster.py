@@ -5,14 +5,27 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.cluster.homes import ClusterHomes
+from s2sgw.cluster.members import LeaseOver
 from s2sgw.cluster.nats_connection import Login
 from s2sgw.cluster.shared_settings import LONGEST_SILENCE, SharedSettings
-from s2sgw.composition.cluster import _login, _tls, largest_stanza, listener_place, shard_bytes, shared_settings
+from s2sgw.composition.cluster import (
+    MembershipNotices,
+    _login,
+    _tls,
+    largest_stanza,
+    listener_place,
+    shard_bytes,
+    shared_settings,
+)
 from s2sgw.config import Config, parse
 from s2sgw.xmpp.host_port import HostPort
+from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import shared_root
 
 
@@ -69,6 +82,20 @@ class SettingsTests(ClusterCase):
         found = shared_settings(self.config(), b"\x01" * 32).encode()
         self.assertNotIn(b"\\u0001", found)
         self.assertNotIn(b"72cd6e8422c407fb6d098690f1130b7ded7ec2f7f5e1d30bd9d521f015363793", found)
+
+
+class NoticesTests(SynchronousTestCase):
+    def test_homes_first(self) -> None:
+        """The homes are told first, so peers are dropped before anything else happens; also of a peer that has another home."""
+        told: list[str] = []
+        notices = MembershipNotices(observers=[lambda notice: told.append("observer")])
+        notices.lost(Domain.parse("peer.example"))
+        notices.homes = cast(ClusterHomes, SimpleNamespace(
+            noticed=lambda notice: told.append("homes"), lost=lambda peer: told.append(f"lost {peer}"),
+        ))
+        notices.noticed(LeaseOver())
+        notices.lost(Domain.parse("peer.example"))
+        self.assertEqual(["homes", "observer", "lost peer.example"], told)
 
 
 class EngineTests(ClusterCase):

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.cluster.engine import EngineGone, EngineUnfit
 from s2sgw.cluster.home_table import HomeTable
 from s2sgw.cluster.homes import ClusterHomes
-from s2sgw.cluster.members import Members
+from s2sgw.cluster.members import LeaseRegained, Members, SessionEnded
 from s2sgw.cluster.membership import Membership
 from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings
 from s2sgw.composition.cluster import ClusterParts, MembershipNotices
@@ -232,6 +232,15 @@ class LifeTests(SynchronousTestCase):
         self.pass_time(2.0)
         self.assertEqual(["door closed", "close", "open"], a.taken)
         self.assertEqual([PEER], a.custody.dropped)
+
+    def test_lease_before_the_settings(self) -> None:
+        """After the end of a session a lease opens no door before the settings were compared again."""
+        (node,) = self.joined("a")
+        session = node.members.session
+        assert session is not None
+        node.life._noticed(SessionEnded(session))
+        node.life._noticed(LeaseRegained())
+        self.assertEqual(["door closed", "close"], node.taken)
 
     def test_settings_changed_meanwhile(self) -> None:
         """A node that was declared dead, and whose settings are not those of the others any more, gives up."""

@@ -244,6 +244,15 @@ class TakeTests(PeerTestCase):
         self.second.settle()
         self.assertEqual(["1", "2", "3"], self.second.written())
 
+    def test_lane_that_is_empty(self) -> None:
+        """A lane of which the engine has nothing begins behind all positions that the peer may have used."""
+        self.node.accept("1", "2")
+        self.node.settle()
+        self.node.peers.drop(PEER)
+        self.assertIsNone(self.second.take())
+        self.assertGreater(self.second.spool.next_position, 1)
+        self.assertEqual(self.second.spool.next_position, self.second.queues.queue(IN).pair_queue.next_position)
+
     def test_stopping(self) -> None:
         """A gateway that stops takes nothing."""
         self.second.custody.quiesce()
