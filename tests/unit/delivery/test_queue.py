@@ -19,7 +19,7 @@ from s2sgw.delivery import queue as flows
 from s2sgw.delivery.custody import STEP_SECONDS
 from s2sgw.delivery.next_hop import NextHop, NextHopLimits
 from s2sgw.delivery.queue import CHUNK, DeliveryQueue
-from s2sgw.delivery.spooling import ACK_TURNS
+from s2sgw.delivery.spooling import ACK_TURNS, READ_AGAIN
 from s2sgw.net.threads import AtOnce
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.reporting.daily_report import DailyReport
@@ -1508,8 +1508,9 @@ class CutOffTests(SynchronousTestCase):
         spool = FaultySpool(1 << 20, lambda call: call())
         world, queue = self.spooled(spool)
         spool.fail()
+        dropped = queue.drop(quietly=False, position=2)
         world.next_hop.ready = True
         queue.next_hop_ready()
         queue.cut_off()
-        world.clock.advance(1000)
-        self.assertEqual((world.next_hop.sent, spool.count), ([], 3))
+        world.clock.advance(READ_AGAIN)
+        self.assertEqual((self.successResultOf(dropped), world.next_hop.sent, spool.count), (0, [], 3))
