@@ -7,14 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.lab.certificates import Certificate
-from tests.lab.lab import HAS_IPV6, Lab, LabError, Process
+from tests.lab.lab import HAS_IPV6, Lab, LabError, Process, wait_for_text
 from tests.lab.nameserver import Nameserver
 from tests.lab.toml import dumps
 
@@ -126,12 +125,7 @@ class Gateway:
 
     def logs(self, text: str, seconds: float = 5.0) -> bool:
         """Wait until `text` is in the log; return False if it does not appear."""
-        deadline = time.monotonic() + seconds
-        while text not in self.logged():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        return True
+        return wait_for_text(self.logged, text, seconds)
 
     def logged(self) -> str:
         return self.process.log.read_text(errors="replace") if self.process else ""

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,16 @@ _PR_SET_PDEATHSIG = 1
 
 class LabError(Exception):
     """Raised when the lab itself failed: a server did not start, or a tool is missing."""
+
+
+def wait_for_text(logged: Callable[[], str], text: str, seconds: float = 5.0) -> bool:
+    """Wait until a log has `text`; return False if it does not appear. ejabberd writes its log some time after the event."""
+    deadline = time.monotonic() + seconds
+    while text not in logged():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _die_with_parent() -> None:

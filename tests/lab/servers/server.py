@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.certificates import Certificate
-from tests.lab.lab import Lab, Process
+from tests.lab.lab import Lab, Process, wait_for_text
 
 PASSWORD = "sesame"
 
@@ -57,3 +57,7 @@ class Server:
     def logged(self) -> str:
         """Return its whole log so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def logs(self, text: str, seconds: float = 5.0) -> bool:
+        """Wait until `text` is in its log; return False if it does not appear."""
+        return wait_for_text(self.logged, text, seconds)
