@@ -176,14 +176,14 @@ async def _cell(made: Matrix, kind: str, way: Way) -> None:
             await _flow(ends.right, ends.left)
             break
         except (ClientError, Failed):
-            if attempt == 2 or not _gave_up_on_dns(made, kind, way):
+            if attempt == 2 or not await _gave_up_on_dns(made, kind, way):
                 raise
             step(f"ejabberd took {_domain(way, 'inside')} for a domain that does not exist: trying again")
             await asyncio.sleep(_RETRY_SECONDS)
     note(**row, passed=True)
 
 
-def _gave_up_on_dns(made: Matrix, kind: str, way: Way) -> bool:
+async def _gave_up_on_dns(made: Matrix, kind: str, way: Way) -> bool:
     """Return whether ejabberd outside did not find an existing domain.
 
     ejabberd 24.12 looks up `_xmpps-server` and `_xmpp-server` at once. If only the first exists, the answer to the second
@@ -191,7 +191,8 @@ def _gave_up_on_dns(made: Matrix, kind: str, way: Way) -> bool:
     """
     if not kind.startswith("ejabberd"):
         return False
-    return f"-> {_domain(way, 'inside')}: Connection failed: non-existing domain" in made.servers[_domain(way, kind)].logged()
+    text = f"-> {_domain(way, 'inside')}: Connection failed: non-existing domain"
+    return await asyncio.to_thread(made.servers[_domain(way, kind)].logs, text)
 
 
 async def _proofs(made: Matrix) -> None:
