@@ -8,6 +8,7 @@ from operator import itemgetter
 from s2sgw.cli.tables import counted, minute, moment
 from s2sgw.cli.text_table import Column, JSONRow, Screen, number, paragraphs, table
 from s2sgw.reporting.printable import printable
+from s2sgw.xmpp.registered_domain import registered_domain
 
 
 def _counts(row: JSONRow) -> str:
@@ -187,8 +188,14 @@ def _known(row: JSONRow, everything: bool) -> Iterator[str]:
         yield f"pending    {each['key']}, seen {counted(each['times'], 'time')}: {each['cause'] or 'accepted by dialback'}"
     for lane in row["lanes"]:
         blocked = f", blocked: {lane['blocked']}" if lane["blocked"] else ""
-        full = f", full: {', '.join(lane['full'])}" if lane["full"] else ""
+        full = f", full: {', '.join(_bound(each, row['peer']) for each in lane['full'])}" if lane["full"] else ""
         yield f"queue      {lane['sender']} to {lane['recipient']}: {counted(lane['stanzas'], 'stanza')}{blocked}{full}"
+
+
+def _bound(name: str, peer: str) -> str:
+    """Return the words for a bound of the queue. A share is that of the registered domain."""
+    owner = registered_domain(peer)
+    return f"{name} of {owner} with all its sub-domains" if name.endswith(" share") and owner != peer else name
 
 
 def _sections(row: JSONRow, keys: list[JSONRow]) -> Iterator[str]:

@@ -49,12 +49,12 @@ _T = TypeVar("_T")
 
 
 class JetStreamSpool(Spool):
-    """At most `limit` bytes in all, and `share` bytes for each peer. `deliver(call)` makes `call` soon, on the same thread.
+    """At most `limit` bytes in all, and `share` bytes for each registered domain.
 
-    `session` is unique for each start of each node. `clock` is the clock of all times, and `wall` the seconds since the epoch:
-    the nodes' wall clocks must agree, for times are stored by them. `peer_of` returns the peer of a pair. `lost` is called with a
-    peer that has another home, or must be claimed again, after its calls were answered. `report` is called with texts for the
-    operator.
+    `deliver(call)` makes `call` soon, on the same thread. `session` is unique for each start of each node. `clock` is the clock
+    of all times, and `wall` the seconds since the epoch: the nodes' wall clocks must agree, for times are stored by them.
+    `peer_of` returns the peer of a pair. `lost` is called with a peer that has another home, or must be claimed again, after its
+    calls were answered. `report` is called with texts for the operator.
     """
 
     def __init__(

@@ -159,7 +159,7 @@ class Queue(Section):
     window: Duration = 0.02
     memory: Size = 64 * 1024 * 1024
     disk: Size = 4 * 1024 * 1024 * 1024
-    #: the part of `memory` and of `disk` that the stanzas from and to one peer may use
+    #: the part of `memory` and of `disk` for the stanzas from and to the peers of one registered domain
     share: Share = 0.25
     durability: Durability = "power-loss"
     #: the most streams that we open at once

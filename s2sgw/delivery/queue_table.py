@@ -92,7 +92,7 @@ class DeliveryQueues:
     def _memory_of(self, pair: Pair) -> PeerMemory:
         """Return the memory of the peer of `pair`, the same for all queues of the registered domain."""
         domain = pair.sender if self._is_inbound(pair) else pair.recipient
-        peer = domain.ascii if domain.is_address else registered_domain(domain.ascii)
+        peer = registered_domain(domain.ascii)
         memory = self._memory.get(peer)
         if memory is None:
             memory = self._memory[peer] = PeerMemory(self._services.relief.memory)

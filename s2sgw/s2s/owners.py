@@ -21,7 +21,7 @@ BACKEND: Owner = ("backend", "")
 
 def owner_by_name(domain: Domain) -> Owner:
     """Return the owner of everything under the registered domain of `domain`."""
-    return ("domain", domain.ascii if domain.is_address else registered_domain(domain.ascii))
+    return ("domain", registered_domain(domain.ascii))
 
 
 def owner_by_proof(connection: StreamConnection, method: str) -> Owner:

@@ -19,7 +19,7 @@ from s2sgw.xmpp.stanza import Stanza
 QUARANTINE_STANZAS = 1000
 QUARANTINE_BYTES = 16 * 1024 * 1024
 
-#: The bound of a `SpoolFull`: of the whole spool, of one peer's share of it, or of the disk itself.
+#: The bound of a `SpoolFull`: of the whole spool, of the share of one registered domain, or of the disk itself.
 SpoolBound = Literal["spool", "share", "disk"]
 #: The altered part of a stored stanza. "content": its bytes; its addresses, id and times are sound, so that an error can be sent
 #: to the sender. "envelope": any of those, so that no error can be sent.
@@ -130,7 +130,7 @@ class Spool(Protocol):
 
     @property
     def share(self) -> int:
-        """Return the most that `used_by` may be for one peer, while the others leave as much free."""
+        """Return the most that `used_by` may be for one registered domain, while the others leave as much free."""
 
     @property
     def stalled(self) -> bool:
@@ -147,7 +147,7 @@ class Spool(Protocol):
         """Return a sentence for each problem that an operator should look into."""
 
     def used_by(self, peer: Domain) -> int:
-        """Return the part of `used` for the stanzas from and to `peer`."""
+        """Return the part of `used` for the stanzas from and to `peer` and the other peers of its registered domain."""
 
     def append(self, batch: Sequence[Spooled], done: Done, replaces: Sequence[Replaced] = ()) -> None:
         """Store `batch`, and remove the stanzas that it replaces, in one commit: all of it, or none.

@@ -23,6 +23,7 @@ from s2sgw.spool.interface import (
     same_content,
 )
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.registered_domain import registered_domain
 
 
 class MemorySpool(Spool):
@@ -69,8 +70,9 @@ class MemorySpool(Spool):
         return []
 
     def used_by(self, peer: Domain) -> int:
-        rows = [row for pair, rows in self._queues.items() if peer in pair for row in rows.values()]
-        return sum(len(row.stanza.data) for row in rows)
+        owner = registered_domain(peer.ascii)
+        queues = [rows for pair, rows in self._queues.items() if owner in {registered_domain(domain.ascii) for domain in pair}]
+        return sum(len(row.stanza.data) for rows in queues for row in rows.values())
 
     def append(self, batch: Sequence[Spooled], done: Done, replaces: Sequence[Replaced] = ()) -> None:
         self._deliver(partial(done, self._appended(batch, replaces)))

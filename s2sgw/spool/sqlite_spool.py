@@ -93,7 +93,7 @@ class _Job:
 
 
 class SQLiteSpool(Spool):
-    """The file at `path`, at most `limit` bytes in all and `share` bytes for each peer.
+    """The file at `path`, at most `limit` bytes in all and `share` bytes for the peers of one registered domain.
 
     `deliver(call)` makes `call` soon, on the thread of the caller. `report` is called, on either thread, with texts for the
     operator. `committed` is called, on the writer's thread, with the seconds of each commit. `clock` is the clock of all times;

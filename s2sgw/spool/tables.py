@@ -30,6 +30,7 @@ from s2sgw.spool.interface import (
 )
 from s2sgw.spool.stored_time import StoredClock
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.stanza import Stanza
 
 #: The number of a row is the number of its lane times this, plus its position: room for two million lanes of 4 * 10¹² stanzas.
@@ -62,11 +63,11 @@ class RowsDamaged(Exception):
 class QueueTotals:
     """The totals of one pair.
 
-    `base`: the number of its first row, less one. `peer`: the owner of the share that it counts against.
+    `base`: the number of its first row, less one. `owner`: the registered domain of the peer, whose share it counts against.
     """
 
     base: int
-    peer: Domain
+    owner: str
     count: int = 0
     bytes: int = 0
 
@@ -74,8 +75,9 @@ class QueueTotals:
 class SpoolTables:
     """The tables behind `connection`. Every change is between `begin` and `commit`.
 
-    They hold at most `limit` bytes, and for each peer at most `share` bytes and at most as much as is free for the others. So one
-    more peer always has half of the rest. `peer_of` returns the peer of a pair. Raises `sqlite3.Error`, or `RowsDamaged`.
+    They hold at most `limit` bytes, and for the peers of one registered domain at most `share` bytes and at most as much as is
+    free for the others. So one more domain always has half of the rest. `peer_of` returns the peer of a pair. It is asked when
+    the pair gets its first stanza, and at the start. Raises `sqlite3.Error`, or `RowsDamaged`.
     """
 
     def __init__(
@@ -92,7 +94,8 @@ class SpoolTables:
         self._pairs: dict[int, Pair] = {}
         self._free: list[int] = []
         self._unwritten: list[object] = []
-        self._used_by: Counter[Domain] = Counter()
+        #: by registered domain
+        self._used_by: Counter[str] = Counter()
         self.bytes = self.count = 0
         #: a position after all that were ever used, as far as it is stored in the file
         self.reserved = 1
@@ -108,7 +111,7 @@ class SpoolTables:
             pair = _pair(number, sender, recipient, check)
             if not isinstance(count, int) or not isinstance(size, int):
                 raise RowsDamaged(f"the totals of lane {number} cannot be read")
-            self._open(pair, QueueTotals(number * POSITIONS, self._peer_of(pair)))
+            self._open(pair, QueueTotals(number * POSITIONS, self._owner_of(pair)))
             self._add(self._totals[pair], count, size)
         ((found,),) = self._rows("SELECT count(*) FROM stanza")
         if found != self.count:
@@ -223,8 +226,13 @@ class SpoolTables:
         return self.bytes + self.count * OVERHEAD
 
     def used_by(self, peer: Domain) -> int:
-        """Return the bytes that count against the share of `peer`."""
-        return self._used_by[peer]
+        """Return the bytes that count against the share of `peer`, those of its whole registered domain."""
+        return self._used_by[registered_domain(peer.ascii)]
+
+    def _owner_of(self, pair: Pair) -> str:
+        """Return the registered domain whose share the stanzas of `pair` count against."""
+        totals = self._totals.get(pair)
+        return registered_domain(self._peer_of(pair).ascii) if totals is None else totals.owner
 
     def _close(self, pair: Pair) -> None:
         totals = self._totals.pop(pair)
@@ -236,7 +244,7 @@ class SpoolTables:
         totals = self._totals.get(pair)
         if pair not in self._before:
             self._before[pair] = None if totals is None else (totals.count, totals.bytes)
-        return totals if totals is not None else self._open(pair, QueueTotals(self._number() * POSITIONS, self._peer_of(pair)))
+        return totals if totals is not None else self._open(pair, QueueTotals(self._number() * POSITIONS, self._owner_of(pair)))
 
     def _number(self) -> int:
         if self._free:
@@ -249,11 +257,11 @@ class SpoolTables:
         totals.bytes += size
         self.count += count
         self.bytes += size
-        used = self._used_by[totals.peer] + size + count * OVERHEAD
+        used = self._used_by[totals.owner] + size + count * OVERHEAD
         if used > 0:
-            self._used_by[totals.peer] = used
+            self._used_by[totals.owner] = used
         else:
-            self._used_by.pop(totals.peer, None)
+            self._used_by.pop(totals.owner, None)
 
     # --- stanzas ---
 
@@ -276,34 +284,38 @@ class SpoolTables:
         for old, positions in replaces:
             self.remove_each(old, positions)
 
-    def _sizes(self, replaces: Sequence[Replaced]) -> Counter[Domain]:
-        """Return the bytes of the replaced stanzas, by peer."""
-        sizes: Counter[Domain] = Counter()
+    def _sizes(self, replaces: Sequence[Replaced]) -> Counter[str]:
+        """Return the bytes of the replaced stanzas, by registered domain."""
+        sizes: Counter[str] = Counter()
         for pair, positions in replaces:
             if pair in self._totals:
                 which = "id IN (SELECT value FROM json_each(?))"
                 statement = f"SELECT count(*), total(length(data)) FROM stanza WHERE {which}"
                 ((count, size),) = self._rows(statement, self._ids(pair, positions))
-                sizes[self._peer_of(pair)] += int(size) + count * OVERHEAD
+                sizes[self._owner_of(pair)] += int(size) + count * OVERHEAD
         return sizes
 
-    def _require_room(self, batch: Sequence[Spooled], freed: Counter[Domain]) -> None:
+    def _require_room(self, batch: Sequence[Spooled], freed: Counter[str]) -> None:
         size = sum(len(row.stanza.data) for row in batch) + len(batch) * OVERHEAD - freed.total()
         if self.used + size > self.limit:
             raise SpoolFull(f"the spool holds {self.bytes} bytes in {self.count} stanzas and may take {self.limit} in the file")
         if self.share < self.limit:
             share = min(self.share, self.limit - self.used - size)
-            for peer, more in self._by_peer(batch).items():
-                used = self._used_by[peer] - freed[peer]
+            for owner, more in self._by_owner(batch).items():
+                used = self._used_by[owner] - freed[owner]
                 if used + more > share:
-                    raise SpoolFull(f"the stanzas from and to {peer} take {used} bytes, and their share is {share}", "share")
+                    what = f"the stanzas from and to {owner}, with all its sub-domains,"
+                    raise SpoolFull(f"{what} take {used} bytes, and their share is {share}", "share")
         if len(self._totals) + len(batch) >= LANES and len(self._totals.keys() | {row.pair for row in batch}) >= LANES:
             raise SpoolFull(f"the spool holds {len(self._totals)} lanes")
 
-    def _by_peer(self, batch: Sequence[Spooled]) -> Counter[Domain]:
-        more: Counter[Domain] = Counter()
+    def _by_owner(self, batch: Sequence[Spooled]) -> Counter[str]:
+        more: Counter[str] = Counter()
+        pair, owner = None, ""
         for row in batch:
-            more[self._peer_of(row.pair)] += len(row.stanza.data) + OVERHEAD
+            if row.pair is not pair:
+                pair, owner = row.pair, self._owner_of(row.pair)
+            more[owner] += len(row.stanza.data) + OVERHEAD
         return more
 
     def append_missing(self, batch: Sequence[Spooled], replaces: Sequence[Replaced] = ()) -> None:

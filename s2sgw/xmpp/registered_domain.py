@@ -12,7 +12,12 @@ _SECOND_LEVEL = re.compile(
 
 
 def registered_domain(name: str) -> str:
-    """Return `example.org` for `a.b.example.org`, and `example.co.uk` for `a.example.co.uk` (A-labels, lower case)."""
+    """Return `example.org` for `a.b.example.org`, and `example.co.uk` for `a.example.co.uk` (A-labels, lower case).
+
+    An IP address is returned as it is.
+    """
     labels = name.split(".")
+    if labels[-1].isdecimal() or name.startswith("["):
+        return name
     suffix = 2 if _SECOND_LEVEL.match(".".join(labels[-2:])) else 1
     return ".".join(labels[-suffix - 1 :])

@@ -185,3 +185,27 @@ async def share_of_the_disk(context: ScenarioContext) -> None:
     await bed.acknowledged(little)
     bed.check(not little.account.bounced, f"{len(little.account.bounced)} of 200 to the modest peer were bounced")
     await bed.settle()
+
+
+@scenario("{0} sub-domains of one peer, all away, and a kill -9 in between; another peer's stanzas are still taken", (6,))
+async def share_of_sub_domains(context: ScenarioContext, number: int) -> None:
+    """All names below a registered domain have one share of the disk, also after a restart."""
+    bed = context.testbed(queue={"disk": "4MiB"})
+    inside, modest = bed.local(), bed.peer("modest.example")
+    greedy = [bed.peer(f"n{each}.greedy.example") for each in range(number)]
+    much, little = [bed.pair(inside, peer, size=2000) for peer in greedy], bed.pair(inside, modest)
+    await bed.start(away=[*greedy, modest])
+    for stream in much[: number // 2]:
+        stream.send(600)
+    await bed.acknowledged(*much)
+    await bed.kill()
+    await bed.start_gateway()
+    for stream in much:
+        stream.send(600)
+    await bed.acknowledged(*much)
+    held = (await bed.ask("status"))["waiting"]["disk_bytes"]
+    bed.check(0 < held <= MIB, f"they hold {held:,} bytes of 4 MiB on disk")
+    little.send(200)
+    await bed.acknowledged(little)
+    bed.check(not little.account.bounced, f"{len(little.account.bounced)} of 200 to the modest peer were bounced")
+    await bed.settle()

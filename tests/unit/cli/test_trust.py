@@ -87,6 +87,9 @@ class ExplainCommandTests(Commands, ExplainCase):
         everything = self.run_command(answer, "explain", "peer.example", "--all").output
         for words in ('remember_proof', '"30d"', "with no proof", "then: "):
             self.assertIn(words, everything)
+        lane = {"sender": "here.example", "recipient": "a.peer.example", "stanzas": 2, "blocked": None, "full": ["memory share", "disk"]}
+        below = self.run_command({**answer, "peer": "a.peer.example", "lanes": [lane]}, "explain", "a.peer.example").output
+        self.assertIn("2 stanzas, full: memory share of peer.example with all its sub-domains, disk\n", below)
         self.run_command(answer, "explain", "peer.example", "--local", "here.example", "--with", str(self.path))
         self.assertEqual(("explain", {"peer": "peer.example", "local": "here.example", "with": str(self.path)}), self.asked[0])
         bare = {

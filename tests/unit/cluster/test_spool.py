@@ -865,6 +865,21 @@ class BoundsTests(Case):
         other = Node(self.store, PEER)
         self.assertEqual((other.spool.used_by(PEER), other.held()), (8 * size, (8, 8000)))
 
+    def test_shares_of_sub_domains(self) -> None:
+        """The peers of a registered domain have one share, also in one append, after another node took them over, and as they end."""
+        size, here = 1000 + STANZA_OVERHEAD, A.sender if peer_of(A) == A.recipient else A.recipient
+        peers = [Domain.parse(f"n{number}.much.example") for number in range(4)]
+        rows = [spooled(Pair(here, peer), position, 1000) for position in (1, 2, 3) for peer in peers]
+        node = Node(self.store, *peers, OTHER, limit=40 * size, share=8 * size)
+        self.assertEqual(node.append(*rows[:8]), None)
+        refused = node.append(rows[8])
+        self.is_error(SpoolFull, refused, "much.example, with all its sub-domains,", "share")
+        self.assertEqual((refused.bound, node.spool.used_by(peers[3]), node.append(spooled(C, 1, 1000))), ("share", 8 * size, None))
+        other = Node(self.store, *peers, limit=40 * size, share=10 * size)
+        self.assertEqual((other.append(*rows[8:10]), other.append(rows[10]).bound), (None, "share"))
+        other.jetstream.forget(peers[0], "another node has it")
+        self.assertEqual((other.spool.used_by(peers[0]), other.append(rows[10])), (7 * size, None))
+
     def test_memory(self) -> None:
         """The logs of lanes in memory are bounded: those that were not used for the longest are read again when they are used."""
         self.patch(peer_spool, "LOADED_BYTES", 2500)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,7 +14,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.spool import sqlite_spool, tables
-from s2sgw.spool.interface import Spool, SpoolBroken, Spooled, SpoolFull
+from s2sgw.spool.interface import Replaced, Spool, SpoolBroken, Spooled, SpoolFull
 from s2sgw.spool.sqlite_spool import SQLiteSpool
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.spool_contract import PATIENCE, A, Asking, B, Deliver, SpoolContract, spooled, told
@@ -167,10 +167,10 @@ class ShareTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.file = File(self.mktemp())
 
-    def open(self, limit: int = 100_000) -> Asking:
-        """Open a spool of which one peer may use a fifth; b.example is local."""
+    def open(self, limit: int = 100_000, share: int = 20_000, local: Collection[Domain] = (B.sender,)) -> Asking:
+        """Open a spool of which one registered domain may use a fifth."""
         return Asking(lambda deliver: SQLiteSpool(
-            self.file.path, limit, deliver, share=20_000, peer_of=lambda pair: pair.sender if pair.recipient == B.sender else pair.recipient,
+            self.file.path, limit, deliver, share=share, peer_of=lambda pair: pair.sender if pair.recipient in local else pair.recipient,
         ))
 
     def fill(self, it: Asking, pair: Pair, first: int, number: int) -> Any:
@@ -199,6 +199,73 @@ class ShareTests(SynchronousTestCase):
         other = Pair(B.sender, Domain.parse("other.example"))
         self.assertEqual(self.fill(it, other, 1, 20), None)
         self.assertEqual((it.spool.used_by(A.sender), it.spool.used_by(other.recipient), it.spool.share), (20_000, 20_000, 20_000))
+        it.close()
+
+    def sub_domains(self, number: int, registered: str = "much.example.co.uk") -> list[Pair]:
+        """Return pairs with so many sub-domains of a registered domain, to them and from them by turns."""
+        peers = [Domain.parse(f"n{each}.{registered}") for each in range(number)]
+        return [Pair(B.sender, peer) if each % 2 else Pair(peer, B.sender) for each, peer in enumerate(peers)]
+
+    def test_sub_domains(self) -> None:
+        """All names below a registered domain are one peer: together they have one share, also in one batch."""
+        it, pairs = self.open(), self.sub_domains(40)
+        answers = [self.fill(it, pair, 1, 1) for pair in pairs]
+        self.assertEqual((answers[:20], {each.bound for each in answers[20:]}), ([None] * 20, {"share"}))
+        self.assertIn("example.co.uk, with all its sub-domains,", str(answers[20]))
+        refused = it.append(*(spooled(pair, 1, 840) for pair in self.sub_domains(21, "more.example.net")))
+        self.assertEqual((refused.bound, it.held()[0]), ("share", 20))
+        self.assertEqual(it.append(*(spooled(pair, 1, 840) for pair in self.sub_domains(20, "more.example.net"))), None)
+        for name, used in (("example.co.uk", 20_000), ("else.example.co.uk", 20_000), ("other.co.uk", 0), ("example.net", 20_000)):
+            self.assertEqual(it.spool.used_by(Domain.parse(name)), used, name)
+        it.close()
+
+    def test_sub_domains_over_a_restart(self) -> None:
+        """A restart counts what is held by registered domain, also where more of it is held than the share that is now in force."""
+        it, pairs = self.open(share=40_000), self.sub_domains(30)
+        for pair in pairs:
+            self.fill(it, pair, 1, 1)
+        it.close()
+        it, peer = self.open(), pairs[0].sender
+        self.assertEqual((it.spool.used_by(peer), it.held()[0]), (30_000, 30))
+        self.assertEqual((self.fill(it, pairs[0], 2, 1).bound, self.fill(it, self.sub_domains(31)[30], 1, 1).bound), ("share", "share"))
+        self.assertEqual(it.ask(lambda done: it.spool.append([spooled(pairs[1], 2, 840)], done, [Replaced(pairs[2], [1])])).bound, "share")
+        for pair in pairs[:11]:
+            it.spool.remove(pair, 1)
+        self.assertEqual((self.fill(it, pairs[0], 2, 1), self.fill(it, pairs[1], 2, 1).bound), (None, "share"))
+        self.assertEqual(it.ask(lambda done: it.spool.append([spooled(pairs[1], 2, 840)], done, [Replaced(pairs[29], [1])])), None)
+        self.assertEqual(it.spool.used_by(peer), 20_000)
+        it.close()
+
+    def test_sub_domains_on_a_full_disk(self) -> None:
+        """A stanza that a full disk refuses counts for no sub-domain, before a restart and after it."""
+        it, pairs = self.open(), self.sub_domains(40)
+        answers = [self.fill(it, pair, 1, 1) for pair in pairs[:10]]
+        ((pages,),) = connection_of(it).execute("PRAGMA page_count").fetchall()
+        connection_of(it).execute(f"PRAGMA max_page_count={pages}").fetchall()
+        bounds = [each.bound for each in (self.fill(it, pair, 1, 1) for pair in pairs[10:]) if each is not None]
+        self.assertEqual((answers, set(bounds)), ([None] * 10, {"disk"}))
+        used = it.spool.used_by(pairs[0].sender)
+        self.assertEqual((used, used < 20_000), (it.held()[0] * 1000, True))
+        it.close()
+        it = self.open()
+        self.assertEqual(it.spool.used_by(pairs[0].sender), used)
+        later = [self.fill(it, pair, 2, 1) for pair in pairs]
+        self.assertEqual((it.spool.used_by(pairs[0].sender), later[-1].bound), (20_000, "share"))
+        it.close()
+
+    def test_a_domain_of_ours_that_is_given_up(self) -> None:
+        """A lane counts for the domain that was its peer when it began, until it is empty. Nothing is left over."""
+        local = {B.sender}
+        it = self.open(local=local)
+        self.assertEqual(self.fill(it, A, 1, 15), None)
+        local.clear()
+        self.assertEqual((self.fill(it, A, 16, 5), self.fill(it, A, 21, 1).bound), (None, "share"))
+        self.assertEqual((it.spool.used_by(A.sender), it.spool.used_by(B.sender)), (20_000, 0))
+        replaced = it.ask(lambda done: it.spool.append([spooled(A, 21, 840)], done, [Replaced(A, [1])]))
+        it.spool.remove(A, 21)
+        self.assertEqual((replaced, it.held()), (None, (0, 0)))
+        self.fill(it, A, 22, 1)
+        self.assertEqual((it.spool.used_by(A.sender), it.spool.used_by(B.sender)), (0, 1000))
         it.close()
 
     def test_many_peers_that_are_away(self) -> None:

@@ -9,9 +9,10 @@ from s2sgw.xmpp.registered_domain import registered_domain
 
 class RegisteredDomainTests(SynchronousTestCase):
     def test_names(self) -> None:
-        """It has two labels, or three below the second-level names of countries."""
+        """It has two labels, or three below the second-level names of countries. An address is whole."""
         for name, registered in (
             ("example.org", "example.org"), ("a.b.example.org", "example.org"), ("org", "org"), ("a.b.co.uk", "b.co.uk"),
             ("co.uk", "co.uk"), ("a.kit.edu", "kit.edu"), ("a.gmx.de", "gmx.de"), ("a.co.example", "co.example"), ("", ""),
+            ("192.0.2.1", "192.0.2.1"), ("198.51.2.1", "198.51.2.1"), ("[2001:db8::1]", "[2001:db8::1]"), ("[::ffff:192.0.2.1]",) * 2,
         ):
             self.assertEqual(registered_domain(name), registered)
