@@ -263,7 +263,8 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     )
     verifier = DialbackVerifier(initiating, connect_services, reactor, config.limits.verifications)
     receiving = FederationReceiving(
-        running, running.policies, discovery, judge, keys, verifier, AcceptedStreamLimit(reactor, accepted),
+        running, running.policies, discovery, judge, keys, verifier,
+        AcceptedStreamLimit(reactor, accepted, admission, record.limit_hit),
         Claims(reactor, KnownPeers(judge, accepted)), reactor, config.limits.claims_per_second,
         config.limits.domains_per_stream, outcomes=stream_counts, claim=ingress_services.claim,
     )

@@ -1,4 +1,8 @@
-"""The bound on the streams that one peer may have open towards us (`limits.streams`).
+"""The bounds on the streams that one peer, and one registered domain, may have open towards us.
+
+The bound of a peer is `limits.streams` of its policy. A registered domain, with all peers below it, may have `SHARE` of
+`limits.connections`, and at most as many as are free for the others. So one party, who can prove any number of names from any
+number of addresses, cannot take the connections of all: there is always room for one more domain.
 
 Only proven streams count. The limit is checked when the peer has proven itself, or is about to by a certificate that proves it.
 Claims of strangers change nothing (`net.admission` bounds them). After a restart of its machine, a peer may have streams open
@@ -8,18 +12,22 @@ ended.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from operator import attrgetter
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from s2sgw.net.admission import ConnectionLimits
 from s2sgw.net.connection import StreamConnection
 from s2sgw.stream.management import REQUEST
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.registered_domain import registered_domain
 
+#: The part of all connections that the peers of one registered domain may have: one of so many.
+SHARE = 4
 #: Seconds that a stream has to give a sign of life, and seconds between two looks whether it has.
 PING_SECONDS = 2.0
 LOOK = 0.1
@@ -42,24 +50,54 @@ class ProvenStreams(Protocol):
     def of_peer(self, peer: Domain) -> Collection[ProvenStream]:
         """Return those on which `peer` has proven itself."""
 
+    def below(self, registered: str) -> Collection[ProvenStream]:
+        """Return those on which any peer of this registered domain has proven itself."""
+
+
+class OpenConnections(Protocol):
+    """The number of connections, and its limit (`net.admission`)."""
+
+    @property
+    def limits(self) -> ConnectionLimits: ...
+
+    @property
+    def proven(self) -> int:
+        """Return how many connections have proven a peer. The others give way to newcomers."""
+
 
 class AcceptedStreamLimit:
-    """The limit of streams of one peer that are open at once."""
+    """The limit of streams that are open at once. `on_limit` is called with the key of a limit of all connections that is hit."""
 
-    def __init__(self, clock: IReactorTime, streams: ProvenStreams) -> None:
+    def __init__(
+        self, clock: IReactorTime, streams: ProvenStreams, connections: OpenConnections,
+        on_limit: Callable[[str], None] = lambda limit: None,
+    ) -> None:
         self._clock = clock
         self._streams = streams
+        self._connections = connections
+        self._on_limit = on_limit
 
     def excess(self, peer: Domain, limit: int, besides: StreamConnection) -> Ending | None:
         """Return why `peer` may have no stream more besides the one on this connection; None where it may."""
         number = len(self._others(peer, besides))
-        if number < limit:
+        if number >= limit:
+            return Ending(Cause.TOO_MANY_STREAMS, f"{number} streams are open, all of them proven; at most {limit} at a time")
+        return self._excess_of_all(registered_domain(peer.ascii), besides)
+
+    def _excess_of_all(self, registered: str, besides: StreamConnection) -> Ending | None:
+        """Return why a registered domain may have no connection more."""
+        total = self._connections.limits.total
+        share = max(1, min(total // SHARE, total - self._connections.proven))
+        streams = self._streams.below(registered)
+        if not total or len(streams) < share or sum(stream.connection is not besides for stream in streams) < share:
             return None
-        return Ending(Cause.TOO_MANY_STREAMS, f"{number} streams are open, all of them proven; at most {limit} at a time")
+        self._on_limit("connections")
+        text = f"{len(streams)} connections of {registered}, with all its sub-domains, are open; their share is {share} at a time"
+        return Ending(Cause.TOO_MANY_STREAMS, text)
 
     async def room(self, peer: Domain, limit: int, besides: StreamConnection) -> Ending | None:
         """Do as `excess`, but first end the stalest streams that give no sign of life, until there is room."""
-        if self.excess(peer, limit, besides) is not None:
+        if len(self._others(peer, besides)) >= limit:
             dead = await self._silent(peer, limit, besides)
             too_many = len(self._others(peer, besides)) - limit + 1
             for stream in sorted(dead, key=attrgetter("connection.last_received"))[: max(0, too_many)]:
@@ -75,7 +113,7 @@ class AcceptedStreamLimit:
         for _ in range(int(PING_SECONDS / LOOK)):
             await deferLater(self._clock, LOOK)
             silent = [stream for stream, at in asked.items() if _is_silent(stream, at)]
-            if not silent or self.excess(peer, limit, besides) is None:
+            if not silent or len(self._others(peer, besides)) < limit:
                 return []
         return silent
 

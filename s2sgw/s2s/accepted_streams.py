@@ -11,11 +11,12 @@ from s2sgw.net.connection import StreamConnection
 from s2sgw.net.fair_slots import Owner
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.legs import ReceivingLeg
-from s2sgw.s2s.owners import owner_by_name, owner_by_proof
+from s2sgw.s2s.owners import owner_by_name
 from s2sgw.s2s.resumption_table import ResumptionTable
 from s2sgw.s2s.shared_stream import PairStream
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.registered_domain import registered_domain
 
 
 class AcceptedConnections(Protocol):
@@ -47,6 +48,7 @@ class AcceptedStreams:
         self.sessions = ResumptionTable(ingress_services.clock, ingress_services.record)
         # a new stream or queue must not cost a walk over all open streams; of the federation leg
         self._of_peer: Index[Domain] = Index()
+        self._of_registered: Index[str] = Index()
         self._proven: Index[Pair] = Index()
         self._carrying: Index[Pair] = Index()
         #: those of both legs by home, if there are several nodes (`index_by`)
@@ -78,17 +80,19 @@ class AcceptedStreams:
         """Return the open streams of the federation leg on which `peer` has proven itself, the first proof first."""
         return self._of_peer.get(peer)
 
+    def below(self, registered: str) -> Collection[AcceptedStream]:
+        """Return the open streams of the federation leg on which any peer of a registered domain has proven itself."""
+        return self._of_registered.get(registered)
+
     def ends(self, pair: Pair) -> tuple[str, str] | None:
         """Return the addresses, theirs and ours, of an open stream on which `pair` was proven."""
         connection = next((stream.shared_stream.connection for stream in self._proven.get(pair)), None)
         return None if connection is None else (connection.peer_address, connection.local_address)
 
     def owner(self, pair: Pair) -> Owner:
-        """Return the owner of `pair`: by the newest open stream on which the pair was proven, else by the name of the sender."""
+        """Return the owner of `pair`: by what was proven first on the newest open stream of it, else by the sender's name."""
         stream = next(reversed(list(self._proven.get(pair))), None)
-        if stream is None:
-            return owner_by_name(pair.sender)
-        return owner_by_proof(stream.shared_stream.connection, stream.methods[pair])
+        return owner_by_name(pair.sender if stream is None else next(iter(stream.methods)).sender)
 
     def pair_stream(self, pair: Pair, alone: bool = False) -> PairStream | None:
         """Return the newest stream of theirs that may carry `pair` back and does not yet (XEP-0288): older ones may be dead.
@@ -107,6 +111,7 @@ class AcceptedStreams:
         if stream.side.leg == "federation":
             self._proven.add(pair, stream)
             self._of_peer.add(pair.sender, stream)
+            self._of_registered.add(registered_domain(pair.sender.ascii), stream)
         if self._home is not None:
             self._of_home.add(self._home(pair), stream)
         self._contact(pair.sender)
@@ -130,6 +135,7 @@ class AcceptedStreams:
         for pair in stream.methods:
             self._proven.discard(pair, stream)
             self._of_peer.discard(pair.sender, stream)
+            self._of_registered.discard(registered_domain(pair.sender.ascii), stream)
         for pair in stream.carried:
             self._carrying.discard(pair, stream)
         if self._home is not None:
@@ -141,7 +147,7 @@ class AcceptedStreams:
         self._ingress_services.queues.retry_now(peer)
 
 
-IndexKey = TypeVar("IndexKey", Domain, Pair)
+IndexKey = TypeVar("IndexKey", Domain, Pair, str)
 
 
 class Index(Generic[IndexKey]):

@@ -1,17 +1,14 @@
 """The owner of a stream of ours: the party for whose sake it is opened. Places are shared among owners, not among streams.
 
-One wildcard certificate, or one DNS zone, gives a party any number of domains. So the streams to a backend are owned by the
-certificate that proved the sender, or by the site from which the sender connects. Streams to peers are owned by the registered
-domain. An owner is (kind, name).
+One wildcard certificate, or one DNS zone, gives a party any number of domains, certificates (DANE, POSH) and keys. One network
+gives it any number of addresses. So a stream is owned by a registered domain: that of the peer that it leads to, or for whose
+stanzas it leads to a backend. What a peer proves on one stream belongs to the domain that it proved there first. An owner is
+(kind, name).
 """
 
 from __future__ import annotations
 
-import hashlib
-
-from s2sgw.net.connection import StreamConnection
 from s2sgw.net.fair_slots import Owner
-from s2sgw.net.sites import site_path
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.registered_domain import registered_domain
 
@@ -22,14 +19,3 @@ BACKEND: Owner = ("backend", "")
 def owner_by_name(domain: Domain) -> Owner:
     """Return the owner of everything under the registered domain of `domain`."""
     return ("domain", registered_domain(domain.ascii))
-
-
-def owner_by_proof(connection: StreamConnection, method: str) -> Owner:
-    """Return the owner of what was proven by `method` on the accepted `connection`.
-
-    The owner is the certificate if it proved the peer. Otherwise it is the site, because names and keys cost nothing.
-    """
-    if method != "dialback" and connection.chain:
-        return ("certificate", hashlib.sha256(connection.chain[0]).hexdigest())
-    host = connection.peer_address.rpartition(":")[0].strip("[]")
-    return ("site", site_path(host)[0])

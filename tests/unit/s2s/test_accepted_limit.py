@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.net.admission import ConnectionLimits
 from s2sgw.net.connection import StreamConnection
 from s2sgw.s2s.accepted_limit import LOOK, PING_SECONDS, AcceptedStreamLimit
 from s2sgw.stream.management import REQUEST
@@ -50,7 +51,19 @@ class World:
     def __init__(self) -> None:
         self.clock = Clock()
         self.streams: list[FakeStream] = []
-        self.limit = AcceptedStreamLimit(self.clock, self)
+        #: those of other names below the same registered domain, and the connections of all
+        self.siblings: list[FakeStream] = []
+        self.limits = ConnectionLimits(total=20)
+        self.others = 0
+        self.hits: list[str] = []
+        self.limit = AcceptedStreamLimit(self.clock, self, self, self.hits.append)
+
+    @property
+    def proven(self) -> int:
+        return len(self.streams) + len(self.siblings) + self.others
+
+    def below(self, registered: str) -> list[FakeStream]:
+        return [*self.streams, *self.siblings] if registered == "peer.example" else []
 
     def of_peer(self, peer: Domain) -> list[FakeStream]:
         return list(self.streams) if peer == PEER else []
@@ -172,6 +185,34 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual([None, None], [self.successResultOf(answer) for answer in answers[:2]])
         self.refused(answers[2])
         self.assertEqual(2, sum(stream.ending is not None for stream in streams))
+
+    def test_registered_domain(self) -> None:
+        """The peers of a registered domain have a quarter of all connections, whatever each of them has. Other domains are not concerned."""
+        self.world.siblings = self.world.open(5)
+        self.world.streams = []
+        for peer in ("peer.example", "new.peer.example", "a.b.peer.example"):
+            excess = self.world.limit.excess(Domain.parse(peer), 4, NEWEST)
+            assert excess is not None, peer
+            self.assertIn("5 connections of peer.example, with all its sub-domains, are open; their share is 5", excess.detail)
+            self.assertEqual(excess.cause, Cause.TOO_MANY_STREAMS)
+        self.assertEqual(self.world.hits, ["connections"] * 3)
+        self.assertIsNone(self.world.limit.excess(Domain.parse("peer2.example"), 4, NEWEST))
+        self.assertIsNone(self.world.limit.excess(PEER, 4, self.world.siblings[0].connection))
+        answer = self.world.room(4)
+        self.refused(answer)
+        self.assertEqual([[]] * 5, [stream.sent for stream in self.world.siblings])
+        self.world.siblings.pop()
+        self.assertIsNone(self.world.limit.excess(PEER, 4, NEWEST))
+
+    def test_what_is_free_for_others(self) -> None:
+        """A registered domain has no more connections than are free for the others. One without any gets one in any case."""
+        self.world.siblings = self.world.open(3)
+        self.world.streams = []
+        for others, total, admitted in ((13, 20, True), (14, 20, False), (20, 20, False), (14, 0, True), (14, 40, True)):
+            self.world.others, self.world.limits = others, ConnectionLimits(total=total)
+            self.assertEqual(self.world.limit.excess(PEER, 4, NEWEST) is None, admitted, (others, total))
+        self.world.siblings, self.world.others, self.world.limits = [], 30, ConnectionLimits(total=20)  # lowered by a reload
+        self.assertIsNone(self.world.limit.excess(PEER, 4, NEWEST))
 
     def test_limit_that_was_lowered(self) -> None:
         """If there are more streams than a lowered limit permits, as many dead ones are ended as are too many."""

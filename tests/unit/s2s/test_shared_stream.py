@@ -341,15 +341,31 @@ class AcceptedStreamTests(EntryTestCase):
         self.assertEqual([index._streams for index in (self.accepted._of_peer, self.accepted._proven, self.accepted._carrying)], [{}, {}, {}])
 
     def test_owner(self) -> None:
-        """A pair is owned by the certificate that proved it on the newest stream, or by the site with dialback, otherwise by its name."""
-        self.assertEqual(self.accepted.owner(IN), ("domain", "peer.example"))
-        self.link.chain = (b"leaf",)
+        """A pair is owned by the registered domain that was proven first on the newest stream of the pair, otherwise by its own.
+
+        Neither another certificate nor another address of the peer makes another owner.
+        """
+        below, other = Pair(Domain.parse("a.b.peer.example"), IN.recipient), Pair(Domain.parse("other.example"), IN.recipient)
+        self.assertEqual([self.accepted.owner(pair)[1] for pair in (IN, below, other)], ["peer.example"] * 2 + ["other.example"])
         owner = self.accept()
-        self.assertEqual(self.accepted.owner(IN)[0], "certificate")
-        owner.event(self.link, PairProven(IN, "dialback"))
-        self.assertEqual(self.accepted.owner(IN), ("site", "192.0.2.0/24"))
+        for pair in (below, other):
+            owner.event(self.link, PairProven(pair, "dialback"))
+        for self.link.chain, self.link.peer_address in (((b"leaf",), "192.0.2.1:1"), ((b"other",), "[2001:db8::1]:1")):
+            self.assertEqual({self.accepted.owner(pair) for pair in (IN, below, other)}, {("domain", "peer.example")})
         owner.ended(self.link, Ending(Cause.CLOSED))
-        self.assertEqual(self.accepted.owner(IN), ("domain", "peer.example"))
+        self.assertEqual([self.accepted.owner(pair)[1] for pair in (IN, below, other)], ["peer.example"] * 2 + ["other.example"])
+
+    def test_registered_domain(self) -> None:
+        """A stream counts once for each registered domain of the peers that are proven on it, until it ends. The backend's do not."""
+        owner = self.accept()
+        for name in ("a.peer.example", "b.peer.example", "c.other.example"):
+            owner.event(self.link, PairProven(Pair(Domain.parse(name), IN.recipient), "dialback"))
+        self.assertEqual([list(self.accepted.below(name)) for name in ("peer.example", "other.example", "a.peer.example")], [[owner]] * 2 + [[]])
+        owner.ended(self.link, Ending(Cause.CLOSED))
+        self.assertEqual(self.accepted._of_registered._streams, {})
+        self.side.leg = "backend"
+        self.accept()
+        self.assertEqual(self.accepted._of_registered._streams, {})
 
     def test_counted_by_proof(self) -> None:
         """A stream counts for the names that it has proven until it ends, not for those that it claims."""
