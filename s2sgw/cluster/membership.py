@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from s2sgw.cluster.engine import ClusterEngine, Conflict, EngineError, Entry, Watch
 from s2sgw.cluster.members import (
@@ -197,7 +198,7 @@ class Membership:
         running.addErrback(self._failed)
         running.addBoth(self._ended, running)
 
-    def _failed(self, failure: Any) -> None:
+    def _failed(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
             self.log.failure("a call to the engine of the cluster failed", failure)
 
@@ -208,7 +209,8 @@ class Membership:
     async def _read_record(self, call: ReadRecord) -> None:
         try:
             entry = await self._engine.get(node_key(call.node))
-        except EngineError:
+        except Exception as error:
+            self._check_error(error)
             self.members.record_not_read(call, self._clock.seconds())
         else:
             self.members.record_read(call, entry, self._clock.seconds())
@@ -217,18 +219,32 @@ class Membership:
         entries: Sequence[Entry] | None
         try:
             entries = await self._engine.entries(NODES)
-        except EngineError:
+        except Exception as error:
+            self._check_error(error)
             entries = None
         self.members.members_read(call, entries, self._clock.seconds())
 
     async def _write_record(self, call: WriteRecord) -> None:
         try:
             sequence = await self._engine.put(node_key(call.record.node), call.record.encode(), call.expected)
-        except EngineError as error:
-            self.members.not_written(call, isinstance(error, Conflict), self._clock.seconds())
+        except Exception as error:
+            self._check_error(error)
+            unknown = not isinstance(error, EngineError)  # the record may have been written, so it is read
+            self.members.not_written(call, unknown or isinstance(error, Conflict), self._clock.seconds())
         else:
             self.members.written(call, sequence, self._clock.seconds())
 
     async def _probe_listener(self, call: ProbeListener) -> None:
-        refused = await self._probe.refused(call.listener)
+        try:
+            refused = await self._probe.refused(call.listener)
+        except Exception as error:
+            self._check_error(error)
+            refused = False
         self.members.probed(call, refused, self._clock.seconds())
+
+    def _check_error(self, error: Exception) -> None:
+        """Log a fault of the program. Every call is answered all the same, because one that is not answered is never made again."""
+        if isinstance(error, CancelledError):
+            raise error
+        if not isinstance(error, EngineError):
+            self.log.failure("a call to the engine of the cluster failed", Failure(error))

@@ -177,8 +177,10 @@ class NATSConnection(Requests):
         future: asyncio.Future[None] = self._loop.create_future()
 
         def take(message: Message) -> None:
+            if future.done():
+                return  # two servers may answer one request, if both take themselves for the leader
             answers.append(message)
-            if not future.done() and (message.status or not many):
+            if message.status or not many:
                 future.set_result(None)
 
         token = str(next(self._tokens))

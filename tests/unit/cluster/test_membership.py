@@ -14,8 +14,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster import membership
-from s2sgw.cluster.engine import EngineFull
+from s2sgw.cluster.engine import EngineFull, Entry
 from s2sgw.cluster.membership import TCPProbe
+from s2sgw.cluster.node_records import node_key
 from tests.support.cluster_node import Nodes
 
 
@@ -113,6 +114,32 @@ class MembershipTests(SynchronousTestCase):
         self.assertLess(0, len(self.flushLoggedErrors(RuntimeError)))
         nodes.pass_time(4.0)
         self.assertTrue(nodes["a"].may_write)
+
+    def test_unexpected_errors(self) -> None:
+        """A call that fails by a fault of the program is logged and made again, each of them: the node goes on beating and looking."""
+        for name in ("put", "get", "entries"):
+            nodes = Nodes("ab")
+            with mock.patch.object(nodes["a"].engine, name, side_effect=RuntimeError("broken")):
+                nodes.pass_time(0.6)
+                nodes["a"].members.changed(Entry(node_key("a"), 10_000, None), nodes.clock.seconds())
+                nodes.pass_time(1.0)
+            self.assertLess(0, len(self.flushLoggedErrors(RuntimeError)), name)
+            nodes.pass_time(5.0)
+            self.assertTrue(nodes["a"].may_write, name)
+            nodes["b"].engine.cut()
+            nodes.pass_time(5.0)
+            self.assertIn("OtherEnded", nodes["a"].notices, name)
+
+    def test_probe_fails(self) -> None:
+        """A probe that fails by a fault of the program proves nothing, and the node is waited for."""
+        nodes = Nodes("ab")
+        with mock.patch.object(nodes.probe, "refused", side_effect=RuntimeError("broken")):
+            nodes["b"].die()
+            nodes.pass_time(2.0)
+            self.assertNotIn("OtherEnded", nodes["a"].notices)
+            nodes.pass_time(3.0)
+        self.assertIn("OtherEnded", nodes["a"].notices)
+        self.assertLess(0, len(self.flushLoggedErrors(RuntimeError)))
 
     def test_user_fails(self) -> None:
         """A notice that cannot be followed is logged, and the membership goes on."""

@@ -201,7 +201,7 @@ class ConnectionTests(SynchronousTestCase):
         self.run_test(test)
 
     def test_answers(self) -> None:
-        """One answer, several up to a status, none in time, and no receiver; a late answer is dropped."""
+        """The first answer, several up to a status, none in time, and no receiver; later answers are dropped."""
         async def answer(*answers: tuple[bytes, dict[str, str] | None]) -> None:
             token = list(self.connection._replies)[-1]
             for data, headers in answers:
@@ -215,8 +215,9 @@ class ConnectionTests(SynchronousTestCase):
 
         async def test() -> None:
             await self.connection.wait_up(1)
-            self.assertEqual(await ask((b"1", None), (b"2", None)), [(b"1", 0), (b"2", 0)])
-            self.assertEqual(await ask((b"1", None), (b"", {"Status": "204"}), many=True), [(b"1", 0), (b"", 204)])
+            self.assertEqual(await ask((b"1", None), (b"2", None)), [(b"1", 0)])
+            end = (b"", {"Status": "204"})
+            self.assertEqual(await ask((b"1", None), (b"2", None), end, (b"3", None), many=True), [(b"1", 0), (b"2", 0), (b"", 204)])
             self.assertEqual(await ask((b"1", {"Status": "204"})), [(b"1", 0)])
             with self.assertRaises(Unanswered):
                 await ask()
