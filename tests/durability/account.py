@@ -27,6 +27,7 @@ class PairAccount:
     orderly: bool = True  # the sender itself keeps the order when it sends stanzas again
     acknowledging: bool = True  # the recipient acknowledges stanzas, or answers pings
     inbound: bool = True
+    label: str = ""
     #: when each stanza was first written, in seconds since the epoch
     sent: list[float] = field(default_factory=list)
     #: stanzas below this number were accounted for before, and are forgotten (`close_books`)
@@ -51,7 +52,7 @@ class PairAccount:
 
     @property
     def name(self) -> str:
-        return f"{self.sender} -> {self.recipient}"
+        return f"{self.sender} -> {self.recipient}{self.label}"
 
     def arrive(self, number: int, stream: int) -> None:
         """Record that a stanza arrived on this stream."""
@@ -66,6 +67,10 @@ class PairAccount:
         """Return the stanzas that neither arrived nor were bounced nor withdrawn by their sender."""
         seen = {*self.arrived, *self.bounced, *self.withdrawn}
         return [number for number in range(self.first, len(self.sent)) if number not in seen]
+
+    def refused_since(self, number: int) -> bool:
+        """Return whether a stanza from this number on was answered by an error that says that there is no room."""
+        return any(each >= number and "resource-constraint" in errors for each, errors in self.errors.items())
 
     def lost(self) -> list[int]:
         """Return the missing stanzas that the gateway has acknowledged."""

@@ -16,7 +16,9 @@ from tests.durability.account import PairAccount
 #: Seconds before a fault in which a stanza may have been written and not read, and after it until its sender noticed the fault.
 BEFORE, AFTER = 1.0, 6.0
 #: Seconds without arrivals of a pair that are an error, for kinds of faults that have a limit. It is three times the promise: the machine may be slow.
-LIMITS = {"kill": 15.0, "server": 15.0}
+LIMITS = {"kill": 15.0, "server": 15.0, "machine": 30.0}
+#: The same while the nodes have no majority of the engine, and still the bridge.
+BRIDGE_LIMIT = 6.0
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Round:
     #: the longest time without an arrival, and the pair
     silence: float = 0.0
     silent: str = ""
+    #: the same as long as the nodes had the bridge, without a majority of the engine
+    bridged: float = 0.0
 
 
 @dataclass
@@ -94,6 +98,12 @@ def measure_silence(found: Round, accounts: Sequence[PairAccount], until: float)
 def silences(rounds: Sequence[Round]) -> list[str]:
     """Return the errors of rounds in which a pair was silent for too long."""
     return [
-        f"{each.text}: {each.silent} was silent for {each.silence:.1f} s"
-        for each in rounds if each.silence > LIMITS.get(each.kind, float("inf"))
+        *(
+            f"{each.text}: {each.silent} was silent for {each.silence:.1f} s"
+            for each in rounds if each.silence > LIMITS.get(each.kind, float("inf"))
+        ),
+        *(
+            f"{each.text}: a pair was silent for {each.bridged:.1f} s while the nodes had the bridge"
+            for each in rounds if each.bridged > BRIDGE_LIMIT
+        ),
     ]

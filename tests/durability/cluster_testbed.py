@@ -7,9 +7,11 @@ import contextlib
 import random
 import signal
 import ssl
+import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,12 @@ from tests.lab.relay import Relay
 INSIDE = "inside.example"
 #: Domain -> whether its server uses XEP-0198.
 PEERS = {f"managed{number}.example": True for number in range(1, 6)} | {f"plain{number}.example": False for number in range(1, 4)}
-#: The peers that hop from node to node in a round of that kind.
-HOPPING = ("managed1.example", "plain1.example")
+#: The peers that hop from node to node in a round of that kind, and those that begin with TLS (XEP-0368).
+HOPPING, DIRECT = ("managed1.example", "plain1.example"), ("managed5.example", "plain3.example")
+#: The peers that have two streams at once in a round of that kind.
+DOUBLED = ("managed1.example", "plain1.example", "managed5.example")
+#: The letter of the ids of stanzas on second streams.
+SECOND = "m"
 NAMES = "abc"
 #: Stanzas a second of each pair, and the bytes of a body.
 RATE, SIZE = 15.0, 300
@@ -77,8 +83,43 @@ class RoamingStream(OutgoingStream):
         self.port = self.chance.choice([port for port in self.ports if port != self.port] or list(self.ports))
 
 
+class SecondTraffic(Traffic):
+    """The traffic of a second stream of a pair. Its stanzas have ids of their own, and an account of their own."""
+
+    def stanza(self, number: int) -> str:
+        """Return the stanza of this number."""
+        return super().stanza(number).replace(f" id='n{number}'", f" id='{SECOND}{number}'", 1)
+
+
+def large_stanzas(stream: OutgoingStream, many: int, size: int) -> dict[int, str]:
+    """Return the next `many` stanzas of a stream with bodies of so many bytes, by number."""
+    first, account = len(stream.account.sent), stream.account
+    start = f"<message type='chat' from='u@{account.sender}/r' to='{stream.traffic.address}'"
+    body = "<body>" + "x" * size + "</body></message>"
+    return {number: f"{start} id='n{number}'>{body}" for number in range(first, first + many)}
+
+
+class SecondArrivals:
+    """Notes what arrives of the traffic of second streams, by the pair."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[tuple[str, str], PairAccount] = {}
+        self._streams: dict[XMLStream, int] = {}
+
+    def note(self, recipient: str, element: ET.Element, sender: str, stream: XMLStream) -> None:
+        """Process a stanza that a server got."""
+        identifier = element.get("id", "")
+        if not (identifier.startswith(SECOND) and identifier[1:].isdecimal()):
+            return
+        if element.get("type") == "error":
+            self.accounts[recipient, sender].bounced.add(int(identifier[1:]))
+        elif (sender, recipient) in self.accounts:
+            number = self._streams.setdefault(stream, len(self._streams))
+            self.accounts[sender, recipient].arrive(int(identifier[1:]), number)
+
+
 class ClusterNode:
-    """One gateway of the cluster. Its connections to the engine go through relays, so that they can be cut."""
+    """One gateway of the cluster. Its connections to the engine, and those of other nodes to it, go through relays."""
 
     def __init__(self, lab: Lab, name: str, engine: Sequence[int]) -> None:
         self.name = name
@@ -86,6 +127,25 @@ class ClusterNode:
         self.runner = GatewayRunner(self.gateway)
         self.listen = lab.port()
         self.relays = [Relay(lab, port) for port in engine]
+        #: from the other nodes
+        self.inner_relay = Relay(lab, self.listen)
+        self.inner_relay.refuse()
+
+    def begin(self) -> None:
+        """Start it, and do not wait."""
+        self.inner_relay.listen()
+        self.runner.begin([sys.executable, "-m", "tests.durability.relayed_node", str(self.inner_relay.port)])
+
+    async def kill(self) -> None:
+        """End it with SIGKILL. Nobody listens at its ports then, also not a relay."""
+        self.runner.process.signal(signal.SIGKILL)
+        self.inner_relay.refuse()
+        await self.runner.ended()
+
+    async def stop(self) -> None:
+        """Stop it in order."""
+        await self.runner.stop()
+        self.inner_relay.refuse()
 
     def section(self, shared: Path) -> dict[str, object]:
         """Return `[cluster]` of its configuration."""
@@ -95,9 +155,9 @@ class ClusterNode:
         }
 
     @property
-    def ports(self) -> tuple[int, int]:
-        """Return its listeners for peers, and for the server behind it."""
-        return self.gateway.port, self.gateway.inner
+    def ports(self) -> tuple[int, int, int]:
+        """Return its listeners for peers, for the server behind it, and for peers that begin with TLS."""
+        return self.gateway.port, self.gateway.inner, self.gateway.direct
 
     def streams(self) -> int:
         """Return how many streams it has, or -1 if it does not answer."""
@@ -105,6 +165,11 @@ class ClusterNode:
             return len(ask(socket_path(self.gateway.config), "streams", {}, 5.0))
         except RequestFailed:
             return -1
+
+    def said(self, event: str, since: float) -> bool:
+        """Return whether its log has an event since then (seconds since the epoch)."""
+        start = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since))
+        return any(line[: len(start)] >= start and event in line for line in self.log().splitlines())
 
     def log(self) -> str:
         path = self.gateway.folder / "s2sgw.out"
@@ -121,6 +186,9 @@ class ClusterTestbed:
         self.nodes = [ClusterNode(lab, name, [server.port for server in self.engine.servers]) for name in NAMES]
         self.accounts: list[PairAccount] = []
         self.outgoing: list[RoamingStream] = []
+        #: second streams of the pairs of `DOUBLED`, which connect in rounds of that kind
+        self.second: list[RoamingStream] = []
+        self._arrivals = SecondArrivals()
         self.servers: list[SimulatedServer] = []
         self._rate = rate
         self._dns = SimulatedNameserver()
@@ -144,11 +212,22 @@ class ClusterTestbed:
         await asyncio.to_thread(self.engine.start)
         for node in self.nodes:
             self._configure(node, dns_port, backend_port, shared, certificate)
-            node.runner.begin()
+            node.begin()
         for node in self.nodes:
             await node.runner.ready()
         for server in self.servers:
+            server.on_stanza = partial(self._arrivals.note, server.domain)
             await server.start()
+        for stream in self.second:
+            self.server(stream.account.sender).run(stream)
+
+    def server(self, domain: str) -> SimulatedServer:
+        """Return the server of a domain."""
+        return next(server for server in self.servers if server.domain == domain)
+
+    def stream_to(self, domain: str) -> RoamingStream:
+        """Return the stream of the server behind the nodes to a peer."""
+        return next(stream for stream in self.outgoing if stream.account.recipient == domain)
 
     def _configure(self, node: ClusterNode, dns_port: int, backend_port: int, shared: Path, certificate: Certificate) -> None:
         node.gateway.configure(
@@ -170,14 +249,24 @@ class ClusterTestbed:
 
     def _pair(self, sender: SimulatedServer, recipient: SimulatedServer, side: int) -> None:
         """Let one server send to another one, by the listener for peers (`side` 0) or for the server behind (1) of any node."""
+        side = 2 if sender.domain in DIRECT else side
+        stream = self._stream(sender, recipient, side, Traffic)
+        sender.outgoing[recipient.domain], recipient.incoming[sender.domain] = stream, stream.account
+        self.accounts.append(stream.account)
+        self.outgoing.append(stream)
+        if sender.domain in DOUBLED:
+            second = self._stream(sender, recipient, side, SecondTraffic)
+            second.connects, second.sending, second.account.label = False, False, ", second stream"
+            self._arrivals.accounts[sender.domain, recipient.domain] = second.account
+            self.second.append(second)
+
+    def _stream(self, sender: SimulatedServer, recipient: SimulatedServer, side: int, traffic_type: type[Traffic]) -> RoamingStream:
         account = PairAccount(sender.domain, recipient.domain, sender.managed, inbound=recipient.domain == INSIDE)
-        traffic = Traffic(account, f"u@{recipient.domain}/r", self._rate, size=SIZE, request_share=REQUEST_SHARE)
+        traffic = traffic_type(account, f"u@{recipient.domain}/r", self._rate, size=SIZE, request_share=REQUEST_SHARE)
         ports = [node.ports[side] for node in self.nodes]
         stream = RoamingStream(traffic, self.chance.choice(ports), sender.context)
-        stream.ports, stream.chance = ports, self.chance
-        sender.outgoing[recipient.domain], recipient.incoming[sender.domain] = stream, account
-        self.accounts.append(account)
-        self.outgoing.append(stream)
+        stream.ports, stream.chance, stream.direct = ports, self.chance, side == 2
+        return stream
 
     # --- the nodes ---
 
@@ -194,7 +283,7 @@ class ClusterTestbed:
                 stream.cut()
 
     async def restart(self, node: ClusterNode) -> None:
-        node.runner.begin()
+        node.begin()
         await node.runner.ready()
 
     # --- waiting ---
@@ -221,14 +310,19 @@ class ClusterTestbed:
 
     async def settle(self, seconds: float) -> bool:
         """Send nothing new, and wait until every stanza is accounted for, or for so long."""
-        for stream in self.outgoing:
+        for stream in self.streams:
             stream.sending = False
         return await self.until(self._complete, seconds)
 
+    @property
+    def streams(self) -> list[RoamingStream]:
+        """Return the streams on which stanzas were sent."""
+        return [*self.outgoing, *(stream for stream in self.second if stream.account.sent)]
+
     def _complete(self) -> bool:
-        for stream in self.outgoing:
+        for stream in self.streams:
             stream.count_written()
-        return not any(stream.owes() for stream in self.outgoing) and not any(account.lost() for account in self.accounts)
+        return not any(stream.owes() or stream.account.lost() for stream in self.streams)
 
     # --- the end ---
 
@@ -242,7 +336,7 @@ class ClusterTestbed:
             server.stop()
         self._dns.close()
         for node in self.nodes:
-            for relay in node.relays:
+            for relay in (*node.relays, node.inner_relay):
                 relay.close()
         await asyncio.to_thread(self.engine.kill)
         return [problem for node in self.nodes for problem in self._problems(node)]
@@ -258,8 +352,8 @@ class ClusterTestbed:
 
     async def held(self) -> list[str]:
         """Return what waits: at the senders, and in the queues of each node."""
-        owing = [stream.text() for stream in self.outgoing if stream.owes()]
-        missing = [f"{account.name}: {account.lost()[:5]}" for account in self.accounts if account.lost()]
+        owing = [stream.text() for stream in self.streams if stream.owes()]
+        missing = [f"{stream.account.name}: {stream.account.lost()[:5]}" for stream in self.streams if stream.account.lost()]
         return owing + missing + [f"node {node.name}: {await asyncio.to_thread(_queue, node)}" for node in self.nodes]
 
 

@@ -101,6 +101,8 @@ class OutgoingStream:
         self.stream: XMLStream | None = None
         self.port = port
         self.context = context
+        #: TLS begins with the connection (XEP-0368)
+        self.direct = False
         self._monitor = monitor
         self._resumes = resumes
         self._session = ""  # the id of the stream that may be resumed
@@ -170,7 +172,7 @@ class OutgoingStream:
         if self._monitor is not None:
             self._connection = self._monitor.watch(Connection(writer.get_extra_info("sockname")[1], self.port))
         try:
-            features = await stream.initiate(self.account.recipient, self.account.sender, self.context)
+            features = await stream.initiate(self.account.recipient, self.account.sender, self.context, direct=self.direct)
             resumed = await self._manage(stream, features)
             await stream.add_pairs([(each.account.sender, each.account.recipient) for each in self.traffics[1:]])
             await self.use(stream, resumed)

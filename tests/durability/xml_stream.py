@@ -134,11 +134,12 @@ class XMLStream:
         self.send(_header(to, from_))
         return await self.expect(f"{STREAMS}features")
 
-    async def initiate(self, to: str, from_: str, context: ssl.SSLContext) -> ET.Element:
-        """Negotiate STARTTLS and SASL EXTERNAL; return the stream features after authentication."""
-        await self._open(to, from_)
-        self.send(f"<starttls xmlns='{TLS}'/>")
-        await self.expect(f"{{{TLS}}}proceed")
+    async def initiate(self, to: str, from_: str, context: ssl.SSLContext, *, direct: bool = False) -> ET.Element:
+        """Negotiate TLS and SASL EXTERNAL; return the stream features after authentication. `direct`: TLS without STARTTLS."""
+        if not direct:
+            await self._open(to, from_)
+            self.send(f"<starttls xmlns='{TLS}'/>")
+            await self.expect(f"{{{TLS}}}proceed")
         await self._start_tls(context, to)
         await self._open(to, from_)
         identity = base64.b64encode(from_.encode()).decode()
