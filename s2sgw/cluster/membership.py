@@ -243,7 +243,7 @@ class Membership:
         self.members.probed(call, refused, self._clock.seconds())
 
     def _check_error(self, error: Exception) -> None:
-        """Log a fault of the program. Every call is answered all the same, because one that is not answered is never made again."""
+        """Log a fault of the program. Its call is answered all the same, because what is not answered is never done again."""
         if isinstance(error, CancelledError):
             raise error
         if not isinstance(error, EngineError):

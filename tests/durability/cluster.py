@@ -3,8 +3,8 @@
     python -m tests.durability.cluster --rounds 6 --seed 1
 
 Each round makes one fault, waits until every pair is served again, and prints the longest time without an arrival. Each kind of fault
-comes once before one comes again. At the end the traffic stops, and every stanza must have arrived, or have been answered by an error. The exit
-status is 0 if no promise was broken.
+comes once before one comes again. At the end the traffic stops, and every stanza must have arrived, or have been answered by an error.
+The exit status is 0 if no promise was broken.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--rate", type=float, default=RATE, help="stanzas a second of each pair")
-    parser.add_argument("--kinds", default="", help="only these faults, separated by commas: kill, stop, server, hop, drain, cut")
+    parser.add_argument("--kinds", default="", help="only these faults, separated by commas (docs/durability.md)")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
     arguments = parser.parse_args()
     if nats_server() is None:

@@ -32,12 +32,11 @@ AWAY = "managed2.example"
 
 @dataclass(frozen=True)
 class Fault:
-    """One kind of fault. `old`: its node is declared dead by waiting. `loses`: see `Round`. `long`: it takes half a minute."""
+    """One kind of fault. `old`: its node is declared dead by waiting. `loses`: see `Round`."""
 
     make: Callable[[Round], Coroutine[Any, Any, None]]
     old: bool = False
     loses: bool = True
-    long: bool = False
 
 
 class ClusterFaults:
@@ -54,16 +53,15 @@ class ClusterFaults:
             "machine": Fault(self._machine), "hop": Fault(self._hop), "double": Fault(self._double),
             "slow": Fault(self._slow), "reset": Fault(self._reset), "full": Fault(self._full), "nodes": Fault(self._nodes),
             "stop": Fault(self._stop, old=True), "cut": Fault(self._cut, old=True), "alone": Fault(self._alone, old=True),
-            "minority": Fault(self._minority, long=True), "rolling": Fault(self._rolling, long=True),
+            "minority": Fault(self._minority), "rolling": Fault(self._rolling),
         }
 
-    def plan(self, only: Sequence[str], rounds: int, long: bool = True) -> list[str]:
-        """Return the kinds of the rounds: each kind once, in any order, and so on.
+    def plan(self, only: Sequence[str], rounds: int) -> list[str]:
+        """Return the kinds of the rounds: each kind once, in any order, and so on. `only`: the kinds; none: all of them.
 
-        The first ones need no node that is declared dead by waiting, which is possible `OLD` seconds after the start. `long`: with
-        the kinds that take half a minute.
+        The first ones need no node that is declared dead by waiting, which is possible `OLD` seconds after the start.
         """
-        kinds = [kind for kind, fault in self.kinds.items() if (kind in only if only else long or not fault.long)]
+        kinds = [kind for kind in self.kinds if not only or kind in only]
         found: list[str] = []
         while len(found) < rounds:
             found += self._chance.sample(kinds, len(kinds))
@@ -163,7 +161,7 @@ class ClusterFaults:
             await asyncio.to_thread(server.start)
 
     async def _full(self, found: Round) -> None:
-        found.text = f"a stream of the engine is filled while {AWAY} is away"
+        found.text = f"a stream of the engine is full: {AWAY} is away"
         away = self._bed.server(AWAY)
         away.refuse()
         stream = self._bed.stream_to(AWAY)

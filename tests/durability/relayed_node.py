@@ -22,6 +22,7 @@ def announced_place(port: int, endpoint: str) -> HostPort:
 _listener_place = cluster.listener_place
 
 if __name__ == "__main__":
-    cluster.listener_place = node_life.listener_place = partial(announced_place, int(sys.argv[1]))
+    for module in (cluster, node_life):
+        vars(module)["listener_place"] = partial(announced_place, int(sys.argv[1]))
     sys.argv = ["twistd", *sys.argv[2:]]
     twistd.run()

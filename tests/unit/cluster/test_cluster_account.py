@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+import xml.etree.ElementTree as ET
+from typing import Any
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.durability.account import PairAccount
-from tests.durability.cluster import plan
-from tests.durability.cluster_account import LIMITS, Round, judge, measure_silence, silences
+from tests.durability.cluster_account import BRIDGE_LIMIT, LIMITS, Round, judge, measure_silence, silences
+from tests.durability.cluster_faults import ClusterFaults
+from tests.durability.cluster_testbed import SecondArrivals, SecondTraffic, large_stanzas
+from tests.durability.simulated_server import OutgoingStream, Traffic
 
 
 def account(managed: bool, arrived: str, sent: int = 6) -> PairAccount:
@@ -64,7 +69,69 @@ class ClusterAccountTests(SynchronousTestCase):
         measure_silence(found, [busy, quiet], 103.0 + LIMITS["kill"])
         self.assertEqual(len(silences([found])), 1)
 
+    def test_silence_in_the_bridge(self) -> None:
+        """Without a majority of the engine, a pair must not be silent while the nodes have the bridge. Later it may."""
+        self.assertEqual(silences([Round("minority", "", 100.0, silence=80.0, bridged=BRIDGE_LIMIT)]), [])
+        self.assertEqual(len(silences([Round("minority", "", 100.0, bridged=BRIDGE_LIMIT + 1)])), 1)
+
+    def test_refused(self) -> None:
+        """A stanza that was answered by an error for want of room is seen; another error, or an earlier stanza, is not."""
+        made = account(True, "0")
+        made.errors.update({2: ["resource-constraint"], 5: ["gone"]})
+        self.assertEqual((made.refused_since(2), made.refused_since(3)), (True, False))
+
+
+class ClusterFaultsTests(SynchronousTestCase):
+    """The order of the faults."""
+
+    def plan(self, seed: int, rounds: int, *only: str) -> list[str]:
+        testbed: Any = mock.Mock()
+        return ClusterFaults(testbed, random.Random(seed)).plan(only, rounds)
+
     def test_plan(self) -> None:
-        """Each kind comes once before one comes again."""
-        self.assertEqual(sorted(plan(["a", "b", "c"], 3, random.Random(1))), ["a", "b", "c"])
-        self.assertEqual(len(plan(["a", "b", "c"], 7, random.Random(1))), 7)
+        """Each kind comes once before one comes again; only those that are asked for come."""
+        faults = ClusterFaults(mock.Mock(), random.Random(1))
+        kinds = sorted(faults.kinds)
+        self.assertEqual(sorted(self.plan(1, len(kinds))), kinds)
+        self.assertEqual(sorted(self.plan(1, 2 * len(kinds))), sorted(kinds * 2))
+        self.assertEqual(set(self.plan(1, 5, "kill", "cut")), {"kill", "cut"})
+
+    def test_seeds(self) -> None:
+        """Other seeds have other kinds, and the same seed has the same."""
+        self.assertEqual(self.plan(3, 6), self.plan(3, 6))
+        self.assertLess(10, len({kind for seed in range(8) for kind in self.plan(seed, 3)}))
+
+    def test_old_sessions(self) -> None:
+        """What needs a session that may declare others dead by waiting comes last, so that the load goes on meanwhile."""
+        faults = ClusterFaults(mock.Mock(), random.Random(1))
+        for seed in range(8):
+            old = [faults.kinds[kind].old for kind in self.plan(seed, len(faults.kinds))]
+            self.assertEqual(old, sorted(old))
+
+
+class SecondStreamTests(SynchronousTestCase):
+    """The stanzas of second streams are told from the others."""
+
+    def test_arrivals(self) -> None:
+        """They have ids of their own. Arrivals count for the pair, errors for the pair of the sender; other stanzas are not counted."""
+        made = account(True, "", sent=3)
+        made.requests.add(1)
+        traffic, plain = SecondTraffic(made, "u@inside.example/r"), Traffic(made, "u@inside.example/r")
+        self.assertEqual([ET.fromstring(traffic.stanza(number)).get("id") for number in range(2)], ["m0", "m1"])
+        arrivals, stream = SecondArrivals(), mock.Mock()
+        arrivals.accounts[made.sender, made.recipient] = made
+        arrivals.note(made.recipient, ET.fromstring(traffic.stanza(0)), made.sender, stream)
+        arrivals.note(made.recipient, ET.fromstring(plain.stanza(1)), made.sender, stream)
+        arrivals.note(made.recipient, ET.fromstring(traffic.stanza(0)), "other.example", stream)
+        self.assertEqual((made.arrived, made.arrived_on), ([0], [0]))
+        error = ET.fromstring(f"<message type='error' from='u@{made.recipient}/r' to='u@{made.sender}/r' id='m2'/>")
+        arrivals.note(made.sender, error, made.recipient, stream)
+        self.assertEqual(made.bounced, {2})
+
+    def test_large_stanzas(self) -> None:
+        """They take the next numbers of a stream, and have the size that is asked for."""
+        made = account(True, "", sent=3)
+        stream = OutgoingStream([Traffic(made, "u@peer.example/r")], 1, mock.Mock())
+        found = large_stanzas(stream, 2, 100)
+        self.assertEqual([ET.fromstring(text).get("id") for text in found.values()], ["n3", "n4"])
+        self.assertEqual((sorted(found), len(ET.fromstring(found[4])[0].text or "")), ([3, 4], 100))
