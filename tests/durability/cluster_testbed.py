@@ -137,7 +137,7 @@ class ClusterNode:
         self.runner.begin([sys.executable, "-m", "tests.durability.relayed_node", str(self.inner_relay.port)])
 
     async def kill(self) -> None:
-        """End it with SIGKILL. Nobody listens at its ports then, also not a relay."""
+        """End it with SIGKILL. Then its ports refuse connections, that of the relay too."""
         self.runner.process.signal(signal.SIGKILL)
         self.inner_relay.refuse()
         await self.runner.ended()

@@ -75,7 +75,7 @@ class ClusterAccountTests(SynchronousTestCase):
         self.assertEqual(len(silences([Round("minority", "", 100.0, bridged=BRIDGE_LIMIT + 1)])), 1)
 
     def test_refused(self) -> None:
-        """A stanza that was answered by an error for want of room is seen; another error, or an earlier stanza, is not."""
+        """A stanza that was refused because there was no room is seen; another error, or an earlier stanza, is not."""
         made = account(True, "0")
         made.errors.update({2: ["resource-constraint"], 5: ["gone"]})
         self.assertEqual((made.refused_since(2), made.refused_since(3)), (True, False))
@@ -102,7 +102,7 @@ class ClusterFaultsTests(SynchronousTestCase):
         self.assertLess(10, len({kind for seed in range(8) for kind in self.plan(seed, 3)}))
 
     def test_old_sessions(self) -> None:
-        """What needs a session that may declare others dead by waiting comes last, so that the load goes on meanwhile."""
+        """Faults after which a node is declared dead by waiting come last, so that no time is spent on waiting first."""
         faults = ClusterFaults(mock.Mock(), random.Random(1))
         for seed in range(8):
             old = [faults.kinds[kind].old for kind in self.plan(seed, len(faults.kinds))]
