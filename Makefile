@@ -167,7 +167,7 @@ interop: $(DEV)
 
 bench: $(DEV)
 	@mkdir -p build
-	@$(BIN)/python -m benchmarks --json build/bench.json $(BENCH)
+	@$(if $(wildcard $(NATS_SERVER)),NATS_SERVER=$(NATS_SERVER)) $(BIN)/python -m benchmarks --json build/bench.json $(BENCH)
 
 calls: $(DEV)
 	@$(BIN)/python -m benchmarks.calls $(CALLS)

@@ -30,6 +30,7 @@ def measure(relay: Relay, streams: int, count: int) -> Mapping[str, float]:
         near = start("benchmarks.load", load)
         near.line()
         far.line()
+        relay.check()
         before = relay.cpu() if relay.cpu else 0.0
         near.go()
         report = json.loads(far.line())

@@ -5,7 +5,8 @@
 
 It sends one message on each stream after authentication, so that streams behind the relay are open too. Then it prints `ready`,
 waits for a line on its input, sends the rest, prints a JSON object (the number sent, and the seconds), and closes its streams
-normally. With `"rate": 2000` it sends this many a second, one by one, for at most `"seconds"`.
+normally. With `"ports": [...]` each peer has its own port. With `"rate": 2000` it sends this many a second, one by one, for at
+most `"seconds"`.
 """
 
 from __future__ import annotations
@@ -101,8 +102,9 @@ def _drain(stream: Stream) -> None:
 def main(job: dict[str, Any]) -> None:
     """Run the job of the command line."""
     streams = []
-    for domain, chain, key in job["peers"]:
-        stream = authenticated(job["port"], job["to"], domain, Certificate(Path(chain), Path(key)))
+    ports = job.get("ports") or [job["port"]] * len(job["peers"])
+    for (domain, chain, key), port in zip(job["peers"], ports, strict=True):
+        stream = authenticated(port, job["to"], domain, Certificate(Path(chain), Path(key)))
         # a new id for this run: stanzas from before a lost stream must not be taken for repeats
         stanza = message(domain, job["to"])
         stream.send((ENABLE if job.get("managed") else b"") + stanza.replace(ID, stamp()))

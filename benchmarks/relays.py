@@ -36,7 +36,8 @@ _COMPONENT_SECONDS = 60.0
 class Relay:
     """A running relay. `jobs` makes the jobs of a sink and of a load.
 
-    `cpu` returns its CPU seconds so far; None: those of the sink count.
+    `cpu` returns its CPU seconds so far; None: those of the sink count. `check` is called when all streams of a load are open. It
+    raises `LabError` if they are not as they should be.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Relay:
     gateway: Gateway | None = None
     console: int = 0
     component_port: int = 0
+    check: Callable[[], None] = lambda: None
 
 
 @contextmanager

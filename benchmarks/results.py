@@ -25,6 +25,8 @@ VALUES = {
     "seconds": ("s", 2), "cpu_s": ("CPU s", 2), "memory_mb": ("MB", 0), "entry_kb": ("kB an entry", 2),
     "handshake_ms": ("handshake, CPU ms", 2), "stanza_us": ("stanza, CPU µs", 0),
     "rest_percent": ("at rest, % of a core", 1),
+    "engine_percent": ("engine, % of a core", 1), "handed": ("handed on", 0),
+    "engine_rest": ("engine at rest, % of a core", 1),
     "status_s": ("s2sgw status, s", 2), "queue_s": ("s2sgw queue list, s", 2), "lanes_s": ("s2sgw lanes, s", 2),
     "microseconds": ("µs a turn", 2), "turn_ms": ("longest turn, ms ≤", 0),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import bulk, entries, growth, handshakes, idle, outbound, single, spooled, watching
+from benchmarks import bulk, cluster, entries, growth, handshakes, idle, outbound, single, spooled, watching
 from benchmarks.run import Run
 
 ROWS: dict[str, tuple[str, Callable[[Run], None]]] = {
@@ -20,5 +20,8 @@ ROWS: dict[str, tuple[str, Callable[[Run], None]]] = {
     "reload": ("reload, every second entry changed", entries.reloads),
     "spooled": ("spooled stanzas, all due at once", spooled.million),
     "growth": ("what a stanza and a handshake cost a gateway that holds much", growth.costs),
+    "cluster-bulk": ("bulk, 20 streams, through one gateway and through nodes of a cluster", cluster.bulk_load),
+    "cluster-single": ("1,000 single stanzas a second for each gateway, alone and in a cluster", cluster.single_load),
+    "cluster-port": ("bulk, 20 streams, through two nodes of one machine behind one port", cluster.one_port),
     "turn-watch": ("what the turn watch costs", watching.cost),
 }

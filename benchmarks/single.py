@@ -34,6 +34,7 @@ def measure(relay: Relay, rate: int, seconds: int) -> Mapping[str, float]:
         near = start("benchmarks.load", {**load, "rate": rate, "seconds": _SENDING_SECONDS})
         near.line()
         far.line()
+        relay.check()
         time.sleep(LINGER)
         assert relay.cpu is not None
         before = relay.cpu()

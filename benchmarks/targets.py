@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from benchmarks import entries, growth, spooled
+from benchmarks import cluster, entries, growth, spooled
 from benchmarks.relays import OURS, TITLES
 from benchmarks.results import VALUES, Results
 from benchmarks.run import LONG_TURN_MS
@@ -78,6 +78,9 @@ def _fixed() -> Iterator[Target]:
     yield Target("command", "s2sgw status", "seconds", _LESS, 0.3)
     yield from (Target("spooled", _SPOOLED, value, _LESS, 1.0) for value in ("status_s", "queue_s", "lanes_s"))
     yield Target("spooled", _SPOOLED, "p99_ms", _LESS, 2.0, spooled.EMPTY)
+    for kind, times in ((cluster.HOMES, 1.05), (cluster.HANDED, 1.1)):
+        yield Target("cluster-bulk", kind, "cpu_us", _LESS, times, cluster.ALONE)
+        yield Target("cluster-single", kind, "cpu_us", _LESS, times, cluster.ONE)
     for held in _HELD:
         yield from (Target("growth", held, value, _LESS, 1.2, growth.FEW) for value in ("stanza_us", "handshake_ms"))
 

@@ -333,6 +333,27 @@ def node_listener(cluster: Cluster) -> Complaints:
         yield Complaint(path, "is on loopback, which nodes on other machines (cluster.members) cannot reach")
 
 
+#: A port of a cluster that only one process may have, and why.
+_OWN_PORTS = "cannot share its port: other processes would get a part of its connections"
+
+
+def reused_ports(listen: tuple[Listener, ...], backends: tuple[Backend, ...], console: Console, cluster: Cluster) -> Complaints:
+    """Yield endpoints with reuseport where another process could not do what this one does."""
+    direct = {("listen", index, "endpoint") for index, each in enumerate(listen) if each.tls == "direct"}
+    own = _pages(console) + ([] if cluster.listen is None else [(("cluster", "listen"), cluster.listen)])
+    for path, endpoint in _listeners(listen, backends) + own:
+        if not EndpointString.parse(endpoint).reuses_port:
+            continue
+        if (path, endpoint) in own:
+            yield Complaint(path, _OWN_PORTS)
+        elif cluster.node is None:
+            text = "reuseport is for nodes of one cluster on one machine. Without [cluster] two gateways on one port would take "
+            yield Complaint(path, f"{text}connections from each other: leave it out")
+        elif path in direct:
+            text = "reuseport is for STARTTLS: a connection that begins with TLS cannot be handed on to the home of its peer. "
+            yield Complaint(path, f"{text}Give each node another port for direct TLS")
+
+
 def cluster_backends(cluster: Cluster, backends: tuple[Backend, ...]) -> Complaints:
     """Yield backends that several nodes cannot share."""
     for index, backend in enumerate(backends):
@@ -490,6 +511,7 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (admin_group, "gateway", "admin"),
     (cluster_keys, "cluster", "tree"),
     (node_listener, "cluster"),
+    (reused_ports, "listen", "backend", "console", "cluster"),
     (cluster_backends, "cluster", "backend"),
     (cluster_queue, "cluster", "queue"),
 )

@@ -1,7 +1,8 @@
 """Endpoints to listen on, as operators write them: `tcp:5269`, `tcp6:5269`, `unix:/run/x`, `systemd:name=s2sgw`,
 `systemd:domain=INET6:index=0`.
 
-The spelling is Twisted's (twisted.internet.endpoints). The kinds are limited to those that carry a plain stream: Twisted's
+The spelling is Twisted's (twisted.internet.endpoints), with one parameter more: `tcp:5269:reuseport=yes` shares the port with
+other processes (SO_REUSEPORT, socket(7)). The kinds are limited to those that carry a plain stream: Twisted's
 `ssl:` and `tls:` would open a listener of another protocol.
 """
 
@@ -13,9 +14,9 @@ from types import MappingProxyType
 
 #: Parameters of each kind. The first may be given without its name.
 KINDS = MappingProxyType({
-    "tcp": ("port", "interface", "backlog"),
-    "tcp4": ("port", "interface", "backlog"),
-    "tcp6": ("port", "interface", "backlog"),
+    "tcp": ("port", "interface", "backlog", "reuseport"),
+    "tcp4": ("port", "interface", "backlog", "reuseport"),
+    "tcp6": ("port", "interface", "backlog", "reuseport"),
     "unix": ("address", "mode", "backlog", "lockfile"),
     "systemd": ("domain", "index", "name"),
 })
@@ -57,6 +58,10 @@ class EndpointString:
                 raise ValueError(f'"{text}": {name} must be a number, not "{value}"')
         if self.port is not None and self.port > 65535:
             raise ValueError(f'"{text}": there is no port {self.port} (0 to 65535)')
+        if self.arguments.get("reuseport", "yes") != "yes" or self.interface == "reuseport":
+            raise ValueError(f'"{text}": write reuseport=yes, or leave it out')
+        if self.reuses_port and not self.port:
+            raise ValueError(f'"{text}": reuseport needs a port, which other processes know')
         if self.kind == "systemd" and ("index" in self.arguments) == ("name" in self.arguments):
             raise ValueError(f'"{text}": write name= or index=, as in "systemd:name=s2sgw" or "systemd:domain=INET6:index=0"')
         if self.socket_name is None and not self.arguments.get(KINDS[self.kind][0]):
@@ -85,6 +90,11 @@ class EndpointString:
     def backlog(self) -> int:
         """Return how many connections may wait to be accepted."""
         return int(self.arguments.get("backlog", BACKLOG))
+
+    @property
+    def reuses_port(self) -> bool:
+        """Return whether other processes of the same user may listen on the same port, if they say so too (SO_REUSEPORT)."""
+        return "reuseport" in self.arguments
 
     @property
     def socket_name(self) -> str | None:

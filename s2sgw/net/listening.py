@@ -227,8 +227,8 @@ def trouble(failure: Failure) -> str:
     number = error.socketError.errno if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError) else None
     if number == errno.EADDRINUSE:
         return (
-            "the port is in use, perhaps by your XMPP server, by systemd for s2sgw.socket, or by s2sgw itself "
-            "on another interface, which needs a restart; `ss -ltnp` shows by what"
+            "the port is in use, perhaps by your XMPP server, by systemd for s2sgw.socket, by another node (all need "
+            "reuseport=yes and one user), or by s2sgw itself on another address, which needs a restart; `ss -ltnp` shows by what"
         )
     if number == errno.EACCES:
         return "a port below 1024 needs the capability CAP_NET_BIND_SERVICE, which the unit of `s2sgw setup systemd` gives"
@@ -246,24 +246,29 @@ def has_ipv6() -> bool:
 
 
 def _listen_tcp4(reactor: Any, place: EndpointString, factory: ServerFactory) -> Deferred[IListeningPort]:
+    if place.reuses_port:  # Twisted cannot
+        return maybeDeferred(_adopt_tcp, reactor, place, factory, socket.AF_INET)
     return maybeDeferred(reactor.listenTCP, place.port, factory, place.backlog, place.interface or "0.0.0.0")
 
 
 def _listen_tcp6(reactor: Any, place: EndpointString, factory: ServerFactory) -> Deferred[IListeningPort]:
     """Listen on IPv6 alone (IPV6_V6ONLY), so that IPv4 addresses are never mapped. The system's default is not used."""
-    return maybeDeferred(_adopt_tcp6, reactor, place, factory)
+    return maybeDeferred(_adopt_tcp, reactor, place, factory, socket.AF_INET6)
 
 
-def _adopt_tcp6(reactor: Any, place: EndpointString, factory: ServerFactory) -> IListeningPort:
-    interface = place.interface or "::"
-    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as opened:
+def _adopt_tcp(reactor: Any, place: EndpointString, factory: ServerFactory, family: socket.AddressFamily) -> IListeningPort:
+    interface = place.interface or ("::" if family == socket.AF_INET6 else "0.0.0.0")
+    with socket.socket(family, socket.SOCK_STREAM) as opened:
         opened.setblocking(False)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if place.reuses_port:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             opened.bind((interface, place.port))
             opened.listen(place.backlog)
         except OSError as problem:
             raise CannotListenError(interface, place.port, problem) from None
-        port: IListeningPort = reactor.adoptStreamPort(opened.fileno(), socket.AF_INET6, factory)
+        port: IListeningPort = reactor.adoptStreamPort(opened.fileno(), family, factory)
     return port

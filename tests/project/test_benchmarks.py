@@ -11,7 +11,7 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import report, testbed
+from benchmarks import cluster, report, testbed
 from benchmarks.chart import svg
 from benchmarks.relays import RELAYS, TITLES
 from benchmarks.results import VALUES, Results, spread
@@ -116,6 +116,38 @@ class TargetTests(SynchronousTestCase):
             self.assertIn(target.row, ROWS)
             self.assertIn(target.value, VALUES)
         self.assertEqual(set(RELAYS), set(TITLES))
+
+
+class ClusterTests(SynchronousTestCase):
+    """Rows of several nodes."""
+
+    def test_places(self) -> None:
+        """Peers take the nodes in turn. If a third is handed on, each node takes a connection of each other node's home, or two."""
+        homes, turned = cluster.places(20, 3, turned=False), cluster.places(20, 3, turned=True)
+        self.assertEqual([0, 1, 2, 0, 1, 2], homes[:6])
+        moved = [home for home, place in zip(homes, turned, strict=True) if home != place]
+        self.assertEqual(cluster.turned_peers(20, 3), len(moved))
+        self.assertEqual(7, len(moved))
+        self.assertEqual({0, 1, 2}, set(moved))
+        self.assertEqual(([0] * 20, 0), (cluster.places(20, 1, turned=True), cluster.turned_peers(20, 1)))
+
+    def test_connections(self) -> None:
+        """Connections that were accepted at a port count: not those from there, not listeners, not those that are closing."""
+        table = "\n".join([
+            "  sl  local_address rem_address   st tx_queue rx_queue",
+            "   0: 0100007F:1497 00000000:0000 0A 00000000:00000000", "   1: 0100007F:1497 0100007F:9000 01 00000000:00000000",
+            "   2: 0100007F:9000 0100007F:1497 01 00000000:00000000", "   3: 0100007F:1498 0100007F:9001 01 00000000:00000000",
+            "   4: 0100007F:1497 0100007F:9002 06 00000000:00000000",
+        ])
+        self.assertEqual((1, 2, 0), tuple(cluster.connections(ports, table) for ports in ([0x1497], [0x1497, 0x1498], [])))
+
+    def test_no_engine(self) -> None:
+        """Without nats-server the row says so, and nothing is started."""
+        made = Results()
+        self.patch(cluster, "nats_server", lambda: None)
+        with mock.patch("builtins.print"):
+            cluster.bulk_load(Run(mock.Mock(), mock.Mock(), mock.Mock(), made))
+        self.assertEqual(["not measured: nats-server is not installed"], made.rows["cluster-bulk"][cluster.ALONE]["notes"])
 
 
 class ReportTests(SynchronousTestCase):

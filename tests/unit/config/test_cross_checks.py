@@ -291,6 +291,22 @@ class ClusterTests(ConfigTestCase):
             (found,) = self.with_gateway(self.WHOLE.replace("tcp:5271:interface=192.0.2.11", endpoint))
             self.assertIn(f"cluster.listen: {words}", found, endpoint)
 
+    def test_shared_ports(self) -> None:
+        """Nodes may share the ports for STARTTLS and for the server behind them, and no other port."""
+        shared = 'endpoint = "tcp:5269:reuseport=yes"\n'
+        self.assertEqual([], self.with_gateway(f"[[listen]]\n{shared}{self.WHOLE}"))
+        inner = '[backend]\nlisten = "tcp:15271:interface=127.0.0.1:reuseport=yes"\n'
+        self.assertEqual([], self.with_gateway(inner + self.WHOLE))
+        self.assertIn("backend.listen: reuseport is for nodes of one cluster", self.with_gateway(inner)[0])
+        (found,) = self.with_gateway(f"[[listen]]\n{shared}")
+        self.assertIn("listen[0].endpoint: reuseport is for nodes of one cluster on one machine. Without [cluster] two gateways", found)
+        (found,) = self.with_gateway(f'[[listen]]\n{shared}tls = "direct"\n{self.WHOLE}')
+        self.assertIn("listen[0].endpoint: reuseport is for STARTTLS", found)
+        (found,) = self.with_gateway(self.WHOLE.replace("192.0.2.11", "192.0.2.11:reuseport=yes"))
+        self.assertIn("cluster.listen: cannot share its port", found)
+        (found,) = self.with_gateway(f'[console]\nlisten = "tcp:8269:interface=127.0.0.1:reuseport=yes"\n{self.WHOLE}')
+        self.assertIn("console.listen: cannot share its port", found)
+
     def test_loopback(self) -> None:
         """Nodes of one machine can use its loopback addresses."""
         text = self.WHOLE.replace("192.0.2.11", "127.0.0.2").replace("192.0.2.0/28", "127.0.0.0/8")

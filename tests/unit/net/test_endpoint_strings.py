@@ -31,12 +31,23 @@ class EndpointStringTests(SynchronousTestCase):
             complaint = str(self.assertRaises(ValueError, EndpointString.parse, text))
             self.assertIn('for direct TLS write endpoint = "tcp:5270" and tls = "direct"', complaint)
 
+    def test_shared(self) -> None:
+        """A TCP port may be shared with other processes. Only "yes" says so, and the port must be known."""
+        for text in ("tcp:5269:reuseport=yes", "tcp6:5269:reuseport=yes", "tcp4:5269:interface=192.0.2.1:reuseport=yes"):
+            self.assertTrue(EndpointString.parse(text).reuses_port, text)
+        self.assertFalse(EndpointString.parse("tcp:5269").reuses_port)
+        for text, words in (
+            ("tcp:5269:reuseport=no", "write reuseport=yes, or leave it out"), ("tcp:0:reuseport=yes", "reuseport needs a port"),
+            ("tcp:5269:reuseport", "write reuseport=yes"), ("unix:/run/x:reuseport=yes", "unix: has no parameter reuseport"),
+        ):
+            self.assertIn(words, str(self.assertRaises(ValueError, EndpointString.parse, text)), text)
+
     def test_refused(self) -> None:
         """Everything else is refused with its reason."""
         for text, words in (
             ("5269", 'write "tcp:5269"'), ("", "is not an endpoint"), ("tcp", "has no port"), ("tcp:x", 'port must be a number, not "x"'),
             ("tcp:-1", "port must be a number"), ("tcp:99999", "there is no port 99999 (0 to 65535)"),
-            ("tcp:1:bogus=2", "has no parameter bogus; it has port, interface, backlog"), ("tcp:1:a:2:b", "has too many parts"),
+            ("tcp:1:bogus=2", "has no parameter bogus; it has port, interface, backlog, reuseport"), ("tcp:1:a:2:yes:b", "has too many parts"),
             ("systemd:domain=INET6", "write name= or index="), ("systemd:domain=INET6:index=0:name=x", "write name= or index="), ("systemd:domain=INET6:index=x", "index must be a number"),
             ("unix:", "has no address"), ("udp:53", "is not an endpoint"), ("haproxy:tcp:5269", "is not an endpoint"),
         ):

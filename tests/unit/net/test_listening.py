@@ -185,7 +185,7 @@ class AcceptanceTests(SynchronousTestCase):
         for available in (True, False):
             self.patch(listening, "has_ipv6", lambda available=available: available)
             adopted: list[int] = []
-            self.patch(listening, "_adopt_tcp6", lambda reactor, place, factory, adopted=adopted: adopted.append(place.port))
+            self.patch(listening, "_adopt_tcp", lambda reactor, place, factory, family, adopted=adopted: adopted.append(place.port))
             reactor = MemoryReactor()
             self.assertEqual(2 if available else 1, len(listen(reactor, "tcp:5269", self.factory())))
             self.assertEqual([5269] if available else [], adopted)
@@ -205,6 +205,34 @@ class AcceptanceTests(SynchronousTestCase):
         (found,) = listen(SimpleNamespace(adoptStreamPort=adopt), "tcp6:0:interface=\\:\\:1", self.factory())
         self.successResultOf(found)
         self.assertEqual([True], taken)
+
+    def test_shared_port(self) -> None:
+        """A port is shared by those who say so, in both families. Who does not say so gets no share, and gives none."""
+        reactor = SimpleNamespace(adoptStreamPort=lambda fileno, family, factory: socket.socket(fileno=os.dup(fileno)))
+
+        def opened(port: int, family: str) -> Any:
+            interface = "\\:\\:1" if family == "tcp6" else "127.0.0.1"
+            (found,) = listen(reactor, f"{family}:{port}:interface={interface}:reuseport=yes", self.factory())
+            results: list[Any] = []
+            found.addBoth(results.append)
+            if isinstance(results[0], socket.socket):
+                self.addCleanup(results[0].close)
+            return results[0]  # the socket, or the failure
+
+        for family in ("tcp", "tcp6") if has_ipv6() else ("tcp",):
+            address = "::1" if family == "tcp6" else "127.0.0.1"
+            with socket.socket(socket.AF_INET6 if family == "tcp6" else socket.AF_INET) as probe:
+                probe.bind((address, 0))
+                port = probe.getsockname()[1]
+            first, second = opened(port, family), opened(port, family)
+            self.assertEqual([port, port], [each.getsockname()[1] for each in (first, second)])
+            self.assertEqual([1, 1], [each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in (first, second)])
+            with socket.socket(first.family) as other:
+                self.assertRaises(OSError, other.bind, (address, port))
+        with socket.socket() as alone:
+            alone.bind(("127.0.0.1", 0))
+            alone.listen()
+            self.assertIsInstance(opened(alone.getsockname()[1], "tcp"), Failure)
 
     def test_trouble(self) -> None:
         """A port in use and a missing privilege are reported with the remedy. Other errors have their own text."""
