@@ -249,10 +249,17 @@ class QueueVerbs:
         if target.position is not None and not (yield from self._may_wait(target)):
             raise VerbError(f"nothing was held: no stanza waits with number {target.position} in this lane")
         try:
-            self._services.holds.add(target)
+            yield Deferred.fromCoroutine(self._services.holds.add(target))
         except (TooManyHolds, OSError) as error:
             raise VerbError(f"cannot be held: {error}") from None
-        return (yield from self._change(target, DeliveryQueue.hold))
+        lanes = stanzas = 0
+        for queue in (yield from self._chosen(target)):
+            number = yield from self._number(queue, target)
+            queue.hold(target.position)
+            lanes += number > 0
+            stanzas += number
+            yield None
+        return {"lanes": lanes, "stanzas": stanzas}
 
     def _may_wait(self, target: HoldTarget) -> SlicedWork[bool]:
         """Return whether the stanza waits in memory, or may wait in the spool."""
@@ -263,35 +270,27 @@ class QueueVerbs:
 
     def release(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
         """Remove all holds that the target covers. `holds` is their number."""
-        target = self._changing("release", arguments)
+        return self._slices.run(self._release(self._changing("release", arguments)))
+
+    def _release(self, target: HoldTarget) -> SlicedWork[dict[str, Any]]:
+        """Release each lane of the target, unless another hold covers it. Stanzas are counted first: some are sent at once."""
+        counted: dict[DeliveryQueue, int] = {}
+        for queue in (yield from self._chosen(target)):
+            counted[queue] = yield from self._number(queue, target)
+            yield None
         try:
-            holds = self._services.holds.discard(target)
+            holds: int = yield Deferred.fromCoroutine(self._services.holds.discard(target))
         except OSError as error:
             raise VerbError(f"cannot be released: {error}") from None
-        result = self._slices.run(self._change(target, self._release))
-        return result.addCallback(lambda row: {**row, "holds": holds})
-
-    def _release(self, queue: DeliveryQueue, position: int | None) -> bool:
-        """Release a lane, unless another hold covers it."""
-        covered = self._services.holds.holds(queue.pair)
-        if not covered:
-            queue.release(position)
-        return not covered
-
-    def _change(self, target: HoldTarget, act: Callable[[DeliveryQueue, int | None], bool | None]) -> SlicedWork[dict[str, Any]]:
-        """Return the work of `act` on each lane of the target.
-
-        A lane is not counted if it has no stanzas, or if `act` returns False.
-        The stanzas are counted before that, since a release may send them at once.
-        """
         lanes = stanzas = 0
-        for queue in (yield from self._chosen(target)):
-            number = yield from self._number(queue, target)
-            if act(queue, target.position) is not False:
+        for queue in (yield from self._chosen(target)):  # some may have been made meanwhile
+            number = counted[queue] if queue in counted else (yield from self._number(queue, target))
+            if not self._services.holds.holds(queue.pair):
+                queue.release(target.position)
                 lanes += number > 0
                 stanzas += number
             yield None
-        return {"lanes": lanes, "stanzas": stanzas}
+        return {"lanes": lanes, "stanzas": stanzas, "holds": holds}
 
     def flush(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
         """Retry the delivery now. For a stanza, its lane is retried."""

@@ -92,6 +92,9 @@ class Entry(NamedTuple):
 class Watch(Protocol):
     """A subscription to a part of the shared table."""
 
+    async def current(self) -> None:
+        """Return when every change that was made before this call has been told. Errors: `EngineGone`."""
+
     def stop(self) -> None:
         """Call no more."""
 

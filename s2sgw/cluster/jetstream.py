@@ -469,11 +469,18 @@ class JetStreamEngine(ClusterEngine):
             for subject in {subject for stream in subjects_below("") for subject in table_subjects(stream)}:
                 self._connection.subscribe(subject, self._hint)
         patterns = subjects_below(prefix).items()
-        watches = [TableWatch(self._api.next_page, stream, pattern, _entry, changed) for stream, pattern in patterns]
+        watches = [TableWatch(self._api, stream, pattern, _entry, changed) for stream, pattern in patterns]
         self._watches += watches
         for watch in watches:
             self._connection.start(watch.run())
-        return _Watches(watches, self._watches)
+        return _Watches(watches, self._watches, self._current)
+
+    async def _current(self, watches: Sequence[TableWatch]) -> None:
+        await self._call(self._all_current(watches))
+
+    async def _all_current(self, watches: Sequence[TableWatch]) -> None:
+        for watch in watches:
+            await watch.current()
 
     def _hint(self, message: Message) -> None:
         for watch in self._watches:
@@ -527,9 +534,16 @@ class JetStreamEngine(ClusterEngine):
 class _Watches(Watch):
     """The watches of one prefix: it may have values in two streams."""
 
-    def __init__(self, watches: Iterable[TableWatch], all_watches: list[TableWatch]) -> None:
+    def __init__(
+        self, watches: Iterable[TableWatch], all_watches: list[TableWatch],
+        current: Callable[[Sequence[TableWatch]], Awaitable[None]],
+    ) -> None:
         self._watches = list(watches)
         self._all = all_watches
+        self._current = current
+
+    async def current(self) -> None:
+        await self._current(self._watches)
 
     def stop(self) -> None:
         for watch in self._watches:

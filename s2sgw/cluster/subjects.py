@@ -18,6 +18,8 @@ KEPT_SUBJECTS = "s2sgw.pen.>"
 PULSES = "s2sgw.pulse"
 
 _WORD = re.compile(r"[A-Za-z0-9_=-]+\Z")
+#: In a word of a key "_" stands for a dot, and "=" with two hexadecimal digits for any other character.
+_SPECIAL, _ESCAPE = re.compile(r"[^A-Za-z0-9-]"), re.compile(r"=([0-9a-f]{2})")
 _NODE_WORDS = ("node", "cluster")
 
 
@@ -98,6 +100,27 @@ def subjects_below(prefix: str) -> dict[str, str]:
     if prefix:
         return {key_stream(prefix): f"{key_subject(prefix)}.>"}
     return {NODES_STREAM: "s2sgw.>", BOOK_STREAM: "s2sgw.book.>"}
+
+
+def key_word(domain: Domain) -> str:
+    """Return a word of a key for a domain. `domain_of_word` is the inverse."""
+    return _SPECIAL.sub(_escaped, domain.ascii)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return "_" if found[0] == "." else f"={ord(found[0]):02x}"
+
+
+def _meant(found: re.Match[str]) -> str:
+    return chr(int(found[1], 16))
+
+
+def domain_of_word(word: str) -> Domain | None:
+    """Return the domain of a word of a key; None: it is none of ours."""
+    try:
+        return Domain.parse(_ESCAPE.sub(_meant, word.replace("_", ".")))
+    except InvalidJID:
+        return None
 
 
 def table_subjects(stream: str) -> list[str]:

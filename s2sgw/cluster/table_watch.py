@@ -7,7 +7,8 @@ a message to the watched subjects passes by, which is a hint alone, and now and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Protocol
 
 from twisted.logger import Logger
 
@@ -20,8 +21,13 @@ _AFTER_HINT = (0.01, 0.05, 0.25)
 _INTERVAL = 2.0
 _PAGE_BYTES = 1024 * 1024
 
-#: Reads records of a stream and pattern behind a sequence, about so many bytes (`JetStreamAPI.next_page`).
-_Read = Callable[[str, str, int, int], Awaitable[RecordPage]]
+
+class TableReader(Protocol):
+    """The reads that a watch needs (`JetStreamAPI`)."""
+
+    async def next_page(self, stream: str, subjects: str, after: int, at_most: int) -> RecordPage: ...
+
+    async def leader_next(self, stream: str, subject: str, after: int) -> Found | None: ...
 
 
 class TableWatch(Watch):
@@ -30,9 +36,9 @@ class TableWatch(Watch):
     _log = Logger()
 
     def __init__(
-        self, read: _Read, stream: str, pattern: str, entry: Callable[[Found], Entry], changed: Callable[[Entry], None]
+        self, api: TableReader, stream: str, pattern: str, entry: Callable[[Found], Entry], changed: Callable[[Entry], None]
     ) -> None:
-        self._read_page = read
+        self._api = api
         self._stream = stream
         self._pattern = pattern
         self._entry = entry
@@ -65,22 +71,33 @@ class TableWatch(Watch):
                 if await self._read():
                     break
 
+    async def current(self) -> None:
+        """Tell every change that was made before this call: go on until the leader has no newer one. A replica may be behind."""
+        while not self._stopped:
+            newer = await self._api.leader_next(self._stream, self._pattern, self._known)
+            if newer is None:
+                return
+            if not await self._read():
+                self._take(newer)
+
     async def _read(self) -> bool:
         """Tell what is new; return whether there was anything."""
         before, more = self._known, True
         while more and not self._stopped:
             try:
-                page = await self._read_page(self._stream, self._pattern, self._known, _PAGE_BYTES)
+                page = await self._api.next_page(self._stream, self._pattern, self._known, _PAGE_BYTES)
             except EngineError:
                 break
             for found in page.records:
-                if not self._stopped:
-                    self._known = found.sequence
-                    self._tell(found)
+                self._take(found)
             more = page.more and bool(page.records)
         return self._known > before
 
-    def _tell(self, found: Found) -> None:
+    def _take(self, found: Found) -> None:
+        """Tell a record, unless another call has told it meanwhile."""
+        if self._stopped or found.sequence <= self._known:
+            return
+        self._known = found.sequence
         try:
             self._changed(self._entry(found))
         except Exception:

@@ -21,6 +21,7 @@ from s2sgw.cluster.members import MemberNotice, Members, MemberTimes
 from s2sgw.cluster.membership import Membership, TCPProbe
 from s2sgw.cluster.nats_connection import Login
 from s2sgw.cluster.reactor_loop import ReactorLoop
+from s2sgw.cluster.shared_holds import SharedHolds
 from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings, digest
 from s2sgw.cluster.spool import JetStreamSpool
 from s2sgw.cluster.subjects import SPOOL_STREAMS
@@ -78,6 +79,7 @@ class EngineParts:
     notices: MembershipNotices
     lease: WriteLease
     settings: SettingsGuard
+    holds: SharedHolds
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ def build_engine(
     assert cluster.node is not None
     assert cluster.listen is not None
     node, notices = cluster.node, MembershipNotices()
+    home = partial(home_of, local_domains=local_domains)
     loop = ReactorLoop(reactor)
     engine = JetStreamEngine(
         cluster.engine, loop, record_bytes=largest_stanza(config) + RECORD_BYTES, shard_bytes=shard_bytes(config.queue.disk),
@@ -106,7 +109,7 @@ def build_engine(
     )
     spool = JetStreamSpool(
         engine, config.queue.disk, partial(reactor.callLater, 0), reactor, session=secrets.token_hex(8), wall=wall.seconds,
-        peer_of=partial(home_of, local_domains=local_domains), share=int(config.queue.disk * config.queue.share),
+        peer_of=home, share=int(config.queue.disk * config.queue.share),
         lost=notices.lost, report=report,
     )
     times = MemberTimes(lease=cluster.lease, bridge=cluster.bridge)
@@ -115,7 +118,8 @@ def build_engine(
     membership = Membership(members, engine, TCPProbe(reactor, place.host), notices, reactor)
     lease = WriteLease(membership.may_write, reactor)
     settings = SettingsGuard(engine, node, shared_settings(config, secret), reactor)
-    return EngineParts(node, loop, engine, spool, members, membership, notices, lease, settings)
+    holds = SharedHolds(engine, reactor, membership.may_write, home, report)
+    return EngineParts(node, loop, engine, spool, members, membership, notices, lease, settings, holds)
 
 
 def build_cluster(
@@ -123,12 +127,13 @@ def build_cluster(
     initiated: InitiatedStreams, reactor: Any,
 ) -> ClusterParts:
     """Build the homes of peers, which are claimed from now on before stanzas enter a queue."""
-    peers = QueuedPeers(custody, ingress_services, accepted, initiated, parts.spool)
+    peers = QueuedPeers(custody, ingress_services, accepted, initiated, parts.spool, parts.holds)
+    parts.holds.changed = peers.holds_changed
     homes = ClusterHomes(HomeTable(parts.node, parts.members), parts.members, parts.engine, peers, reactor)
     ingress_services.homes = parts.notices.homes = homes
     return ClusterParts(
         parts.node, parts.loop, parts.engine, parts.spool, parts.members, parts.membership, parts.notices, parts.lease,
-        parts.settings, homes,
+        parts.settings, parts.holds, homes,
     )
 
 

@@ -15,7 +15,7 @@ from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.delivery.bounces import Bounces
 from s2sgw.delivery.custody import Custody
 from s2sgw.delivery.expiry import ExpirySweep
-from s2sgw.delivery.holds import OperatorHolds
+from s2sgw.delivery.holds import Holds, OperatorHolds
 from s2sgw.delivery.memory_relief import MemoryRelief
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.delivery.restoring import AT_ONCE, StartupRestore
@@ -62,7 +62,7 @@ def build_spool(
 def build_custody(
     clock: IReactorTime, record: EventRecord, spool: Spool, *, memory: int, hold_times: Callable[[Pair], HoldTimes],
     is_inbound: Callable[[Pair], bool], share: float = SHARE, window: float = 0.02, spools: bool = True,
-    holds: OperatorHolds | None = None, restore: int = AT_ONCE, wall: WallClock | None = None,
+    holds: Holds | None = None, restore: int = AT_ONCE, wall: WallClock | None = None,
     soon: Callable[[Callable[[], None]], object] | None = None,
 ) -> Custody:
     """Build the registry of delivery queues, which has no queue yet, and the services of queues. `attach` adds the next hops.
@@ -83,11 +83,12 @@ def build_custody(
 
 def build_running_custody(
     running: RunningConfiguration, state: Path, reactor: Any, wall: WallClock, record: EventRecord, spool: Spool, slices: Slices,
+    holds: Holds | None = None,
 ) -> Custody:
-    """Build the custody of `[queue]`."""
+    """Build the custody of `[queue]`. `holds`: those that the nodes of a cluster share; None: those of the state directory."""
     queue = running.config.queue
     return build_custody(
         reactor, record, spool, memory=queue.memory, share=queue.share, hold_times=running.hold_times,
         is_inbound=running.is_inbound, window=queue.window, spools=queue.disk > 0,
-        holds=OperatorHolds(state, SpoolLog(reactor).report), restore=queue.restore, wall=wall, soon=slices.call,
+        holds=holds or OperatorHolds(state, SpoolLog(reactor).report), restore=queue.restore, wall=wall, soon=slices.call,
     )

@@ -15,6 +15,7 @@ from twisted.internet.defer import TimeoutError as TwistedTimeout
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import ServerFactory
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -44,6 +45,8 @@ OPEN_SECONDS = 60.0
 DRAIN_SECONDS = 20.0
 #: Seconds in which other nodes close the streams that this one has handed on to them.
 DOOR_SECONDS = 10.0
+#: Seconds before the engine is asked again, if it does not answer.
+READ_AGAIN = 1.0
 #: Seconds in which the other nodes are told that this one leaves, and in which the engine is closed.
 LEAVE_SECONDS, CLOSE_SECONDS = 5.0, 5.0
 
@@ -106,6 +109,7 @@ class NodeLife:
             await self._port.open()
         except (CannotListenError, ValueError) as error:
             raise EngineUnfit(f"cluster.listen: {error}") from error
+        parts.holds.table.start()
         parts.engine.answer(parts.node, parts.homes.answer)
         parts.homes.start()
         parts.membership.start()
@@ -122,7 +126,7 @@ class NodeLife:
                 self.log.warn(event="lease over", detail="nothing is written to streams until the engine answers")
             case LeaseRegained():
                 self.log.info(event="lease regained")
-                self._open_doors()
+                self._begin(self._read_again())
             case StreamsMustEnd():
                 self._close_doors("the engine did not answer in time: peers go to other nodes")
             case SessionEnded():
@@ -143,6 +147,7 @@ class NodeLife:
         """Open the doors, if this node fits to the others that are members now."""
         try:
             await self._parts.settings.agree(session.birth)
+            await self._parts.holds.current()
             self._check_place()
         except EngineUnfit as error:
             self._doors.give_up(str(error))
@@ -154,6 +159,17 @@ class NodeLife:
                 self.log.info(event="joined", node=self._parts.node, others=sorted(self._parts.members.listeners()))
                 self._admitted = True
                 self._open_doors()
+
+    async def _read_again(self) -> None:
+        """Open the doors when it is known here what operators have decided meanwhile."""
+        try:
+            await self._parts.holds.current()
+        except EngineGone:
+            await deferLater(self._clock, READ_AGAIN)
+            if not self._leaving:
+                self._begin(self._read_again())
+        else:
+            self._open_doors()
 
     def _check_place(self) -> None:
         """Raise `EngineUnfit` if this node is on loopback and another one is not, or the other way round."""

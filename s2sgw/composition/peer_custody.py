@@ -6,17 +6,19 @@ that is still to come, nor a receipt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from math import inf
 from typing import ParamSpec, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger, LogLevel
 
-from s2sgw.cluster.engine import Fence, PeerLogs
+from s2sgw.cluster.engine import EngineError, Fence, PeerLogs
 from s2sgw.cluster.records import RecordError
 from s2sgw.delivery.custody import STALL_SECONDS, Custody
+from s2sgw.delivery.holds import HoldTarget
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.net.connection import StreamConnection
@@ -27,8 +29,10 @@ from s2sgw.spool.interface import LaneSummary, SpoolError
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
-#: Seconds between two readings of the operator's holds, which `in_use` needs for each peer.
-HOLDS_SECONDS = 1.0
+#: Seconds before the operators' holds are read again, if the engine does not answer.
+READ_AGAIN = 1.0
+#: Queues that follow a change of holds in one turn of the reactor.
+AT_ONCE = 25
 
 _CLOSED = Ending(Cause.CLOSED, "this node of the gateway gives the peer up")
 _DROPPED = Ending(Cause.OTHER_NODE, "this node is not the home of the peer any more")
@@ -54,6 +58,22 @@ class PeerLanes(Protocol):
     def forget(self, peer: Domain, why: str) -> None: ...
 
 
+class PeerHolds(Protocol):
+    """The operators' holds that all nodes share (`cluster.shared_holds`)."""
+
+    def __iter__(self) -> Iterator[HoldTarget]: ...
+
+    def holds(self, pair: Pair) -> bool: ...
+
+    def positions(self, pair: Pair) -> set[int]: ...
+
+    def ended(self, pair: Pair, positions: Collection[int]) -> None: ...
+
+    async def current(self) -> None: ...
+
+    def abandon(self, peer: Domain) -> None: ...
+
+
 class QueuedPeers:
     """The `PeerCustody` of a gateway (see `cluster.homes`)."""
 
@@ -61,12 +81,12 @@ class QueuedPeers:
 
     def __init__(
         self, custody: Custody, ingress_services: IngressServices, accepted: AcceptedStreams, initiated: InitiatedStreams,
-        spool: PeerLanes,
+        spool: PeerLanes, holds: PeerHolds,
     ) -> None:
         """Take the parts of a gateway that was built and is not open: queues and streams are listed by their homes from now on.
 
-        `spool` is that of `custody`. Its `peer_of` must be `ingress_services.home`. Set `ingress_services.homes` next, so that
-        the home of each pair is claimed before its stanzas enter a queue.
+        `spool` and `holds` are those of `custody`. The `peer_of` of the spool must be `ingress_services.home`. Set
+        `ingress_services.homes` next, so that the home of each pair is claimed before its stanzas enter a queue.
         """
         self._custody = custody
         self._queues = custody.queues
@@ -76,9 +96,10 @@ class QueuedPeers:
         self._accepted = accepted
         self._initiated = initiated
         self._spool = spool
-        #: the peers that are being closed, each with the mark of that call; `drop` takes it away
+        self._holds = holds
+        #: the peers that are being taken, or closed, each with the mark of that call; `drop` takes it away
+        self._taking: dict[Domain, object] = {}
         self._closing: dict[Domain, object] = {}
-        self._held: tuple[float, frozenset[Domain]] = (-inf, frozenset())
         for part in (custody.queues, ingress_services.lines, accepted, initiated):
             part.index_by(ingress_services.home)
 
@@ -88,21 +109,15 @@ class QueuedPeers:
     # --- how a peer is used ---
 
     def in_use(self, peer: Domain) -> bool:
-        """Return whether a stream of `peer` is open, a stanza from or to it is held or waits for its admission, or it is on hold.
+        """Return whether a stream of `peer` is open, or a stanza from or to it is held or waits for its admission.
 
         A queue that holds nothing counts until the sweep forgets it.
         """
         streams = self._accepted.of_home(peer) or self._initiated.of_home(peer)
-        return bool(streams) or self._queues.has_home(peer) or bool(self._lines.of_home(peer)) or peer in self._on_hold()
+        return bool(streams) or self._queues.has_home(peer) or bool(self._lines.of_home(peer))
 
     def quiet(self, peer: Domain) -> float:
-        """Return for how many seconds nothing came on a stream with the peer's server. Infinite: none is open.
-
-        A peer of which an operator holds something is not given up for another node, which does not know of the hold. It is
-        never quiet.
-        """
-        if peer in self._on_hold():
-            return 0.0
+        """Return for how many seconds nothing came on a stream with the peer's server. Infinite: none is open."""
         local = peer in self._ingress_services.local_domains  # a pair of two local domains has streams to backends alone
         legs = ("federation", "backend") if local else ("federation",)
         connections = [stream.connection for stream in self._accepted.of_home(peer) if stream.leg in legs]
@@ -110,24 +125,22 @@ class QueuedPeers:
         latest = max((each.last_received for each in connections if each.ending is None), default=None)
         return inf if latest is None else self._clock.seconds() - latest
 
-    def _on_hold(self) -> frozenset[Domain]:
-        """Return the peers of which the operator holds something."""
-        read_at, peers = self._held
-        if self._clock.seconds() >= read_at + HOLDS_SECONDS:
-            home = self._ingress_services.home
-            targets = list(self._custody.services.holds)
-            peers = frozenset(
-                domain for target in targets
-                if (domain := target.peer if target.pair is None else home(target.pair)) is not None
-            )
-            self._held = (self._clock.seconds(), peers)
-        return peers
-
     # --- taking ---
 
     async def take(self, fence: Fence, logs: PeerLogs) -> Ending | None:
-        """Make the queues of the fence's peer behind what the engine has of them; return why that is impossible, or None."""
+        """Make the queues of the fence's peer behind what the engine has of them; return why that is impossible, or None.
+
+        Every hold that an operator has set before the claim is known by then. If the peer is dropped meanwhile, no more is done.
+        """
         peer = fence.peer
+        mark = self._taking[peer] = object()
+        try:
+            await self._read_holds()
+            if self._taking.get(peer) is not mark:
+                return _DROPPED
+        finally:
+            if self._taking.get(peer) is mark:
+                del self._taking[peer]
         if self._queues.quiesced:
             return Ending(Cause.SHUTDOWN)
         self._closing.pop(peer, None)
@@ -141,16 +154,37 @@ class QueuedPeers:
         self._custody.restore.restore(summaries)
         return None
 
+    async def _read_holds(self) -> None:
+        while True:
+            try:
+                await self._holds.current()
+            except EngineError:
+                await deferLater(self._clock, READ_AGAIN)
+            else:
+                return
+
+    def holds_changed(self, peer: Domain) -> None:
+        """Let the queues of `peer` follow the holds, which an operator has changed on any node."""
+        if self._queues.has_home(peer):
+            self._custody.services.soon(partial(self._follow_holds, self._queues.of_home(peer)))
+
+    def _follow_holds(self, queues: list[DeliveryQueue]) -> None:
+        for queue in queues[:AT_ONCE]:
+            if not queue.forgotten:
+                queue.follow_holds(self._holds.holds(queue.pair), self._holds.positions(queue.pair))
+        if len(queues) > AT_ONCE:
+            self._custody.services.soon(partial(self._follow_holds, queues[AT_ONCE:]))
+
     def _end_old_holds(self, peer: Domain, summaries: Iterable[LaneSummary]) -> None:
         """End the holds of single stanzas that are gone: the positions may be those of other stanzas later."""
-        held = {target.pair for target in self._custody.services.holds if target.pair is not None and target.position is not None}
+        held = {target.pair for target in self._holds if target.pair is not None and target.position is not None}
         lanes = {summary.pair: summary for summary in summaries}
         for pair in held:
             if self._is_of(peer, pair):
                 lane = lanes.get(pair)
                 there = range(lane.first, lane.last + 1) if lane is not None and lane.count else range(0)
-                positions = self._custody.services.holds.positions(pair)
-                self._custody.services.holds.ended(pair, {position for position in positions if position not in there})
+                positions = self._holds.positions(pair)
+                self._holds.ended(pair, {position for position in positions if position not in there})
 
     # --- dropping ---
 
@@ -159,7 +193,9 @@ class QueuedPeers:
 
         Nothing of it is settled or removed from the spool any more, whatever comes later.
         """
+        self._taking.pop(peer, None)
         self._closing.pop(peer, None)
+        self._holds.abandon(peer)
         self._log_lost(peer)
         concerns = partial(self._is_of, peer)
         self._guarded(self._cut_off_queues, peer)

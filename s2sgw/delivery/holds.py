@@ -1,11 +1,14 @@
-"""The holds of the operator on peers, lanes and single stanzas. They are kept on disk, so they outlast a restart."""
+"""The holds of the operator on peers, lanes and single stanzas. They are kept on disk, so they outlast a restart.
+
+Nodes of a cluster share them (`cluster.shared_holds`).
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from s2sgw.storage.atomic_file import is_disk_full, set_aside, write_atomically
 from s2sgw.xmpp.jid import Domain, Pair
@@ -63,8 +66,35 @@ def _position(word: object) -> int:
     return number
 
 
-class OperatorHolds:
-    """The holds, written to `<state>/held.json` at each change.
+class Holds(Protocol):
+    """The holds that are in force."""
+
+    def __iter__(self) -> Iterator[HoldTarget]: ...
+
+    def holds(self, pair: Pair) -> bool:
+        """Return whether all of the lane of `pair` is held back."""
+
+    def positions(self, pair: Pair) -> set[int]:
+        """Return the positions of the single stanzas of the lane that are held back."""
+
+    async def add(self, target: HoldTarget) -> None:
+        """Hold `target` back. Raises `TooManyHolds`, or `OSError` if that cannot be written."""
+
+    async def discard(self, target: HoldTarget) -> int:
+        """End this hold, and those of all that it covers. Return how many. Raises `OSError`."""
+
+    def ended(self, pair: Pair, positions: Collection[int]) -> None:
+        """Remove the holds of stanzas that are gone. If this cannot be written now, `write_again` writes it."""
+
+    def forget(self, pair: Pair) -> None:
+        """End the holds of single stanzas of `pair`: its queue is empty."""
+
+    def write_again(self) -> None:
+        """Write the changes that could not be written before."""
+
+
+class OperatorHolds(Holds):
+    """The holds of a gateway that is alone, written to `<state>/held.json` at each change.
 
     A file that cannot be parsed is renamed, and `report` is called. Then no holds are in force.
     """
@@ -95,25 +125,22 @@ class OperatorHolds:
         return iter(self._targets)
 
     def holds(self, pair: Pair) -> bool:
-        """Return whether all of the lane of `pair` is held back."""
         return any(target.position is None and target.covers(pair) for target in self._targets)
 
     def positions(self, pair: Pair) -> set[int]:
-        """Return the positions of the single stanzas of the lane that are held back."""
         return {target.position for target in self._targets if target.pair == pair and target.position is not None}
 
-    def add(self, target: HoldTarget) -> None:
-        """Hold `target` back. Raises `TooManyHolds`, or `OSError` if that cannot be written."""
+    async def add(self, target: HoldTarget) -> None:
         if target not in self._targets and len(self._targets) >= HOLDS:
             raise TooManyHolds(f"at most {HOLDS} holds at a time")
         self._change({**self._targets, target: None})
 
-    def discard(self, target: HoldTarget) -> int:
-        """End this hold, and those of all that it covers. Return how many. Raises `OSError`.
+    async def discard(self, target: HoldTarget) -> int:
+        """See `Holds`.
 
         A full disk is no reason to fail: held stanzas may have filled it. `write_again` writes the file when there is room.
         """
-        left = {each: None for each in self._targets if not _within(each, target)}
+        left = {each: None for each in self._targets if not within(each, target)}
         ended = len(self._targets) - len(left)
         try:
             self._change(left)
@@ -125,18 +152,15 @@ class OperatorHolds:
         return ended
 
     def ended(self, pair: Pair, positions: Collection[int]) -> None:
-        """Remove the holds of stanzas that are gone. If the file cannot be written now, `write_again` writes it."""
         left = {each: None for each in self._targets if each.pair != pair or each.position not in positions}
         if len(left) < len(self._targets):
             self._targets = left
             self._write_or_report(new=not self._unwritten)
 
     def forget(self, pair: Pair) -> None:
-        """End the holds of single stanzas of `pair`: its queue is empty."""
         self.ended(pair, self.positions(pair))
 
     def write_again(self) -> None:
-        """Write the changes that could not be written before."""
         if self._unwritten:
             self._write_or_report(new=False)
 
@@ -162,7 +186,8 @@ class OperatorHolds:
             write_atomically(self._path, json.dumps([target.words() for target in targets]).encode("ascii"))
 
 
-def _within(hold: HoldTarget, target: HoldTarget) -> bool:
+def within(hold: HoldTarget, target: HoldTarget) -> bool:
+    """Return whether `hold` is of `target`, or of a part of it."""
     if target.position is not None or hold.pair is None:
         return hold == target
     return target.covers(hold.pair)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import islice
 from math import inf
@@ -793,6 +794,15 @@ class DeliveryQueue:
             self.parked = self.parked - {position}
         self._set_in_order()
         self.flush()
+
+    def follow_holds(self, held: bool, parked: AbstractSet[int]) -> None:
+        """Hold back this much from now on: an operator has changed it on another node."""
+        released = (self.held and not held) or not self.parked <= parked
+        self._out_of_order = self._out_of_order or bool(self.parked)
+        self.held, self.parked = held, frozenset(parked) if parked else NO_POSITIONS
+        if released:
+            self._set_in_order()
+            self.flush()
 
     def flush(self) -> None:
         """Try now, ignoring the back-off."""

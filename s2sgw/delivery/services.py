@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.delivery.bounces import Bounces
-from s2sgw.delivery.holds import OperatorHolds
+from s2sgw.delivery.holds import Holds
 from s2sgw.delivery.iq_replies import LateReplies
 from s2sgw.delivery.memory_relief import MemoryRelief
 from s2sgw.delivery.spooling import ExpiryQuestion, SpoolWindow
@@ -47,7 +47,7 @@ class DeliveryServices:
     window: SpoolWindow
     relief: MemoryRelief
     bounces: Bounces
-    holds: OperatorHolds
+    holds: Holds
     soon: Callable[[Callable[[], None]], object]
     expiry_question: ExpiryQuestion = field(default_factory=ExpiryQuestion)
     late: LateReplies = field(default_factory=LateReplies)

@@ -5,14 +5,19 @@ Skipped where nats-server is not installed. `make cluster` is the test under loa
 
 from __future__ import annotations
 
+import contextlib
+import io
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.runtime.state_directory import keep_secret
-from tests.lab.cluster_demo import CERTIFICATES, DemoNode, configuration
+from tests.integration.test_loopback import load_hello
+from tests.lab.cluster_demo import CERTIFICATES, HELLO_PORT, DemoNode, configuration
 from tests.lab.lab import Lab
 from tests.lab.nats import nats_server
 from tests.support.certificates import leaf_for, shared_root
@@ -100,6 +105,40 @@ class NodesTests(SynchronousTestCase):
         self.assertEqual(0, self.ended(b))
         self.assertNotIn("Traceback", self.output(b))
         self.until(other, lambda: "node gone node=b" in self.output(other))
+
+    def command(self, node: DemoNode, *words: str) -> str:
+        """Return what `s2sgw` prints on a node."""
+        argv = [sys.executable, "-c", "from s2sgw.cli.main import main; main()", *words, "--config", str(node.config)]
+        return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+
+    def send(self, node: DemoNode) -> None:
+        """Send a message as peer.example, whose port is closed: the echo waits at the home."""
+        leaf, folder = leaf_for("peer.example"), self.lab.directory("peer")
+        (folder / "peer.crt").write_bytes(leaf.pem_chain)
+        (folder / "peer.key").write_bytes(leaf.key_pem)
+        peer = load_hello().Peer("peer.example", self.certificates / "ca" / "ca.crt", folder / "peer.crt")
+        with contextlib.redirect_stdout(io.StringIO()):
+            peer.send_message(("127.0.0.1", node.port), "example.org", "hello").connection.close()
+
+    def test_hold(self) -> None:
+        """A peer that an operator holds on one node is not delivered by the next home, until it is released there."""
+        place = self.lab.port()
+        a, b = (self.node(name, f":{HELLO_PORT}", f":{place}") for name in "ab")
+        self.ready(a, b)
+        self.send(a)
+        self.until(a, lambda: '"stanzas": 1' in self.command(a, "queue", "list", "--json"))
+        self.command(a, "queue", "hold", "peer.example")
+        with socket.create_server(("127.0.0.1", place)) as listener:
+            listener.settimeout(PATIENCE)
+            assert a.process is not None
+            a.process.kill()
+            self.until(b, lambda: '"stanzas": 1' in self.command(b, "queue", "list", "--json"))
+            self.assertIn('"held":["peer.example"]', "".join(self.command(b, "queue", "list", "--json").split()))
+            listener.settimeout(3.0)
+            self.assertRaises(TimeoutError, listener.accept)
+            listener.settimeout(PATIENCE)
+            self.command(b, "queue", "release", "peer.example")
+            listener.accept()[0].close()
 
     def test_no_engine(self) -> None:
         """A node whose engine is away opens nothing."""

@@ -21,6 +21,7 @@ from s2sgw.spool.interface import SpoolBroken, SpoolFull
 from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.coroutines import now
 from tests.support.faulty_spool import FaultySpool
 from tests.support.spool_contract import answer_into
 from tests.support.transcripts import CLOSE, PAIR, Do, End, In, Out, Says, Stanzas, Step, TranscriptCase
@@ -319,7 +320,7 @@ class ShutdownTests(SynchronousTestCase):
 
     def test_held_by_the_operator(self) -> None:
         """Stanzas that the operator holds are not sent at the end either."""
-        self.world.custody.services.holds.add(HoldTarget(pair=OUT))
+        now(self.world.custody.services.holds.add(HoldTarget(pair=OUT)))
         self.world.accept(stanza("1"))
         self.shut_down()
         self.clock.advance(LOOK_SECONDS)

@@ -45,6 +45,7 @@ from s2sgw.stream.management import Counters, Resumption
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
+from tests.support.coroutines import now
 from tests.support.custody import custody_of, ingress_services
 from tests.support.fakes import FixedRandom
 from tests.support.model_servers import LOST, Line, Link, Server, Token, domain_of
@@ -872,7 +873,7 @@ class Model:
 
     def hold(self, queue: DeliveryQueue) -> None:
         """Hold all of a queue. The gateway remembers this (`admin.queue_verbs`)."""
-        self.holds.add(HoldTarget(pair=queue.pair))
+        now(self.holds.add(HoldTarget(pair=queue.pair)))
         queue.hold()
 
     def hold_stanza(self, queue: DeliveryQueue) -> None:
@@ -880,12 +881,12 @@ class Model:
         if queue.pair_queue.waiting:
             first = queue.pair_queue.waiting[0]
             self._parked[queue.pair, first.position] = first.stanza.id or ""
-            self.holds.add(HoldTarget(pair=queue.pair, position=first.position))
+            now(self.holds.add(HoldTarget(pair=queue.pair, position=first.position)))
             queue.hold(first.position)
 
     def release(self, queue: DeliveryQueue) -> None:
         """End all holds of a queue."""
-        self.holds.discard(HoldTarget(pair=queue.pair))
+        now(self.holds.discard(HoldTarget(pair=queue.pair)))
         queue.release()
 
     def drop(self, queue: DeliveryQueue, quietly: bool) -> None:
@@ -904,7 +905,7 @@ class Model:
         for server in self.servers.values():
             server.answers = True
         for target in list(self.holds):
-            self.holds.discard(target)
+            now(self.holds.discard(target))
         for queue in self.queues:
             queue.release()
         quiet = 0

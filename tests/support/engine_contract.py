@@ -480,6 +480,26 @@ class EngineContract:
 
         self.run_test(test)
 
+    def test_watch_that_is_current(self) -> None:
+        """A watch that is current has told all that any node wrote before, and a watch of nothing is current too."""
+
+        async def test(one: ClusterEngine, other: ClusterEngine) -> None:
+            told: list[Entry] = []
+            watch, empty = other.watch(f"{self.key}.a", told.append), other.watch(f"{self.key}.b", told.append)
+            await empty.current()
+            for number in range(30):
+                sequence = await one.put(f"{self.key}.a.{number % 7}", b"%d" % number, None)
+                await watch.current()
+                self.assertEqual(Entry(f"{self.key}.a.{number % 7}", sequence, b"%d" % number), told[-1])
+            self.assertEqual(sorted({entry.sequence for entry in told}), [entry.sequence for entry in told])
+            calls = [Deferred.fromCoroutine(watch.current()) for _ in range(3)]
+            await gatherResults(calls)
+            self.assertEqual(30, len(told))
+            await other.close()
+            await self.fails(EngineGone, watch.current())
+
+        self.run_test(test)
+
     # --- messages ---
 
     def test_pulses(self) -> None:

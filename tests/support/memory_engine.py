@@ -146,11 +146,18 @@ class MemoryStore:
 class _MemoryWatch(Watch):
     """`told`: the sequence of each value when it was told."""
 
-    def __init__(self, prefix: str, changed: Callable[[Entry], None], stop: Callable[[_MemoryWatch], None]) -> None:
+    def __init__(
+        self, prefix: str, changed: Callable[[Entry], None], stop: Callable[[_MemoryWatch], None],
+        current: Callable[[], Awaitable[None]],
+    ) -> None:
         self.prefix = prefix
         self.changed = changed
         self.told: dict[str, int] = {}
         self._stop = stop
+        self._current = current
+
+    async def current(self) -> None:
+        await self._current()
 
     def stop(self) -> None:
         self._stop(self)
@@ -204,7 +211,7 @@ class MemoryEngine(ClusterEngine):
         self._refusal = error
 
     def fall_behind(self) -> None:
-        """Let the replica that this node reads from stand still: `home`, `entries` and `held_peers` are out of date."""
+        """Let the replica that this node reads from stand still: `home`, `entries`, `held_peers` and watches are out of date."""
         self._replica = self._store.content.copy()
 
     def go_on(self) -> None:
@@ -271,10 +278,17 @@ class MemoryEngine(ClusterEngine):
         return await self._call(lambda: [entry for key, entry in sorted(self._content.table.items()) if _below(key, prefix)])
 
     def watch(self, prefix: str, changed: Callable[[Entry], None]) -> Watch:
-        watch = _MemoryWatch(prefix, changed, self._watches.remove)
+        watch = _MemoryWatch(prefix, changed, self._stop_watch, self._current)
         self._watches.append(watch)
         self.tell_watches()
         return watch
+
+    def _stop_watch(self, watch: _MemoryWatch) -> None:
+        if watch in self._watches:
+            self._watches.remove(watch)
+
+    async def _current(self) -> None:
+        await self._call(partial(self.tell_watches, late=True))
 
     def pulse(self, data: bytes) -> None:
         if self.reachable and not self._held:
@@ -313,13 +327,14 @@ class MemoryEngine(ClusterEngine):
             for heard in self._heard:
                 self._deliver(partial(heard, data))
 
-    def tell_watches(self) -> None:
-        """Tell each watch the values that it was not told."""
+    def tell_watches(self, late: bool = False) -> None:
+        """Tell each watch the values that it was not told. `late`: also those that the replica of this node has not yet."""
         if self._held or not self.reachable:
             return
+        content = self._store.content if late else self._content
         for watch in list(self._watches):
-            for key, entry in sorted(self._store.content.table.items()):
-                if _below(key, watch.prefix) and watch.told.get(key) != entry.sequence:
+            for key, entry in sorted(content.table.items()):
+                if _below(key, watch.prefix) and watch.told.get(key, 0) < entry.sequence:
                     watch.told[key] = entry.sequence
                     self._deliver(partial(self._tell_watch, watch, entry))
 

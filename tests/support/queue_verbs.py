@@ -28,7 +28,8 @@ class Tools:
     def __init__(self, state: str, ready: bool = False, memory: int = 1 << 20) -> None:
         self.state = Path(state)
         self.state.mkdir(exist_ok=True)
-        self.world = World(memory=memory, holds=OperatorHolds(self.state))
+        self.holds = OperatorHolds(self.state)
+        self.world = World(memory=memory, holds=self.holds)
         self.world.next_hop.ready = ready
         audit, slices = AuditLog(self.state, FixedClock(0.0)), Slices(self.world.clock)
         self.verbs = QueueVerbs(self.world.custody, lambda domain: domain == HERE, audit, slices).verbs()

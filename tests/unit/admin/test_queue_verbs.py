@@ -16,6 +16,7 @@ from s2sgw.queue.entries import QueuedStanza
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, Pair
+from tests.support.coroutines import now
 from tests.support.queue_verbs import LANE, Tools
 from tests.unit.delivery.test_queue import HERE, OUT, THERE, WINDOW, World, ids, stanza
 
@@ -218,7 +219,7 @@ class HoldTests(SynchronousTestCase):
         restarted = World(holds=again)
         self.assertEqual((restarted.queue.held, restarted.queue.parked), (True, {2}))
         self.assertEqual(oct((tools.state / withheld.FILE).stat().st_mode & 0o777), "0o600")
-        again.discard(HoldTarget(peer=THERE))
+        now(again.discard(HoldTarget(peer=THERE)))
         self.assertEqual((again.holds(OUT), again.positions(OUT), list(OperatorHolds(tools.state))), (False, set(), []))
 
     def test_ends_with_its_stanza(self) -> None:
@@ -236,7 +237,7 @@ class HoldTests(SynchronousTestCase):
     def test_forgotten_lane(self) -> None:
         """The numbers of a forgotten lane have no effect any more."""
         tools = Tools(self.mktemp())
-        tools.world.custody.services.holds.add(HoldTarget(pair=OUT, position=2))
+        now(tools.holds.add(HoldTarget(pair=OUT, position=2)))
         tools.world.queue.hold(2)
         tools.ask("hold", *LANE)
         self.assertEqual(len(tools.world.queue.parked), 1)
@@ -262,14 +263,14 @@ class HoldTests(SynchronousTestCase):
     def test_full_disk(self) -> None:
         """The end of a lane on a full disk does not raise. It is written when there is room."""
         tools = Tools(self.mktemp())
-        holds = tools.world.custody.services.holds
+        holds = tools.holds
         reports: list[str] = []
         holds._report = reports.append
-        holds.add(HoldTarget(pair=OUT, position=2))
+        now(holds.add(HoldTarget(pair=OUT, position=2)))
         full = self.patch(withheld, "write_atomically", lambda *arguments: Path("/no/where").stat())
         holds.forget(OUT)
         holds.write_again()
-        self.assertRaises(OSError, holds.add, HoldTarget(pair=OUT))
+        self.assertRaises(OSError, now, holds.add(HoldTarget(pair=OUT)))
         self.assertEqual((list(holds), len(reports), len(list(OperatorHolds(tools.state)))), ([], 1, 1))
         full.restore()
         tools.world.custody.expiry.sweep()
@@ -279,7 +280,7 @@ class HoldTests(SynchronousTestCase):
         """A change that makes room is made, and the log gets what the audit log has no room for. Any other is refused."""
         tools = Tools(self.mktemp(), ready=True)
         reports: list[str] = []
-        holds = tools.world.custody.services.holds
+        holds = tools.holds
         holds._report = reports.append
         tools.ask("hold", *LANE)
         tools.ask("hold", "there.example")
@@ -312,9 +313,9 @@ class HoldTests(SynchronousTestCase):
         """The number of holds is bounded."""
         self.patch(withheld, "HOLDS", 1)
         holds = OperatorHolds()
-        holds.add(HoldTarget(peer=THERE))
-        holds.add(HoldTarget(peer=THERE))
-        self.assertRaises(TooManyHolds, holds.add, HoldTarget(peer=Domain.parse("x.example")))
+        now(holds.add(HoldTarget(peer=THERE)))
+        now(holds.add(HoldTarget(peer=THERE)))
+        self.assertRaises(TooManyHolds, now, holds.add(HoldTarget(peer=Domain.parse("x.example"))))
         tools = Tools(self.mktemp())
         tools.ask("hold", "there.example")
         self.assertRaises(VerbError, tools.ask, "hold", "x.example")
@@ -324,7 +325,7 @@ class HoldTests(SynchronousTestCase):
         tools = Tools(self.mktemp(), ready=True)
         (tools.state / f"{withheld.FILE}.new").mkdir()
         self.assertRaises(VerbError, tools.ask, "hold", *LANE)
-        tools.world.custody.services.holds._targets[HoldTarget(pair=OUT)] = None
+        tools.holds._targets[HoldTarget(pair=OUT)] = None
         self.assertRaises(VerbError, tools.ask, "release", *LANE)
         (tools.state / "audit.log").unlink()
         (tools.state / "audit.log").mkdir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster import peer_spool, records
@@ -33,6 +32,7 @@ from s2sgw.spool.interface import (
 )
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
+from tests.support.coroutines import now
 from tests.support.memory_engine import MemoryEngine, MemoryStore
 from tests.support.spool_contract import PAIRS, A, Asking, B, Deliver, SpoolContract, spooled, told
 
@@ -46,16 +46,6 @@ _sessions = count(1)
 def peer_of(pair: Pair) -> Domain:
     """The greater name, so that a pair and its inverse have one home."""
     return max(pair, key=lambda domain: domain.ascii)
-
-
-def now(coroutine: Coroutine[Deferred[Any], Any, Any]) -> Any:
-    """Return the result of a coroutine that has it at once."""
-    results: list[Any] = []
-    Deferred.fromCoroutine(coroutine).addBoth(results.append)
-    (result,) = results
-    if isinstance(result, Failure):
-        result.raiseException()
-    return result
 
 
 def claimed(engine: MemoryEngine, peer: Domain, name: bytes = b"") -> tuple[Fence, PeerLogs]:

@@ -11,10 +11,12 @@ from s2sgw.cluster.subjects import (
     NODES_STREAM,
     SHARDS,
     SPOOL_STREAMS,
+    domain_of_word,
     home_subject,
     key_of,
     key_stream,
     key_subject,
+    key_word,
     lane_subject,
     pair_of,
     peer_of,
@@ -81,6 +83,18 @@ class TableTests(SynchronousTestCase):
             subject = key_subject(key)
             self.assertEqual((key_of(subject), key_stream(key)), (key, stream))
             self.assertTrue(any(subject == each or subject.startswith(each.removesuffix(">")) for each in table_subjects(stream)), key)
+
+    @given(DOMAINS)
+    def test_word_of_a_domain(self, domain: Domain) -> None:
+        """A domain is one word of a key, and back."""
+        word = key_word(domain)
+        self.assertEqual((f"s2sgw.book.hold.{word}", domain), (key_subject(f"hold.{word}"), domain_of_word(word)))
+        self.assertNotIn(".", word)
+
+    def test_words_of_no_domain(self) -> None:
+        """Other words are of no domain."""
+        for word in ("=20", "=zz", "__", "a=40b"):
+            self.assertIsNone(domain_of_word(word))
 
     def test_no_keys(self) -> None:
         """An invalid key is refused: it could mean other subjects."""

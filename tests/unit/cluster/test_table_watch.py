@@ -20,7 +20,7 @@ class StreamStub:
         self.records: dict[str, tuple[float, Found]] = {}
         self.behind = 0.0
         self.gone = False
-        self.read = 0
+        self.read = self.asked = 0
 
     def put(self, key: str, sequence: int) -> None:
         self.records[key] = (self.loop.time(), Found(f"s2sgw.book.{key}", sequence, {}, b"%d" % sequence))
@@ -32,6 +32,15 @@ class StreamStub:
         found = [found for at, found in self.records.values() if at <= self.loop.time() - self.behind]
         found = sorted((each for each in found if each.sequence > after and each.subject.startswith(subjects[:-1])), key=lambda each: each.sequence)
         return RecordPage(found[:2], len(found) > 2)
+
+
+    async def leader_next(self, stream: str, subject: str, after: int) -> Found | None:
+        await asyncio.sleep(0.001)
+        if self.gone:
+            raise EngineGone("gone")
+        self.asked += 1
+        found = [found for _, found in self.records.values() if found.sequence > after and found.subject.startswith(subject[:-1])]
+        return min(found, key=lambda each: each.sequence, default=None)
 
 
 def entry(found: Found) -> Entry:
@@ -46,7 +55,7 @@ class WatchTests(SynchronousTestCase):
         self.stub = StreamStub(self.loop)
         self.told: list[tuple[float, int]] = []
         self.watch = TableWatch(
-            self.stub.next_page, "S", "s2sgw.book.pin.>", entry, lambda entry: self.told.append((self.loop.time(), entry.sequence))
+            self.stub, "S", "s2sgw.book.pin.>", entry, lambda entry: self.told.append((self.loop.time(), entry.sequence))
         )
 
     def run_for(self, seconds: float, *events: tuple[float, str, int]) -> list[int]:
@@ -97,9 +106,39 @@ class WatchTests(SynchronousTestCase):
             if entry.sequence == 1:
                 raise ValueError("no")
 
-        self.watch = TableWatch(self.stub.next_page, "S", "s2sgw.book.pin.>", entry, changed)
+        self.watch = TableWatch(self.stub, "S", "s2sgw.book.pin.>", entry, changed)
         self.assertEqual(self.run_for(3, (0.5, "pin.a", 1), (0.5, "pin.b", 2), (1.0, "pin.a", 3)), [1, 2, 3])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_current(self) -> None:
+        """All that was put before is told at once, also if replicas are behind, and values change again and again."""
+        self.stub.behind = 0.4
+        self.stub.put("pin.x", 1)
+        known: dict[str, int] = {}
+        at: list[float] = []
+
+        async def run() -> None:
+            task = asyncio.ensure_future(self.watch.run())
+            await asyncio.sleep(1.0)
+            for sequence in range(2, 22):
+                self.stub.put(f"pin.{sequence}", sequence)
+            for sequence in range(22, 500):
+                self.loop.call_at(1.0 + (sequence - 21) / 250, self.stub.put, f"pin.{sequence % 22}", sequence)
+            await asyncio.gather(self.watch.current(), self.watch.current())
+            at.append(self.loop.time())
+            known.update({f"pin.{sequence % 22}": sequence for _, sequence in self.told})
+            task.cancel()
+
+        self.loop.run(run())
+        self.assertLess(at[0], 1.2)
+        self.assertLessEqual({f"pin.{sequence}" for sequence in range(2, 22)}, set(known))
+        sequences = [sequence for _, sequence in self.told]
+        self.assertEqual(sorted(set(sequences)), sequences)
+
+    def test_current_without_engine(self) -> None:
+        """Without the engine this is not known."""
+        self.stub.gone = True
+        self.assertRaises(EngineGone, self.loop.run, self.watch.current())
 
     def test_stop(self) -> None:
         """A watch that was stopped tells nothing, also of a page that it has."""

@@ -15,19 +15,26 @@ from s2sgw.cluster.home_table import HomeTable
 from s2sgw.cluster.homes import ClusterHomes
 from s2sgw.cluster.members import LeaseRegained, Members, SessionEnded
 from s2sgw.cluster.membership import Membership
+from s2sgw.cluster.shared_holds import SharedHolds
 from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings
 from s2sgw.composition.cluster import ClusterParts, MembershipNotices
 from s2sgw.composition.node_life import NodeLife
 from s2sgw.composition.node_listener import NodeDoor
+from s2sgw.delivery.holds import HoldTarget
 from s2sgw.xmpp.host_port import HostPort
-from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.cluster_node import Custody, Probe
+from tests.support.coroutines import now
 from tests.support.memory_engine import MemoryEngine, MemoryStore
 
 PEER = Domain.parse("peer.example")
 SAME = SharedSettings({"gateway.domains": "1"}, 18.3)
 #: the events of a node that joins
 JOINED = ["engine opened", "streams enlarged", "port opened", "open"]
+
+
+def home(pair: Pair) -> Domain:
+    return pair.sender
 
 
 class OpenedEngine(MemoryEngine):
@@ -86,10 +93,12 @@ class Life:
         notices = MembershipNotices()
         membership = Membership(self.members, self.engine, Probe(), notices, clock)
         self.homes = notices.homes = ClusterHomes(HomeTable(name, self.members), self.members, self.engine, self.custody, clock)
+        self.holds = SharedHolds(self.engine, clock, membership.may_write, home, self.events.append)
         door = SimpleNamespace(node_ended=self.node_ended, leave=self.door_left, close=self.door_closed)
         parts = ClusterParts(
             name, cast(Any, SimpleNamespace(close=self.loop_closed)), cast(Any, self.engine), cast(Any, None), self.members,
-            membership, notices, cast(Any, None), SettingsGuard(self.engine, name, settings, clock), self.homes,
+            membership, notices, cast(Any, None), SettingsGuard(self.engine, name, settings, clock), self.holds,
+            self.homes,
         )
         self.life = NodeLife(parts, Port(self.events), cast(NodeDoor, door), HostPort.parse(place, 0), self, clock)
         self.joining = Deferred.fromCoroutine(self.life.join())
@@ -232,6 +241,24 @@ class LifeTests(SynchronousTestCase):
         self.pass_time(2.0)
         self.assertEqual(["door closed", "close", "open"], a.taken)
         self.assertEqual([PEER], a.custody.dropped)
+
+    def test_what_operators_decided(self) -> None:
+        """The doors open when all is known that operators have decided, also after a while without the lease."""
+        (a,) = self.joined("a")
+        now(a.holds.add(HoldTarget(peer=PEER)))
+        tell, known = MemoryEngine.tell_watches, []
+        self.patch(MemoryEngine, "tell_watches", lambda engine, late=False: tell(engine, late) if late else None)
+        self.patch(Life, "open_doors", lambda node: known.append(list(node.holds)))
+        node = self.node("b")
+        self.pass_time(5.0)
+        self.assertEqual([[HoldTarget(peer=PEER)]], known)
+        node.engine.cut()
+        self.pass_time(3.5)
+        now(a.holds.discard(HoldTarget(peer=PEER)))
+        self.assertEqual(1, len(list(node.holds)))
+        node.engine.go_on()
+        self.pass_time(2.0)
+        self.assertEqual([[HoldTarget(peer=PEER)], []], known)
 
     def test_lease_before_the_settings(self) -> None:
         """After the end of a session a lease opens no door before the settings were compared again."""

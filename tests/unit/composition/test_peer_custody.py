@@ -18,8 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.engine import EngineFull, Fence, PeerLogs
 from s2sgw.cluster.records import RecordError
+from s2sgw.cluster.shared_holds import SharedHolds
 from s2sgw.cluster.spool import JetStreamSpool
-from s2sgw.composition.peer_custody import HOLDS_SECONDS, QueuedPeers
+from s2sgw.composition.peer_custody import AT_ONCE, READ_AGAIN, QueuedPeers
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.holds import HoldTarget
 from s2sgw.delivery.next_hop import NextHop
@@ -38,10 +39,10 @@ from s2sgw.spool.interface import LaneSummary, SpoolError
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
+from tests.support.coroutines import now
 from tests.support.custody import Receipt, custody_of, ingress_services
 from tests.support.fakes import Connections, FixedRandom
 from tests.support.memory_engine import MemoryEngine, MemoryStore
-from tests.unit.cluster.test_spool import now
 from tests.unit.delivery.test_agent import Choosing, FakeConnection, FakeSide, by_hand
 
 HERE, ROOMS, PEER, OTHER = (Domain.parse(f"{name}.example") for name in ("here", "rooms", "peer", "other"))
@@ -142,8 +143,14 @@ class Node:
             self.engine, 1 << 20, self.late.append, self.clock, session=str(next(_sessions)), wall=self.clock.seconds,
             peer_of=lambda pair: self.ingress.home(pair), lost=self.lost.append,
         )
+        self.may_change = True
+        self.reports: list[str] = []
+        self.holds = SharedHolds(
+            self.engine, self.clock, lambda: self.may_change, lambda pair: self.ingress.home(pair), self.reports.append,
+        )
+        self.holds.table.start()
         self.custody = custody_of(
-            self.clock, self.record, {HERE, ROOMS}.__contains__, self._next_hop, spool=self.spool, window=WINDOW,
+            self.clock, self.record, {HERE, ROOMS}.__contains__, self._next_hop, spool=self.spool, window=WINDOW, holds=self.holds,
         )
         self.queues = self.custody.queues
         self.ingress = ingress_services(self.custody, PeerPolicies({"default": PeerObject()}))
@@ -156,7 +163,8 @@ class Node:
         destinations = Destinations(self.clock, FixedRandom(), BackOff(first=2, jitter=0))
         self.accepted = AcceptedStreams(self.ingress, cast(Any, None), SimpleNamespace(contacted=lambda peer: None))
         self.connect_services = ConnectServices(cast(Any, Connections(self._connection)), self.clock, destinations, extensions)
-        self.peers = QueuedPeers(self.custody, self.ingress, self.accepted, self.connect_services.initiated, self.spool)
+        self.peers = QueuedPeers(self.custody, self.ingress, self.accepted, self.connect_services.initiated, self.spool, self.holds)
+        self.holds.changed = self.peers.holds_changed
 
     async def claim(self, home: Domain) -> Ending | None:
         self.claims.append(home)
@@ -289,10 +297,11 @@ class TakeTests(PeerTestCase):
         self.node.accept("1")
         self.node.settle()
         for position in (1, 7):
-            self.node.custody.services.holds.add(HoldTarget(pair=OUT, position=position))
+            now(self.second.holds.add(HoldTarget(pair=OUT, position=position)))
         self.node.peers.drop(PEER)
         self.node.take()
-        self.assertEqual({1}, self.node.custody.services.holds.positions(OUT))
+        self.assertEqual(({1}, {1}), (self.node.holds.positions(OUT), self.second.holds.positions(OUT)))
+        self.assertEqual({1}, self.node.queues.queue(OUT).parked)
 
 
 class DropTests(PeerTestCase):
@@ -654,7 +663,7 @@ class CloseTests(PeerTestCase):
 
 
 class UseTests(PeerTestCase):
-    """A peer is used by a stream, a stanza, or a hold; it is quiet when nothing comes from it."""
+    """A peer is used by a stream or a stanza; it is quiet when nothing comes from it."""
 
     def test_nothing(self) -> None:
         self.assertFalse(self.node.peers.in_use(PEER))
@@ -689,15 +698,133 @@ class UseTests(PeerTestCase):
         self.assertTrue(self.node.peers.in_use(PEER))
 
     def test_hold(self) -> None:
-        """A peer on hold is in use, and never quiet: another node would deliver what is held."""
-        for target in (HoldTarget(peer=PEER), HoldTarget(pair=IN), HoldTarget(pair=OUT, position=3)):
-            holds = self.node.custody.services.holds
-            holds.add(target)
-            self.node.clock.advance(HOLDS_SECONDS)
-            self.assertEqual((True, 0.0), (self.node.peers.in_use(PEER), self.node.peers.quiet(PEER)))
-            holds.discard(target)
-            self.node.clock.advance(HOLDS_SECONDS)
-            self.assertFalse(self.node.peers.in_use(PEER))
+        """A peer on hold is not in use by that: its next home knows of the hold."""
+        now(self.node.holds.add(HoldTarget(peer=PEER)))
+        self.assertEqual((False, inf), (self.node.peers.in_use(PEER), self.node.peers.quiet(PEER)))
+
+
+class HoldTests(PeerTestCase):
+    """Holds of operators go with the peer."""
+
+    def test_takeover(self) -> None:
+        """Stanzas that were held on a node that is gone are not delivered by the next home, until they are released on any node."""
+        self.node.accept("1", "2", "3")
+        self.node.settle()
+        now(self.node.holds.add(HoldTarget(pair=OUT, position=2)))
+        now(self.node.holds.add(HoldTarget(peer=PEER)))
+        self.node.engine.cut()
+        third = Node(self.store)  # a node that has just begun
+        self.assertIsNone(third.take())
+        third.settle(5)
+        self.assertEqual([], third.connections)
+        now(self.second.holds.discard(HoldTarget(pair=OUT, position=2)))
+        third.settle()
+        self.assertEqual([], third.connections)
+        self.assertEqual(1, now(self.second.holds.discard(HoldTarget(peer=PEER))))
+        third.settle()
+        third.open()
+        third.settle()
+        self.assertEqual(["1", "2", "3"], third.written())
+
+    def test_watch_that_is_late(self) -> None:
+        """A hold that this node was not told yet is read before the first stanza is delivered, also from an engine that is slow."""
+        self.node.accept("1")
+        self.node.settle()
+        self.second.engine.fall_behind()
+        now(self.node.holds.add(HoldTarget(pair=OUT)))
+        self.assertFalse(self.second.holds.holds(OUT))
+        home = now(self.second.engine.home(PEER))
+        fence, logs = now(self.second.engine.claim(PEER, b"", home.sequence))
+        self.second.engine.cut()
+        taken = Deferred.fromCoroutine(self.second.peers.take(fence, logs))
+        self.second.settle(3)
+        self.assertEqual(([], False), (list(self.second.queues), taken.called))
+        self.second.engine.go_on()
+        self.second.engine.fall_behind()
+        self.second.settle(READ_AGAIN)
+        self.assertIsNone(self.successResultOf(taken))
+        self.assertTrue(self.second.queues.queue(OUT).held)
+        self.second.settle()
+        self.assertEqual([], self.second.connections)
+
+    def test_dropped_while_it_is_taken(self) -> None:
+        """A peer that gets another home while its holds are read has no queues here, and a later taking is not disturbed."""
+        self.node.accept("1")
+        self.node.settle()
+        home = now(self.second.engine.home(PEER))
+        fence, logs = now(self.second.engine.claim(PEER, b"", home.sequence))
+        self.second.engine.hold()
+        first, second = (Deferred.fromCoroutine(self.second.peers.take(fence, logs)) for _ in range(2))
+        self.second.engine.go_on()
+        ending = self.successResultOf(first)
+        assert ending is not None
+        self.assertIs(Cause.OTHER_NODE, ending.cause)
+        self.assertIsNone(self.successResultOf(second))
+        self.second.engine.hold()
+        third = Deferred.fromCoroutine(self.second.peers.take(fence, logs))
+        self.second.peers.drop(PEER)
+        self.second.engine.go_on()
+        self.assertIsNotNone(self.successResultOf(third))
+        self.assertEqual([], list(self.second.queues))
+
+    def test_elsewhere(self) -> None:
+        """The queues of the home follow a hold and a release on another node: peers, lanes and single stanzas, in order."""
+        domains = [Domain.parse(f"l{number}.here.example") for number in range(AT_ONCE + 2)]
+        self.node.ingress.local_domains = self.second.ingress.local_domains = {HERE, ROOMS, *domains}
+        for domain in (HERE, *domains):
+            self.node.accept("1", "2", pair=Pair(domain, PEER))
+        self.node.settle()
+        now(self.second.holds.add(HoldTarget(pair=OUT, position=2)))
+        now(self.second.holds.add(HoldTarget(peer=PEER)))
+        self.node.settle()
+        self.assertTrue(all(queue.held for queue in self.node.queues))
+        self.node.open()
+        self.node.settle()
+        self.assertEqual([], self.node.written())
+        now(self.second.holds.discard(HoldTarget(peer=PEER)))
+        now(self.second.holds.add(HoldTarget(pair=OUT, position=1)))
+        self.node.settle()
+        self.assertFalse(any(queue.held for queue in self.node.queues))
+        self.assertEqual({1}, self.node.queues.queue(OUT).parked)
+        for _ in domains:  # a few streams are opened at a time
+            self.node.settle()
+            self.node.open()
+        self.assertEqual(2 * len(domains) + 1, len(self.node.written()))
+        now(self.second.holds.discard(HoldTarget(pair=OUT, position=1)))
+        self.node.settle()
+        self.assertEqual(2 * len(domains) + 2, len(self.node.written()))
+
+    def test_dropped_stanza(self) -> None:
+        """The hold of a stanza that an operator drops ends on all nodes; where the engine does not answer, when it does."""
+        self.node.accept("1", "2")
+        self.node.settle()
+        for position in (1, 2):
+            now(self.node.holds.add(HoldTarget(pair=OUT, position=position)))
+        self.node.settle()
+        self.node.queues.queue(OUT).drop(True, 1)
+        self.node.settle()
+        self.assertEqual({2}, self.second.holds.positions(OUT))
+        self.node.engine.cut()
+        self.node.queues.queue(OUT).drop(True, 2)
+        self.assertEqual((set(), []), (self.node.holds.positions(OUT), list(self.node.holds)))
+        self.node.settle(20)
+        self.assertEqual({2}, self.second.holds.positions(OUT))
+        self.node.engine.go_on()
+        self.node.custody.expiry.sweep()
+        self.assertEqual([], list(self.second.holds))
+
+    def test_dropped_where_it_has_no_home_any_more(self) -> None:
+        """A node that has lost the peer ends no hold: the next home has the stanza."""
+        self.node.accept("1")
+        self.node.settle()
+        now(self.node.holds.add(HoldTarget(pair=OUT, position=1)))
+        self.node.settle()
+        self.node.may_change = False
+        self.node.queues.queue(OUT).drop(True, 1)
+        self.node.peers.drop(PEER)
+        self.node.may_change = True
+        self.node.custody.expiry.sweep()
+        self.assertEqual({1}, self.second.holds.positions(OUT))
 
 
 class AdmissionTests(PeerTestCase):
