@@ -349,9 +349,9 @@ class RunningGateway:
             stream.connection.abort(AWAY)
 
     def give_up(self, why: str) -> None:
-        """Stop, with status 1: this node cannot be a member."""
+        """Stop, with status 1: this node cannot be a member, or cannot stay one."""
         if not self._closing:
-            self.log.critical(event="cannot start", detail=why)
+            self.log.critical(event="cannot go on" if self._opened else "cannot start", detail=why)
             self.stop.fail()
 
     # --- the parts ---

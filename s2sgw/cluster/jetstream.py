@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -37,7 +38,7 @@ from s2sgw.cluster.engine import (
     Watch,
 )
 from s2sgw.cluster.fenced_writes import FencedWrites, new_id
-from s2sgw.cluster.jetstream_api import ID, WRONG_SEQUENCE, Found, JetStreamAPI, Record, RequestRefused, expecting
+from s2sgw.cluster.jetstream_api import ANSWER_SECONDS, ID, WRONG_SEQUENCE, Found, JetStreamAPI, Record, RequestRefused, expecting
 from s2sgw.cluster.nats_connection import Login, NATSConnection
 from s2sgw.cluster.removals import Removals, let_go
 from s2sgw.cluster.requests import Message, Unanswered
@@ -193,9 +194,13 @@ class JetStreamEngine(ClusterEngine):
         return self._checked(wanted, found)
 
     async def _make_stream(self, wanted: Mapping[str, Any], seconds: float) -> None:
-        """Make a stream. Another node may make it meanwhile. Raises `EngineUnfit`."""
+        """Make a stream. Another node may make it meanwhile. Raises `EngineUnfit`.
+
+        Its sequences begin with the time, so that they are not those of a former stream of this name: what nodes, or late copies of
+        writes, still know of a lost store fits nothing in the new one.
+        """
         try:
-            found = await self._create(wanted, seconds)
+            found = await self._create({**wanted, "first_seq": time.time_ns() // 1_000_000}, seconds)
         except RequestRefused as error:
             room = self._room_needed(wanted, error)
             if error.code in (_NOT_CLUSTERED, _NO_PEERS) and not room:
@@ -203,6 +208,20 @@ class JetStreamEngine(ClusterEngine):
                 raise EngineUnfit(why) from error
             raise EngineUnfit(f"the engine's stream {wanted['name']} cannot be made: {error}{room}") from error
         self._checked(wanted, found)
+
+    async def missing(self) -> Sequence[str]:
+        """Return the streams that the engine does not have, by the word of the server that decides. Errors: `EngineError`."""
+        return await self._call(self._missing())
+
+    async def _missing(self) -> Sequence[str]:
+        names = [wanted["name"] for wanted in self._wanted]
+        questions = [self._api.question(self._api.call, f"STREAM.INFO.{name}", {}, seconds=ANSWER_SECONDS) for name in names]
+        answers = await asyncio.gather(*questions, return_exceptions=True)
+        missing = [name for name, answer in zip(names, answers, strict=True) if _is_no_stream(answer)]
+        for answer in answers:
+            if isinstance(answer, BaseException) and not missing:
+                raise answer
+        return missing
 
     def _checked(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
         wanted = {**wanted, "num_replicas": 1 if self._alone else REPLICAS}
@@ -550,6 +569,10 @@ class _Watches(Watch):
             watch.stop()
             if watch in self._all:
                 self._all.remove(watch)
+
+
+def _is_no_stream(answer: object) -> bool:
+    return isinstance(answer, RequestRefused) and answer.code == _NO_STREAM
 
 
 async def _within_engine(coroutine: Coroutine[Any, Any, _T]) -> _T:

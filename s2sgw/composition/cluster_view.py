@@ -14,8 +14,6 @@ from s2sgw.admin.answer_types import ClusterAnswer
 from s2sgw.composition.cluster import ClusterParts
 from s2sgw.reporting.cluster_metrics import ClusterNumbers
 
-#: A node does not see that an engine without its store comes back as a new one.
-_LOST_STORE = ". If the engine has lost its store, restart this node"
 #: Seconds without an acknowledged heartbeat that are an alert. One is sent every half second.
 LATE = 3.0
 
@@ -59,7 +57,7 @@ class ClusterView:
         elif late == inf:
             found.append("this node has not joined the cluster")
         elif late > LATE:
-            found.append(f"the engine of the cluster has acknowledged no heartbeat for {late:.0f} s{_LOST_STORE}")
+            found.append(f"the engine of the cluster has acknowledged no heartbeat for {late:.0f} s")
         return found
 
     def _lease(self) -> float:

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.cluster.engine import EngineError, EngineGone, EngineUnfit
+from s2sgw.cluster.lost_store import LostStore
 from s2sgw.cluster.members import (
     LeaseOver,
     LeaseRegained,
@@ -94,6 +95,8 @@ class NodeLife:
         self._started = self._leaving = self._admitted = False
         #: why no connections are taken; "": they are
         self.why_closed = "it has not joined the cluster yet"
+        #: finds out that the engine comes back without what it had
+        self.lost_store = LostStore(parts.members, parts.engine, self._store_lost, clock)
         parts.notices.observers.append(self._noticed)
 
     async def join(self) -> None:
@@ -113,7 +116,15 @@ class NodeLife:
         parts.engine.answer(parts.node, parts.homes.answer)
         parts.homes.start()
         parts.membership.start()
+        self.lost_store.start()
         self._started = True
+
+    def _store_lost(self, what: str) -> None:
+        """End: nothing that this node knows of the engine is true any more. A start makes the streams that are missing."""
+        self._doors.give_up(
+            f"the engine has lost {what}, so this node ends. Started again, it makes the streams that are missing and begins anew, without "
+            "what waited in the engine. If the servers run with the wrong store, give them the right one before"
+        )
 
     # --- the membership ---
 
@@ -208,6 +219,7 @@ class NodeLife:
     async def leave(self) -> None:
         """Leave the cluster, and close the listener for nodes and the engine, in this order."""
         self._leaving = True
+        self.lost_store.stop()
         parts = self._parts
         if self._started:
             if parts.members.session is not None:

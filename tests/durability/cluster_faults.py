@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tests.durability.cluster_account import Round, measure_silence
@@ -22,8 +24,8 @@ DOWN, STOPPED, CUT, SLOW, HOPS = (0.5, 3.0), 8.0, 6.0, 6.0, 5.0
 DELAY, RESETS = 0.2, 1.5
 #: Seconds in which two servers of three are down, and in which stanzas pass through all the same. The bridge has 15 s.
 MINORITY, BRIDGED = 21.0, 10.0
-#: Seconds until the engine refuses stanzas.
-FULL = 60.0
+#: Seconds until the engine refuses stanzas, and until a node has ended whose engine has lost its store.
+FULL, EMPTY = 60.0, 120.0
 #: Bytes of the body of a stanza, and the number of stanzas, that fill a stream of the engine.
 LARGE, MANY = 50_000, 300
 #: The peer that is away while its stream of the engine is filled.
@@ -53,7 +55,7 @@ class ClusterFaults:
             "machine": Fault(self._machine), "hop": Fault(self._hop), "double": Fault(self._double),
             "slow": Fault(self._slow), "reset": Fault(self._reset), "full": Fault(self._full), "nodes": Fault(self._nodes),
             "stop": Fault(self._stop, old=True), "cut": Fault(self._cut, old=True), "alone": Fault(self._alone, old=True),
-            "minority": Fault(self._minority), "rolling": Fault(self._rolling),
+            "minority": Fault(self._minority), "rolling": Fault(self._rolling), "empty": Fault(self._empty),
         }
 
     def plan(self, only: Sequence[str], rounds: int) -> list[str]:
@@ -159,6 +161,19 @@ class ClusterFaults:
             self.errors.append(f"{found.text}: {len(said)} nodes said that their lease is over")
         for server in servers:
             await asyncio.to_thread(server.start)
+
+    async def _empty(self, found: Round) -> None:
+        found.text = "the engine comes back without its store"
+        for server in self._bed.engine.servers:
+            server.kill()
+        for server in self._bed.engine.servers:
+            shutil.rmtree(server.folder / "store")
+            await asyncio.to_thread(server.start)
+        for node in self._bed.nodes:
+            if not await self._bed.until(partial(node.has_ended, 1), EMPTY):
+                self.errors.append(f"{found.text}: node {node.name} does not end")
+        for node in self._bed.nodes:
+            await self._bed.restart(node)
 
     async def _full(self, found: Round) -> None:
         found.text = f"a stream of the engine is full: {AWAY} is away"

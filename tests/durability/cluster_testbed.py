@@ -142,6 +142,16 @@ class ClusterNode:
         self.inner_relay.refuse()
         await self.runner.ended()
 
+    def has_ended(self, status: int) -> bool:
+        """Return whether it has ended by itself with this status, as a service manager sees it."""
+        process = self.runner.process
+        if process.status != status:
+            return False
+        if process in self.gateway.lab.processes:
+            self.gateway.lab.processes.remove(process)
+        self.inner_relay.refuse()
+        return True
+
     async def stop(self) -> None:
         """Stop it in order."""
         await self.runner.stop()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import ssl
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from s2sgw.cluster.engine import ClusterEngine, EngineError, EngineGone, EngineUnfit, Entry
+from s2sgw.cluster.engine import ClusterEngine, EngineError, EngineGone, EngineUnfit, Entry, Fenced
 from s2sgw.cluster.jetstream import JetStreamEngine
 from s2sgw.cluster.jetstream_api import JetStreamAPI
 from s2sgw.cluster.nats_connection import NATSConnection
@@ -278,6 +279,25 @@ class FaultTests(EngineHarness, SynchronousTestCase):
                 other.pulse(b"x")
                 await self.sleep(0.02)
             self.assertEqual(([entry.key for entry in told], await other.ask("a", b"?")), (["pin.a", "pin.b"], b"??"))
+
+        self.run_both(test)
+
+    def test_lost_store(self) -> None:
+        """A server that comes back empty has no stream. Those that are made again have higher sequences, so an old fence fits nothing."""
+
+        async def test(one: JetStreamEngine, other: JetStreamEngine) -> None:
+            fence, _ = await one.claim(PEER, b"a", 0)
+            self.assertEqual(await one.missing(), [])
+            self.server.kill()
+            shutil.rmtree(self.server.folder / "store")
+            self.server.start()
+            append = Deferred.fromCoroutine(one.append(fence, [record(LANE, "0")], "0"))
+            self.assertEqual(len(await one.missing()), len(wanted_streams(1, SHARD_BYTES)))
+            third = self.engine()
+            await third.open(PATIENCE)
+            self.assertEqual(await one.missing(), [])
+            again, logs = await third.claim(PEER, b"b", 0)
+            self.assertEqual((again > fence, logs.lanes, await self.refused(append)), (True, {}, Fenced))
 
         self.run_both(test)
 

@@ -64,10 +64,14 @@ class _Content:
 
 
 class MemoryStore:
-    """The store that the engines of several nodes share. `full`: it has no room. `nearly_full`: it has none for stanzas."""
+    """The store that the engines of several nodes share.
+
+    `full`: it has no room. `nearly_full`: it has none for stanzas. `missing`: the streams that it has lost.
+    """
 
     def __init__(self) -> None:
         self.full = self.nearly_full = False
+        self.missing: list[str] = []
         self.content = _Content()
         self.kept: deque[Stored] = deque()
         self.engines: list[MemoryEngine] = []
@@ -270,6 +274,10 @@ class MemoryEngine(ClusterEngine):
 
     async def get(self, key: str) -> Entry | None:
         return await self._call(lambda: self._store.content.table.get(key))
+
+    async def missing(self) -> Sequence[str]:
+        """See `s2sgw.cluster.lost_store.StreamStore`."""
+        return await self._call(lambda: list(self._store.missing))
 
     async def put(self, key: str, data: bytes | None, expected: int | None) -> int:
         return await self._call(partial(self._store.put, key, data, expected), write=True)

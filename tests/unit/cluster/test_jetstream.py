@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster import jetstream
-from s2sgw.cluster.engine import EngineError, LaneRecord
+from s2sgw.cluster.engine import EngineError, EngineGone, LaneRecord
 from s2sgw.cluster.jetstream import JetStreamEngine
 from s2sgw.cluster.requests import Message, NoResponders
 from s2sgw.cluster.stream_setup import wanted_streams
@@ -64,6 +65,32 @@ class StreamTests(SynchronousTestCase):
             self.streams[name] = request.content
         found = self.streams.get(name)
         return error(10059) if found is None else json_message({"config": found})
+
+    def test_lost(self) -> None:
+        """A stream is missing if the server that decides says so. What does not answer is unknown, and hides no stream that is missing."""
+        async def missing() -> Sequence[str]:
+            return await Deferred.fromCoroutine(self.engine.missing()).asFuture(self.loop)
+
+        def all_but_one(request: Request) -> Message | Exception:
+            return NoResponders("nobody") if request.subject.endswith("_7") else self.answer(request)
+
+        async def run() -> None:
+            self.assertEqual(await missing(), [])
+            self.connection.script[0] = all_but_one
+            with self.assertRaises(EngineGone):
+                await missing()
+            del self.streams[PEN_STREAM], self.streams["S2SGW_SPOOL_2"]
+            self.assertEqual(await missing(), ["S2SGW_SPOOL_2", PEN_STREAM])
+
+        self.loop.run(run())
+
+    def test_sequences_of_a_new_stream(self) -> None:
+        """They begin with the time, so that none is that of a former stream with this name."""
+        del self.streams[PEN_STREAM]
+        before = time.time_ns() // 1_000_000
+        self.assertIsNone(self.run_both())
+        first = self.streams[PEN_STREAM]["first_seq"]
+        self.assertTrue(before <= first <= time.time_ns() // 1_000_000)
 
     def run_both(self) -> Exception | None:
         """Return the error of `open`, or else of `enlarge`. The changes of the first are in `at_first`."""

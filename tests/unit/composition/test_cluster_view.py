@@ -60,8 +60,7 @@ class ClusterViewTests(SynchronousTestCase):
         self.nodes, self.members.lease_until = [], 110.0
         self.clock.advance(5)
         (alert,) = self.view.alerts()
-        self.assertIn("the engine of the cluster has acknowledged no heartbeat for 5 s", alert)
-        self.assertIn("restart this node", alert)
+        self.assertEqual("the engine of the cluster has acknowledged no heartbeat for 5 s", alert)
 
     def test_not_joined(self) -> None:
         """A node that has not joined has no lease and no heartbeat."""

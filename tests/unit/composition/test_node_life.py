@@ -283,6 +283,50 @@ class LifeTests(SynchronousTestCase):
         self.assertEqual(["door closed", "close"], a.events[:2])
         self.assertIn("give up: gateway.domains", a.events[2])
 
+    # --- a lost store ---
+
+    def test_lost_record(self) -> None:
+        """A node whose record is gone from the engine gives up after a while, in words. It is never waited for in vain."""
+        a, b = self.joined("a", "b")
+        self.store.content.table.clear()
+        self.pass_time(20.0)
+        self.assertFalse(any("give up" in event for event in a.events + b.events))
+        self.pass_time(10.0)
+        for node in (a, b):
+            (event,) = [event for event in node.taken if "give up" in event]
+            self.assertIn("the engine has lost the record of this node, so this node ends. Started again, it makes the streams", event)
+
+    def test_lost_stream(self) -> None:
+        """The same of a stream, although the node's own record is there."""
+        (node,) = self.joined("a")
+        self.store.missing.append("S2SGW_SPOOL_3")
+        node.engine.lose_answers()
+        self.pass_time(4.0)
+        node.engine.go_on()
+        self.patch(OpenedEngine, "stalled", True)
+        self.pass_time(30.0)
+        self.assertIn("the engine has lost the stream S2SGW_SPOOL_3,", node.taken[-1])
+
+    def test_cut_off_is_no_loss(self) -> None:
+        """A node that is cut off for long, and one that was declared dead, lost nothing."""
+        a, _ = self.joined("a", "b")
+        a.engine.cut()
+        self.pass_time(60.0)
+        a.engine.go_on()
+        self.pass_time(30.0)
+        self.assertEqual(["door closed", "close", "door closed", "close", "open"], a.taken)
+
+    def test_lost_at_the_stop(self) -> None:
+        """A node that has left looks no more."""
+        (node,) = self.joined("a")
+        stopped = node.stop()
+        self.pass_time(1.0)
+        self.successResultOf(stopped)
+        node.taken  # noqa: B018
+        self.store.missing.append("S2SGW_NODES")
+        self.pass_time(60.0)
+        self.assertEqual([], node.taken)
+
     # --- the stop ---
 
     def test_stop(self) -> None:
