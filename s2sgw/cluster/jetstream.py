@@ -196,8 +196,8 @@ class JetStreamEngine(ClusterEngine):
     async def _make_stream(self, wanted: Mapping[str, Any], seconds: float) -> None:
         """Make a stream. Another node may make it meanwhile. Raises `EngineUnfit`.
 
-        Its sequences begin with the time, so that they are not those of a former stream of this name: what nodes, or late copies of
-        writes, still know of a lost store fits nothing in the new one.
+        Its sequences begin with the time, so that they are not those of a former stream of this name. What nodes, or late copies
+        of writes, still know of a lost store fits nothing in the new one.
         """
         try:
             found = await self._create({**wanted, "first_seq": time.time_ns() // 1_000_000}, seconds)

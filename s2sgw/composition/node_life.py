@@ -122,8 +122,8 @@ class NodeLife:
     def _store_lost(self, what: str) -> None:
         """End: nothing that this node knows of the engine is true any more. A start makes the streams that are missing."""
         self._doors.give_up(
-            f"the engine has lost {what}, so this node ends. Started again, it makes the streams that are missing and begins anew, without "
-            "what waited in the engine. If the servers run with the wrong store, give them the right one before"
+            f"the engine has lost {what}, so this node ends. Started again, it makes the streams that are missing and begins "
+            "anew, without what waited in the engine. If the servers run with the wrong store, give them the right one before"
         )
 
     # --- the membership ---
