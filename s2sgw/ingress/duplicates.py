@@ -14,8 +14,9 @@ from itertools import islice
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.queue.entries import UpstreamAck
-from s2sgw.xmpp.bounded_dict import BoundedDict
+from s2sgw.xmpp.fair_dict import FairDict
 from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.stanza import Stanza
 
 #: Seconds for which resent stanzas are recognised. The other bounds: pairs, unacknowledged stanzas of one stream, and
@@ -77,13 +78,19 @@ class Unacknowledged:
             known = 0
 
 
+def _sender(pair: Pair, expected: object) -> str:
+    """Return the party that may send stanzas of `pair` again."""
+    return registered_domain(pair.sender.ascii)
+
+
 class Duplicates:
     """The stanzas that may be sent again, by pair."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        #: the pairs of which stanzas may come again -> until when, and the receipts of these stanzas by their hashes
-        self.expected: BoundedDict[Pair, tuple[float, dict[int, list[UpstreamAck]]]] = BoundedDict(MAX_PAIRS)
+        #: the pairs of which stanzas may come again -> until when, and the receipts of these stanzas by their hashes. A sender
+        #: with many sub-domains does not remove the pairs of others
+        self.expected: FairDict[Pair, tuple[float, dict[int, list[UpstreamAck]]]] = FairDict(MAX_PAIRS, _sender)
 
     def expect(self, rows: Iterable[tuple[Pair, int, UpstreamAck]]) -> None:
         """Remember the stanzas of a stream that broke: they may be sent again."""
@@ -92,7 +99,8 @@ class Duplicates:
             known = self.expected.get(pair)
             receipts = {} if known is None or known[0] < self._clock.seconds() or len(known[1]) >= MAX_OF_PAIR else known[1]
             receipts.setdefault(value, []).append(receipt)
-            self.expected[pair] = until, receipts
+            if known is None or known[1] is not receipts or known[0] != until:
+                self.expected[pair] = until, receipts
 
     def divide(self, pair: Pair, stanzas: list[Stanza]) -> tuple[list[Stanza], list[tuple[Stanza, UpstreamAck]]]:
         """Return the new stanzas, and the repeated ones, each with the receipt of its first copy."""

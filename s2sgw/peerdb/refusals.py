@@ -84,8 +84,9 @@ class StoredRefusals:
         return past
 
     def _read_past(self) -> list[RefusalRecord]:
-        """Read the refusals for a start: those of known peers first, then others."""
-        rows = self._database.rows("SELECT content FROM refusal ORDER BY known DESC, last DESC LIMIT ?", (READ,))
+        """Read the refusals for a start: those of known peers first, then others. Registered domains take turns in both."""
+        turn = "row_number() OVER (PARTITION BY known, site ORDER BY last DESC)"
+        rows = self._database.rows(f"SELECT content FROM refusal ORDER BY known DESC, {turn}, last DESC LIMIT ?", (READ,))
         return sorted((_read(json.loads(text)) for (text,) in rows), key=attrgetter("at"))
 
     def _put(self, refused: RefusalRecord) -> Statement:

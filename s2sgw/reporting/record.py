@@ -19,7 +19,9 @@ from s2sgw.reporting.letter import letter, no_letter
 from s2sgw.reporting.live_events import TOLD, LiveEvents
 from s2sgw.reporting.repetition import RepeatedEvents
 from s2sgw.xmpp.ending import Ending, Layer
+from s2sgw.xmpp.fair_dict import FairDict
 from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.stanza import Stanza
 from s2sgw.xmpp.wall_clock import WallClock
 
@@ -192,6 +194,11 @@ def _facts(refused: RefusalRecord) -> dict[str, Any]:
     }
 
 
+def _names() -> FairDict[str, None]:
+    """Return a table for names of peers. Its owner bounds it."""
+    return FairDict(NAMES + 1, lambda name, _: registered_domain(name))
+
+
 class EventRecord:
     """Keeps refusals by the peer's claimed name, counts them, and logs each change of a stream or a queue."""
 
@@ -215,8 +222,8 @@ class EventRecord:
         self._store = store
         self.live = LiveEvents() if live is None else live
         self._by_peer: OrderedDict[str, deque[RefusalRecord]] = OrderedDict()
-        #: the names that may be made up, the least recently seen first
-        self._strangers: OrderedDict[str, None] = OrderedDict()
+        #: the names that may be made up, and the others: of each, the registered domain with the most names gives one up first
+        self._strangers, self._known = _names(), _names()
         #: bytes of memory of the refusals, approximately
         self.bytes = 0
         for each in () if store is None else store.past():
@@ -294,14 +301,13 @@ class EventRecord:
         self.bytes += refused.size
         if len(rows) > PER_NAME:
             self._drop(_take_commonest(rows))
-        if self._store is not None and not self._store.is_known(refused):
-            self._strangers[refused.peer] = None
-            self._strangers.move_to_end(refused.peer)
-        else:
-            self._strangers.pop(refused.peer, None)
+        is_known = self._store is None or self._store.is_known(refused)
+        names, others = (self._known, self._strangers) if is_known else (self._strangers, self._known)
+        names[refused.peer] = None
+        if refused.peer in others:
+            del others[refused.peer]
         while len(self._by_peer) > 1 and self._is_full():
-            for each in self._by_peer.pop(self._least_wanted()):
-                self._drop(each)
+            self._forget(self._least_wanted())
         return refused
 
     def _is_full(self) -> bool:
@@ -310,7 +316,17 @@ class EventRecord:
 
     def _least_wanted(self) -> str:
         """Return the name that gives way: a name that may be made up before that of a known peer."""
-        return self._strangers.popitem(last=False)[0] if self._strangers else next(iter(self._by_peer))
+        return (self._strangers or self._known).least_wanted()
+
+    def _forget(self, name: str) -> int:
+        """Forget the refusals of a name in memory. Return how many."""
+        rows = self._by_peer.pop(name, ())
+        for each in rows:
+            self._drop(each)
+        for names in (self._strangers, self._known):
+            if name in names:
+                del names[name]
+        return len(rows)
 
     def _drop(self, refused: RefusalRecord) -> RefusalRecord:
         self.bytes -= refused.size
@@ -363,10 +379,7 @@ class EventRecord:
         """Forget the refusals of the peer with these names, also on disk. Return how many."""
         number = 0
         for name in names:
-            for each in self._by_peer.pop(name, ()):
-                self._drop(each)
-                number += 1
-            self._strangers.pop(name, None)
+            number += self._forget(name)
             if self._store is not None:
                 self._store.forget(name)
         return number

@@ -16,12 +16,14 @@ from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.reporting.record import EventRecord, Leg
 from s2sgw.s2s.shared_stream import SharedStream
 from s2sgw.stream.management import Counters, Resumption
-from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.fair_dict import FairDict
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.timer import cancel
 
-#: Streams that broke off and are kept, in all and of one peer: the oldest gives way. The same number of past ones is remembered.
+#: Streams that broke off and are kept, in all and of one peer: the oldest gives way, and in all the oldest of the registered
+#: domain that has the most. The same number of past ones is remembered.
 MAX_SUSPENDED = 1000
 MAX_SUSPENDED_OF_PEER = 8
 
@@ -61,6 +63,8 @@ class PastStream:
         self.leg = leg
         self.pairs = pairs
         self.proven = proven
+        #: the registered domain of the other side; if it has several, the first
+        self.registered = min((registered_domain(pair.sender.ascii) for pair in proven), default="")
 
     def is_of(self, owner: ResumableOwner) -> bool:
         """Return whether everything that was proven on this stream is proven on that of `owner` (R35)."""
@@ -90,7 +94,7 @@ class ResumptionTable:
         self._record = record
         self._open: dict[str, ResumableOwner] = {}
         self._suspended: dict[str, SuspendedStream] = {}
-        self._past: BoundedDict[str, PastStream] = BoundedDict(MAX_SUSPENDED)
+        self._past: FairDict[str, PastStream] = FairDict(MAX_SUSPENDED, lambda id, past: past.registered)
         self._awaited: Counter[Pair] = Counter()
 
     def __len__(self) -> int:
@@ -138,7 +142,7 @@ class ResumptionTable:
         return True
 
     def _excess(self, peers: set[Domain]) -> Iterator[SuspendedStream]:
-        """Yield the streams that give way: the oldest of each peer that has too many, or the oldest of all."""
+        """Yield the streams that give way: the oldest of each peer that has too many, and of the domain that has most in all."""
         number: Counter[Domain] = Counter(peer for each in self._suspended.values() for peer in each.peers & peers)
         for session in self._suspended.values():
             crowding = [peer for peer in session.peers if number[peer] > MAX_SUSPENDED_OF_PEER]
@@ -146,7 +150,9 @@ class ResumptionTable:
                 number.subtract(crowding)
                 yield session
         if len(self._suspended) > MAX_SUSPENDED:
-            yield next(iter(self._suspended.values()))
+            numbers = Counter(each.registered for each in self._suspended.values())
+            most = max(numbers.values())
+            yield next(each for each in self._suspended.values() if numbers[each.registered] == most)
 
     def _expire(self, session: SuspendedStream) -> None:
         """End a stream that was not resumed. Only its progress is remembered."""

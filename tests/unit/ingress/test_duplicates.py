@@ -109,6 +109,15 @@ class DuplicatesTests(SynchronousTestCase):
             self.lose(stanza("1"), pair=Pair(Domain.parse(f"s{number}.example"), HERE))
         self.assertEqual(self.new(stanza("1")), ["1"])
 
+    def test_sub_domains(self) -> None:
+        """A server with very many sub-domains does not remove the pairs of others, whichever of them is lost last."""
+        self.lose(stanza("1"))
+        for number in range(2 * MAX_PAIRS):
+            self.lose(stanza("1"), pair=Pair(Domain.parse(f"s{number}.many.example"), HERE))
+        self.lose(stanza("1"), pair=OTHERS)
+        self.assertEqual([self.new(stanza("1")), self.new(stanza("1"), pair=OTHERS)], [[], []])
+        self.assertEqual(len(self.duplicates.expected), MAX_PAIRS)
+
     def test_given_up(self) -> None:
         """A first copy that was given up, before or after the loss, makes no repeat: the next copy is new."""
         early, kept = UpstreamAck(1), Unacknowledged()

@@ -104,6 +104,16 @@ class RefusalsTests(PeerDatabaseTestCase):
             self.refusals.keep(self.refused(number, peer=f"p{number}.example"))
         self.assertEqual([each.peer for each in self.past()], ["friend.example", "friend.example", "p8.example"])
 
+    def test_sub_domains_at_a_start(self) -> None:
+        """If there are more than a start reads, registered domains take turns: many sub-domains of one keep out no others."""
+        self.patch(refusals, "READ", 5)
+        for number in range(3):
+            self.refusals.keep(self.refused(number, peer=f"friend{number}.example"))
+        for number in range(3, 20):
+            self.refusals.keep(self.refused(number, peer=f"s{number}.many.example"))
+        names = [each.peer for each in self.past()]
+        self.assertEqual(names, ["friend0.example", "friend1.example", "friend2.example", "s18.many.example", "s19.many.example"])
+
     def test_first_version(self) -> None:
         """The newest rows of a file of the first version are read and moved."""
         rows = [self.refused(number) for number in range(5)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from sys import getsizeof
+from unittest.mock import Mock
 
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.reporting import record as record_module
-from s2sgw.reporting.record import CHANGES_TOLD, NAMES, PER_NAME, Direction, EventRecord, RefusalRecord
+from s2sgw.reporting.record import CHANGES_TOLD, NAMES, PER_NAME, STRANGERS, Direction, EventRecord, RefusalRecord
 from s2sgw.xmpp.ending import Cause, Ending
 
 SELF_SIGNED = Ending(Cause.SELF_SIGNED, "pkix: not proven", condition="policy-violation")
@@ -97,6 +98,34 @@ class RecordTests(SynchronousTestCase):
             self.refuse(f"p{number}.example")
         self.assertEqual([], self.record.list("friend.example"))
         self.assertEqual(NAMES, len(self.record.list()))
+
+    def test_sub_domains(self) -> None:
+        """A peer with very many sub-domains, proven or not, removes its own refusals, and not those of others."""
+        for known in (True, False):
+            store = Mock(**{"past.return_value": [], "is_known.side_effect": lambda refused, known=known: known})
+            self.record = EventRecord(self.clock, self.log, store)
+            self.refuse("friend.example")
+            for number in range(NAMES + 10):
+                self.refuse(f"s{number}.many.example")
+            most = NAMES if known else int(NAMES * STRANGERS)
+            self.assertEqual((len(self.record.list()), len(self.record.list("friend.example"))), (most, 1), known)
+            self.assertEqual(self.record.bytes, sum(row.size for row in self.record.newest()))
+            self.assertEqual((self.record.forget(["friend.example", "unknown.example"]), self.record.list("friend.example")), (1, []))
+            self.assertEqual(len(self.record._known) + len(self.record._strangers), most - 1)
+
+    def test_made_up_names_give_way(self) -> None:
+        """Names that may be made up give way to names of known peers, also if a name is known later."""
+        known = {"friend.example"}
+        store = Mock(**{"past.return_value": [], "is_known.side_effect": lambda refused: refused.peer in known})
+        self.record = EventRecord(self.clock, self.log, store)
+        for name in ("friend.example", "later.example", *(f"a{number}.example" for number in range(int(NAMES * STRANGERS) - 1))):
+            self.refuse(name)
+        known.add("later.example")
+        self.refuse("later.example")
+        for number in range(NAMES):
+            self.refuse(f"b{number}.example")
+        names = {row.peer for row in self.record.list()}
+        self.assertEqual((known <= names, len(names)), (True, int(NAMES * STRANGERS) + 2))
 
     def test_one_cause_of_many(self) -> None:
         """A name that is claimed again and again keeps its refusals for other causes."""

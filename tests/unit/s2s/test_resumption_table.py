@@ -13,7 +13,8 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.reporting.record import EventRecord, Leg
-from s2sgw.s2s.resumption_table import MAX_SUSPENDED, MAX_SUSPENDED_OF_PEER, ResumptionTable
+from s2sgw.s2s import resumption_table
+from s2sgw.s2s.resumption_table import MAX_SUSPENDED_OF_PEER, ResumptionTable
 from s2sgw.stream.management import Counters, Resumption
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -140,6 +141,21 @@ class ResumptionTableTests(SynchronousTestCase):
         self.assertEqual(len(self.sessions), MAX_SUSPENDED_OF_PEER)
         found = [self.sessions.claim(str(number), FakeOwner(OUT))[0] is not None for number in range(MAX_SUSPENDED_OF_PEER + 2)]
         self.assertEqual(found, [False, False, *[True] * MAX_SUSPENDED_OF_PEER])
-        for number in range(2 * MAX_SUSPENDED + 10):
+        self.patch(resumption_table, "MAX_SUSPENDED", 40)
+        self.setUp()
+        for number in range(90):
             self.keep(f"n{number}", Pair(Domain.parse(f"p{number}.example"), THERE))
-        self.assertEqual((len(self.sessions), len(self.sessions._past)), (MAX_SUSPENDED, MAX_SUSPENDED))
+        self.assertEqual((list(self.sessions._suspended), list(self.sessions._past)), ([f"n{each}" for each in range(50, 90)], [f"n{each}" for each in range(10, 50)]))
+
+    def test_sub_domains(self) -> None:
+        """A peer with very many sub-domains ends its own streams and past ones, and not those of others."""
+        self.patch(resumption_table, "MAX_SUSPENDED", 40)
+        self.setUp()
+        kept = self.keep("x", OUT)
+        self.keep("past", OUT)
+        self.sessions._expire(self.sessions._suspended["past"])
+        for number in range(100):
+            self.keep(f"n{number}", Pair(Domain.parse(f"p{number}.many.example"), THERE))
+        self.assertEqual((len(self.sessions), len(self.sessions._past)), (40, 40))
+        self.assertEqual(self.sessions.claim("x", FakeOwner(OUT)), (kept, None))
+        self.assertIn("past", self.sessions._past)
