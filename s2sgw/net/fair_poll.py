@@ -3,8 +3,8 @@
 Twisted's epoll reactor serves everything that is ready in one turn. Ten thousand connections that close together are closed in
 one go, while nothing else runs. epoll reports again what was not served, so the rest can wait for the next turn.
 
-Streams and listeners come first, then datagrams (answers to our DNS questions, most of which strangers cause), then strangers.
-Each has a share of the turn (`net.turn_budget`), and the first of each is served in any case.
+Streams come first, then datagrams (answers to our DNS questions, most of which strangers cause), listeners and strangers. Each
+has a share of the turn (`net.turn_budget`), and the first of each is served in any case.
 
 epoll also reports which connections the other side has closed (EPOLLRDHUP). These come after the open connections, which wait for
 us. If many strangers have closed their connections, their input is not read.
@@ -19,8 +19,8 @@ from random import randrange
 from select import EPOLLHUP, EPOLLIN, EPOLLRDHUP
 from typing import Any, Protocol, TypeVar
 
+from twisted.internet import tcp, udp
 from twisted.internet.epollreactor import EPollReactor
-from twisted.internet.udp import Port
 from twisted.logger import Logger
 
 from s2sgw.net.relay import RelayEnd
@@ -29,9 +29,10 @@ from s2sgw.net.turn_budget import TurnBudget
 
 #: Up to this many events without strangers among them are served as they come: sorting them would cost more than it gains.
 FEW = 16
-#: Seconds of one turn for peers, our own streams and listeners, for datagrams, and for strangers. A message needs a few turns.
+#: Seconds of one turn for streams, for datagrams, for listeners, and for strangers. A message needs a few turns.
 PEERS_SECONDS = 0.004
 DATAGRAM_SECONDS = 0.003
+LISTENER_SECONDS = 0.004
 STRANGERS_SECONDS = 0.003
 #: The same for strangers that have closed their side.
 GONE_SECONDS = 0.001
@@ -80,13 +81,15 @@ class FairPoller:
     """Replaces the epoll object of the reactor.
 
     `strangers` are the unproven connections by their descriptors; the one that came or advanced last is at the end. `turns`
-    serves the streams that were read, at the end of each round. `is_datagram` returns whether a descriptor is a datagram socket.
+    serves the streams that were read, at the end of each round. `is_datagram` returns whether a descriptor is a datagram socket,
+    `is_listener` whether connections are accepted there.
     `serve` serves an event and returns True, or returns False: then the reactor serves it.
     """
 
     def __init__(
         self, poller: Any, strangers: Mapping[int, object], turns: StreamTurns, observer: TurnObserver, *,
-        is_datagram: Callable[[int], bool] = lambda descriptor: False, start: Callable[[int], int] = randrange,
+        is_datagram: Callable[[int], bool] = lambda descriptor: False,
+        is_listener: Callable[[int], bool] = lambda descriptor: False, start: Callable[[int], int] = randrange,
         serve: Callable[[int, int], bool] = lambda descriptor, mask: False,
     ) -> None:
         self.poller = poller
@@ -95,6 +98,7 @@ class FairPoller:
         self._turns = turns
         self._observer = observer
         self._is_datagram = is_datagram
+        self._is_listener = is_listener
         self._budget = turns.budget
         self._start = start
         self._serve = serve
@@ -137,12 +141,13 @@ class FairPoller:
         return self._timed(self._rotated(events), inf)
 
     def _shared(self, events: Sequence[ReadyEvent]) -> Iterator[ReadyEvent]:
-        """Yield events while there is time: streams and listeners, then datagrams, then strangers, the closed ones last."""
+        """Yield events while there is time: streams, then datagrams, listeners and strangers, the closed ones last."""
         ready = dict(events)
         others = {descriptor: ready.pop(descriptor) for descriptor in ready.keys() - self._strangers.keys()}
         who = {descriptor: self._strangers[descriptor] for descriptor in ready}  # before anything changes
         datagrams = {descriptor: others.pop(descriptor) for descriptor in [*filter(self._is_datagram, others)]}
-        for group, seconds in ((others, PEERS_SECONDS), (datagrams, DATAGRAM_SECONDS)):
+        listeners = {descriptor: others.pop(descriptor) for descriptor in [*filter(self._is_listener, others)]}
+        for group, seconds in ((others, PEERS_SECONDS), (datagrams, DATAGRAM_SECONDS), (listeners, LISTENER_SECONDS)):
             yield from self._timed(((descriptor, group[descriptor]) for descriptor in self._rotated(group)), seconds)
         gone = [descriptor for descriptor, mask in ready.items() if mask & EPOLLRDHUP]
         masks = {descriptor: ready.pop(descriptor) for descriptor in gone}
@@ -196,7 +201,10 @@ def share_turns(
     selectables = reactor._selectables
 
     def is_datagram(descriptor: int) -> bool:
-        return isinstance(selectables.get(descriptor), Port)
+        return isinstance(selectables.get(descriptor), udp.Port)
+
+    def is_listener(descriptor: int) -> bool:
+        return isinstance(selectables.get(descriptor), tcp.Port)
 
     def serve(descriptor: int, mask: int) -> bool:
         """Serve a connection of our own as the reactor would, but without the log context that it makes for each event."""
@@ -219,7 +227,9 @@ def share_turns(
                 _log.failure("the end of a connection broke")
         return True
 
-    reactor._poller = FairPoller(poller, strangers, turns, observer, is_datagram=is_datagram, serve=serve)
+    reactor._poller = FairPoller(
+        poller, strangers, turns, observer, is_datagram=is_datagram, is_listener=is_listener, serve=serve,
+    )
 
     def end() -> None:
         reactor._poller = poller

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Mapping
+from time import thread_time
 from typing import Any
 
 from twisted.internet import tcp
@@ -26,8 +27,11 @@ from s2sgw.xmpp.ending import Ending
 #: The first file descriptor that systemd passes (sd_listen_fds(3)).
 _FIRST_HANDED_OVER = 3
 
-#: Connections that one listener accepts in one turn of the reactor. Twisted has no such bound.
-ACCEPTS = 128
+#: Connections that one listener accepts in one turn of the reactor, and the seconds of CPU after which it accepts no more:
+#: another connection may have to be closed for each. Twisted has no such bounds.
+ACCEPTS, ACCEPT_SECONDS = 128, 0.004
+#: Connections that are accepted before the time is read.
+ACCEPTED_AT_ONCE = 4
 
 BuildStream = Callable[[AdmittedConnection], StreamConnection]
 #: (address, ending) of a connection that named no peer, and was refused or ended
@@ -141,14 +145,22 @@ class StreamFactory(ServerFactory):
         return SilentConnection(admitted, address, self._build, self._refused, self._direct_tls)
 
 
-def bound_accepts(port: Any) -> Any:
-    """Return Twisted's listening port, limited to `ACCEPTS` accepted connections in one turn."""
+def bound_accepts(port: Any, stopwatch: Callable[[], float] = thread_time) -> Any:
+    """Return Twisted's listening port, limited to `ACCEPTS` connections and about `ACCEPT_SECONDS` in one turn.
+
+    `stopwatch` returns seconds of CPU. The port accepts `numberAccepts` connections, and then raises this number if there may be
+    more.
+    """
     if hasattr(port, "numberAccepts"):
         accept = port.doRead
 
-        def do_read() -> Any:
-            port.numberAccepts = min(port.numberAccepts, ACCEPTS)
-            return accept()
+        def do_read() -> None:
+            end = stopwatch() + ACCEPT_SECONDS
+            for _ in range(ACCEPTS // ACCEPTED_AT_ONCE):
+                port.numberAccepts = ACCEPTED_AT_ONCE
+                accept()
+                if port.numberAccepts <= ACCEPTED_AT_ONCE or stopwatch() > end:
+                    return
 
         port.doRead = do_read
     return port

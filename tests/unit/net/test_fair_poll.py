@@ -21,6 +21,7 @@ from s2sgw.net.fair_poll import (
     DATAGRAM_SECONDS,
     FEW,
     GONE_SECONDS,
+    LISTENER_SECONDS,
     PEERS_SECONDS,
     STRANGERS_SECONDS,
     STRANGERS_WAITING,
@@ -33,7 +34,8 @@ from s2sgw.net.turn_budget import TURN_SECONDS, TurnBudget
 GONE = EPOLLIN | EPOLLRDHUP
 
 STRANGERS = dict.fromkeys(range(1000, 2000))
-DATAGRAMS = range(5000, 6000)
+DATAGRAMS, LISTENERS = range(5000, 6000), range(7000, 8000)
+GROUPS = {"peers": range(1000), "datagrams": DATAGRAMS, "listeners": LISTENERS, "strangers": STRANGERS}
 
 
 class Observer:
@@ -79,7 +81,7 @@ class Served:
         self.epoll.poll.return_value = [*((each, GONE) for each in gone), *((each, EPOLLIN) for each in descriptors)]
         poller = FairPoller(
             self.epoll, STRANGERS, self.turns, self.observer, start=lambda number: start % number,
-            is_datagram=DATAGRAMS.__contains__,
+            is_datagram=DATAGRAMS.__contains__, is_listener=LISTENERS.__contains__,
         )
         self.descriptors: list[int] = []
         self.strangers: list[int] = []
@@ -138,7 +140,7 @@ class ShareTests(SynchronousTestCase):
         self.assertEqual([3, 1500], Served([1500, 3], seconds=1.0).descriptors)
 
     def test_strangers_last(self) -> None:
-        """Peers, our own sockets and listeners are served before strangers, whatever the order of epoll."""
+        """Peers and our own sockets are served before strangers, whatever the order of epoll."""
         served = Served([*range(1000, 1020), 7, 8, 9], seconds=0.0)
         self.assertEqual([7, 8, 9], served.descriptors[:3])
         self.assertEqual(list(range(1000, 1020)), sorted(served.descriptors[3:]))
@@ -159,13 +161,22 @@ class ShareTests(SynchronousTestCase):
         ])
 
     def test_datagrams(self) -> None:
-        """DNS answers are served after streams and listeners, a bounded number of them, and before strangers."""
+        """DNS answers are served after streams, a bounded number of them, and before strangers."""
         served = Served([*range(5000, 5100), *range(1000, 1020), 7, 8])
         self.assertEqual([7, 8], served.descriptors[:2])
         datagrams = [descriptor for descriptor in served.descriptors if descriptor in DATAGRAMS]
         self.assertAlmostEqual(DATAGRAM_SECONDS, len(datagrams) * 0.001, delta=0.0011)
         self.assertEqual(served.descriptors[2 : 2 + len(datagrams)], datagrams)
         self.assertIn(served.descriptors[-1], STRANGERS)
+
+    def test_listeners(self) -> None:
+        """Listeners are served after streams and DNS answers, for a bounded time, and before strangers."""
+        served = Served([*range(7000, 7100), *range(1000, 1020), *range(5000, 5100), 7])
+        kinds = [next(name for name, group in GROUPS.items() if descriptor in group) for descriptor in served.descriptors]
+        self.assertEqual(list(dict.fromkeys(kinds)), ["peers", "datagrams", "listeners", "strangers"])
+        self.assertAlmostEqual(LISTENER_SECONDS, kinds.count("listeners") * 0.001, delta=0.0011)
+        served = Served([*range(7000, 7100), *range(1000, 1020), 7], seconds=1.0)
+        self.assertEqual(served.descriptors, [7, 7000, 1000])
 
     def test_strangers_alone(self) -> None:
         """If only strangers are ready, turns are just as short, so that later events do not wait long."""

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import weakref
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest import SkipTest
@@ -27,7 +28,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.net import listening
 from s2sgw.net.admission import CROWD, Admission, AdmittedConnection, ConnectionLimits
 from s2sgw.net.connection import ConnectionOptions, StreamConnection
-from s2sgw.net.listening import ACCEPTS, StreamFactory, bound_accepts, handed_over, has_ipv6, listen, trouble
+from s2sgw.net.listening import ACCEPT_SECONDS, ACCEPTS, StreamFactory, bound_accepts, handed_over, has_ipv6, listen, trouble
 from s2sgw.net.socket_transport import SocketTransport
 from s2sgw.net.turns import Turns
 from s2sgw.xmpp.ending import Cause, Ending
@@ -38,6 +39,22 @@ from tests.support.wires import LOCAL, CountingTransport, Recorder, ToyEngine, r
 
 def peer(host: str) -> IAddress:
     return IPv6Address("TCP", host, 4000) if ":" in host else IPv4Address("TCP", host, 4000)
+
+
+class FakePort:
+    """A listening port as Twisted's, at which connections wait. Each takes so many seconds."""
+
+    def __init__(self, waiting: int, seconds: float) -> None:
+        self.numberAccepts = 1000
+        self.waiting = waiting
+        self.now = 0.0
+        self._seconds = seconds
+
+    def doRead(self) -> None:
+        accepted = min(self.waiting, self.numberAccepts)
+        self.waiting -= accepted
+        self.now += accepted * self._seconds
+        self.numberAccepts = self.numberAccepts + 20 if accepted == self.numberAccepts else max(1, accepted)
 
 
 class AbortableTransport(CountingTransport):
@@ -165,19 +182,13 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertRaises(ValueError, listen, reactor, "nonsense:1", self.factory())
 
     def test_accepts(self) -> None:
-        """However many connections wait, one turn of the reactor accepts a limited number of them."""
-        accepted: list[int] = []
-        port: Any = SimpleNamespace(numberAccepts=1000)
-
-        def do_read() -> None:
-            accepted.append(port.numberAccepts)
-            port.numberAccepts += 20
-
-        port.doRead = do_read
-        bound_accepts(port)
-        for _ in range(3):
-            port.doRead()
-        self.assertEqual([ACCEPTS] * 3, accepted)
+        """However many connections wait, one turn of the reactor accepts a limited number of them, for a limited time."""
+        for waiting, seconds, each_time in ((1000, 0.0, ACCEPTS), (10, 0.0, 10), (8, 0.0, 8), (0, 0.0, 0), (1000, ACCEPT_SECONDS / 10, 12), (1000, 1.0, 4)):
+            port = FakePort(waiting, seconds)
+            bound_accepts(port, partial(getattr, port, "now"))
+            for turn in range(1, 4):
+                port.doRead()
+                self.assertEqual(waiting - port.waiting, min(waiting, turn * each_time), (waiting, seconds))
         self.assertEqual("socket", bound_accepts("socket"))
 
     def test_both_families(self) -> None:
