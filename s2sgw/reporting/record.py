@@ -194,9 +194,14 @@ def _facts(refused: RefusalRecord) -> dict[str, Any]:
     }
 
 
+def _owner_of(name: str, _: None) -> str:
+    """Return the party that may choose any number of names like this one."""
+    return registered_domain(name)
+
+
 def _names() -> FairDict[str, None]:
-    """Return a table for names of peers. Its owner bounds it."""
-    return FairDict(NAMES + 1, lambda name, _: registered_domain(name))
+    """Return a table for names of peers. The record removes names before it is full."""
+    return FairDict(NAMES + 1, _owner_of)
 
 
 class EventRecord:

@@ -75,6 +75,11 @@ class PastStream:
         return self.is_of(owner) and self.pairs <= owner.pairs
 
 
+def _owner_of(id: str, past: PastStream) -> str:
+    """Return the party that may cause any number of past streams."""
+    return past.registered
+
+
 class SuspendedStream(PastStream):
     """A stream that broke off and may be resumed."""
 
@@ -94,7 +99,7 @@ class ResumptionTable:
         self._record = record
         self._open: dict[str, ResumableOwner] = {}
         self._suspended: dict[str, SuspendedStream] = {}
-        self._past: FairDict[str, PastStream] = FairDict(MAX_SUSPENDED, lambda id, past: past.registered)
+        self._past: FairDict[str, PastStream] = FairDict(MAX_SUSPENDED, _owner_of)
         self._awaited: Counter[Pair] = Counter()
 
     def __len__(self) -> int:
