@@ -217,10 +217,10 @@ $(RELEASE): requirements-release.lock | $(BIN)/python
 	@.venv-release/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-release.lock
 	@touch $@
 
-# The locks are for every Python and platform. --no-emit-index-url: each user installs from an index of their own.
+# The locks are for every Python and platform. That of deployments has the extra `cluster`. --no-emit-index-url: each user installs from an index of their own.
 lock: $(RELEASE)
 	@for kind in '' dev docs release; do \
-	  .venv-release/bin/uv pip compile pyproject.toml $${kind:+--extra $$kind} --output-file requirements$${kind:+-$$kind}.lock \
+	  .venv-release/bin/uv pip compile pyproject.toml --extra $${kind:-cluster} --output-file requirements$${kind:+-$$kind}.lock \
 	    --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) || exit 1; \
 	done

@@ -82,8 +82,9 @@ def ask(prefix: Path, code: str, **variables: str) -> str:
 
 
 def units(root: Path) -> None:
-    """Write the units of `s2sgw setup systemd` to the folder for units of packages."""
-    code = f"import json; from s2sgw.cli.setup_files import systemd_files; print(json.dumps(systemd_files({COMMAND!r})))"
+    """Write the units of `s2sgw setup systemd`, with and without `--node`, to the folder for units of packages."""
+    made = f"systemd_files({COMMAND!r}) | systemd_files({COMMAND!r}, node=True)"
+    code = f"import json; from s2sgw.cli.setup_files import systemd_files; print(json.dumps({made}))"
     for path, text in json.loads(ask(root / PREFIX, code)).items():
         name = path.rpartition("/")[2]
         if path.startswith("/etc/systemd/system/"):
@@ -104,10 +105,10 @@ def documents(root: Path) -> None:
     for name in DOCUMENTS:
         shutil.copy(PROJECT / name, place)
     for folder, pattern in (
-        ("docs", "*.md"), ("examples", "*.toml"), ("examples", "*.py"),
+        ("docs", "*.md"), ("examples", "*.toml"), ("examples", "*.py"), ("examples/cluster", "*"),
         ("contrib", "*.md"), ("contrib/prometheus", "*.yml"), ("contrib/grafana", "*.json"),
     ):
-        (place / folder).mkdir(exist_ok=True)
+        (place / folder).mkdir(parents=True, exist_ok=True)
         for path in sorted((PROJECT / folder).glob(pattern)):
             if not path.name.startswith("echo-"):  # files of `make run PORT=…`
                 shutil.copy(path, place / folder)

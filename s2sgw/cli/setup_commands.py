@@ -75,10 +75,11 @@ def setup_completion(context: click.Context, shell: str) -> None:
 @setup.command("systemd", short_help="Print or install the systemd units.")
 @click.option("--program", metavar="FILE", help="Path of the s2sgw command for the unit (default: this command).")
 @click.option("--install", is_flag=True, help="Write the files to their directories instead of printing them.")
+@click.option("--node", is_flag=True, help="The unit for nodes of a cluster: s2sgw@a runs /etc/s2sgw/a.toml.")
 @click.option("--root", type=click.Path(path_type=Path), default=Path("/"), hidden=True)
-def setup_systemd(program: str | None, install: bool, root: Path) -> None:
+def setup_systemd(program: str | None, install: bool, node: bool, root: Path) -> None:
     """Print or install the systemd units, the sockets and the system user for s2sgw."""
-    texts = setup_files.systemd_files(program or setup_files.program())
+    texts = setup_files.systemd_files(program or setup_files.program(), node)
     if not install:
         click.echo("\n".join(texts.values()), nl=False)
         return
@@ -88,7 +89,8 @@ def setup_systemd(program: str | None, install: bool, root: Path) -> None:
     except (OSError, setup_files.FileExists) as error:
         fail(str(error), "configuration", None)
     click.echo("Next: systemd-sysusers && systemctl daemon-reload")
-    click.echo("Start it when it is configured: s2sgw check && systemctl enable --now s2sgw")
+    check, unit = ("s2sgw check --config /etc/s2sgw/a.toml", "s2sgw@a") if node else ("s2sgw check", "s2sgw")
+    click.echo(f"Start it when it is configured: {check} && systemctl enable --now {unit}")
 
 
 def _setup_server(server: str) -> click.Command:

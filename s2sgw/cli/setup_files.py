@@ -18,6 +18,8 @@ SYSTEMD_FILES = {
     "s2sgw-direct.socket": ("/etc/systemd/system/s2sgw-direct.socket", 0o644),
     "sysusers.conf": ("/etc/sysusers.d/s2sgw.conf", 0o644),
 }
+#: The same with `--node`. Nodes of a cluster open their ports themselves.
+NODE_FILES = {"s2sgw@.service": ("/etc/systemd/system/s2sgw@.service", 0o644), "sysusers.conf": SYSTEMD_FILES["sysusers.conf"]}
 #: Servers that find the gateway by the DNS view. The others are configured differently.
 _BY_VIEW = ("prosody", "ejabberd", "jabberd2")
 _TITLES = {"prosody": "Prosody", "ejabberd": "ejabberd", "jabberd2": "jabberd2", "openfire": "Openfire"}
@@ -40,9 +42,13 @@ def configuration(domains: Sequence[str], server: str, systemd: bool = True) -> 
     return text.replace("@VIEW@\n", f"{view}\n" if server in _BY_VIEW else "")
 
 
-def systemd_files(program: str) -> dict[str, str]:
-    """Return path -> text of the units, the sockets and the user. `program` is the absolute path of the `s2sgw` command."""
-    return {path: _template(name).replace("@PROGRAM@", program) for name, (path, _mode) in SYSTEMD_FILES.items()}
+def systemd_files(program: str, node: bool = False) -> dict[str, str]:
+    """Return path -> text of the units, the sockets and the user. `program` is the absolute path of the `s2sgw` command.
+
+    `node`: the unit of the nodes of a cluster, instead of that of a gateway and its sockets.
+    """
+    chosen = NODE_FILES if node else SYSTEMD_FILES
+    return {path: _template(name).replace("@PROGRAM@", program) for name, (path, _mode) in chosen.items()}
 
 
 def install(texts: dict[str, str], root: Path) -> list[Path]:
@@ -54,7 +60,7 @@ def install(texts: dict[str, str], root: Path) -> list[Path]:
     for path, place in places.items():
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(texts[path], "utf-8")
-        place.chmod(next(mode for known, mode in SYSTEMD_FILES.values() if known == path))
+        place.chmod(next(mode for known, mode in (SYSTEMD_FILES | NODE_FILES).values() if known == path))
     return list(places.values())
 
 

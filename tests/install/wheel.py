@@ -18,7 +18,7 @@ import time
 from importlib.metadata import entry_points, metadata
 from pathlib import Path
 
-DATA = ("s2sgw.toml", "s2sgw.service", "s2sgw.socket", "s2sgw-direct.socket", "sysusers.conf")
+DATA = ("s2sgw.toml", "s2sgw.service", "s2sgw@.service", "s2sgw.socket", "s2sgw-direct.socket", "sysusers.conf")
 _CONFIG = """\
 [gateway]
 domains = ["example.org"]

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.project.audit import report
 from tests.project.source_tree import ROOT
 
-LOCKS = {"requirements.lock": (), "requirements-dev.lock": ("dev",), "requirements-docs.lock": ("docs",), "requirements-release.lock": ("release",)}
+LOCKS = {"requirements.lock": ("cluster",), "requirements-dev.lock": ("dev",), "requirements-docs.lock": ("docs",), "requirements-release.lock": ("release",)}
 #: The engine of a cluster, for tests alone.
 TESTS_LOCK = "requirements-nats.lock"
 #: name==version ; marker, and then one hash a line

@@ -69,6 +69,31 @@ class SetupSystemdTests(SynchronousTestCase):
         self.assertIn("ExecStart=/opt/s2sgw/bin/s2sgw run --config /etc/s2sgw/s2sgw.toml\n", service)
         self.assertNotIn("@", service.replace("@system-service", "").replace("@privileged", "").replace("@resources", ""))
 
+    def test_node(self) -> None:
+        """A node has its own configuration and folders, no sockets of systemd, more time to start and to stop, and the same protection."""
+        (alone, node) = (
+            setup_files.systemd_files("/opt/s2sgw/bin/s2sgw", node)[f"/etc/systemd/system/s2sgw{'@' * node}.service"] for node in (False, True)
+        )
+        self.assertIn("ExecStart=/opt/s2sgw/bin/s2sgw run --config /etc/s2sgw/%i.toml\n", node)
+        for line in ("StateDirectory=s2sgw/%i", "RuntimeDirectory=s2sgw/%i", "TimeoutStartSec=180", "TimeoutStopSec=150"):
+            self.assertIn(f"{line}\n", node)
+        self.assertNotIn(".socket", node)
+        settings = [
+            [line for line in text.splitlines() if re.match("[A-Za-z]+=", line) and not re.match(
+                "Exec|Timeout|StateDirectory=|RuntimeDirectory=|Description|After|Requires|Also", line)]
+            for text in (alone, node)
+        ]
+        self.assertEqual(*settings)
+
+    def test_node_installed(self) -> None:
+        """`--node` writes the unit of the nodes and the user, and says how to start one."""
+        root = Path(self.mktemp())
+        arguments = ["setup", "systemd", "--node", "--program", "/opt/s2sgw/bin/s2sgw", "--install", "--root", str(root)]
+        output = CliRunner().invoke(main, arguments).output
+        found = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+        self.assertEqual(["etc/systemd/system/s2sgw@.service", "etc/sysusers.d/s2sgw.conf"], found)
+        self.assertIn("s2sgw check --config /etc/s2sgw/a.toml && systemctl enable --now s2sgw@a\n", output)
+
     def test_callbacks_of_tls(self) -> None:
         """cffi needs memory that is writable and executable for the callbacks of OpenSSL."""
         service = setup_files.systemd_files("/opt/s2sgw/bin/s2sgw")["/etc/systemd/system/s2sgw.service"]
