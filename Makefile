@@ -193,7 +193,7 @@ cluster: $(DEV) $(NATS)
 
 # The servers of the tests sync each write, so they are in memory if there is room: it takes a tenth of the time.
 IN_MEMORY = $$(free=$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1); [ "$${free:-0}" -gt 2000000 ] && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
-CLUSTER_TESTS ?= tests.integration.test_jetstream tests.integration.test_jetstream_spool tests.integration.test_nodes
+CLUSTER_TESTS ?= tests.integration.test_jetstream tests.integration.test_jetstream_spool tests.integration.test_nodes tests.integration.test_cluster_examples
 cluster-test: $(DEV) $(NATS)
 	@TMPDIR=$(IN_MEMORY) NATS_SERVER=$(NATS_SERVER) $(BIN)/python $(WARNINGS) -m twisted.trial --temp-directory=_trial_temp_cluster $(CLUSTER_TESTS)
 
