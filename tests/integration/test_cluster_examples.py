@@ -10,6 +10,8 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -40,6 +42,7 @@ class ClusterExampleTests(SynchronousTestCase):
         addresses = [f"{LOOPBACK}{number}" for number in (21, 22, 23)]
         subprocess.run(["sh", str(EXAMPLES / "secrets.sh"), str(self.secrets), *addresses], check=True)
         # the ports of the examples may be in use
+        self.health: list[int] = []
         self.ports = {port: str(self.lab.port()) for port in ("4222", "6222", "5269", "15270", "8269", "5271")}
 
     def adapted(self, name: str, folders: dict[str, str]) -> str:
@@ -56,7 +59,9 @@ class ClusterExampleTests(SynchronousTestCase):
         folder, binary = self.secrets / name, nats_server()
         assert binary is not None
         config, store = folder / "nats.conf", self.lab.directory(f"store-{name}")
-        config.write_text(self.adapted("nats.conf", {"/etc/nats": str(folder), "/var/lib/nats": str(store)}))
+        self.health.append(self.lab.port())
+        folders = {"/etc/nats": str(folder), "/var/lib/nats": str(store), "127.0.0.1:8222": f"127.0.0.1:{self.health[-1]}"}
+        config.write_text(self.adapted("nats.conf", folders))
         environment = dict(line.split("=", 1) for line in (folder / "nats.env").read_text().splitlines())
         checked = subprocess.run([binary, "-t", "--config", str(config)], env=environment, capture_output=True, text=True, check=False)
         self.assertEqual(0, checked.returncode, checked.stderr)
@@ -88,8 +93,7 @@ class ClusterExampleTests(SynchronousTestCase):
 
     def test_joins(self) -> None:
         """The servers find each other by TLS. A node with its credentials makes the streams, joins, and is ready."""
-        for name in SERVERS:
-            self.server(name)
+        server = [self.server(name) for name in SERVERS][-1]
         config, process = self.node()
         self.until(process, lambda: "joined" in process.output(100) and "ready" in process.output(100))
         command = [str(Path(TWISTD).with_name("s2sgw"))]
@@ -97,3 +101,13 @@ class ClusterExampleTests(SynchronousTestCase):
             done = subprocess.run([*command, *words, "--config", str(config)], capture_output=True, text=True, check=False)
             self.assertEqual(0, done.returncode, done.stdout + done.stderr)
         self.assertEqual(0, process.stop())
+        for port in self.health:
+            self.until(server, lambda port=port: _healthy(port))
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5.0) as answer:
+            return b'"ok"' in answer.read()
+    except URLError:
+        return False
