@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -102,7 +103,7 @@ class ClusterExampleTests(SynchronousTestCase):
             self.assertEqual(0, done.returncode, done.stdout + done.stderr)
         self.assertEqual(0, process.stop())
         for port in self.health:
-            self.until(server, lambda port=port: _healthy(port))
+            self.until(server, partial(_healthy, port))
 
 
 def _healthy(port: int) -> bool:

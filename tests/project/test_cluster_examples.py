@@ -17,7 +17,7 @@ from tests.project.source_tree import ROOT
 
 FOLDER = ROOT / "examples" / "cluster"
 NODES = "abc"
-#: What is different in the files of two nodes.
+#: The parts that differ in the files of two nodes.
 OWN = re.compile(r"(?<=/)[abc](?=\.toml|\"|/)|(?<=node )[abc](?= of)|(?<=node = \")[abc]|192\.0\.2\.1[123](?=\"\n|\" {2,})")
 
 
