@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from tests.durability.cluster_account import HEADING, judge, silences
 from tests.durability.cluster_faults import RECOVER, ClusterFaults
+from tests.durability.cluster_prosody import is_installed
 from tests.durability.cluster_testbed import RATE, ClusterTestbed
 from tests.durability.crash import silence_asyncio
 from tests.lab.lab import Lab
@@ -28,9 +29,9 @@ from tests.lab.nats import nats_server
 SETTLE = 60.0
 
 
-async def run(lab: Lab, rounds: int, seed: int, only: Sequence[str], rate: float) -> int:
-    """Run so many rounds, print the account, and return the exit status."""
-    testbed = ClusterTestbed(lab, random.Random(seed + 1), rate)
+async def run(lab: Lab, rounds: int, seed: int, only: Sequence[str], rate: float, real: bool) -> int:
+    """Run so many rounds, print the account, and return the exit status. `real`: with a Prosody behind the nodes."""
+    testbed = ClusterTestbed(lab, random.Random(seed + 1), rate, real)
     await testbed.start()
     faults = ClusterFaults(testbed, random.Random(seed))
     if not await testbed.until(testbed.flowing, RECOVER):
@@ -41,6 +42,8 @@ async def run(lab: Lab, rounds: int, seed: int, only: Sequence[str], rate: float
     if not await testbed.settle(SETTLE):
         print("\n".join(["not everything arrived in time:", *await testbed.held()]))
     verdicts = [judge(stream.account, faults.rounds, stream.refused) for stream in testbed.streams]
+    verdicts += [judge(account, faults.rounds) for account in testbed.real_accounts]
+    faults.errors += [f"{account.name}: nothing arrived" for account in testbed.real_accounts if not account.arrived]
     errors = [*faults.errors, *await testbed.stop(), *silences(faults.rounds)]
     print(f"\n{HEADING}")
     for verdict in verdicts:
@@ -59,6 +62,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--rate", type=float, default=RATE, help="stanzas a second of each pair")
     parser.add_argument("--kinds", default="", help="only these faults, separated by commas (docs/durability.md)")
+    parser.add_argument(
+        "--real", action=argparse.BooleanOptionalAction, help="with a Prosody behind the nodes, or without (default: with even seeds)",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
     arguments = parser.parse_args()
     if nats_server() is None:
@@ -66,9 +72,14 @@ def main() -> int:
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     silence_asyncio()
+    real = arguments.seed % 2 == 0 if arguments.real is None else arguments.real
+    if real and not is_installed():
+        print("Prosody is not installed: no real server is behind the nodes")
+        real = False
     with Lab(arguments.keep) as lab:
         print(f"seed {arguments.seed}" + (f", in {lab.folder}" if arguments.keep else ""), flush=True)
-        return asyncio.run(run(lab, arguments.rounds, arguments.seed, [each for each in arguments.kinds.split(",") if each], arguments.rate))
+        kinds = [each for each in arguments.kinds.split(",") if each]
+        return asyncio.run(run(lab, arguments.rounds, arguments.seed, kinds, arguments.rate, real))
 
 
 if __name__ == "__main__":

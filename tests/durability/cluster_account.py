@@ -57,7 +57,7 @@ class Verdict:
         account = self.account
         if self.lost:
             yield f"{account.name}: {len(self.lost)} lost, such as number {self.lost[0]}, sent at {account.sent[self.lost[0]]:.2f}"
-        if account.out_of_order():
+        if account.orderly and account.out_of_order():
             number = account.overtaken()[0]
             moments = f"sent at {account.sent[number]:.2f}, arrived at {account.arrivals[number][0]:.2f}"
             yield f"{account.name}: {account.out_of_order()} out of order, such as number {number}, {moments}"
@@ -73,17 +73,20 @@ HEADING = (
 
 
 def judge(account: PairAccount, rounds: Sequence[Round], refused: Container[int] = ()) -> Verdict:
-    """Return the fate of the stanzas of a pair that neither arrived nor bounced. `refused`: written on streams that were refused."""
+    """Return the fate of the stanzas of a pair that neither arrived nor bounced. `refused`: written on streams that were refused.
+
+    A real server, whose order is not judged, may write a stanza long after its client has sent it. Any later fault may lose it.
+    """
     verdict = Verdict(account)
     for number in account.missing():
-        in_doubt = number in refused or _unread(account.sent[number], rounds)
+        in_doubt = number in refused or _unread(account.sent[number], rounds, account.orderly)
         excused = not account.managed and number not in account.acknowledged and in_doubt
         (verdict.excused if excused else verdict.lost).append(number)
     return verdict
 
 
-def _unread(sent: float, rounds: Sequence[Round]) -> bool:
-    return any(each.loses and each.began - BEFORE <= sent <= each.ended + AFTER for each in rounds)
+def _unread(sent: float, rounds: Sequence[Round], at_once: bool) -> bool:
+    return any(each.loses and (each.began - BEFORE <= sent or not at_once) and sent <= each.ended + AFTER for each in rounds)
 
 
 def measure_silence(found: Round, accounts: Sequence[PairAccount], until: float) -> None:

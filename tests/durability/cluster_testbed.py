@@ -19,7 +19,9 @@ from s2sgw.admin.client import RequestFailed, ask, socket_path
 from s2sgw.backend.private_ca import PrivateCA
 from s2sgw.runtime.state_directory import keep_secret
 from tests.durability.account import PairAccount
+from tests.durability.cluster_prosody import REAL, ProsodyBehind
 from tests.durability.gateway_runner import GatewayRunner
+from tests.durability.prosody_testbed import USER
 from tests.durability.simulated_nameserver import SimulatedNameserver
 from tests.durability.simulated_server import REQUEST_SHARE, OutgoingStream, SimulatedServer, Traffic
 from tests.durability.xml_stream import STREAMS, XMLStream
@@ -36,6 +38,10 @@ PEERS = {f"managed{number}.example": True for number in range(1, 6)} | {f"plain{
 HOPPING, DIRECT = ("managed1.example", "plain1.example"), ("managed5.example", "plain3.example")
 #: The peers that have two streams at once in a round of that kind.
 DOUBLED = ("managed1.example", "plain1.example", "managed5.example")
+#: The peers that send to the Prosody behind the nodes, and get stanzas of its client.
+REAL_PEERS = ("managed3.example", "plain2.example")
+#: Seconds for which a Prosody may keep stanzas, before it looks again for a server of theirs.
+REAL_SECONDS = 40.0
 #: The letter of the ids of stanzas on second streams.
 SECOND = "m"
 NAMES = "abc"
@@ -121,9 +127,9 @@ class SecondArrivals:
 class ClusterNode:
     """One gateway of the cluster. Its connections to the engine, and those of other nodes to it, go through relays."""
 
-    def __init__(self, lab: Lab, name: str, engine: Sequence[int]) -> None:
+    def __init__(self, lab: Lab, name: str, engine: Sequence[int], domains: Sequence[str]) -> None:
         self.name = name
-        self.gateway = gateway(lab, INSIDE)
+        self.gateway = gateway(lab, *domains)
         self.runner = GatewayRunner(self.gateway)
         self.listen = lab.port()
         self.relays = [Relay(lab, port) for port in engine]
@@ -189,16 +195,22 @@ class ClusterNode:
 class ClusterTestbed:
     """Three nodes, three servers of the engine, one server behind the nodes, and `PEERS`."""
 
-    def __init__(self, lab: Lab, chance: random.Random, rate: float = RATE) -> None:
+    def __init__(self, lab: Lab, chance: random.Random, rate: float = RATE, real: bool = False) -> None:
+        """`real`: a Prosody is behind the nodes, too."""
         self.lab = lab
         self.chance = chance
         self.engine = nats(lab, 3)
-        self.nodes = [ClusterNode(lab, name, [server.port for server in self.engine.servers]) for name in NAMES]
+        self.prosody = ProsodyBehind(lab, len(NAMES)) if real else None
+        domains = [INSIDE, *([REAL] if real else [])]
+        self.nodes = [ClusterNode(lab, name, [server.port for server in self.engine.servers], domains) for name in NAMES]
+        self._certificates: list[Certificate] = []
         self.accounts: list[PairAccount] = []
         self.outgoing: list[RoamingStream] = []
         #: second streams of the pairs of `DOUBLED`, which connect in rounds of that kind
         self.second: list[RoamingStream] = []
         self._arrivals = SecondArrivals()
+        #: the streams of peers to the domain of the Prosody
+        self._to_prosody: list[RoamingStream] = []
         self.servers: list[SimulatedServer] = []
         self._rate = rate
         self._dns = SimulatedNameserver()
@@ -212,8 +224,8 @@ class ClusterTestbed:
         keep_secret(shared / "secret")
         PrivateCA(shared)
         await self._dns.listen(dns_port)
-        certificate = self._authority.for_domain(INSIDE)
-        backend = self._server(INSIDE, backend_port, True, certificate)
+        self._certificates = [self._authority.for_domain(domain) for domain in (INSIDE, *([REAL] if self.prosody else []))]
+        backend = self._server(INSIDE, backend_port, True, self._certificates[0])
         for name, managed in PEERS.items():
             peer = self._server(name, self.lab.port(), managed, self._authority.for_domain(name))
             self._dns.ports[name] = peer.port
@@ -221,13 +233,17 @@ class ClusterTestbed:
             self._pair(backend, peer, 1)
         await asyncio.to_thread(self.engine.start)
         for node in self.nodes:
-            self._configure(node, dns_port, backend_port, shared, certificate)
+            self._configure(node, dns_port, backend_port, shared)
             node.begin()
         for node in self.nodes:
             await node.runner.ready()
         for server in self.servers:
             server.on_stanza = partial(self._arrivals.note, server.domain)
             await server.start()
+        if self.prosody is not None:
+            await self.prosody.start(self.nodes[0].gateway, self._authority.file, self._certificates[1])
+            for account in self.prosody.run([self._to_real(peer) for peer in REAL_PEERS]):
+                self.server(account.recipient).incoming[REAL] = account
         for stream in self.second:
             self.server(stream.account.sender).run(stream)
 
@@ -239,15 +255,18 @@ class ClusterTestbed:
         """Return the stream of the server behind the nodes to a peer."""
         return next(stream for stream in self.outgoing if stream.account.recipient == domain)
 
-    def _configure(self, node: ClusterNode, dns_port: int, backend_port: int, shared: Path, certificate: Certificate) -> None:
+    def _configure(self, node: ClusterNode, dns_port: int, backend_port: int, shared: Path) -> None:
+        nameserver = f"127.0.0.1:{dns_port}"
+        backends: list[dict[str, object]] = [{
+            "kind": "s2s", "domains": [INSIDE], "address": f"127.0.0.1:{backend_port}",
+            "listen": f"tcp:{node.gateway.inner}:interface=127.0.0.1",
+        }]
+        if self.prosody is not None:
+            backends.append(self.prosody.backend(self.nodes.index(node), node.gateway, nameserver))
         node.gateway.configure(
-            backend=f"127.0.0.1:{backend_port}", dns=None, anchors=self._authority.file, certificates=[certificate],
+            backend=f"127.0.0.1:{backend_port}", dns=None, anchors=self._authority.file, certificates=self._certificates,
             changes={
-                "dns": {"servers": [f"127.0.0.1:{dns_port}"], "private_addresses": "allow"},
-                "backend": [{
-                    "kind": "s2s", "domains": [INSIDE], "address": f"127.0.0.1:{backend_port}",
-                    "listen": f"tcp:{node.gateway.inner}:interface=127.0.0.1",
-                }],
+                "dns": {"servers": [nameserver], "private_addresses": "allow"}, "backend": backends,
                 "queue": {"disk": "64MB"}, "cluster": node.section(shared),
             },
         )
@@ -260,19 +279,29 @@ class ClusterTestbed:
     def _pair(self, sender: SimulatedServer, recipient: SimulatedServer, side: int) -> None:
         """Let one server send to another one, by the listener for peers (`side` 0) or for the server behind (1) of any node."""
         side = 2 if sender.domain in DIRECT else side
-        stream = self._stream(sender, recipient, side, Traffic)
+        stream = self._stream(sender, recipient.domain, side, Traffic)
         sender.outgoing[recipient.domain], recipient.incoming[sender.domain] = stream, stream.account
         self.accounts.append(stream.account)
         self.outgoing.append(stream)
         if sender.domain in DOUBLED:
-            second = self._stream(sender, recipient, side, SecondTraffic)
+            second = self._stream(sender, recipient.domain, side, SecondTraffic)
             second.connects, second.sending, second.account.label = False, False, ", second stream"
             self._arrivals.accounts[sender.domain, recipient.domain] = second.account
             self.second.append(second)
 
-    def _stream(self, sender: SimulatedServer, recipient: SimulatedServer, side: int, traffic_type: type[Traffic]) -> RoamingStream:
-        account = PairAccount(sender.domain, recipient.domain, sender.managed, inbound=recipient.domain == INSIDE)
-        traffic = traffic_type(account, f"u@{recipient.domain}/r", self._rate, size=SIZE, request_share=REQUEST_SHARE)
+    def _to_real(self, peer: str) -> PairAccount:
+        """Let a peer send to the client of the Prosody; return the account."""
+        sender = self.server(peer)
+        stream = self._stream(sender, REAL, 0, Traffic)
+        stream.traffic.address, stream.traffic.request_share = f"{USER}@{REAL}/lab", 0.0
+        sender.outgoing[REAL] = stream
+        sender.run(stream)
+        self._to_prosody.append(stream)
+        return stream.account
+
+    def _stream(self, sender: SimulatedServer, recipient: str, side: int, traffic_type: type[Traffic]) -> RoamingStream:
+        account = PairAccount(sender.domain, recipient, sender.managed, inbound=recipient != sender.domain and side != 1)
+        traffic = traffic_type(account, f"u@{recipient}/r", self._rate, size=SIZE, request_share=REQUEST_SHARE)
         ports = [node.ports[side] for node in self.nodes]
         stream = RoamingStream(traffic, self.chance.choice(ports), sender.context)
         stream.ports, stream.chance, stream.direct = ports, self.chance, side == 2
@@ -322,12 +351,20 @@ class ClusterTestbed:
         """Send nothing new, and wait until every stanza is accounted for, or for so long."""
         for stream in self.streams:
             stream.sending = False
+        if self.prosody is not None:
+            self.prosody.send(False)
+            await self.until(lambda: not any(account.missing() for account in self.real_accounts), REAL_SECONDS)
         return await self.until(self._complete, seconds)
 
     @property
     def streams(self) -> list[RoamingStream]:
         """Return the streams on which stanzas were sent."""
-        return [*self.outgoing, *(stream for stream in self.second if stream.account.sent)]
+        return [*self.outgoing, *self._to_prosody, *(stream for stream in self.second if stream.account.sent)]
+
+    @property
+    def real_accounts(self) -> list[PairAccount]:
+        """Return the accounts of what the client of the Prosody has sent."""
+        return [] if self.prosody is None else self.prosody.accounts
 
     def _complete(self) -> bool:
         for stream in self.streams:
@@ -344,6 +381,8 @@ class ClusterTestbed:
             await node.runner.ended()
         for server in self.servers:
             server.stop()
+        if self.prosody is not None:
+            self.prosody.stop()
         self._dns.close()
         for node in self.nodes:
             for relay in (*node.relays, node.inner_relay):

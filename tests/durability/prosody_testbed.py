@@ -34,7 +34,10 @@ RESOLVE_SECONDS = 30.0
 class ClientTraffic:
     """The traffic of a client of a real server: what it sends on each of its pairs, and what it receives. Both are by the other domain."""
 
-    def __init__(self, client: Client, sends: dict[str, PairAccount], receives: dict[str, PairAccount]) -> None:
+    def __init__(
+        self, client: Client, sends: dict[str, PairAccount], receives: dict[str, PairAccount], rate: float = RATE,
+    ) -> None:
+        self._rate = rate
         self.sends = sends
         self.receives = receives
         self.inbound = self.outbound = True
@@ -46,7 +49,7 @@ class ClientTraffic:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
-            due, last = due + (now - last) * RATE, now
+            due, last = due + (now - last) * self._rate, now
             number, due = int(due), due % 1
             for them, account in self.sends.items():
                 for _ in range(number if (self.inbound if account.inbound else self.outbound) else 0):

@@ -11,9 +11,9 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-#: Seconds for which an answer may be kept.
+#: Seconds for which an answer may be kept, and the start of a name that is asked for.
 TTL = 2
-_SERVICE = "_xmpp-server._tcp."
+SERVICE = "_xmpp-server._tcp."
 
 
 class SimulatedNameserver(asyncio.DatagramProtocol):
@@ -55,8 +55,8 @@ class SimulatedNameserver(asyncio.DatagramProtocol):
             return answer
         question = query.question[0]
         name = question.name.to_text().rstrip(".")
-        port = self.ports.get(name.removeprefix(_SERVICE), self.default_port)
-        if question.rdtype == dns.rdatatype.SRV and name.startswith(_SERVICE) and port:
+        port = self.ports.get(name.removeprefix(SERVICE), self.default_port)
+        if question.rdtype == dns.rdatatype.SRV and name.startswith(SERVICE) and port:
             answer.answer.append(dns.rrset.from_text(question.name, TTL, "IN", "SRV", f"0 0 {port} localhost."))
         else:
             answer.set_rcode(dns.rcode.NXDOMAIN)
