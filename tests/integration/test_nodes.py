@@ -5,23 +5,33 @@ Skipped where nats-server is not installed. `make cluster` is the test under loa
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
+import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.cluster.jetstream import JetStreamEngine
+from s2sgw.cluster.jetstream_api import JetStreamAPI, RequestRefused
+from s2sgw.cluster.nats_connection import NATSConnection
+from s2sgw.cluster.stream_setup import wanted_streams
+from s2sgw.cluster.subjects import PEN_STREAM
 from s2sgw.runtime.state_directory import keep_secret
 from tests.integration.test_loopback import load_hello
 from tests.lab.cluster_demo import CERTIFICATES, HELLO_PORT, DemoNode, configuration
 from tests.lab.lab import Lab
-from tests.lab.nats import nats_server
+from tests.lab.nats import nats, nats_server
 from tests.support.certificates import leaf_for, shared_root
-from tests.support.jetstream_engines import started
+from tests.support.jetstream_engines import RECORD_BYTES, started
 
 #: Seconds within which something must happen. Nothing waits for so long unless it fails.
 PATIENCE = 60.0
@@ -48,12 +58,12 @@ class NodesTests(SynchronousTestCase):
         (certificates / "ca" / "ca.crt").write_bytes(shared_root().pem)
         self.certificates = certificates
 
-    def node(self, name: str, old: str = "", new: str = "") -> DemoNode:
+    def node(self, name: str, old: object = "", new: object = "") -> DemoNode:
         """Start a node. `old` of its configuration is replaced by `new`."""
         node = DemoNode(name, self.lab.port(), self.lab.directory(name))
         text = configuration(name, node.port, self.lab.port(), self.engine, self.shared)
         text = text.replace(str(CERTIFICATES), str(self.certificates))
-        node.config.write_text(text.replace(old, new) if old else text, encoding="utf-8")
+        node.config.write_text(text.replace(str(old), str(new)) if old else text, encoding="utf-8")
         node.start(self.lab)
         return node
 
@@ -139,6 +149,69 @@ class NodesTests(SynchronousTestCase):
             listener.settimeout(PATIENCE)
             self.command(b, "queue", "release", "peer.example")
             listener.accept()[0].close()
+
+    def refused(self, node: DemoNode, words: str) -> None:
+        """Check that a start ends with status 1 and these words, and that nothing was opened."""
+        self.assertEqual(1, self.ended(node))
+        self.assertIn(words, self.output(node))
+        self.assertNotIn(" ready ", self.output(node))
+        self.assertNotIn("Traceback", self.output(node))
+
+    def test_other_secret(self) -> None:
+        """A node whose dialback secret is another one is refused, while a node with the first one lives."""
+        a = self.node("a")
+        self.ready(a)
+        other = self.lab.directory("other")
+        keep_secret(other / "secret")
+        self.refused(self.node("b", self.shared, other), "the file secret in cluster.shared must be the same on all nodes")
+        assert a.process is not None
+        a.process.signal(15)
+        self.assertEqual(0, self.ended(a))
+
+    def test_old_engine(self) -> None:
+        """An engine before the version that is needed is refused."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            threading.Thread(target=self.greet, args=(server,), daemon=True).start()
+            node = self.node("a", self.engine[0], f"nats://127.0.0.1:{server.getsockname()[1]}")
+            self.refused(node, "the engine is NATS 2.9, and must be 2.15 or later")
+
+    @staticmethod
+    def greet(server: socket.socket) -> None:
+        """Greet each client as NATS 2.9 does, and answer its pings."""
+        information = {"server_id": "N", "version": "2.9.10", "proto": 1, "headers": True, "max_payload": 4 << 20}
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = server.accept()
+                client.sendall(f"INFO {json.dumps(information)}\r\n".encode())
+                while data := client.recv(4096):
+                    client.sendall(b"PONG\r\n" * data.count(b"PING\r\n"))
+
+    def test_records_of_others(self) -> None:
+        """Settings of a newer version, and a stream that would not survive its server, end the start. Nothing is changed."""
+        servers = nats(self.lab, 1)
+        servers.start()
+        self.addCleanup(servers.kill)
+        self.engine = servers.urls
+        stream = next(each for each in wanted_streams(1, 1 << 20) if each["name"] == PEN_STREAM)
+        for change, words in (({"storage": "memory"}, "the engine's stream S2SGW_PEN is in memory"), ({}, "has version 99")):
+            asyncio.run(self.prepare({**stream, **change}))
+            self.refused(self.node("a"), words)
+
+    async def prepare(self, stream: dict[str, Any]) -> None:
+        """Make a stream anew, and let the settings of all nodes be of a newer version, if their stream can be made."""
+        loop = asyncio.get_running_loop()
+        connection = NATSConnection(self.engine, None, loop)
+        api = JetStreamAPI(connection, loop.time)
+        connection.open()
+        with contextlib.suppress(RequestRefused):
+            await api.question(api.call, f"STREAM.DELETE.{stream['name']}", {})
+        await api.question(api.call, f"STREAM.CREATE.{stream['name']}", stream)
+        await connection.close()
+        if stream["storage"] == "file":
+            engine = JetStreamEngine(self.engine, loop, record_bytes=RECORD_BYTES, shard_bytes=1 << 20)
+            await Deferred.fromCoroutine(engine.open(PATIENCE)).asFuture(loop)
+            await Deferred.fromCoroutine(engine.put("cluster", b'{"version":99,"settings":{}}', 0)).asFuture(loop)
+            await Deferred.fromCoroutine(engine.close()).asFuture(loop)
 
     def test_no_engine(self) -> None:
         """A node whose engine is away opens nothing."""
