@@ -7,11 +7,14 @@ import xml.etree.ElementTree as ET
 from typing import Any
 from unittest import mock
 
+import dns.message
+import dns.rcode
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.durability.account import PairAccount
 from tests.durability.cluster_account import BRIDGE_LIMIT, LIMITS, Round, judge, measure_silence, silences
 from tests.durability.cluster_faults import ClusterFaults
+from tests.durability.cluster_prosody import NodesNameserver
 from tests.durability.cluster_testbed import SecondArrivals, SecondTraffic, large_stanzas
 from tests.durability.simulated_server import OutgoingStream, Traffic
 
@@ -58,6 +61,14 @@ class ClusterAccountTests(SynchronousTestCase):
         bounced = account(True, "01245")
         bounced.bounced.add(3)
         self.assertEqual(list(judge(bounced, []).errors()), [])
+
+    def test_real_server(self) -> None:
+        """Any later fault excuses what a real server may have written late. Its order is not judged, and without a fault nothing is lost."""
+        late, early = Round("kill", "", 200.0, 201.0), Round("kill", "", 50.0, 51.0)
+        made = account(False, "10245")
+        made.orderly = False
+        self.assertEqual((judge(made, [late]).excused, list(judge(made, [late]).errors())), ([3], []))
+        self.assertEqual((judge(made, [early]).lost, judge(made, []).lost), ([3], [3]))
 
     def test_silence(self) -> None:
         """The longest time without an arrival counts from the fault on, to the end of the round, and has a limit for some kinds."""
@@ -127,6 +138,16 @@ class SecondStreamTests(SynchronousTestCase):
         error = ET.fromstring(f"<message type='error' from='u@{made.recipient}/r' to='u@{made.sender}/r' id='m2'/>")
         arrivals.note(made.sender, error, made.recipient, stream)
         self.assertEqual(made.bounced, {2})
+
+    def test_name_server(self) -> None:
+        """The server of a Prosody behind the nodes finds every domain at all of them."""
+        served = NodesNameserver()
+        served.nodes = (5001, 5002)
+        query = dns.message.make_query("_xmpp-server._tcp.any.example", "SRV")
+        answer = dns.message.from_wire(served._answer(query).to_wire())
+        self.assertEqual(sorted(each.port for each in answer.answer[0]), [5001, 5002])
+        other = served._answer(dns.message.make_query("_xmpps-server._tcp.any.example", "SRV"))
+        self.assertEqual((other.rcode(), list(other.answer)), (dns.rcode.NXDOMAIN, []))
 
     def test_large_stanzas(self) -> None:
         """They take the next numbers of a stream, and have the size that is asked for."""
