@@ -25,6 +25,7 @@ _CONDITIONS: dict[Cause, StreamCondition] = {
     Cause.INTERNAL: StreamCondition.INTERNAL_SERVER_ERROR,
     Cause.TOO_MANY_STREAMS: StreamCondition.RESOURCE_CONSTRAINT,
     Cause.TOO_MANY_CLAIMS: StreamCondition.RESOURCE_CONSTRAINT,
+    Cause.TOO_MANY_DOMAINS: StreamCondition.RESOURCE_CONSTRAINT,
     Cause.SHUTDOWN: StreamCondition.SYSTEM_SHUTDOWN,
     Cause.OTHER_NODE: StreamCondition.CONFLICT,
     Cause.NO_NODE: StreamCondition.RESOURCE_CONSTRAINT,

@@ -81,6 +81,13 @@ class PeerLogs:
     lanes: Mapping[Pair, Stored]
 
 
+class HomesPage(NamedTuple):
+    """Some home records of several peers, oldest first. `last`: the sequence to go on behind; 0: there are no more."""
+
+    homes: Sequence[tuple[Domain, Stored]]
+    last: int
+
+
 class Entry(NamedTuple):
     """A value of the shared table. `data` is None: it was removed, and its sequence is that of the removal."""
 
@@ -158,6 +165,17 @@ class ClusterEngine(Protocol):
 
     async def held_peers(self) -> Mapping[Domain, int]:
         """Return the peers that have records, with how many, home records included. Errors: `EngineGone`."""
+
+    @property
+    def parts(self) -> int:
+        """Return into how many parts the peers are divided, for `old_homes`."""
+
+    async def old_homes(self, part: int, after: int, age: float) -> HomesPage:
+        """Read home records of a part of the peers, behind the sequence `after`, that were written `age` seconds ago or earlier.
+
+        The engine's clock counts. Some hundred are read at once. Records that were removed or replaced may be among them.
+        Errors: `EngineGone`.
+        """
 
     async def get(self, key: str) -> Entry | None:
         """Read a value of the shared table, from the replica that decides. Errors: `EngineGone`."""

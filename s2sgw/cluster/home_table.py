@@ -18,6 +18,7 @@ from typing import Protocol
 
 from s2sgw.cluster.engine import Conflict, EngineError, EngineFull, Fence, PeerLogs, Stored
 from s2sgw.cluster.members import SessionState
+from s2sgw.cluster.new_homes import NewHomes
 from s2sgw.cluster.node_records import HomeRecord, NodeSession, UnreadableRecord
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
@@ -176,6 +177,8 @@ class _Peer:
     retry_at: float | None = None
     #: it was read a second time at once; a replica that is behind must not be asked in a circle
     read_again: bool = False
+    #: its first home record would be one too many: it is read again, since the replica that was read may be behind
+    one_too_many: bool = False
     #: the sequence of the own home record that is still to be released
     unreleased: int | None = None
     unused_since: float | None = None
@@ -193,9 +196,11 @@ class _Peer:
 class HomeTable:
     """The homes that the node `node` owns, claims and gives up."""
 
-    def __init__(self, node: str, sessions: SessionView) -> None:
-        self._node = node
+    def __init__(self, node: str, sessions: SessionView, new_homes: NewHomes | None = None) -> None:
+        self.node = node
         self._sessions = sessions
+        #: the bound of new home records
+        self.new_homes = new_homes or NewHomes()
         self._session: NodeSession | None = None
         self._effects: list[HomeEffect] = []
         self._peers: dict[Domain, _Peer] = {}
@@ -322,7 +327,7 @@ class HomeTable:
         """Answer all that wait."""
         self._effects += [Admit(waiter, ending) for waiter, _ in peer.waiters]
         peer.waiters.clear()
-        peer.read_again = False
+        peer.read_again = peer.one_too_many = False
         self._end_takeover(peer)
         self._pending.discard(peer.name)
 
@@ -365,7 +370,14 @@ class HomeTable:
         assert self._session is not None
         state = "over" if owner is None else self._sessions.state_of(owner, now)
         if state in ("over", "own"):
-            self._call(peer, ClaimHome(peer.name, self._session, sequence))
+            if sequence or peer.takeover or self.new_homes.take(peer.name, now):
+                self._call(peer, ClaimHome(peer.name, self._session, sequence))
+            elif peer.one_too_many:
+                self.new_homes.refused += len(peer.waiters)
+                self._admit(peer, Ending(Cause.TOO_MANY_DOMAINS, f"the registered domain of {peer.name} has too many new ones"))
+            else:
+                peer.one_too_many = True
+                self._retry(peer, now)
         elif state == "alive" and owner is not None:
             self._end_takeover(peer)
             if peer.waiters:
@@ -412,6 +424,8 @@ class HomeTable:
         peer = self._answered(call)
         if peer is None:
             return
+        if isinstance(call, ClaimHome) and not call.expected:
+            self.new_homes.give_back(peer.name, now)
         if isinstance(call, ReleaseHome) and isinstance(error, Conflict):
             self._after_release(peer, now)
         elif isinstance(call, ClaimHome) and isinstance(error, EngineFull):
@@ -556,7 +570,7 @@ class HomeTable:
         live = self._sessions.live_nodes(now)
         known = {*self._takeovers, *self._taking}
         for name, records in (peers or {}).items():
-            if records > 1 and name not in known and not self.owns(name) and chosen_node(name, live) == self._node:
+            if records > 1 and name not in known and not self.owns(name) and chosen_node(name, live) == self.node:
                 self._takeovers.append(name)
         self._take_over(now)
 

@@ -32,6 +32,7 @@ from s2sgw.cluster.home_table import (
 )
 from s2sgw.cluster.members import MemberNotice, OtherEnded, SessionBegan, SessionEnded
 from s2sgw.cluster.node_records import HomeRecord, UnreadableRecord
+from s2sgw.cluster.old_homes import OldHomes
 from s2sgw.ingress.homes import Homes
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, InvalidJID
@@ -88,6 +89,7 @@ class ClusterHomes(Homes):
         self, table: HomeTable, nodes: NodeView, engine: ClusterEngine, custody: PeerCustody, clock: IReactorTime,
     ) -> None:
         self.table = table
+        self.old_homes = OldHomes(table.node, engine, nodes, clock)
         self._nodes = nodes
         self._engine = engine
         self._custody = custody
@@ -103,10 +105,12 @@ class ClusterHomes(Homes):
     def start(self) -> None:
         """Begin to look at what is due."""
         self._loop.start(TICK, now=False)
+        self.old_homes.start()
 
     def stop(self) -> None:
         """Do nothing more. Nothing is released."""
         self._stopped = True
+        self.old_homes.stop()
         if self._loop.running:
             self._loop.stop()
         for call in list(self._calls):

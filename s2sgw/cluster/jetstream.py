@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from itertools import count
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ from s2sgw.cluster.engine import (
     EngineUnfit,
     Entry,
     Fence,
+    HomesPage,
     LaneRecord,
     PeerLogs,
     Stored,
@@ -50,6 +52,7 @@ from s2sgw.cluster.subjects import (
     PULSES,
     SPOOL_STREAMS,
     home_subject,
+    homes_subjects,
     kept_subject,
     key_of,
     key_stream,
@@ -89,11 +92,15 @@ _ASK_SECONDS = 5.0
 _REMEMBERED = 100_000
 #: Subjects that are read without a pause.
 _SLICE = 500
+#: Bytes of home records that are read at once.
+_HOMES_BYTES = 64 * 1024
 
 _HEADER = "S2S-"
 _HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*\Z")
 _HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?\Z")
 _IDENTITY = re.compile(r"[!-~]{1,200}\Z")
+#: The header of a record that is read, in which the server tells when it was stored.
+_WRITTEN_AT = "Nats-Time-Stamp"
 _REMOVED = {"Removed": "1"}
 _FAILED = {"Failed": "1"}
 _NOT_CLUSTERED, _NO_PEERS, _NO_STREAM, _OTHER_CONFIG = 10074, 10005, 10059, 10058
@@ -437,6 +444,25 @@ class JetStreamEngine(ClusterEngine):
                     await asyncio.sleep(0)
         return held
 
+    @property
+    def parts(self) -> int:
+        return len(SPOOL_STREAMS)
+
+    async def old_homes(self, part: int, after: int, age: float) -> HomesPage:
+        return await self._call(self._old_homes(part, after, age))
+
+    async def _old_homes(self, part: int, after: int, age: float) -> HomesPage:
+        """Read a page. The sequences of a stream ascend with the time, so that the first young record is the end."""
+        page = await self._api.next_page(SPOOL_STREAMS[part], homes_subjects(part), after, _HOMES_BYTES)
+        if not page.records:
+            return HomesPage([], 0)
+        now = _time((await self._api.info(SPOOL_STREAMS[part]))["ts"])
+        old = [found for found in page.records if now - _time(found.headers[_WRITTEN_AT]) >= age]
+        more = page.more and len(old) == len(page.records)
+        named = ((peer_of(found.subject), _stored(found)) for found in old)
+        homes = [(peer, stored) for peer, stored in named if peer is not None]
+        return HomesPage(homes, page.records[-1].sequence if more else 0)
+
     # --- what is kept for inspection ---
 
     async def keep(self, peer: Domain, data: bytes) -> None:
@@ -592,6 +618,11 @@ def _conflicts(subject: str) -> Iterator[None]:
         if error.code == WRONG_SEQUENCE:
             raise Conflict(f"{subject}: {error}") from error
         raise
+
+
+def _time(text: str) -> float:
+    """Return the seconds since the epoch of a time of the server (RFC 3339, with nanoseconds)."""
+    return datetime.fromisoformat(text).timestamp()
 
 
 def _stored(found: Found) -> Stored:

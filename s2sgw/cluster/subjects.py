@@ -37,6 +37,11 @@ def shard_subjects(shard: int) -> str:
     return f"s2sgw.spool.{shard}.>"
 
 
+def homes_subjects(shard: int) -> str:
+    """Return the pattern of the home records of a stream of the spool."""
+    return f"s2sgw.spool.{shard}.*.home"
+
+
 def peer_subjects(peer: Domain) -> str:
     """Return the pattern of all subjects of a peer."""
     return f"{_of_peer(peer)}.>"

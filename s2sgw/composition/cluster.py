@@ -20,6 +20,7 @@ from s2sgw.cluster.jetstream import JetStreamEngine
 from s2sgw.cluster.members import MemberNotice, Members, MemberTimes
 from s2sgw.cluster.membership import Membership, TCPProbe
 from s2sgw.cluster.nats_connection import Login
+from s2sgw.cluster.new_homes import NewHomes
 from s2sgw.cluster.reactor_loop import ReactorLoop
 from s2sgw.cluster.shared_holds import SharedHolds
 from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings, digest
@@ -80,6 +81,7 @@ class EngineParts:
     lease: WriteLease
     settings: SettingsGuard
     holds: SharedHolds
+    new_homes: NewHomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,10 @@ def build_engine(
     lease = WriteLease(membership.may_write, reactor)
     settings = SettingsGuard(engine, node, shared_settings(config, secret), reactor)
     holds = SharedHolds(engine, reactor, membership.may_write, home, report)
-    return EngineParts(node, loop, engine, spool, members, membership, notices, lease, settings, holds)
+    new_homes = NewHomes(cluster.new_homes)
+    return EngineParts(
+        node, loop, engine, spool, members, membership, notices, lease, settings, holds, new_homes,
+    )
 
 
 def build_cluster(
@@ -129,11 +134,11 @@ def build_cluster(
     """Build the homes of peers, which are claimed from now on before stanzas enter a queue."""
     peers = QueuedPeers(custody, ingress_services, accepted, initiated, parts.spool, parts.holds)
     parts.holds.changed = peers.holds_changed
-    homes = ClusterHomes(HomeTable(parts.node, parts.members), parts.members, parts.engine, peers, reactor)
+    homes = ClusterHomes(HomeTable(parts.node, parts.members, parts.new_homes), parts.members, parts.engine, peers, reactor)
     ingress_services.homes = parts.notices.homes = homes
     return ClusterParts(
         parts.node, parts.loop, parts.engine, parts.spool, parts.members, parts.membership, parts.notices, parts.lease,
-        parts.settings, parts.holds, homes,
+        parts.settings, parts.holds, parts.new_homes, homes,
     )
 
 

@@ -28,10 +28,12 @@ class ClusterView:
     def numbers(self) -> ClusterNumbers:
         """Return the numbers for Prometheus."""
         states = Counter(other.state for other in self._parts.members.others(self._clock.seconds()))
-        table = self._parts.homes.table
+        homes = self._parts.homes
+        table, deleted = homes.table, homes.old_homes.deleted
+        nodes = {"alive": states["alive"], "silent": states["silent"]}
         return ClusterNumbers(
-            len(table.owned), table.takeovers, {"alive": states["alive"], "silent": states["silent"]}, self._lease(),
-            self._heartbeat(), self._parts.engine.connected,
+            len(table.owned), table.takeovers, table.new_homes.refused, deleted, nodes, self._lease(), self._heartbeat(),
+            self._parts.engine.connected,
         )
 
     def status(self) -> ClusterAnswer:

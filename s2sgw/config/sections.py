@@ -303,7 +303,8 @@ class Cluster(Section):
 
     `engine`: the servers of the shared store. `tls`: the authorities of their certificates; None: no TLS. `credentials`: a file
     with "user:password". `listen`: where other nodes connect, from the networks of `members`. `shared`: the folder of the files
-    that are the same on all nodes.
+    that are the same on all nodes. `new_homes`: the home records that this node makes in a day for new sub-domains of one
+    registered domain.
     """
 
     node: NodeName | None = None
@@ -315,6 +316,7 @@ class Cluster(Section):
     lease: Annotated[float, PlainValidator(parse_lease)] = 3.0
     bridge: Annotated[float, PlainValidator(parse_bridge)] = 15.0
     shared: FilePath | None = None
+    new_homes: Annotated[Count, Field(ge=1)] = 1000
 
 
 class Policy(Section):

@@ -12,11 +12,14 @@ from prometheus_client.registry import Collector
 class ClusterNumbers(NamedTuple):
     """The numbers of this node.
 
+    `homes_refused`: admissions of peers that are too many new sub-domains. `homes_deleted`: old home records.
     `nodes`: the others by state, "alive" and "silent". `lease`, `heartbeat`: seconds; infinite if no heartbeat was acknowledged.
     """
 
     homes: int
     takeovers: int
+    homes_refused: int
+    homes_deleted: int
     nodes: Mapping[str, int]
     lease: float
     heartbeat: float
@@ -46,6 +49,10 @@ class ClusterMetrics(Collector):
         yield GaugeMetricFamily("s2sgw_cluster_homes", "Peers whose home this node is.", value=numbers.homes)
         text = "Peers with stanzas in the engine that this node took over."
         yield CounterMetricFamily("s2sgw_cluster_takeovers", text, value=numbers.takeovers)
+        text = "Streams and queues that were refused, because the peers are too many new sub-domains of one domain."
+        yield CounterMetricFamily("s2sgw_cluster_new_homes_refused", text, value=numbers.homes_refused)
+        text = "Old home records of peers that this node deleted from the engine."
+        yield CounterMetricFamily("s2sgw_cluster_old_homes_deleted", text, value=numbers.homes_deleted)
         nodes = GaugeMetricFamily("s2sgw_cluster_nodes", "The other nodes that were not declared dead.", labels=("state",))
         for state, number in numbers.nodes.items():
             nodes.add_metric((state,), number)

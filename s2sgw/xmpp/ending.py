@@ -80,6 +80,7 @@ class Cause(StrEnum):
     RATE_EXCEEDED = "rate-exceeded"
     TOO_MANY_STREAMS = "too-many-streams"
     TOO_MANY_CLAIMS = "too-many-claims"
+    TOO_MANY_DOMAINS = "too-many-domains"
     TOO_MANY_CONNECTIONS = "too-many-connections"
     # stream
     HOST_UNKNOWN = "host-unknown"
@@ -183,6 +184,7 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.RATE_EXCEEDED: CauseInfo(Layer.POLICY, False, _FULL, "The remote domain sends more stanzas than allowed.", "Send less, or ask the administrator of this server for a higher limit."),
     Cause.TOO_MANY_STREAMS: CauseInfo(Layer.POLICY, False, _FULL, "The remote domain has too many streams open.", "Reuse streams instead of opening new ones."),
     Cause.TOO_MANY_CLAIMS: CauseInfo(Layer.POLICY, False, _FULL, "The remote server claims too many domains at once.", "Claim fewer domains at a time on one stream and from one address. Wait for the answers."),
+    Cause.TOO_MANY_DOMAINS: CauseInfo(Layer.POLICY, False, _FULL, "Too many new sub-domains of the remote domain have communicated with this server.", "Use fewer sub-domains, or try again later. Sub-domains that this server knows from the last day are not affected. Its administrator can raise `cluster.new_homes`."),
     Cause.TOO_MANY_CONNECTIONS: CauseInfo(Layer.POLICY, False, _FULL, "Too many connections are open.", "Open fewer connections at a time, and authenticate on those that are open."),
     Cause.HOST_UNKNOWN: CauseInfo(Layer.STREAM, True, _NOT_FOUND, "The server does not serve that domain.", "Check the domain name. The server does not serve this domain."),
     Cause.INVALID_FROM: CauseInfo(Layer.STREAM, True, _POLICY, "The stanza's sender is not authorized on the stream.", "Send only from domains that were authenticated on the stream."),

@@ -109,7 +109,7 @@ class Nodes:
 
     def __init__(self, names: str = "abc", age: float = 20.0) -> None:
         self.clock = Clock()
-        self.store = MemoryStore()
+        self.store = MemoryStore(self.clock.seconds)
         self.probe = Probe()
         self.nodes = {name: Node(name, self.store, self.clock, self.probe) for name in names}
         for node in self.nodes.values():

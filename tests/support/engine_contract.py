@@ -404,6 +404,49 @@ class EngineContract:
 
         self.run_test(test)
 
+    def test_old_homes(self) -> None:
+        """Old home records are found in pages, oldest first, by their age. After one was deleted its peer is claimed as a new one.
+
+        Its former home is refused then.
+        """
+
+        async def test(one: ClusterEngine, other: ClusterEngine) -> None:
+            fence = await self.claimed(one)
+            (sequence,) = await one.append(fence, [record(self.lane)], "id1")
+            released, _ = await one.claim(self.peer, b"none", fence.sequence)
+            await self.claimed(one, self.stranger)
+            while True:  # a replica may be behind
+                found = await self.all_old(other, 0.0)
+                if self.peer in found and self.stranger in found and found[self.peer].sequence == released.sequence:
+                    break
+                await self.pause()
+            self.assertEqual((b"none", b"home"), (found[self.peer].data, found[self.stranger].data))
+            self.assertEqual({}, await self.all_old(other, 3600.0))
+            self.assertTrue(await other.delete(self.peer, [released.sequence]))
+            await self.fails(Fenced, one.append(fence, [record(self.lane)], "id2"))
+            await self.fails(Conflict, one.claim(self.peer, b"a", released.sequence))
+            newer, logs = await one.claim(self.peer, b"a", 0)
+            self.assertEqual([sequence], [stored.sequence for stored in logs.lanes.values()])
+            self.assertTrue(await other.delete(self.peer, [released.sequence]))
+            await one.append(newer, [record(self.lane)], "id3")
+            await self.fails(Conflict, other.claim(self.peer, b"b", 0))
+
+        self.run_test(test)
+
+    async def all_old(self, engine: ClusterEngine, age: float) -> dict[Domain, Stored]:
+        found: dict[Domain, Stored] = {}
+        for part in range(engine.parts):
+            after, before = 0, 0
+            while True:
+                page = await engine.old_homes(part, after, age)
+                self.assertEqual(sorted(each.sequence for _, each in page.homes), [each.sequence for _, each in page.homes])
+                found.update(page.homes)
+                before, after = after, page.last
+                if not after:
+                    break
+                self.assertGreater(after, before)
+        return found
+
     def test_held_peers(self) -> None:
         """Each peer with records is listed with their number; one without is not. A claim removes the older home record."""
 

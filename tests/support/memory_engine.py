@@ -23,6 +23,7 @@ from s2sgw.cluster.engine import (
     Entry,
     Fence,
     Fenced,
+    HomesPage,
     LaneRecord,
     PeerLogs,
     Stored,
@@ -64,12 +65,14 @@ class _Content:
 
 
 class MemoryStore:
-    """The store that the engines of several nodes share.
+    """The store that the engines of several nodes share. `now` is its clock, in seconds.
 
     `full`: it has no room. `nearly_full`: it has none for stanzas. `missing`: the streams that it has lost.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = lambda: 0.0) -> None:
+        self._now = now
+        self._written: dict[int, float] = {}
         self.full = self.nearly_full = False
         self.missing: list[str] = []
         self.content = _Content()
@@ -107,6 +110,7 @@ class MemoryStore:
 
     def _add(self, peer: Domain, pair: Pair | None, headers: Mapping[str, str], data: bytes) -> int:
         sequence = next(self._sequences)
+        self._written[sequence] = self._now()
         self.content.records.setdefault(peer, {})[sequence] = _Record(pair, Stored(sequence, dict(headers), data))
         return sequence
 
@@ -116,6 +120,15 @@ class MemoryStore:
             records.pop(sequence, None)
         if not records:
             self.content.records.pop(peer, None)
+
+    def old_homes(self, after: int, age: float) -> HomesPage:
+        """Return a page of two records."""
+        homes = [(peer, home) for peer in self.content.records if (home := self.content.home(peer)) is not None]
+        old = sorted(
+            (each for each in homes if each[1].sequence > after and self._now() - self._written[each[1].sequence] >= age),
+            key=lambda each: each[1].sequence,
+        )
+        return HomesPage(old[:2], old[1][1].sequence if len(old) > 2 else 0)
 
     def purge(self, pair: Pair, peer: Domain, up_to: int) -> None:
         self.delete(peer, [stored.sequence for stored in self.content.of(peer, pair) if stored.sequence <= up_to])
@@ -271,6 +284,11 @@ class MemoryEngine(ClusterEngine):
 
     async def held_peers(self) -> Mapping[Domain, int]:
         return await self._call(lambda: {peer: len(records) for peer, records in self._content.records.items()})
+
+    parts = 1
+
+    async def old_homes(self, part: int, after: int, age: float) -> HomesPage:
+        return await self._call(partial(self._store.old_homes, after, age))
 
     async def get(self, key: str) -> Entry | None:
         return await self._call(lambda: self._store.content.table.get(key))

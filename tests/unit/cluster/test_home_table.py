@@ -26,6 +26,7 @@ from s2sgw.cluster.home_table import (
     chosen_node,
 )
 from s2sgw.cluster.members import SessionState
+from s2sgw.cluster.new_homes import NewHomes
 from s2sgw.cluster.node_records import HomeRecord, NodeSession
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
@@ -99,10 +100,67 @@ class HomeTableTests(SynchronousTestCase):
         self.claim()
         self.rest()
 
+    def first_listing(self) -> ListPeers:
+        self.tick()
+        return self.take(ListPeers)
+
     def ending(self) -> Ending | None:
         return self.take(Admit).ending
 
     # --- admission ---
+
+    def test_new_sub_domains(self) -> None:
+        """Too many new sub-domains are refused, after a second look. A peer that has a home record or stanzas is not."""
+        self.table = HomeTable("a", self.sessions, NewHomes(2))
+        self.table.session_began(OWN, self.now)
+        self.table.peers_listed(self.first_listing(), {}, self.now)
+        names = [Domain.parse(f"d{number}.p.example") for number in range(4)]
+        for name in names[:2]:
+            self.own(name)
+        self.ask(names[2])
+        self.read(None, 0)
+        self.assertEqual(([], 0), (self.rest(), self.table.new_homes.refused))
+        self.tick(home_table.RECHECK)
+        self.read(None, 0)
+        ending = self.ending()
+        self.assertEqual(ending and (ending.cause, ending.detail), (
+            Cause.TOO_MANY_DOMAINS, "the registered domain of d2.p.example has too many new ones",
+        ))  # fmt: skip
+        self.assertEqual(([], 1), (self.rest(), self.table.new_homes.refused))
+        self.ask(names[2])
+        self.read(None, 0)
+        self.tick(home_table.RECHECK)
+        self.read(None, 9)  # the first replica was behind
+        self.claim()
+        self.assertEqual(None, self.ending())
+        self.own(Q)
+        self.table.other_ended(self.now)
+        self.tick()
+        self.table.peers_listed(self.take(ListPeers), {names[3]: 2}, self.now)
+        if chosen_node(names[3], self.sessions.nodes) == "b":
+            self.sessions.nodes = ["a"]
+            self.tick(home_table.SWEEPS[1])
+            self.table.peers_listed(self.take(ListPeers), {names[3]: 2}, self.now)
+        self.read(None, 0)
+        self.claim()
+        self.assertTrue(self.table.open(names[3]))
+
+    def test_new_sub_domain_not_claimed(self) -> None:
+        """A claim without effect counts for nothing, and neither does one on a record that is there."""
+        self.table = HomeTable("a", self.sessions, NewHomes(1))
+        self.table.session_began(OWN, self.now)
+        self.ask()
+        for error in (Conflict("other"), EngineGone("gone")):
+            self.read(None, 0)
+            self.table.failed(self.take(ClaimHome), error, self.now)
+            self.tick(home_table.RECHECK)
+        self.read(None, 7)
+        self.table.failed(self.take(ClaimHome), EngineFull("full"), self.now)
+        self.rest()
+        self.own(P)
+        self.ask(Domain.parse("sub.p.example"))
+        self.read(None, 0)
+        self.assertEqual([], self.rest())
 
     def test_free(self) -> None:
         """A peer without a home, one that was released, and one of a dead session are claimed on the record that was read."""

@@ -25,8 +25,10 @@ class ClusterViewTests(SynchronousTestCase):
             lease_until=102.6, heartbeat_at=99.6, session=SimpleNamespace(identity="x1"), others=lambda now: self.nodes,
         )
         self.engine = SimpleNamespace(connected=True, problem="an old one")
-        table = SimpleNamespace(owned=["p.example", "q.example"], takeovers=1)
-        parts = SimpleNamespace(node="a", members=self.members, engine=self.engine, homes=SimpleNamespace(table=table))
+        new_homes = SimpleNamespace(refused=3)
+        table = SimpleNamespace(owned=["p.example", "q.example"], takeovers=1, new_homes=new_homes)
+        homes = SimpleNamespace(table=table, old_homes=SimpleNamespace(deleted=4))
+        parts = SimpleNamespace(node="a", members=self.members, engine=self.engine, homes=homes)
         self.view = ClusterView(cast(ClusterParts, parts), self.clock)
 
     def shown(self) -> str:
@@ -37,6 +39,7 @@ class ClusterViewTests(SynchronousTestCase):
         """A member shows its homes, its lease, the age of its last heartbeat, the others, and the engine."""
         numbers = self.view.numbers()
         self.assertEqual((2, 1, {"alive": 1, "silent": 1}, True), (numbers.homes, numbers.takeovers, numbers.nodes, numbers.connected))
+        self.assertEqual((3, 4), (numbers.homes_refused, numbers.homes_deleted))
         self.assertAlmostEqual(2.6, numbers.lease)
         self.assertAlmostEqual(0.4, numbers.heartbeat)
         text = self.shown()

@@ -15,6 +15,7 @@ from s2sgw.cluster.home_table import HomeTable
 from s2sgw.cluster.homes import ClusterHomes
 from s2sgw.cluster.members import LeaseRegained, Members, SessionEnded
 from s2sgw.cluster.membership import Membership
+from s2sgw.cluster.new_homes import NewHomes
 from s2sgw.cluster.shared_holds import SharedHolds
 from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings
 from s2sgw.composition.cluster import ClusterParts, MembershipNotices
@@ -98,7 +99,7 @@ class Life:
         parts = ClusterParts(
             name, cast(Any, SimpleNamespace(close=self.loop_closed)), cast(Any, self.engine), cast(Any, None), self.members,
             membership, notices, cast(Any, None), SettingsGuard(self.engine, name, settings, clock), self.holds,
-            self.homes,
+            NewHomes(), self.homes,
         )
         self.life = NodeLife(parts, Port(self.events), cast(NodeDoor, door), HostPort.parse(place, 0), self, clock)
         self.joining = Deferred.fromCoroutine(self.life.join())
