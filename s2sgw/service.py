@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from s2sgw import __version__
 from s2sgw.admin.http_api import APIServices, Folder, add_resources, everybody
 from s2sgw.admin.log_verbs import LogVerbs
-from s2sgw.admin.server import AdminInUse, AdminService, Arguments, VerbError, asked_by
+from s2sgw.admin.server import AdminInUse, AdminService, Arguments, Verb, VerbError, asked_by
 from s2sgw.admin.spool_summaries import number_without_disk
 from s2sgw.admin.verb_table import is_read_only
 from s2sgw.admin.views import Numbers
@@ -410,11 +410,18 @@ class RunningGateway:
 
     def _api_services(self) -> APIServices:
         components = self.components
+        verbs: dict[str, Verb] = {
+            **components.verbs, "drain": self._drain, "log level": LogVerbs(self._lines, components.audit).level,
+        }
+        if components.cluster is not None:
+            from s2sgw.composition.home_spread import cluster_verbs
+
+            verbs = cluster_verbs(
+                components.cluster, verbs, components.running.local_domains, components.slices, components.reactor,
+                components.audit,
+            )
         return APIServices(
-            components.reactor, components.slices, {
-                **components.verbs, "drain": self._drain, "log level": LogVerbs(self._lines, components.audit).level,
-            }, components.record.live,
-            MetricsPage(components.metrics), self.unready,
+            components.reactor, components.slices, verbs, components.record.live, MetricsPage(components.metrics), self.unready,
         )
 
     def unready(self) -> list[str]:

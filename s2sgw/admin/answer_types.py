@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
+from s2sgw.admin.protocol import MissingRow
 from s2sgw.admin.queue_ages import AgesRow
 
 
@@ -75,6 +76,7 @@ class Changed(TypedDict):
 
     lanes: int
     stanzas: int
+    node: NotRequired[str]  # in a cluster: the home of the peer, which has done it
 
 
 class Released(Changed):
@@ -133,6 +135,7 @@ class Explanation(TypedDict):
     now: dict[str, Any]
     refusals: list[dict[str, Any]]
     lanes: list[dict[str, Any]]  # waiting stanzas from and to the peer
+    node: NotRequired[str]  # in a cluster: the home of the peer, which has answered
 
 
 class Replayed(TypedDict):
@@ -198,6 +201,7 @@ class CloseAnswer(TypedDict):
 
     peer: str
     closed: int
+    node: NotRequired[str]  # in a cluster: the home of the peer, which has done it
 
 
 class ClusterAnswer(TypedDict):
@@ -211,6 +215,19 @@ class ClusterAnswer(TypedDict):
     heartbeat: float | None  # since the last heartbeat that the engine acknowledged was sent
     engine: dict[str, Any]  # {"connected": …, "problem": …}
     others: list[dict[str, str]]  # {"node", "state": "alive" or "silent", "listener"}
+    nodes: NotRequired[list[dict[str, Any]]]  # the same of the other nodes; without `here`
+    missing: NotRequired[list[MissingRow]]  # those that gave no answer
+
+
+class SpreadAnswer(TypedDict):
+    """The result of one step of `cluster spread`."""
+
+    node: str  # this node
+    homes: dict[str, int]  # the number of homes of each node, after the step
+    plan: list[dict[str, Any]]  # moves that are left, or all with `dry_run`: {"from", "to", "homes"}; none: the homes are even
+    moved: list[dict[str, str]]  # {"peer", "from", "to"}
+    kept: list[dict[str, str]]  # peers that could not be moved: {"peer", "node", "why"}
+    missing: list[MissingRow]  # nodes that gave no answer, or take no peers now
 
 
 class DenyAnswer(TypedDict):
@@ -220,6 +237,9 @@ class DenyAnswer(TypedDict):
     denied: bool
     changed: bool
     closed: list[ClosedStream]
+    node: NotRequired[str]  # in a cluster: this node, the others that have done it, and those that gave no answer
+    nodes: NotRequired[list[str]]
+    missing: NotRequired[list[MissingRow]]
 
 
 class ForgetAnswer(TypedDict):
@@ -230,6 +250,9 @@ class ForgetAnswer(TypedDict):
     keys: int
     pending: int
     refusals: int
+    node: NotRequired[str]  # as in `DenyAnswer`
+    nodes: NotRequired[list[str]]
+    missing: NotRequired[list[MissingRow]]
 
 
 class LogLevelAnswer(TypedDict):
@@ -244,3 +267,4 @@ class AgesAnswer(TypedDict):
 
     bounds: list[float]
     rows: list[AgesRow]
+    missing: NotRequired[list[MissingRow]]  # in a cluster: the nodes that gave no answer

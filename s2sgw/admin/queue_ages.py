@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Generator
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from twisted.internet.defer import Deferred
 
@@ -28,6 +28,7 @@ class AgesRow(TypedDict):
     stanzas: int
     ages: list[int]  # by column; see `BOUNDS`
     unread: int  # on disk and not examined, because there are too many
+    node: NotRequired[str]  # in a cluster: whose row this is
 
 
 class AgeCount:

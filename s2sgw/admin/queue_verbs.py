@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
 from operator import itemgetter
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from twisted.internet.defer import Deferred
 
@@ -52,6 +52,7 @@ class WaitingRow(TypedDict):
     blocked: list[str]  # why no stanza is written
     full: list[str]  # which bounds are reached: "memory share", "disk share", "disk"
     held: list[str]  # the operator's holds: "PEER", "FROM TO", "FROM TO NUMBER"
+    node: NotRequired[str]  # in a cluster: whose row this is
 
 
 class StanzaRow(TypedDict):
@@ -70,6 +71,7 @@ class StanzaRow(TypedDict):
     written: bool
     held: bool
     data: str | None
+    node: NotRequired[str]
 
 
 class PoisonRow(TypedDict):

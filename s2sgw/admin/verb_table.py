@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from s2sgw.admin import answer_types as answers
+from s2sgw.admin.protocol import MissingRow
 from s2sgw.admin.queue_verbs import PoisonRow, StanzaRow, WaitingRow
 from s2sgw.admin.server import VerbError
 from s2sgw.admin.verbs import CertificateRow, LaneRow, PeerRow, RefusalRow, StatusReport, StreamRow
@@ -71,6 +72,7 @@ class VerbRow:
 _PEER = VerbParameter("peer", "text", "Only this peer.")
 _THE_PEER = VerbParameter("peer", "text", "The peer's domain.", required=True)
 _LIMIT = VerbParameter("limit", "count", "Maximum number of rows (default 1000).")
+_HERE = VerbParameter("here", "flag", "Ask this node of a cluster alone.")
 _TARGET = VerbParameter(
     "target", "target", "One peer, one lane (from, to), or one stanza (from, to, number).", required=True,
 )
@@ -82,12 +84,12 @@ _APPROVAL = (
 )
 
 ROWS = (
-    VerbRow("status", "The gateway at a glance.", StatusReport),
-    VerbRow("streams", "Open streams.", list[StreamRow], (_PEER, _LIMIT)),
-    VerbRow("lanes", "Queues of pairs of domains.", list[LaneRow], (_PEER, _LIMIT)),
-    VerbRow("peers", "Peers that were met.", list[PeerRow], (_PEER, _LIMIT)),
-    VerbRow("refusals", "Refused connections and deliveries, oldest first.", list[RefusalRow], (
-        _PEER, _LIMIT, VerbParameter("letter", "flag", "Add a text to the other administrator."),
+    VerbRow("status", "The gateway at a glance.", StatusReport, (_HERE,)),
+    VerbRow("streams", "Open streams.", list[StreamRow | MissingRow], (_PEER, _LIMIT, _HERE)),
+    VerbRow("lanes", "Queues of pairs of domains.", list[LaneRow | MissingRow], (_PEER, _LIMIT, _HERE)),
+    VerbRow("peers", "Peers that were met.", list[PeerRow | MissingRow], (_PEER, _LIMIT, _HERE)),
+    VerbRow("refusals", "Refused connections and deliveries, oldest first.", list[RefusalRow | MissingRow], (
+        _PEER, _LIMIT, VerbParameter("letter", "flag", "Add a text to the other administrator."), _HERE,
     )),
     VerbRow("names", "Names of known peers that begin with a prefix.", list[str], (
         VerbParameter("prefix", "text", "The beginning of the names."), _LIMIT,
@@ -107,7 +109,7 @@ ROWS = (
     VerbRow("explain", "The policy of a peer, the records, and the present decision.", answers.Explanation, (
         _THE_PEER, VerbParameter("local", "text", "The local domain (default: the first)."),
         VerbParameter("look_up", "flag", "Ask the DNS and decide anew (default true)."),
-        VerbParameter("with", "path", "A planned configuration; on the admin socket alone."),
+        VerbParameter("with", "path", "A planned configuration; on the admin socket alone."), _HERE,
     )),
     VerbRow("replay", "Judge the last handshakes by a planned configuration.", answers.Replayed, (
         VerbParameter("with", "path", "The planned configuration.", required=True),
@@ -119,17 +121,22 @@ ROWS = (
         VerbParameter("undo", "flag", "Deny it no longer."),
     ), changes=True),
     VerbRow("deny list", "Names that were denied by `deny`.", list[str]),
-    VerbRow("cluster status", "This node of a cluster, the others, and the engine.", answers.ClusterAnswer),
+    VerbRow("cluster status", "This node of a cluster, the others, and the engine.", answers.ClusterAnswer, (_HERE,)),
+    VerbRow("cluster spread", "Move homes from nodes with many to nodes with few: one step.", answers.SpreadAnswer, (
+        VerbParameter("dry_run", "flag", "Move none, and return the plan."),
+        VerbParameter("busy", "flag", "Also move peers from which something came in the last 10 seconds."),
+    ), changes=True),
     VerbRow("forget", "Forget what is remembered of a peer.", answers.ForgetAnswer, (
         _THE_PEER, VerbParameter("keys", "flag", "Also keys that an operator approved or revoked."),
     ), changes=True),
     VerbRow("log level", "The level of the log, or set it.", answers.LogLevelAnswer, (
         VerbParameter("level", "text", '"debug", "info", "warn", "error" or "critical".'),
     ), changes=True),
-    VerbRow("queue list", "Waiting stanzas by peer.", list[WaitingRow], (_PEER, _LIMIT)),
-    VerbRow("queue ages", "How long stanzas have waited, by peer.", answers.AgesAnswer, (_PEER, _LIMIT)),
+    VerbRow("queue list", "Waiting stanzas by peer.", list[WaitingRow | MissingRow], (_PEER, _LIMIT, _HERE)),
+    VerbRow("queue ages", "How long stanzas have waited, by peer.", answers.AgesAnswer, (_PEER, _LIMIT, _HERE)),
     VerbRow(
-        "queue show", "The stanzas of a peer or lane, or (for operators) one with its text.", list[StanzaRow], (_TARGET, _LIMIT),
+        "queue show", "The stanzas of a peer or lane, or (for operators) one with its text.",
+        list[StanzaRow | MissingRow], (_TARGET, _LIMIT, _HERE),
     ),
     VerbRow("queue poison", "Stanzas on which a server closed its stream.", list[PoisonRow], (_PEER, _LIMIT), private=True),
     VerbRow("queue hold", "Send nothing of the target until it is released.", answers.Changed, (_TARGET,), changes=True),

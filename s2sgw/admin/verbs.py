@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
+from s2sgw.admin.protocol import MissingRow
 from s2sgw.admin.server import Arguments, Rows, Verb, VerbError
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
@@ -32,6 +33,7 @@ class StreamRow(TypedDict):
     age: float
     reasons: list[str]  # the methods that were tried, and their results
     resumption: str | None  # "resumed": it continues a lost stream; "possible": it can be resumed if it is lost
+    node: NotRequired[str]  # in a cluster: whose row this is
 
 
 class LaneRow(TypedDict):
@@ -48,6 +50,7 @@ class LaneRow(TypedDict):
     retry: float | None  # seconds until the next one
     blocked: str | None  # why waiting stanzas are not written (`delivery.queue.Blocked`)
     full: list[str]  # which bounds are reached: "memory share", "disk share", "disk"
+    node: NotRequired[str]
 
 
 class RefusalRow(TypedDict):
@@ -70,6 +73,7 @@ class RefusalRow(TypedDict):
     first: float
     letter: NotRequired[str | None]  # all of it as a text to the other administrator, where it was asked for
     no_letter: NotRequired[str]  # if `letter` is None: why there is none
+    node: NotRequired[str]
 
 
 class PeerRow(TypedDict):
@@ -87,6 +91,7 @@ class PeerRow(TypedDict):
     last_refusal: dict[str, Any] | None  # {"at": …, "layer": …, "cause": …}
     disabled: list[str]  # extensions that are not used with the peer for a day
     without: list[str]  # the former name of `disabled`
+    node: NotRequired[str]
 
 
 class CertificateRow(TypedDict):
@@ -116,6 +121,9 @@ class StatusReport(TypedDict):
     peer_certificates: NotRequired[list[dict[str, Any]]]  # {"peer", "ends"}: those that end soon (`admin.peer_certificates`)
     backends: list[dict[str, Any]]  # our own servers: `backend.health.BackendHealth.row`
     alerts: list[str]  # problems for the operator, a sentence each
+    node: NotRequired[str]  # in a cluster: this node, the same of the other nodes, and those that gave no answer
+    nodes: NotRequired[list[dict[str, Any]]]
+    missing: NotRequired[list[MissingRow]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,94 @@
-"""`s2sgw cluster …`: this node of a cluster."""
+"""`s2sgw cluster …`: the nodes of a cluster."""
 
 from __future__ import annotations
+
+import sys
 
 import click
 
 from s2sgw.cli import tables
-from s2sgw.cli.output import ConfigPath, JSONForm, asked, config_option, json_option, show
+from s2sgw.cli.output import (
+    NO,
+    ConfigPath,
+    JSONForm,
+    asked,
+    asked_here,
+    config_option,
+    end_with_missing,
+    here_option,
+    json_option,
+    print_json,
+    show,
+)
+from s2sgw.cli.text_table import JSONRow, Screen
+from s2sgw.reporting.printable import printable
 
 
 @click.group()
 def cluster() -> None:
-    """Show a node of a cluster. Ask each node for its own homes."""
+    """Show the nodes of a cluster, and spread homes over them."""
 
 
-@cluster.command("status", short_help="Show this node, the others and the engine.")
+@cluster.command("status", short_help="Show the nodes and the engine.")
+@here_option
 @config_option
 @json_option
-def cluster_status(config: ConfigPath, as_json: JSONForm) -> None:
-    """Show this node: the peers whose home it is, its lease, the other nodes, and the engine."""
-    show(asked(config, as_json, "cluster status"), as_json, tables.cluster)
+def cluster_status(here: bool, config: ConfigPath, as_json: JSONForm) -> None:
+    """Show this node: the number of peers whose home it is, its lease, the other nodes, and the engine.
+
+    The same of the other nodes follows.
+    """
+    answer = asked(config, as_json, "cluster status", **asked_here(here))
+    show(answer, as_json, tables.cluster)
+    end_with_missing(answer.get("missing", ()), as_json)
+
+
+@cluster.command("spread", short_help="Move homes from busy nodes to idle ones.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, and move none.")
+@click.option("--busy", is_flag=True, help="Also move peers from which something came in the last 10 seconds.")
+@config_option
+@json_option
+def cluster_spread(dry_run: bool, busy: bool, config: ConfigPath, as_json: JSONForm) -> None:
+    """Move homes of peers from nodes that have more than their share to those that have fewer, until all have the same.
+
+    The streams of each peer are closed in order, its stanzas are stored, and the other node takes it. A few peers move at a
+    time, at most 20 in a second for each node that gives. Exit status 1 if the homes are not even in the end.
+    """
+    answer = asked(config, as_json, "cluster spread", dry_run=dry_run, busy=busy)
+    total = answer
+    while not dry_run and answer["moved"] and answer["plan"]:
+        if not as_json:
+            _tell(answer["moved"])
+        answer = asked(config, as_json, "cluster spread", busy=busy)
+        total = {**answer, "moved": total["moved"] + answer["moved"]}
+    if as_json:
+        print_json(total, as_json)
+    else:
+        _tell(answer["moved"])
+        show(answer, as_json, _planned if dry_run else _spread)
+    end_with_missing(answer["missing"], as_json)
+    if answer["plan"] and not dry_run:
+        sys.exit(NO)
+
+
+def _tell(moved: list[JSONRow]) -> None:
+    for row in moved:
+        click.echo(printable(f"{row['peer']}: {row['from']} -> {row['to']}"))
+
+
+def _homes(answer: JSONRow) -> str:
+    return "Homes: " + ", ".join(f"{printable(node)} {number}" for node, number in answer["homes"].items()) + "."
+
+
+def _planned(answer: JSONRow, _screen: Screen) -> str:
+    moves = [printable(f"{row['from']} -> {row['to']}: {tables.counted(row['homes'], 'home')}") for row in answer["plan"]]
+    return "\n".join([_homes(answer), *(moves or ["They are even."])])
+
+
+def _spread(answer: JSONRow, _screen: Screen) -> str:
+    lines = [_homes(answer)]
+    lines += [printable(f"{row['peer']} stays at {row['node']}: {row['why']}") for row in answer["kept"]]
+    left = sum(row["homes"] for row in answer["plan"])
+    if left:
+        lines.append(f"{tables.counted(left, 'home')} did not move: they are named above, or in the midst of traffic (--busy).")
+    return "\n".join(lines)

@@ -8,7 +8,18 @@ from pathlib import Path
 import click
 
 from s2sgw.cli import tables
-from s2sgw.cli.output import CONFIGURATION, NO, ConfigPath, JSONForm, asked, config_option, json_option, peer_argument, show
+from s2sgw.cli.output import (
+    CONFIGURATION,
+    NO,
+    ConfigPath,
+    JSONForm,
+    asked,
+    config_option,
+    end_with_missing,
+    json_option,
+    peer_argument,
+    show,
+)
 from s2sgw.cli.text_table import JSONRow, Screen
 from s2sgw.reporting.printable import printable
 
@@ -78,6 +89,7 @@ def deny(peer: str | None, undo: bool, listed: bool, config: ConfigPath, as_json
         return
     answer = asked(config, as_json, "deny", peer=peer, undo=undo)
     show(answer, as_json, tables.denial)
+    end_with_missing(answer.get("missing", ()), as_json)
     if not answer["changed"]:
         sys.exit(NO)
 
@@ -92,7 +104,9 @@ def forget(peer: str, keys: bool, config: ConfigPath, as_json: JSONForm) -> None
 
     The next connection is then the first one. Open streams and waiting stanzas stay.
     """
-    show(asked(config, as_json, "forget", peer=peer, keys=keys), as_json, tables.forgotten)
+    answer = asked(config, as_json, "forget", peer=peer, keys=keys)
+    show(answer, as_json, tables.forgotten)
+    end_with_missing(answer.get("missing", ()), as_json)
 
 
 @click.group()
@@ -111,7 +125,7 @@ def log_level(level: str | None, config: ConfigPath, as_json: JSONForm) -> None:
 
 
 def _closed(row: JSONRow, _screen: Screen) -> str:
-    return f"{tables.counted(row['closed'], 'stream')} with {printable(row['peer'])} closed."
+    return f"{tables.counted(row['closed'], 'stream')} with {printable(row['peer'])} closed{tables.by_node(row)}."
 
 
 def _level(row: JSONRow, _screen: Screen) -> str:

@@ -8,55 +8,78 @@ from functools import partial
 import click
 
 from s2sgw.cli import tables
-from s2sgw.cli.output import NO, ConfigPath, JSONForm, asked, config_option, json_option, limit_option, peer_argument, rows, show
+from s2sgw.cli.output import (
+    NO,
+    ConfigPath,
+    JSONForm,
+    asked,
+    asked_here,
+    config_option,
+    end_with_missing,
+    here_option,
+    json_option,
+    limit_option,
+    peer_argument,
+    rows,
+    show,
+)
 
 
 @click.command()
+@here_option
 @config_option
 @json_option
-def status(config: ConfigPath, as_json: JSONForm) -> None:
-    """Show an overview of the gateway: domains, listeners, streams, waiting stanzas, alerts."""
-    show(asked(config, as_json, "status"), as_json, tables.status)
+def status(here: bool, config: ConfigPath, as_json: JSONForm) -> None:
+    """Show an overview of the gateway: domains, listeners, streams, waiting stanzas, alerts.
+
+    In a cluster, the overview of this node comes first, and those of the others follow.
+    """
+    answer = asked(config, as_json, "status", **asked_here(here))
+    show(answer, as_json, tables.status)
+    end_with_missing(answer.get("missing", ()), as_json)
 
 
 @click.command()
 @peer_argument()
 @click.option("--all", "everything", is_flag=True, help="Also list the streams from and to your own server.")
 @limit_option
+@here_option
 @config_option
 @json_option
-def streams(peer: str | None, everything: bool, limit: int, config: ConfigPath, as_json: JSONForm) -> None:
+def streams(peer: str | None, everything: bool, limit: int, here: bool, config: ConfigPath, as_json: JSONForm) -> None:
     """List open streams with peers, or only those with PEER: how the peer was authenticated, TLS version, age.
 
     With --json, all streams are listed.
     """
-    rows(config, as_json, "streams", partial(tables.streams, everything=everything), peer, limit)
+    rows(config, as_json, "streams", partial(tables.streams, everything=everything), peer, limit, here)
 
 
 @click.command()
 @peer_argument()
 @limit_option
+@here_option
 @config_option
 @json_option
-def lanes(peer: str | None, limit: int, config: ConfigPath, as_json: JSONForm) -> None:
+def lanes(peer: str | None, limit: int, here: bool, config: ConfigPath, as_json: JSONForm) -> None:
     """List lanes, or only those from and to PEER: waiting stanzas, last failure, next attempt.
 
     A lane is the delivery queue of one pair of domains.
     """
-    rows(config, as_json, "lanes", tables.lanes, peer, limit)
+    rows(config, as_json, "lanes", tables.lanes, peer, limit, here)
 
 
 @click.command()
 @peer_argument()
 @limit_option
+@here_option
 @config_option
 @json_option
-def peers(peer: str | None, limit: int, config: ConfigPath, as_json: JSONForm) -> None:
+def peers(peer: str | None, limit: int, here: bool, config: ConfigPath, as_json: JSONForm) -> None:
     """List peers, or only PEER: streams in each direction, waiting stanzas, refusals.
 
     Peers that were authenticated before are listed too, also if they were last seen before the gateway was started.
     """
-    rows(config, as_json, "peers", partial(tables.peers, peer=peer), peer, limit)
+    rows(config, as_json, "peers", partial(tables.peers, peer=peer), peer, limit, here)
 
 
 @click.command()
@@ -66,17 +89,18 @@ def peers(peer: str | None, limit: int, config: ConfigPath, as_json: JSONForm) -
     "--letter", is_flag=True,
     help="Print the last refusal as a letter to the other administrator. With --json: add a letter to each row.",
 )
+@here_option
 @config_option
 @json_option
-def refusals(peer: str | None, limit: int, letter: bool, config: ConfigPath, as_json: JSONForm) -> None:
+def refusals(peer: str | None, limit: int, letter: bool, here: bool, config: ConfigPath, as_json: JSONForm) -> None:
     """List the last failed connections and deliveries, or only those of PEER: layer, cause, details, remedy.
 
     Exit status 1 if PEER has no refusals.
     """
     if letter:
-        rows(config, as_json, "refusals", tables.letter, peer, limit if as_json else 1, letter=True)
+        rows(config, as_json, "refusals", tables.letter, peer, limit if as_json else 1, here, letter=True)
     else:
-        rows(config, as_json, "refusals", tables.refusals, peer, limit)
+        rows(config, as_json, "refusals", tables.refusals, peer, limit, here)
 
 
 @click.command()

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,11 +20,11 @@ from s2sgw.runtime.configuration_file import VARIABLE, NoConfiguration, find_con
 
 #: Version of the JSON that the command prints with --json-v1, and in errors.
 JSON_VERSION = 1
-NO, CONFIGURATION = 1, 2
+NO, CONFIGURATION, NO_ANSWER = 1, 2, 4
 #: The kind of an error -> its exit status.
 ERROR_STATUS = {
     "failed": NO, "usage": CONFIGURATION, "configuration": CONFIGURATION, "not-running": 3,
-    "denied": 4, "no-answer": 4, "internal": 4,
+    "denied": NO_ANSWER, "no-answer": NO_ANSWER, "internal": NO_ANSWER,
 }
 
 #: The value of --config, and of --json ("result") or --json-v1 ("v1").
@@ -79,6 +79,14 @@ limit_option = click.option(
 )
 
 
+here_option = click.option("--here", is_flag=True, help="Ask this node of a cluster alone.")
+
+
+def asked_here(here: bool) -> dict[str, bool]:
+    """Return the argument of a verb for --here."""
+    return {"here": True} if here else {}
+
+
 def duration_option(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
     """Return the seconds of an option such as "10m" (the callback of the option)."""
     if value is None:
@@ -114,14 +122,37 @@ def _socket(config: ConfigPath) -> Path:
 
 
 def rows(
-    config: ConfigPath, as_json: JSONForm, verb: str, render: Render, peer: str | None, limit: int, **arguments: Any,
+    config: ConfigPath, as_json: JSONForm, verb: str, render: Render, peer: str | None, limit: int, here: bool = False,
+    **arguments: Any,
 ) -> None:
-    """Print the rows of a verb, or only those of PEER. Exit with status 1 if PEER has none."""
+    """Print the rows of a verb, or only those of PEER. Exit with status 1 if PEER has none.
+
+    In a cluster these are the rows of all nodes. Exit with status 4 if some are missing.
+    """
     named = {} if peer is None else {"peer": peer}
-    found = asked(config, as_json, verb, limit=limit, **named, **arguments)
-    show(found, as_json, render)
-    if peer is not None and not found:
+    found = asked(config, as_json, verb, limit=limit, **named, **arguments, **asked_here(here))
+    show_rows(found, as_json, render, peer is not None)
+
+
+def show_rows(found: Any, as_json: JSONForm, render: Render, must_exist: bool) -> None:
+    """Print rows. Exit with status 4 if rows of a node of a cluster are missing, or with 1 if there must be some and are none."""
+    rows, missing = [row for row in found if "missing" not in row], [row for row in found if "missing" in row]
+    if as_json:
+        print_json(found, as_json)
+    else:
+        show(rows, as_json, render)
+    end_with_missing(missing, as_json)
+    if must_exist and not rows:
         sys.exit(NO)
+
+
+def end_with_missing(missing: Sequence[Mapping[str, Any]], as_json: JSONForm) -> None:
+    """Print what nodes of a cluster should have added to an answer, if anything is missing, and exit with status 4."""
+    if not as_json:
+        for row in missing:
+            click.echo(printable(f"node {row['node']}: {row['missing']}", 2000))
+    if missing:
+        sys.exit(NO_ANSWER)
 
 
 def asked(config: ConfigPath, as_json: JSONForm, verb: str, **arguments: Any) -> Any:

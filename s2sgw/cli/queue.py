@@ -14,13 +14,17 @@ from s2sgw.cli.output import (
     ConfigPath,
     JSONForm,
     asked,
+    asked_here,
     config_option,
     duration_option,
+    end_with_missing,
+    here_option,
     json_option,
     limit_option,
     peer_argument,
     rows,
     show,
+    show_rows,
     target_argument,
 )
 from s2sgw.cli.text_table import JSONRow, Screen
@@ -44,24 +48,29 @@ def queue() -> None:
 @peer_argument()
 @click.option("--poison", is_flag=True, help="List instead the stanzas on which a server closed its stream.")
 @limit_option
+@here_option
 @config_option
 @json_option
-def queue_list(peer: str | None, poison: bool, limit: int, config: ConfigPath, as_json: JSONForm) -> None:
+def queue_list(peer: str | None, poison: bool, limit: int, here: bool, config: ConfigPath, as_json: JSONForm) -> None:
     """List waiting stanzas by peer, or only for PEER: number, size, age, and what blocks them."""
-    verb, render = ("queue poison", tables.poison) if poison else ("queue list", tables.queue)
-    rows(config, as_json, verb, render, peer, limit)
+    if poison:
+        rows(config, as_json, "queue poison", tables.poison, peer, limit)
+    else:
+        rows(config, as_json, "queue list", tables.queue, peer, limit, here)
 
 
 @queue.command("ages", short_help="Show how long stanzas have waited.")
 @peer_argument()
 @limit_option
+@here_option
 @config_option
 @json_option
-def queue_ages(peer: str | None, limit: int, config: ConfigPath, as_json: JSONForm) -> None:
+def queue_ages(peer: str | None, limit: int, here: bool, config: ConfigPath, as_json: JSONForm) -> None:
     """Show how many stanzas have waited how long, by peer, or only for PEER."""
     named = {} if peer is None else {"peer": peer}
-    found = asked(config, as_json, "queue ages", limit=limit, **named)
+    found = asked(config, as_json, "queue ages", limit=limit, **named, **asked_here(here))
     show(found, as_json, tables.ages)
+    end_with_missing(found.get("missing", ()), as_json)
     if peer is not None and not found["rows"]:
         sys.exit(NO)
 
@@ -69,14 +78,13 @@ def queue_ages(peer: str | None, limit: int, config: ConfigPath, as_json: JSONFo
 @queue.command("show", short_help="List the stanzas of TARGET.")
 @target_argument
 @limit_option
+@here_option
 @config_option
 @json_option
-def queueshow(target: tuple[str, ...], limit: int, config: ConfigPath, as_json: JSONForm) -> None:
+def queueshow(target: tuple[str, ...], limit: int, here: bool, config: ConfigPath, as_json: JSONForm) -> None:
     """List the stanzas of TARGET in order. For a single stanza, also print its text."""
-    found = asked(config, as_json, "queue show", target=_words(target), limit=limit)
-    show(found, as_json, tables.stanzas)
-    if not found:
-        sys.exit(NO)
+    found = asked(config, as_json, "queue show", target=_words(target), limit=limit, **asked_here(here))
+    show_rows(found, as_json, tables.stanzas, True)
 
 
 @queue.command("hold", short_help="Stop the delivery of TARGET.")
@@ -139,8 +147,8 @@ def _change(config: ConfigPath, as_json: JSONForm, verb: str, target: tuple[str,
 
 def _held(target: str, row: JSONRow, _screen: Screen) -> str:
     waiting = f"{tables.counted(row['stanzas'], 'stanza')} in {tables.counted(row['lanes'], 'lane')}"
-    return f"{target} is held from now on: {waiting}, and what comes"
+    return f"{target} is held from now on{tables.by_node(row)}: {waiting}, and what comes"
 
 
 def _changed(done: str, row: JSONRow, _screen: Screen) -> str:
-    return f"{tables.counted(row['stanzas'], 'stanza')} in {tables.counted(row['lanes'], 'lane')} {done}"
+    return f"{tables.counted(row['stanzas'], 'stanza')} in {tables.counted(row['lanes'], 'lane')} {done}{tables.by_node(row)}"

@@ -202,13 +202,24 @@ _STANZAS = (
 )
 
 
+def by_node(row: JSONRow) -> str:
+    """Return which node of a cluster has answered; "" without a cluster."""
+    return f" by node {printable(row['node'])}" if row.get("node") else ""
+
+
+def _with_node(columns: Sequence[Column], rows: Sequence[JSONRow]) -> list[Column]:
+    """Return the columns, and that of the node if the rows are those of several nodes."""
+    first, *others = columns
+    return [first, Column("node", "node", rank=1), *others] if any("node" in row for row in rows) else list(columns)
+
+
 def streams(rows: list[JSONRow], screen: Screen, everything: bool = True) -> str:
     """Return the open streams: those with peers, then (with `everything`) those of our own server."""
     ours = [row for row in rows if row["leg"] == "backend"]
     peers = [row for row in rows if row["leg"] != "backend"]
-    text = table(STREAMS, peers, screen) if peers else "No stream with a peer is open."
+    text = table(_with_node(STREAMS, peers), peers, screen) if peers else "No stream with a peer is open."
     if ours and everything:
-        return f"{text}\n\nStreams of your own server:\n{table(BACKEND_STREAMS, ours, screen)}"
+        return f"{text}\n\nStreams of your own server:\n{table(_with_node(BACKEND_STREAMS, ours), ours, screen)}"
     if ours and not peers:
         return f"{text} {counted(len(ours), 'stream')} of your own server: --all"
     return text
@@ -216,13 +227,13 @@ def streams(rows: list[JSONRow], screen: Screen, everything: bool = True) -> str
 
 def lanes(rows: list[JSONRow], screen: Screen) -> str:
     """Return the lanes as a table."""
-    return table(LANES, rows, screen) if rows else "Nothing is queued and no connection is open."
+    return table(_with_node(LANES, rows), rows, screen) if rows else "Nothing is queued and no connection is open."
 
 
 def peers(rows: list[JSONRow], screen: Screen, peer: str | None = None) -> str:
     """Return the peers as a table. `peer`: only this one was asked for."""
     if rows:
-        return table(PEERS, rows, screen)
+        return table(_with_node(PEERS, rows), rows, screen)
     return "No peer is known, and no peer was refused." if peer is None else f"{peer} is not known, and was not refused."
 
 
@@ -233,7 +244,7 @@ def certificates(rows: list[JSONRow], screen: Screen) -> str:
 
 def queue(rows: list[JSONRow], screen: Screen) -> str:
     """Return the waiting stanzas by peer as a table."""
-    return table(QUEUE, rows, screen) if rows else "No stanzas wait."
+    return table(_with_node(QUEUE, rows), rows, screen) if rows else "No stanzas wait."
 
 
 def ages(answer: JSONRow, screen: Screen) -> str:
@@ -242,6 +253,7 @@ def ages(answer: JSONRow, screen: Screen) -> str:
     heads = [*(f"<{short_duration(bound)}" for bound in bounds), f">{short_duration(bounds[-1])}"]
     columns = [Column("peer", "peer"), number("waiting", "stanzas"), *(number(head, head) for head in heads)]
     columns.append(number("not read", "unread", rank=1))
+    columns = _with_node(columns, answer["rows"])
     rows = [{**row, **dict(zip(heads, row["ages"], strict=True)), "unread": row["unread"] or None} for row in answer["rows"]]
     return table(columns, rows, screen) if rows else "No stanzas wait."
 
@@ -249,7 +261,7 @@ def ages(answer: JSONRow, screen: Screen) -> str:
 def stanzas(rows: list[JSONRow], screen: Screen) -> str:
     """Return the stanzas as a table. The text of a single requested stanza follows."""
     texts = [printable(row["data"], len(row["data"])) for row in rows if row["data"] is not None]
-    return "\n\n".join([table(QUEUED, rows, screen), *texts]) if rows else "No stanzas wait."
+    return "\n\n".join([table(_with_node(QUEUED, rows), rows, screen), *texts]) if rows else "No stanzas wait."
 
 
 def poison(rows: list[JSONRow], _screen: Screen) -> str:
@@ -267,7 +279,8 @@ def refusals(rows: list[JSONRow], screen: Screen) -> str:
 def _refusal(row: JSONRow) -> list[str]:
     names = f"peer {row['peer'] or '(unnamed)'}  local {row['local'] or '(unnamed)'}"
     head = f"{moment(row['at'])}  {row['direction']} {row['leg']}  {names}"
-    lines = [head + (f"  at {row['address']}" if row["address"] else "")]
+    node = f"  node {row['node']}" if row.get("node") else ""
+    lines = [head + (f"  at {row['address']}" if row["address"] else "") + node]
     said = f" ({_CLOSED_BY[row['by']]})" if row["by"] in _CLOSED_BY else ""
     often = f", {counted(row['times'], 'time')} since {moment(row['first'])}" if row.get("times", 1) > 1 else ""
     lines.append(f"    {row['layer']}/{row['cause']}{said}{often}" + (f": {row['detail']}" if row["detail"] else ""))
@@ -277,8 +290,13 @@ def _refusal(row: JSONRow) -> list[str]:
 
 
 def status(answer: JSONRow, screen: Screen) -> str:
-    """Return the overview of the gateway."""
+    """Return the overview of the gateway. In a cluster: of this node, and then of each other one."""
+    return "\n\n".join([_status(answer, screen), *(_status(each, screen) for each in answer.get("nodes", ()))])
+
+
+def _status(answer: JSONRow, screen: Screen) -> str:
     lines = [
+        *([f"node       {answer['node']}"] if answer.get("node") else []),
         f"s2sgw {answer['version']}, running for {duration(answer['uptime'])} on {answer['config']}",
         f"domains    {', '.join(answer['domains'])}",
         *(_listener(row) for row in answer["listeners"]),
@@ -300,7 +318,11 @@ def _listener(row: JSONRow) -> str:
 
 
 def cluster(answer: JSONRow, screen: Screen) -> str:
-    """Return a node of a cluster, the other nodes, and the engine."""
+    """Return a node of a cluster, the other nodes, and the engine; then the same of the other nodes that answered."""
+    return "\n\n".join([_cluster(answer, screen), *(_cluster(each, screen) for each in answer.get("nodes", ()))])
+
+
+def _cluster(answer: JSONRow, screen: Screen) -> str:
     heartbeat, lease, engine = answer["heartbeat"], answer["lease"], answer["engine"]
     lines = [
         f"node       {answer['node']}, {'not joined' if answer['session'] is None else 'a member'}",

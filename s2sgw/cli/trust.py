@@ -10,7 +10,19 @@ from typing import Any
 import click
 
 from s2sgw.cli import trust_tables as tables
-from s2sgw.cli.output import NO, ConfigPath, JSONForm, asked, config_option, duration_option, json_option, peer_argument, show
+from s2sgw.cli.output import (
+    NO,
+    ConfigPath,
+    JSONForm,
+    asked,
+    asked_here,
+    config_option,
+    duration_option,
+    here_option,
+    json_option,
+    peer_argument,
+    show,
+)
 
 _key = click.argument("key")
 _file = click.Path(path_type=Path, exists=True)
@@ -108,16 +120,18 @@ def pins_revoke(peer: str, key: str, forget: bool, config: ConfigPath, as_json: 
 @click.option("--local", metavar="DOMAIN", help="Local domain of the pair (default: the first local domain).")
 @click.option("--with", "planned", type=_file, metavar="FILE", help="Use FILE instead of the running configuration.")
 @click.option("--all", "everything", is_flag=True, help="Also show settings with their default value, and all reasons.")
+@here_option
 @config_option
 @json_option
 def explain(
-    peer: str, local: str | None, planned: Path | None, everything: bool, config: ConfigPath, as_json: JSONForm,
+    peer: str, local: str | None, planned: Path | None, everything: bool, here: bool, config: ConfigPath, as_json: JSONForm,
 ) -> None:
     """Explain the verdict on PEER now: the reasons, the last refusals, the certificate, and the settings that matter.
 
     For each setting the line of the configuration is shown. Exit status 1 if the peer is not allowed.
+    In a cluster the home of PEER answers.
     """
-    arguments = {"peer": peer} | ({} if local is None else {"local": local}) | _with(planned)
+    arguments = {"peer": peer} | ({} if local is None else {"local": local}) | _with(planned) | asked_here(here)
     answer = asked(config, as_json, "explain", **arguments)
     show(answer, as_json, partial(tables.explanation, everything=everything))
     if answer["bar"] is not None:

@@ -134,7 +134,7 @@ def explanation(row: JSONRow, screen: Screen, everything: bool = False) -> str:
 
 
 def _verdicts(row: JSONRow, everything: bool) -> Iterator[str]:
-    yield f"{row['peer']} with {row['local']}"
+    yield f"{row['peer']} with {row['local']}" + (f", by node {row['node']}" if row.get("node") else "")
     if row["bar"]:
         yield f"NOT ALLOWED  {row['bar']}"
     for direction, decided in row["now"].items():

@@ -24,6 +24,8 @@ Headers = Mapping[str, str]
 #: The bounds of what is kept for inspection. There is room for the stanzas of a full quarantine with their envelopes.
 KEPT_RECORDS = 1000
 KEPT_BYTES = 20 * 1024 * 1024
+#: Seconds that a node has for an answer, unless the question says otherwise.
+ASK_SECONDS = 5.0
 
 
 class EngineError(Exception):
@@ -205,8 +207,8 @@ class ClusterEngine(Protocol):
     def on_pulse(self, heard: Callable[[bytes], None]) -> None:
         """Call `heard` with the pulses of all nodes, this one included."""
 
-    async def ask(self, node: str, question: bytes) -> bytes:
-        """Return the answer of a node. Errors: `EngineGone` if it does not answer."""
+    async def ask(self, node: str, question: bytes, seconds: float = ASK_SECONDS) -> bytes:
+        """Return the answer of a node. Errors: `EngineGone` if it does not answer within so many seconds."""
 
     def answer(self, node: str, answers: Callable[[bytes], Awaitable[bytes]]) -> None:
         """Answer the questions to `node`, which is this one."""

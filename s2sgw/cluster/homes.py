@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from math import inf
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -178,6 +179,19 @@ class ClusterHomes(Homes):
         except UnreadableRecord as error:
             return Ending(Cause.INTERNAL, f"the home record of the peer: {error}")
         return place(owner, self._nodes, self._clock.seconds())
+
+    def quiet(self, peer: Domain) -> float:
+        """Return for how many seconds no stream of `peer` has given a sign of life here. Infinite: none is open."""
+        return self._custody.quiet(peer)
+
+    async def give_up(self, peer: Domain) -> bool:
+        """Give up a peer of this node in order, whether it is quiet or not; return whether its home is released."""
+        if not self.table.open(peer):
+            return False
+        asked = _Asked()
+        self.table.yield_asked(peer, asked, inf, self._clock.seconds())
+        self._perform()
+        return bool(await asked.answer)
 
     def drain(self) -> Deferred[None]:
         """Give up every peer, and take no other. Fires when this node owns none."""

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from s2sgw.cluster.append_queue import AppendQueue, Call
 from s2sgw.cluster.current_reads import lane_records, last_records, newest_records
 from s2sgw.cluster.engine import (
+    ASK_SECONDS,
     KEPT_BYTES,
     ClusterEngine,
     Conflict,
@@ -86,8 +87,6 @@ _REMOVAL_SECONDS = 2.0
 _CHANGE_SECONDS = 5.0
 #: Seconds after which a cluster of servers that is not complete is asked again.
 _STARTING = 0.5
-#: Seconds that a node has for an answer.
-_ASK_SECONDS = 5.0
 #: Peers whose last sequence is remembered.
 _REMEMBERED = 100_000
 #: Subjects that are read without a pause.
@@ -548,12 +547,12 @@ class JetStreamEngine(ClusterEngine):
 
         self._connection.subscribe(PULSES, take)
 
-    async def ask(self, node: str, question: bytes) -> bytes:
-        return await self._call(self._ask(question_subject(node), question))
+    async def ask(self, node: str, question: bytes, seconds: float = ASK_SECONDS) -> bytes:
+        return await self._call(self._ask(question_subject(node), question, seconds))
 
-    async def _ask(self, subject: str, question: bytes) -> bytes:
+    async def _ask(self, subject: str, question: bytes, seconds: float) -> bytes:
         try:
-            (answer,) = await self._connection.request(subject, question, _ASK_SECONDS)
+            (answer,) = await self._connection.request(subject, question, seconds)
         except Unanswered as error:
             raise EngineGone(f"{subject.rpartition('.')[2]} does not answer: {error}") from None
         if _FAILED.items() <= answer.headers.items():

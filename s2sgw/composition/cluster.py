@@ -21,6 +21,7 @@ from s2sgw.cluster.members import MemberNotice, Members, MemberTimes
 from s2sgw.cluster.membership import Membership, TCPProbe
 from s2sgw.cluster.nats_connection import Login
 from s2sgw.cluster.new_homes import NewHomes
+from s2sgw.cluster.questions import Questions
 from s2sgw.cluster.reactor_loop import ReactorLoop
 from s2sgw.cluster.shared_holds import SharedHolds
 from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings, digest
@@ -86,9 +87,10 @@ class EngineParts:
 
 @dataclass(frozen=True, slots=True)
 class ClusterParts(EngineParts):
-    """All parts of a node: these, and the homes of peers."""
+    """All parts of a node: these, the homes of peers, and what answers the questions of other nodes."""
 
     homes: ClusterHomes
+    questions: Questions = field(default_factory=Questions)
 
 
 def build_engine(

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.cluster.engine import EngineError, EngineGone, EngineUnfit
+from s2sgw.cluster.homes import YIELD
 from s2sgw.cluster.lost_store import LostStore
 from s2sgw.cluster.members import (
     LeaseOver,
@@ -113,7 +114,8 @@ class NodeLife:
         except (CannotListenError, ValueError) as error:
             raise EngineUnfit(f"cluster.listen: {error}") from error
         parts.holds.table.start()
-        parts.engine.answer(parts.node, parts.homes.answer)
+        parts.questions.add(YIELD.strip(), parts.homes.answer)
+        parts.engine.answer(parts.node, parts.questions.answer)
         parts.homes.start()
         parts.membership.start()
         self.lost_store.start()

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw import __version__
-from s2sgw.admin.answer_types import ClusterAnswer
+from s2sgw.admin.answer_types import ClusterAnswer, SpreadAnswer
 from s2sgw.admin.event_watch import EventWatch
 from s2sgw.admin.peer_certificates import PeerChain, ending_soon
 from s2sgw.admin.peer_verbs import PeerServices, PeerVerbs
@@ -55,6 +55,9 @@ from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.s2s.stream_outcomes import StreamCounts
 from s2sgw.xmpp.jid import Domain
+
+#: The answer to the verbs of a cluster, without one.
+ALONE = "this gateway is alone: its configuration has no section [cluster]"
 
 T = TypeVar("T")
 
@@ -198,13 +201,17 @@ class Operator:
         watch = EventWatch(services.record.live)
         return {
             **verbs(self.views.views()), "status": lambda _: self.status(), **queue_verbs.verbs(), **trust, **peers.verbs(),
-            "watch": watch.watch, "cluster status": self._cluster_status,
+            "watch": watch.watch, "cluster status": self._cluster_status, "cluster spread": self._cluster_spread,
         }
 
     def _cluster_status(self, arguments: Arguments) -> ClusterAnswer:
         if self._services.cluster is None:
-            raise VerbError("this gateway is alone: its configuration has no section [cluster]", "usage")
+            raise VerbError(ALONE, "usage")
         return self._services.cluster.status()
+
+    def _cluster_spread(self, arguments: Arguments) -> SpreadAnswer:
+        """Refuse: a node of a cluster has its own (`composition.home_spread`)."""
+        raise VerbError(ALONE, "usage")
 
     def _proofs(self, peer: Domain | None) -> Iterable[LastProof]:
         """Return how each peer, or one, was authenticated last."""

@@ -60,7 +60,7 @@ def build_console(
 
 
 async def _status(services: APIServices) -> Mapping[str, Any]:
-    answer = called(services.verbs["status"], {})
+    answer = called(services.verbs["status"], {"here": True})
     return cast(Mapping[str, Any], await answer if isinstance(answer, Deferred) else answer)
 
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlencode
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from s2sgw.admin.server import BY, Rows, Verb, VerbError, called
+from s2sgw.admin.verb_table import TABLE
 from s2sgw.console.access import LoggedInUser
 from s2sgw.console.charts import chart
 from s2sgw.console.history import History
@@ -289,9 +290,10 @@ class Pages:
     # --- asking ---
 
     def _ask(self, verb: str, user: LoggedInUser | None = None, **arguments: Any) -> Deferred[Any]:
-        """Return the answer of a verb, on behalf of a user."""
+        """Return the answer of a verb, on behalf of a user. The pages show this node of a cluster alone."""
         by = {} if user is None else {BY: user.by}
-        return maybeDeferred(called, self._verbs[verb], {**arguments, **by})
+        here = {"here": True} if verb in TABLE and any(each.name == "here" for each in TABLE[verb].parameters) else {}
+        return maybeDeferred(called, self._verbs[verb], {**arguments, **here, **by})
 
     async def _rows(
         self, verb: str, skip: int, number: int, wanted: Callable[[Any], bool] = lambda row: True, **arguments: Any,

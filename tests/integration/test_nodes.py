@@ -15,11 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.admin.client import ask, socket_path
 from s2sgw.cluster.jetstream import JetStreamEngine
 from s2sgw.cluster.jetstream_api import JetStreamAPI, RequestRefused
 from s2sgw.cluster.nats_connection import NATSConnection
@@ -142,8 +145,8 @@ class NodesTests(SynchronousTestCase):
             listener.settimeout(PATIENCE)
             assert a.process is not None
             a.process.kill()
-            self.until(b, lambda: '"stanzas": 1' in self.command(b, "queue", "list", "--json"))
-            self.assertIn('"held":["peer.example"]', "".join(self.command(b, "queue", "list", "--json").split()))
+            self.until(b, lambda: '"stanzas": 1' in self.command(b, "queue", "list", "--json", "--here"))
+            self.assertIn('"held":["peer.example"]', "".join(self.command(b, "queue", "list", "--json", "--here").split()))
             listener.settimeout(3.0)
             self.assertRaises(TimeoutError, listener.accept)
             listener.settimeout(PATIENCE)
@@ -222,3 +225,41 @@ class NodesTests(SynchronousTestCase):
         node.process.signal(15)
         self.assertEqual(0, self.ended(node))
         self.assertNotIn(" ready ", self.output(node))
+
+    def ask(self, node: DemoNode, verb: str, **arguments: Any) -> Any:
+        return ask(socket_path(node.config), verb, arguments)
+
+    def shows(self, node: DemoNode, other: DemoNode) -> bool:
+        return [row["node"] for row in self.ask(node, "status")["nodes"]] == [other.name]
+
+    def test_commands(self) -> None:
+        """Any node shows all of them. A hold is made by the home of the peer, wherever it is asked for, and noted there."""
+        a, b = self.node("a"), self.node("b")
+        self.ready(a, b)
+        for node, other in ((a, b), (b, a)):
+            self.until(node, partial(self.shows, node, other))
+        self.assertEqual(["a"], [row["node"] for row in self.ask(b, "cluster status")["nodes"]])
+        self.assertNotIn("nodes", self.ask(b, "cluster status", here=True))
+        self.assertEqual("a", self.ask(a, "queue hold", target=["peer.example"])["node"])
+        self.assertEqual("a", self.ask(b, "queue hold", target=["peer.example", "example.org"])["node"])
+        (row,) = self.ask(b, "queue list")
+        self.assertEqual(2, len(row["held"]))
+        self.assertIn('"admin socket of node b"', (a.folder / "state" / "audit.log").read_text())
+        self.assertEqual(("a", 2), itemgetter("node", "holds")(self.ask(b, "queue release", target=["peer.example"])))
+        self.assertEqual(["b"], self.ask(a, "deny", peer="bad.example")["nodes"])
+        self.assertEqual(["bad.example"], self.ask(b, "deny list"))
+
+    def test_spread(self) -> None:
+        """A node that comes gets its part of the homes."""
+        a = self.node("a")
+        self.ready(a)
+        for number in range(6):
+            self.assertEqual("a", self.ask(a, "queue flush", target=[f"p{number}.example"])["node"])
+        b = self.node("b")
+        self.ready(b)
+        self.until(b, partial(self.shows, b, a))
+        answer = self.ask(b, "cluster spread")
+        self.assertEqual(({"a": 3, "b": 3}, [], []), (answer["homes"], answer["kept"], answer["missing"]))
+        for row in answer["moved"]:
+            self.assertEqual("b", self.ask(a, "queue flush", target=[row["peer"]])["node"])
+        self.assertEqual([], self.ask(a, "cluster spread")["moved"])

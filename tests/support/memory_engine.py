@@ -9,10 +9,11 @@ from functools import partial
 from itertools import count
 from typing import NamedTuple, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from s2sgw.cluster.engine import (
+    ASK_SECONDS,
     KEPT_BYTES,
     KEPT_RECORDS,
     ClusterEngine,
@@ -323,12 +324,16 @@ class MemoryEngine(ClusterEngine):
     def on_pulse(self, heard: Callable[[bytes], None]) -> None:
         self._heard.append(heard)
 
-    async def ask(self, node: str, question: bytes) -> bytes:
+    async def ask(self, node: str, question: bytes, seconds: float = ASK_SECONDS) -> bytes:
         answers = await self._call(partial(self._store.answers, node))
         if answers is None:
             raise EngineGone(f"{node} does not answer")
+        answered: Deferred[bytes] = Deferred()
+        Deferred.fromCoroutine(_made(answers, question)).addBoth(_given, answered)  # it goes on when the call is cancelled
         try:
-            return await answers(question)
+            return await answered
+        except CancelledError:
+            raise
         except Exception as error:
             raise EngineGone(f"{node} does not answer") from error
 
@@ -427,6 +432,15 @@ class MemoryEngine(ClusterEngine):
         else:
             perform()
         return done
+
+
+async def _made(answers: Callable[[bytes], Awaitable[bytes]], question: bytes) -> bytes:
+    return await answers(question)
+
+
+def _given(answer: bytes | Failure, answered: Deferred[bytes]) -> None:
+    if not answered.called:
+        answered.callback(answer)
 
 
 def _first(records: Sequence[Stored], at_most: int) -> list[Stored]:

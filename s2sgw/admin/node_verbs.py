@@ -1,0 +1,312 @@
+"""The verbs of a node of a cluster that concern other nodes too (docs/admin.md#several-nodes).
+
+Verbs that show something are asked of every node, and their answers are merged. Verbs about one peer are passed on to its home.
+`deny` and `forget` are done on every node. All others are about this node alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from s2sgw.admin.protocol import MissingRow
+from s2sgw.admin.server import BY, Arguments, Rows, Verb, VerbError, asked_by, called
+from s2sgw.admin.verb_table import TABLE
+from s2sgw.admin.verbs import domain_argument, flag_argument, limit_asked
+from s2sgw.delivery.holds import HoldTarget
+from s2sgw.net.slices import SlicedWork, Slices
+from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
+
+#: Seconds that another node has for each part of what it shows.
+LOOK_SECONDS = 1.0
+#: Seconds for a verb that changes something on every node, and for one that its peer's home answers.
+CHANGE_SECONDS, HOME_SECONDS = 10.0, 60.0
+#: Bytes of the rows of all nodes in one answer, and such answers that are made at a time.
+MERGED_BYTES = 8 * 1024 * 1024
+MERGES = 4
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else 0.0
+
+
+def _peer_name(row: Mapping[str, Any]) -> str:
+    return str(row.get("peer"))
+
+
+def _time(row: Mapping[str, Any]) -> float:
+    return _number(row.get("at"))
+
+
+def _most_stanzas(row: Mapping[str, Any]) -> float:
+    return -_number(row.get("stanzas"))
+
+
+#: Rows of every node, in this order. None: node by node.
+MERGED: Mapping[str, Callable[[Any], Any] | None] = {
+    "streams": None, "lanes": None, "peers": _peer_name, "refusals": _time, "queue list": _most_stanzas,
+}
+#: Answers that are one table. Those of the other nodes are added.
+SUMMARIES = ("status", "cluster status")
+#: Verbs about one peer, which its home answers. Before those of the second set, a peer without a home gets this node.
+OF_HOME = ("queue show", "queue hold", "queue release", "queue drop", "queue flush", "close", "explain")
+CLAIMING = ("queue hold", "queue release", "queue drop", "queue flush")
+#: Changes of every node.
+EVERYWHERE = ("deny", "forget")
+AGES = "queue ages"
+#: The verbs that other nodes may ask.
+ASKABLE = frozenset({*MERGED, *SUMMARIES, *OF_HOME, *EVERYWHERE, AGES})
+
+
+class NodeSilent(Exception):
+    """A node gave no answer. The text says why."""
+
+
+class NotHome(Exception):
+    """The node is not the home of the peer, or not any more."""
+
+
+class NodeRows(NamedTuple):
+    """Rows of one node. `cut`: there are more of them."""
+
+    rows: list[Any]
+    cut: bool
+
+
+class Nodes(Protocol):
+    """The nodes of a cluster, as this one reaches them (`composition.node_questions`)."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of this node."""
+
+    def others(self) -> list[str]:
+        """Return the names of the other nodes that were not declared dead."""
+
+    async def rows(self, node: str, verb: str, arguments: Mapping[str, Any], seconds: float, at_most: int) -> NodeRows:
+        """Return the rows of another node: about `at_most` bytes of them, `seconds` for each part.
+
+        Raises `NodeSilent`, `NotHome`, or the `VerbError` of that node.
+        """
+
+    async def ask(self, node: str, verb: str, arguments: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Return the answer of another node, which is one table. Raises as `rows` does."""
+
+    async def home(self, peer: Domain, claim: bool) -> str:
+        """Return the node that is the home of `peer`; without one this node, which becomes the home if `claim` is set.
+
+        Raises `VerbError` if that cannot be known now, and `NotHome` if another node became the home meanwhile.
+        """
+
+
+def peer_of(verb: str, arguments: Arguments, home: Callable[[Pair], Domain]) -> Domain | None:
+    """Return the peer whose home answers a verb. None: the arguments name none, and the verb says what is wrong with them.
+
+    `home` returns the domain whose node owns a pair.
+    """
+    if verb not in OF_HOME:
+        return None
+    try:
+        if not verb.startswith("queue "):
+            return domain_argument(arguments)
+        target = HoldTarget.read(arguments["target"])
+    except (InvalidJID, KeyError, LookupError, TypeError, ValueError, VerbError):
+        return None
+    return target.peer if target.pair is None else home(target.pair)
+
+
+class ClusterVerbs:
+    """The verbs of a node: `verbs` are those of this node alone. `home` returns the domain whose node owns a pair."""
+
+    def __init__(self, verbs: Mapping[str, Verb], nodes: Nodes, home: Callable[[Pair], Domain], slices: Slices) -> None:
+        self._verbs = verbs
+        self._nodes = nodes
+        self._home = home
+        self._slices = slices
+        self._merging = 0
+
+    def verbs(self) -> dict[str, Verb]:
+        """Return all verbs."""
+        kinds: tuple[tuple[Iterable[str], Callable[[str, Arguments], Any]], ...] = (
+            (MERGED, self._merged), (SUMMARIES, self._summary), (OF_HOME, self._at_home), (EVERYWHERE, self._everywhere),
+            ((AGES,), self._ages),
+        )
+        return {**self._verbs, **{verb: partial(act, verb) for names, act in kinds for verb in names if verb in self._verbs}}
+
+    # --- every node ---
+
+    async def _merged(self, verb: str, arguments: Arguments) -> Any:
+        """Return the rows of all nodes in one order, each with its node."""
+        if flag_argument(arguments, "here"):
+            return await self._here(verb, arguments)
+        self._begin()
+        try:
+            rows, missing = await self._all_rows(verb, arguments)
+        finally:
+            self._merging -= 1
+        order, limit = MERGED[verb], limit_asked(arguments)
+        if order is not None:
+            rows.sort(key=order)
+        if verb == "queue list":
+            rows = _each_hold_once(rows)
+        return [*(rows[-limit:] if verb == "refusals" else rows[:limit]), *missing]
+
+    def _begin(self) -> None:
+        if self._merging >= MERGES:
+            raise VerbError(f"{MERGES} such answers of all nodes are made already; try again, or ask this node alone (--here)")
+        self._merging += 1
+
+    async def _all_rows(self, verb: str, arguments: Arguments) -> tuple[list[Any], list[MissingRow]]:
+        others = self._nodes.others()
+        at_most = MERGED_BYTES // (1 + len(others))
+        own = await self._slices.run(taken_rows(await self._here(verb, arguments), at_most))
+        passed = self._passed(verb, arguments)
+        calls = {node: self._nodes.rows(node, verb, passed, LOOK_SECONDS, at_most) for node in others}
+        answers, missing = await self._of_each(calls)
+        rows: list[Any] = []
+        for node, found in ((self._nodes.name, own), *answers):
+            rows += [{"node": node, **row} for row in found.rows if isinstance(row, dict)]
+            if found.cut:
+                missing.append(MissingRow(node=node, missing=_CUT))
+        return rows, missing
+
+    async def _summary(self, verb: str, arguments: Arguments) -> Any:
+        """Return the answer of this node, with those of the others in `nodes`."""
+        own = await self._here(verb, arguments)
+        if flag_argument(arguments, "here"):
+            return own
+        answers, missing = await self._ask_others(verb, arguments, LOOK_SECONDS)
+        return {**own, **self._told([{**answer, "node": node} for node, answer in answers], missing)}
+
+    async def _ages(self, verb: str, arguments: Arguments) -> Any:
+        own = await self._here(verb, arguments)
+        if flag_argument(arguments, "here"):
+            return own
+        answers, missing = await self._ask_others(verb, arguments, LOOK_SECONDS)
+        rows = [{"node": node, **row} for node, answer in ((self._nodes.name, own), *answers) for row in answer.get("rows", ())]
+        rows.sort(key=_most_stanzas)
+        return {**own, "rows": rows[: limit_asked(arguments)], "missing": missing}
+
+    async def _everywhere(self, verb: str, arguments: Arguments) -> Any:
+        """Change this node, and then all others. What this node refuses is not asked of others."""
+        own = await self._here(verb, arguments)
+        answers, missing = await self._ask_others(verb, arguments, CHANGE_SECONDS)
+        merged = {key: _together(key, value, [answer.get(key) for _, answer in answers]) for key, value in own.items()}
+        return {**merged, **self._told([node for node, _ in answers], missing)}
+
+    def _told(self, others: Sequence[Any], missing: Sequence[MissingRow]) -> dict[str, Any]:
+        return {"node": self._nodes.name, "nodes": others, "missing": missing}
+
+    async def _ask_others(
+        self, verb: str, arguments: Arguments, seconds: float,
+    ) -> tuple[list[tuple[str, dict[str, Any]]], list[MissingRow]]:
+        """Return the answers of the other nodes, which are tables, and the nodes without one."""
+        passed = self._passed(verb, arguments)
+        return await self._of_each({node: self._nodes.ask(node, verb, passed, seconds) for node in self._nodes.others()})
+
+    async def _of_each(
+        self, calls: Mapping[str, Coroutine[Any, Any, Any]],
+    ) -> tuple[list[tuple[str, Any]], list[MissingRow]]:
+        """Make a call to each node at once. Return the answers of those that answer, and why the others do not."""
+        answers, missing = [], []
+        running = DeferredList([Deferred.fromCoroutine(call) for call in calls.values()], consumeErrors=True)
+        for node, (good, answer) in zip(calls, await running, strict=True):
+            if good:
+                answers.append((node, answer))
+            elif answer.check(NodeSilent, VerbError):
+                missing.append(MissingRow(node=node, missing=answer.getErrorMessage()))
+            else:
+                answer.raiseException()
+        return answers, missing
+
+    # --- the home of a peer ---
+
+    async def _at_home(self, verb: str, arguments: Arguments) -> Any:
+        """Return the answer of the home of the peer. If the home changes meanwhile, the new one is asked, once."""
+        peer = peer_of(verb, arguments, self._home)
+        if peer is None or arguments.get("with") is not None or flag_argument(arguments, "here"):
+            return await self._here(verb, arguments)
+        for _ in range(2):
+            try:
+                node = await self._nodes.home(peer, verb in CLAIMING)
+                return await self._at(node, verb, arguments)
+            except NotHome:
+                continue
+        raise VerbError(f"nothing was done: the home of {peer} is changing; try again in a moment")
+
+    async def _at(self, node: str, verb: str, arguments: Arguments) -> Any:
+        lists, own = verb == "queue show", node == self._nodes.name
+        if own and lists:
+            found = await self._slices.run(taken_rows(await self._here(verb, arguments), MERGED_BYTES))
+        elif own:
+            return {**await self._here(verb, arguments), "node": node}
+        else:
+            passed = self._passed(verb, arguments)
+            try:
+                if not lists:
+                    return {**await self._nodes.ask(node, verb, passed, HOME_SECONDS), "node": node}
+                found = await self._nodes.rows(node, verb, passed, HOME_SECONDS, MERGED_BYTES)
+            except NodeSilent as error:
+                doubt = "; it may have done it" if TABLE[verb].changes else ""
+                raise VerbError(f"node {node} is the home of the peer and gave no answer: {error}{doubt}") from None
+            except VerbError as error:
+                raise VerbError(f"node {node}: {error}", error.kind) from None
+        cut = [MissingRow(node=node, missing=_CUT)] if found.cut else []
+        return [*({**row, "node": node} for row in found.rows), *cut]
+
+    # --- this node ---
+
+    async def _here(self, verb: str, arguments: Arguments) -> Any:
+        answer = called(self._verbs[verb], {name: value for name, value in arguments.items() if name != "here"})
+        return await answer if isinstance(answer, Deferred) else answer
+
+    def _passed(self, verb: str, arguments: Arguments) -> dict[str, Any]:
+        """Return the arguments for another node, with who asks."""
+        names = {each.name for each in TABLE[verb].parameters if each.kind != "path" and each.name != "here"}
+        passed = {name: value for name, value in arguments.items() if name in names}
+        return {**passed, BY: f"{asked_by(arguments)} of node {self._nodes.name}"}
+
+
+_CUT = "it has more rows than one answer of all nodes holds: name a peer, or ask it alone (--here)"
+
+
+def taken_rows(answer: object, at_most: int) -> SlicedWork[NodeRows]:
+    """Return the work of taking rows from an answer of this node: about `at_most` bytes of them as JSON."""
+    steps = answer.steps() if isinstance(answer, Rows) else iter(answer if isinstance(answer, list) else [])
+    rows: list[Any] = []
+    for row in steps:
+        if row is not None:
+            at_most -= len(json.dumps(row))
+            if rows and at_most < 0:
+                return NodeRows(rows, True)
+            rows.append(row)
+        yield None
+    return NodeRows(rows, False)
+
+
+def _each_hold_once(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of `queue list`, without those that only repeat a hold: all nodes know what operators hold."""
+    told: set[tuple[str, ...]] = set()
+    found = []
+    for row in rows:
+        held = (_peer_name(row), *map(str, row.get("held") or ()))
+        if row.get("stanzas") or held not in told:
+            found.append(row)
+        told.add(held)
+    return found
+
+
+def _together(key: str, own: Any, others: Sequence[Any]) -> Any:
+    """Return the values of one key of all nodes as one: numbers are added, lists are joined, and a flag is set if one is."""
+    alike = [other for other in others if type(other) is type(own)]
+    if key == "denied" or not alike:
+        return own
+    if isinstance(own, bool):
+        return any((own, *alike))
+    if isinstance(own, int | list):
+        return sum(alike, own)
+    return own
