@@ -178,7 +178,7 @@ class ClusterNode:
     def streams(self) -> int:
         """Return how many streams it has, or -1 if it does not answer."""
         try:
-            return len(ask(socket_path(self.gateway.config), "streams", {}, 5.0))
+            return len(ask(socket_path(self.gateway.config), "streams", {"here": True}, 5.0))
         except RequestFailed:
             return -1
 
@@ -408,5 +408,5 @@ class ClusterTestbed:
 
 def _queue(node: ClusterNode) -> Any:
     with contextlib.suppress(RequestFailed, LabError):
-        return ask(socket_path(node.gateway.config), "queue list", {}, 5.0)
+        return ask(socket_path(node.gateway.config), "queue list", {"here": True}, 5.0)
     return "no answer"

@@ -12,7 +12,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin.node_verbs import NodeSilent, NotHome
 from s2sgw.admin.server import BY, Rows, VerbError
-from s2sgw.cluster.engine import EngineGone
 from s2sgw.cluster.homes import YIELD
 from s2sgw.cluster.questions import Questions
 from s2sgw.composition import node_questions
@@ -178,12 +177,16 @@ class AskingTests(QuestionsCase):
     def test_rows_without_end(self) -> None:
         """A node whose pages never end is left after some seconds."""
 
+        asked: list[bytes] = []
+
         async def answer(question: bytes) -> bytes:
+            asked.append(question)
             self.clock.rightNow += 1.0
             return b'{"rows": [], "next": "x"}'
 
         self.nodes["b"].engine.answer("b", answer)
         self.assertTrue(self.rows("streams").cut)
+        self.assertTrue(len(asked) <= node_questions.ROWS_SECONDS)
 
 
 class AnsweringTests(QuestionsCase):
@@ -191,6 +194,8 @@ class AnsweringTests(QuestionsCase):
 
     def test_allowed(self) -> None:
         """Other verbs, and arguments that name files, are refused. So is what is no question."""
+        self.nodes["b"].claim(P)
+        self.own["b", "explain"] = {}
         for question in (
             {"verb": "reload", "arguments": {}}, {"verb": "console token", "arguments": {}}, {"verb": "drain", "arguments": {}}, {"verb": 7, "arguments": {}},
             {"verb": "explain", "arguments": {"peer": "p.example", "with": "/etc/shadow"}}, {"verb": "streams", "arguments": {"anything": 1}},
@@ -277,7 +282,10 @@ class HomeTests(QuestionsCase):
     def test_no_engine(self) -> None:
         """Without the engine nothing is known of a peer of other nodes; a peer of this node is answered at once."""
         self.nodes["a"].claim(P)
-        self.nodes["a"].engine.refuse(EngineGone("cut"))
+        self.nodes["a"].engine.cut()
+        self.assertEqual("a", self.result(self.reached.home(P, True)))
+        self.nodes.pass_time(4.0)
+        self.assertFalse(self.nodes["a"].may_write)
         self.assertEqual("a", self.result(self.reached.home(P, True)))
         running = self.start(self.reached.home(Domain.parse("q.example"), True))
         self.nodes.pass_time(31.0)
