@@ -53,9 +53,9 @@ class SpooledQueue(Protocol):
         """Give the stanzas accepted up to `before` to the spool."""
 
 
-def _waits_for_spool(queue: SpooledQueue) -> bool:
-    """Return whether `queue` holds stanzas that the spool was not given, or does not take all that it was given."""
-    return bool(queue.pair_queue.unspooled) or queue.overflow.active
+def _waits_for_spool(since: float, queue: SpooledQueue) -> bool:
+    """Return whether `queue` holds stanzas accepted up to `since` that the spool was not given, or some that it does not take."""
+    return queue.overflow.active or queue.pair_queue.has_unspooled(since)
 
 
 class SpoolWindow:
@@ -86,18 +86,18 @@ class SpoolWindow:
         while self._watched and self._watched[0][0] + self._seconds <= now:
             since, queue = self._watched.popleft()
             due[queue] = None
-        while self._watched and not _waits_for_spool(self._watched[0][1]):
+        while self._watched and not _waits_for_spool(*self._watched[0]):
             self._watched.popleft()  # acknowledged already: no timer is needed for it
         if self._watched:
             self._clock.callLater(self._watched[0][0] + self._seconds - now, self._window_over)
         late = []
         for queue in due:
-            if not _waits_for_spool(queue):
+            if not _waits_for_spool(since, queue):
                 continue  # everything was acknowledged in time
-            if queue.pair_queue.has_unspooled(since):
+            if queue.pair_queue.in_flight and queue.pair_queue.has_unspooled(since):
                 late.append(queue)
             elif not queue.forgotten:
-                self._spool(queue, since)
+                self._spool(queue, since)  # nothing is in flight, so no acknowledgement can be on its way
         if late:
             self._read_acks_first(late, since, ACK_TURNS)
 
