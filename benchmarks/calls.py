@@ -30,7 +30,7 @@ STANZAS, RATE = 1500, 300
 #: Name -> maximum of calls, maximum of turns of the reactor.
 CEILINGS = {
     "handshake": (2500, 10.5),
-    "stanza, acks = auto": (235, 3.0), "stanza, acks = tcp": (105, 2.0), "stanza, acks = sm": (260, 3.0),
+    "stanza, acks = auto": (185, 3.0), "stanza, acks = tcp": (80, 2.0), "stanza, acks = sm": (215, 3.0),
 }
 
 

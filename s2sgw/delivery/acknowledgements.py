@@ -8,6 +8,7 @@ dead: its stream ends, and stanzas in doubt are sent again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Literal, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -25,6 +26,8 @@ Acks = Literal["auto", "sm", "ping", "tcp"]
 
 #: Seconds that a server has to answer a ping.
 PING_SECONDS = 20.0
+#: Seconds until the policy is told again that a server answers pings.
+NOTE_SECONDS = 60.0
 #: Seconds after which a ping is unanswered even if its reply may lie unread: as long as a stream may be held.
 UNREAD_SECONDS = 300.0
 #: Seconds without any acknowledgement, on a stream that promised them, after which something is wrong.
@@ -184,7 +187,8 @@ class StreamManagementAcks:
         return not self._before
 
     def batch(self, stanzas: Sequence[bytes]) -> Sequence[bytes]:
-        return [*stanzas, self.after_batch(len(stanzas))]
+        self._stream.count_sent(len(stanzas))
+        return [*stanzas, self._await(len(stanzas))]
 
     def after_batch(self, number: int) -> bytes:
         self._stream.count_sent(number)
@@ -258,26 +262,26 @@ class PingAcks:
         self._uncovered = 0  # stanzas written since
         self._id: str | None = None
         self._asked_at = self._due_at = 0.0
+        self._note_at = -inf  # when the policy is told again that a ping was answered
         self._unread = False  # at the last look, the reply may have been unread
         self._timer: IDelayedCall | None = None  # it outlasts replies: one timer serves the pings of `PING_SECONDS`
         self._request: tuple[bytes, bytes] | None = None  # a ping before and behind its id
 
     def batch(self, stanzas: Sequence[bytes]) -> Sequence[bytes]:
-        before, after = self._before_batch(stanzas), self.after_batch(len(stanzas))
+        before = b""
+        if not self._stream.answers and self._id is None and self.acknowledges and max(map(len, stanzas)) > LARGE:
+            before = self._ping(1)  # to find out whether it answers at all: it may fall silent because of one of these stanzas
+        after = self.after_batch(len(stanzas))
         if before:
             stanzas = [before, *stanzas]
         return [*stanzas, after] if after else stanzas
 
-    def _before_batch(self, stanzas: Sequence[bytes]) -> bytes:
-        """Ping first, to find out whether the server answers at all: it may fall silent because of one of these stanzas."""
-        if self._stream.answers or self._id is not None or not self.acknowledges or max(map(len, stanzas)) <= LARGE:
-            return b""
-        return self._ping()
-
     def after_batch(self, number: int) -> bytes:
         self._uncovered += number
+        if self._id is None and self.acknowledges:
+            return self._ping(number + 1)
         self._stream.count_sent(number)
-        return b"" if self._id is not None or not self.acknowledges else self._ping()
+        return b""
 
     def resumed(self, number: int) -> bytes:
         return self.after_batch(number)
@@ -302,9 +306,10 @@ class PingAcks:
         cancel(self._timer)
         self._timer = None
 
-    def _ping(self) -> bytes:
+    def _ping(self, number: int) -> bytes:
+        """Return a ping, and count `number` stanzas that are written with it, itself among them."""
         self._id = self._token()
-        self._stream.count_sent(1)
+        self._stream.count_sent(number)
         self._covered, self._uncovered = self._uncovered, 0
         self._asked_at, self._unread = self._clock.seconds(), False
         self._due_at = self._asked_at + PING_SECONDS
@@ -318,10 +323,13 @@ class PingAcks:
 
     def _answered(self) -> None:
         self._id = None  # the reply is caught
-        self._policy.ping_answered(self._stream)
+        now = self._clock.seconds()
+        if now >= self._note_at:
+            self._note_at = now + NOTE_SECONDS
+            self._policy.ping_answered(self._stream)
         covered, self._covered = self._covered, 0
         if self._uncovered:
-            self._stream.write([self._ping()])
+            self._stream.write([self._ping(1)])
         self._queue.acknowledged(covered, PASSED_ON)
 
     def _look(self) -> None:
@@ -343,6 +351,7 @@ class PingAcks:
             self._timer = self._clock.callLater(PING_SECONDS, self._look)
             return
         self.stop()
+        self._note_at = -inf
         if self._policy.ping_unanswered(self._stream):
             return
         self.acknowledges = self._always

@@ -236,6 +236,8 @@ class DeliveryQueue:
         late = self._services.late.pairs
         if self.replies.pings or (late and self.pair_queue.pair in late):
             stanzas = self._without_replies(stanzas, upstream_ack)
+            if not stanzas:
+                return
         if late and self._inverse in late:
             self._note_requests(stanzas)
         self.accept_errors(stanzas, source, upstream_ack)

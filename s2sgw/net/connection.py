@@ -46,6 +46,8 @@ NEGOTIATION_BYTES = 16384
 ANSWER_BYTES = 16384
 #: Bytes of an established stream that are read at once: at first, the least and the most. Many small stanzas take long.
 FIRST_PORTION_BYTES, LEAST_PORTION_BYTES, PORTION_BYTES = 16_384, 4_096, 65_536
+#: Bytes of an established stream that are read without a turn of its own, if it is the only one with input.
+ALONE_BYTES = LEAST_PORTION_BYTES
 #: The least number of bytes that a full transport has buffered (Twisted's `FileDescriptor.bufferSize`).
 FULL_BYTES = 65536
 
@@ -348,10 +350,21 @@ class StreamConnection(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if not self.established:
             set_quick_ack(self._transport)
-        if self._link is None:
-            self._intake.add(data)
-        else:
+        if self._link is not None:
             self._link.dataReceived(data)
+        elif self._turns.alone and len(data) <= ALONE_BYTES and self._may_read_at_once:
+            self._answered = 0
+            self.last_received = self._clock.seconds()
+            self.step(self.engine.receive, data)
+        else:
+            self._intake.add(data)
+
+    @property
+    def _may_read_at_once(self) -> bool:
+        """Return whether nothing waits before the input that has just come. If no other stream has input, it needs no turn."""
+        intake = self._intake
+        waits = intake.size or intake.held or intake.turn_is_due or self.engine.backlogged
+        return self.established and intake.open and not self.busy and not waits
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._link is None:

@@ -247,14 +247,15 @@ class Discovery:
         """Look up one candidate after another until one has an address that we may connect to."""
         asked = candidates[:STRANGER_TARGETS] if requester.is_stranger else candidates
         found: list[_Host | None] = [self._known_host(candidates[0], requester)]
-        if found[0] is None or not self._is_permitted(found[0]):
+        permitted = [None if found[0] is None else self._permitted(found[0].target)]
+        if permitted[0] is None:
             calls = [partial(self._look_up, candidate, deadline, requester) for candidate in asked]
             found = await try_in_turn(
                 self._reactor, calls, deadline=deadline, stagger=STAGGER, enough=self._is_permitted,
             )
+            permitted = [None if host is None else self._permitted(host.target) for host in found]
         rest = [_unlocated(candidate) for candidate in candidates[len(found) :]]
         begun = list(zip(candidates, found, strict=False))
-        permitted = [None if host is None else self._permitted(host.target) for host in found]
         if not any(permitted):
             hosts = [host or _Host(candidate, [_late(candidate.name, "A")]) for candidate, host in begun]
             return Resolution(domain, (), self._ending(hosts, len(rest)))

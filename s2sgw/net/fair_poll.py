@@ -70,8 +70,8 @@ class StreamTurns(Protocol):
     def negotiating(self) -> int:
         """The number of unproven streams that were read and not served yet."""
 
-    def begin_round(self) -> None:
-        """Note that sockets are read now."""
+    def begin_round(self, alone: bool = False) -> None:
+        """Note that sockets are read now; `alone`: a single one."""
 
     def end_round(self) -> None:
         """Serve the streams that were read."""
@@ -115,11 +115,19 @@ class FairPoller:
         self.poller.modify(descriptor, _with_its_end(events))
 
     def poll(self, timeout: float, most: int) -> Iterable[ReadyEvent]:
-        """Wait until something is ready. Return the events to serve in this turn."""
+        """Wait until something is ready. Return the events that the reactor must serve in this turn.
+
+        A connection of our own that is ready alone is served here: most single stanzas come so.
+        """
         self._observer.ended()
         events: Sequence[ReadyEvent] = self.poller.poll(timeout, most)
         self._observer.began()
         self._budget.begin()
+        if len(events) == 1:
+            self._turns.begin_round(alone=True)
+            if self._serve(*events[0]):
+                self._turns.end_round()
+                return ()
         return self._round(events if len(events) < 2 else self._few(events) if self._are_few(events) else self._shared(events))
 
     def _round(self, events: Iterable[ReadyEvent]) -> Iterator[ReadyEvent]:

@@ -52,6 +52,8 @@ class Turns:
         self._closings: deque[Callable[[], None]] = deque()
         self._timer: IDelayedCall | None = None
         self._is_running = self._in_round = False
+        #: whether a single socket is read now and no stream waits, so that its stream may read at once
+        self.alone = False
 
     # --- waiting ---
 
@@ -92,17 +94,22 @@ class Turns:
 
     # --- rounds ---
 
-    def begin_round(self) -> None:
-        """Note that the reactor reads its sockets.
+    def begin_round(self, alone: bool = False) -> None:
+        """Note that the reactor reads its sockets; `alone`: a single one.
 
         Streams that are added now are called when the round ends (`net.fair_poll`).
         """
         self._in_round = True
+        self.alone = alone and not (self._established or self._busy or self._negotiating or self._judgements)
 
     def end_round(self) -> None:
         """Call the waiting streams."""
-        self._in_round = False
-        self._run()
+        self._in_round = self.alone = False
+        if self._established or self._busy or self._negotiating or self._judgements:
+            self._run()
+        else:
+            self._is_running = True
+            self._send_and_close()
 
     def _schedule(self) -> None:
         """Schedule a turn of the reactor soon, by one timer. A second timer would call the waiting streams twice in one turn."""

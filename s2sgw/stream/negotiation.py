@@ -91,10 +91,11 @@ class Phase:
 
     def read(self, data: bytes) -> None:
         """Take bytes of the other side."""
+        stream = self.stream
         if self.waits:
-            self.stream.keep(data)
+            stream.keep(data)
         else:
-            self.stream.feed(data)
+            stream._take(stream._framer.feed(data))
 
     def header(self, header: Header) -> None:
         raise RemoteFault(StreamCondition.UNSUPPORTED_STANZA_TYPE, "a second stream header is not expected here")
@@ -334,10 +335,6 @@ class Negotiation(ABC):
         events, self._events = self._events, []
         self._run_pair = None
         return events
-
-    def feed(self, data: bytes) -> None:
-        """Read more."""
-        self._take(self._framer.feed(data))
 
     def keep(self, data: bytes) -> None:
         """Keep the input until the shell has answered."""

@@ -70,7 +70,10 @@ class Element:
 
     def child(self, namespace: str, name: str) -> Element | None:
         """Return the first child of that name, or None."""
-        return next(self.every(namespace, name), None)
+        for child in self.children:
+            if child.name == name and child.namespace == namespace:
+                return child
+        return None
 
     def every(self, namespace: str, name: str) -> Iterator[Element]:
         """Yield all children of that name."""

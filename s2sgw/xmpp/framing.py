@@ -125,7 +125,19 @@ class Framer:
             return []
         self._elements = 0
         try:
-            self._read(data)
+            if not self._head:
+                data = self._prolog(data)
+            if self._parser is None:
+                self._parser = self._new_parser()
+            most = self._limits.stream_bytes
+            room = len(data) if most is None else min(len(data), max(0, most - self._received))
+            self._received += len(data)
+            end = len(self._buffer) + room
+            self._buffer += data
+            self._read_to(end)
+            if most is not None and self._received > most:
+                raise violation(f"more than {most} bytes before authentication")
+            self._trim()
         except RemoteFault as fault:
             self._end(self._first_fault(fault))
         except expat.ExpatError as error:
@@ -157,21 +169,6 @@ class Framer:
         self._drop_parser()
 
     # --- reading -------------------------------------------------------------------------------------------------
-
-    def _read(self, data: bytes) -> None:
-        if not self._head:
-            data = self._prolog(data)
-        if self._parser is None:
-            self._parser = self._new_parser()
-        most = self._limits.stream_bytes
-        room = len(data) if most is None else min(len(data), max(0, most - self._received))
-        self._received += len(data)
-        end = len(self._buffer) + room
-        self._buffer += data
-        self._read_to(end)
-        if most is not None and self._received > most:
-            raise violation(f"more than {most} bytes before authentication")
-        self._trim()
 
     def _read_to(self, end: int) -> None:
         """Read the buffer up to `end`: plain stanzas by their bytes, all else by the handlers of expat."""

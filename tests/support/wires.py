@@ -238,11 +238,12 @@ class Solo:
         engine: ToyEngine | None = None, owner: Recorder | None = None,
     ) -> None:
         self.clock = TurnClock()
+        self.turns = Turns(self.clock, TurnBudget(stopwatch=self.clock.seconds))
         self.engine = engine or ToyEngine()
         self.owner = owner or Recorder()
         self.connection = StreamConnection(
             self.engine, self.owner, clock=self.clock, role=role, direct_tls=direct, options=options,
-            turns=Turns(self.clock, TurnBudget(stopwatch=self.clock.seconds)), tls=tls or (lambda order: server_context_of().for_domain(order.local if order else None)),
+            turns=self.turns, tls=tls or (lambda order: server_context_of().for_domain(order.local if order else None)),
         )
         self.transport = CountingTransport(
             IPv4Address("TCP", "127.0.0.1", 5269), IPv4Address("TCP", "192.0.2.7", 4000)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from itertools import count
 from math import inf
 from typing import Any
+from unittest.mock import Mock
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.acknowledgements import (
     LARGE,
+    NOTE_SECONDS,
     OVERDUE_SECONDS,
     PING_SECONDS,
     UNREAD_SECONDS,
@@ -121,7 +123,7 @@ class PingTests(SynchronousTestCase):
         ping = Element.parse(self.acks.after_batch(3))
         self.assertEqual(ping.attributes, {"type": "get", "id": "id1", "from": "here.example", "to": "there.example"})
         self.assertIsNotNone(ping.child(PING, "ping"))
-        self.assertEqual((list(self.replies.pings), self.stream.counted), (["id1"], [3, 1]))
+        self.assertEqual((list(self.replies.pings), self.stream.counted), (["id1"], [4]))
 
     def test_one_at_a_time(self) -> None:
         """R41: stanzas written while a ping is unanswered are covered by the next ping."""
@@ -177,6 +179,22 @@ class PingTests(SynchronousTestCase):
         self.clock.advance(PING_SECONDS)
         self.assertEqual((self.queue.acknowledgements, self.acks.acknowledges), ([(3, "written")], True))
         self.assertIn(b"id2", self.acks.after_batch(1))
+
+    def test_answers_are_noted(self) -> None:
+        """The policy is told of the first answer, of one a minute later, and of one after a silence."""
+        self.acks = self.pings(always=True)
+        noted = self.policy.ping_answered = Mock()  # type: ignore[method-assign]
+        for number, (seconds, calls) in enumerate(((0, 1), (NOTE_SECONDS - 1, 1), (1, 2), (1, 2)), 1):
+            self.clock.advance(seconds)
+            self.acks.after_batch(1)
+            self.answer(f"id{number}")
+            self.assertEqual(calls, noted.call_count)
+        self.acks.after_batch(1)
+        self.clock.advance(PING_SECONDS)
+        self.assertEqual(["unanswered"], self.policy.told)
+        self.acks.after_batch(1)
+        self.answer("id6")
+        self.assertEqual(3, noted.call_count)
 
     def test_silence_that_ends_the_stream(self) -> None:
         """If the stream is ended for a missing answer, nothing is acknowledged."""

@@ -301,6 +301,25 @@ class SpoolTests(SynchronousTestCase):
                 world.clock.advance(WINDOW)
             self.assertEqual(sum(call.args[0] == 0 for call in called.call_args_list), turns)
 
+    def test_nothing_in_flight(self) -> None:
+        """Stanzas that only wait for their next hop are spooled when the window ends: no acknowledgement can have arrived for them."""
+        world = World()
+        world.next_hop.ready = False
+        world.accept(stanza("1"))
+        with patch.object(world.clock, "callLater", wraps=world.clock.callLater) as called:
+            world.clock.advance(WINDOW)
+        self.assertEqual((["1"], []), (world.spooled(), called.call_args_list))
+
+    def test_one_timer_for_a_busy_queue(self) -> None:
+        """While stanzas come and are acknowledged, the next window begins with the first that is still unacknowledged."""
+        world = World()
+        with patch.object(world.clock, "callLater", wraps=world.clock.callLater) as called:
+            for number in range(40):
+                world.accept(stanza(str(number)))
+                world.queue.acknowledged(1 if number else 0)  # the last one stays
+                world.clock.advance(WINDOW / 4)
+        self.assertEqual((13, []), (sum(call.args[0] > 0 for call in called.call_args_list), world.spooled()))
+
     def test_no_timer_for_what_is_acknowledged(self) -> None:
         """At the end of a window the next one starts with the first unacknowledged stanza, and is not longer."""
         for acknowledged in (True, False):

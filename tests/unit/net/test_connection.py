@@ -8,7 +8,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.buffering import UnsentBytes
-from s2sgw.net.connection import FULL_BYTES, NEGOTIATION_BYTES, ConnectionOptions, StreamConnection
+from s2sgw.net.connection import ALONE_BYTES, FULL_BYTES, NEGOTIATION_BYTES, ConnectionOptions, StreamConnection
 from s2sgw.queue.memory import SharedMemory
 from s2sgw.stream.events import Event, JudgementNeeded, PairProven, Refusal, StanzasReceived, StartTLS, VerifyReady
 from s2sgw.xmpp.ending import Cause, Ending
@@ -47,6 +47,41 @@ class InputTests(SynchronousTestCase):
         solo.receive(b"two\n")
         self.assertEqual(solo.engine.fed, [b"one\n", b"two\n"])
         self.assertEqual(solo.connection.last_received, 3)
+
+    def test_alone(self) -> None:
+        """The input of a stream that alone has some is read at once, unless some of the stream's waits, or it is too long for that."""
+        for prepare, is_read in (
+            (lambda solo: None, True),
+            (lambda solo: solo.turns.begin_round(), False),
+            (lambda solo: solo.connection._intake.want_turn(), False),
+            (lambda solo: solo.connection.pause("lane"), False),
+            (lambda solo: setattr(solo.connection, "busy", True), False),
+            (lambda solo: setattr(solo.connection, "established", False), False),
+            (lambda solo: setattr(solo.engine, "backlogged", True), False),
+        ):
+            solo = Solo()
+            solo.connection.negotiated()
+            solo.turns.begin_round(alone=True)
+            prepare(solo)
+            solo.connection.dataReceived(b"one\n")
+            self.assertEqual([b"one\n"] if is_read else [], solo.engine.fed)
+        solo = Solo()
+        solo.connection.negotiated()
+        solo.turns.begin_round(alone=True)
+        solo.connection.dataReceived(b"x" * ALONE_BYTES + b"\n")
+        self.assertEqual([], solo.engine.fed)
+        solo.turns.end_round()
+        self.assertEqual([b"x" * ALONE_BYTES + b"\n"], solo.engine.fed)
+
+    def test_alone_at_the_end(self) -> None:
+        """Input that is read at once and ends the stream is answered, and nothing that comes later is read."""
+        solo = Solo()
+        solo.connection.negotiated()
+        solo.turns.begin_round(alone=True)
+        solo.connection.dataReceived(b"BYE\n")
+        solo.connection.dataReceived(b"more\n")
+        solo.turns.end_round()
+        self.assertEqual(([b"BYE\n"], [Cause.CLOSED]), (solo.engine.fed, [each.cause for each in solo.owner.endings]))
 
     def test_input_is_read_after_the_loss(self) -> None:
         """R16: input of the turn in which the connection is lost is delivered before the end."""

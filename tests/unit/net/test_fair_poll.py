@@ -61,8 +61,8 @@ class Turns:
     def negotiating(self) -> int:
         return self._negotiating()
 
-    def begin_round(self) -> None:
-        self.told.append("begin")
+    def begin_round(self, alone: bool = False) -> None:
+        self.told.append("begin alone" if alone else "begin")
 
     def end_round(self) -> None:
         self.told.append("end")
@@ -96,6 +96,19 @@ class Served:
 
 class ShareTests(SynchronousTestCase):
     """Tests of the sockets that are served in one turn, and of their order."""
+
+    def test_alone(self) -> None:
+        """A connection of our own that is ready alone is served at once, and nothing is left to the reactor."""
+        for descriptors, told in (([3], ["begin alone", "served", "end"]), ([3, 4], ["begin", "served", "served", "end"])):
+            turns, epoll = Turns(), Mock()
+            epoll.poll.return_value = [(each, EPOLLIN) for each in descriptors]
+
+            def serve(descriptor: int, mask: int, turns: Turns = turns) -> bool:
+                turns.told.append("served")
+                return True
+
+            poller = FairPoller(epoll, STRANGERS, turns, Observer(), start=lambda number: 0, serve=serve)
+            self.assertEqual(([], told), (list(poller.poll(0, 99)), turns.told))
 
     def changing(self, strangers: dict[int, object]) -> tuple[Any, Turns]:
         """Return a poller with many ready descriptors, of which some strangers have closed, and the record of its rounds."""
@@ -287,7 +300,7 @@ class InstallTests(TestCase):
             each.close()
         self.assertEqual(([b"a"], before), (read, reactor._poller))
         self.assertGreater(observer.told.count("began"), 1)
-        self.assertEqual(turns.told[:4], ["begin", "end", "begin", "end"])
+        self.assertEqual(turns.told[:5], ["begin alone", "begin", "end", "begin", "end"])
 
     async def test_connections_of_our_own(self) -> None:
         """Our connections are read and lost as by the reactor itself, without its log context. An error in one is logged."""

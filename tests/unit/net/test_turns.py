@@ -83,6 +83,21 @@ class TurnsTests(SynchronousTestCase):
         self.turns.end_round()
         self.assertEqual((list(self.called), self.turn(), self.turn()), (["a"], "a", ""))
 
+    def test_alone(self) -> None:
+        """A stream may read at once only while a single socket is read, and no stream or judgement waits. Its output is sent then."""
+        for alone, waits in ((True, False), (False, False), (True, True)):
+            if waits:
+                self.add("a")
+            self.turns.begin_round(alone)
+            self.assertEqual(alone and not waits, self.turns.alone)
+            self.turns.send_soon(self.call("o"))
+            self.turns.end_round()
+            self.assertEqual((["a", "o"] if waits else ["o"], False), (self.called, self.turns.alone))
+            self.called.clear()
+        self.judge("j")
+        self.turns.begin_round(alone=True)
+        self.assertFalse(self.turns.alone)
+
     def test_a_round_that_takes_what_was_due(self) -> None:
         """A stream added before a round is called at its end at the latest, once."""
         self.add("a")
