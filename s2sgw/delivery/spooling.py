@@ -55,7 +55,7 @@ class SpooledQueue(Protocol):
 
 def _waits_for_spool(since: float, queue: SpooledQueue) -> bool:
     """Return whether `queue` holds stanzas accepted up to `since` that the spool was not given, or some that it does not take."""
-    return queue.overflow.active or queue.pair_queue.has_unspooled(since)
+    return queue.overflow.active or (bool(queue.pair_queue.unspooled) and queue.pair_queue.has_unspooled(since))
 
 
 class SpoolWindow:
