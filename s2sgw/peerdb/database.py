@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ DEFAULT_LIMIT = 64 * 1024 * 1024
 #: Jobs of one transaction at most, and jobs that may wait for the disk. Beyond that, the records are written anew from memory.
 GROUP = 500
 WAITING = 20_000
+#: Seconds after a failure to write the records anew until that is tried again. A nearly full disk takes small writes in between.
+REWRITE_SECONDS = 30.0
+#: Damaged files that may be set aside in one run of the process.
+REPLACEMENTS = 8
 
 Row = tuple[Any, ...]
 Statement = tuple[str, Sequence[Any]]
@@ -46,7 +51,7 @@ class DatabaseUnusable(Exception):
 class _Job:
     """Statements to run in one transaction, or a query. `done` takes the rows touched or found, or the error.
 
-    `durable`: to be synced to the disk. `last`: the file is closed after it.
+    `durable`: to be synced to the disk. `last`: the file is closed after it. `anew`: it writes a whole table from memory.
     """
 
     statements: Iterable[Statement]
@@ -54,6 +59,7 @@ class _Job:
     query: bool = False
     durable: bool = False
     last: bool = False
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +79,13 @@ class PeerDatabase:
     """The file at `path`. `complain` is called with a text for the operator, once for each kind of trouble.
 
     `deliver`: makes calls on the thread of the caller, while a thread does the work; None: everything is done at once, for tests.
-    `limit`: the bytes for the records. Raises `DatabaseUnusable`, except if the disk has no room for a new file.
+    `limit`: the bytes for the records. `clock` returns seconds, on any thread. Raises `DatabaseUnusable`, except if the disk has
+    no room for a new file.
     """
 
     def __init__(
         self, path: Path | str, complain: Callable[[str], None], deliver: Deliver | None = None, limit: int = DEFAULT_LIMIT,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limit = limit
         #: bytes that rows may take, by the estimates of their tables. The rest is for indexes, and for unused parts of pages
@@ -94,6 +102,11 @@ class PeerDatabase:
         self._trouble = ""
         #: whether the file lacks records that are in memory, so that it must be written anew
         self._stale = False
+        self._clock = clock
+        #: the time until which the records are not written anew
+        self._not_anew_until = float("-inf")
+        #: how many damaged files were set aside
+        self._replaced = 0
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         #: jobs that were put, and jobs that are done, which the writer's thread counts
         self._put_jobs = self._done_jobs = 0
@@ -226,7 +239,7 @@ class PeerDatabase:
         """Write everything that is in memory once more."""
         self._stale = False
         for content in self._contents:
-            self._put(_Job(content()))
+            self._put(_Job(content(), anew=True))
 
     # --- the writer's thread ---
 
@@ -256,7 +269,7 @@ class PeerDatabase:
         """Give the answers, on the thread of the caller."""
         for answer in answers:
             answer()
-        if self._stale and not self._trouble and not self._closed:
+        if self._stale and not self._trouble and not self._closed and self._clock() >= self._not_anew_until:
             self._rewrite()
 
     def _perform(self, jobs: list[_Job]) -> list[Callable[[], None]]:
@@ -288,7 +301,9 @@ class PeerDatabase:
                 with suppress(sqlite3.Error):
                     connection.execute("PRAGMA synchronous=NORMAL")
         (pages,), (size,) = (connection.execute(f"PRAGMA {word}").fetchone() for word in ("page_count", "page_size"))
-        self.bytes, self._trouble = pages * size, ""
+        self.bytes = pages * size
+        if not all(job.query for job in jobs):  # a full disk can be read
+            self._trouble = ""
         return results
 
     def _one(self, connection: sqlite3.Connection, job: _Job) -> Any:
@@ -316,6 +331,8 @@ class PeerDatabase:
                 self._say(f"{self._path} cannot be written: {error}; what is remembered of peers is written when it can be")
             else:
                 self._say(f"{self._path}: {type(error).__name__}: {error}")
+            if job.anew:
+                self._not_anew_until = self._clock() + REWRITE_SECONDS
             if job.done is None:
                 self._stale = self._stale or may_pass(error)
                 self.given_up += 1
@@ -323,6 +340,9 @@ class PeerDatabase:
 
     def _replace(self, error: Exception) -> None:
         """Set a damaged file aside. The next job opens a new one, which is written from memory."""
+        if self._replaced >= REPLACEMENTS:
+            self._say(f"{self._path} is damaged again ({error}), after {self._replaced} new files: replace the disk")
+            return
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -331,6 +351,7 @@ class PeerDatabase:
         except OSError as problem:
             self._say(f"{self._path} is damaged ({error}), and cannot be set aside: {problem}")
             return
+        self._replaced += 1
         self._say(
             f"{self._path} is damaged ({error}). It was set aside as {aside}, and a new one takes its place: keys, pending "
             f"certificates and past proofs are written anew from memory, the records of handshakes and refusals begin anew"

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from s2sgw.storage.atomic_file import write_atomically
 from s2sgw.xmpp.ending import Ending
@@ -34,6 +35,8 @@ FOLDER = "reports"
 DAYS, PEERS, PEERS_OF_DOMAIN = 31, 2000, 50
 #: Seconds between two times that the present day is written.
 WRITE_SECONDS = 300.0
+#: Days that are over and are kept in memory while the disk takes nothing.
+UNWRITTEN_DAYS = 3
 #: Peers beyond `PEERS`, and names that were never proven.
 OTHERS, STRANGERS = "(others)", "(strangers)"
 
@@ -115,6 +118,10 @@ class DailyReport:
         self._peers: dict[str, PeerDay] = {}
         self._of_domain: Counter[str] = Counter()
         self._changed = False
+        #: one file is written at a time, in the order in which that was asked for
+        self._lock = DeferredLock()
+        #: the reports of days that are over and could not be written yet
+        self._unwritten: dict[str, bytes] = {}
         with suppress(OSError, ValueError, KeyError, TypeError):
             rows = json.loads(self._path(self.day).read_bytes())["peers"]
             self._peers = {str(row["peer"]): PeerDay.of(row) for row in rows[: PEERS + 2]}
@@ -168,25 +175,39 @@ class DailyReport:
     # --- the files ---
 
     def turn(self) -> Deferred[None]:
-        """Write the present day if it has changed; begin another when it is over. Fires when the file is on the disk."""
-        today = self._today()
-        if today == self.day:
-            return self._write(self.day) if self._changed else succeed(None)
-        written = self._write(self.day)
-        self.day, self._peers, self._of_domain = today, {}, Counter()
-        return written
+        """Write the present day if it has changed; begin another when it is over. Fires when the file is on the disk.
+
+        What could not be written before is written first.
+        """
+        written = [self._write(day, data) for day, data in list(self._unwritten.items())]
+        day, is_over = self.day, self._today() != self.day
+        if is_over or self._changed:
+            data = json.dumps(self._report(day)).encode("ascii")
+            if is_over:
+                self.day, self._peers, self._of_domain = self._today(), {}, Counter()
+            self._changed = False
+            written.append(self._write(day, data))
+        return written[-1] if written else succeed(None)
 
     def close(self) -> Deferred[None]:
         """Write the counts."""
         return self.turn()
 
-    def _write(self, day: str) -> Deferred[None]:
-        self._changed = False
-        data, folder, path = json.dumps(self._report(day)).encode("ascii"), self.folder, self._path(day)
-        return self._threads.run(_store, folder, path, data).addErrback(self._not_written)
+    def _write(self, day: str, data: bytes) -> Deferred[None]:
+        writing: Deferred[None] = self._lock.run(self._threads.run, _store, self.folder, self._path(day), data)
+        return writing.addCallbacks(self._written, self._not_written, callbackArgs=(day,), errbackArgs=(day, data))
 
-    def _not_written(self, failure: Any) -> None:
-        self._changed = True  # it is tried again
+    def _written(self, _: None, day: str) -> None:
+        self._unwritten.pop(day, None)
+
+    def _not_written(self, failure: Failure, day: str, data: bytes) -> None:
+        """Keep the report of a day, which is written at the next turn. The present day is reported anew then."""
+        if day == self.day:
+            self._changed = True
+        else:
+            self._unwritten[day] = data
+            if len(self._unwritten) > UNWRITTEN_DAYS:
+                del self._unwritten[min(self._unwritten)]
         self.log.error(event="daily report", detail=failure.getErrorMessage())
 
     def _report(self, day: str) -> dict[str, Any]:
@@ -200,6 +221,8 @@ class DailyReport:
             return self._report(self.day)
         if not _DAY.fullmatch(day):
             raise ValueError("a day is written as in 2026-11-20")
+        if day in self._unwritten:
+            return dict(json.loads(self._unwritten[day]))
         path = self._path(day)
         try:
             return dict(json.loads(await self._threads.run(path.read_bytes)))

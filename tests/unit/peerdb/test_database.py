@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -55,13 +56,14 @@ class Numbers:
 
 
 class Threaded:
-    """A database with its thread. The test waits for its answers."""
+    """A database with its thread. The test waits for its answers. Whenever the clock is read, long time has passed."""
 
     def __init__(self, path: str, **options: Any) -> None:
         self.path = Path(path)
         self.calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self.complaints: list[str] = []
-        self.store = PeerDatabase(self.path, self.complaints.append, self.calls.put, **options)
+        clock = options.pop("clock", count(0, module.REWRITE_SECONDS + 1).__next__)
+        self.store = PeerDatabase(self.path, self.complaints.append, self.calls.put, clock=clock, **options)
         self.part = Numbers(self.store)
         self.store.begin()
 
@@ -229,6 +231,33 @@ class ThreadTests(SynchronousTestCase):
         self.assertEqual((self.it.stored(), self.it.store.alerts()), (list(range(1, 3001)), []))
         self.it.result(self.it.store.close())
 
+    def test_nearly_full_disk(self) -> None:
+        """If there is room for small writes alone, everything is written anew only now and then. Reading does not end the alert."""
+        now = [0.0]
+        self.it = Threaded(self.mktemp(), clock=lambda: now[0])
+        self.it.connection.execute("PRAGMA max_page_count=4")
+        for number in range(3000):
+            self.it.part.add(number)
+        self.it.stored()
+        self.it.stored()
+        self.assertEqual(len(self.it.store.alerts()), 1)
+        deletions: list[str] = []
+        self.it.connection.set_trace_callback(lambda text: deletions.append(text) if text == "DELETE FROM t" else None)
+        self.it.result(self.it.store.write_durably(("DELETE FROM t WHERE x >= 10", ())))
+        for _ in range(20):
+            self.it.result(self.it.store.write_durably(("UPDATE t SET x = x", ())))
+        self.assertEqual(len(deletions), 2)  # in a transaction with others, and alone
+        now[0] += module.REWRITE_SECONDS
+        for _ in range(20):
+            self.it.result(self.it.store.write_durably(("UPDATE t SET x = x", ())))
+        self.assertEqual(len(deletions), 4)
+        self.it.connection.execute("PRAGMA max_page_count=10000")
+        now[0] += module.REWRITE_SECONDS
+        self.it.result(self.it.store.write_durably(("UPDATE t SET x = x", ())))
+        self.it.stored()
+        self.assertEqual((self.it.stored(), self.it.store.alerts()), (list(range(3000)), []))
+        self.it.result(self.it.store.close())
+
     def test_written_at_the_end(self) -> None:
         """Rows that a full disk did not store are written at a stop, if there is room by then."""
         self.it.connection.execute("PRAGMA max_page_count=3")
@@ -264,6 +293,28 @@ class ThreadTests(SynchronousTestCase):
         again = Threaded(str(self.it.path))
         self.assertEqual(len(again.stored()), 5001)
         again.result(again.store.close())
+
+
+    def test_damaged_again_and_again(self) -> None:
+        """A disk that damages each new file does not fill with old ones: after some the file stays, and the report says so."""
+        self.patch(module, "REPLACEMENTS", 1)
+        for number in range(5000):
+            self.it.part.add(number)
+        for _ in range(2):
+            self.it.stored()
+            self.it.stored()
+            self.it.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.it.connection.execute("PRAGMA shrink_memory")
+            data = bytearray(self.it.path.read_bytes())
+            data[8192:] = b"\xff" * (len(data) - 8192)
+            with self.it.path.open("r+b") as file:
+                file.write(data)
+            with self.assertRaises(OSError):
+                self.it.stored()
+            self.it.part.add(5000)
+        self.assertIn("after 1 new files: replace the disk", self.it.complaints[-1])
+        self.assertEqual(len(list(self.it.path.parent.glob(f"{self.it.path.name}.damaged-?"))), 1)
+        self.it.result(self.it.store.close())
 
 
 class AbsentTests(SynchronousTestCase):

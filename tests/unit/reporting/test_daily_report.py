@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
+from unittest.mock import Mock
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
@@ -13,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.threads import AtOnce
 from s2sgw.reporting import daily_report
-from s2sgw.reporting.daily_report import DAYS, OTHERS, STRANGERS, DailyReport
+from s2sgw.reporting.daily_report import DAYS, OTHERS, STRANGERS, DailyReport, FileThreads
 from s2sgw.xmpp.ending import Cause, Ending
 
 NOON = 1_795_780_800.0  # 2026-11-27 12:00 UTC
@@ -114,6 +115,58 @@ class DailyReportTests(SynchronousTestCase):
         self.turn()
         self.assertEqual({}, self.rows())
         self.assertEqual(["peer.example"], list(self.rows("2026-11-27")))
+
+    def test_full_disk_over_midnight(self) -> None:
+        """A day that could not be written while the disk was full is reported, and is written when there is room, of the last days."""
+        self.patch(DailyReport, "log", Mock())
+        storing = self.patch(daily_report, "_store", Mock(side_effect=OSError(28, "No space left on device")))
+        first = self.report.day
+        self.fill()
+        self.turn()
+        for _ in range(daily_report.UNWRITTEN_DAYS):
+            self.clock.advance(DAY)
+            self.turn()
+            self.report.passed("inbound", "peer.example", 1, 10)
+        self.assertEqual((self.rows(first)["peer.example"]["bytes"], self.rows()["peer.example"]["bytes"]), ({"inbound": 120}, {"inbound": 10}))
+        storing.restore()
+        self.turn()
+        self.report = self.made()
+        self.assertEqual((self.rows(first)["peer.example"]["bytes"], self.rows()["peer.example"]["bytes"]), ({"inbound": 120}, {"inbound": 10}))
+        self.assertEqual(len(list(self.report.folder.glob("*.json"))), daily_report.UNWRITTEN_DAYS + 1)
+
+    def test_full_disk_for_days(self) -> None:
+        """If the disk is full for days, the last few are kept."""
+        self.patch(DailyReport, "log", Mock())
+        self.patch(daily_report, "_store", Mock(side_effect=OSError(28, "No space left on device")))
+        for _ in range(9):
+            self.fill()
+            self.clock.advance(DAY)
+            self.turn()
+        self.assertEqual(sorted(self.report._unwritten), [f"2026-12-0{day}" for day in (3, 4, 5)])
+
+    def test_slow_disk(self) -> None:
+        """While a file is being written nothing else is: at a stop the newer counts come last. A failure of the older ones changes nothing."""
+        writes: list[tuple[Deferred[None], bytes]] = []
+
+        def run(store: object, folder: Path, path: Path, data: bytes) -> Deferred[None]:
+            writes.append((Deferred(), data))
+            return writes[-1][0]
+
+        self.patch(DailyReport, "log", Mock())
+        self.report._threads = cast(FileThreads, SimpleNamespace(run=run))
+        self.fill()
+        first = self.report.turn()
+        self.report.passed("inbound", "peer.example", 1, 1)
+        self.clock.advance(DAY)
+        last = self.report.close()
+        self.assertEqual(len(writes), 1)
+        writes[0][0].errback(OSError(28, "No space left on device"))
+        self.successResultOf(first)
+        self.assertNoResult(last)
+        self.assertEqual([row["bytes"] for row in json.loads(writes[1][1])["peers"]], [{"inbound": 121}])
+        writes[1][0].callback(None)
+        self.successResultOf(last)
+        self.assertEqual(self.report._unwritten, {})
 
     def test_no_report(self) -> None:
         """For a day without a report, or an invalid text or path, the error lists the available days."""
