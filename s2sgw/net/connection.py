@@ -28,7 +28,7 @@ from s2sgw.net.socket_transport import SocketTransport, take_over
 from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout, unacknowledged_bytes
 from s2sgw.net.tls_layer import TLSFacts, TLSListener, lost, tls_on
 from s2sgw.net.turn_budget import TurnBudget
-from s2sgw.net.turns import Turns
+from s2sgw.net.turns import Party, Turns
 from s2sgw.net.write_permission import HeldWrites, WriteLease
 from s2sgw.stream.events import Ended, Event, PairProven, Refusal, StartTLS, VerifyReady
 from s2sgw.trust.evidence import Role
@@ -142,8 +142,8 @@ class StreamConnection(Protocol):
         "_answered", "_blocked_timer", "_clock", "_closed", "_deadline", "_direct_tls", "_events", "_gone", "_handshaking",
         "_held_writes", "_intake", "_link", "_may_write", "_options", "_out", "_outlet", "_owed", "_portion", "_sends",
         "_socket", "_stepping", "_tls", "_tls_is_news", "_transport", "_turning", "_turns", "_unsent", "blocked_since", "busy",
-        "ending", "engine", "established", "has_preface", "last_received", "last_sent", "owner", "read_since", "retiring",
-        "role", "secured", "shared",
+        "ending", "engine", "established", "has_preface", "last_received", "last_sent", "owner", "party", "read_since",
+        "retiring", "role", "secured", "shared",
     )
 
     def __init__(
@@ -165,6 +165,8 @@ class StreamConnection(Protocol):
         self.established = False
         #: whether the last turn was a long one (`net.turns`)
         self.busy = False
+        #: its owner (`net.turns`), if that may have several streams
+        self.party: Party | None = None
         #: whether no more stanzas are written: the stream is closed as soon as everything in flight is acknowledged
         self.retiring = False
         #: the first bytes of direct TLS were read from the socket before, so that OpenSSL cannot read them there
@@ -222,6 +224,10 @@ class StreamConnection(Protocol):
             self._sends = True
             self._out.write(data)
         return not self._outlet.open or self.retiring or self.engine.parting is not None
+
+    def belong_to(self, name: str) -> None:
+        """Share turns with the other streams of the party of this name."""
+        self.party = self._turns.party(name)
 
     def keep_alive(self, data: bytes = b" ") -> None:
         """Send white space between stanzas (RFC 6120 §4.6.1), or a request for a sign of life. It does not count as use."""

@@ -4,7 +4,8 @@ Twisted's epoll reactor serves everything that is ready in one turn. Ten thousan
 one go, while nothing else runs. epoll reports again what was not served, so the rest can wait for the next turn.
 
 Streams come first, then datagrams (answers to our DNS questions, most of which strangers cause), listeners and strangers. Each
-has a share of the turn (`net.turn_budget`), and the first of each is served in any case.
+has a share of the turn (`net.turn_budget`), and the first of each is served in any case. Among streams, the parties that they
+belong to take turns.
 
 epoll also reports which connections the other side has closed (EPOLLRDHUP). These come after the open connections, which wait for
 us. If many strangers have closed their connections, their input is not read.
@@ -82,14 +83,15 @@ class FairPoller:
 
     `strangers` are the unproven connections by their descriptors; the one that came or advanced last is at the end. `turns`
     serves the streams that were read, at the end of each round. `is_datagram` returns whether a descriptor is a datagram socket,
-    `is_listener` whether connections are accepted there.
+    `is_listener` whether connections are accepted there, and `party_of` the party that a stream belongs to.
     `serve` serves an event and returns True, or returns False: then the reactor serves it.
     """
 
     def __init__(
         self, poller: Any, strangers: Mapping[int, object], turns: StreamTurns, observer: TurnObserver, *,
         is_datagram: Callable[[int], bool] = lambda descriptor: False,
-        is_listener: Callable[[int], bool] = lambda descriptor: False, start: Callable[[int], int] = randrange,
+        is_listener: Callable[[int], bool] = lambda descriptor: False,
+        party_of: Callable[[int], object] = lambda descriptor: None, start: Callable[[int], int] = randrange,
         serve: Callable[[int, int], bool] = lambda descriptor, mask: False,
     ) -> None:
         self.poller = poller
@@ -99,6 +101,7 @@ class FairPoller:
         self._observer = observer
         self._is_datagram = is_datagram
         self._is_listener = is_listener
+        self._party_of = party_of
         self._budget = turns.budget
         self._start = start
         self._serve = serve
@@ -155,7 +158,8 @@ class FairPoller:
         who = {descriptor: self._strangers[descriptor] for descriptor in ready}  # before anything changes
         datagrams = {descriptor: others.pop(descriptor) for descriptor in [*filter(self._is_datagram, others)]}
         listeners = {descriptor: others.pop(descriptor) for descriptor in [*filter(self._is_listener, others)]}
-        for group, seconds in ((others, PEERS_SECONDS), (datagrams, DATAGRAM_SECONDS), (listeners, LISTENER_SECONDS)):
+        yield from self._timed(((descriptor, others[descriptor]) for descriptor in self._by_party(others)), PEERS_SECONDS)
+        for group, seconds in ((datagrams, DATAGRAM_SECONDS), (listeners, LISTENER_SECONDS)):
             yield from self._timed(((descriptor, group[descriptor]) for descriptor in self._rotated(group)), seconds)
         gone = [descriptor for descriptor, mask in ready.items() if mask & EPOLLRDHUP]
         masks = {descriptor: ready.pop(descriptor) for descriptor in gone}
@@ -180,6 +184,14 @@ class FairPoller:
         listed = list(ready)
         at = self._start(len(listed)) if listed else 0
         return chain(islice(listed, at, None), islice(listed, at))
+
+    def _by_party(self, ready: Iterable[int]) -> Iterator[int]:
+        """Yield one descriptor of each party, then the next one of each. One without a party is a party of its own."""
+        parties: dict[object, list[int]] = {}
+        for descriptor in self._rotated(ready):
+            parties.setdefault(self._party_of(descriptor) or descriptor, []).append(descriptor)
+        for row in zip_longest(*parties.values()):
+            yield from (descriptor for descriptor in row if descriptor is not None)
 
     def _newest_and_all(self, ready: dict[int, int]) -> Iterator[ReadyEvent]:
         """Alternate between the newest connections and all: a crowd cannot keep out a newcomer."""
@@ -214,6 +226,9 @@ def share_turns(
     def is_listener(descriptor: int) -> bool:
         return isinstance(selectables.get(descriptor), tcp.Port)
 
+    def party_of(descriptor: int) -> object:
+        return getattr(selectables.get(descriptor), "party", None)
+
     def serve(descriptor: int, mask: int) -> bool:
         """Serve a connection of our own as the reactor would, but without the log context that it makes for each event."""
         selectable: Any = selectables.get(descriptor)
@@ -236,7 +251,8 @@ def share_turns(
         return True
 
     reactor._poller = FairPoller(
-        poller, strangers, turns, observer, is_datagram=is_datagram, is_listener=is_listener, serve=serve,
+        poller, strangers, turns, observer, is_datagram=is_datagram, is_listener=is_listener, party_of=party_of,
+        serve=serve,
     )
 
     def end() -> None:

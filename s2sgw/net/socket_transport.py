@@ -126,6 +126,11 @@ class SocketTransport:
         below.stopReading()
         self.resumeProducing()
 
+    @property
+    def party(self) -> object:
+        """Return the party that the stream belongs to, or None."""
+        return getattr(self._user, "party", None)
+
     # --- output ------------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:

@@ -1,10 +1,15 @@
-"""Shares the reactor's time among the streams that have input: each reads a little, then the next one reads."""
+"""Shares the reactor's time among the streams that have input: each reads a little, then the next one reads.
+
+A party, such as a registered domain, may have any number of streams. So the time is shared among parties, too: when the streams
+of one have read for a while in a turn, its other streams come behind those of other parties.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -19,15 +24,27 @@ NEGOTIATING_SECONDS = 0.008
 #: Seconds for established streams that are not busy, for sending, and for closing lost connections, however long the turn
 #: has taken: none of this takes long for one stream.
 ESTABLISHED_SECONDS, SENDING_SECONDS, CLOSING_SECONDS = 0.002, 0.002, 0.001
-#: A stream that took more seconds than this at its last turn is busy: others come before it.
+#: A stream that took more seconds than this at its last turn is busy: others come before it. A party is busy whose streams took
+#: more in this turn.
 BUSY_SECONDS = 0.002
 
 
+class Party:
+    """The owner of streams. `seconds`: the time that these have read in the turn `turn`."""
+
+    __slots__ = ("__weakref__", "seconds", "turn")
+
+    def __init__(self) -> None:
+        self.turn = 0
+        self.seconds = 0.0
+
+
 class Reader(Protocol):
-    """A stream that has input to read. `busy` belongs to `Turns`."""
+    """A stream that has input to read. `busy` belongs to `Turns`. `party` is its owner, if there may be several of it."""
 
     established: bool
     busy: bool
+    party: Party | None
 
     def take_turn(self) -> None:
         """Read a part of the input."""
@@ -46,6 +63,9 @@ class Turns:
         self._established: deque[Reader] = deque()
         self._busy: deque[Reader] = deque()
         self._negotiating: deque[Reader] = deque()
+        self._parties: WeakValueDictionary[str, Party] = WeakValueDictionary()
+        #: the number of the turns in which streams were called
+        self._turn = 0
         self._judgements: OrderedDict[Deferred[None], None] = OrderedDict()
         self._newest_is_next = self._newest_negotiates = False
         self._outputs: deque[Callable[[], None]] = deque()
@@ -54,6 +74,13 @@ class Turns:
         self._is_running = self._in_round = False
         #: whether a single socket is read now and no stream waits, so that its stream may read at once
         self.alone = False
+
+    def party(self, name: str) -> Party:
+        """Return the party of this name. It is kept as long as one of its streams."""
+        party = self._parties.get(name)
+        if party is None:
+            party = self._parties[name] = Party()
+        return party
 
     # --- waiting ---
 
@@ -154,25 +181,38 @@ class Turns:
         for _ in range(len(self._established)):  # a stream's last turn decides whether it is busy
             reader = self._established.popleft()
             (self._busy if reader.busy else self._established).append(reader)
-        established, busy, negotiating = map(len, (self._established, self._busy, self._negotiating))
+        established, negotiating = len(self._established), len(self._negotiating)
         budget = self.budget
+        self._turn += 1
         now = budget.stopwatch()
         end = min(now + STREAMS_SECONDS, budget.end)
         if established:
             self._call(self._established, established, now, max(end, now + ESTABLISHED_SECONDS))
-        if busy and budget.allows(TurnPart.BUSY_STREAMS):
-            self._call(self._busy, busy, budget.stopwatch(), end)
+        if self._busy and budget.allows(TurnPart.BUSY_STREAMS):
+            self._call(self._busy, len(self._busy), budget.stopwatch(), end)
         if negotiating and budget.allows(TurnPart.NEGOTIATIONS):
             self._negotiate(negotiating, budget.end_of(NEGOTIATING_SECONDS))
 
     def _call(self, readers: deque[Reader], number: int, began: float, end: float) -> None:
-        """Call `number` of them, but only one after the time `end`. `began`: the time now."""
-        stopwatch = self.budget.stopwatch
+        """Call `number` of them, but only one after the time `end`. `began`: the time now.
+
+        Streams of a party that has used much of this turn wait among the busy ones.
+        """
+        stopwatch, turn, first = self.budget.stopwatch, self._turn, readers is self._established
         for _ in range(number):
             reader = readers.popleft()
+            party = reader.party
+            if party is not None:
+                if party.turn != turn:
+                    party.turn, party.seconds = turn, 0.0
+                elif first and party.seconds > BUSY_SECONDS:
+                    self._busy.append(reader)
+                    continue
             reader.take_turn()
             now = stopwatch()
             reader.busy = now - began > BUSY_SECONDS
+            if party is not None:
+                party.seconds += now - began
             if now > end:
                 return
             began = now

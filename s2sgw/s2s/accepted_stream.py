@@ -40,6 +40,7 @@ from s2sgw.stream.receiving import ReceivingStream
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.registered_domain import registered_domain
 
 
 class StreamRegister(Protocol):
@@ -246,6 +247,8 @@ class AcceptedStream:
             return
         if not self.methods:
             self.side.outcomes.opened("inbound", pair.sender, method, connection.tls_version)
+            if self.leg == "federation":
+                connection.belong_to(registered_domain(pair.sender.ascii))
         self.methods[pair] = method
         if self._admitted is not None:
             self._admitted.prove()

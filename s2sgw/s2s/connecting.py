@@ -54,6 +54,7 @@ from s2sgw.stream.events import (
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.registered_domain import registered_domain
 
 #: Addresses that are tried in one attempt, over all targets. An attempt that a stranger causes has `net.requester.DIALS`.
 ADDRESSES = 8
@@ -264,6 +265,8 @@ class InitiatedStream:
     def _ready(self, method: str) -> None:
         """Make the stream available. `method` is "" on a stream that only verifies a key."""
         self._opened = True
+        if self.leg == "federation":
+            self.connection.belong_to(registered_domain(self.pair.recipient.ascii))
         if method:
             self.side.outcomes.opened("outbound", self.pair.recipient, method, self.connection.tls_version)
         else:

@@ -23,6 +23,9 @@ OWED_BYTES = 30_000_000
 STREAMS = 60
 _SM = "xmlns='urn:xmpp:sm:3'"
 
+#: Sub-domains of a peer that all send at once, and the memory of the errors to them that wait: the peer has its share of the queue.
+MANY, WAITING_BYTES = 80, 70_000_000
+
 
 def never_read(port: int, phase: Phase, files: tuple[str, str], text: str, number: int, seconds: float) -> None:
     """Send `text` on several streams as fast as possible, and read nothing."""
@@ -100,18 +103,21 @@ async def _lies(at: AttackWorld) -> None:
 # --- as fast as it can -----------------------------------------------------------------------------------------------
 
 
-def flood(port: int, files: tuple[str, str], kind: str, streams: int, seconds: float) -> None:
-    """Send stanzas on several streams as fast as possible."""
+def flood(port: int, files: tuple[str, str], kind: str, streams: int, seconds: float, sub_domains: bool = False) -> None:
+    """Send stanzas on several streams as fast as possible, all as one peer or each as another sub-domain of it."""
     certificate, end = Certificate(Path(files[0]), Path(files[1])), time.monotonic() + seconds
-    threads = [threading.Thread(target=_flood, args=(port, at, certificate, kind, end), daemon=True) for at in range(streams)]
+    names = [f"s{at}.{GUESTS}" if sub_domains else GUESTS for at in range(streams)]
+    threads = [
+        threading.Thread(target=_flood, args=(port, at, name, certificate, kind, end), daemon=True) for at, name in enumerate(names)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()) + 0.2)
 
 
-def _flood(port: int, at: int, certificate: Certificate, kind: str, end: float) -> None:
-    names = f"from='a@{GUESTS}' to='missing@{INSIDE}'"
+def _flood(port: int, at: int, domain: str, certificate: Certificate, kind: str, end: float) -> None:
+    names = f"from='a@{domain}' to='missing@{INSIDE}'"
     each = {
         "messages": f"<message {names}><body>{'x' * 300}</body></message>",
         "errors": f"<message {names} type='error'><error type='cancel'/></message><iq {names} type='error' id='e'/>",
@@ -120,7 +126,7 @@ def _flood(port: int, at: int, certificate: Certificate, kind: str, end: float) 
     }[kind]
     said = each * 50
     with contextlib.suppress(OSError, PeerError):
-        stream = connect(port, f"127.51.{at}.1", INSIDE, GUESTS, certificate, 8.0)
+        stream = connect(port, f"127.51.{at}.1", INSIDE, domain, certificate, 8.0)
         while time.monotonic() < end:
             stream.send(said)
 
@@ -136,6 +142,17 @@ async def _fast(at: AttackWorld, kind: str) -> None:
 @stage.scenario("a proven peer that sends messages as fast as it can, whose server cannot be reached", quick=True)
 async def _messages(at: AttackWorld) -> None:
     await _fast(at, "messages")
+
+
+@stage.scenario("eighty sub-domains of one peer that send messages as fast as they can, each on a stream of its own")
+async def _many_messages(at: AttackWorld) -> None:
+    certificate, before = guest(at), at.connections("proven")
+    files = str(certificate.chain), str(certificate.key)
+    async with at.under(
+        flood, 12, left=WAITING_BYTES, patient=True, files=files, kind="messages", streams=MANY, sub_domains=True,
+    ):
+        await at.felt(lambda: at.connections("proven") >= before + MANY * 3 / 4, "the peer has few streams")
+        await asyncio.sleep(8)
 
 
 @stage.scenario("unsolicited errors are not answered by an error", quick=True)

@@ -61,9 +61,13 @@ class FakeConnection:
     def __init__(self, owner: Any) -> None:
         self.owner = owner
         self.writable = True
+        self.party = ""
         self.written: list[bytes] = []
         self.ending: Ending | None = None
         self.closed: Deferred[None] = Deferred()
+
+    def belong_to(self, name: str) -> None:
+        self.party = name
 
     def write(self, data: bytes) -> bool:
         self.written.append(data)

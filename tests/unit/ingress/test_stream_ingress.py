@@ -150,7 +150,7 @@ class AcceptedTests(EntryTestCase):
         engine = FakeEngine()
         connection: Any = SimpleNamespace(
             peer_address="192.0.2.1:1", tls_version=None, shared=False, pause=lambda holder: None, resume=lambda holder: None,
-            step=lambda method, *arguments: method(*arguments),
+            step=lambda method, *arguments: method(*arguments), belong_to=lambda name: None,
         )
         nothing = lambda *ignored: None  # noqa: E731
         side: Any = SimpleNamespace(

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.buffering import INPUT_BYTES, UNPROVEN_SHARE, InputBuffer, UnsentBytes
-from s2sgw.net.turns import Turns
+from s2sgw.net.turns import Party, Turns
 
 
 class InputBufferTests(SynchronousTestCase):
@@ -19,6 +19,7 @@ class InputBufferTests(SynchronousTestCase):
         self.turns = 0
         self.noted: list[str] = []
         self.established = self.busy = False
+        self.party: Party | None = None
         self.buffer = InputBuffer(self.clock, Turns(self.clock), self, 60)
         self.buffer.transport = SimpleNamespace(
             pauseProducing=lambda: self.noted.append("pause"), resumeProducing=lambda: self.noted.append("resume"),

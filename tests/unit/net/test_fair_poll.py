@@ -35,6 +35,8 @@ GONE = EPOLLIN | EPOLLRDHUP
 
 STRANGERS = dict.fromkeys(range(1000, 2000))
 DATAGRAMS, LISTENERS = range(5000, 6000), range(7000, 8000)
+#: Each of these descriptors belongs to one party, or to the other.
+PARTIES = {**dict.fromkeys(range(100, 900), "many"), **dict.fromkeys(range(90, 93), "few")}
 GROUPS = {"peers": range(1000), "datagrams": DATAGRAMS, "listeners": LISTENERS, "strangers": STRANGERS}
 
 
@@ -81,7 +83,7 @@ class Served:
         self.epoll.poll.return_value = [*((each, GONE) for each in gone), *((each, EPOLLIN) for each in descriptors)]
         poller = FairPoller(
             self.epoll, STRANGERS, self.turns, self.observer, start=lambda number: start % number,
-            is_datagram=DATAGRAMS.__contains__, is_listener=LISTENERS.__contains__,
+            is_datagram=DATAGRAMS.__contains__, is_listener=LISTENERS.__contains__, party_of=PARTIES.get,
         )
         self.descriptors: list[int] = []
         self.strangers: list[int] = []
@@ -172,6 +174,14 @@ class ShareTests(SynchronousTestCase):
         self.assertEqual([1, 1, 2], [
             sum(each in group for each in served.descriptors) for group in (range(100), DATAGRAMS, STRANGERS)
         ])
+
+    def test_parties(self) -> None:
+        """The parties that streams belong to take turns: one with very many of them delays no others. One without a party counts alone."""
+        ready = [*range(100, 900), 90, 91, 92, 7, 8]
+        served = [PARTIES.get(each, "none") for each in Served(ready, seconds=PEERS_SECONDS / 3.5).descriptors]
+        self.assertEqual(sorted(served), ["few", "many", "none", "none"])
+        served = [PARTIES.get(each, "none") for each in Served(ready, seconds=0.0).descriptors]
+        self.assertEqual((sorted(served[4:8]), set(served[8:]), len(served)), (["few", "few", "many", "many"], {"many"}, len(ready)))
 
     def test_datagrams(self) -> None:
         """DNS answers are served after streams, a bounded number of them, and before strangers."""

@@ -17,8 +17,9 @@ class Stream:
 
     busy = False
 
-    def __init__(self, case: TurnsTests, name: str, ms: float, established: bool, again: int) -> None:
+    def __init__(self, case: TurnsTests, name: str, ms: float, established: bool, again: int, party: str = "") -> None:
         self._case, self._name, self._seconds, self.established, self._again = case, name, ms / 1000, established, again
+        self.party = case.turns.party(party) if party else None
 
     def take_turn(self) -> None:
         self._case.called.append(self._name)
@@ -38,8 +39,8 @@ class TurnsTests(SynchronousTestCase):
         self.turns = Turns(self.clock, self.budget)
         self.called: list[str] = []
 
-    def add(self, name: str, ms: float = 0, established: bool = True, again: int = 0) -> None:
-        self.turns.add(Stream(self, name, ms, established, again))
+    def add(self, name: str, ms: float = 0, established: bool = True, again: int = 0, party: str = "") -> None:
+        self.turns.add(Stream(self, name, ms, established, again, party))
 
     def call(self, name: str, ms: float = 0) -> Callable[[], None]:
         """Return a call of that name that takes this many milliseconds."""
@@ -74,6 +75,41 @@ class TurnsTests(SynchronousTestCase):
         self.add("b")
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         self.assertEqual((self.turn(), self.turn(), self.clock.getDelayedCalls()), ("abn", "", []))
+
+    def test_party(self) -> None:
+        """When the streams of one party have read for a while in a turn, its others come behind those of other parties."""
+        for name in "abcd":
+            self.add(name, ms=BUSY_SECONDS * 700, party="many.example")
+        self.add("x", party="one.example")
+        self.add("y")
+        self.assertEqual(self.round(), "abxycd")
+        self.add("c", ms=1, party="many.example")
+        self.add("d", ms=1, party="many.example")
+        self.add("x", party="one.example")
+        self.assertEqual(self.round(), "cdx")  # each turn begins anew
+
+    def test_party_without_time(self) -> None:
+        """What a crowd of one party's streams leaves to the next turns delays no others there, and each of its streams is served."""
+        names = [chr(ord("A") + number) for number in range(26)]
+        for name in names:
+            self.add(name, ms=1.5, party="many.example")
+        self.add("x", party="one.example")
+        called = self.round()
+        self.assertEqual((called[:3], called.count("x")), ("ABx", 1))
+        while called != "".join(names) + "x" and self.clock.getDelayedCalls():
+            self.add("y", party="one.example")
+            turn = self.round()
+            self.assertIn("y", turn[:1])
+            called += turn.replace("y", "")
+            if len(called) >= 27:
+                break
+        self.assertEqual(sorted(called), sorted([*names, "x"]))
+
+    def test_parties_are_forgotten(self) -> None:
+        """A party is kept as long as one of its streams."""
+        self.add("a", party="many.example")
+        self.assertIs(self.turns.party("many.example"), self.turns.party("many.example"))
+        self.assertEqual((self.round(), len(self.turns._parties)), ("a", 0))
 
     def test_rounds(self) -> None:
         """Streams added while the reactor reads its sockets are called at the end of that round. Those that they add wait for the next turn."""

@@ -355,6 +355,10 @@ class TrialTests(Attempts):
         self.successResultOf(opening)
         return self.connections[-1]
 
+    def test_party(self) -> None:
+        """A stream shares turns with the others of the peer's registered domain."""
+        self.assertEqual(self.ready().party, "there.example")
+
     def broken(self, managed: bool = True) -> None:
         self.ready(managed).close(Ending(Cause.STREAM_ERROR, by="them", condition="unsupported-stanza-type"))
 

@@ -361,11 +361,13 @@ class AcceptedStreamTests(EntryTestCase):
         for name in ("a.peer.example", "b.peer.example", "c.other.example"):
             owner.event(self.link, PairProven(Pair(Domain.parse(name), IN.recipient), "dialback"))
         self.assertEqual([list(self.accepted.below(name)) for name in ("peer.example", "other.example", "a.peer.example")], [[owner]] * 2 + [[]])
+        self.link.belong_to.assert_called_once_with("peer.example")
         owner.ended(self.link, Ending(Cause.CLOSED))
         self.assertEqual(self.accepted._of_registered._streams, {})
         self.side.leg = "backend"
         self.accept()
         self.assertEqual(self.accepted._of_registered._streams, {})
+        self.link.belong_to.assert_called_once()
 
     def test_counted_by_proof(self) -> None:
         """A stream counts for the names that it has proven until it ends, not for those that it claims."""
