@@ -21,7 +21,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from s2sgw.net.sites import narrowest_site
+from s2sgw.net import sites
 from s2sgw.xmpp.timer import cancel
 
 #: Bytes of a body; fields of a head, and of a query and a form together; slashes of a URL; bytes of a Content-Type.
@@ -128,8 +128,8 @@ class BoundedChannel(HTTPChannel):
         self._endless = False
         #: the connection is being closed, because the client sends nothing more
         self._parting = False
-        #: the site of the connection, and whether a user has logged in on it
-        self.client_site = ""
+        #: the networks that the connection comes from, the widest first, and whether a user has logged in on it
+        self.client_path: sites.Site = ()
         self.trusted = False
 
     def connectionMade(self) -> None:
@@ -261,7 +261,7 @@ class BoundedSite(Site):
     """Serves `root`, with a fair share of connections for each site.
 
     Connections on which a user has logged in keep their place. Of the others, the oldest of the site with most gives way to a new
-    one.
+    one: the widest networks are compared first (`net.sites`), because an IPv6 /48 has 65,536 narrow ones.
     """
 
     protocol: Any = BoundedChannel
@@ -281,29 +281,28 @@ class BoundedSite(Site):
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Return the protocol of a new connection; None: there is no room, and Twisted closes it."""
-        site = narrowest_site(str(getattr(addr, "host", "")))
-        if not self._make_room(site):
+        path = sites.site_path(str(getattr(addr, "host", "")))
+        if not self._make_room(path):
             return None
         channel = cast(BoundedChannel, super().buildProtocol(addr))
-        channel.client_site = site
+        channel.client_path = path
         self._channels[channel] = None
         return channel
 
-    def _make_room(self, site: str) -> bool:
+    def _make_room(self, path: sites.Site) -> bool:
         untrusted = [channel for channel in self._channels if not channel.trusted]
-        numbers = Counter(channel.client_site for channel in untrusted)
-        if numbers[site] >= CONNECTIONS_PER_SITE:
-            return self._drop_oldest(untrusted, site)
+        own = [channel for channel in untrusted if channel.client_path == path]
+        if len(own) >= CONNECTIONS_PER_SITE:
+            return self._drop_oldest(own)
         if len(self._channels) >= CONNECTIONS:
-            return self._drop_oldest(untrusted, max(numbers, key=numbers.__getitem__, default=None))
+            return self._drop_oldest(_of_the_most_crowded(untrusted))
         return True
 
-    def _drop_oldest(self, channels: list[BoundedChannel], site: str | None) -> bool:
-        oldest = next((channel for channel in channels if channel.client_site == site), None)
-        if oldest is None:
+    def _drop_oldest(self, channels: list[BoundedChannel]) -> bool:
+        if not channels:
             return False
-        self.closed(oldest)
-        oldest.abort()
+        self.closed(channels[0])
+        channels[0].abort()
         return True
 
     def closed(self, channel: BoundedChannel) -> None:
@@ -317,3 +316,12 @@ class BoundedSite(Site):
 
     def log(self, request: Any) -> None:
         """Write no access log: changes are in the audit log."""
+
+
+def _of_the_most_crowded(channels: list[BoundedChannel]) -> list[BoundedChannel]:
+    """Return the channels of the widest site that has most of them, and of these those of the next narrower one, and so on."""
+    for depth in range(max((len(channel.client_path) for channel in channels), default=0)):
+        numbers = Counter(channel.client_path[: depth + 1] for channel in channels)
+        most = max(numbers, key=numbers.__getitem__)
+        channels = [channel for channel in channels if channel.client_path[: depth + 1] == most]
+    return channels

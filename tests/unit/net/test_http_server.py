@@ -347,6 +347,16 @@ class ConnectionTests(SiteTestCase):
         self.assertEqual([True, False, False, False, False], [transport.aborted for _, transport in crowd])
         self.assertEqual(6, len(self.site))
 
+    def test_many_narrow_sites(self) -> None:
+        """The narrow sites of a wide one count together: its owner does not push out others with an address of its own each."""
+        self.patch(http_server, "CONNECTIONS", 6)
+        other = Client(self.site, self.clock, "2001:db8:2::1").connect()
+        crowd = [Client(self.site, self.clock, f"2001:db8:1:{number:x}::1").connect() for number in range(0, 20 * 256, 256)]
+        self.assertEqual((other[1].aborted, [transport.aborted for _, transport in crowd]), (False, [True] * 15 + [False] * 5))
+        more = [Client(self.site, self.clock, "2001:db8:1:900::2").connect() for _ in range(3)]  # then within the most crowded /56
+        last = [transport.aborted for _, transport in (*crowd[15:], *more)]
+        self.assertEqual((other[1].aborted, last), (False, [True, True, False, False, False, True, False, False]))
+
     def test_users_keep_their_place(self) -> None:
         """A crowd of strangers does not disconnect a logged-in user. One of the crowd gives way for a user."""
         self.patch(http_server, "CONNECTIONS", 4)
