@@ -10,6 +10,14 @@ _SECOND_LEVEL = re.compile(
     r"|sch|school|web)\.[a-z]{2}\Z"
 )
 
+#: Countries whose registries register all names directly below the country's. There `web.de` or `id.nl` has one owner, who must
+#: not have any number of shares. `_SOLD`: the names under which others sell domains there.
+_DIRECT = frozenset((
+    "ca", "cc", "cf", "ch", "de", "dk", "eu", "fi", "fo", "ga", "gq", "is", "li", "lu", "nl", "nu", "pm", "si", "td", "tf",
+    "tk", "tv", "wf",
+))
+_SOLD = frozenset(("co.ca", "co.de", "co.dk", "co.nl", "com.de"))
+
 
 def registered_domain(name: str) -> str:
     """Return `example.org` for `a.b.example.org`, and `example.co.uk` for `a.example.co.uk` (A-labels, lower case).
@@ -19,5 +27,6 @@ def registered_domain(name: str) -> str:
     labels = name.split(".")
     if labels[-1].isdecimal() or name.startswith("["):
         return name
-    suffix = 2 if _SECOND_LEVEL.match(".".join(labels[-2:])) else 1
+    last = ".".join(labels[-2:])
+    suffix = 2 if _SECOND_LEVEL.match(last) and (labels[-1] not in _DIRECT or last in _SOLD) else 1
     return ".".join(labels[-suffix - 1 :])

@@ -13,6 +13,7 @@ class RegisteredDomainTests(SynchronousTestCase):
         for name, registered in (
             ("example.org", "example.org"), ("a.b.example.org", "example.org"), ("org", "org"), ("a.b.co.uk", "b.co.uk"),
             ("co.uk", "co.uk"), ("a.kit.edu", "kit.edu"), ("a.gmx.de", "gmx.de"), ("a.co.example", "co.example"), ("", ""),
+            ("a.web.de", "web.de"), ("a.id.nl", "id.nl"), ("a.b.co.de", "b.co.de"), ("a.b.com.pl", "b.com.pl"), ("a.me.uk", "a.me.uk"),
             ("192.0.2.1", "192.0.2.1"), ("198.51.2.1", "198.51.2.1"), ("[2001:db8::1]", "[2001:db8::1]"), ("[::ffff:192.0.2.1]",) * 2,
         ):
             self.assertEqual(registered_domain(name), registered)
