@@ -38,6 +38,9 @@ class BackgroundFile:
         self._stuck = False
         self._reopen: Callable[[], None] | None = getattr(file, "reopen", None)
         self._reopening = False
+        #: lines that the thread could not write, and whether it has written something since
+        self._lost = 0
+        self._writes_again = False
 
     def write(self, text: str) -> bool:
         """Write `text` whole, or queue it. Return False if it is dropped, since too much waits. Never blocks."""
@@ -52,6 +55,14 @@ class BackgroundFile:
             self._size += len(text)
             self._changed.notify()
         return True
+
+    def lost_lines(self) -> int:
+        """Return how many lines could not be written (the disk was full), each once, and as soon as lines are written again."""
+        if not self._writes_again:
+            return 0
+        with self._changed:
+            lost, self._lost, self._writes_again = self._lost, 0, False
+        return lost
 
     def reopen(self) -> None:
         """Open the file again before the next text: another program has moved it away. A pipe stays as it is."""
@@ -89,9 +100,15 @@ class BackgroundFile:
                 self._size = 0
                 ended = self._closing
             if text or self._reopening:
-                self._write(text)
+                self._note(self._write(text), text)
             if ended and not self._waiting:
                 return
+
+    def _note(self, written: bool, text: str) -> None:
+        with self._changed:
+            if not written:
+                self._lost += text.count("\n")
+            self._writes_again = written and self._lost > 0
 
     def _write(self, text: str) -> bool:
         try:

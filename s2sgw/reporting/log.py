@@ -76,7 +76,7 @@ class LineBudget:
 class LineObserver:
     """Writes the events at or above `level` to `file`, one line each, within `budget`. After the start it never blocks.
 
-    A line has the number of suppressed lines, once a second at most.
+    A line has the number of suppressed lines, once a second at most. Lines that a full disk did not take are among them.
     """
 
     def __init__(self, file: Writable, line: Callable[[LogEvent], str], level: LogLevel, budget: LineBudget) -> None:
@@ -92,6 +92,7 @@ class LineObserver:
         if not wanted(event, self._level):
             return
         now = event.get("log_time", 0.0)
+        self._suppressed += self._file.lost_lines()
         if self._suppressed and not 0 <= now - self._told_at < SUPPRESSED_SECONDS:
             self._tell(now)
         is_error = event.get("log_level", LogLevel.info) >= LogLevel.error

@@ -12,7 +12,8 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Give the file at `path` the content `data`. After a crash it holds the old content or the new, never a part.
 
     The content is written to a file beside it, synced, and renamed; then the directory is synced. A file that root writes belongs
-    to the owner of the directory: the gateway can read what `s2sgw` wrote as root. Raises `OSError`, with the old file as it was.
+    to the owner of the directory: the gateway can read what `s2sgw` wrote as root. Raises `OSError`. Then the old file is as it
+    was, unless only the directory could not be synced.
     """
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import threading
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -49,6 +52,25 @@ class BackgroundFileTests(SynchronousTestCase):
         self.pipe.open.set()
         self.file.close()
         self.assertEqual(("a\nb\nc\n", {"log"}), (self.pipe.getvalue(), self.pipe.writers))
+
+    def test_full_disk(self) -> None:
+        """Lines that a full disk did not take are counted. They are reported once, when lines are written again."""
+        writes, full = SimpleQueue[str](), [True]
+
+        def write(text: str) -> None:
+            writes.put(text)
+            if full[0]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        self.file = BackgroundFile(SimpleNamespace(write=write, flush=lambda: None))
+        self.file.start()
+        for text in ("a\nb\n", "c\n"):
+            self.file.write(text)
+            self.assertEqual((writes.get(timeout=20), self.file.lost_lines()), (text, 0))
+        full[0] = False
+        self.file.write("d\n")
+        self.file.close()
+        self.assertEqual((self.file.lost_lines(), self.file.lost_lines()), (3, 0))
 
     def test_too_much(self) -> None:
         """Waiting data is bounded. Further data is refused completely."""

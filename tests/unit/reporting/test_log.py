@@ -142,6 +142,14 @@ class BudgetTests(SynchronousTestCase):
         self.say(1, 12.0)
         self.assertEqual(20 + 1, len(self.written()))
 
+    def test_lost_on_a_full_disk(self) -> None:
+        """Lines that a full disk did not take are counted as suppressed, in the next line that is written."""
+        lost = iter([0, 5, 0])
+        self.patch(self.observer._file, "lost_lines", lambda: next(lost))
+        for at in (10.0, 11.0, 12.0):
+            self.say(1, at)
+        self.assertEqual(["x", "suppressed lines=5", "x", "x"], self.written())
+
     def test_configured_again(self) -> None:
         """Another format, level and limit apply from the next line on."""
         self.observer.configure("json", "warn", 0)
