@@ -14,6 +14,7 @@ us. If many strangers have closed their connections, their input is not read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum, auto
 from itertools import chain, islice, zip_longest
 from math import inf
 from random import randrange
@@ -54,6 +55,13 @@ ReadyEvent = tuple[int, int]
 T = TypeVar("T")
 
 
+class SocketKind(Enum):
+    """The kinds of sockets that are no streams."""
+
+    DATAGRAM = auto()
+    LISTENER = auto()
+
+
 class TurnObserver(Protocol):
     """The receiver of the beginning and the end of each turn of the reactor."""
 
@@ -82,16 +90,14 @@ class FairPoller:
     """Replaces the epoll object of the reactor.
 
     `strangers` are the unproven connections by their descriptors; the one that came or advanced last is at the end. `turns`
-    serves the streams that were read, at the end of each round. `is_datagram` returns whether a descriptor is a datagram socket,
-    `is_listener` whether connections are accepted there, and `party_of` the party that a stream belongs to.
+    serves the streams that were read, at the end of each round. `kind_of` returns the `SocketKind` of a descriptor, or the party
+    that a stream belongs to, or None.
     `serve` serves an event and returns True, or returns False: then the reactor serves it.
     """
 
     def __init__(
         self, poller: Any, strangers: Mapping[int, object], turns: StreamTurns, observer: TurnObserver, *,
-        is_datagram: Callable[[int], bool] = lambda descriptor: False,
-        is_listener: Callable[[int], bool] = lambda descriptor: False,
-        party_of: Callable[[int], object] = lambda descriptor: None, start: Callable[[int], int] = randrange,
+        kind_of: Callable[[int], object] = lambda descriptor: None, start: Callable[[int], int] = randrange,
         serve: Callable[[int, int], bool] = lambda descriptor, mask: False,
     ) -> None:
         self.poller = poller
@@ -99,9 +105,7 @@ class FairPoller:
         self._strangers = strangers
         self._turns = turns
         self._observer = observer
-        self._is_datagram = is_datagram
-        self._is_listener = is_listener
-        self._party_of = party_of
+        self._kind_of = kind_of
         self._budget = turns.budget
         self._start = start
         self._serve = serve
@@ -156,9 +160,12 @@ class FairPoller:
         ready = dict(events)
         others = {descriptor: ready.pop(descriptor) for descriptor in ready.keys() - self._strangers.keys()}
         who = {descriptor: self._strangers[descriptor] for descriptor in ready}  # before anything changes
-        datagrams = {descriptor: others.pop(descriptor) for descriptor in [*filter(self._is_datagram, others)]}
-        listeners = {descriptor: others.pop(descriptor) for descriptor in [*filter(self._is_listener, others)]}
-        yield from self._timed(((descriptor, others[descriptor]) for descriptor in self._by_party(others)), PEERS_SECONDS)
+        kinds = {descriptor: self._kind_of(descriptor) for descriptor in others}
+        datagrams, listeners = (
+            {descriptor: others.pop(descriptor) for descriptor, each in kinds.items() if each is kind} for kind in SocketKind
+        )
+        streams = self._by_party({descriptor: kinds[descriptor] for descriptor in others})
+        yield from self._timed(((descriptor, others[descriptor]) for descriptor in streams), PEERS_SECONDS)
         for group, seconds in ((datagrams, DATAGRAM_SECONDS), (listeners, LISTENER_SECONDS)):
             yield from self._timed(((descriptor, group[descriptor]) for descriptor in self._rotated(group)), seconds)
         gone = [descriptor for descriptor, mask in ready.items() if mask & EPOLLRDHUP]
@@ -185,11 +192,11 @@ class FairPoller:
         at = self._start(len(listed)) if listed else 0
         return chain(islice(listed, at, None), islice(listed, at))
 
-    def _by_party(self, ready: Iterable[int]) -> Iterator[int]:
+    def _by_party(self, ready: Mapping[int, object]) -> Iterator[int]:
         """Yield one descriptor of each party, then the next one of each. One without a party is a party of its own."""
         parties: dict[object, list[int]] = {}
         for descriptor in self._rotated(ready):
-            parties.setdefault(self._party_of(descriptor) or descriptor, []).append(descriptor)
+            parties.setdefault(ready[descriptor] or descriptor, []).append(descriptor)
         for row in zip_longest(*parties.values()):
             yield from (descriptor for descriptor in row if descriptor is not None)
 
@@ -220,14 +227,13 @@ def share_turns(
         return lambda: None
     selectables = reactor._selectables
 
-    def is_datagram(descriptor: int) -> bool:
-        return isinstance(selectables.get(descriptor), udp.Port)
-
-    def is_listener(descriptor: int) -> bool:
-        return isinstance(selectables.get(descriptor), tcp.Port)
-
-    def party_of(descriptor: int) -> object:
-        return getattr(selectables.get(descriptor), "party", None)
+    def kind_of(descriptor: int) -> object:
+        selectable: Any = selectables.get(descriptor)
+        if type(selectable) is SocketTransport:
+            return selectable.party
+        if isinstance(selectable, udp.Port):
+            return SocketKind.DATAGRAM
+        return SocketKind.LISTENER if isinstance(selectable, tcp.Port) else None
 
     def serve(descriptor: int, mask: int) -> bool:
         """Serve a connection of our own as the reactor would, but without the log context that it makes for each event."""
@@ -251,8 +257,7 @@ def share_turns(
         return True
 
     reactor._poller = FairPoller(
-        poller, strangers, turns, observer, is_datagram=is_datagram, is_listener=is_listener, party_of=party_of,
-        serve=serve,
+        poller, strangers, turns, observer, kind_of=kind_of, serve=serve,
     )
 
     def end() -> None:

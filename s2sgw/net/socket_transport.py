@@ -47,6 +47,10 @@ class Outputs(Protocol):
 class Input(Protocol):
     """The protocol that reads."""
 
+    @property
+    def party(self) -> object:
+        """Return the party that the stream belongs to, or None (`net.turns`)."""
+
     def dataReceived(self, data: bytes) -> None: ...
 
 
@@ -129,7 +133,7 @@ class SocketTransport:
     @property
     def party(self) -> object:
         """Return the party that the stream belongs to, or None."""
-        return getattr(self._user, "party", None)
+        return None if self._user is None else self._user.party
 
     # --- output ------------------------------------------------------------------------------------------------------
 

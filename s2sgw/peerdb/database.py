@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 
@@ -41,6 +41,12 @@ Row = tuple[Any, ...]
 Statement = tuple[str, Sequence[Any]]
 #: Makes a call soon, on the thread of the caller.
 Deliver = Callable[[Callable[[], None]], None]
+
+
+class MonotonicClock(Protocol):
+    """Returns seconds that never go back."""
+
+    def seconds(self) -> float: ...
 
 
 class DatabaseUnusable(Exception):
@@ -79,13 +85,13 @@ class PeerDatabase:
     """The file at `path`. `complain` is called with a text for the operator, once for each kind of trouble.
 
     `deliver`: makes calls on the thread of the caller, while a thread does the work; None: everything is done at once, for tests.
-    `limit`: the bytes for the records. `clock` returns seconds, on any thread. Raises `DatabaseUnusable`, except if the disk has
-    no room for a new file.
+    `limit`: the bytes for the records. `clock` may be read on any thread; None: the machine's. Raises `DatabaseUnusable`, except
+    if the disk has no room for a new file.
     """
 
     def __init__(
         self, path: Path | str, complain: Callable[[str], None], deliver: Deliver | None = None, limit: int = DEFAULT_LIMIT,
-        clock: Callable[[], float] = time.monotonic,
+        clock: MonotonicClock | None = None,
     ) -> None:
         self.limit = limit
         #: bytes that rows may take, by the estimates of their tables. The rest is for indexes, and for unused parts of pages
@@ -102,7 +108,7 @@ class PeerDatabase:
         self._trouble = ""
         #: whether the file lacks records that are in memory, so that it must be written anew
         self._stale = False
-        self._clock = clock
+        self._seconds = time.monotonic if clock is None else clock.seconds
         #: the time until which the records are not written anew
         self._not_anew_until = float("-inf")
         #: how many damaged files were set aside
@@ -269,7 +275,7 @@ class PeerDatabase:
         """Give the answers, on the thread of the caller."""
         for answer in answers:
             answer()
-        if self._stale and not self._trouble and not self._closed and self._clock() >= self._not_anew_until:
+        if self._stale and not self._trouble and not self._closed and self._seconds() >= self._not_anew_until:
             self._rewrite()
 
     def _perform(self, jobs: list[_Job]) -> list[Callable[[], None]]:
@@ -332,7 +338,7 @@ class PeerDatabase:
             else:
                 self._say(f"{self._path}: {type(error).__name__}: {error}")
             if job.anew:
-                self._not_anew_until = self._clock() + REWRITE_SECONDS
+                self._not_anew_until = self._seconds() + REWRITE_SECONDS
             if job.done is None:
                 self._stale = self._stale or may_pass(error)
                 self.given_up += 1

@@ -26,6 +26,7 @@ from s2sgw.net.fair_poll import (
     STRANGERS_SECONDS,
     STRANGERS_WAITING,
     FairPoller,
+    SocketKind,
     share_turns,
 )
 from s2sgw.net.socket_transport import SocketTransport
@@ -38,6 +39,12 @@ DATAGRAMS, LISTENERS = range(5000, 6000), range(7000, 8000)
 #: Each of these descriptors belongs to one party, or to the other.
 PARTIES = {**dict.fromkeys(range(100, 900), "many"), **dict.fromkeys(range(90, 93), "few")}
 GROUPS = {"peers": range(1000), "datagrams": DATAGRAMS, "listeners": LISTENERS, "strangers": STRANGERS}
+
+
+def kind_of(descriptor: int) -> object:
+    if descriptor in DATAGRAMS:
+        return SocketKind.DATAGRAM
+    return SocketKind.LISTENER if descriptor in LISTENERS else PARTIES.get(descriptor)
 
 
 class Observer:
@@ -83,7 +90,7 @@ class Served:
         self.epoll.poll.return_value = [*((each, GONE) for each in gone), *((each, EPOLLIN) for each in descriptors)]
         poller = FairPoller(
             self.epoll, STRANGERS, self.turns, self.observer, start=lambda number: start % number,
-            is_datagram=DATAGRAMS.__contains__, is_listener=LISTENERS.__contains__, party_of=PARTIES.get,
+            kind_of=kind_of,
         )
         self.descriptors: list[int] = []
         self.strangers: list[int] = []
@@ -133,7 +140,7 @@ class ShareTests(SynchronousTestCase):
     def test_round_that_raises(self) -> None:
         """If a round raises, the streams that were read are served all the same."""
         poller, turns = self.changing({each: object() for each in range(1000, 1020)})
-        self.patch(poller, "_is_datagram", lambda descriptor: 1 / 0)
+        self.patch(poller, "_kind_of", lambda descriptor: 1 / 0)
         with self.assertRaises(ZeroDivisionError):
             list(poller.poll(0, 99))
         self.assertEqual(turns.told, ["begin", "end"])

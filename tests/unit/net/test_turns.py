@@ -89,7 +89,7 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual(self.round(), "cdx")  # each turn begins anew
 
     def test_party_without_time(self) -> None:
-        """What a crowd of one party's streams leaves to the next turns delays no others there, and each of its streams is served."""
+        """A crowd of one party's streams delays no others in the next turns either, and each of its streams is served."""
         names = [chr(ord("A") + number) for number in range(26)]
         for name in names:
             self.add(name, ms=1.5, party="many.example")

@@ -10,10 +10,12 @@ from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest.mock import Mock
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.peerdb import database as module
@@ -62,7 +64,7 @@ class Threaded:
         self.path = Path(path)
         self.calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self.complaints: list[str] = []
-        clock = options.pop("clock", count(0, module.REWRITE_SECONDS + 1).__next__)
+        clock = options.pop("clock", SimpleNamespace(seconds=count(0, module.REWRITE_SECONDS + 1).__next__))
         self.store = PeerDatabase(self.path, self.complaints.append, self.calls.put, clock=clock, **options)
         self.part = Numbers(self.store)
         self.store.begin()
@@ -233,8 +235,8 @@ class ThreadTests(SynchronousTestCase):
 
     def test_nearly_full_disk(self) -> None:
         """If there is room for small writes alone, everything is written anew only now and then. Reading does not end the alert."""
-        now = [0.0]
-        self.it = Threaded(self.mktemp(), clock=lambda: now[0])
+        clock = Clock()
+        self.it = Threaded(self.mktemp(), clock=clock)
         self.it.connection.execute("PRAGMA max_page_count=4")
         for number in range(3000):
             self.it.part.add(number)
@@ -247,12 +249,12 @@ class ThreadTests(SynchronousTestCase):
         for _ in range(20):
             self.it.result(self.it.store.write_durably(("UPDATE t SET x = x", ())))
         self.assertEqual(len(deletions), 2)  # in a transaction with others, and alone
-        now[0] += module.REWRITE_SECONDS
+        clock.advance(module.REWRITE_SECONDS)
         for _ in range(20):
             self.it.result(self.it.store.write_durably(("UPDATE t SET x = x", ())))
         self.assertEqual(len(deletions), 4)
         self.it.connection.execute("PRAGMA max_page_count=10000")
-        now[0] += module.REWRITE_SECONDS
+        clock.advance(module.REWRITE_SECONDS)
         self.it.result(self.it.store.write_durably(("UPDATE t SET x = x", ())))
         self.it.stored()
         self.assertEqual((self.it.stored(), self.it.store.alerts()), (list(range(3000)), []))
