@@ -61,9 +61,9 @@ class NodesTests(SynchronousTestCase):
         (certificates / "ca" / "ca.crt").write_bytes(shared_root().pem)
         self.certificates = certificates
 
-    def node(self, name: str, old: object = "", new: object = "") -> DemoNode:
-        """Start a node. `old` of its configuration is replaced by `new`."""
-        node = DemoNode(name, self.lab.port(), self.lab.directory(name))
+    def node(self, name: str, old: object = "", new: object = "", port: int = 0) -> DemoNode:
+        """Start a node at `port`; 0: at a free one. `old` of its configuration is replaced by `new`."""
+        node = DemoNode(name, port or self.lab.port(), self.lab.directory(name))
         text = configuration(name, node.port, self.lab.port(), self.engine, self.shared)
         text = text.replace(str(CERTIFICATES), str(self.certificates))
         node.config.write_text(text.replace(str(old), str(new)) if old else text, encoding="utf-8")
@@ -215,6 +215,20 @@ class NodesTests(SynchronousTestCase):
             await Deferred.fromCoroutine(engine.open(PATIENCE)).asFuture(loop)
             await Deferred.fromCoroutine(engine.put("cluster", b'{"version":99,"settings":{}}', 0)).asFuture(loop)
             await Deferred.fromCoroutine(engine.close()).asFuture(loop)
+
+    def test_shared_port(self) -> None:
+        """Two nodes listen on one port. One that does not say so is refused in words. When one is killed, the other has all connections."""
+        port = self.lab.port()
+        endpoint = f"tcp:{port}:interface=127.0.0.1"
+        a, b = (self.node(name, endpoint, f"{endpoint}:reuseport=yes", port) for name in "ab")
+        self.ready(a, b)
+        other = self.node("c", port=port)
+        self.assertEqual(1, self.ended(other))
+        self.assertIn("all need reuseport=yes and one user", self.output(other))
+        assert a.process is not None
+        a.process.kill()
+        for _ in range(20):
+            self.assertTrue(self.listens(b))
 
     def test_no_engine(self) -> None:
         """A node whose engine is away opens nothing."""
