@@ -58,7 +58,8 @@ class ClusterWalk:
         """A gateway alone makes what nodes share."""
         self._machine.run(
             "cd /etc/s2sgw/certs; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=example.org "
-            "-addext subjectAltName=DNS:example.org -keyout example.org.key -out example.org.crt; systemctl start s2sgw"
+            "-addext subjectAltName=DNS:example.org -keyout example.org.key -out example.org.crt; "
+            "chown -R s2sgw: .; systemctl start s2sgw"
         )
         self._machine.run(
             "systemctl stop s2sgw s2sgw.socket s2sgw-direct.socket; mkdir /etc/s2sgw/shared; cp secrets/node/* /etc/s2sgw; "
