@@ -28,6 +28,8 @@ MINORITY, BRIDGED = 21.0, 10.0
 FULL, EMPTY = 60.0, 120.0
 #: Bytes of the body of a stanza, and the number of stanzas, that fill a stream of the engine.
 LARGE, MANY = 50_000, 300
+#: Faults of a node, and others, of which two are made at once.
+OF_NODES, OTHERS = ("kill", "drain", "stop", "cut"), ("server", "slow", "reset", "full", "nodes", "hop", "double")
 #: The peer that is away while its stream of the engine is filled.
 AWAY = "managed2.example"
 
@@ -56,6 +58,7 @@ class ClusterFaults:
             "slow": Fault(self._slow), "reset": Fault(self._reset), "full": Fault(self._full), "nodes": Fault(self._nodes),
             "stop": Fault(self._stop, old=True), "cut": Fault(self._cut, old=True), "alone": Fault(self._alone, old=True),
             "minority": Fault(self._minority), "rolling": Fault(self._rolling), "empty": Fault(self._empty),
+            "two": Fault(self._two, old=True),
         }
 
     def plan(self, only: Sequence[str], rounds: int) -> list[str]:
@@ -87,6 +90,21 @@ class ClusterFaults:
 
     def _down(self) -> float:
         return self._chance.uniform(*DOWN)
+
+    async def _two(self, found: Round) -> None:
+        """Make a fault of a node, and at about the same time another one."""
+        first, second = (Round(kind, kind, found.began) for kind in (self._chance.choice(OF_NODES), self._chance.choice(OTHERS)))
+        wait, later = self._chance.random(), self._chance.random() < 0.5
+        await asyncio.gather(
+            self._after(0.0 if later else wait, self.kinds[first.kind].make(first)),
+            self._after(wait if later else 0.0, self.kinds[second.kind].make(second)),
+        )
+        found.text = f"{first.text}; {second.text}"
+
+    @staticmethod
+    async def _after(seconds: float, fault: Coroutine[Any, Any, None]) -> None:
+        await asyncio.sleep(seconds)
+        await fault
 
     # --- nodes ---
 
