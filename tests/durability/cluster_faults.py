@@ -86,7 +86,7 @@ class ClusterFaults:
             silent = self._bed.silent_pairs()
             self.errors.append(f"{found.text}: {RECOVER:.0f} s later {len(silent)} pairs are silent: {', '.join(silent[:4])}")
         measure_silence(found, self._bed.accounts, time.time())
-        print(f"{len(self.rounds):>3}  {found.text:<58}longest silence {found.silence:5.2f} s ({found.silent}), from {found.began:.2f} to {found.ended:.2f}", flush=True)
+        print(f"{len(self.rounds):>3}  {found.text:<58} longest silence {found.silence:5.2f} s ({found.silent}), from {found.began:.2f} to {found.ended:.2f}", flush=True)
 
     def _down(self) -> float:
         return self._chance.uniform(*DOWN)
