@@ -273,16 +273,19 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual(1, len(self.opened))
 
     def test_given_up(self) -> None:
-        """A node that cannot be a member stops with status 1; not twice, and not during a stop."""
+        """A node that cannot be a member, or stay one, stops with status 1, but not during a stop."""
         hooks: list[Any] = []
         self.patch(atexit, "register", hooks.append)
-        with capturedLogs() as logged:
-            self.gateway.give_up("another secret")
-        self.assertEqual(["cannot start"], [each["event"] for each in logged])
-        self.assertEqual((1, 1), (len(hooks), len(self.stops)))
-        self.gateway._closing = True
+        for opened, event in ((False, "cannot start"), (True, "cannot go on")):
+            hooks.clear()
+            self.gateway._opened = opened
+            with capturedLogs() as logged:
+                self.gateway.give_up("another secret")
+            self.assertEqual([event], [each["event"] for each in logged])
+            self.assertEqual(1, len(hooks))
+        self.gateway._opened, self.gateway._closing = False, True
         self.gateway.give_up("another secret")
-        self.assertEqual(1, len(hooks))
+        self.assertEqual((1, 2), (len(hooks), len(self.stops)))
 
     def test_why_unready(self) -> None:
         """The reason why a node takes no connections is that of its membership."""
