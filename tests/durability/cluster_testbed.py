@@ -27,7 +27,7 @@ from tests.durability.simulated_server import REQUEST_SHARE, OutgoingStream, Sim
 from tests.durability.xml_stream import STREAMS, XMLStream
 from tests.lab.certificates import Authority, Certificate
 from tests.lab.gateway import gateway
-from tests.lab.lab import Lab, LabError
+from tests.lab.lab import Lab, LabError, Process
 from tests.lab.nats import nats
 from tests.lab.relay import Relay
 
@@ -136,11 +136,19 @@ class ClusterNode:
         #: from the other nodes
         self.inner_relay = Relay(lab, self.listen)
         self.inner_relay.refuse()
+        self._following: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Start it, and do not wait."""
-        self.inner_relay.listen()
-        self.runner.begin([sys.executable, "-m", "tests.durability.relayed_node", str(self.inner_relay.port)])
+        """Start it, and do not wait. Its relay listens as soon as it does."""
+        process = self.runner.begin([sys.executable, "-m", "tests.durability.relayed_node", str(self.inner_relay.port)])
+        self._following = asyncio.create_task(self._listen_with(process))
+
+    async def _listen_with(self, process: Process) -> None:
+        """Let the relay listen when the process does. Until then it refuses, by which other nodes see that nobody is there."""
+        while process.alive and not is_listening(self.listen):
+            await asyncio.sleep(0.01)
+        if process.alive:
+            self.inner_relay.listen()
 
     async def kill(self) -> None:
         """End it with SIGKILL. Then its ports refuse connections, that of the relay too."""
@@ -190,6 +198,12 @@ class ClusterNode:
     def log(self) -> str:
         path = self.gateway.folder / "s2sgw.out"
         return path.read_text(errors="replace") if path.exists() else ""
+
+
+def is_listening(port: int) -> bool:
+    """Return whether a process listens at this port of IPv4, by the kernel's table."""
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return any(row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port for row in rows)
 
 
 class ClusterTestbed:

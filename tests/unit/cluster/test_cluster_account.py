@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import xml.etree.ElementTree as ET
 from typing import Any
 from unittest import mock
@@ -15,7 +16,7 @@ from tests.durability.account import PairAccount
 from tests.durability.cluster_account import BRIDGE_LIMIT, LIMITS, Round, judge, measure_silence, silences
 from tests.durability.cluster_faults import ClusterFaults
 from tests.durability.cluster_prosody import NodesNameserver
-from tests.durability.cluster_testbed import SecondArrivals, SecondTraffic, large_stanzas
+from tests.durability.cluster_testbed import SecondArrivals, SecondTraffic, is_listening, large_stanzas
 from tests.durability.simulated_server import OutgoingStream, Traffic
 
 
@@ -118,6 +119,20 @@ class ClusterFaultsTests(SynchronousTestCase):
         for seed in range(8):
             old = [faults.kinds[kind].old for kind in self.plan(seed, len(faults.kinds))]
             self.assertEqual(old, sorted(old))
+
+
+class ListeningTests(SynchronousTestCase):
+    """Whether a port has a listener."""
+
+    def test_port(self) -> None:
+        """A port is seen while it has a listener, and not before or after."""
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            self.assertFalse(is_listening(port))
+            one.listen()
+            self.assertTrue(is_listening(port))
+        self.assertFalse(is_listening(port))
 
 
 class SecondStreamTests(SynchronousTestCase):
