@@ -173,6 +173,7 @@ class ClusterFaults:
         bridged = Round(found.kind, found.text, found.began)
         measure_silence(bridged, self._bed.accounts, time.time())
         found.bridged = bridged.silence
+        found.text += f" ({found.bridged:.1f} s in the bridge)"
         await asyncio.sleep(MINORITY - BRIDGED)
         said = [node for node in self._bed.nodes if node.said("lease over", found.began)]
         if len(said) < len(self._bed.nodes):

@@ -144,7 +144,7 @@ class ClusterNode:
         self._following = asyncio.create_task(self._listen_with(process))
 
     async def _listen_with(self, process: Process) -> None:
-        """Let the relay listen when the process does. Until then it refuses, by which other nodes see that nobody is there."""
+        """Let the relay listen when the process does. Until then it refuses, as the port of a dead node."""
         while process.alive and not is_listening(self.listen):
             await asyncio.sleep(0.01)
         if process.alive:
