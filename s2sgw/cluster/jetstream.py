@@ -247,13 +247,26 @@ class JetStreamEngine(ClusterEngine):
                 return await self._change(f"STREAM.CREATE.{wanted['name']}", wanted, seconds)
             except RequestRefused as error:
                 if error.code == _OTHER_CONFIG:
-                    return await self._change(f"STREAM.INFO.{wanted['name']}", {}, seconds)
+                    made = await self._made_meanwhile(wanted["name"], end)
+                    if made is not None:
+                        return made
+                    continue
                 if error.code == _NOT_CLUSTERED and self._alone and wanted["num_replicas"] > 1:
                     return await self._create({**wanted, "num_replicas": 1}, seconds)
                 if error.code != _NO_PEERS or self._loop.time() > end:
                     raise
                 self._connection.tell(f"{error}{self._room_needed(wanted, error)}")
             await asyncio.sleep(_STARTING)
+
+    async def _made_meanwhile(self, name: str, end: float) -> dict[str, Any] | None:
+        """Return a stream that another node makes. It is not there at once. None: it is not there after a while."""
+        try:
+            return await self._change(f"STREAM.INFO.{name}", {}, max(end - self._loop.time(), 0.0))
+        except RequestRefused as error:
+            if error.code != _NO_STREAM or self._loop.time() > end:
+                raise
+        await asyncio.sleep(_STARTING)
+        return None
 
     async def _change(self, name: str, content: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Ask for a change that may be asked for again. A cluster that starts drops requests until it has a leader."""

@@ -119,6 +119,30 @@ class StreamTests(SynchronousTestCase):
         self.assertIsNone(self.run_both())
         self.assertEqual(["CREATE S2SGW_SPOOL_1"], self.changes)
 
+    def test_made_by_another_node(self) -> None:
+        """A stream that another node makes at the same moment is waited for."""
+        made, questions = self.streams.pop("S2SGW_SPOOL_1"), 0
+
+        def answer(request: Request) -> Message | Exception:
+            nonlocal questions
+            if request.subject.endswith("INFO.S2SGW_SPOOL_1") and self.changes:
+                questions += 1
+                if questions == 3:
+                    self.streams["S2SGW_SPOOL_1"] = made
+            return self.answer(request)
+
+        self.refusal = error(10058, "stream name already in use with a different configuration")
+        self.connection.script[0] = answer
+        self.assertIsNone(self.run_both())
+        self.assertEqual(3, len(self.changes))
+
+    def test_not_made(self) -> None:
+        """A stream that cannot be made, and does not come, ends the start in time."""
+        del self.streams["S2SGW_SPOOL_1"]
+        self.refusal = error(10058, "stream name already in use with a different configuration")
+        self.assertIn("cannot be made: no (10059)", str(self.run_both()))
+        self.assertTrue(5.0 <= self.loop.time() < 7.0, self.loop.time())
+
     def test_unfit(self) -> None:
         """Nothing is changed if a stream cannot serve."""
         del self.streams["S2SGW_SPOOL_1"]
