@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 #: IReactorTime, IReactorUDP and IReactorTCP at once, which no annotation can express.
 Reactor = Any
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 #: Datagrams that are kept for a query until it reads them. Further ones are dropped.
 _DATAGRAMS = 16
@@ -63,8 +63,8 @@ class TwistedBackend(Backend):
 
 
 async def exchange_datagrams(
-    reactor: Reactor, host: str, port: int, question: bytes, read: Callable[[bytes], Answer | None],
-) -> Answer:
+    reactor: Reactor, host: str, port: int, question: bytes, read: Callable[[bytes], T | None],
+) -> T:
     """Send `question` to a name server, from a socket of its own, and return what `read` makes of the response.
 
     A datagram for which it returns None, or raises `ValueError`, is ignored. Raises `OSError` if the server cannot be reached.
