@@ -312,7 +312,7 @@ class SocketTransport:
         """Read. Return why the connection is lost, an exception."""
         if self._tls is not None:
             problem = self._handshake() if self._handshaking else self._read_records()
-            if problem is None and self._pending:
+            if problem is None and self._pending and not self._send_is_due:
                 self._send()
             return problem
         try:

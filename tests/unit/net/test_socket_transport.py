@@ -483,6 +483,23 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         world, asked, problem = self.one_read(b"one\n", b"two\n")
         self.assertEqual((world.engine.fed, asked, problem), ([b"one\ntwo\n"], 3, None))
 
+    def test_read_alone(self) -> None:
+        """The output of a stream that is read without a turn of its own is sent once, when the round ends."""
+        world = World(self, solo=True)
+        tls = self.shake(world)
+        world.receiving.negotiated()
+        world.owner.on_event = lambda connection, event: connection.write(b"answer\n")
+        transport: Any = world.receiving._transport
+        asked = Mock(wraps=transport._tls)
+        self.patch(transport, "_tls", asked)
+        tls.send(b"one\n")
+        world.turns.begin_round(alone=True)
+        transport.doRead()
+        self.assertEqual((b"one\n", 0), (world.engine.fed[-1], asked.send.call_count))
+        world.turns.end_round()
+        self.assertEqual(1, asked.send.call_count)
+        self.assertEqual(b"answer\n", tls.recv(99))
+
     def test_a_record_before_a_reset(self) -> None:
         """R16: a record that came before a reset is read, and the loss is reported."""
         world, _, problem = self.one_read(b"one\n", reset=True)
