@@ -488,7 +488,11 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         world = World(self, solo=True)
         tls = self.shake(world)
         world.receiving.negotiated()
-        world.owner.on_event = lambda connection, event: connection.write(b"answer\n")
+
+        def answer(connection: StreamConnection, event: object) -> None:
+            connection.write(b"answer\n")
+
+        world.owner.on_event = answer
         transport: Any = world.receiving._transport
         asked = Mock(wraps=transport._tls)
         self.patch(transport, "_tls", asked)
