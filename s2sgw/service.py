@@ -41,6 +41,7 @@ from s2sgw.composition.listeners import Listeners
 from s2sgw.config import Config, ConfigError
 from s2sgw.config.sections import Listener
 from s2sgw.net.admission import Admission
+from s2sgw.net.connection import StreamConnection
 from s2sgw.net.fair_poll import share_turns
 from s2sgw.net.http_server import BoundedSite
 from s2sgw.net.listening import StreamFactory
@@ -82,6 +83,8 @@ REPEATED_SECONDS = 5.0
 ANSWERED = 0.2
 #: Seconds between two attempts to open a listener that another process took while this node had no lease.
 RESUME_SECONDS = 1.0
+#: Streams that are aborted in one turn of the reactor.
+ABORTED_PER_TURN = 50
 #: The end of all streams of a node that has lost its lease.
 AWAY = Ending(Cause.NO_NODE, "this node of the gateway has no contact with the others")
 #: The answer to a request to stop, and to `/readyz`, while a stop is under way.
@@ -343,10 +346,19 @@ class RunningGateway:
         """Close the listeners for peers and servers, and abort all streams: this node may write nothing."""
         if self._opened:
             self._listeners.pause()
-        for connection, _ in list(self.components.accepted):
-            connection.abort(AWAY)
-        for stream in list(self.components.federation.connect_services.initiated):
-            stream.connection.abort(AWAY)
+        connections = [connection for connection, _ in self.components.accepted]
+        connections += [stream.connection for stream in self.components.federation.connect_services.initiated]
+        self._abort_some(connections)
+
+    def _abort_some(self, connections: list[StreamConnection]) -> None:
+        """Abort these connections, some in each turn of the reactor."""
+        for connection in connections[:ABORTED_PER_TURN]:
+            try:
+                connection.abort(AWAY)
+            except Exception:
+                self.log.failure("a stream could not be aborted")
+        if rest := connections[ABORTED_PER_TURN:]:
+            self.components.reactor.callLater(0, self._abort_some, rest)
 
     def give_up(self, why: str) -> None:
         """Stop, with status 1: this node cannot be a member, or cannot stay one."""

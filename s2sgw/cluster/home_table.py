@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -39,8 +39,20 @@ RELEASED_AT_ONCE = 16
 #: nodes may differ at first. Later it looks every `SWEEP` seconds.
 SWEEPS = (0.0, 2.0, 10.0)
 SWEEP = 300.0
-#: Homes whose use is looked at in one `tick`.
+#: Peers that are looked at in one turn of the reactor; peers whose next call is made in one; and peers that are dropped in one.
 LOOKED_AT = 1000
+CALLED_AT_ONCE = 100
+DROPPED_AT_ONCE = 50
+#: Seconds after which a peer is claimed again whose home this node has lost.
+LOST_AGAIN = 2.0
+
+
+def _next(names: OrderedDict[Domain, None]) -> list[Domain]:
+    """Return some of the names: in turn, so that each is looked at."""
+    some = list(islice(names, LOOKED_AT))
+    for name in some:
+        names.move_to_end(name)
+    return some
 
 
 def chosen_node(peer: Domain, nodes: Iterable[str]) -> str | None:
@@ -205,13 +217,19 @@ class HomeTable:
         self._effects: list[HomeEffect] = []
         self._peers: dict[Domain, _Peer] = {}
         #: peers whose admission waits, or whose call is to be made again
-        self._pending: set[Domain] = set()
+        self._pending: OrderedDict[Domain, None] = OrderedDict()
         #: the peers of this node, in the order in which their use is looked at
         self._owned: OrderedDict[Domain, None] = OrderedDict()
         self._closing: set[Domain] = set()
-        self._takeovers: deque[Domain] = deque()
+        self._takeovers: OrderedDict[Domain, None] = OrderedDict()
         self._taking: set[Domain] = set()
         self._listing: ListPeers | None = None
+        #: what is left for the next turns: peers that were listed, peers to go on with, and peers of a session that has ended
+        self._listed: Iterator[tuple[Domain, int]] | None = None
+        self._due: deque[Domain] = deque()
+        self._ended: deque[_Peer] = deque()
+        #: the session that begins when the peers of the last one were dropped
+        self._next_session: NodeSession | None = None
         self._sweeps: list[float] = []
         self._draining = False
         self._drained = False
@@ -243,39 +261,95 @@ class HomeTable:
         """Return the peers whose home this node is."""
         return self._owned.keys()
 
+    # --- long work ---
+
+    @property
+    def dropping(self) -> bool:
+        """Return whether peers of a session that has ended are still to be dropped. No session begins before."""
+        return bool(self._ended)
+
+    @property
+    def has_work(self) -> bool:
+        """Return whether something is left that was too much for one turn of the reactor: call `work` in the next."""
+        return bool(self._ended or self._due) or self._listed is not None
+
+    def work(self, now: float) -> None:
+        """Do a part of what is left."""
+        if self._ended:
+            self._drop_some(now)
+        elif self._due:
+            self._go_on_with_some(now)
+        elif self._listed is not None:
+            self._look_at_listed(now)
+
+    def _go_on_with_all(self, now: float) -> None:
+        """Go on with all peers that wait, some in each turn."""
+        self._due = deque(self._pending)
+        self._go_on_with_some(now)
+
+    def _go_on_with_some(self, now: float) -> None:
+        for _ in range(min(len(self._due), CALLED_AT_ONCE)):
+            peer = self._peers.get(self._due.popleft())
+            if peer is None:
+                continue
+            if self._draining and peer.unreleased is None:
+                self._admit(peer, Ending(Cause.SHUTDOWN))
+                self._forget_if_idle(peer)
+            else:
+                self._refuse_late(peer, now)
+                self._proceed(peer, now)
+
     # --- sessions ---
 
     def session_began(self, session: NodeSession, now: float) -> None:
-        """This node is a member."""
-        self._session = session
-        self._sweeps = [now + after for after in SWEEPS]
-        for name in list(self._pending):
-            self._proceed(self._peers[name], now)
+        """This node is a member. It claims peers when those of its last session were dropped."""
+        self._next_session = session
+        if not self._ended:
+            self._begin_session(now)
 
-    def session_ended(self) -> None:
+    def _begin_session(self, now: float) -> None:
+        self._session, self._next_session = self._next_session, None
+        self._sweeps = [now + after for after in SWEEPS]
+        self._go_on_with_all(now)
+
+    def session_ended(self, now: float) -> None:
         """The session of this node is over. It owns nothing, and calls of the old session have no answer any more."""
-        self._session = None
+        self._session = self._next_session = None
         self._takeovers.clear()
         self._taking.clear()
-        self._listing = None
-        self._owned.clear()
-        self._closing.clear()
-        for peer in list(self._peers.values()):
-            if peer.fence is not None:
-                self._effects.append(DropPeer(peer.name))
-            peer.fence, peer.open, peer.call, peer.takeover = None, False, None, False
-            peer.unreleased = peer.retry_at = None
-            self._answer_askers(peer, True)
-            self._forget_if_idle(peer)
+        self._due.clear()
+        self._listing = self._listed = None
+        self._owned, self._closing, self._pending = OrderedDict(), set(), OrderedDict()
+        peers, self._peers = self._peers, {}
+        self._ended.extend(peers.values())
+        self._drop_some(now)
+
+    def _drop_some(self, now: float) -> None:
+        """Drop some peers of a session that has ended. Admissions wait for the next session."""
+        for _ in range(min(len(self._ended), DROPPED_AT_ONCE)):
+            old = self._ended.popleft()
+            if old.fence is not None:
+                self._effects.append(DropPeer(old.name))
+            self._answer_askers(old, True)
+            if old.waiters and self._draining:
+                self._effects += [Admit(waiter, Ending(Cause.SHUTDOWN)) for waiter, _ in old.waiters]
+            elif old.waiters:
+                peer = self._peers.setdefault(old.name, _Peer(old.name))
+                peer.waiters = [*old.waiters, *peer.waiters]
+                self._pending[old.name] = None
+        if not self._ended and self._next_session is not None:
+            self._begin_session(now)
 
     def other_ended(self, now: float) -> None:
         """The session of another node is over: its peers need a home."""
         self._sweeps = [now + after for after in SWEEPS]
-        for name in list(self._pending):
-            self._proceed(self._peers[name], now)
+        self._go_on_with_all(now)
 
     def lost(self, peer: Domain, now: float) -> None:
-        """The engine has refused a write of `peer`: another node is its home, although this session is not over."""
+        """The engine has refused a write of `peer`: another node is its home, although this session is not over.
+
+        Or the queues of the peer have failed here. It is claimed again then, for it may have stanzas.
+        """
         state = self._peers.get(peer)
         if state is not None and state.fence is not None:
             state.fence, state.open, state.call = None, False, None
@@ -283,6 +357,10 @@ class HomeTable:
             self._closing.discard(peer)
             self._effects.append(DropPeer(peer))
             self._answer_askers(state, True)
+            if not self._draining:
+                state.takeover, state.retry_at = True, now + LOST_AGAIN
+                self._taking.add(peer)
+                self._pending[peer] = None
             self._proceed(state, now)
 
     # --- admission ---
@@ -294,7 +372,7 @@ class HomeTable:
             return
         state = self._peers.setdefault(peer, _Peer(peer))
         state.waiters.append((waiter, now))
-        self._pending.add(peer)
+        self._pending[peer] = None
         self._proceed(state, now)
 
     def _proceed(self, peer: _Peer, now: float) -> None:
@@ -329,7 +407,7 @@ class HomeTable:
         peer.waiters.clear()
         peer.read_again = peer.one_too_many = False
         self._end_takeover(peer)
-        self._pending.discard(peer.name)
+        self._pending.pop(peer.name, None)
 
     def _end_takeover(self, peer: _Peer) -> None:
         peer.takeover = False
@@ -338,12 +416,12 @@ class HomeTable:
     def _forget_if_idle(self, peer: _Peer) -> None:
         if peer.idle:
             self._peers.pop(peer.name, None)
-            self._pending.discard(peer.name)
+            self._pending.pop(peer.name, None)
             self._taking.discard(peer.name)
 
     def _retry(self, peer: _Peer, now: float) -> None:
         peer.retry_at = now + RECHECK
-        self._pending.add(peer.name)
+        self._pending[peer.name] = None
 
     def _read_again(self, peer: _Peer, now: float) -> None:
         """Read the home record again: at once the first time, and then after a while."""
@@ -494,24 +572,20 @@ class HomeTable:
         self._effects += [AnswerYield(waiter, yielded) for waiter in peer.askers]
         peer.askers.clear()
 
-    def drain(self) -> None:
+    def drain(self, now: float) -> None:
         """Give up every peer, and take no other. `HomesReleased` tells when it is done."""
         self._draining = True
         self._takeovers.clear()
-        for name in list(self._pending):
-            peer = self._peers[name]
-            if peer.unreleased is None:
-                self._admit(peer, Ending(Cause.SHUTDOWN))
-                self._forget_if_idle(peer)
+        self._go_on_with_all(now)
         self._drain()
 
     def _drain(self) -> None:
-        for name in self._next_owned():
+        for name in _next(self._owned):
             if len(self._closing) >= RELEASED_AT_ONCE:
                 break
             if self._peers[name].open:
                 self._close(self._peers[name])
-        if not self._peers and not self._drained:
+        if not self._peers and not self._ended and not self._drained:
             self._drained = True
             self._effects.append(HomesReleased())
 
@@ -519,10 +593,8 @@ class HomeTable:
 
     def tick(self, now: float, in_use: Callable[[Domain], bool]) -> None:
         """Do what is due. `in_use`: whether a stream of a peer is open, or a stanza of it is held."""
-        for name in list(self._pending):
-            peer = self._peers[name]
-            self._refuse_late(peer, now)
-            self._proceed(peer, now)
+        if not self._due:
+            self._go_on_with_all(now)
         if self._draining:
             self._drain()
         elif self._session is not None:
@@ -532,11 +604,12 @@ class HomeTable:
 
     def _refuse_late(self, peer: _Peer, now: float) -> None:
         late = [waiter for waiter, since in peer.waiters if now - since >= PATIENCE]
-        self._effects += [Admit(waiter, Ending(Cause.NO_NODE)) for waiter in late]
-        peer.waiters = [row for row in peer.waiters if row[0] not in late]
+        if late:
+            self._effects += [Admit(waiter, Ending(Cause.NO_NODE)) for waiter in late]
+            peer.waiters = [row for row in peer.waiters if now - row[1] < PATIENCE]
 
     def _release_unused(self, now: float, in_use: Callable[[Domain], bool]) -> None:
-        for name in self._next_owned():
+        for name in _next(self._owned):
             peer = self._peers[name]
             if not peer.open or in_use(name):
                 peer.unused_since = None
@@ -544,13 +617,6 @@ class HomeTable:
                 peer.unused_since = now
             elif now - peer.unused_since >= UNUSED:
                 self._close(peer)
-
-    def _next_owned(self) -> list[Domain]:
-        """Return some of the peers of this node: in turn, so that each is looked at."""
-        names = list(islice(self._owned, LOOKED_AT))
-        for name in names:
-            self._owned.move_to_end(name)
-        return names
 
     # --- takeover ---
 
@@ -564,21 +630,31 @@ class HomeTable:
         """The engine has records of these peers, so many of each; None: it did not answer."""
         if call is not self._listing:
             return
-        self._listing = None
         if peers is None:
+            self._listing = None
             self._sweeps.insert(0, now + RECHECK)
+        else:
+            self._listed = iter(peers.items())
+            self._look_at_listed(now)
+
+    def _look_at_listed(self, now: float) -> None:
+        """Choose those of the peers that were listed that this node takes over: some in each turn."""
+        assert self._listed is not None
         live = self._sessions.live_nodes(now)
-        known = {*self._takeovers, *self._taking}
-        for name, records in (peers or {}).items():
-            if records > 1 and name not in known and not self.owns(name) and chosen_node(name, live) == self.node:
-                self._takeovers.append(name)
+        some = list(islice(self._listed, LOOKED_AT))
+        for name, records in some:
+            known = records < 2 or name in self._takeovers or name in self._taking or self.owns(name)
+            if not known and chosen_node(name, live) == self.node:
+                self._takeovers[name] = None
+        if len(some) < LOOKED_AT:
+            self._listing = self._listed = None
         self._take_over(now)
 
     def _take_over(self, now: float) -> None:
         while self._takeovers and len(self._taking) < TAKEN_AT_ONCE and not self._draining:
-            name = self._takeovers.popleft()
+            name, _ = self._takeovers.popitem(last=False)
             peer = self._peers.setdefault(name, _Peer(name))
             peer.takeover = True
             self._taking.add(name)
-            self._pending.add(name)
+            self._pending[name] = None
             self._proceed(peer, now)

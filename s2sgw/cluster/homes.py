@@ -7,12 +7,13 @@ from math import inf
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from s2sgw.cluster.door import AskAgain, NodeView, Placement, ServeHere, place
 from s2sgw.cluster.engine import ClusterEngine, EngineError, Fence, PeerLogs
+from s2sgw.cluster.failures import Failures
 from s2sgw.cluster.home_table import (
     PATIENCE,
     RECHECK,
@@ -22,6 +23,7 @@ from s2sgw.cluster.home_table import (
     ClaimHome,
     ClosePeer,
     DropPeer,
+    HomeCall,
     HomeEffect,
     HomesReleased,
     HomeTable,
@@ -37,6 +39,7 @@ from s2sgw.cluster.old_homes import OldHomes
 from s2sgw.ingress.homes import Homes
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, InvalidJID
+from s2sgw.xmpp.timer import cancel
 
 #: Seconds between two looks at what is due.
 TICK = 0.25
@@ -90,7 +93,12 @@ class ClusterHomes(Homes):
         self, table: HomeTable, nodes: NodeView, engine: ClusterEngine, custody: PeerCustody, clock: IReactorTime,
     ) -> None:
         self.table = table
-        self.old_homes = OldHomes(table.node, engine, nodes, clock)
+        self.failures = Failures()
+        self.old_homes = OldHomes(table.node, engine, nodes, clock, self.failures)
+        #: whether peers of a session that has ended are still to be dropped. Nothing may be written before
+        self.dropping = False
+        self._dropped: list[Deferred[None]] = []
+        self._work: IDelayedCall | None = None
         self._nodes = nodes
         self._engine = engine
         self._custody = custody
@@ -112,6 +120,8 @@ class ClusterHomes(Homes):
         """Do nothing more. Nothing is released."""
         self._stopped = True
         self.old_homes.stop()
+        cancel(self._work)
+        self._work = None
         if self._loop.running:
             self._loop.stop()
         for call in list(self._calls):
@@ -197,7 +207,7 @@ class ClusterHomes(Homes):
         """Give up every peer, and take no other. Fires when this node owns none."""
         if self._drained is None:
             self._drained = Deferred()
-            self.table.drain()
+            self.table.drain(self._clock.seconds())
             self._perform()
         return self._drained
 
@@ -209,13 +219,14 @@ class ClusterHomes(Homes):
     # --- what nodes tell ---
 
     def noticed(self, notice: MemberNotice) -> None:
-        """Take a notice of the membership. When a session has ended, all its peers are dropped before this returns."""
+        """Take a notice of the membership. When a session has ended, its peers are dropped, some in each turn (`dropping`)."""
         now = self._clock.seconds()
         match notice:
             case SessionBegan(session):
                 self.table.session_began(session, now)
             case SessionEnded():
-                self.table.session_ended()
+                self.dropping = True
+                self.table.session_ended(now)
             case OtherEnded():
                 self.table.other_ended(now)
         self._perform()
@@ -231,13 +242,30 @@ class ClusterHomes(Homes):
         self._perform()
         return YIELDED if await asked.answer else KEPT
 
+    def dropped(self) -> Deferred[None]:
+        """Wait until no peers of a session that has ended are left."""
+        dropped: Deferred[None] = Deferred()
+        if self.dropping:
+            self._dropped.append(dropped)
+        else:
+            dropped.callback(None)
+        return dropped
+
     # --- effects ---
+
+    def _do_work(self) -> None:
+        self._work = None
+        try:
+            self.table.work(self._clock.seconds())
+        except Exception:
+            self.failures.note("a part of the homes of peers could not be looked at")
+        self._perform()
 
     def _tick(self) -> None:
         try:
             self.table.tick(self._clock.seconds(), self._custody.in_use)
         except Exception:
-            self.log.failure("the homes of peers could not be looked at")
+            self.failures.note("the homes of peers could not be looked at")
         self._perform()
 
     def _perform(self) -> None:
@@ -251,6 +279,17 @@ class ClusterHomes(Homes):
                     self._perform_one(effect)
         finally:
             self._performing = False
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Do what is left in the next turn, and tell that all peers were dropped."""
+        if self.table.has_work and self._work is None and not self._stopped:
+            self._work = self._clock.callLater(0, self._do_work)
+        if self.dropping and not self.table.dropping:
+            self.dropping = False
+            dropped, self._dropped = self._dropped, []
+            for each in dropped:
+                each.callback(None)
 
     def _perform_one(self, effect: HomeEffect) -> None:
         match effect:
@@ -304,31 +343,32 @@ class ClusterHomes(Homes):
     async def _read_home(self, call: ReadHome) -> None:
         try:
             stored = await self._engine.home(call.peer)
-        except EngineError as error:
-            self.table.failed(call, error, self._clock.seconds())
+        except Exception as error:
+            self.table.failed(call, self._error(call, error), self._clock.seconds())
         else:
             self.table.home_read(call, stored, self._clock.seconds())
 
     async def _claim_home(self, call: ClaimHome) -> None:
         try:
             fence, logs = await self._engine.claim(call.peer, call.data, call.expected)
-        except EngineError as error:
-            self.table.failed(call, error, self._clock.seconds())
+        except Exception as error:
+            self.table.failed(call, self._error(call, error), self._clock.seconds())
         else:
             self.table.claimed(call, fence, logs, self._clock.seconds())
 
     async def _release_home(self, call: ReleaseHome) -> None:
         try:
             await self._engine.claim(call.peer, call.data, call.expected)
-        except EngineError as error:
-            self.table.failed(call, error, self._clock.seconds())
+        except Exception as error:
+            self.table.failed(call, self._error(call, error), self._clock.seconds())
         else:
             self.table.released(call, self._clock.seconds())
 
     async def _ask_to_yield(self, call: AskToYield) -> None:
         try:
             yielded = await self._engine.ask(call.home.node, YIELD + call.peer.ascii.encode()) == YIELDED
-        except EngineError:
+        except Exception as error:
+            self._error(call, error)
             self.table.yield_answered(call, None, self._clock.seconds())
         else:
             self.table.yield_answered(call, yielded, self._clock.seconds())
@@ -354,6 +394,15 @@ class ClusterHomes(Homes):
             safe = False
         self.table.closed(call, safe, self._clock.seconds())
 
+    def _error(self, call: HomeCall, error: Exception) -> EngineError:
+        """Return the error of a call to the engine. An unexpected one is noted, and the call is made again."""
+        if isinstance(error, EngineError):
+            return error
+        if self._is_stop(error):
+            raise error
+        self.failures.note(f"a call to the engine of the cluster failed ({type(call).__name__})")
+        return EngineError(f"{type(error).__name__}: {error}")
+
     def _is_stop(self, error: Exception) -> bool:
         """Return whether the error is that of a call that `stop` has cancelled."""
         return self._stopped and isinstance(error, CancelledError)
@@ -361,7 +410,8 @@ class ClusterHomes(Homes):
     async def _list_peers(self, call: ListPeers) -> None:
         try:
             peers = await self._engine.held_peers()
-        except EngineError:
+        except Exception as error:
+            self._error(call, error)
             self.table.peers_listed(call, None, self._clock.seconds())
         else:
             self.table.peers_listed(call, peers, self._clock.seconds())

@@ -40,6 +40,7 @@ from s2sgw.cluster.engine import (
     Stored,
     Watch,
 )
+from s2sgw.cluster.failures import Failures
 from s2sgw.cluster.fenced_writes import FencedWrites, new_id
 from s2sgw.cluster.jetstream_api import ANSWER_SECONDS, ID, WRONG_SEQUENCE, Found, JetStreamAPI, Record, RequestRefused, expecting
 from s2sgw.cluster.nats_connection import Login, NATSConnection
@@ -135,7 +136,8 @@ class JetStreamEngine(ClusterEngine):
         self._queues: dict[Domain, AppendQueue] = {}
         self._slots: dict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, _APPENDS))
         self._last: BoundedDict[Domain, int] = BoundedDict(_REMEMBERED)
-        self._removals = Removals(self._connection.start)
+        self.failures = Failures()
+        self._removals = Removals(self._connection.start, self.failures)
         self._room = StreamRoom(self._api, loop.time, self._connection.start)
         self._fenced = FencedWrites(self._api, self._remove_later)
         self._watches: list[TableWatch] = []
@@ -526,7 +528,9 @@ class JetStreamEngine(ClusterEngine):
             for subject in {subject for stream in subjects_below("") for subject in table_subjects(stream)}:
                 self._connection.subscribe(subject, self._hint)
         patterns = subjects_below(prefix).items()
-        watches = [TableWatch(self._api, stream, pattern, _entry, changed) for stream, pattern in patterns]
+        watches = [
+            TableWatch(self._api, stream, pattern, _entry, changed, self.failures) for stream, pattern in patterns
+        ]
         self._watches += watches
         for watch in watches:
             self._connection.start(watch.run())

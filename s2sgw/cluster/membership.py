@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.cluster.engine import ClusterEngine, Conflict, EngineError, Entry, Watch
+from s2sgw.cluster.failures import Failures
 from s2sgw.cluster.members import (
     MemberEffect,
     MemberNotice,
@@ -103,6 +104,7 @@ class Membership:
         self, members: Members, engine: ClusterEngine, probe: ListenerProbe, user: MembershipUser, clock: IReactorTime,
     ) -> None:
         self.members = members
+        self.failures = Failures()
         self._engine = engine
         self._probe = probe
         self._user = user
@@ -145,7 +147,7 @@ class Membership:
         try:
             self.members.tick(self._clock.seconds())
         except Exception:
-            self.log.failure("the membership could not be looked at")
+            self.failures.note("the membership could not be looked at")
         self._perform()
 
     def _changed(self, entry: Entry) -> None:
@@ -243,8 +245,8 @@ class Membership:
         self.members.probed(call, refused, self._clock.seconds())
 
     def _check_error(self, error: Exception) -> None:
-        """Log a fault of the program. Its call is answered all the same, because what is not answered is never done again."""
+        """Note a fault of the program. Its call is answered all the same, because what is not answered is never done again."""
         if isinstance(error, CancelledError):
             raise error
         if not isinstance(error, EngineError):
-            self.log.failure("a call to the engine of the cluster failed", Failure(error))
+            self.failures.note("a call to the engine of the cluster failed", Failure(error))

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from s2sgw.cluster.engine import ClusterEngine, EngineError, HomesPage
+from s2sgw.cluster.failures import Failures
 from s2sgw.cluster.home_table import SessionView
 from s2sgw.cluster.node_records import HomeRecord, UnreadableRecord
 from s2sgw.xmpp.jid import Domain
@@ -30,9 +30,10 @@ PAGE_SECONDS = 0.25
 class OldHomes:
     """Looks at the home records of `engine` from time to time. Each part of them is one node's: `node` is this one."""
 
-    log = Logger("s2sgw")
-
-    def __init__(self, node: str, engine: ClusterEngine, sessions: SessionView, clock: IReactorTime) -> None:
+    def __init__(
+        self, node: str, engine: ClusterEngine, sessions: SessionView, clock: IReactorTime, failures: Failures,
+    ) -> None:
+        self._failures = failures
         self._node = node
         self._engine = engine
         self._sessions = sessions
@@ -100,7 +101,7 @@ class OldHomes:
         """Go on with the next part. This one has its turn in the next look."""
         self._next_part()
         if failure.check(EngineError, CancelledError) is None:
-            self.log.failure("old home records could not be deleted", failure)
+            self._failures.note("old home records could not be deleted", failure)
 
     def _looked(self, _: object) -> None:
         self._call = None

@@ -15,12 +15,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
 from s2sgw.cluster.engine import ClusterEngine, EngineError, EngineFull, Fence, Fenced, LaneRecord, PeerLogs, Stored
+from s2sgw.cluster.failures import Failures
 from s2sgw.cluster.lane_log import LaneLog, Mark, Removal, Run, StanzaPlace, statements
 from s2sgw.cluster.records import (
     RUN_BYTES,
@@ -66,6 +68,8 @@ HEADER_BYTES = 1024
 #: The most memory for the logs of lanes, and what a log, a run and a stanza of a run take of it.
 LOADED_BYTES = 64 << 20
 LOG_MEMORY, RUN_MEMORY, STANZA_MEMORY = 500, 320, 36
+#: Lanes that are looked at when logs are to be forgotten.
+TRIMMED_AT_ONCE = 100
 #: Readings of a log that has more than its last record says. A replica of the engine may show a record a moment after it was
 #: removed, together with what is newer on another. After so many of them the log counts: a stanza comes twice, or never.
 DISAGREEMENTS = 5
@@ -93,6 +97,7 @@ class SpoolServices:
     lost: Callable[[PeerSpool], None]
     report: Callable[[str], None]
     loaded: LoadedLanes
+    failures: Failures
 
     def logged(self, row: Spooled) -> LoggedStanza:
         accepted, deadline = (round(seconds * 1e6) + self.offset for seconds in (row.accepted_at, row.deadline))
@@ -128,13 +133,16 @@ class LoadedLanes:
         self.bytes -= size
 
     def trim(self) -> None:
-        """Forget logs until there is room. Peers with a call under way keep theirs."""
+        """Forget logs until there is room, of some of the lanes. Peers with a call under way keep theirs."""
         if self.bytes > LOADED_BYTES:
-            for lane, (peer, _) in list(self._lanes.items()):
+            for lane, (peer, size) in list(islice(self._lanes.items(), TRIMMED_AT_ONCE)):
+                del self._lanes[lane]
                 if not peer.in_call and lane.unload():
-                    self.forget(lane)
+                    self.bytes -= size
                     if self.bytes <= LOADED_BYTES:
                         break
+                else:
+                    self._lanes[lane] = peer, size  # behind the others: it is looked at later
 
 
 class Lane:
@@ -559,6 +567,7 @@ class PeerSpool:
         try:
             await self._perform_all()
         except Exception as error:  # every call is answered: the state in memory is not known, and a new claim reads it again
+            self._services.failures.note(f"the spool of {self.peer} failed")
             self._broken(error)
             if not self.ended:
                 self.end(self.trouble)
@@ -787,12 +796,20 @@ class PeerSpool:
             lane = next(iter(self._unclean))
             del self._unclean[lane]
             lane.cleaning = True
-            if lane.is_empty:
-                await self._purge(lane)
-            elif lane.log is not None:
-                await self._delete(lane.pair, lane.log)
-            lane.cleaning = False
+            try:
+                if lane.is_empty:
+                    await self._purge(lane)
+                elif lane.log is not None:
+                    await self._delete(lane.pair, lane.log)
+            except Exception:
+                self._services.failures.note(f"records of {lane.pair} could not be deleted")
+                self._unclean[lane] = None
+                break
+            finally:
+                lane.cleaning = False
         self._cleaning = False
+        if self._unclean:
+            self._services.removals(self, REMOVE_AGAIN_SECONDS)
 
     async def _purge(self, lane: Lane) -> None:
         """Remove all records of an empty lane."""
@@ -811,15 +828,19 @@ class PeerSpool:
         last, first = log.last_sequence, log.first_sequence
         gone = [run for run in log.gone if run.sequence < last]
         log.gone = [run for run in log.gone if run.sequence >= last]
-        if sum(run.sequence < first for run in gone) > 1:
-            if not await self._engine.purge(pair, self.peer, first - 1):
+        try:
+            if sum(run.sequence < first for run in gone) > 1:
+                if not await self._engine.purge(pair, self.peer, first - 1):
+                    return
+                log.purged(first - 1)
+            else:
+                first = 0
+            sequences = [run.sequence for run in gone if run.sequence >= first]
+            if sequences and not await self._engine.delete(self.peer, sequences):
                 return
-            log.purged(first - 1)
-        else:
-            first = 0
-        sequences = [run.sequence for run in gone if run.sequence >= first]
-        if sequences and not await self._engine.delete(self.peer, sequences):
-            return
+        except Exception:  # they are deleted when this is tried again
+            log.gone = [*gone, *log.gone]
+            raise
         log.deleted(gone)
         last = log.last_sequence
         if len(log.idle) >= IDLE_RECORDS:

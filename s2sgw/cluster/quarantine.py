@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.cluster.engine import ClusterEngine, EngineError, Stored
+from s2sgw.cluster.failures import Failures
 from s2sgw.cluster.records import LaneTotals, LoggedStanza, RecordError, decode, encode_run
 from s2sgw.spool.interface import QUARANTINE_BYTES, QUARANTINE_STANZAS, Quarantined, Spooled
 from s2sgw.xmpp.jid import Domain, Pair
@@ -20,11 +21,12 @@ KEEP_AGAIN_SECONDS = 1.0
 class Quarantine:
     """The quarantine of all nodes. What could not be stored is stored later: at most `QUARANTINE_STANZAS` wait for that."""
 
-    def __init__(self, engine: ClusterEngine, clock: IReactorTime, offset: int) -> None:
+    def __init__(self, engine: ClusterEngine, clock: IReactorTime, offset: int, failures: Failures) -> None:
         """Take the microseconds from the gateway's clock to the epoch as `offset`."""
         self._engine = engine
         self._clock = clock
         self._offset = offset
+        self._failures = failures
         self._waiting: deque[tuple[Domain, bytes]] = deque(maxlen=QUARANTINE_STANZAS)
         self._storing = False
         #: the next try, after a failure
@@ -46,7 +48,9 @@ class Quarantine:
             first = self._waiting[0]
             try:
                 await self._engine.keep(*first)
-            except EngineError:
+            except Exception as error:
+                if not isinstance(error, EngineError):
+                    self._failures.note("a stanza could not be kept for inspection")
                 self._later = self._clock.callLater(KEEP_AGAIN_SECONDS, self._go_on)
                 break
             if self._waiting and self._waiting[0] is first:

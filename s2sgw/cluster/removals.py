@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from s2sgw.cluster.failures import Failures
 from s2sgw.cluster.jetstream_api import RequestRefused
 from s2sgw.cluster.requests import Unanswered
 
@@ -23,8 +24,9 @@ _Removal = Callable[[], Coroutine[Any, Any, None]]
 class Removals:
     """The removals that are to be made. `start` runs a coroutine."""
 
-    def __init__(self, start: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    def __init__(self, start: Callable[[Coroutine[Any, Any, None]], None], failures: Failures | None = None) -> None:
         self._start = start
+        self._failures = failures or Failures()
         self._waiting: deque[tuple[_Removal, Deferred[bool]]] = deque()
         self._unanswered: set[Deferred[bool]] = set()
         self._workers = 0
@@ -61,7 +63,9 @@ class Removals:
             removal, done = self._waiting.popleft()
             try:
                 await removal()
-            except (Unanswered, RequestRefused):
+            except Exception as error:
+                if not isinstance(error, (Unanswered, RequestRefused)):
+                    self._failures.note("a removal of records from the engine failed")
                 self._waiting.append((removal, done))
                 await asyncio.sleep(_PAUSE)
             else:

@@ -7,20 +7,25 @@ reactor's thread, and are answered there, later.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
+from heapq import heapify, heappop
+from itertools import count
 from operator import attrgetter, itemgetter
 from time import thread_time
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
 from s2sgw.cluster.engine import ClusterEngine, EngineError, Fence, PeerLogs
+from s2sgw.cluster.failures import Failures
 from s2sgw.cluster.peer_spool import Append, LoadedLanes, MarkWritten, PeerSpool, Read, Remove, SpoolServices
 from s2sgw.cluster.quarantine import Quarantine
 from s2sgw.cluster.records import PositionRange, ranges
 from s2sgw.cluster.spool_room import SpoolRoom
+from s2sgw.cluster.turn_slice import TurnSlice
 from s2sgw.spool.interface import (
     Done,
     LaneSummary,
@@ -67,15 +72,16 @@ class JetStreamSpool(Spool):
         self._clock = clock
         self._peer_of = peer_of
         self._lost = lost
+        self.failures = Failures()
         self._room = SpoolRoom(limit, limit if share is None else share)
         self._session = session
         self._appends = 0
         offset = round((wall() - clock.seconds()) * 1e6)
         self._services = SpoolServices(
             engine, self._room, offset, self._new_identity, self._give, self._write_removals_in, self._has_other_home, report,
-            LoadedLanes(),
+            LoadedLanes(), self.failures,
         )
-        self._quarantine = Quarantine(engine, clock, offset)
+        self._quarantine = Quarantine(engine, clock, offset, self.failures)
         self._peers: dict[Domain, PeerSpool] = {}
         #: those that are given back: they take removals alone
         self._releasing: dict[Domain, PeerSpool] = {}
@@ -84,6 +90,7 @@ class JetStreamSpool(Spool):
         self._call_is_due = False
         #: why no more calls are taken, or ""
         self._closed = ""
+        self._close_called: list[Callable[[], None]] = []
         #: peers with removals that are not written -> when they should be
         self._due: dict[PeerSpool, float] = {}
         self._now: list[PeerSpool] = []
@@ -255,9 +262,18 @@ class JetStreamSpool(Spool):
         elif at_most < 1:
             self._give(done, [])
         else:
-            Deferred.fromCoroutine(self._expired(round(now * 1e6) + self._services.offset, at_most, done))
+            self._answer(self._expired(round(now * 1e6) + self._services.offset, at_most), done)
 
-    async def _expired(self, now: int, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
+    def _answer(self, work: Coroutine[Deferred[Any], Any, _T | SpoolError], done: SpoolAnswer[_T]) -> None:
+        """Give the result of `work`. It is an error if the work fails, so that the caller does not wait for ever."""
+        Deferred.fromCoroutine(work).addErrback(self._failed).addCallback(partial(self._give, done))
+
+    def _failed(self, failure: Failure) -> SpoolError:
+        if failure.check(EngineError) is None:
+            self.failures.note("a question to the spool in the engine failed", failure)
+        return SpoolBroken(failure.getErrorMessage())
+
+    async def _expired(self, now: int, at_most: int) -> list[Spooled] | SpoolError:
         """Look for what has expired, peer by peer, those with the earliest deadlines first. Then read the chosen stanzas.
 
         A peer whose stanzas cannot be read does not keep those of others from being found.
@@ -265,11 +281,19 @@ class JetStreamSpool(Spool):
         def work(peer: PeerSpool) -> Awaitable[list[tuple[int, Pair, int]]]:
             return peer.expired(now, at_most)
 
-        due = [(peer.next_deadline, peer) for peer in list(self._peers.values())]
-        late = [(deadline or 0, peer) for deadline, peer in due if peer.busy or (deadline is not None and deadline <= now)]
+        late: list[tuple[int, int, PeerSpool]] = []
+        turn, numbers = TurnSlice(self._clock), count()
+        for peer in list(self._peers.values()):
+            deadline = peer.next_deadline
+            if peer.busy or (deadline is not None and deadline <= now):
+                late.append((deadline or 0, next(numbers), peer))
+            if turn.is_over:
+                await turn.pause()
+        heapify(late)
         found: list[tuple[int, Pair, int, PeerSpool]] = []
         errors: list[SpoolError] = []
-        for deadline, peer in sorted(late, key=itemgetter(0)):
+        while late:
+            deadline, _, peer = heappop(late)
             found.sort(key=itemgetter(0))
             if len(found) >= at_most and (deadline > found[at_most - 1][0] or len(found) >= at_most * EXPIRED_LOOKS):
                 break
@@ -288,7 +312,7 @@ class JetStreamSpool(Spool):
                 errors.append(contents)
             else:
                 rows += contents
-        self._give(done, errors[0] if errors and not rows else sorted(rows, key=attrgetter("deadline")))
+        return errors[0] if errors and not rows else sorted(rows, key=attrgetter("deadline"))
 
     def _asked(self, peer: PeerSpool, work: Callable[[PeerSpool], Awaitable[_T]]) -> Deferred[_T | SpoolError]:
         """Return the answer of a peer, after all its earlier calls."""
@@ -300,55 +324,68 @@ class JetStreamSpool(Spool):
         if self._closed:
             self._give(done, SpoolBroken(self._closed))
             return
-        asked = [self._asked(peer, _summaries) for peer in self._peers.values() if peer.busy]
-        found = [summary for peer in self._peers.values() if not peer.busy for summary in peer.summaries()]
-        Deferred.fromCoroutine(self._queues(asked, found, done))
+        self._answer(self._queues(), done)
 
-    async def _queues(
-        self, asked: Iterable[Deferred[list[LaneSummary] | SpoolError]], found: list[LaneSummary],
-        done: SpoolAnswer[list[LaneSummary]],
-    ) -> None:
-        """Give `found`, and the totals of the peers that were asked. One that gives an error meanwhile has another home."""
+    async def _queues(self) -> list[LaneSummary]:
+        """Return the totals of all lanes. A peer that is given back meanwhile, or gives an error, has another home."""
+        asked: list[Deferred[list[LaneSummary] | SpoolError]] = []
+        found: list[LaneSummary] = []
+        turn = TurnSlice(self._clock)
+        for peer in list(self._peers.values()):
+            if peer.busy:
+                asked.append(self._asked(peer, _summaries))
+            elif not peer.ended:
+                found += peer.summaries()
+            if turn.is_over:
+                await turn.pause()
         for each in asked:
             answer = await each
             found += [] if isinstance(answer, SpoolError) else answer
-        self._give(done, found)
+        return found
 
     def quarantine(self, spooled: Spooled, cause: str, at: float) -> None:
         if not self._closed:
             self._quarantine.keep(self._peer_of(spooled.pair), spooled, cause, at)
 
     def quarantined(self, at_most: int, done: SpoolAnswer[list[Quarantined]]) -> None:
-        Deferred.fromCoroutine(self._quarantined(at_most, done))
+        self._answer(self._quarantined(at_most), done)
 
-    async def _quarantined(self, at_most: int, done: SpoolAnswer[list[Quarantined]]) -> None:
-        try:
-            self._give(done, SpoolBroken(self._closed) if self._closed else await self._quarantine.kept(at_most))
-        except EngineError as error:
-            self._give(done, SpoolBroken(str(error)))
+    async def _quarantined(self, at_most: int) -> list[Quarantined] | SpoolError:
+        return SpoolBroken(self._closed) if self._closed else await self._quarantine.kept(at_most)
 
     def raise_limit(self, by: int) -> None:
         self._room.raise_limit(by)
 
     def close(self, done: Callable[[], None]) -> None:
         """See `Spool.close`. What was removed is written, if the engine takes it. The homes stay claimed."""
-        unfinished = [peer for peer in self._peers.values() if (peer.busy or peer.has_removals) and not self._closed]
-        asked = [self._asked(peer, PeerSpool.finish) for peer in unfinished]
-        self._closed = "the spool is closed"
-        Deferred.fromCoroutine(self._close(asked, done))
+        self._close_called.append(done)
+        if len(self._close_called) == 1:
+            self._closed = "the spool is closed"
+            Deferred.fromCoroutine(self._close(list(self._peers.values()))).addErrback(self._failed).addCallback(self._ended)
 
-    async def _close(self, asked: Iterable[Deferred[SpoolError | None]], done: Callable[[], None]) -> None:
+    async def _close(self, peers: Sequence[PeerSpool]) -> None:
+        turn = TurnSlice(self._clock)
+        asked: list[Deferred[SpoolError | None]] = []
+        for peer in peers:
+            if peer.busy or peer.has_removals:
+                asked.append(self._asked(peer, PeerSpool.finish))
+            if turn.is_over:
+                await turn.pause()
         for each in asked:
             await each
         await self._quarantine.finished()
         self._quarantine.stop()
-        for spool in self._peers.values():
-            spool.end(self._closed)
-        self._peers.clear()
+        while self._peers:
+            self._peers.popitem()[1].end(self._closed)
+            if turn.is_over:
+                await turn.pause()
+
+    def _ended(self, _: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._answers.append(done)
+        self._answers += self._close_called
+        self._close_called.clear()
         self._call_soon()
 
     # --- removals ---

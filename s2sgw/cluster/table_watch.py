@@ -13,6 +13,7 @@ from typing import Protocol
 from twisted.logger import Logger
 
 from s2sgw.cluster.engine import EngineError, Entry, Watch
+from s2sgw.cluster.failures import Failures
 from s2sgw.cluster.jetstream_api import Found, RecordPage
 
 #: Seconds after a hint at which is read: a replica has the change by then, if not the first time.
@@ -36,8 +37,10 @@ class TableWatch(Watch):
     _log = Logger()
 
     def __init__(
-        self, api: TableReader, stream: str, pattern: str, entry: Callable[[Found], Entry], changed: Callable[[Entry], None]
+        self, api: TableReader, stream: str, pattern: str, entry: Callable[[Found], Entry], changed: Callable[[Entry], None],
+        failures: Failures | None = None,
     ) -> None:
+        self._failures = failures or Failures()
         self._api = api
         self._stream = stream
         self._pattern = pattern
@@ -86,7 +89,9 @@ class TableWatch(Watch):
         while more and not self._stopped:
             try:
                 page = await self._api.next_page(self._stream, self._pattern, self._known, _PAGE_BYTES)
-            except EngineError:
+            except Exception as error:
+                if not isinstance(error, EngineError):
+                    self._failures.note("the changes of the shared table could not be read")
                 break
             for found in page.records:
                 self._take(found)

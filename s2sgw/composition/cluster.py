@@ -56,11 +56,16 @@ class MembershipNotices:
     observers: list[Callable[[MemberNotice], object]] = field(default_factory=list)
 
     def noticed(self, notice: MemberNotice) -> None:
-        """See `MembershipUser`. When a session has ended, its peers are dropped before this returns."""
+        """See `MembershipUser`. When a session has ended, its peers are dropped, some in each turn of the reactor."""
         if self.homes is not None:
             self.homes.noticed(notice)
         for observer in self.observers:
             observer(notice)
+
+    @property
+    def dropping(self) -> bool:
+        """Return whether peers of a session that has ended are still to be dropped: nothing may be written."""
+        return self.homes is not None and self.homes.dropping
 
     def lost(self, peer: Domain) -> None:
         """The engine has refused a write of `peer`: another node is its home."""
@@ -120,7 +125,11 @@ def build_engine(
     place = listener_place(cluster.listen)
     members = Members(node, str(place), partial(secrets.token_hex, 8), times)
     membership = Membership(members, engine, TCPProbe(reactor, place.host), notices, reactor)
-    lease = WriteLease(membership.may_write, reactor)
+
+    def may_write() -> bool:
+        return membership.may_write() and not notices.dropping
+
+    lease = WriteLease(may_write, reactor)
     settings = SettingsGuard(engine, node, shared_settings(config, secret), reactor)
     holds = SharedHolds(engine, reactor, membership.may_write, home, report)
     new_homes = NewHomes(cluster.new_homes)

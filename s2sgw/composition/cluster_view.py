@@ -31,9 +31,11 @@ class ClusterView:
         homes = self._parts.homes
         table, deleted = homes.table, homes.old_homes.deleted
         nodes = {"alive": states["alive"], "silent": states["silent"]}
+        parts = (self._parts.engine, self._parts.spool, self._parts.membership, homes)
+        failures = sum(part.failures.number for part in parts)
         return ClusterNumbers(
-            len(table.owned), table.takeovers, table.new_homes.refused, deleted, nodes, self._lease(), self._heartbeat(),
-            self._parts.engine.connected,
+            len(table.owned), table.takeovers, table.new_homes.refused, deleted, failures, nodes, self._lease(),
+            self._heartbeat(), self._parts.engine.connected,
         )
 
     def status(self) -> ClusterAnswer:

@@ -168,6 +168,7 @@ class NodeLife:
             if self._parts.members.session == session and not self._leaving:
                 self._begin(self._admit(session))
         else:
+            await self._parts.homes.dropped()
             if self._parts.members.session == session:
                 self.log.info(event="joined", node=self._parts.node, others=sorted(self._parts.members.listeners()))
                 self._admitted = True

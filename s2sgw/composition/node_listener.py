@@ -56,8 +56,9 @@ MEMBERS = "cluster.members of each node must hold the address in cluster.listen 
 FEDERATION, BACKEND, LEAVE = "federation", "backend ", "leave"
 #: The addresses in a header that hands no connection on.
 NOWHERE = HostPort("127.0.0.1", 0)
-#: Streams that are closed in one turn of the reactor.
+#: Streams that are closed, and connections that are reset, in one turn of the reactor.
 CLOSED_PER_TURN = 50
+RESET_PER_TURN = 200
 #: The end of streams whose connections the other node does not hand on any more.
 LEAVING = Ending(Cause.CLOSED, "the node of the gateway that took the connection stops")
 
@@ -107,7 +108,9 @@ class NodeDoor:
         self, reactor: Any, homes: HomeLocator, local_domains: Container[Domain], key: bytes,
         may_copy: Callable[[], bool] = lambda: True, source: str = "",
     ) -> None:
-        self.may_copy = may_copy
+        self._may_copy = may_copy
+        #: the connections that are still to be reset since the last `close`
+        self._resetting: set[HandedOn] = set()
         self.headers = NodeHeaders(key)
         #: the name of this door, by which the homes know its connections
         self.name = token_hex(8)
@@ -128,6 +131,10 @@ class NodeDoor:
         self._open: dict[HandedOn, HostPort] = {}
         self._left: Deferred[None] | None = None
 
+    def may_copy(self) -> bool:
+        """Return whether bytes may be copied: not after the lease, and not before the connections of that time are reset."""
+        return not self._resetting and self._may_copy()
+
     @property
     def open(self) -> int:
         """The number of connections that are handed on and open."""
@@ -140,8 +147,16 @@ class NodeDoor:
     def node_ended(self, node: str) -> None:
         """End the connections that were handed on to `node`, which is dead: their peers connect again at once."""
         self._found.clear()
-        for connection in [each for each, place in self._open.items() if self._nodes.get(place) == node]:
-            connection.abort()
+        self._reset([each for each, place in self._open.items() if self._nodes.get(place) == node])
+
+    def _reset(self, connections: list[HandedOn]) -> None:
+        """Reset these connections, some in each turn of the reactor."""
+        for connection in connections[:RESET_PER_TURN]:
+            self._resetting.discard(connection)
+            if connection in self._open:
+                connection.abort()
+        if rest := connections[RESET_PER_TURN:]:
+            self._reactor.callLater(0, self._reset, rest)
 
     def leave(self) -> Deferred[None]:
         """Ask the homes to close the streams that were handed on. Fires when none is left; the caller bounds the time."""
@@ -154,9 +169,10 @@ class NodeDoor:
         return self._left
 
     def close(self) -> None:
-        """End all connections that were handed on."""
-        for connection in list(self._open):
-            connection.abort()
+        """End all connections that were handed on. Until then nothing is copied."""
+        connections = list(self._open)
+        self._resetting.update(connections)
+        self._reset(connections)
 
     # --- for the connections ---
 
@@ -216,6 +232,7 @@ class NodeDoor:
     def gone(self, connection: HandedOn) -> None:
         """Note that it is closed."""
         self._open.pop(connection, None)
+        self._resetting.discard(connection)
         if self._left is not None and not self._open and not self._left.called:
             self._left.callback(None)
 

@@ -13,6 +13,7 @@ class ClusterNumbers(NamedTuple):
     """The numbers of this node.
 
     `homes_refused`: admissions of peers that are too many new sub-domains. `homes_deleted`: old home records.
+    `failures`: unexpected failures of work that was tried again.
     `nodes`: the others by state, "alive" and "silent". `lease`, `heartbeat`: seconds; infinite if no heartbeat was acknowledged.
     """
 
@@ -20,6 +21,7 @@ class ClusterNumbers(NamedTuple):
     takeovers: int
     homes_refused: int
     homes_deleted: int
+    failures: int
     nodes: Mapping[str, int]
     lease: float
     heartbeat: float
@@ -53,6 +55,8 @@ class ClusterMetrics(Collector):
         yield CounterMetricFamily("s2sgw_cluster_new_homes_refused", text, value=numbers.homes_refused)
         text = "Old home records of peers that this node deleted from the engine."
         yield CounterMetricFamily("s2sgw_cluster_old_homes_deleted", text, value=numbers.homes_deleted)
+        text = "Unexpected failures of this node's work for the cluster, which was tried again. The log has each."
+        yield CounterMetricFamily("s2sgw_cluster_failures", text, value=numbers.failures)
         nodes = GaugeMetricFamily("s2sgw_cluster_nodes", "The other nodes that were not declared dead.", labels=("state",))
         for state, number in numbers.nodes.items():
             nodes.add_metric((state,), number)

@@ -32,7 +32,7 @@ from s2sgw.reporting.audit import AuditLog
 from s2sgw.runtime import descriptors
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.stream_closing import ACK_SECONDS, CLOSING_TAG_SECONDS, BringingStream
-from s2sgw.service import ANSWERED, GatewayService, RunningGateway, _heed_signals, exit_if_unable_to_start
+from s2sgw.service import ABORTED_PER_TURN, ANSWERED, GatewayService, RunningGateway, _heed_signals, exit_if_unable_to_start
 from s2sgw.spool.interface import SpoolBroken
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.fakes import FixedClock
@@ -228,6 +228,19 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual((["stops"], ["accepted no-node", "initiated no-node"]), (self.opened, aborted))
         self.gateway.open_doors()
         self.assertEqual(["stops", "tcp:5269:interface=127.0.0.1"], self.opened)
+
+    def test_closed_doors_with_many_streams(self) -> None:
+        """The streams are aborted some in each turn, also beside one that cannot be."""
+        def broken(ending: object) -> None:
+            raise ZeroDivisionError
+
+        aborted, _ = self.as_node()
+        one = self.components.accepted[0]
+        self.components.accepted = Streams([(SimpleNamespace(abort=broken), None), *[one] * (ABORTED_PER_TURN + 1)])
+        self.gateway.close_doors()
+        self.assertEqual(ABORTED_PER_TURN - 1, len(aborted))
+        self.clock.advance(0)
+        self.assertEqual((ABORTED_PER_TURN + 2, 1), (len(aborted), len(self.flushLoggedErrors(ZeroDivisionError))))
 
     def test_stop_of_a_node(self) -> None:
         """A stop gives up the peers first, then ends the streams, and leaves the cluster last."""

@@ -54,7 +54,7 @@ RULES = (
     RuleMutation("a record is written whatever is there", "members", "WriteRecord(dead, other.sequence, now)", "WriteRecord(dead, None, now)"),
     RuleMutation("a silent home is free", "home_table", 'if state in ("over", "own"):', 'if state in ("over", "own", "silent"):'),
     RuleMutation("an unknown home is free", "home_table", 'if state in ("over", "own"):', 'if state in ("over", "own", "unknown"):'),
-    RuleMutation("homes outlast their session", "home_table", "peer.fence, peer.open, peer.call, peer.takeover = None, False, None, False", "peer.call, peer.takeover = None, False"),
+    RuleMutation("homes outlast their session", "home_table", "peers, self._peers = self._peers, {}", "peers = dict(self._peers)"),
     RuleMutation("a claim of an old session is taken", "home_table", "if peer is None or peer.call is not call:\n            return None", "if peer is None:\n            return None"),
     RuleMutation("a peer is owned until its release is written", "home_table", "= peer.fence.sequence, None, False", "= peer.fence.sequence, peer.fence, False"),
     RuleMutation("nobody looks for the peers of the dead", "home_table", "if peers is None:", "peers = {}\n        if peers is None:"),

@@ -15,6 +15,7 @@ from s2sgw.cluster.membership import Membership
 from s2sgw.xmpp.ending import Ending
 from s2sgw.xmpp.jid import Domain
 from tests.support.memory_engine import MemoryEngine, MemoryStore
+from tests.support.turn_clock import TurnClock
 
 
 class Probe:
@@ -108,7 +109,7 @@ class Nodes:
     """Nodes that share a store and a clock. All have joined, and are old enough to declare each other dead."""
 
     def __init__(self, names: str = "abc", age: float = 20.0) -> None:
-        self.clock = Clock()
+        self.clock = TurnClock()
         self.store = MemoryStore(self.clock.seconds)
         self.probe = Probe()
         self.nodes = {name: Node(name, self.store, self.clock, self.probe) for name in names}

@@ -154,7 +154,7 @@ class _Node:
 
     def drain(self) -> None:
         self.members.drain()
-        self.homes.drain()
+        self.homes.drain(self.clock)
 
     def stop(self, seconds: float) -> None:
         self.running = False
@@ -206,12 +206,14 @@ class _Node:
         while effects := [*self.members.effects(), *self.homes.effects()]:
             for effect in effects:
                 self._perform(effect)
+            while self.homes.has_work:
+                self.homes.work(self.clock)
 
     def _perform(self, effect: Any) -> None:
         if isinstance(effect, membership.SessionBegan):
             self.homes.session_began(effect.session, self.clock)
         elif isinstance(effect, membership.SessionEnded):
-            self.homes.session_ended()
+            self.homes.session_ended(self.clock)
         elif isinstance(effect, membership.OtherEnded):
             self.homes.other_ended(self.clock)
         elif isinstance(effect, home_table.HomesReleased):

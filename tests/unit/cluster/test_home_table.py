@@ -291,7 +291,7 @@ class HomeTableTests(SynchronousTestCase):
         waiter = self.ask(Q)
         self.read(None, 0)
         call = self.take(ClaimHome)
-        self.table.session_ended()
+        self.table.session_ended(self.now)
         self.assertEqual(self.take(DropPeer).peer, P)
         self.assertFalse(self.table.owns(P))
         self.table.claimed(call, Fence(Q, 9), PeerLogs(None, {}), self.now)
@@ -305,12 +305,130 @@ class HomeTableTests(SynchronousTestCase):
         self.assertEqual(self.take(Admit).waiter, waiter)
 
     def test_home_is_lost(self) -> None:
-        """A write that the engine refuses as old ends the ownership of this peer alone."""
+        """A write that the engine refuses as old ends the ownership of this peer alone. It is looked at again: if it is free, it is claimed."""
         self.own(P)
         self.own(Q)
         self.table.lost(P, self.now)
         self.assertEqual(self.take(DropPeer).peer, P)
         self.assertEqual(list(self.table.owned), [Q])
+        self.tick(home_table.LOST_AGAIN - 0.1)
+        self.assertNotIn("ReadHome", self.rest())
+        self.tick(0.2)
+        self.read(OTHER)
+        self.assertEqual((self.rest(), list(self.table.owned)), ([], [Q]))
+        self.table.lost(Q, self.now)
+        self.tick(home_table.LOST_AGAIN)
+        self.read(OWN)
+        self.claim()
+        self.assertEqual(list(self.table.owned), [Q])
+        self.table.drain(self.now)
+        self.table.lost(Q, self.now)
+        self.rest()
+        self.tick(home_table.LOST_AGAIN)
+        self.assertNotIn("ReadHome", self.rest())
+
+    def owned_names(self, number: int) -> list[Domain]:
+        names = [Domain.parse(f"p{each}.example") for each in range(number)]
+        for name in names:
+            self.own(name)
+        return names
+
+    def dropped(self) -> list[Domain]:
+        return [effect.peer for effect in self.table.effects() if isinstance(effect, DropPeer)]
+
+    def test_session_ends_with_many_peers(self) -> None:
+        """They are dropped some in each turn, and nothing is claimed before all are. Admissions of any time are kept."""
+        self.patch(home_table, "DROPPED_AT_ONCE", 3)
+        names = self.owned_names(7)
+        early = self.ask(Q)
+        self.take(ReadHome)
+        self.table.session_ended(self.now)
+        self.assertEqual(([], True, True), ([name for name in names if self.table.owns(name)], self.table.dropping, self.table.has_work))
+        late, again = self.ask(Q), self.ask(names[6])
+        new = NodeSession("a", "a2", 20)
+        self.sessions.states = {new: "own", OWN: "over"}
+        self.table.session_began(new, self.now)
+        self.tick(1.0)
+        found = [self.dropped()]
+        self.table.work(self.now)
+        found.append(self.dropped())
+        self.assertEqual((names[:6], True), ([*found[0], *found[1]], self.table.dropping))
+        self.table.work(self.now)
+        self.assertEqual((False, False), (self.table.dropping, self.table.has_work))
+        self.outputs = self.table.effects()
+        self.assertEqual(names[6], self.take(DropPeer).peer)
+        for _ in range(2):
+            self.read(OWN, 9)
+            self.claim(10)
+        self.assertEqual({early, late, again}, {self.take(Admit).waiter for _ in range(3)})
+        self.assertEqual(2, len(self.table.owned))
+
+    def test_session_ends_twice(self) -> None:
+        """A session that ends before the peers of the last one are dropped claims nothing."""
+        self.patch(home_table, "DROPPED_AT_ONCE", 2)
+        names = self.owned_names(5)
+        self.table.session_ended(self.now)
+        self.table.session_began(NodeSession("a", "a2", 20), self.now)
+        self.table.session_ended(self.now)
+        while self.table.has_work:
+            self.table.work(self.now)
+        self.assertEqual(names, self.dropped())
+        self.ask(Q)
+        self.tick(1.0)
+        self.assertEqual([], self.rest())
+
+    def test_drained_while_peers_are_dropped(self) -> None:
+        """Who waits is refused, and the homes count as released when all peers were dropped."""
+        self.patch(home_table, "DROPPED_AT_ONCE", 1)
+        self.owned_names(2)
+        waiter = self.ask(Q)
+        self.take(ReadHome)
+        self.table.session_ended(self.now)
+        self.table.drain(self.now)
+        self.tick()
+        self.assertNotIn("HomesReleased", self.rest())
+        while self.table.has_work:
+            self.table.work(self.now)
+        self.outputs += self.table.effects()
+        self.assertEqual((waiter, Cause.SHUTDOWN), ((admit := self.take(Admit)).waiter, admit.ending and admit.ending.cause))
+        self.tick()
+        self.assertEqual(["DropPeer", "HomesReleased"], self.rest())
+
+    def test_many_wait(self) -> None:
+        """Of many peers that wait, some are gone on with in each turn when a session begins or another node ends, and at a drain."""
+        self.patch(home_table, "CALLED_AT_ONCE", 2)
+        self.table.session_ended(self.now)
+        names = [Domain.parse(f"p{each}.example") for each in range(5)]
+        waiters = [self.ask(name) for name in names]
+        self.table.session_began(OWN, self.now)
+        numbers = [len(self.table.effects())]
+        while self.table.has_work:
+            self.table.work(self.now)
+            numbers.append(len(self.table.effects()))
+        self.assertEqual([2, 2, 1], numbers)
+        self.table.drain(self.now)
+        numbers = [len(self.table.effects())]
+        while self.table.has_work:
+            self.table.work(self.now)
+            numbers.append(len(self.table.effects()))
+        self.assertEqual(([2, 2, 1], 5), (numbers, len(waiters)))
+
+    def test_many_wait_in_a_tick(self) -> None:
+        """After a tick some are looked at in each turn. The waiters of one peer are refused together."""
+        self.patch(home_table, "CALLED_AT_ONCE", 2)
+        self.table.session_ended(self.now)
+        names = [Domain.parse(f"p{each}.example") for each in range(4)]
+        for name in names:
+            self.ask(name)
+            self.ask(name)
+        self.now += home_table.PATIENCE / 2
+        late = self.ask(names[0])
+        self.now += home_table.PATIENCE / 2
+        refused = []
+        for step in (self.tick, lambda: self.table.work(self.now)):
+            step()
+            refused.append([effect.waiter for effect in self.table.effects() if isinstance(effect, Admit)])
+        self.assertEqual(([4, 4], False), ([len(each) for each in refused], late in {*refused[0], *refused[1]}))
 
     # --- giving up ---
 
@@ -410,7 +528,7 @@ class HomeTableTests(SynchronousTestCase):
         for peer in peers:
             self.own(peer)
         self.ask(Q)
-        self.table.drain()
+        self.table.drain(self.now)
         self.assertEqual([each for each in (self.ending(),) if each is None or each.cause != Cause.SHUTDOWN], [])
         self.ask(Q)
         ending = self.ending()
@@ -431,6 +549,26 @@ class HomeTableTests(SynchronousTestCase):
         self.assertEqual((list(self.table.owned), self.rest().count("HomesReleased")), ([], 0))
 
     # --- takeover ---
+
+    def test_many_listed(self) -> None:
+        """Of many peers some are looked at in each turn. No other listing begins meanwhile, and each is taken once."""
+        self.patch(home_table, "LOOKED_AT", 3)
+        self.sessions.nodes = ["a"]
+        self.tick()
+        names = [Domain.parse(f"p{each}.example") for each in range(8)]
+        self.table.peers_listed(self.take(ListPeers), {**dict.fromkeys(names, 2), P: 1}, self.now)
+        numbers = [sum(isinstance(effect, ReadHome) for effect in self.table.effects())]
+        self.tick(home_table.SWEEPS[1])
+        self.assertEqual([], self.rest())
+        while self.table.has_work:
+            self.table.work(self.now)
+            numbers.append(sum(isinstance(effect, ReadHome) for effect in self.table.effects()))
+        self.assertEqual([3, 3, 2, 0], numbers)
+        self.tick()
+        self.table.peers_listed(self.take(ListPeers), dict.fromkeys(names, 2), self.now)
+        while self.table.has_work:
+            self.table.work(self.now)
+        self.assertEqual([], self.rest())
 
     def listed(self, *peers: Domain, records: int = 2) -> None:
         self.table.peers_listed(self.take(ListPeers), dict.fromkeys(peers, records), self.now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,6 +13,8 @@ from s2sgw.cluster import home_table
 from s2sgw.cluster.door import HandOn, Placement, ServeHere
 from s2sgw.cluster.engine import EngineFull, Fence, LaneRecord, Stored
 from s2sgw.cluster.homes import KEPT, YIELD, YIELDED
+from s2sgw.cluster.members import OtherEnded, SessionEnded
+from s2sgw.cluster.node_records import NodeSession
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.cluster_node import Nodes
@@ -165,6 +168,85 @@ class ClusterHomesTests(SynchronousTestCase):
         self.own()
         self.nodes["a"].homes.lost(P)
         self.assertEqual((self.nodes["a"].custody.dropped, self.nodes.owners(P)), ([P], []))
+
+    def test_lost_by_a_fault_of_its_queues(self) -> None:
+        """A peer whose queues have failed is claimed again, for it may have stanzas that nothing else would deliver."""
+        self.own()
+        self.nodes["a"].homes.lost(P)
+        self.nodes.pass_time(home_table.LOST_AGAIN + 0.5)
+        self.assertEqual((self.nodes.owners(P), len(self.nodes["a"].custody.taken)), (["a"], 2))
+
+    def test_session_ends_with_many_peers(self) -> None:
+        """Until all are dropped, some in each turn, nothing may be written. Whoever waits for that is told at the end."""
+        self.patch(home_table, "DROPPED_AT_ONCE", 2)
+        node = self.nodes["a"]
+        for number in range(5):
+            self.own(peer=Domain.parse(f"p{number}.example"))
+        told: list[int] = []
+        node.homes.dropped().addCallback(lambda _: told.append(len(node.custody.dropped)))
+        self.assertEqual([0], told)
+        node.homes.noticed(SessionEnded(node.members.session or NodeSession("a", "a1", 1)))
+        node.homes.dropped().addCallback(lambda _: told.append(len(node.custody.dropped)))
+        found = [(node.homes.dropping, len(node.custody.dropped))]
+        for _ in range(2):
+            self.nodes.clock.turn()
+            found.append((node.homes.dropping, len(node.custody.dropped)))
+        self.assertEqual(([(True, 2), (True, 4), (False, 5)], [0, 5]), (found, told))
+        node.homes.noticed(SessionEnded(node.members.session or NodeSession("a", "a1", 1)))
+        self.assertFalse(node.homes.dropping)
+
+    def test_stopped_while_peers_are_dropped(self) -> None:
+        """A stop leaves nothing to be done later."""
+        self.patch(home_table, "DROPPED_AT_ONCE", 1)
+        node = self.nodes["a"]
+        for peer in (P, Q):
+            self.own(peer=peer)
+        node.homes.noticed(SessionEnded(node.members.session or NodeSession("a", "a1", 1)))
+        node.homes.stop()
+        self.nodes.clock.advance(0)
+        self.assertEqual([P], node.custody.dropped)
+
+    def test_faults_of_calls(self) -> None:
+        """A call that fails for a reason that was not expected is logged, counted and made again."""
+        def once(name: str) -> None:
+            real = getattr(node.engine, name)
+
+            async def call(*arguments: Any) -> Any:
+                setattr(node.engine, name, real)
+                raise ZeroDivisionError
+
+            setattr(node.engine, name, call)
+
+        node = self.nodes["a"]
+        self.own("b", Q)
+        for name in ("home", "claim", "ask", "held_peers"):
+            once(name)
+        answers = [node.claim(P), node.claim(Q)]
+        self.nodes.pass_time(5.0)
+        self.assertEqual(([[None], [None]], ["a"], ["a"]), (answers, self.nodes.owners(P), self.nodes.owners(Q)))
+        node.homes.noticed(OtherEnded("c"))
+        self.nodes.pass_time(5.0)
+        once("claim")
+        self.nodes.pass_time(home_table.UNUSED + 1)
+        self.assertEqual(([], 5, 5), (self.nodes.owners(P), node.homes.failures.number, len(self.flushLoggedErrors(ZeroDivisionError))))
+        self.assertEqual(["b"], [self.own("b", P), *self.nodes.owners(P)][1:])
+
+    def test_fault_in_long_work(self) -> None:
+        """It is logged and counted, and the rest is done."""
+        self.patch(home_table, "LOOKED_AT", 1)
+        node = self.nodes["a"]
+        node.engine.cut()
+        answers = [node.claim(P), node.claim(Q)]
+        with mock.patch.object(node.table, "_proceed", side_effect=ZeroDivisionError):
+            node.homes._do_work()
+            node.table._due.extend([P, Q])
+            node.homes._do_work()
+            self.nodes.clock.advance(0)
+        node.engine.go_on()
+        self.nodes.pass_time(2.0)
+        self.assertEqual([[None], [None]], answers)
+        self.assertEqual(node.homes.failures.number, len(self.flushLoggedErrors(ZeroDivisionError)))
+        self.assertLess(0, node.homes.failures.number)
 
     def test_unused(self) -> None:
         """A home that is not used is released."""

@@ -7,6 +7,7 @@ from functools import partial
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.cluster.failures import Failures
 from s2sgw.cluster.jetstream_api import RequestRefused
 from s2sgw.cluster.removals import Removals
 from s2sgw.cluster.requests import Unanswered
@@ -56,6 +57,25 @@ class RemovalsTests(SynchronousTestCase):
 
         self.loop.run(run())
         self.assertEqual((sorted(self.made), self.failures), ([0, 1, 2, 3, 9], {1: 0, 2: 0}))
+
+    def test_a_fault(self) -> None:
+        """A removal that fails for a reason that was not expected is logged, counted and made again, and others are made."""
+        failures = Failures()
+        faults = [ZeroDivisionError()]
+
+        async def broken() -> None:
+            if faults:
+                raise faults.pop()
+            self.made.append(99)
+
+        async def run() -> None:
+            self.removals = Removals(lambda coroutine: self.tasks.append(self.loop.create_task(coroutine)), failures)
+            answers = [self.removals.add(removal) for removal in (broken, partial(self.remove, 1))]
+            await self.removals.wait(60)
+            self.assertEqual([self.successResultOf(answer) for answer in answers], [True, True])
+
+        self.loop.run(run())
+        self.assertEqual((sorted(self.made), failures.number, len(self.flushLoggedErrors(ZeroDivisionError))), ([1, 99], 1, 1))
 
     def test_answers(self) -> None:
         """A removal answers when it is made, not when it was tried; one that is given up says so, once."""

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.cluster import peer_spool, records
+from s2sgw.cluster import peer_spool, records, turn_slice
 from s2sgw.cluster.engine import EngineError, EngineFull, Fence, LaneRecord, PeerLogs, Stored
 from s2sgw.cluster.peer_spool import IDLE_RECORDS, REMOVAL_SECONDS
 from s2sgw.cluster.records import RecordDamaged, RecordNewer, decode, read_totals
@@ -35,6 +35,7 @@ from s2sgw.xmpp.stanza import Stanza
 from tests.support.coroutines import now
 from tests.support.memory_engine import MemoryEngine, MemoryStore
 from tests.support.spool_contract import PAIRS, A, Asking, B, Deliver, SpoolContract, spooled, told
+from tests.support.turn_clock import TurnClock
 
 #: The peer of A and B, and a lane of another peer.
 PEER = Domain.parse("b.example")
@@ -105,7 +106,7 @@ class Node(Asking):
     def __init__(self, store: MemoryStore, *peers: Domain, limit: int = 1 << 26, share: int | None = None, started: float = 100.0) -> None:
         self.store = store
         self.engine = LoggingEngine(store)
-        self.clock = Clock()
+        self.clock = TurnClock()
         self.clock.advance(started)
         self.lost: list[Domain] = []
         self.on_lost: Callable[[Domain], None] = self.lost.append
@@ -685,6 +686,7 @@ class EngineTests(Case):
             self.is_error(SpoolBroken, answers[-1][0], "broken")
             self.is_error(SpoolBroken, self.node.append(spooled(A, 5)), "not the home")
             self.assertEqual((self.node.lost, self.node.held(), len(self.node.reports)), ([PEER], (0, 0), 1))
+            self.assertEqual((1, 1), (self.node.jetstream.failures.number, len(self.flushLoggedErrors(RuntimeError))))
             self.assertIn(1, [row.position for row in Node(self.store, PEER).read(A)])
 
     def test_too_large_for_a_record(self) -> None:
@@ -776,6 +778,24 @@ class CleaningTests(Case):
         self.store.purge(*arguments)
         done.callback(True)
         self.assertEqual((self.kinds(), self.node.positions(A), Node(self.store, PEER).positions(A)), ("A", [2], [2]))
+
+    def test_a_fault(self) -> None:
+        """A deletion that fails for a reason that was not expected is logged, counted and made again: of records, and of a whole lane."""
+        for position in range(1, 5):
+            self.node.append(spooled(A, position))
+        self.node.append(spooled(B, 1))
+        for name in ("delete", "purge"):
+            with mock.patch.object(self.node.engine, name, side_effect=ZeroDivisionError):
+                if name == "delete":
+                    self.node.spool.remove_each(A, [2, 3])
+                else:
+                    self.node.spool.remove(B, 1)
+                self.node.write_removals()
+                kinds = self.kinds(A), self.kinds(B)
+            self.assertEqual((1, kinds), (len(self.flushLoggedErrors(ZeroDivisionError)), ("AAAAR", "A") if name == "delete" else ("AAR", "AR")))
+            self.node.clock.pump([0.1] * 15)
+        self.assertEqual(("AAR", "", 2), (self.kinds(A), self.kinds(B), self.node.jetstream.failures.number))
+        self.assertEqual([1, 4], Node(self.store, PEER).positions(A))
 
     def test_the_front_goes(self) -> None:
         """A lane that is delivered in order keeps what waits, and one record of removals."""
@@ -982,6 +1002,97 @@ class BoundsTests(Case):
         self.node.close()
         self.assertEqual(self.node.clock.getDelayedCalls(), [])
         self.assertEqual(Node(self.store, PEER).positions(A), [1, 2])
+
+    # --- many peers ---
+
+    def many(self, number: int = 4) -> tuple[Node, list[Pair]]:
+        """Return the home of so many peers, each with a stanza that expires at 130, and with a removal that is not written."""
+        pairs = [Pair(A.sender, Domain.parse(f"z{each}.example")) for each in range(number)]
+        node = Node(self.store, *(pair.recipient for pair in pairs))
+        node.append(*(spooled(pair, position, deadline=130) for pair in pairs for position in (1, 2)))
+        for pair in pairs:
+            node.spool.remove(pair, 1)
+        self.patch(turn_slice, "SLICE_SECONDS", -1.0)
+        return node, pairs
+
+    def turns_of(self, node: Node, answers: list[Any]) -> int:
+        """Return the turns of the reactor until the answer comes."""
+        turns = 0
+        while not answers:
+            self.assertLess(turns, 20)
+            turns += 1
+            node.clock.turn()
+            node.answer_all()
+        return turns
+
+    def test_questions_to_many_peers(self) -> None:
+        """They take several turns. A peer that is lost meanwhile is left out, and what is asked of one meanwhile is answered first."""
+        node, pairs = self.many()
+        queues = node.started(node.spool.queues)
+        node.clock.turn()
+        node.jetstream.forget(pairs[2].recipient, "lost")
+        appended = node.started(node.spool.append, [spooled(pairs[3], 3)])
+        self.assertEqual(3, self.turns_of(node, queues))
+        self.assertEqual([None], appended)
+        counts = {summary.pair: summary.count for summary in queues[0]}
+        self.assertEqual({pairs[0]: 1, pairs[1]: 1, pairs[3]: 2}, counts)
+        node.jetstream.forget(pairs[1].recipient, "lost")
+        expired = node.started(node.spool.expired, 1000.0, 9)
+        self.assertEqual(2, self.turns_of(node, expired))
+        self.assertEqual([pairs[0], pairs[3], pairs[3]], sorted(row.pair for row in expired[0]))
+
+    def test_close_with_many_peers(self) -> None:
+        """It takes several turns, and the removals of all are written."""
+        node, pairs = self.many()
+        closed: list[bool] = []
+        node.spool.close(lambda: closed.append(True))
+        again: list[bool] = []
+        node.spool.close(lambda: again.append(True))
+        self.is_error(SpoolBroken, node.ask(node.spool.queues), "closed")
+        self.turns_of(node, closed)
+        self.turns_of(node, again)
+        self.assertEqual({"AR"}, {self.kinds(pair) for pair in pairs})
+        self.assertEqual((0, 0), (node.jetstream.count, node.jetstream.bytes))
+
+    def test_faults_of_questions(self) -> None:
+        """A question that fails for a reason that was not expected is logged, counted and answered, and so is a close."""
+        broken: dict[str, Any] = {"side_effect": ZeroDivisionError("broken")}
+        self.node.append(spooled(A, 1))
+        spool = self.node.spool
+        for method, *arguments in ((spool.queues,), (spool.expired, 1e9, 1)):
+            with mock.patch.object(peer_spool.PeerSpool, "busy", new_callable=mock.PropertyMock, **broken):
+                self.is_error(SpoolBroken, self.node.ask(method, *arguments), "broken")
+        with mock.patch.object(self.node.engine, "kept", **broken):
+            self.is_error(SpoolBroken, self.node.ask(spool.quarantined, 1), "broken")
+        with mock.patch.object(peer_spool.PeerSpool, "busy", new_callable=mock.PropertyMock, **broken):
+            self.node.close()
+        self.assertEqual((4, 4), (self.node.jetstream.failures.number, len(self.flushLoggedErrors(ZeroDivisionError))))
+
+    def test_memory_of_many_lanes(self) -> None:
+        """Some lanes are looked at for each call. Those that cannot be forgotten now are looked at later."""
+        self.patch(peer_spool, "TRIMMED_AT_ONCE", 2)
+        node, pairs = self.many(6)
+        self.patch(peer_spool, "LOADED_BYTES", 0)
+        loaded = node.jetstream._services.loaded
+        before, number = loaded.bytes, len(loaded._lanes)
+        loaded.trim()
+        self.assertEqual((before, number), (loaded.bytes, len(loaded._lanes)))
+        with mock.patch.object(peer_spool.Lane, "unload", return_value=True) as unload:
+            loaded.trim()
+            self.assertEqual((2, number - 2), (unload.call_count, len(loaded._lanes)))
+        self.assertEqual(pairs[4:], [call.pair for call in list(loaded._lanes)[:2]])
+        with mock.patch.object(peer_spool.Lane, "unload", return_value=True):
+            loaded.trim()
+            loaded.trim()
+        self.assertEqual((0, 0), (loaded.bytes, len(loaded._lanes)))
+
+    def test_quarantine_that_fails(self) -> None:
+        """A stanza that cannot be kept for a reason that was not expected is kept later."""
+        with mock.patch.object(self.node.engine, "keep", side_effect=ZeroDivisionError):
+            self.node.spool.quarantine(spooled(A, 1), "poison", 12.5)
+        self.assertEqual((1, 1), (self.node.jetstream.failures.number, len(self.flushLoggedErrors(ZeroDivisionError))))
+        self.node.clock.advance(1)
+        self.assertEqual(1, len(self.node.ask(self.node.spool.quarantined, 9)))
 
     def test_quarantine(self) -> None:
         """It is of all nodes, with times of the one that reads. What could not be stored is stored later; what is damaged is left out."""

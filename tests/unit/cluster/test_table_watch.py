@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.engine import EngineGone, Entry
+from s2sgw.cluster.failures import Failures
 from s2sgw.cluster.jetstream_api import Found, RecordPage
 from s2sgw.cluster.table_watch import TableWatch
 from tests.support.simulated_loop import SimulatedLoop
@@ -93,6 +95,23 @@ class WatchTests(SynchronousTestCase):
         self.loop.call_at(0.1, setattr, self.stub, "gone", True)
         self.loop.call_at(9.0, setattr, self.stub, "gone", False)
         self.assertEqual(self.run_for(15, (0.05, "pin.a", 1), (1.0, "pin.a", 2), (2.0, "pin.b", 3), (3.0, "pin.a", 4)), [1, 3, 4])
+
+    def test_fault_of_a_reading(self) -> None:
+        """A reading that fails for a reason that was not expected is logged and counted, and the changes are told later."""
+        failures = Failures()
+        real, faults = self.stub.next_page, [ZeroDivisionError()]
+
+        async def next_page(*arguments: Any) -> RecordPage:
+            if faults:
+                raise faults.pop()
+            return await real(*arguments)
+
+        self.stub.next_page = next_page  # type: ignore[method-assign, assignment]
+        self.watch = TableWatch(
+            self.stub, "S", "s2sgw.book.pin.>", entry, lambda entry: self.told.append((self.loop.time(), entry.sequence)), failures,
+        )
+        self.stub.put("pin.a", 1)
+        self.assertEqual(([1], 1, 1), (self.run_for(4), failures.number, len(self.flushLoggedErrors(ZeroDivisionError))))
 
     def test_other_hints(self) -> None:
         """A hint of another prefix is no reason to read."""

@@ -97,6 +97,14 @@ class NoticesTests(SynchronousTestCase):
         notices.lost(Domain.parse("peer.example"))
         self.assertEqual(["homes", "observer", "lost peer.example"], told)
 
+    def test_dropping(self) -> None:
+        """Nothing may be written while peers of a session that has ended are dropped."""
+        notices = MembershipNotices()
+        self.assertFalse(notices.dropping)
+        for dropping in (True, False):
+            notices.homes = cast(ClusterHomes, SimpleNamespace(dropping=dropping))
+            self.assertEqual(dropping, notices.dropping)
+
 
 class EngineTests(ClusterCase):
     def test_sizes(self) -> None:

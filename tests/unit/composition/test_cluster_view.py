@@ -24,11 +24,15 @@ class ClusterViewTests(SynchronousTestCase):
         self.members = SimpleNamespace(
             lease_until=102.6, heartbeat_at=99.6, session=SimpleNamespace(identity="x1"), others=lambda now: self.nodes,
         )
-        self.engine = SimpleNamespace(connected=True, problem="an old one")
+        engine_failures, spool_failures, other_failures, home_failures = (SimpleNamespace(number=10**power) for power in range(4))
+        self.engine = SimpleNamespace(connected=True, problem="an old one", failures=engine_failures)
         new_homes = SimpleNamespace(refused=3)
         table = SimpleNamespace(owned=["p.example", "q.example"], takeovers=1, new_homes=new_homes)
-        homes = SimpleNamespace(table=table, old_homes=SimpleNamespace(deleted=4))
-        parts = SimpleNamespace(node="a", members=self.members, engine=self.engine, homes=homes)
+        homes = SimpleNamespace(table=table, old_homes=SimpleNamespace(deleted=4), failures=home_failures)
+        parts = SimpleNamespace(
+            node="a", members=self.members, engine=self.engine, homes=homes, spool=SimpleNamespace(failures=spool_failures),
+            membership=SimpleNamespace(failures=other_failures),
+        )
         self.view = ClusterView(cast(ClusterParts, parts), self.clock)
 
     def shown(self) -> str:
@@ -39,7 +43,7 @@ class ClusterViewTests(SynchronousTestCase):
         """A member shows its homes, its lease, the age of its last heartbeat, the others, and the engine."""
         numbers = self.view.numbers()
         self.assertEqual((2, 1, {"alive": 1, "silent": 1}, True), (numbers.homes, numbers.takeovers, numbers.nodes, numbers.connected))
-        self.assertEqual((3, 4), (numbers.homes_refused, numbers.homes_deleted))
+        self.assertEqual((3, 4, 1111), (numbers.homes_refused, numbers.homes_deleted, numbers.failures))
         self.assertAlmostEqual(2.6, numbers.lease)
         self.assertAlmostEqual(0.4, numbers.heartbeat)
         text = self.shown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
@@ -229,6 +230,21 @@ class LifeTests(SynchronousTestCase):
         self.pass_time(2.0)
         self.assertEqual(["open"], node.taken)
         self.assertEqual("", node.life.why_closed)
+
+    def test_many_peers_are_dropped(self) -> None:
+        """The doors open when all peers of the old session are dropped."""
+        a, _ = self.joined("a", "b")
+        self.successResultOf(Deferred.fromCoroutine(a.homes.claim(PEER)))
+        a.engine.cut()
+        self.pass_time(6.0)
+        self.assertEqual(["door closed", "close"], a.taken)
+        dropped: Deferred[None] = Deferred()
+        with mock.patch.object(a.homes, "dropped", return_value=dropped):
+            a.engine.go_on()
+            self.pass_time(2.0)
+        self.assertNotIn("open", a.taken)
+        dropped.callback(None)
+        self.assertIn("open", a.taken)
 
     def test_declared_dead(self) -> None:
         """A node that was declared dead closes its doors, drops its peers, and opens the doors again as a new session."""

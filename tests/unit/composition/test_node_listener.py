@@ -24,6 +24,7 @@ from s2sgw.composition.node_listener import (
     LOGGED,
     LOGGED_SECONDS,
     REMEMBERED_SECONDS,
+    RESET_PER_TURN,
     LegPlacing,
     NodeDoor,
     NodeFactory,
@@ -222,6 +223,37 @@ class DoorTests(SynchronousTestCase):
         self.federation.gone(one)
         self.door.close()
         self.assertEqual((one.aborted, other.aborted, self.door.open), (1, 1, 1))
+
+    def test_many_connections_of_a_dead_node(self) -> None:
+        """They are reset some in each turn of the reactor; those that are gone meanwhile are left alone."""
+        self.place(HandOn("b", str(ELSEWHERE)))
+        connections = [Connection() for _ in range(RESET_PER_TURN + 2)]
+        for each in connections:
+            self.federation.handed_on(each, ELSEWHERE)
+        self.door.node_ended("b")
+        self.assertEqual((RESET_PER_TURN, True), (sum(each.aborted for each in connections), self.federation.may_copy()))
+        self.federation.gone(connections[-1])
+        self.clock.advance(0)
+        self.assertEqual(RESET_PER_TURN + 1, sum(each.aborted for each in connections))
+
+    def test_close_of_many(self) -> None:
+        """Nothing is copied until all are reset. What is handed on later is not reset."""
+        connections = [Connection() for _ in range(RESET_PER_TURN + 2)]
+        for each in connections:
+            self.federation.handed_on(each, ELSEWHERE)
+        self.assertTrue(self.federation.may_copy())
+        self.door.close()
+        later = Connection()
+        self.federation.handed_on(later, ELSEWHERE)
+        self.assertEqual((RESET_PER_TURN, False), (sum(each.aborted for each in connections), self.federation.may_copy()))
+        self.federation.gone(connections[-1])
+        self.clock.advance(0)
+        self.assertEqual((RESET_PER_TURN + 1, 0, True), (sum(each.aborted for each in connections), later.aborted, self.federation.may_copy()))
+
+    def test_copies_with_a_lease(self) -> None:
+        """Bytes are copied only with a lease."""
+        door = NodeDoor(self.clock, self.homes, {LOCAL}, KEY, lambda: False)
+        self.assertFalse(LegPlacing(door, "federation").may_copy())
 
 
 def header(purpose: str) -> ProxyHeader:
