@@ -37,7 +37,7 @@ from s2sgw.composition.backends import RECONFIGURED
 from s2sgw.composition.console_listener import ConsoleListener
 from s2sgw.composition.gateway import GatewayComponents, UsedStream, build_gateway
 from s2sgw.composition.limits import backend_admission
-from s2sgw.composition.listeners import Listeners
+from s2sgw.composition.listeners import Listeners, ViewNodes
 from s2sgw.config import Config, ConfigError
 from s2sgw.config.sections import Listener
 from s2sgw.net.admission import Admission
@@ -274,6 +274,7 @@ class RunningGateway:
         self._listeners = Listeners(
             components.reactor, components.backends, self._federation_factory, self._inner_factory, self._listens,
             others=[self._console], committed=self._note_ports,
+            nodes=None if components.cluster is None else self._node_directory(components.cluster),
         )
         self._restored = self._closing = self._samples = self._opened = False
         #: a member of a cluster; None: alone
@@ -307,6 +308,13 @@ class RunningGateway:
         local_domains, reactor = components.running.local_domains, components.reactor
         components.views.why_closed = self._why_closed
         return build_node(parts, self.config.cluster, local_domains, components.secret, handed_on, self, reactor)
+
+    def _node_directory(self, parts: ClusterParts) -> ViewNodes:
+        from s2sgw.composition.server_nodes import NodeDirectory
+
+        listen = self.config.cluster.listen
+        assert listen is not None
+        return NodeDirectory(parts.members, parts.homes, listen, self.components.reactor)
 
     def _why_closed(self, purpose: str) -> str:
         """Return why the listeners of a purpose are closed on this node of a cluster; "": they are open."""

@@ -1,14 +1,18 @@
 """The DNS view: a resolver for the backend alone, in which every domain except the local ones leads to the gateway.
 
 The view answers few questions itself (docs/decisions.md#dns-view). All others are forwarded, concurrently and within bounds, also
-those about the local domains: these never lead to the gateway. Only clients on this machine are answered.
+those about the local domains: these never lead to the gateway. Only clients on this machine are answered, and those that the
+operator lists.
+
+In a cluster each peer leads to the node that is its home, and with a lower priority to the other nodes (docs/cluster.md).
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import dns.exception
 import dns.flags
@@ -27,10 +31,15 @@ from twisted.protocols.policies import TimeoutMixin
 
 from s2sgw.net.dns_transport import Reactor
 from s2sgw.net.dns_upstream import EDNS_PAYLOAD, Upstream, parse_servers
-from s2sgw.xmpp.host_port import HostPort, is_loopback
+from s2sgw.xmpp.host_port import HostPort, canonical, ip_address, is_loopback
 
-#: Seconds for which the backend may keep an answer of the view itself.
+#: Seconds for which the backend may keep an answer of the view itself: of a gateway that is alone, and of a node of a cluster.
 TTL = 60
+NODES_TTL = 5
+#: Seconds in which the home of a peer must be found. Otherwise the answer begins with this node.
+HOME_SECONDS = 1.0
+#: The name below which each node of a cluster has a name.
+NODES_ZONE = dns.name.from_text("nodes.s2sgw.internal.")
 #: Seconds for a forwarded question, over all servers.
 TIMEOUT = 8.0
 #: Questions that are forwarded at once. One more is answered by SERVFAIL.
@@ -48,12 +57,26 @@ _LOCALHOST = dns.name.from_text("localhost.")
 _TCP = b"_tcp"
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class ServerNodes(Protocol):
+    """The nodes of a cluster, as the server of a view reaches them."""
+
+    def ranked(self, peer: str) -> Deferred[list[tuple[int, str]]]:
+        """Return the nodes for the streams to `peer` (A-labels), with their priorities. The name "" is the view's target."""
+
+    def address(self, node: str) -> HostPort | None:
+        """Return where the server connects to a node. `node` is in lower case."""
+
+
 class DNSView:
     """Answers the backend's questions.
 
     `is_local`: whether a name (A-labels, lower case, no final dot) is a domain of the backend.
     `target` and `port`: the gateway's inner listener, as in an SRV record. `forward`: resolvers ("address" or "address:port") for
-    everything else; none: the system's. Raises `ValueError`.
+    everything else; none: the system's. `clients`: who may ask beside this machine. `nodes`: those of a cluster, if there is one.
+    Raises `ValueError`.
     """
 
     def __init__(
@@ -64,11 +87,13 @@ class DNSView:
         target: str = "localhost.",
         forward: Sequence[str] = (),
         *,
+        clients: Sequence[Network] = (),
+        nodes: ServerNodes | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
         self._reactor = reactor
         self._upstream = Upstream(reactor, parse_servers(forward))
-        self._aim(is_local, port, target)
+        self._aim(is_local, port, target, clients, nodes)
         self._timeout = timeout
         self._forwarding: set[Deferred[Message]] = set()
         self._ports: list[Any] = []
@@ -77,16 +102,25 @@ class DNSView:
         self.questions = 0
         self.address: HostPort | None = None
 
-    def _aim(self, is_local: Callable[[str], bool], port: int, target: str) -> None:
+    def _aim(
+        self, is_local: Callable[[str], bool], port: int, target: str, clients: Sequence[Network], nodes: ServerNodes | None,
+    ) -> None:
         self._is_local = is_local
+        self._clients = clients
+        self._nodes = nodes
+        self._port = port
+        self._ttl = TTL if nodes is None else NODES_TTL
         self._target = dns.name.from_text(target).canonicalize()
         self._address = target.removesuffix(".") if _is_ipv4(target) else "127.0.0.1"
         self._srv = f"0 0 {port} {self._target}"
 
-    def configure(self, is_local: Callable[[str], bool], port: int, target: str, forward: Sequence[str]) -> None:
+    def configure(
+        self, is_local: Callable[[str], bool], port: int, target: str, forward: Sequence[str], *, clients: Sequence[Network] = (),
+        nodes: ServerNodes | None = None,
+    ) -> None:
         """Answer by these values from now on (see the class). Raises `ValueError`, and then nothing has changed."""
         found = parse_servers(forward)
-        self._aim(is_local, port, target)
+        self._aim(is_local, port, target, clients, nodes)
         if found != self._upstream.servers:
             self._upstream = Upstream(self._reactor, found)
 
@@ -95,7 +129,7 @@ class DNSView:
     def listen(self, address: str) -> None:
         """Serve UDP and TCP at `address` ("host:port", port 0 for any). Raises `ValueError` or `CannotListenError`."""
         place = HostPort.parse(address, 53) if not address.endswith(":0") else HostPort(address[:-2].strip("[]"), 0)
-        if not is_loopback(place.host):
+        if not is_loopback(place.host) and not self._clients:
             raise ValueError(f"{address}: the DNS view is for this machine alone, it needs a loopback address")
         if place in self._upstream.servers:
             raise ValueError(f"{address}: the DNS view would forward to itself")
@@ -116,6 +150,13 @@ class DNSView:
             client.abort()
         ports, self._ports = self._ports, []
         return gatherResults([port.stopListening() or succeed(None) for port in ports])
+
+    def serves(self, client: str) -> bool:
+        """Return whether the client at this address is answered."""
+        if is_loopback(client):
+            return True
+        address = ip_address(canonical(client)) if self._clients else None
+        return address is not None and any(address in network for network in self._clients)
 
     # --- questions ---
 
@@ -139,17 +180,23 @@ class DNSView:
         if refusal is not None:
             return succeed(_reply(query, refusal))
         own = self._own_answer(query)
+        if isinstance(own, Deferred):
+            return own
         return self._forward(query) if own is None else succeed(own)
 
-    def _own_answer(self, query: Message) -> Message | None:
+    def _own_answer(self, query: Message) -> Message | Deferred[Message] | None:
         """Return the view's own answer; None: the question is forwarded."""
         name = query.question[0].name
+        if self._nodes is not None and name.is_subdomain(NODES_ZONE):
+            return self._node_record(self._nodes, query)
         if name == self._target or name == _LOCALHOST:
             return self._record(query, dns.rdatatype.A, self._address if name == self._target else "127.0.0.1")
         if name.is_subdomain(_LOCALHOST):
             return _negative(query, dns.rcode.NXDOMAIN)
         service = self._service(name)
         if service == b"_xmpp-server":
+            if self._nodes is not None and query.question[0].rdtype == dns.rdatatype.SRV:
+                return self._nodes_record(self._nodes, query)
             return self._record(query, dns.rdatatype.SRV, self._srv)
         if service in (b"_xmpps-server", b"_jabber"):  # jabberd2 asks for the latter, which must not lead past the gateway
             return _negative(query, dns.rcode.NXDOMAIN)
@@ -171,13 +218,43 @@ class DNSView:
         """
         return self._is_local(".".join(label.decode("ascii", "backslashreplace") for label in labels))
 
-    def _record(self, query: Message, rdtype: dns.rdatatype.RdataType, data: str) -> Message:
+    def _record(self, query: Message, rdtype: dns.rdatatype.RdataType, *data: str) -> Message:
         question = query.question[0]
         if question.rdtype != rdtype:
             return _negative(query, dns.rcode.NOERROR)
         reply = _reply(query, dns.rcode.NOERROR)
-        reply.answer.append(dns.rrset.from_text(question.name, TTL, "IN", rdtype, data))
+        reply.answer.append(dns.rrset.from_text(question.name, self._ttl, "IN", rdtype, *data))
         return reply
+
+    # --- the nodes of a cluster ---
+
+    def _node_record(self, nodes: ServerNodes, query: Message) -> Message:
+        """Return the address of a node."""
+        labels = query.question[0].name.canonicalize().relativize(NODES_ZONE).labels
+        place = nodes.address(labels[0].decode("ascii", "backslashreplace")) if len(labels) == 1 else None
+        if place is None:
+            return _negative(query, dns.rcode.NXDOMAIN)
+        return self._record(query, dns.rdatatype.AAAA if ":" in place.host else dns.rdatatype.A, place.host)
+
+    def _nodes_record(self, nodes: ServerNodes, query: Message) -> Deferred[Message]:
+        """Return the nodes for a peer, its home first. If the home is not found in time, this node is."""
+        labels = query.question[0].name.canonicalize().labels[2:-1]
+        peer = ".".join(label.decode("ascii", "backslashreplace") for label in labels)
+        if len(self._forwarding) >= FORWARDED:
+            return succeed(self._record(query, dns.rdatatype.SRV, self._srv))
+        ranked = nodes.ranked(peer).addTimeout(HOME_SECONDS, self._reactor).addErrback(lambda _: [(0, "")])
+        asking = ranked.addCallback(partial(self._ranked_record, nodes, query))
+        self._forwarding.add(asking)
+        return asking.addBoth(self._forwarded, asking)
+
+    def _ranked_record(self, nodes: ServerNodes, query: Message, ranked: Sequence[tuple[int, str]]) -> Message:
+        data = []
+        for priority, node in ranked:
+            place = nodes.address(node.lower()) if node else HostPort(str(self._target), self._port)
+            if place is not None:
+                name = f"{node}.{NODES_ZONE}" if node else place.host
+                data.append(f"{priority} 0 {place.port} {name}")
+        return self._record(query, dns.rdatatype.SRV, *(data or [self._srv]))
 
     # --- forwarding ---
 
@@ -269,7 +346,7 @@ class _ViewDatagrams(DatagramProtocol):
         self._view = view
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
-        if is_loopback(addr[0]):
+        if self._view.serves(addr[0]):
             self._view.respond(datagram, datagram=True).addCallback(self._send, addr)
 
     def _send(self, answer: bytes, addr: Any) -> None:
@@ -333,6 +410,6 @@ class _Clients(Factory):
 
     def buildProtocol(self, addr: Any) -> _Client | None:
         """Return the protocol; None: Twisted closes the connection."""
-        if not is_loopback(addr.host) or len(self._view.clients) >= CLIENTS:
+        if not self._view.serves(addr.host) or len(self._view.clients) >= CLIENTS:
             return None
         return _Client(self._view, self._view._reactor)

@@ -203,6 +203,18 @@ class ClusterHomes(Homes):
         self._perform()
         return bool(await asked.answer)
 
+    async def home_node(self, peer: Domain) -> str | None:
+        """Return the living node that is the home of `peer`; None: it has none, or that is not known now."""
+        if self.table.owns(peer):
+            return self.table.node
+        try:
+            stored = await self._engine.home(peer)
+            owner = None if stored is None else HomeRecord.decode(stored.data).owner
+        except (EngineError, UnreadableRecord):
+            return None
+        state = "over" if owner is None else self._nodes.state_of(owner, self._clock.seconds())
+        return owner.node if owner is not None and state in ("alive", "own") else None
+
     def drain(self) -> Deferred[None]:
         """Give up every peer, and take no other. Fires when this node owns none."""
         if self._drained is None:

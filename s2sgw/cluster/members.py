@@ -187,6 +187,8 @@ class Members:
     ) -> None:
         self.node = node
         self._listener = listener
+        #: where each server behind the gateway connects to this node (`NodeRecord`): the others are told by the next heartbeat
+        self.inner: tuple[tuple[str, str], ...] = ()
         self._identities = identities
         self._times = times or MemberTimes()
         self._settings = settings
@@ -280,6 +282,11 @@ class Members:
         other = self._others.get(node)
         return other.record.listener if other is not None and other.record.alive else None
 
+    def inner_listeners(self, server: str) -> dict[str, str]:
+        """Return where the server of this name connects to each other living node."""
+        records = {node: other.record for node, other in self._others.items() if other.record.alive}
+        return {node: place for node, record in records.items() for name, place in record.inner if name == server}
+
     def listeners(self) -> dict[str, str]:
         """Return where the listeners of all other living nodes are."""
         return {node: other.record.listener for node, other in self._others.items() if other.record.alive}
@@ -351,7 +358,9 @@ class Members:
                 self._must_read = True
                 return
         self._occupant = None
-        born = NodeRecord(self.node, self._identities(), self._listener, draining=self._draining, settings=self._settings)
+        born = NodeRecord(
+            self.node, self._identities(), self._listener, draining=self._draining, settings=self._settings, inner=self.inner,
+        )
         self._put(born, entry.sequence if entry is not None else 0, now)
 
     def _compare(self, entry: Entry | None) -> None:
@@ -395,7 +404,7 @@ class Members:
         session = self._session
         record = NodeRecord(
             self.node, session.identity, self._listener, session.birth, self._beat + 1,
-            alive=not self._leaving, draining=self._draining, settings=self._settings,
+            alive=not self._leaving, draining=self._draining, settings=self._settings, inner=self.inner,
         )  # fmt: skip
         if self._leaving or now >= self._acknowledged + self._times.beat:
             self._put(record, self._sequence, now)

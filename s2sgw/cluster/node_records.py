@@ -38,6 +38,7 @@ class NodeRecord:
 
     `beat` counts the heartbeats. `alive` is False once the session has ended, or another node has declared it dead. `draining`:
     it wants no more peers. `settings`: a digest of what should be equal on all nodes. `birth` is 0 in the first record.
+    `inner`: where each server behind the gateway connects to it, as (name of the server, host:port).
     """
 
     node: str
@@ -48,6 +49,7 @@ class NodeRecord:
     alive: bool = True
     draining: bool = False
     settings: str = ""
+    inner: tuple[tuple[str, str], ...] = ()
 
     def session(self, sequence: int) -> NodeSession:
         """Return the session of this record, whose own sequence is `sequence`."""
@@ -58,6 +60,7 @@ class NodeRecord:
         return _encoded({
             "node": self.node, "identity": self.identity, "listener": self.listener, "birth": self.birth, "beat": self.beat,
             "alive": self.alive, "draining": self.draining, "settings": self.settings,
+            **({"inner": dict(self.inner)} if self.inner else {}),
         })  # fmt: skip
 
     @classmethod
@@ -67,6 +70,7 @@ class NodeRecord:
         return cls(
             _text(words, "node"), _text(words, "identity"), _text(words, "listener"), _number(words, "birth"),
             _number(words, "beat"), _truth(words, "alive"), _truth(words, "draining"), _text(words, "settings"),
+            _texts(words.get("inner", {}), "inner"),
         )  # fmt: skip
 
 
@@ -139,6 +143,12 @@ def _text(words: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise UnreadableRecord(f"{name} is no text")
     return value
+
+
+def _texts(words: Any, name: str) -> tuple[tuple[str, str], ...]:
+    if not isinstance(words, dict):
+        raise UnreadableRecord(f"{name} is no object")
+    return tuple((key, _text(words, key)) for key in words)
 
 
 def _number(words: Mapping[str, Any], name: str) -> int:

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import ServerFactory
 from twisted.python.failure import Failure
 
-from s2sgw.backend.dns_view import DNSView
+from s2sgw.backend.dns_view import DNSView, ServerNodes
 from s2sgw.composition.backends import Backends
 from s2sgw.config import Backend, Config
 from s2sgw.config.errors import key_text
@@ -43,6 +43,16 @@ class InnerListener(NamedTuple):
     endpoint: str
 
 
+class ViewNodes(Protocol):
+    """The nodes of a cluster, for the DNS views (`composition.server_nodes`)."""
+
+    def of(self, config: Config, backend: Backend) -> ServerNodes:
+        """Return the nodes for the server of `backend`."""
+
+    def adopt(self, config: Config) -> None:
+        """Tell the other nodes the inner listeners of `config`."""
+
+
 class PreparedPort(Protocol):
     """Another kind of listener that a reload may change (`composition.console_listener`)."""
 
@@ -59,9 +69,10 @@ class PreparedPort(Protocol):
 class DNSViews:
     """The DNS views of the backends, by their addresses."""
 
-    def __init__(self, reactor: Any, backends: Backends) -> None:
+    def __init__(self, reactor: Any, backends: Backends, nodes: ViewNodes | None = None) -> None:
         self._reactor = reactor
         self._backends = backends
+        self._nodes = nodes
         self._views: dict[str, DNSView] = {}
         self._new: dict[str, DNSView] = {}
         self._wanted: dict[str, Backend] | None = None
@@ -76,7 +87,7 @@ class DNSViews:
                 try:
                     view = DNSView(
                         self._reactor, self._served(backend), port_of(backend.listen), backend.target,
-                        self._backends.forwarders(backend, config),
+                        self._backends.forwarders(backend, config), **self._options(config, backend),
                     )
                     view.listen(address)
                 except (CannotListenError, ValueError, OSError):
@@ -109,9 +120,14 @@ class DNSViews:
             view = of_listener[backend.listen] = self._views[address]
             view.configure(
                 self._served(backend), port_of(backend.listen), backend.target, self._backends.forwarders(backend, config),
+                **self._options(config, backend),
             )
         for endpoint in self._backends.legs:
             self._backends.use_view(endpoint, of_listener.get(endpoint))
+
+    def _options(self, config: Config, backend: Backend) -> dict[str, Any]:
+        nodes = None if self._nodes is None else self._nodes.of(config, backend)
+        return {"clients": backend.dns_view_clients, "nodes": nodes}
 
     def _served(self, backend: Backend) -> Callable[[str], bool]:
         return partial(self._backends.serves, backend.listen)
@@ -130,14 +146,15 @@ class Listeners:
     def __init__(
         self, reactor: Any, backends: Backends, federation: Callable[[Listener], ServerFactory],
         inner: Callable[[str], ServerFactory], opened: Callable[[IListeningPort], object], others: Sequence[PreparedPort] = (),
-        committed: Callable[[], object] = lambda: None,
+        committed: Callable[[], object] = lambda: None, nodes: ViewNodes | None = None,
     ) -> None:
         self._backends = backends
+        self._nodes = nodes
         self._committed = committed
         open_ = partial(listen, reactor)
         self._federation: ListenerSet[Listener] = ListenerSet(open_, federation, opened)
         self._inner: ListenerSet[InnerListener] = ListenerSet(open_, lambda row: inner(row.endpoint), opened)
-        self._views = DNSViews(reactor, backends)
+        self._views = DNSViews(reactor, backends, nodes)
         self._others = others
 
     def prepare(self, config: Config) -> list[NotListening]:
@@ -170,6 +187,8 @@ class Listeners:
         self._federation.commit()
         self._inner.commit()
         self._views.commit(config)
+        if self._nodes is not None:
+            self._nodes.adopt(config)
         for other in self._others:
             other.commit()
         self._committed()

@@ -19,7 +19,7 @@ from s2sgw.xmpp.mechanisms import LEGACY
 
 Complaints = Iterator[Complaint]
 #: Keys that have no effect with a router instead of the server's own s2s.
-_OF_S2S = {"listen", "dns_view", "forward", "target", "tls", "proxy_protocol", "resume"}
+_OF_S2S = {"listen", "dns_view", "dns_view_clients", "forward", "target", "tls", "proxy_protocol", "resume"}
 
 
 def disagreements(
@@ -111,8 +111,13 @@ def shared_routers(backends: tuple[Backend, ...]) -> Complaints:
 def view_keys(backends: tuple[Backend, ...]) -> Complaints:
     for index, backend in enumerate(backends):
         if backend.kind == "s2s" and backend.dns_view is None:
-            for key in sorted(backend.model_fields_set & {"forward", "target"}):
+            for key in sorted(backend.model_fields_set & {"dns_view_clients", "forward", "target"}):
                 yield Complaint(("backend", index, key), "has no effect without dns_view")
+        elif backend.dns_view is not None and not backend.dns_view.is_loopback and not backend.dns_view_clients:
+            text = 'must be a loopback address such as "127.53.0.1:53", unless dns_view_clients lists who may ask'
+            yield Complaint(("backend", index, "dns_view"), text)
+        elif backend.dns_view is not None and backend.dns_view.is_loopback and backend.dns_view_clients:
+            yield Complaint(("backend", index, "dns_view_clients"), "has no effect with dns_view on a loopback address")
 
 
 # --- listeners -------------------------------------------------------------------------------------------------------

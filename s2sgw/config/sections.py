@@ -28,7 +28,6 @@ from s2sgw.policy.values import (
     HostPortKey,
     IPAddressKey,
     ListSource,
-    Loopback,
     Nameserver,
     NetworkKey,
     PeerName,
@@ -38,6 +37,7 @@ from s2sgw.policy.values import (
     Share,
     Size,
     TLSVersion,
+    ViewAddress,
     parse_duration,
     parse_host_port,
 )
@@ -127,7 +127,9 @@ class Backend(Section):
     user: UserName = "s2s"
     secret_file: FilePath | None = None
     listen: ListenEndpoint = "tcp:15270:interface=127.0.0.1"
-    dns_view: Loopback | None = None
+    dns_view: ViewAddress | None = None
+    #: who may ask the DNS view beside this machine
+    dns_view_clients: tuple[NetworkKey, ...] = ()
     forward: tuple[Nameserver, ...] = ()
     target: Hostname = "localhost."
     tls: Literal["required", "optional", "never"] = "required"

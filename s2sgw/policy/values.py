@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, StrictBool, StrictIn
 
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.element import NAME_LENGTH
-from s2sgw.xmpp.host_port import DNS_PORT, S2S_PORT, HostPort, is_address, is_loopback
+from s2sgw.xmpp.host_port import DNS_PORT, S2S_PORT, HostPort, is_address
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 SOCKS_PORT = 1080
@@ -157,11 +157,11 @@ def parse_nameserver(value: object) -> str:
     return str(_address_port(value))
 
 
-def parse_loopback(value: object) -> HostPort:
-    """Return a loopback address for the DNS view, which answers only this machine."""
+def parse_view_address(value: object) -> HostPort:
+    """Return the address of the DNS view: of one interface."""
     found = _address_port(value)
-    if not is_loopback(found.host):
-        raise ValueError(f'must be a loopback address such as "127.53.0.1:53", not "{value}"')
+    if ipaddress.ip_address(found.host).is_unspecified:
+        raise ValueError(f'must be the address of one interface, not "{value}"')
     return found
 
 
@@ -279,7 +279,7 @@ NetworkKey = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValid
 ProxyURL = Annotated[Proxy | Literal["none"], PlainValidator(parse_proxy)]
 RouteKey = Annotated[str, PlainValidator(parse_route)]
 Nameserver = Annotated[str, PlainValidator(parse_nameserver)]
-Loopback = Annotated[HostPort, PlainValidator(parse_loopback)]
+ViewAddress = Annotated[HostPort, PlainValidator(parse_view_address)]
 FilePath = Annotated[Path, PlainValidator(parse_path)]
 AnchorsKey = Annotated[Path | Literal["system"], PlainValidator(parse_anchors)]
 Pin = Annotated[str, PlainValidator(parse_pin)]

@@ -189,14 +189,14 @@ class GatewayTests(SynchronousTestCase):
             startReading=lambda: self.opened.append("accepts"), stopListening=lambda: self.opened.append("stops"),
         )
 
-    def _view(self, reactor: object, served: Any, port: int, target: str, forward: list[str]) -> Any:
+    def _view(self, reactor: object, served: Any, port: int, target: str, forward: list[str], **options: Any) -> Any:
         self.views.append((port, target, forward))
 
         def stop() -> Deferred[None]:
             self.opened.append("view stopped")
             return succeed(None)
 
-        return SimpleNamespace(listen=self.opened.append, stop=stop, configure=lambda *values: None)
+        return SimpleNamespace(listen=self.opened.append, stop=stop, configure=lambda *values, **options: None)
 
     def open(self, *endpoints: str, backends: tuple[Backend, ...] = ()) -> None:
         """Open these listeners of the federation, and those of the backends."""

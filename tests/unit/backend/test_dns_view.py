@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from typing import Any
 
@@ -13,14 +14,16 @@ import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
 from dns.message import Message
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientFactory, DatagramProtocol
 from twisted.protocols.basic import Int16StringReceiver
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.backend import dns_view
-from s2sgw.backend.dns_view import DNSView
+from s2sgw.backend.dns_view import HOME_SECONDS, DNSView
 from s2sgw.net.dns_answer import Status
 from s2sgw.net.resolver import Resolver
+from s2sgw.xmpp.host_port import HostPort
 from tests.support.dns import FakeReactor, FakeServer, FakeStream, connect
 
 VIEW = ("127.53.0.1", 53)
@@ -451,3 +454,115 @@ class LifeTests(ViewCase):
         for number in range(256):
             self.send(struct.pack("!HBBHHHH", number, 1, number, number % 3, number % 2, 0, 1) + bytes([number]) * (number % 40))
         self.assertEqual(self.texts(self.ask("localhost", "A")), ["127.0.0.1"])
+
+
+class NodesForTest:
+    """Two nodes, of which `b` is the home of peer.example."""
+
+    def __init__(self) -> None:
+        self.places = {"a": HostPort("192.0.2.11", 15270), "b": HostPort("2001:db8::2", 15271)}
+        self.answers: list[Deferred[list[tuple[int, str]]]] = []
+        self.asked: list[str] = []
+        self.waits = False
+
+    def ranked(self, peer: str) -> Deferred[list[tuple[int, str]]]:
+        self.asked.append(peer)
+        self.answers.append(Deferred())
+        if not self.waits:
+            self.answers[-1].callback([(0, "B"), (10, "a")] if peer == "peer.example" else [(0, ""), (10, "B"), (20, "gone")])
+        return self.answers[-1]
+
+    def address(self, node: str) -> HostPort | None:
+        return self.places.get(node)
+
+
+class NodesTests(ViewCase):
+    """Tests of a view in a cluster."""
+
+    def make(self, target: str = "localhost.", forward: tuple[str, ...] = ("9.9.9.9",)) -> DNSView:
+        self.nodes = NodesForTest()
+        return DNSView(self.reactor, LOCAL.__contains__, 15270, target, forward, nodes=self.nodes)
+
+    def tearDown(self) -> None:
+        self.assertEqual(self.upstream.asked, [])
+
+    def test_peers(self) -> None:
+        """The home is first, then the others. Answers are short-lived. A node whose listener is not known is left out."""
+        answer = self.ask("_xmpp-server._tcp.Peer.example")
+        self.assertEqual(["0 0 15271 B.nodes.s2sgw.internal.", "10 0 15270 a.nodes.s2sgw.internal."], sorted(self.texts(answer)))
+        self.assertEqual((5, "_xmpp-server._tcp.Peer.example."), (answer.answer[0].ttl, str(answer.answer[0].name)))
+        found = sorted(self.texts(self.ask("_xmpp-server._tcp.other.example")))
+        self.assertEqual(["0 0 15270 localhost.", "10 0 15271 B.nodes.s2sgw.internal."], found)
+        self.assertEqual(["peer.example", "other.example"], self.nodes.asked)
+        self.nodes.places.clear()
+        self.assertEqual(["0 0 15270 localhost."], self.texts(self.ask("_xmpp-server._tcp.peer.example")))
+
+    def test_addresses(self) -> None:
+        """Each node has its address, of one family. Other names of the zone do not exist, and are asked for nowhere else."""
+        self.assertEqual(["192.0.2.11"], self.texts(self.ask("A.nodes.s2sgw.internal", "A")))
+        self.assertEqual(["2001:db8::2"], self.texts(self.ask("b.nodes.s2sgw.internal", "AAAA")))
+        self.assertNegative(self.ask("b.nodes.s2sgw.internal", "A"), dns.rcode.NOERROR)
+        for name in ("c.nodes.s2sgw.internal", "nodes.s2sgw.internal", "x.a.nodes.s2sgw.internal"):
+            self.assertNegative(self.ask(name, "A"), dns.rcode.NXDOMAIN)
+
+    def test_other_questions(self) -> None:
+        """A question of another type, and one for another service, need no home."""
+        self.assertNegative(self.ask("_xmpp-server._tcp.peer.example", "TXT"), dns.rcode.NOERROR)
+        self.assertNegative(self.ask("_xmpps-server._tcp.peer.example"), dns.rcode.NXDOMAIN)
+        self.assertEqual([], self.nodes.asked)
+
+    def test_engine_that_does_not_answer(self) -> None:
+        """After a second the answer is this node alone, and so it is when too many questions wait, or the look-up fails."""
+        self.nodes.waits = True
+        query = dns.message.make_query("_xmpp-server._tcp.peer.example", "SRV").to_wire()
+        self.assertEqual([], self.send(query))
+        self.reactor.advance(HOME_SECONDS)
+        self.reactor.settle()
+        self.assertEqual(["0 0 15270 localhost."], self.texts(dns.message.from_wire(self.client.received[0])))
+        self.patch(dns_view, "FORWARDED", 2)
+        self.assertEqual([[], []], [self.send(query), self.send(query)])
+        self.assertEqual(["0 0 15270 localhost."], self.texts(dns.message.from_wire(self.send(query)[0])))
+        self.nodes.answers[-1].errback(ZeroDivisionError())
+        self.reactor.settle()
+        self.assertEqual(["0 0 15270 localhost."], self.texts(dns.message.from_wire(self.client.received[0])))
+        self.assertEqual([], self.send(query))
+        self.view.stop()
+        self.assertEqual(1, len(self.view._forwarding) + 1)
+
+    def test_alone_again(self) -> None:
+        """Without a cluster names of the zone are like all others, and the answers are those of a gateway that is alone."""
+        self.view.configure(LOCAL.__contains__, 15270, "localhost.", ("9.9.9.9",))
+        answer = self.ask("_xmpp-server._tcp.peer.example")
+        self.assertEqual((["0 0 15270 localhost."], 60), (self.texts(answer), answer.answer[0].ttl))
+        self.ask("a.nodes.s2sgw.internal", "A")
+        self.assertEqual(1, len(self.upstream.asked))
+        self.upstream.asked.clear()
+
+
+class ClientsTests(ViewCase):
+    """Tests of clients on other machines."""
+
+    def test_listed(self) -> None:
+        """A listed client is answered over UDP and TCP, another one is not, and this machine is."""
+        self.view.configure(LOCAL.__contains__, 15270, "localhost.", ("9.9.9.9",), clients=[ipaddress.ip_network("192.0.2.0/28")])
+        query = dns.message.make_query("_xmpp-server._tcp.peer.example", "SRV").to_wire()
+        for source, answers in (("192.0.2.5", 1), ("::ffff:192.0.2.5", 1), ("192.0.2.77", 0), ("2001:db8::1", 0), ("127.0.0.1", 1)):
+            self.assertEqual(bool(answers), self.view.serves(source), source)
+        for source, answers in (("192.0.2.5", 1), ("192.0.2.77", 0)):
+            client = UDPClient()
+            socket = self.reactor.listenUDP(5300, client, interface=source)
+            socket.write(query, VIEW)
+            self.reactor.settle()
+            self.assertEqual(answers, len(client.received), source)
+            _, stream = self.tcp(source)
+            self.assertEqual(not answers, stream.closed)
+        self.view.configure(LOCAL.__contains__, 15270, "localhost.", ("9.9.9.9",))
+        self.assertFalse(self.view.serves("192.0.2.5"))
+
+    def test_address(self) -> None:
+        """A view beyond loopback needs a list of clients."""
+        with self.assertRaises(ValueError):
+            self.view.listen("192.0.2.1:53")
+        self.view.configure(LOCAL.__contains__, 15270, "localhost.", ("9.9.9.9",), clients=[ipaddress.ip_network("192.0.2.5")])
+        self.view.listen("192.0.2.1:53")
+        self.assertEqual(HostPort("192.0.2.1", 53), self.view.address)

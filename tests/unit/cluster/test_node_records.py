@@ -17,8 +17,10 @@ class NodeRecordTests(SynchronousTestCase):
 
     def test_round_trip(self) -> None:
         """Each record comes back as it was."""
-        for record in (RECORD, replace(RECORD, alive=False)):
+        inner = (("a.example", "192.0.2.1:15270"), ("c.example", "192.0.2.1:15271"))
+        for record in (RECORD, replace(RECORD, alive=False), replace(RECORD, inner=inner)):
             self.assertEqual(NodeRecord.decode(record.encode()), record)
+        self.assertNotIn(b"inner", RECORD.encode())  # as earlier releases write it
         pulse = Pulse("a", "x1", 9, {"y1": 3})
         self.assertEqual(Pulse.decode(pulse.encode()), pulse)
         for home in (HomeRecord(None), HomeRecord(NodeSession("a", "x1", 4))):
@@ -32,7 +34,8 @@ class NodeRecordTests(SynchronousTestCase):
     def test_unreadable(self) -> None:
         """Data that is no record, lacks a word, has a wrong one, or is of a newer version is refused."""
         words = json.loads(RECORD.encode())
-        wrong = [{**words, name: None} for name in words] + [{**words, "beat": -1}, {**words, "birth": True}, {**words, "version": 2}, [], 3]
+        wrong = [{**words, "inner": inner} for inner in (None, [], {"a.example": 1})]
+        wrong += [{**words, name: None} for name in words] + [{**words, "beat": -1}, {**words, "birth": True}, {**words, "version": 2}, [], 3]
         for data in [b"", b"\xff", b"{", b"[" * 100_000, *(json.dumps(each).encode() for each in wrong)]:
             self.assertRaises(UnreadableRecord, NodeRecord.decode, data)
         for data in (b"{}", b'{"version":1,"node":"a","identity":"x","number":1,"heard":[]}', b'{"version":1,"node":"a","identity":"x","number":1,"heard":{"y":"1"}}'):

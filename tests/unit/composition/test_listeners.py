@@ -19,8 +19,9 @@ from tests.unit.net.test_listener_set import FakePort
 class ViewForTest:
     """A DNS view that opens nothing."""
 
-    def __init__(self, log: list[str], taken: set[str], reactor: object, served: Any, *values: Any) -> None:
+    def __init__(self, log: list[str], taken: set[str], reactor: object, served: Any, *values: Any, **options: Any) -> None:
         self.values: Any = values
+        self.options = options
         self.served = served
         self.address = ""
         self._log = log
@@ -32,8 +33,8 @@ class ViewForTest:
         self.address = address
         self._log.append(f"view {address}")
 
-    def configure(self, served: Any, *values: Any) -> None:
-        self.served, self.values = served, values
+    def configure(self, served: Any, *values: Any, **options: Any) -> None:
+        self.served, self.values, self.options = served, values, options
 
     def stop(self) -> Deferred[list[Any]]:
         self._log.append(f"view {self.address} stopped")
@@ -134,6 +135,26 @@ class ListenersTests(SynchronousTestCase):
         self.assertEqual("view 127.53.0.1:53 stopped", self.log[-1])
         self.assertEqual(1, len([each for each in self.listeners.stop_views() if each.called]))
 
+    def test_view_in_a_cluster(self) -> None:
+        """Each view has the nodes for its server, and the clients that are listed; the other nodes are told the listeners in force."""
+        adopted: list[Any] = []
+        nodes = SimpleNamespace(of=lambda config, backend: ("nodes of", backend.listen), adopt=adopted.append)
+        self.listeners = Listeners(
+            None, self.backends, lambda row: ("federation", row.tls), lambda endpoint: ("inner", endpoint),  # type: ignore[arg-type, return-value]
+            lambda port: None, nodes=nodes,  # type: ignore[arg-type]
+        )
+        one = backend(15270, "192.0.2.1:53", dns_view_clients=["192.0.2.5"])
+        prepared = self.config("tcp:5269", one)
+        self.assertEqual([], self.listeners.prepare(prepared))
+        self.assertEqual([], adopted)
+        self.change(prepared)
+        view = self.backends.views[one.listen]
+        self.assertEqual(({"clients": one.dns_view_clients, "nodes": ("nodes of", one.listen)}, [prepared]), (view.options, adopted))
+        two = backend(15271, "192.0.2.1:53", dns_view_clients=["192.0.2.6"])
+        self.change(self.config("tcp:5269", two))
+        self.assertEqual({"clients": two.dns_view_clients, "nodes": ("nodes of", two.listen)}, view.options)
+        self.assertEqual(2, len(adopted))
+
     def test_view_of_another_backend(self) -> None:
         """A view that stays open answers for the backend that has its address now, and uses the current name servers."""
         self.change(self.config("tcp:5269", backend(15270, "127.53.0.1:53")))
@@ -141,6 +162,7 @@ class ListenersTests(SynchronousTestCase):
         self.change(self.config("tcp:5269", backend(15271, "127.53.0.1:53", target="gw.example."), nameservers=("192.0.2.9",)))
         self.assertIs(view, self.backends.views["tcp:15271:interface=127.0.0.1"])
         self.assertEqual((15271, "gw.example.", ["192.0.2.9"]), view.values)
+        self.assertEqual({"clients": (), "nodes": None}, view.options)
         self.assertTrue(view.served("tcp:15271:interface=127.0.0.1"))
         self.change(self.config("tcp:5269", backend(15271)))
         self.assertIsNone(self.backends.views["tcp:15271:interface=127.0.0.1"])

@@ -95,6 +95,20 @@ class AgreementTests(ConfigTestCase):
             self.with_gateway('[backend]\nforward = ["192.0.2.1"]\ntarget = "here."\n'),
         )
 
+    def test_view_clients(self) -> None:
+        """A DNS view beyond loopback answers listed clients alone, and one on loopback has no others."""
+        clients = 'dns_view_clients = ["192.0.2.5"]\n'
+        self.assertEqual([], self.with_gateway(f'[backend]\ndns_view = "192.0.2.1"\n{clients}'))
+        self.assertEqual(
+            ['line 4: backend.dns_view: must be a loopback address such as "127.53.0.1:53", unless dns_view_clients lists who may ask'],
+            self.with_gateway('[backend]\ndns_view = "192.0.2.1"\n'),
+        )
+        self.assertEqual(
+            ["line 5: backend.dns_view_clients: has no effect with dns_view on a loopback address"],
+            self.with_gateway(f'[backend]\ndns_view = "127.53.0.1"\n{clients}'),
+        )
+        self.assertEqual(["line 4: backend.dns_view_clients: has no effect without dns_view"], self.with_gateway(f"[backend]\n{clients}"))
+
     def test_impossible_ports(self) -> None:
         """A port that cannot be opened is reported before any other error."""
         self.assertEqual(

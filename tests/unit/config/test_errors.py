@@ -147,7 +147,7 @@ class ComplaintTests(ConfigTestCase):
             ("[limits]\nunproven = 9\n", 'line 4: limits.unproven: must be a percentage above "0%" and up to "100%", such as "25%"'),
             ('[limits]\nunproven = "101%"\n', 'line 4: limits.unproven: must be a percentage above "0%" and up to "100%", such as "25%"'),
             ('[limits]\nnegotiation = "4s"\n', 'line 4: limits.negotiation: must be a duration from "5s" to "5m"'),
-            ("[backend]\ndns_view = \"192.0.2.1\"\n", 'line 4: backend.dns_view: must be a loopback address such as "127.53.0.1:53", not "192.0.2.1"'),
+            ("[backend]\ndns_view = \"192.0.2.1\"\n", 'line 4: backend.dns_view: must be a loopback address such as "127.53.0.1:53", unless dns_view_clients lists who may ask'),
         ):
             self.assertEqual([complaint], self.with_gateway(text))
         self.assertEqual(["line 1: queue: must be a table"], self.complaints('queue = "x"\n' + GATEWAY))

@@ -356,11 +356,12 @@ class ValueTests(SynchronousTestCase):
         self.assertEqual("[::1]:5300", values.parse_nameserver("[::1]:5300"))
         self.refused(values.parse_nameserver, "ns.example", "ns.example:53", 53)
 
-    def test_loopback(self) -> None:
-        """The DNS view must be on loopback."""
-        self.assertEqual(("127.53.0.1", 53), values.parse_loopback("127.53.0.1"))
-        self.assertEqual(("::1", 5300), values.parse_loopback("[::1]:5300"))
-        self.refused(values.parse_loopback, "192.0.2.1:53", "0.0.0.0:53", "localhost:53")
+    def test_view_address(self) -> None:
+        """The DNS view has the address of one interface."""
+        self.assertEqual(("127.53.0.1", 53), values.parse_view_address("127.53.0.1"))
+        self.assertEqual(("::1", 5300), values.parse_view_address("[::1]:5300"))
+        self.assertEqual(("192.0.2.1", 53), values.parse_view_address("192.0.2.1:53"))
+        self.refused(values.parse_view_address, "[::]:53", "0.0.0.0:53", "localhost:53")
 
     def test_paths(self) -> None:
         """A relative path starts at the configuration's folder. An absolute one does not."""
