@@ -200,7 +200,8 @@ class QueuedPeers:
         concerns = partial(self._is_of, peer)
         self._guarded(self._cut_off_queues, peer)
         self._guarded(self._lines.abandon, peer)
-        self._guarded(self._accepted.sessions.end, concerns, True)
+        if self._accepted.sessions.involves(peer):
+            self._guarded(self._accepted.sessions.end, concerns, True)
         for accepted in list(self._accepted.of_home(peer)):
             self._guarded(accepted.abandon, concerns, _DROPPED)
         for initiated in list(self._initiated.of_home(peer)):

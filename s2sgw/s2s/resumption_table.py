@@ -101,6 +101,8 @@ class ResumptionTable:
         self._suspended: dict[str, SuspendedStream] = {}
         self._past: FairDict[str, PastStream] = FairDict(MAX_SUSPENDED, _owner_of)
         self._awaited: Counter[Pair] = Counter()
+        #: the domains of these pairs
+        self._domains: Counter[Domain] = Counter()
 
     def __len__(self) -> int:
         return len(self._suspended)
@@ -114,6 +116,10 @@ class ResumptionTable:
             if abandoned:
                 session.incoming.abandon(concerns)
             self._expire(session)
+
+    def involves(self, domain: Domain) -> bool:
+        """Return whether a stream that broke off had a pair with `domain`."""
+        return domain in self._domains
 
     def awaits(self, pair: Pair) -> bool:
         """Return whether a stream of `pair` broke off and may still be resumed."""
@@ -138,6 +144,7 @@ class ResumptionTable:
             return False
         session = self._suspended[resumption.id] = SuspendedStream(resumption, owner)
         self._awaited.update(session.pairs)
+        self._domains.update(domain for pair in session.pairs for domain in pair)
         owner.incoming.suspend(resumption.counters)
         seconds = min(resumption.seconds, BIDI_RESUME_SECONDS) if owner.shared_stream.suspend(ending) else resumption.seconds
         session.timer = self._clock.callLater(seconds, self._expire, session)
@@ -201,6 +208,7 @@ class ResumptionTable:
     def _take(self, id: str) -> SuspendedStream:
         session = self._suspended.pop(id)
         self._awaited -= Counter(session.pairs)
+        self._domains -= Counter(domain for pair in session.pairs for domain in pair)
         cancel(session.timer)
         session.timer = None  # it refers back to the session
         return session

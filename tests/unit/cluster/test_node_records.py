@@ -34,7 +34,8 @@ class NodeRecordTests(SynchronousTestCase):
     def test_unreadable(self) -> None:
         """Data that is no record, lacks a word, has a wrong one, or is of a newer version is refused."""
         words = json.loads(RECORD.encode())
-        wrong = [{**words, "inner": inner} for inner in (None, [], {"a.example": 1})]
+        others: tuple[object, ...] = (None, [], {"a.example": 1})
+        wrong: list[object] = [{**words, "inner": each} for each in others]
         wrong += [{**words, name: None} for name in words] + [{**words, "beat": -1}, {**words, "birth": True}, {**words, "version": 2}, [], 3]
         for data in [b"", b"\xff", b"{", b"[" * 100_000, *(json.dumps(each).encode() for each in wrong)]:
             self.assertRaises(UnreadableRecord, NodeRecord.decode, data)

@@ -141,7 +141,7 @@ class ListenersTests(SynchronousTestCase):
         nodes = SimpleNamespace(of=lambda config, backend: ("nodes of", backend.listen), adopt=adopted.append)
         self.listeners = Listeners(
             None, self.backends, lambda row: ("federation", row.tls), lambda endpoint: ("inner", endpoint),  # type: ignore[arg-type, return-value]
-            lambda port: None, nodes=nodes,  # type: ignore[arg-type]
+            lambda port: None, nodes=nodes,
         )
         one = backend(15270, "192.0.2.1:53", dns_view_clients=["192.0.2.5"])
         prepared = self.config("tcp:5269", one)

@@ -82,7 +82,10 @@ class ResumptionTableTests(SynchronousTestCase):
             self.keep("x", OUT, BACK)
             self.keep("y", other)
             owner = self.sessions._suspended["x"]
+            domains = {domain for pair in (OUT, BACK, other) for domain in pair}
+            self.assertEqual((True, False), (all(map(self.sessions.involves, domains)), self.sessions.involves(ROOMS)))
             self.sessions.end(OUT.__eq__, abandoned)
+            self.assertEqual(set(other), {domain for domain in domains if self.sessions.involves(domain)})
             self.assertEqual(([], 1), ([*self.sessions._awaited & Counter([OUT])], len(self.sessions)))
             self.assertEqual(abandoned, owner.incoming.abandon.called)  # type: ignore[attr-defined]
             owner.shared_stream.lost.assert_called_once()  # type: ignore[attr-defined]
