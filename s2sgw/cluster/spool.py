@@ -341,6 +341,8 @@ class JetStreamSpool(Spool):
         for each in asked:
             answer = await each
             found += [] if isinstance(answer, SpoolError) else answer
+            if turn.is_over:
+                await turn.pause()
         return found
 
     def quarantine(self, spooled: Spooled, cause: str, at: float) -> None:
@@ -373,6 +375,8 @@ class JetStreamSpool(Spool):
                 await turn.pause()
         for each in asked:
             await each
+            if turn.is_over:
+                await turn.pause()
         await self._quarantine.finished()
         self._quarantine.stop()
         while self._peers:

@@ -19,10 +19,13 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
+import dns.message
+import dns.query
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin.client import ask, socket_path
+from s2sgw.backend.private_ca import PrivateCA
 from s2sgw.cluster.jetstream import JetStreamEngine
 from s2sgw.cluster.jetstream_api import JetStreamAPI, RequestRefused
 from s2sgw.cluster.nats_connection import NATSConnection
@@ -152,6 +155,31 @@ class NodesTests(SynchronousTestCase):
             listener.settimeout(PATIENCE)
             self.command(b, "queue", "release", "peer.example")
             listener.accept()[0].close()
+
+    def test_dns_view(self) -> None:
+        """The DNS view of each node leads the server to the home of a peer first, then to the others, and not to a dead node."""
+        PrivateCA(self.shared)
+        views, inner, nodes = [self.lab.port(), self.lab.port()], [self.lab.port(), self.lab.port()], []
+        for name, view, port in zip("ab", views, inner, strict=True):
+            backend = f'kind = "s2s"\naddress = "127.0.0.1:{self.lab.port()}"\nlisten = "tcp:{port}:interface=127.0.0.1"\ndns_view = "127.0.0.1:{view}"'
+            nodes.append(self.node(name, 'kind = "echo"', backend))
+        a, b = nodes
+        self.ready(a, b)
+        both = [f"0 0 {inner[1]} b.nodes.s2sgw.internal.", f"10 0 {inner[0]} a.nodes.s2sgw.internal."]
+        self.until(b, lambda: self.asked(views[1], "_xmpp-server._tcp.peer.example", "SRV") == both)
+        self.send(a)
+        home = [f"0 0 {inner[0]} a.nodes.s2sgw.internal.", f"10 0 {inner[1]} b.nodes.s2sgw.internal."]
+        for node, view in zip(nodes, views, strict=True):
+            self.until(node, lambda view=view: self.asked(view, "_xmpp-server._tcp.peer.example", "SRV") == home)  # type: ignore[misc]
+        self.assertEqual(["127.0.0.1"], self.asked(views[1], "a.nodes.s2sgw.internal", "A"))
+        assert a.process is not None
+        a.process.kill()
+        self.until(b, lambda: self.asked(views[1], "_xmpp-server._tcp.peer.example", "SRV") == [f"0 0 {inner[1]} b.nodes.s2sgw.internal."])
+
+    def asked(self, view: int, name: str, kind: str) -> list[str]:
+        """Return the records that a DNS view answers with, in order."""
+        answer = dns.query.udp(dns.message.make_query(name, kind), "127.0.0.1", port=view, timeout=PATIENCE)
+        return sorted(record.to_text() for rrset in answer.answer for record in rrset)
 
     def refused(self, node: DemoNode, words: str) -> None:
         """Check that a start ends with status 1 and these words, and that nothing was opened."""
