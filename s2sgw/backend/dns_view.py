@@ -63,6 +63,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class ServerNodes(Protocol):
     """The nodes of a cluster, as the server of a view reaches them."""
 
+    @property
+    def own(self) -> str:
+        """Return the name of this node; "": the target of the view leads to it."""
+
     def ranked(self, peer: str) -> Deferred[list[tuple[int, str]]]:
         """Return the nodes for the streams to `peer` (A-labels), with their priorities. The name "" is the view's target."""
 
@@ -241,8 +245,8 @@ class DNSView:
         labels = query.question[0].name.canonicalize().labels[2:-1]
         peer = ".".join(label.decode("ascii", "backslashreplace") for label in labels)
         if len(self._forwarding) >= FORWARDED:
-            return succeed(self._record(query, dns.rdatatype.SRV, self._srv))
-        ranked = nodes.ranked(peer).addTimeout(HOME_SECONDS, self._reactor).addErrback(lambda _: [(0, "")])
+            return succeed(self._ranked_record(nodes, query, [(0, nodes.own)]))
+        ranked = nodes.ranked(peer).addTimeout(HOME_SECONDS, self._reactor).addErrback(lambda _: [(0, nodes.own)])
         asking = ranked.addCallback(partial(self._ranked_record, nodes, query))
         self._forwarding.add(asking)
         return asking.addBoth(self._forwarded, asking)

@@ -34,6 +34,11 @@ class ServerNodes:
         self._own = own
         self._clock = clock
 
+    @property
+    def own(self) -> str:
+        """Return the name of this node; "": the view's own target leads to it, on this machine alone."""
+        return "" if self._own is None else self._members.node
+
     def ranked(self, peer: str) -> Deferred[list[tuple[int, str]]]:
         """Return the nodes for the streams to `peer`, with their priorities: the home, or else this node, is the first."""
         try:
@@ -49,7 +54,7 @@ class ServerNodes:
         first = home if home in others else own
         ranked = [(HOME if node == first else OTHERS, node) for node in others]
         rank = (HOME if first == own else OTHERS) if own in live else LAST
-        return sorted([*ranked, (rank, own if self._own is not None else "")])
+        return sorted([*ranked, (rank, self.own)])
 
     def address(self, node: str) -> HostPort | None:
         """Return the inner listener of a node. `node` is in lower case."""

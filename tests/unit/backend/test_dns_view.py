@@ -464,6 +464,7 @@ class NodesForTest:
         self.answers: list[Deferred[list[tuple[int, str]]]] = []
         self.asked: list[str] = []
         self.waits = False
+        self.own = ""
 
     def ranked(self, peer: str) -> Deferred[list[tuple[int, str]]]:
         self.asked.append(peer)
@@ -522,9 +523,11 @@ class NodesTests(ViewCase):
         self.patch(dns_view, "FORWARDED", 2)
         self.assertEqual([[], []], [self.send(query), self.send(query)])
         self.assertEqual(["0 0 15270 localhost."], self.texts(dns.message.from_wire(self.send(query)[0])))
+        self.nodes.own = "a"
+        self.assertEqual(["0 0 15270 a.nodes.s2sgw.internal."], self.texts(dns.message.from_wire(self.send(query)[0])))
         self.nodes.answers[-1].errback(ZeroDivisionError())
         self.reactor.settle()
-        self.assertEqual(["0 0 15270 localhost."], self.texts(dns.message.from_wire(self.client.received[0])))
+        self.assertEqual(["0 0 15270 a.nodes.s2sgw.internal."], self.texts(dns.message.from_wire(self.client.received[-1])))
         self.assertEqual([], self.send(query))
         self.view.stop()
         self.assertEqual(1, len(self.view._forwarding) + 1)

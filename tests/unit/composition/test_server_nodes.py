@@ -114,7 +114,7 @@ class ServerNodesTests(SynchronousTestCase):
             nodes = directory.of(configuration(own), own)
             self.assertEqual(None if place is None else HostPort.parse(place, 0), nodes.address("a"))
             first = self.successResultOf(nodes.ranked("p.example"))[0]
-            self.assertEqual((0, "a" if place else ""), first)
+            self.assertEqual(((0, "a" if place else ""), first[1]), (first, nodes.own))
 
     def test_server_name(self) -> None:
         """It is the least of the domains, the same on all nodes."""
