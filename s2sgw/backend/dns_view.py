@@ -31,6 +31,7 @@ from twisted.protocols.policies import TimeoutMixin
 
 from s2sgw.net.dns_transport import Reactor
 from s2sgw.net.dns_upstream import EDNS_PAYLOAD, Upstream, parse_servers
+from s2sgw.net.proxy_protocol import Network
 from s2sgw.xmpp.host_port import HostPort, canonical, ip_address, is_loopback
 
 #: Seconds for which the backend may keep an answer of the view itself: of a gateway that is alone, and of a node of a cluster.
@@ -55,9 +56,6 @@ _HEADER = 12
 _ONION = dns.name.from_text("onion.")
 _LOCALHOST = dns.name.from_text("localhost.")
 _TCP = b"_tcp"
-
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ServerNodes(Protocol):
@@ -246,7 +244,7 @@ class DNSView:
         peer = ".".join(label.decode("ascii", "backslashreplace") for label in labels)
         if len(self._forwarding) >= FORWARDED:
             return succeed(self._ranked_record(nodes, query, [(0, nodes.own)]))
-        ranked = nodes.ranked(peer).addTimeout(HOME_SECONDS, self._reactor).addErrback(lambda _: [(0, nodes.own)])
+        ranked = nodes.ranked(peer).addTimeout(HOME_SECONDS, self._reactor).addErrback(partial(_only, nodes.own))
         asking = ranked.addCallback(partial(self._ranked_record, nodes, query))
         self._forwarding.add(asking)
         return asking.addBoth(self._forwarded, asking)
@@ -287,6 +285,10 @@ class DNSView:
         reply.flags |= answer.flags & dns.flags.AD
         reply.answer, reply.authority, reply.additional = answer.answer, answer.authority, answer.additional
         return reply
+
+
+def _only(node: str, _: object) -> list[tuple[int, str]]:
+    return [(0, node)]
 
 
 def _refusal(query: Message) -> dns.rcode.Rcode | None:

@@ -21,7 +21,7 @@ from s2sgw.xmpp.jid import Domain, InvalidJID
 HOME, OTHERS, LAST = 0, 10, 20
 
 
-class ServerNodes:
+class BackendNodes:
     """The nodes for the server of one backend: `server` is its name in the records of nodes.
 
     `own`: its inner listener on this node, as the other nodes tell it; None: only this machine reaches it.
@@ -68,7 +68,7 @@ class ServerNodes:
 
 
 class NodeDirectory:
-    """Tells the other nodes the inner listeners of this one, and makes the `ServerNodes` of each backend."""
+    """Tells the other nodes the inner listeners of this one, and makes the `BackendNodes` of each backend."""
 
     def __init__(self, members: Members, homes: ClusterHomes, listen: str, clock: IReactorTime) -> None:
         """Take the endpoint string of `[cluster].listen`."""
@@ -77,9 +77,9 @@ class NodeDirectory:
         self._host = listener_place(listen).host
         self._clock = clock
 
-    def of(self, config: Config, backend: Backend) -> ServerNodes:
+    def of(self, config: Config, backend: Backend) -> BackendNodes:
         """Return the nodes for the server of `backend`."""
-        return ServerNodes(self._members, self._homes, server_name(config, backend), self._place(backend), self._clock)
+        return BackendNodes(self._members, self._homes, server_name(config, backend), self._place(backend), self._clock)
 
     def adopt(self, config: Config) -> None:
         """Tell the inner listeners of `config` from now on."""

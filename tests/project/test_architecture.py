@@ -99,9 +99,11 @@ TESTED_ELSEWHERE = {
     # a verdict, with its evidence and assessment
     "authentication.assessment": "unit/authentication/test_judge",
     "authentication.lookups": "unit/authentication/test_judge",
+    "cluster.failures": "unit/cluster/test_removals",
     "cluster.peer_spool": "unit/cluster/test_spool",
     "cluster.quarantine": "unit/cluster/test_spool",
     "cluster.spool_room": "unit/cluster/test_spool",
+    "cluster.turn_slice": "unit/cluster/test_spool",
     # a command is tested as users call it
     "cli.check": "unit/cli/test_main",
     "cli.config": "unit/cli/test_main",

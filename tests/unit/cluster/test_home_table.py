@@ -378,7 +378,7 @@ class HomeTableTests(SynchronousTestCase):
         self.assertEqual([], self.rest())
 
     def test_drained_while_peers_are_dropped(self) -> None:
-        """Who waits is refused, and the homes count as released when all peers were dropped."""
+        """Admissions that wait are refused, and the homes count as released when all peers were dropped."""
         self.patch(home_table, "DROPPED_AT_ONCE", 1)
         self.owned_names(2)
         waiter = self.ask(Q)

@@ -177,7 +177,7 @@ class ClusterHomesTests(SynchronousTestCase):
         self.assertEqual((self.nodes.owners(P), len(self.nodes["a"].custody.taken)), (["a"], 2))
 
     def test_session_ends_with_many_peers(self) -> None:
-        """Until all are dropped, some in each turn, nothing may be written. Whoever waits for that is told at the end."""
+        """Until all are dropped, some in each turn, nothing may be written. What waits for that goes on at the end."""
         self.patch(home_table, "DROPPED_AT_ONCE", 2)
         node = self.nodes["a"]
         for number in range(5):
