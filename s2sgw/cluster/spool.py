@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from heapq import heapify, heappop
 from itertools import count
+from math import inf
 from operator import attrgetter, itemgetter
 from time import thread_time
 from typing import Any, TypeVar
@@ -91,6 +92,8 @@ class JetStreamSpool(Spool):
         #: why no more calls are taken, or ""
         self._closed = ""
         self._close_called: list[Callable[[], None]] = []
+        #: a time before which nothing expires, as it is stored
+        self._quiet_until: float = -inf
         #: peers with removals that are not written -> when they should be
         self._due: dict[PeerSpool, float] = {}
         self._now: list[PeerSpool] = []
@@ -104,6 +107,7 @@ class JetStreamSpool(Spool):
         self.forget(fence.peer, f"the home of {fence.peer} was claimed again")
         self._peers[fence.peer] = peer
         self._next_position = max(self._next_position, peer.next_position)
+        self._quiet_until = min(self._quiet_until, inf if peer.next_deadline is None else peer.next_deadline)
         return peer.summaries()
 
     def release(self, peer: Domain) -> Deferred[None]:
@@ -126,6 +130,7 @@ class JetStreamSpool(Spool):
             else:
                 if not spool.ended:
                     self._peers.setdefault(peer, spool)
+                    self._quiet_until = -inf
                 released.errback(error)
 
         if spool is None:
@@ -202,6 +207,7 @@ class JetStreamSpool(Spool):
         for each in replaces:
             parts.setdefault(self._peer_of(each.pair), ([], []))[1].append(each)
         self._next_position = max(self._next_position, *(row.position + 1 for row in batch), 0)
+        self._quiet_until = min([self._quiet_until, *(self._stored_time(row.deadline) for row in batch)])
         self._append_parts(list(parts.items()), [], done)
 
     def _append_parts(
@@ -259,10 +265,13 @@ class JetStreamSpool(Spool):
     def expired(self, now: float, at_most: int, done: SpoolAnswer[list[Spooled]]) -> None:
         if self._closed:
             self._give(done, SpoolBroken(self._closed))
-        elif at_most < 1:
+        elif at_most < 1 or self._stored_time(now) < self._quiet_until:
             self._give(done, [])
         else:
-            self._answer(self._expired(round(now * 1e6) + self._services.offset, at_most), done)
+            self._answer(self._expired(self._stored_time(now), at_most), done)
+
+    def _stored_time(self, seconds: float) -> int:
+        return round(seconds * 1e6) + self._services.offset
 
     def _answer(self, work: Coroutine[Deferred[Any], Any, _T | SpoolError], done: SpoolAnswer[_T]) -> None:
         """Give the result of `work`. It is an error if the work fails, so that the caller does not wait for ever."""
@@ -283,12 +292,15 @@ class JetStreamSpool(Spool):
 
         late: list[tuple[int, int, PeerSpool]] = []
         turn, numbers = TurnSlice(self._clock), count()
+        earliest, self._quiet_until = inf, inf  # what is appended meanwhile lowers it
         for peer in list(self._peers.values()):
             deadline = peer.next_deadline
+            earliest = min(earliest, inf if deadline is None else deadline)
             if peer.busy or (deadline is not None and deadline <= now):
                 late.append((deadline or 0, next(numbers), peer))
             if turn.is_over:
                 await turn.pause()
+        self._quiet_until = min(self._quiet_until, -inf if late else earliest)
         heapify(late)
         found: list[tuple[int, Pair, int, PeerSpool]] = []
         errors: list[SpoolError] = []

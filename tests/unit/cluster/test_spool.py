@@ -1003,6 +1003,44 @@ class BoundsTests(Case):
         self.assertEqual(self.node.clock.getDelayedCalls(), [])
         self.assertEqual(Node(self.store, PEER).positions(A), [1, 2])
 
+    def test_nothing_expires(self) -> None:
+        """Peers are looked at only when something may have expired: after the earliest deadline that is known, of any peer."""
+        expired, spool = self.node.spool.expired, self.node.spool
+
+        def looked(now: float) -> tuple[bool, list[int]]:
+            with mock.patch.object(self.node.jetstream, "_expired", wraps=self.node.jetstream._expired) as looks:
+                rows = self.node.ask(expired, now, 9)
+            return looks.called, [row.position for row in rows]
+
+        self.node.append(spooled(A, 1, deadline=200), spooled(C, 2, deadline=300))
+        self.assertEqual([(True, []), (False, []), (True, [1])], [looked(now) for now in (150.0, 199.0, 200.0)])
+        spool.remove(A, 1)
+        self.assertEqual([(True, []), (False, [])], [looked(now) for now in (201.0, 299.0)])
+        self.node.append(spooled(A, 3, deadline=250))
+        self.assertEqual([(False, []), (True, [3])], [looked(now) for now in (249.0, 250.0)])
+        spool.remove(A, 3)
+        self.assertEqual((True, []), looked(251.0))
+        self.node.append(spooled(A, 5, deadline=252), spooled(A, 6, deadline=253))
+        self.node.spool.remove(A, 5)
+        self.node.engine.hold()
+        released: list[Any] = []
+        self.node.jetstream.release(PEER).addErrback(released.append)
+        self.assertEqual((True, []), looked(252.0))  # without the peer, which may come back
+        self.node.engine.refuse(EngineError("no"))
+        for call in self.node.engine._waiting:
+            call.fail(EngineError("no"))
+        self.node.answer_all()
+        self.assertEqual(1, len(released))
+        self.node.engine.go_on()
+        self.assertEqual((True, [6]), looked(254.0))
+        spool.remove(A, 6)
+        self.node.write_removals()
+        self.assertEqual((True, []), looked(255.0))
+        other = Node(self.store, PEER)
+        other.append(spooled(A, 4, deadline=260))
+        self.node.claim(PEER)
+        self.assertEqual([(False, []), (True, [4])], [looked(now) for now in (259.0, 260.0)])
+
     # --- many peers ---
 
     def many(self, number: int = 4) -> tuple[Node, list[Pair]]:
