@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from s2sgw.cluster.subjects import NODES_STREAM
 from tests.durability.cluster_account import Round, measure_silence
 from tests.durability.cluster_testbed import HOPPING, ClusterTestbed, large_stanzas
 from tests.lab.relay import Relay
@@ -58,6 +59,7 @@ class ClusterFaults:
             "slow": Fault(self._slow), "reset": Fault(self._reset), "full": Fault(self._full), "nodes": Fault(self._nodes),
             "stop": Fault(self._stop, old=True), "cut": Fault(self._cut, old=True), "alone": Fault(self._alone, old=True),
             "minority": Fault(self._minority), "rolling": Fault(self._rolling), "empty": Fault(self._empty),
+            "deleted": Fault(self._deleted),
             "two": Fault(self._two, old=True),
         }
 
@@ -188,6 +190,15 @@ class ClusterFaults:
         for server in self._bed.engine.servers:
             shutil.rmtree(server.folder / "store")
             await asyncio.to_thread(server.start)
+        await self._begin_anew(found)
+
+    async def _deleted(self, found: Round) -> None:
+        found.text = "the stream of the nodes is deleted"
+        await self._bed.delete_stream(NODES_STREAM)
+        await self._begin_anew(found)
+
+    async def _begin_anew(self, found: Round) -> None:
+        """Wait until all nodes have ended, and start them again."""
         for node in self._bed.nodes:
             if not await self._bed.until(partial(node.has_ended, 1), EMPTY):
                 self.errors.append(f"{found.text}: node {node.name} does not end")

@@ -17,6 +17,8 @@ from typing import Any
 
 from s2sgw.admin.client import RequestFailed, ask, socket_path
 from s2sgw.backend.private_ca import PrivateCA
+from s2sgw.cluster.jetstream_api import JetStreamAPI
+from s2sgw.cluster.nats_connection import NATSConnection
 from s2sgw.runtime.state_directory import keep_secret
 from tests.durability.account import PairAccount
 from tests.durability.cluster_prosody import REAL, ProsodyBehind
@@ -338,6 +340,15 @@ class ClusterTestbed:
     async def restart(self, node: ClusterNode) -> None:
         node.begin()
         await node.runner.ready()
+
+    async def delete_stream(self, name: str) -> None:
+        """Delete a stream of the engine, as an operator may do by mistake."""
+        loop = asyncio.get_running_loop()
+        connection = NATSConnection(self.engine.urls, None, loop)
+        api = JetStreamAPI(connection, loop.time)
+        connection.open()
+        await api.question(api.call, f"STREAM.DELETE.{name}", {})
+        await connection.close()
 
     # --- waiting ---
 
