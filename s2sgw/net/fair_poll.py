@@ -34,7 +34,7 @@ FEW = 16
 #: Seconds of one turn for streams, for datagrams, for listeners, and for strangers. A message needs a few turns.
 PEERS_SECONDS = 0.004
 DATAGRAM_SECONDS = 0.003
-LISTENER_SECONDS = 0.004
+LISTENER_SECONDS = 0.01
 STRANGERS_SECONDS = 0.003
 #: The same for strangers that have closed their side.
 GONE_SECONDS = 0.001

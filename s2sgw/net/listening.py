@@ -28,8 +28,9 @@ from s2sgw.xmpp.ending import Ending
 _FIRST_HANDED_OVER = 3
 
 #: Connections that one listener accepts in one turn of the reactor, and the seconds of CPU after which it accepts no more:
-#: another connection may have to be closed for each. Twisted has no such bounds.
-ACCEPTS, ACCEPT_SECONDS = 128, 0.004
+#: another connection may have to be closed for each. With less time, newcomers would wait long behind a crowd, since the system
+#: queues all connections in one line. Twisted has no such bounds.
+ACCEPTS, ACCEPT_SECONDS = 128, 0.01
 #: Connections that are accepted before the time is read.
 ACCEPTED_AT_ONCE = 4
 

@@ -144,7 +144,7 @@ async def _messages(at: AttackWorld) -> None:
     await _fast(at, "messages")
 
 
-@stage.scenario("eighty sub-domains of one peer that send messages as fast as they can, each on a stream of its own")
+@stage.scenario("eighty sub-domains of one peer that send messages as fast as they can, each on a stream of its own", 240)
 async def _many_messages(at: AttackWorld) -> None:
     certificate, before = guest(at), at.connections("proven")
     files = str(certificate.chain), str(certificate.key)
