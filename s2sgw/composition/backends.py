@@ -344,7 +344,7 @@ class Backends:
         )
 
     def _owner_domains(self, pair: Pair) -> int:
-        """Return how many pairs one peer, or the owner of its certificate, may have sent to a server at a time."""
+        """Return how many streams to a server the owner of `pair` may have at a time (`s2s.owners`)."""
         policy = self._services.running.policies.policy(pair.sender)
         return max(self._config.limits.domains_per_stream, policy.limits.domains)
 

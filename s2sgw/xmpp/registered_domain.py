@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from s2sgw.xmpp.host_port import is_address
+
 #: Second-level names below which national registries register domains: `co.uk`, `com.br`, `ac.jp`.
 _SECOND_LEVEL = re.compile(
     r"(ac|asn|asso|co|com|edu|firm|gen|go|gob|gouv|gov|govt|gub|gv|id|in|ind|info|ltd|me|mil|ne|net|nhs|nic|nom|or|org|plc|priv"
@@ -25,7 +27,7 @@ def registered_domain(name: str) -> str:
     An IP address is returned as it is.
     """
     labels = name.split(".")
-    if labels[-1].isdecimal() or name.startswith("["):
+    if name.startswith("[") or (labels[-1].isdecimal() and is_address(name)):
         return name
     last = ".".join(labels[-2:])
     suffix = 2 if _SECOND_LEVEL.match(last) and (labels[-1] not in _DIRECT or last in _SOLD) else 1

@@ -9,11 +9,15 @@ from s2sgw.xmpp.registered_domain import registered_domain
 
 class RegisteredDomainTests(SynchronousTestCase):
     def test_names(self) -> None:
-        """It has two labels, or three below the second-level names of countries. An address is whole."""
+        """It has two labels, or three below the second-level names of countries. An address is whole.
+
+        A name that only ends as an address does is a name: otherwise each sub-domain of such a name would have a share of its own.
+        """
         for name, registered in (
             ("example.org", "example.org"), ("a.b.example.org", "example.org"), ("org", "org"), ("a.b.co.uk", "b.co.uk"),
             ("co.uk", "co.uk"), ("a.kit.edu", "kit.edu"), ("a.gmx.de", "gmx.de"), ("a.co.example", "co.example"), ("", ""),
             ("a.web.de", "web.de"), ("a.id.nl", "id.nl"), ("a.b.co.de", "b.co.de"), ("a.b.com.pl", "b.com.pl"), ("a.me.uk", "a.me.uk"),
             ("192.0.2.1", "192.0.2.1"), ("198.51.2.1", "198.51.2.1"), ("[2001:db8::1]", "[2001:db8::1]"), ("[::ffff:192.0.2.1]",) * 2,
+            ("a.b.5", "b.5"), ("a.192.0.2.1", "2.1"), ("192.0.2.256", "2.256"),
         ):
             self.assertEqual(registered_domain(name), registered)
