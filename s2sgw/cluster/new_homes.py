@@ -47,4 +47,4 @@ class NewHomes:
 
 
 def _site(peer: Domain) -> str:
-    return peer.ascii if peer.is_address else registered_domain(peer.ascii)
+    return registered_domain(peer.ascii)

@@ -63,7 +63,7 @@ class PastStream:
         self.leg = leg
         self.pairs = pairs
         self.proven = proven
-        #: the registered domain of the other side; if it has several, the first
+        #: the registered domain of the other side; if it has several, the first in alphabetical order
         self.registered = min((registered_domain(pair.sender.ascii) for pair in proven), default="")
 
     def is_of(self, owner: ResumableOwner) -> bool:
