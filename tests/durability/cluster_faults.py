@@ -31,6 +31,8 @@ FULL, EMPTY = 60.0, 120.0
 LARGE, MANY = 50_000, 300
 #: Faults of a node, and others, of which two are made at once.
 OF_NODES, OTHERS = ("kill", "drain", "stop", "cut"), ("server", "slow", "reset", "full", "nodes", "hop", "double")
+#: Steps after which the homes are even.
+SPREADS = 5
 #: The peer that is away while its stream of the engine is filled.
 AWAY = "managed2.example"
 
@@ -59,7 +61,7 @@ class ClusterFaults:
             "slow": Fault(self._slow), "reset": Fault(self._reset), "full": Fault(self._full), "nodes": Fault(self._nodes),
             "stop": Fault(self._stop, old=True), "cut": Fault(self._cut, old=True), "alone": Fault(self._alone, old=True),
             "minority": Fault(self._minority), "rolling": Fault(self._rolling), "empty": Fault(self._empty),
-            "deleted": Fault(self._deleted),
+            "deleted": Fault(self._deleted), "spread": Fault(self._spread),
             "two": Fault(self._two, old=True),
         }
 
@@ -131,6 +133,18 @@ class ClusterFaults:
         found.text = f"orderly restart of node {node.name}"
         await node.stop()
         await self._bed.restart(node)
+
+    async def _spread(self, found: Round) -> None:
+        node = await self._bed.busiest()
+        found.text = f"orderly restart of node {node.name}, which then gets its part of the homes"
+        await node.stop()
+        await self._bed.restart(node)
+        await self._flows(found, f"node {node.name} was restarted")
+        for _ in range(SPREADS):
+            answer = await asyncio.to_thread(node.ask, "cluster spread", {"busy": True})
+            if not answer["plan"]:
+                return
+        self.errors.append(f"{found.text}: the homes are not even: {answer['homes']}, {answer['kept'][:2]}, {answer['missing']}")
 
     async def _rolling(self, found: Round) -> None:
         found.text = "each node and each engine server restarted in order"

@@ -185,6 +185,10 @@ class ClusterNode:
         """Return its listeners for peers, for the server behind it, and for peers that begin with TLS."""
         return self.gateway.port, self.gateway.inner, self.gateway.direct
 
+    def ask(self, verb: str, arguments: dict[str, Any]) -> Any:
+        """Return the answer of its admin socket. Raises `RequestFailed`."""
+        return ask(socket_path(self.gateway.config), verb, arguments)
+
     def streams(self) -> int:
         """Return how many streams it has, or -1 if it does not answer."""
         try:
