@@ -7,7 +7,7 @@ Verbs that show something are asked of every node, and their answers are merged.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ from s2sgw.admin.server import BY, Arguments, Rows, Verb, VerbError, asked_by, c
 from s2sgw.admin.verb_table import TABLE
 from s2sgw.admin.verbs import domain_argument, flag_argument, limit_asked
 from s2sgw.delivery.holds import HoldTarget
-from s2sgw.net.slices import SlicedWork, Slices
+from s2sgw.net.slices import SlicedWork, Slices, in_order
 from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
 
 #: Seconds that another node has for each part of what it shows.
@@ -28,6 +28,8 @@ CHANGE_SECONDS, HOME_SECONDS = 10.0, 60.0
 #: Bytes of the rows of all nodes in one answer, and such answers that are made at a time.
 MERGED_BYTES = 8 * 1024 * 1024
 MERGES = 4
+#: Rows that are merged without a pause.
+AT_ONCE = 500
 
 
 def _number(value: Any) -> float:
@@ -145,14 +147,11 @@ class ClusterVerbs:
             return await self._here(verb, arguments)
         self._begin()
         try:
-            rows, missing = await self._all_rows(verb, arguments)
+            limit = limit_asked(arguments)
+            answers, missing = await self._all_rows(verb, arguments)
+            rows = await self._slices.run(_one_list(answers, verb))
         finally:
             self._merging -= 1
-        order, limit = MERGED[verb], limit_asked(arguments)
-        if order is not None:
-            rows.sort(key=order)
-        if verb == "queue list":
-            rows = _each_hold_once(rows)
         return [*(rows[-limit:] if verb == "refusals" else rows[:limit]), *missing]
 
     def _begin(self) -> None:
@@ -160,19 +159,16 @@ class ClusterVerbs:
             raise VerbError(f"{MERGES} such answers of all nodes are made already; try again, or ask this node alone (--here)")
         self._merging += 1
 
-    async def _all_rows(self, verb: str, arguments: Arguments) -> tuple[list[Any], list[MissingRow]]:
+    async def _all_rows(self, verb: str, arguments: Arguments) -> tuple[list[tuple[str, NodeRows]], list[MissingRow]]:
         others = self._nodes.others()
         at_most = MERGED_BYTES // (1 + len(others))
         own = await self._slices.run(taken_rows(await self._here(verb, arguments), at_most))
         passed = self._passed(verb, arguments)
         calls = {node: self._nodes.rows(node, verb, passed, LOOK_SECONDS, at_most) for node in others}
         answers, missing = await self._of_each(calls)
-        rows: list[Any] = []
-        for node, found in ((self._nodes.name, own), *answers):
-            rows += [{"node": node, **row} for row in found.rows if isinstance(row, dict)]
-            if found.cut:
-                missing.append(MissingRow(node=node, missing=_CUT))
-        return rows, missing
+        found = [(self._nodes.name, own), *answers]
+        missing += [MissingRow(node=node, missing=_CUT) for node, rows in found if rows.cut]
+        return found, missing
 
     async def _summary(self, verb: str, arguments: Arguments) -> Any:
         """Return the answer of this node, with those of the others in `nodes`."""
@@ -288,16 +284,29 @@ def taken_rows(answer: object, at_most: int) -> SlicedWork[NodeRows]:
     return NodeRows(rows, False)
 
 
-def _each_hold_once(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of `queue list`, without those that only repeat a hold: all nodes know what operators hold."""
+def _one_list(answers: Sequence[tuple[str, NodeRows]], verb: str) -> SlicedWork[list[dict[str, Any]]]:
+    """Return the work of merging the rows of nodes, each with its node."""
+    order = MERGED[verb]
+    tagged = ({"node": node, **row} for node, found in answers for row in found.rows if isinstance(row, dict))
+    rows: Iterator[dict[str, Any]] = tagged if order is None else (yield from in_order(tagged, order, AT_ONCE))
+    if verb == "queue list":
+        rows = _each_hold_once(rows)
+    merged: list[dict[str, Any]] = []
+    for row in rows:
+        merged.append(row)
+        if len(merged) % AT_ONCE == 0:
+            yield None
+    return merged
+
+
+def _each_hold_once(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `queue list`, without those that only repeat a hold: all nodes know what operators hold."""
     told: set[tuple[str, ...]] = set()
-    found = []
     for row in rows:
         held = (_peer_name(row), *map(str, row.get("held") or ()))
         if row.get("stanzas") or held not in told:
-            found.append(row)
+            yield row
         told.add(held)
-    return found
 
 
 def _together(key: str, own: Any, others: Sequence[Any]) -> Any:

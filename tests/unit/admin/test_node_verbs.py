@@ -127,6 +127,18 @@ class EveryNodeTests(NodeVerbsCase):
             self.nodes.answers = {("b", verb): [{key: value} for value in others], ("c", verb): []}
             self.assertEqual(wanted, [row[key] for row in self.ask(verb, limit=3)])
 
+    def test_many_rows(self) -> None:
+        """Many rows are merged in slices: no turn of the reactor takes all of them."""
+        self.own["peers"] = [{"peer": f"p{number:05}"} for number in range(0, 6000, 2)]
+        self.nodes.answers = {("b", "peers"): [{"peer": f"p{number:05}"} for number in range(1, 6000, 2)], ("c", "peers"): []}
+        steps = 0
+        work = node_verbs._one_list([("a", NodeRows(self.own["peers"], False)), ("b", NodeRows(self.nodes.answers["b", "peers"], False))], "peers")
+        for _ in work:
+            steps += 1
+        self.assertGreaterEqual(steps, 2 * 6000 // node_verbs.AT_ONCE - 2)
+        rows = self.ask("peers", limit=6000)
+        self.assertEqual(([f"p{number:05}" for number in range(6000)], ["a", "b"] * 3000), ([row["peer"] for row in rows], [row["node"] for row in rows]))
+
     def test_holds(self) -> None:
         """A hold that all nodes know is listed once: with the stanzas of its peer, if there are some. Others are listed too."""
         def row(peer: str, stanzas: int, *held: str) -> dict[str, Any]:
