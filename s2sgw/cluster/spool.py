@@ -291,7 +291,7 @@ class JetStreamSpool(Spool):
             return peer.expired(now, at_most)
 
         late: list[tuple[int, int, PeerSpool]] = []
-        turn, numbers = TurnSlice(self._clock), count()
+        turn, numbers = TurnSlice(self._deliver), count()
         earliest, self._quiet_until = inf, inf  # what is appended meanwhile lowers it
         for peer in list(self._peers.values()):
             deadline = peer.next_deadline
@@ -342,7 +342,7 @@ class JetStreamSpool(Spool):
         """Return the totals of all lanes. A peer that is given back meanwhile, or gives an error, has another home."""
         asked: list[Deferred[list[LaneSummary] | SpoolError]] = []
         found: list[LaneSummary] = []
-        turn = TurnSlice(self._clock)
+        turn = TurnSlice(self._deliver)
         for peer in list(self._peers.values()):
             if peer.busy:
                 asked.append(self._asked(peer, _summaries))
@@ -378,7 +378,7 @@ class JetStreamSpool(Spool):
             Deferred.fromCoroutine(self._close(list(self._peers.values()))).addErrback(self._failed).addCallback(self._ended)
 
     async def _close(self, peers: Sequence[PeerSpool]) -> None:
-        turn = TurnSlice(self._clock)
+        turn = TurnSlice(self._deliver)
         asked: list[Deferred[SpoolError | None]] = []
         for peer in peers:
             if peer.busy or peer.has_removals:

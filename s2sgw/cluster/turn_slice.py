@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from time import thread_time
 
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred
 
 #: Seconds of CPU of one turn.
 SLICE_SECONDS = 0.005
 
 
 class TurnSlice:
-    """Begins now. A loop asks `is_over` after each step, and awaits `pause` then."""
+    """Begins now. A loop asks `is_over` after each step, and awaits `pause` then. `soon` makes a call in a later turn."""
 
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
+    def __init__(self, soon: Callable[[Callable[[], None]], None]) -> None:
+        self._soon = soon
         self._end = thread_time() + SLICE_SECONDS
 
     @property
@@ -24,9 +25,8 @@ class TurnSlice:
         return thread_time() >= self._end
 
     async def pause(self) -> None:
-        """Wait for the next turn of the reactor, and begin anew."""
-        await deferLater(self._clock, 0, _nothing)
+        """Wait for one of the next turns of the reactor, and begin anew."""
+        turn: Deferred[None] = Deferred()
+        self._soon(partial(turn.callback, None))
+        await turn
         self._end = thread_time() + SLICE_SECONDS
-
-
-def _nothing() -> None: ...
