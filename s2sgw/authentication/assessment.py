@@ -31,6 +31,8 @@ class Assessment:
     verdict: Verdict
     attempts: tuple[Attempt, ...]
     policy: PeerPolicy
+    #: the keys of the peer that were known
+    keys: KnownKeys = field(default_factory=KnownKeys)
 
     @property
     def proven(self) -> bool:
@@ -69,7 +71,7 @@ class ProofRunner:
             policy, attempts, role=evidence.role, secured=secured, tls_version=evidence.tls_version,
             key=keys.standing(evidence.chain), remembered=standing.remembered,
         )
-        return Assessment(verdict, attempts, policy)
+        return Assessment(verdict, attempts, policy, standing.keys)
 
     def _attempts(self, policy: PeerPolicy, evidence: Evidence, keys: KnownKeys) -> Iterator[Attempt]:
         presented = self.recent.presented(evidence.chain)

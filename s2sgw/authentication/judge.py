@@ -21,11 +21,13 @@ from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.verdict import Verdict
 from s2sgw.stream.events import JudgementNeeded, Method, Permission, Refusal
 from s2sgw.trust.evidence import Evidence, ProofMethod, Role
-from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.wall_clock import WallClock, date_of
 
+#: Attempts to judge a first use that is lost to another node.
+JUDGED = 3
 #: Handshakes that are recorded of one stream.
 HANDSHAKES_PER_STREAM = 64
 
@@ -95,7 +97,7 @@ class Judge:
         `target` is the place that we connected to. None: the peer connected to us. The look-ups are made for `requester`. None:
         for the gateway itself.
         """
-        evidence, found = await self._found(connection, question.peer, role, target, requester, self._time_to_judge)
+        evidence, found = await self._agreed(connection, question.peer, role, target, requester)
         targets: tuple[Target, ...] = (target,) if target else ()
         if found.verdict.hold:
             targets = await self._look_ups.targets(question.peer, found.policy.route, requester)
@@ -106,6 +108,24 @@ class Judge:
         if found.verdict.learn == "with-dialback":
             self._first_uses.setdefault(connection, set()).add(question.peer)
         return found.verdict
+
+    async def _agreed(
+        self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None, requester: Requester | None,
+    ) -> tuple[Evidence, Assessment]:
+        """Return the evidence and an assessment that other nodes agree with: a first use rests on what all of them know (R20)."""
+        for _ in range(JUDGED):
+            evidence, found = await self._found(connection, peer, role, target, requester, self._time_to_judge)
+            if found.verdict.learn != "now":
+                return evidence, found
+            try:
+                if await self._peer_records.agree(evidence, found.verdict, found.keys):
+                    return evidence, found
+                why = "other nodes learn other keys"
+            except OSError as error:
+                why = str(error)
+                break
+        reasons = (*found.verdict.reasons, f"the key cannot be remembered: {why}")
+        return evidence, replace(found, verdict=Verdict(ending=Ending(Cause.NO_NODE), reasons=reasons))
 
     def agreed(self, connection: StreamConnection) -> tuple[Domain, ...]:
         """Return the peers that have agreed on a zero handshake, and whose key the other end has presented (XEP-0361)."""

@@ -64,10 +64,6 @@ class SharedHolds(Holds):
     def _of(self, pair: Pair) -> _Targets:
         return self._targets.get(self._home(pair), {})
 
-    async def current(self) -> None:
-        """Return when every hold that was made before this call is known here. Errors: `EngineGone`."""
-        await self.table.current()
-
     def abandon(self, peer: Domain) -> None:
         """Forget which stanzas of `peer` were gone here: another node has its queues."""
         self._forget_ended([target for target in self._ended if self._peer(target) == peer])
@@ -132,17 +128,18 @@ class SharedHolds(Holds):
             self._forget_ended(targets)
             return None
 
-        def failed() -> None:
-            self._ended.update({target: False for target in targets if target in self._ended})
+        def done(made: bool) -> None:
+            if not made:
+                self._ended.update({target: False for target in targets if target in self._ended})
 
         self._ended.update(dict.fromkeys(targets, True))
-        self.table.begin_change(key_word(peer), edit, failed)
+        self.table.begin_change(key_word(peer), edit, done)
 
     def _forget_ended(self, targets: Collection[HoldTarget]) -> None:
         for target in targets:
             self._ended.pop(target, None)
 
-    def _taken(self, key: str, data: bytes | None) -> None:
+    def _taken(self, key: str, data: bytes | None, own: bool) -> None:
         peer = domain_of_word(key)
         if peer is None:
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.defer import TimeoutError as TwistedTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -30,16 +30,16 @@ class NotChanged(OSError):
 
 
 class SharedTable:
-    """The values below `prefix`. `taken` is called with each value that is new or changed, and that of a removal with None.
+    """The values below `prefix`. `may_change` returns whether this node may change values now.
 
-    `may_change` returns whether this node may change values now.
+    `taken` is called with each value that is new or changed (that of a removal is None), and whether this node has changed it.
     """
 
     log = Logger("s2sgw")
 
     def __init__(
         self, engine: ClusterEngine, prefix: str, clock: IReactorTime, may_change: Callable[[], bool],
-        taken: Callable[[str, bytes | None], None],
+        taken: Callable[[str, bytes | None, bool], None],
     ) -> None:
         self._engine = engine
         self._prefix = prefix
@@ -47,6 +47,9 @@ class SharedTable:
         self._may_change = may_change
         self._taken = taken
         self._entries: dict[str, Entry] = {}
+        #: the values that are being written, and the locks of those that are being changed
+        self._writing: dict[str, bytes] = {}
+        self._locks: dict[str, DeferredLock] = {}
         self._watch: Watch | None = None
         #: the callers of `current`: those whose reading is under way, and those that came since
         self._waiting: list[Deferred[None]] = []
@@ -67,13 +70,14 @@ class SharedTable:
         return [key for key, entry in self._entries.items() if entry.data is not None]
 
     def _told(self, entry: Entry) -> None:
-        self._take(entry._replace(key=entry.key.removeprefix(f"{self._prefix}.")))
+        key = entry.key.removeprefix(f"{self._prefix}.")
+        self._take(entry._replace(key=key), key in self._writing and self._writing[key] == entry.data)
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: Entry, own: bool) -> None:
         known = self._entries.get(entry.key)
         if known is None or known.sequence < entry.sequence:
             self._entries[entry.key] = entry
-            self._taken(entry.key, entry.data)
+            self._taken(entry.key, entry.data, own)
 
     async def current(self) -> None:
         """Return when every change that was made before this call is known here. Errors: `EngineGone`.
@@ -119,30 +123,48 @@ class SharedTable:
         try:
             return await changing.addTimeout(CHANGE_SECONDS, self._clock)
         except TwistedTimeout:
-            raise NotChanged("the engine does not answer: whether this was done is not known yet") from None
+            raise NotChanged("the engine does not answer yet, and may still do it later") from None
         except EngineError as error:
             raise NotChanged(str(error)) from None
 
     async def _change(self, key: str, edit: Edit) -> bool:
+        """Change a value. Changes of one value on this node wait for each other: they would all lose but one."""
+        lock = self._locks.setdefault(key, DeferredLock())
+        await lock.acquire()
+        try:
+            return await self._change_alone(key, edit)
+        finally:
+            lock.release()
+            if not lock.locked:
+                del self._locks[key]
+
+    async def _change_alone(self, key: str, edit: Edit) -> bool:
         for _ in range(ATTEMPTS):
             entry = self._entries.get(key)
             data = edit(None if entry is None else entry.data)
             if data is None:
                 return False
+            self._writing[key] = data
             try:
                 sequence = await self._engine.put(f"{self._prefix}.{key}", data, 0 if entry is None else entry.sequence)
             except Conflict:
                 await self.current()
                 continue
-            self._take(Entry(key, sequence, data))
-            return True
+            else:
+                self._take(Entry(key, sequence, data), own=True)
+                return True
+            finally:
+                del self._writing[key]
         raise NotChanged("other nodes change this again and again: try again")
 
-    def begin_change(self, key: str, edit: Edit, failed: Callable[[], None]) -> None:
-        """Change a value in the background. `failed` is called if that was not possible."""
-        Deferred.fromCoroutine(self.change(key, edit)).addErrback(self._not_changed, failed)
+    def begin_change(self, key: str, edit: Edit, done: Callable[[bool], None]) -> None:
+        """Change a value in the background. `done` is called with whether that was possible."""
+        Deferred.fromCoroutine(self.change(key, edit)).addCallbacks(self._changed, self._not_changed).addCallback(done)
 
-    def _not_changed(self, failure: Failure, failed: Callable[[], None]) -> None:
+    def _changed(self, made: bool) -> bool:
+        return True
+
+    def _not_changed(self, failure: Failure) -> bool:
         if failure.check(OSError, CancelledError) is None:
             self.log.failure("a value of the shared table could not be changed", failure)
-        failed()
+        return False

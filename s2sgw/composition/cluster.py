@@ -23,7 +23,11 @@ from s2sgw.cluster.nats_connection import Login
 from s2sgw.cluster.new_homes import NewHomes
 from s2sgw.cluster.questions import Questions
 from s2sgw.cluster.reactor_loop import ReactorLoop
+from s2sgw.cluster.shared_book import SharedBook
 from s2sgw.cluster.shared_holds import SharedHolds
+from s2sgw.cluster.shared_keys import SharedKeys
+from s2sgw.cluster.shared_pending import SharedPending
+from s2sgw.cluster.shared_proofs import SharedProofs
 from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings, digest
 from s2sgw.cluster.spool import JetStreamSpool
 from s2sgw.cluster.subjects import SPOOL_STREAMS
@@ -36,8 +40,10 @@ from s2sgw.delivery.custody import Custody
 from s2sgw.ingress.homes import home_of
 from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.net.write_permission import WriteLease
+from s2sgw.runtime.policy_change import PeerStreams
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.initiated_streams import InitiatedStreams
+from s2sgw.stream.dialback import derive
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.wall_clock import WallClock
@@ -86,7 +92,7 @@ class EngineParts:
     notices: MembershipNotices
     lease: WriteLease
     settings: SettingsGuard
-    holds: SharedHolds
+    book: SharedBook
     new_homes: NewHomes
 
 
@@ -131,10 +137,14 @@ def build_engine(
 
     lease = WriteLease(may_write, reactor)
     settings = SettingsGuard(engine, node, shared_settings(config, secret), reactor)
-    holds = SharedHolds(engine, reactor, membership.may_write, home, report)
+    may, buckets = membership.may_write, derive(secret, "buckets")
+    book = SharedBook(
+        SharedHolds(engine, reactor, may, home, report), SharedKeys(engine, reactor, may, buckets, report),
+        SharedPending(engine, reactor, may, buckets, report), SharedProofs(engine, reactor, may, buckets, report),
+    )
     new_homes = NewHomes(cluster.new_homes)
     return EngineParts(
-        node, loop, engine, spool, members, membership, notices, lease, settings, holds, new_homes,
+        node, loop, engine, spool, members, membership, notices, lease, settings, book, new_homes,
     )
 
 
@@ -143,13 +153,15 @@ def build_cluster(
     initiated: InitiatedStreams, reactor: Any,
 ) -> ClusterParts:
     """Build the homes of peers, which are claimed from now on before stanzas enter a queue."""
-    peers = QueuedPeers(custody, ingress_services, accepted, initiated, parts.spool, parts.holds)
-    parts.holds.changed = peers.holds_changed
+    peers = QueuedPeers(custody, ingress_services, accepted, initiated, parts.spool, parts.book.holds, parts.book.current)
+    parts.book.holds.changed = peers.holds_changed
+    streams = PeerStreams(custody.queues, accepted, initiated)
+    parts.book.keys.approved, parts.book.keys.revoked = streams.wake, streams.close
     homes = ClusterHomes(HomeTable(parts.node, parts.members, parts.new_homes), parts.members, parts.engine, peers, reactor)
     ingress_services.homes = parts.notices.homes = homes
     return ClusterParts(
         parts.node, parts.loop, parts.engine, parts.spool, parts.members, parts.membership, parts.notices, parts.lease,
-        parts.settings, parts.holds, parts.new_homes, homes,
+        parts.settings, parts.book, parts.new_homes, homes,
     )
 
 

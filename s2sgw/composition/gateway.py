@@ -63,7 +63,7 @@ from s2sgw.net.slices import Slices
 from s2sgw.net.threads import ReactorThreads, Threads
 from s2sgw.net.tls import ClientTLS
 from s2sgw.net.turns import Turns
-from s2sgw.peerdb.peer_records import PeerRecords
+from s2sgw.peerdb.peer_records import PeerRecords, SharedStores
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.daily_report import DailyReport
 from s2sgw.reporting.live_events import LiveEvents
@@ -199,8 +199,11 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
     running = RunningConfiguration(config, reactor, threads)
     own_ports = OwnPorts()
 
+    engine = engine_of(running, reactor, wall, secret)
+
     # 2. the record, the log, and the records of peers
-    peer_records = PeerRecords.at(state, reactor.callFromThread, config.limits.peer_records, running.policies.lists)
+    shared = None if engine is None else stores_of(engine)
+    peer_records = PeerRecords.at(state, reactor.callFromThread, config.limits.peer_records, running.policies.lists, shared)
     record = EventRecord(
         wall, log, peer_records.refusals, narrowest_site, LiveEvents(reactor.callFromThread), unrecorded={VISITOR.text},
     )
@@ -212,9 +215,8 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
 
     # 3. custody
     commit_times = CommitTimes()
-    engine = engine_of(running, reactor, wall, secret)
     spool = build_spool(running, state, reactor, wall, commit_times) if engine is None else engine.spool
-    holds = None if engine is None else engine.holds
+    holds = None if engine is None else engine.book.holds
     custody = build_running_custody(running, state, reactor, wall, record, spool, slices, holds)
     queues = custody.queues
     filters = StanzaFilters(running.policies, reactor)
@@ -341,6 +343,12 @@ def engine_of(running: RunningConfiguration, reactor: Any, wall: WallClock, secr
     from s2sgw.composition.cluster import build_engine
 
     return build_engine(running.config, running.local_domains, reactor, wall, secret, SpoolLog(reactor).report)
+
+
+def stores_of(engine: EngineParts) -> SharedStores:
+    """Return the records of peers that the nodes of a cluster share."""
+    book = engine.book
+    return SharedStores(book.keys, book.keys.keep_in, book.pending, book.proofs)
 
 
 def view_of(cluster: ClusterParts | None, reactor: Any) -> ClusterSource | None:

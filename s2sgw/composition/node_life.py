@@ -113,7 +113,7 @@ class NodeLife:
             await self._port.open()
         except (CannotListenError, ValueError) as error:
             raise EngineUnfit(f"cluster.listen: {error}") from error
-        parts.holds.table.start()
+        parts.book.start()
         parts.questions.add(YIELD.strip(), parts.homes.answer)
         parts.engine.answer(parts.node, parts.questions.answer)
         parts.homes.start()
@@ -160,11 +160,13 @@ class NodeLife:
         """Open the doors, if this node fits to the others that are members now."""
         try:
             await self._parts.settings.agree(session.birth)
-            await self._parts.holds.current()
+            await self._parts.book.current()
+            await self._parts.book.restore()
             self._check_place()
         except EngineUnfit as error:
             self._doors.give_up(str(error))
-        except EngineGone:
+        except (EngineGone, OSError):
+            await deferLater(self._clock, READ_AGAIN)
             if self._parts.members.session == session and not self._leaving:
                 self._begin(self._admit(session))
         else:
@@ -177,7 +179,7 @@ class NodeLife:
     async def _read_again(self) -> None:
         """Open the doors when it is known here what operators have decided meanwhile."""
         try:
-            await self._parts.holds.current()
+            await self._parts.book.current()
         except EngineGone:
             await deferLater(self._clock, READ_AGAIN)
             if not self._leaving:
@@ -230,6 +232,7 @@ class NodeLife:
                 await self._bounded(self._membership_left, LEAVE_SECONDS, "the other nodes were not told that this one leaves")
             parts.homes.stop()
             parts.membership.stop()
+            parts.book.stop()
         for call in list(self._calls):
             call.cancel()
         self.door.close()

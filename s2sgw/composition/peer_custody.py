@@ -6,7 +6,7 @@ that is still to come, nor a receipt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from functools import partial
 from math import inf
 from typing import ParamSpec, Protocol
@@ -29,7 +29,7 @@ from s2sgw.spool.interface import LaneSummary, SpoolError
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
-#: Seconds before the operators' holds are read again, if the engine does not answer.
+#: Seconds before operators' decisions are read again, if the engine does not answer.
 READ_AGAIN = 1.0
 #: Queues that follow a change of holds in one turn of the reactor.
 AT_ONCE = 25
@@ -69,8 +69,6 @@ class PeerHolds(Protocol):
 
     def ended(self, pair: Pair, positions: Collection[int]) -> None: ...
 
-    async def current(self) -> None: ...
-
     def abandon(self, peer: Domain) -> None: ...
 
 
@@ -81,12 +79,13 @@ class QueuedPeers:
 
     def __init__(
         self, custody: Custody, ingress_services: IngressServices, accepted: AcceptedStreams, initiated: InitiatedStreams,
-        spool: PeerLanes, holds: PeerHolds,
+        spool: PeerLanes, holds: PeerHolds, read_book: Callable[[], Awaitable[None]],
     ) -> None:
         """Take the parts of a gateway that was built and is not open: queues and streams are listed by their homes from now on.
 
         `spool` and `holds` are those of `custody`. The `peer_of` of the spool must be `ingress_services.home`. Set
-        `ingress_services.homes` next, so that the home of each pair is claimed before its stanzas enter a queue.
+        `ingress_services.homes` next, so that the home of each pair is claimed before its stanzas enter a queue. `read_book`
+        returns when all is known here that operators have decided (`cluster.shared_book`).
         """
         self._custody = custody
         self._queues = custody.queues
@@ -97,6 +96,7 @@ class QueuedPeers:
         self._initiated = initiated
         self._spool = spool
         self._holds = holds
+        self._read_book = read_book
         #: the peers that are being taken, or closed, each with the mark of that call; `drop` takes it away
         self._taking: dict[Domain, object] = {}
         self._closing: dict[Domain, object] = {}
@@ -130,12 +130,12 @@ class QueuedPeers:
     async def take(self, fence: Fence, logs: PeerLogs) -> Ending | None:
         """Make the queues of the fence's peer behind what the engine has of them; return why that is impossible, or None.
 
-        Every hold that an operator has set before the claim is known by then. If the peer is dropped meanwhile, no more is done.
+        All that operators have decided before the claim is known by then. If the peer is dropped meanwhile, no more is done.
         """
         peer = fence.peer
         mark = self._taking[peer] = object()
         try:
-            await self._read_holds()
+            await self._book_read()
             if self._taking.get(peer) is not mark:
                 return _DROPPED
         finally:
@@ -154,10 +154,10 @@ class QueuedPeers:
         self._custody.restore.restore(summaries)
         return None
 
-    async def _read_holds(self) -> None:
+    async def _book_read(self) -> None:
         while True:
             try:
-                await self._holds.current()
+                await self._read_book()
             except EngineError:
                 await deferLater(self._clock, READ_AGAIN)
             else:

@@ -788,23 +788,23 @@ class DeliveryQueue:
 
     def release(self, position: int | None = None) -> None:
         """End a hold. Releasing the whole queue also releases its single stanzas."""
-        self._out_of_order = self._out_of_order or bool(self.parked)
         if position is None:
-            self.parked = NO_POSITIONS
-            self.held = False
+            self._set_holds(False, NO_POSITIONS)
         else:
-            self.parked = self.parked - {position}
-        self._set_in_order()
+            self._set_holds(self.held, self.parked - {position})
         self.flush()
 
     def follow_holds(self, held: bool, parked: AbstractSet[int]) -> None:
         """Hold back this much from now on: an operator has changed it on another node."""
         released = (self.held and not held) or not self.parked <= parked
-        self._out_of_order = self._out_of_order or bool(self.parked)
-        self.held, self.parked = held, frozenset(parked) if parked else NO_POSITIONS
+        self._set_holds(held, frozenset(parked) if parked else NO_POSITIONS)
         if released:
-            self._set_in_order()
             self.flush()
+
+    def _set_holds(self, held: bool, parked: frozenset[int]) -> None:
+        self._out_of_order = self._out_of_order or bool(self.parked)
+        self.held, self.parked = held, parked
+        self._set_in_order()
 
     def flush(self) -> None:
         """Try now, ignoring the back-off."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -99,6 +99,21 @@ def key_of(chain: Sequence[bytes]) -> Fingerprint | None:
         return None
 
 
+def known_keys(keys: Collection[RememberedKey], at: float) -> KnownKeys:
+    """Return which of the keys of a peer are valid at `at`."""
+    live = [each for each in keys if each.counts(at)]
+    return KnownKeys(
+        frozenset(each.key for each in live if each.origin == "operator"),
+        frozenset(each.key for each in live if each.origin == "first-use"),
+        frozenset(each.key for each in keys if each.revoked is not None),
+    )
+
+
+def age(key: RememberedKey) -> tuple[float, str]:
+    """Return the order of the keys of one peer."""
+    return key.at, str(key.key)
+
+
 class PeerKeys:
     """A `KeyStore` (see `peerdb.stores`): in memory, and in a `PeerDatabase`."""
 
@@ -111,7 +126,7 @@ class PeerKeys:
             found = RememberedKey(name, Fingerprint.parse(key), *rest)
             self._keys.setdefault(name, {})[found.key] = found
         rows = [key for keys in self._keys.values() for key in keys.values() if key.is_first_use]
-        gone = self._first_uses.fill({key.domain: _size(key) for key in sorted(rows, key=_age)})
+        gone = self._first_uses.fill({key.domain: _size(key) for key in sorted(rows, key=age)})
         database.write(*(_delete(domain, key) for domain in gone for key in self._drop_first_uses(domain)))
 
     def _take(self, key: RememberedKey) -> list[str]:
@@ -123,17 +138,11 @@ class PeerKeys:
         return Content("keys", [key for keys in self._keys.values() for key in keys.values()], _put)
 
     def known(self, domain: Domain, at: float) -> KnownKeys:
-        rows = self._keys.get(domain.ascii, {}).values()
-        live = [each for each in rows if each.counts(at)]
-        return KnownKeys(
-            frozenset(each.key for each in live if each.origin == "operator"),
-            frozenset(each.key for each in live if each.origin == "first-use"),
-            frozenset(each.key for each in rows if each.revoked is not None),
-        )
+        return known_keys(self._keys.get(domain.ascii, {}).values(), at)
 
     def of(self, domain: Domain | None = None) -> list[RememberedKey]:
         names = sorted(self._keys) if domain is None else [domain.ascii]
-        return [key for name in names for key in sorted(self._keys.get(name, {}).values(), key=_age)]
+        return [key for name in names for key in sorted(self._keys.get(name, {}).values(), key=age)]
 
     async def approve(self, key: RememberedKey) -> None:
         others = self._keys.get(key.domain, {}).keys() - {key.key}
@@ -160,6 +169,19 @@ class PeerKeys:
         self._forget_first_use(domain.ascii, key)
         self._drop(domain.ascii, key)
         return True
+
+    def mirror(self, domain: str, keys: Collection[RememberedKey]) -> None:
+        """Keep exactly these keys of a domain: they are those of a store that nodes share."""
+        if set(self._keys.get(domain, {}).values()) == set(keys):
+            return
+        self._keys.pop(domain, None)
+        self._first_uses.forget(domain)
+        for key in keys:
+            self._take(key)
+        self._database.write(("DELETE FROM keys WHERE domain = ?", (domain,)), *map(_put, keys))
+
+    async def learn_if(self, key: RememberedKey, judged_with: KnownKeys) -> bool:
+        return True  # nothing has changed since, and `learn` remembers it
 
     def learn(self, key: RememberedKey) -> bool:
         if len(key.certificate) > CERTIFICATE_BYTES:
@@ -196,10 +218,6 @@ class PeerKeys:
 
 def _size(key: RememberedKey) -> int:
     return OVERHEAD + len(key.certificate)
-
-
-def _age(key: RememberedKey) -> tuple[float, str]:
-    return key.at, str(key.key)
 
 
 def _put(key: RememberedKey) -> Statement:

@@ -107,7 +107,7 @@ class PastProofs:
         proof = PastProof(domain.ascii, method, first, at, times + 1, key)
         gone = self._take(proof)
         more = [statement for name in gone for statement in self._drop(name)]
-        expires = _expiry(certificate)
+        expires = expiry(certificate)
         if expires is not None and domain.ascii in self._proofs:
             self._expiries[domain.ascii] = expires
             more.append(_put_expiry((domain.ascii, expires)))
@@ -136,12 +136,17 @@ class PastProofs:
         return sorted(self._proofs.get(domain.ascii, {}).values(), key=lambda proof: -proof.last)
 
     def remembered(self, domain: Domain, at: float, within: float, methods: Iterable[str]) -> ProofMethod | None:
-        wanted = set(methods)
-        found = (each.method for each in self.of(domain) if each.method in wanted and at - each.last < within)
-        return cast("ProofMethod | None", next(found, None))
+        return remembered_method(self.of(domain), at, within, methods)
 
 
-def _expiry(certificate: bytes) -> float | None:
+def remembered_method(proofs: Iterable[PastProof], at: float, within: float, methods: Iterable[str]) -> ProofMethod | None:
+    """Return the method among `methods` of the first proof, at most `within` seconds before `at`."""
+    wanted = set(methods)
+    found = (each.method for each in proofs if each.method in wanted and at - each.last < within)
+    return cast("ProofMethod | None", next(found, None))
+
+
+def expiry(certificate: bytes) -> float | None:
     """Return when a certificate expires; None: there is none, or it cannot be parsed."""
     with suppress(ValueError):
         return ParsedCertificate(certificate).certificate.not_valid_after_utc.timestamp()

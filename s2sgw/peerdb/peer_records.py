@@ -44,28 +44,48 @@ class KnownFacts:
     remembered: ProofMethod | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SharedStores:
+    """The stores that all nodes of a cluster share. `keep_in` takes a copy of the decisions on keys, for a start without them.
+
+    The other stores of the state directory are not used then.
+    """
+
+    keys: KeyStore
+    keep_in: Callable[[PeerKeys], object]
+    pending: PendingStore
+    proofs: ProofStore
+
+
 class PeerRecords:
     """All records of one state directory. `is_listed` returns whether the configuration names a peer."""
 
     log = Logger("s2sgw")
 
-    def __init__(self, database: PeerDatabase, is_listed: Callable[[Domain], bool] = lambda domain: False) -> None:
+    def __init__(
+        self, database: PeerDatabase, is_listed: Callable[[Domain], bool] = lambda domain: False,
+        shared: SharedStores | None = None,
+    ) -> None:
         self.database = database
         self._is_listed = is_listed
         #: internationalised names of proven peers in their display form
         self._known_texts: set[str] = set()
-        self.keys: KeyStore = PeerKeys(database)
-        self.pending_certificates: PendingStore = PendingCertificates(database)
-        self.past_proofs: ProofStore = PastProofs(database)
+        self.keys: KeyStore = PeerKeys(database) if shared is None else shared.keys
+        self.pending_certificates: PendingStore = PendingCertificates(database) if shared is None else shared.pending
+        self.past_proofs: ProofStore = PastProofs(database) if shared is None else shared.proofs
+        if shared is not None:
+            shared.keep_in(PeerKeys(database))
         self.handshakes = Handshakes(database, self.is_known)
         self.refusals = StoredRefusals(database, self.is_known)
         database.begin()
 
     @classmethod
-    def at(cls, state: Path, deliver: Deliver, limit: int, is_listed: Callable[[Domain], bool]) -> PeerRecords:
+    def at(
+        cls, state: Path, deliver: Deliver, limit: int, is_listed: Callable[[Domain], bool], shared: SharedStores | None = None,
+    ) -> PeerRecords:
         """Open the records of a state directory. `limit`: their bytes. Raises `DatabaseUnusable`."""
         database = PeerDatabase(state / FILE, cls._complain, deliver, limit)
-        return cls(database, is_listed)
+        return cls(database, is_listed, shared)
 
     @classmethod
     def _complain(cls, text: str) -> None:
@@ -128,13 +148,36 @@ class PeerRecords:
         self.handshakes.forget(domain)
         return await self.past_proofs.forget(domain)
 
+    async def agree(self, evidence: Evidence, verdict: Verdict, judged_with: KnownKeys) -> bool:
+        """Agree with other nodes on the first use that a verdict rests on. Return False if it must be judged again.
+
+        `judged_with`: the keys that were known when it was judged. Raises `OSError` if the other nodes cannot be asked.
+        """
+        at, how = evidence.at.timestamp(), f"proven by {verdict.proven_by}"
+        key = self._new_key(evidence.domain, evidence.chain, at, how)
+        if key is None:
+            return True
+        if not await self.keys.learn_if(key, judged_with):
+            return False
+        if key.key in self.keys.known(evidence.domain, at).first_use:
+            self._tell_learnt(evidence.domain, key)
+        return True
+
     def learn(self, domain: Domain, chain: Sequence[bytes], at: float, how: str) -> None:
         """Remember the key of a first use (R20)."""
+        key = self._new_key(domain, chain, at, how)
+        if key is not None and self.keys.learn(key):
+            self._tell_learnt(domain, key)
+
+    def _new_key(self, domain: Domain, chain: Sequence[bytes], at: float, how: str) -> RememberedKey | None:
         key = key_of(chain)
         if key is None or self.keys.known(domain, at).standing(chain) in ("known", "revoked"):
-            return
-        if self.keys.learn(RememberedKey(domain.ascii, key, "first-use", at, note=how, certificate=chain[0])):
-            self.log.warn(event="key remembered", peer=str(domain), leg="federation", detail=f"first use, {how}: {key}")
+            return None
+        return RememberedKey(domain.ascii, key, "first-use", at, note=how, certificate=chain[0])
+
+    def _tell_learnt(self, domain: Domain, key: RememberedKey) -> None:
+        detail = f"first use, {key.note}: {key.key}"
+        self.log.warn(event="key remembered", peer=str(domain), leg="federation", detail=detail)
 
     def _hold(
         self, evidence: Evidence, local: Domain, verdict: Verdict, targets: Sequence[LocatedTarget], wanted: bool,

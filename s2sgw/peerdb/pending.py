@@ -100,7 +100,7 @@ class PendingCertificates:
 
     def hold(self, pending: PendingCertificate) -> bool:
         before = self._pending.get(pending.domain, {}).get(pending.key)
-        pending = replace(pending, chain=_kept(pending.chain))
+        pending = replace(pending, chain=kept_chain(pending.chain))
         if before is not None:
             direction = before.direction if before.direction == "outbound" else pending.direction
             pending = replace(pending, first=before.first, times=before.times + 1, direction=direction)
@@ -147,7 +147,7 @@ def _delete(domain: str, key: Fingerprint) -> Statement:
     return "DELETE FROM pending WHERE domain = ? AND key = ?", (domain, str(key))
 
 
-def _kept(chain: Sequence[bytes]) -> tuple[bytes, ...]:
+def kept_chain(chain: Sequence[bytes]) -> tuple[bytes, ...]:
     """Return the part of a chain that is kept: the leaf, and others as far as there is room."""
     kept: list[bytes] = []
     for each in chain[:CHAIN_CERTIFICATES]:

@@ -39,6 +39,13 @@ class KeyStore(Protocol):
     def learn(self, key: RememberedKey) -> bool:
         """Remember the key of a first use, in place of earlier ones. Return whether it could be remembered."""
 
+    async def learn_if(self, key: RememberedKey, judged_with: KnownKeys) -> bool:
+        """Agree with other nodes on the key of a first use, before a verdict rests on it. Then `learn` remembers it.
+
+        `judged_with`: what was known when it was judged. Return False if something else is known by now, and nothing is
+        remembered. Raises `OSError` if the other nodes cannot be asked.
+        """
+
 
 class PendingStore(Protocol):
     """Certificates that wait for an operator's approval."""

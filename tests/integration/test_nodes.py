@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import io
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from tests.integration.test_loopback import load_hello
 from tests.lab.cluster_demo import CERTIFICATES, HELLO_PORT, DemoNode, configuration
 from tests.lab.lab import Lab
 from tests.lab.nats import nats, nats_server
-from tests.support.certificates import leaf_for, shared_root
+from tests.support.certificates import Issued, leaf_for, self_signed, shared_root
 from tests.support.jetstream_engines import RECORD_BYTES, started
 
 #: Seconds within which something must happen. Nothing waits for so long unless it fails.
@@ -122,26 +123,39 @@ class NodesTests(SynchronousTestCase):
         self.assertNotIn("Traceback", self.output(b))
         self.until(other, lambda: "node gone node=b" in self.output(other))
 
+    def own_engine(self) -> None:
+        """Use a server of this test alone: other tests leave stanzas and keys of peer.example in theirs."""
+        servers = nats(self.lab, 1)
+        servers.start()
+        self.addCleanup(servers.kill)
+        self.engine = servers.urls
+
     def command(self, node: DemoNode, *words: str) -> str:
         """Return what `s2sgw` prints on a node."""
         argv = [sys.executable, "-c", "from s2sgw.cli.main import main; main()", *words, "--config", str(node.config)]
         return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
 
-    def send(self, node: DemoNode) -> None:
-        """Send a message as peer.example, whose port is closed: the echo waits at the home."""
-        leaf, folder = leaf_for("peer.example"), self.lab.directory("peer")
+    def send(self, node: DemoNode, leaf: Issued | None = None) -> bool:
+        """Send a message as peer.example, whose port is closed: the echo waits at the home. Return whether the stream was accepted."""
+        leaf, folder = leaf or leaf_for("peer.example"), self.lab.directory("peer")
         (folder / "peer.crt").write_bytes(leaf.pem_chain)
         (folder / "peer.key").write_bytes(leaf.key_pem)
-        peer = load_hello().Peer("peer.example", self.certificates / "ca" / "ca.crt", folder / "peer.crt")
+        hello = load_hello()
+        peer = hello.Peer("peer.example", self.certificates / "ca" / "ca.crt", folder / "peer.crt")
         with contextlib.redirect_stdout(io.StringIO()):
-            peer.send_message(("127.0.0.1", node.port), "example.org", "hello").connection.close()
+            try:
+                peer.send_message(("127.0.0.1", node.port), "example.org", "hello").close()
+            except (hello.UnexpectedAnswer, OSError):
+                return False
+        return True
 
     def test_hold(self) -> None:
         """A peer that an operator holds on one node is not delivered by the next home, until it is released there."""
+        self.own_engine()
         place = self.lab.port()
         a, b = (self.node(name, f":{HELLO_PORT}", f":{place}") for name in "ab")
         self.ready(a, b)
-        self.send(a)
+        self.assertTrue(self.send(a))
         self.until(a, lambda: '"stanzas": 1' in self.command(a, "queue", "list", "--json"))
         self.command(a, "queue", "hold", "peer.example")
         with socket.create_server(("127.0.0.1", place)) as listener:
@@ -167,7 +181,7 @@ class NodesTests(SynchronousTestCase):
         self.ready(a, b)
         both = [f"0 0 {inner[1]} b.nodes.s2sgw.internal.", f"10 0 {inner[0]} a.nodes.s2sgw.internal."]
         self.until(b, lambda: self.asked(views[1], "_xmpp-server._tcp.peer.example", "SRV") == both)
-        self.send(a)
+        self.assertTrue(self.send(a))
         home = [f"0 0 {inner[0]} a.nodes.s2sgw.internal.", f"10 0 {inner[1]} b.nodes.s2sgw.internal."]
         for node, view in zip(nodes, views, strict=True):
             self.until(node, lambda view=view: self.asked(view, "_xmpp-server._tcp.peer.example", "SRV") == home)  # type: ignore[misc]
@@ -257,6 +271,22 @@ class NodesTests(SynchronousTestCase):
         a.process.kill()
         for _ in range(20):
             self.assertTrue(self.listens(b))
+
+    def test_approval(self) -> None:
+        """A certificate that one node has refused is approved on the other, and let in on the first. Its revocation closes the stream."""
+        self.own_engine()
+        a, b = (self.node(name, "[queue]", '[peers.default]\nunknown_issuer = "ask"\n\n[queue]') for name in "ab")
+        self.ready(a, b)
+        stranger = self_signed(dns=["peer.example"])
+        self.assertFalse(self.send(a, stranger))
+        self.until(b, lambda: "peer.example" in self.command(b, "pending", "--json"))
+        self.command(b, "pins", "approve", "peer.example")
+        self.assertNotIn("peer.example", self.command(a, "pending", "--json"))
+        self.assertTrue(self.send(a, stranger))
+        self.until(a, lambda: '"stanzas": 1' in self.command(a, "queue", "list", "--json"))
+        (key,) = set(re.findall("sha256:[0-9a-f]{64}", self.command(a, "pins", "list", "--json")))
+        self.command(b, "pins", "revoke", "peer.example", key)
+        self.assertFalse(self.send(a, stranger))
 
     def test_no_engine(self) -> None:
         """A node whose engine is away opens nothing."""

@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "config": "policy net.endpoint_strings sasl spool stream xmpp",
     "peerdb": "policy reporting storage trust xmpp",
     "ingress": "delivery policy reporting queue stream xmpp",
-    "cluster": "ingress delivery.holds spool reporting queue xmpp",
+    "cluster": "ingress delivery.holds peerdb policy trust spool reporting queue xmpp",
     "authentication": "peerdb config policy net trust sasl stream xmpp",
     "s2s": "authentication ingress delivery reporting policy net stream queue xmpp",
     "backend": "s2s ingress delivery net reporting stream storage trust queue xmpp",

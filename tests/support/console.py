@@ -38,7 +38,7 @@ class ConsoleCase(FolderCase):
         self.patch(password_hash, "COST", password_hash.LEAST_COST)
         self.hashes = {name: PasswordHash.of(word).text() for name, word in PASSWORDS.items()}
         self.also(self.section())
-        self.patch(PeerRecords, "at", lambda state, deliver, limit, is_listed: PeerRecords(database(limit=limit), is_listed))
+        self.patch(PeerRecords, "at", lambda state, deliver, limit, is_listed, shared: PeerRecords(database(limit=limit), is_listed))
         self.reactor = ThreadlessReactor()
         self.gateway = build_gateway(check_configuration(self.path).config, self.reactor)
         self.addCleanup(self.gateway.peer_records.database.close)

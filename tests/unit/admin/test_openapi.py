@@ -54,7 +54,7 @@ class DocumentTests(FolderCase):
     def setUp(self) -> None:
         super().setUp()
         self.also('[dns.static]\n"peer.example" = "127.0.0.1:9"\n')
-        self.patch(PeerRecords, "at", lambda state, deliver, limit, is_listed: PeerRecords(database(limit=limit), is_listed))
+        self.patch(PeerRecords, "at", lambda state, deliver, limit, is_listed, shared: PeerRecords(database(limit=limit), is_listed))
         self.gateway = build_gateway(check_configuration(self.path).config, ThreadlessReactor())
         self.addCleanup(self.gateway.peer_records.database.close)
         self.document = document()

@@ -320,6 +320,25 @@ class HoldTests(SynchronousTestCase):
         tools.ask("hold", "there.example")
         self.assertRaises(VerbError, tools.ask, "hold", "x.example")
 
+    def test_released_meanwhile(self) -> None:
+        """The stanzas of a release are counted before it, and a lane that is made during it is released, too."""
+        tools = Tools(self.mktemp(), ready=True)
+        tools.ask("hold", "there.example")
+        tools.accept("1", "2")
+        discard, other = tools.holds.discard, Pair(Domain.parse("rooms.example"), THERE)
+
+        async def slow(target: HoldTarget) -> int:
+            self.assertTrue(tools.world.custody.queues.queue(other).held)
+            ended = await discard(target)
+            tools.world.queue.follow_holds(False, frozenset())  # another node has told this one
+            tools.world.queue.acknowledged(2)
+            return ended
+
+        self.patch(tools.holds, "discard", slow)
+        self.assertEqual({"lanes": 1, "stanzas": 2, "holds": 1}, tools.ask("release", "there.example"))
+        self.assertEqual("12", ids(tools.world.next_hop.sent))
+        self.assertFalse(any(queue.held for queue in tools.world.custody.queues))
+
     def test_cannot_be_noted_or_kept(self) -> None:
         """A change that cannot be noted, or stored, is not made."""
         tools = Tools(self.mktemp(), ready=True)

@@ -14,14 +14,18 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.authentication.assessment import ProofRunner
-from s2sgw.authentication.judge import Judge, permission
+from s2sgw.authentication.judge import JUDGED, Judge, permission
 from s2sgw.authentication.lookups import LOOKUP_SECONDS, EvidenceLookups
 from s2sgw.authentication.posh_documents import POSHDocuments
+from s2sgw.cluster.shared_keys import SharedKeys
+from s2sgw.cluster.shared_pending import SharedPending
+from s2sgw.cluster.shared_proofs import SharedProofs
 from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.https import Fetched
 from s2sgw.net.requester import Requester
 from s2sgw.peerdb.database import PeerDatabase
-from s2sgw.peerdb.peer_records import PeerRecords
+from s2sgw.peerdb.keys import KnownKeys, RememberedKey
+from s2sgw.peerdb.peer_records import PeerRecords, SharedStores
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.stream.events import JudgementNeeded, Refusal
@@ -33,7 +37,9 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import AT, leaf_for, self_signed, shared_issuer, shared_root
+from tests.support.coroutines import now
 from tests.support.fakes import FixedAnchors
+from tests.support.memory_engine import MemoryEngine, MemoryStore
 
 PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
 LEAF = self_signed(dns=["peer.example"])
@@ -233,3 +239,113 @@ class JudgeTests(JudgeCase):
         recorded = [name for (name,) in self.peer_records.database.rows("SELECT domain FROM handshake ORDER BY domain")]
         self.assertEqual(recorded, ["c.bad.example", "other.example", "peer.example"])
         self.assertEqual(self.peer_records.past_proofs.of(Domain.parse("b.peer.example"))[0].method, "pkix")
+
+
+class SharedFirstUseTests(JudgeCase):
+    """R20: first uses on two nodes of a cluster, which share the keys of peers."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = MemoryStore()
+        self.may_change = True
+        self.engines, self.records = zip(*(self.node() for _ in range(2)), strict=True)
+
+    def node(self) -> tuple[MemoryEngine, PeerRecords]:
+        engine, may = MemoryEngine(self.store), lambda: self.may_change
+        keys = SharedKeys(engine, self.clock, may, b"secret", self.fail)
+        pending = SharedPending(engine, self.clock, may, b"secret", self.fail)
+        proofs = SharedProofs(engine, self.clock, may, b"secret", self.fail)
+        for table in (keys.table, keys.first_uses.table, pending.outbound.table, pending.inbound.table, proofs.items.table):
+            table.start()
+        return engine, PeerRecords(PeerDatabase(":memory:", self.fail), shared=SharedStores(keys, keys.keep_in, pending, proofs))
+
+    def found(self, node: int, certificate: bytes = LEAF.der) -> Any:
+        self.peer_records = self.records[node]
+        return self.successResultOf(self.verdict(self.judge(unknown_issuer="trust-first-use"), Connection((certificate,)), "receiving"))
+
+    def test_at_the_same_time(self) -> None:
+        """Two nodes meet two keys of one peer at the same time: the second judges again, and refuses its key."""
+        self.engines[1].fall_behind()
+        self.assertEqual("trust-first-use", self.found(0).proven_by)
+        self.assertIs(Cause.PIN_MISMATCH, self.found(1, self_signed(dns=["peer.example"]).der).ending.cause)
+        self.assertEqual("trust-first-use", self.found(1).proven_by)
+        (key,) = self.records[1].keys.of(PEER)
+        self.assertEqual(Fingerprint.of(LEAF.der), key.key)
+
+    def test_learnt_while_it_is_judged(self) -> None:
+        """A key that becomes known during the look-ups of another one counts."""
+        other = self_signed(dns=["peer.example"]).der
+        key = RememberedKey(PEER.ascii, Fingerprint.of(other), "first-use", self.clock.seconds())
+
+        def learn() -> Deferred[None]:
+            now(self.records[1].keys.learn_if(key, KnownKeys()))
+            return succeed(None)
+
+        self.patch(self, "time_to_judge", learn)
+        self.assertIs(Cause.PIN_MISMATCH, self.found(0).ending.cause)
+        self.assertEqual([key], self.records[0].keys.of(PEER))
+
+    def test_logged_once(self) -> None:
+        """The node that learns a key says so."""
+        events: list[str] = []
+        self.patch(PeerRecords, "log", Logger("book", observer=lambda event: events.append(event["event"])))  # type: ignore[arg-type]
+        for node in (0, 1, 0):
+            self.found(node)
+        self.assertEqual(["key remembered"], events)
+        alone = self.peer_records = PeerRecords(PeerDatabase(":memory:", self.fail))
+        self.successResultOf(self.verdict(self.judge(unknown_issuer="trust-first-use"), role="receiving"))
+        self.assertEqual((1, ["key remembered"] * 2), (len(alone.keys.of(PEER)), events))
+
+    def test_engine_away(self) -> None:
+        """A node that cannot reach the engine trusts no new key, and one that is known."""
+        self.found(0)
+        self.may_change = False
+        self.assertEqual("trust-first-use", self.found(1).proven_by)
+        other = self_signed(dns=["peer.example"]).der
+        self.may_change = True
+        now(self.records[0].keys.forget(PEER, Fingerprint.of(LEAF.der)))
+        self.may_change = False
+        refused = self.found(1, other)
+        self.assertIs(Cause.NO_NODE, refused.ending.cause)
+        self.assertIn("the key cannot be remembered: the engine does not answer", refused.reasons)
+        self.assertEqual((False, False, None), (refused.external, refused.dialback, refused.proven_by))
+        self.assertEqual([], self.records[0].keys.of(PEER))
+
+    def test_changed_again_and_again(self) -> None:
+        """A key that is never agreed on is refused after a few attempts."""
+        asked: list[object] = []
+
+        async def learn_if(key: object, judged_with: object) -> bool:
+            asked.append(key)
+            return False
+
+        self.patch(self.records[0].keys, "learn_if", learn_if)
+        self.assertIs(Cause.NO_NODE, self.found(0).ending.cause)
+        self.assertEqual(JUDGED, len(asked))
+        self.assertEqual([], self.records[0].keys.of(PEER))
+
+    def test_proven_on_another_node(self) -> None:
+        """A peer whose certificate was proven on one node is not accepted on dialback alone on another."""
+        policy = {"dialback": "always", "remember_proof": "1h", "lost_proof": "refuse"}
+        self.peer_records = self.records[0]
+        proven = Connection(leaf_for("peer.example").der_chain)
+        self.assertEqual("pkix", self.successResultOf(self.verdict(self.judge(**policy), proven)).proven_by)
+        self.peer_records = self.records[1]
+        before = self.successResultOf(self.verdict(self.judge(**policy), Connection(())))
+        self.assertTrue(before.dialback)
+        self.clock.advance(1)
+        after = self.successResultOf(self.verdict(self.judge(**policy), Connection(())))
+        self.assertEqual((False, False), (after.dialback, after.ending is None))
+
+    def test_approved_on_another_node(self) -> None:
+        """A peer whose certificate waits is let in on each node as soon as it is approved on one."""
+        self.peer_records = self.records[0]
+        refused = self.successResultOf(self.verdict(self.judge(unknown_issuer="ask"), role="receiving"))
+        self.assertIsNotNone(refused.ending)
+        self.clock.advance(1)
+        (waiting,) = self.records[1].pending_certificates.list(PEER)
+        now(self.records[1].keys.approve(RememberedKey(PEER.ascii, waiting.key, "operator", self.clock.seconds())))
+        for records in self.records:  # each node keeps a copy on its disk
+            self.assertEqual([(str(waiting.key),)], self.successResultOf(records.database.ask("SELECT key FROM keys")))
+        self.peer_records = self.records[0]
+        self.assertEqual("pin", self.successResultOf(self.verdict(self.judge(unknown_issuer="ask"), role="receiving")).proven_by)

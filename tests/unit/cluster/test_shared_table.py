@@ -29,9 +29,14 @@ class Node:
     def __init__(self, store: MemoryStore, clock: Clock) -> None:
         self.may_change = True
         self.told: list[tuple[str, bytes | None]] = []
+        self.own: list[bool] = []
         self.engine = MemoryEngine(store)
-        self.table = SharedTable(self.engine, "pin", clock, lambda: self.may_change, lambda key, data: self.told.append((key, data)))
+        self.table = SharedTable(self.engine, "pin", clock, lambda: self.may_change, self.taken)
         self.table.start()
+
+    def taken(self, key: str, data: bytes | None, own: bool) -> None:
+        self.told.append((key, data))
+        self.own.append(own)
 
 
 class SharedTableTests(SynchronousTestCase):
@@ -50,10 +55,12 @@ class SharedTableTests(SynchronousTestCase):
         self.assertTrue(now(self.one.table.change("a", appended(b"1"))))
         self.assertTrue(now(self.other.table.change("a", appended(b"2"))))
         self.assertFalse(now(self.one.table.change("a", appended(b"2"))))
+        self.assertEqual(({}, {}), (self.one.table._locks, self.one.table._writing))
         now(self.one.engine.put("pins.a", b"x", 0))
         late = Node(self.store, self.clock)
         for node in (self.one, self.other):
             self.assertEqual([("a", b"1"), ("a", b"12")], node.told)
+        self.assertEqual(([True, False], [False, True], [False]), (self.one.own, self.other.own, late.own))
         self.assertEqual(([("a", b"12")], b"12", None, ["a"]), (late.told, late.table.get("a"), late.table.get("b"), late.table.keys()))
         now(self.one.engine.put("pin.a", None, None))
         self.assertEqual((None, [], ("a", None)), (late.table.get("a"), late.table.keys(), late.told[-1]))
@@ -103,7 +110,7 @@ class SharedTableTests(SynchronousTestCase):
         self.clock.advance(CHANGE_SECONDS - 0.1)
         self.assertNoResult(call)
         self.clock.advance(0.2)
-        self.assertIn("is not known yet", str(self.failureResultOf(call, NotChanged).value))
+        self.assertIn("may still do it later", str(self.failureResultOf(call, NotChanged).value))
         self.assertEqual([], self.one.told)
         self.one.engine.go_on()
         self.assertEqual(b"1", self.one.table.get("a"))
@@ -154,17 +161,18 @@ class SharedTableTests(SynchronousTestCase):
 
     def test_not_started(self) -> None:
         """A table that is not watched yet is not current."""
-        table = SharedTable(self.one.engine, "pin", self.clock, lambda: True, lambda key, data: None)
+        table = SharedTable(self.one.engine, "pin", self.clock, lambda: True, lambda key, data, own: None)
         self.assertRaises(EngineGone, now, table.current())
 
     def test_in_the_background(self) -> None:
         """A change that cannot be made is reported to its caller, and an unexpected fault is logged."""
-        failed: list[str] = []
-        self.one.table.begin_change("a", appended(b"1"), lambda: failed.append("a"))
-        self.assertEqual((b"1", []), (self.other.table.get("a"), failed))
+        done: list[bool] = []
+        for _ in range(2):
+            self.one.table.begin_change("a", appended(b"1"), done.append)
+        self.assertEqual((b"1", [True, True]), (self.other.table.get("a"), done))
         self.one.may_change = False
-        self.one.table.begin_change("a", appended(b"2"), lambda: failed.append("b"))
+        self.one.table.begin_change("a", appended(b"2"), done.append)
         self.one.may_change = True
-        self.one.table.begin_change("a", lambda data: bytes(-1), lambda: failed.append("c"))
-        self.assertEqual(["b", "c"], failed)
+        self.one.table.begin_change("a", lambda data: bytes(-1), done.append)
+        self.assertEqual([False, False], done[2:])
         self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))

@@ -17,10 +17,14 @@ from s2sgw.cluster.homes import ClusterHomes
 from s2sgw.cluster.members import LeaseRegained, Members, SessionEnded
 from s2sgw.cluster.membership import Membership
 from s2sgw.cluster.new_homes import NewHomes
+from s2sgw.cluster.shared_book import SharedBook
 from s2sgw.cluster.shared_holds import SharedHolds
+from s2sgw.cluster.shared_keys import SharedKeys
+from s2sgw.cluster.shared_pending import SharedPending
+from s2sgw.cluster.shared_proofs import SharedProofs
 from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings
 from s2sgw.composition.cluster import ClusterParts, MembershipNotices
-from s2sgw.composition.node_life import NodeLife
+from s2sgw.composition.node_life import READ_AGAIN, NodeLife
 from s2sgw.composition.node_listener import NodeDoor
 from s2sgw.delivery.holds import HoldTarget
 from s2sgw.xmpp.host_port import HostPort
@@ -95,11 +99,16 @@ class Life:
         notices = MembershipNotices()
         membership = Membership(self.members, self.engine, Probe(), notices, clock)
         self.homes = notices.homes = ClusterHomes(HomeTable(name, self.members), self.members, self.engine, self.custody, clock)
-        self.holds = SharedHolds(self.engine, clock, membership.may_write, home, self.events.append)
+        may, secret = membership.may_write, b"secret"
+        self.holds = SharedHolds(self.engine, clock, may, home, self.events.append)
+        keys = SharedKeys(self.engine, clock, may, secret, self.events.append)
+        pending = SharedPending(self.engine, clock, may, secret, self.events.append)
+        proofs = SharedProofs(self.engine, clock, may, secret, self.events.append)
+        self.book = SharedBook(self.holds, keys, pending, proofs)
         door = SimpleNamespace(node_ended=self.node_ended, leave=self.door_left, close=self.door_closed)
         parts = ClusterParts(
             name, cast(Any, SimpleNamespace(close=self.loop_closed)), cast(Any, self.engine), cast(Any, None), self.members,
-            membership, notices, cast(Any, None), SettingsGuard(self.engine, name, settings, clock), self.holds,
+            membership, notices, cast(Any, None), SettingsGuard(self.engine, name, settings, clock), self.book,
             NewHomes(), self.homes,
         )
         self.life = NodeLife(parts, Port(self.events), cast(NodeDoor, door), HostPort.parse(place, 0), self, clock)
@@ -146,6 +155,7 @@ class LifeTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.store = MemoryStore()
+        self.reports: list[str] = []
 
     def node(self, name: str, place: str = "", settings: SharedSettings = SAME) -> Life:
         return Life(name, self.store, self.clock, place, settings)
@@ -261,8 +271,9 @@ class LifeTests(SynchronousTestCase):
 
     def test_what_operators_decided(self) -> None:
         """The doors open when all is known that operators have decided, also after a while without the lease."""
-        (a,) = self.joined("a")
-        now(a.holds.add(HoldTarget(peer=PEER)))
+        elsewhere = SharedHolds(MemoryEngine(self.store), self.clock, lambda: True, home, self.reports.append)
+        elsewhere.table.start()
+        now(elsewhere.add(HoldTarget(peer=PEER)))
         tell, known = MemoryEngine.tell_watches, []
         self.patch(MemoryEngine, "tell_watches", lambda engine, late=False: tell(engine, late) if late else None)
         self.patch(Life, "open_doors", lambda node: known.append(list(node.holds)))
@@ -271,11 +282,28 @@ class LifeTests(SynchronousTestCase):
         self.assertEqual([[HoldTarget(peer=PEER)]], known)
         node.engine.cut()
         self.pass_time(3.5)
-        now(a.holds.discard(HoldTarget(peer=PEER)))
+        now(elsewhere.discard(HoldTarget(peer=PEER)))
         self.assertEqual(1, len(list(node.holds)))
         node.engine.go_on()
         self.pass_time(2.0)
         self.assertEqual([[HoldTarget(peer=PEER)], []], known)
+        self.assertEqual("", node.life.why_closed)
+
+    def test_restored(self) -> None:
+        """The doors open when what this node has kept is shared. It is tried again."""
+        tried: list[object] = []
+
+        async def restore(book: SharedBook) -> None:
+            tried.append(book)
+            if len(tried) < 3:
+                raise OSError("the engine does not answer")
+
+        self.patch(SharedBook, "restore", restore)
+        node = self.node("a")
+        self.pass_time(READ_AGAIN)
+        self.assertEqual((2, JOINED[:-1]), (len(tried), node.events))
+        self.pass_time(2 * READ_AGAIN)
+        self.assertEqual((3, JOINED), (len(tried), node.taken))
 
     def test_lease_before_the_settings(self) -> None:
         """After the end of a session a lease opens no door before the settings were compared again."""

@@ -163,7 +163,7 @@ class Node:
         destinations = Destinations(self.clock, FixedRandom(), BackOff(first=2, jitter=0))
         self.accepted = AcceptedStreams(self.ingress, cast(Any, None), SimpleNamespace(contacted=lambda peer: None))
         self.connect_services = ConnectServices(cast(Any, Connections(self._connection)), self.clock, destinations, extensions)
-        self.peers = QueuedPeers(self.custody, self.ingress, self.accepted, self.connect_services.initiated, self.spool, self.holds)
+        self.peers = QueuedPeers(self.custody, self.ingress, self.accepted, self.connect_services.initiated, self.spool, self.holds, self.holds.table.current)
         self.holds.changed = self.peers.holds_changed
 
     async def claim(self, home: Domain) -> Ending | None:

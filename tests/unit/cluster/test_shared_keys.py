@@ -1,0 +1,276 @@
+"""Keys of peers on several nodes (R20): approvals, revocations, and first uses that two nodes learn at the same time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.cluster.shared_items import PAUSE
+from s2sgw.cluster.shared_keys import CERTIFICATE_BYTES, SharedKeys
+from s2sgw.cluster.shared_table import NotChanged
+from s2sgw.peerdb.database import MEMORY
+from s2sgw.peerdb.keys import PER_PEER, KnownKeys, PeerKeys, RememberedKey
+from s2sgw.trust.pins import Fingerprint
+from s2sgw.xmpp.jid import Domain
+from tests.support.coroutines import now
+from tests.support.memory_engine import MemoryEngine, MemoryStore
+from tests.support.peer_database import NEW_KEY, NOW, OLD, OLD_KEY, PEER, database, remembered
+
+THIRD = Fingerprint(b"c" * 32)
+
+
+class Node:
+    """The keys of a node, and what it was told."""
+
+    def __init__(self, store: MemoryStore, clock: Clock) -> None:
+        self.may_change = True
+        self.reports: list[str] = []
+        self.approved: list[Domain] = []
+        self.revoked: list[tuple[Domain, Fingerprint]] = []
+        self.engine = MemoryEngine(store)
+        self.keys = SharedKeys(self.engine, clock, lambda: self.may_change, b"secret", self.reports.append)
+        self.keys.approved = self.approved.append
+        self.keys.revoked = lambda domain, key: self.revoked.append((domain, key))
+        self.keys.table.start()
+        self.keys.first_uses.table.start()
+
+    def known(self, at: float = NOW) -> KnownKeys:
+        return self.keys.known(PEER, at)
+
+
+def first_use(key: Fingerprint = OLD_KEY, **changes: object) -> RememberedKey:
+    return remembered(key, origin="first-use", **changes)
+
+
+class SharedKeysTests(SynchronousTestCase):
+    """Two nodes."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.store = MemoryStore()
+        self.one, self.other = Node(self.store, self.clock), Node(self.store, self.clock)
+        self.nodes = (self.one, self.other)
+
+    def settle(self) -> None:
+        self.clock.pump([PAUSE] * 5)
+
+    def test_approved(self) -> None:
+        """A key that is approved on one node counts on the other, with all that was noted, until it expires. The other is told."""
+        key = remembered(OLD_KEY, note="by phone", expires=NOW + 10)
+        now(self.one.keys.approve(key))
+        for node in (*self.nodes, Node(self.store, self.clock)):
+            self.assertEqual([key], node.keys.of(PEER))
+            self.assertEqual([key], node.keys.of())
+            self.assertEqual(KnownKeys(approved=frozenset({OLD_KEY})), node.known())
+            self.assertEqual(KnownKeys(), node.known(NOW + 10))
+        self.assertEqual(([], [PEER]), (self.one.approved, self.other.approved))
+        now(self.one.keys.approve(remembered(NEW_KEY, at=NOW + 1, certificate=b"x" * (CERTIFICATE_BYTES + 1))))
+        self.assertEqual([OLD.der, b""], [each.certificate for each in self.other.keys.of(PEER)])
+
+    def test_revoked(self) -> None:
+        """A key that is revoked on one node is revoked on the other, which is told once, and can be approved again."""
+        now(self.one.keys.approve(remembered(OLD_KEY)))
+        now(self.one.keys.approve(remembered(NEW_KEY)))
+        self.assertTrue(now(self.other.keys.revoke(PEER, OLD_KEY, NOW)))
+        self.assertFalse(now(self.one.keys.revoke(PEER, OLD_KEY, NOW)))
+        self.assertFalse(now(self.one.keys.revoke(PEER, THIRD, NOW)))
+        for node in self.nodes:
+            self.assertEqual(KnownKeys(frozenset({NEW_KEY}), frozenset(), frozenset({OLD_KEY})), node.known())
+        self.assertEqual(([(PEER, OLD_KEY)], []), (self.one.revoked, self.other.revoked))
+        self.assertEqual([], self.one.approved)
+        now(self.one.keys.approve(remembered(OLD_KEY)))
+        self.assertEqual(frozenset({OLD_KEY, NEW_KEY}), self.other.known().approved)
+
+    def test_forgotten(self) -> None:
+        """A key that is forgotten is as if it had never been seen, on all nodes."""
+        now(self.one.keys.approve(remembered(OLD_KEY)))
+        self.assertTrue(now(self.other.keys.forget(PEER, OLD_KEY)))
+        self.assertFalse(now(self.one.keys.forget(PEER, OLD_KEY)))
+        self.assertEqual([([], [])] * 2, [(node.keys.of(), node.keys.of(PEER)) for node in self.nodes])
+        self.assertTrue(self.one.keys.learn(first_use()))
+        self.assertTrue(now(self.one.keys.forget(PEER, OLD_KEY)))
+        self.settle()
+        self.assertEqual([[], []], [node.keys.of() for node in self.nodes])
+
+    def test_together(self) -> None:
+        """Two operators decide on two keys of one peer at the same time: both decisions count."""
+        self.one.engine.fall_behind()
+        now(self.other.keys.approve(remembered(OLD_KEY)))
+        now(self.one.keys.approve(remembered(NEW_KEY)))
+        for node in self.nodes:
+            self.assertEqual(frozenset({OLD_KEY, NEW_KEY}), node.known().approved)
+
+    def test_first_use(self) -> None:
+        """A first use is known on all nodes, without its certificate, and is replaced by the next one."""
+        self.assertTrue(now(self.one.keys.learn_if(first_use(), KnownKeys())))
+        self.assertEqual([replace(first_use(), certificate=b"")], self.other.keys.of(PEER))
+        self.assertEqual(frozenset({OLD_KEY}), self.other.known().first_use)
+        self.assertTrue(self.other.keys.learn(first_use(NEW_KEY, at=NOW + 1)))
+        self.settle()
+        self.assertEqual([frozenset({NEW_KEY})] * 2, [node.known(NOW + 1).first_use for node in self.nodes])
+
+    def test_two_first_uses(self) -> None:
+        """Of two nodes that learn two keys at the same time one remembers its own, and the other judges again with that."""
+        self.one.engine.fall_behind()
+        self.assertTrue(now(self.other.keys.learn_if(first_use(NEW_KEY), KnownKeys())))
+        self.assertEqual(KnownKeys(), self.one.known())
+        self.assertFalse(now(self.one.keys.learn_if(first_use(OLD_KEY), KnownKeys())))
+        self.assertEqual(KnownKeys(first_use=frozenset({NEW_KEY})), self.one.known())
+        self.assertEqual(frozenset({NEW_KEY}), self.other.known().first_use)
+
+    def test_first_use_beside_a_decision(self) -> None:
+        """A first use that was judged before an approval or a revocation is judged again."""
+        now(self.one.keys.approve(remembered(NEW_KEY)))
+        self.assertFalse(now(self.other.keys.learn_if(first_use(), KnownKeys())))
+        now(self.one.keys.revoke(PEER, NEW_KEY, NOW))
+        self.assertFalse(now(self.other.keys.learn_if(first_use(), KnownKeys(approved=frozenset({NEW_KEY})))))
+        self.assertEqual(frozenset(), self.one.known().first_use)
+
+    def test_decision_on_a_first_use(self) -> None:
+        """A first use that is revoked or approved is no first use any more; the decision counts before that is written."""
+        for decide in (self.one.keys.revoke(PEER, OLD_KEY, NOW), self.one.keys.approve(remembered())):
+            self.assertTrue(now(self.other.keys.learn_if(first_use(), self.other.known())))
+            now(decide)
+            for node in self.nodes:
+                self.assertEqual((frozenset(), 1), (node.known().first_use, len(node.keys.of(PEER))))
+            self.settle()
+            self.assertEqual([], list(self.other.keys.first_uses.names()))
+            now(self.one.keys.forget(PEER, OLD_KEY))
+        self.assertEqual([(PEER, OLD_KEY)], self.other.revoked)
+
+    def test_forgotten_after_it_was_revoked(self) -> None:
+        """A first use that was revoked, and is forgotten before it was removed, does not come back."""
+        now(self.one.keys.learn_if(first_use(), KnownKeys()))
+        now(self.one.keys.revoke(PEER, OLD_KEY, NOW))
+        now(self.other.keys.forget(PEER, OLD_KEY))
+        self.assertEqual([[], [], []], [node.keys.of() for node in (*self.nodes, Node(self.store, self.clock))])
+
+    def test_engine_away(self) -> None:
+        """A node that cannot reach the engine decides nothing, and learns nothing on which a verdict would rest."""
+        self.one.may_change = False
+        for call in (
+            self.one.keys.approve(remembered()), self.one.keys.revoke(PEER, OLD_KEY, NOW), self.one.keys.forget(PEER, OLD_KEY),
+            self.one.keys.learn_if(first_use(), KnownKeys()),
+        ):
+            self.assertRaises(NotChanged, now, call)
+        self.assertEqual([[], []], [node.keys.of() for node in self.nodes])
+
+    def test_bounded(self) -> None:
+        """A peer has a bounded number of keys."""
+        for number in range(PER_PEER - 1):
+            now(self.one.keys.approve(remembered(Fingerprint(bytes([number]) * 32))))
+        self.assertTrue(now(self.one.keys.learn_if(first_use(), self.one.known())))
+        self.assertRaises(OSError, now, self.other.keys.approve(remembered(NEW_KEY)))
+        now(self.other.keys.approve(remembered(OLD_KEY)))
+        self.assertRaises(OSError, now, self.other.keys.approve(remembered(NEW_KEY)))
+
+    def test_full_record(self) -> None:
+        """The keys of a peer fit into a record of an engine, with the largest certificates and notes."""
+        for number in range(PER_PEER):
+            now(self.one.keys.approve(remembered(Fingerprint(bytes([number]) * 32), certificate=b"x" * CERTIFICATE_BYTES, note="ä" * 500)))
+        self.assertLess(len(self.store.content.table["pin.peer_example"].data or b""), 256 * 1024)
+
+    def test_unreadable(self) -> None:
+        """Of a peer whose keys cannot be read the former ones count, no first use counts, and nothing is changed."""
+        now(self.one.keys.approve(remembered(NEW_KEY)))
+        now(self.one.keys.learn_if(first_use(), self.one.known()))
+        good = self.store.content.table["pin.peer_example"].data
+        for data in (b"x", b"{}", b'{"version":2,"keys":[]}', b'{"version":1,"keys":[{}]}', (good or b"").replace(b"operator", b"stranger")):
+            now(self.other.engine.put("pin.peer_example", data, None))
+            self.assertIn("cannot be read", self.one.reports.pop())
+            self.assertEqual(KnownKeys(approved=frozenset({NEW_KEY})), self.one.known())
+            self.assertFalse(self.one.keys.learn(first_use(THIRD)))
+            for call in (self.one.keys.approve(remembered(THIRD)), self.one.keys.learn_if(first_use(THIRD), self.one.known())):
+                self.assertRaises(NotChanged, now, call)
+        late = Node(self.store, self.clock)
+        self.assertEqual(KnownKeys(), late.known())
+        self.assertRaises(NotChanged, now, late.keys.learn_if(first_use(THIRD), KnownKeys()))
+        now(self.other.engine.put("pin.peer_example", good, None))
+        self.assertEqual((frozenset({NEW_KEY}), frozenset({OLD_KEY})), (self.one.known().approved, self.one.known().first_use))
+        now(self.other.engine.put("pin.=20", json.dumps({"version": 1, "keys": []}).encode(), None))
+
+    def kept(self, node: Node, path: str = MEMORY) -> PeerKeys:
+        """Return the keys on the disk of a node, which keeps a copy in them from now on."""
+        kept = PeerKeys(database(path))
+        node.keys.keep_in(kept)
+        return kept
+
+    def test_kept(self) -> None:
+        """Each node keeps a copy of the decisions on its disk, and of no first uses."""
+        path = self.mktemp()
+        kept = self.kept(self.other, path)
+        now(self.one.keys.approve(remembered(OLD_KEY)))
+        now(self.one.keys.approve(remembered(NEW_KEY, at=NOW + 1)))
+        now(self.one.keys.revoke(PEER, OLD_KEY, NOW + 2))
+        now(self.one.keys.learn_if(first_use(domain="first.example"), KnownKeys()))
+        self.assertEqual(self.one.keys.of(PEER), kept.of())
+        now(self.one.keys.forget(PEER, NEW_KEY))
+        self.assertEqual(self.one.keys.of(PEER), kept.of())
+        kept._database.close()
+        self.assertEqual(self.one.keys.of(PEER), PeerKeys(database(path)).of())
+
+    def test_restored(self) -> None:
+        """The first node shares the keys that it kept, if nothing is shared of the peer. A key that was forgotten since does not come back."""
+        kept = self.kept(self.one)
+        for key in (remembered(OLD_KEY), remembered(NEW_KEY, domain="other.example", revoked=NOW), first_use(domain="first.example")):
+            kept.mirror(key.domain, [key])
+        now(self.other.keys.approve(remembered(NEW_KEY, domain="known.example")))
+        now(self.other.keys.forget(Domain.parse("known.example"), NEW_KEY))
+        kept.mirror("known.example", [remembered(NEW_KEY, domain="known.example")])
+        now(self.other.keys.approve(remembered(NEW_KEY, domain="decided.example")))
+        kept.mirror("decided.example", [first_use(domain="decided.example")])
+        kept.mirror("first-known.example", [first_use(domain="first-known.example")])
+        now(self.other.keys.learn_if(first_use(NEW_KEY, domain="first-known.example"), KnownKeys()))
+        now(self.one.keys.restore())
+        found = {(each.domain, each.key, each.revoked) for each in self.other.keys.of()}
+        self.assertEqual({
+            ("decided.example", NEW_KEY, None), ("peer.example", OLD_KEY, None), ("other.example", NEW_KEY, NOW), ("first.example", OLD_KEY, None), ("first-known.example", NEW_KEY, None),
+        }, found)
+        now(self.other.keys.forget(Domain.parse("first.example"), OLD_KEY))
+        now(self.one.keys.restore())
+        self.assertNotIn("first.example", [each.domain for each in self.other.keys.of()])
+        second = self.kept(self.other)
+        second.mirror("peer.example", [remembered(NEW_KEY)])
+        now(self.other.keys.restore())
+        self.assertEqual([OLD_KEY], [each.key for each in self.one.keys.of(PEER)])
+        self.assertIsNone(now(Node(self.store, self.clock).keys.restore()))
+
+    def test_restored_by_an_old_node(self) -> None:
+        """A revocation counts although a node that did not know of it has restored the key first, unless it was approved later."""
+        now(self.one.keys.approve(remembered(OLD_KEY, at=NOW)))
+        now(self.one.keys.approve(remembered(NEW_KEY, at=NOW + 5)))
+        kept = self.kept(self.other)
+        for key in (OLD_KEY, NEW_KEY, THIRD):
+            kept.mirror("peer.example", [*kept.of(), remembered(key, revoked=NOW + 2)])
+        now(self.other.keys.restore())
+        known = self.one.known(NOW + 10)
+        self.assertEqual((frozenset({NEW_KEY}), frozenset({OLD_KEY})), (known.approved, known.revoked))
+
+    def test_not_restored(self) -> None:
+        """A value that cannot be read stays. Without the engine nothing is restored."""
+        self.kept(self.one).mirror("peer.example", [remembered(OLD_KEY, revoked=NOW)])
+        self.one.may_change = False
+        self.assertRaises(NotChanged, now, self.one.keys.restore())
+        self.one.may_change = True
+        now(self.other.engine.put("pin.peer_example", b"x", 0))
+        now(self.one.keys.restore())
+        self.assertEqual(b"x", self.store.content.table["pin.peer_example"].data)
+        kept = self.kept(self.one)
+        kept.mirror("first.example", [first_use(domain="first.example")])
+        bucket = f"firstuse.{self.one.keys.first_uses._key('first.example')}"
+        now(self.other.engine.put(bucket, b"x", 0))
+        now(self.one.keys.restore())
+        self.assertEqual((b"x", 1), (self.store.content.table[bucket].data, len(kept.of())))
+
+    def test_late_answer(self) -> None:
+        """The node that decides is not told of its own decision, also if it reads it before the engine has answered."""
+        self.one.engine.lose_answers()
+        call = Deferred.fromCoroutine(self.one.keys.approve(remembered()))
+        self.assertEqual(frozenset({OLD_KEY}), self.one.known().approved)
+        self.one.engine.go_on()
+        self.successResultOf(call)
+        self.assertEqual(([], [PEER]), (self.one.approved, self.other.approved))
