@@ -196,6 +196,7 @@ class ClusterFaults:
             self.errors.append(f"{found.text}: {len(said)} nodes said that their lease is over")
         for server in servers:
             await asyncio.to_thread(server.start)
+        await self._bed.elected(RECOVER)  # otherwise the next fault comes while peers cannot be claimed
 
     async def _empty(self, found: Round) -> None:
         found.text = "the engine comes back without its store"

@@ -17,8 +17,9 @@ from typing import Any
 
 from s2sgw.admin.client import RequestFailed, ask, socket_path
 from s2sgw.backend.private_ca import PrivateCA
-from s2sgw.cluster.jetstream_api import JetStreamAPI
+from s2sgw.cluster.jetstream_api import QUESTION_SECONDS, JetStreamAPI
 from s2sgw.cluster.nats_connection import NATSConnection
+from s2sgw.cluster.subjects import SPOOL_STREAMS
 from s2sgw.runtime.state_directory import keep_secret
 from tests.durability.account import PairAccount
 from tests.durability.cluster_prosody import REAL, ProsodyBehind
@@ -347,12 +348,22 @@ class ClusterTestbed:
 
     async def delete_stream(self, name: str) -> None:
         """Delete a stream of the engine, as an operator may do by mistake."""
+        await self._ask_engine(f"STREAM.DELETE.{name}")
+
+    async def elected(self, seconds: float) -> None:
+        """Wait until each stream of the spool has a leader. Raises `EngineGone` after so many seconds."""
+        await self._ask_engine(*(f"STREAM.INFO.{name}" for name in SPOOL_STREAMS), seconds=seconds)
+
+    async def _ask_engine(self, *requests: str, seconds: float = QUESTION_SECONDS) -> None:
         loop = asyncio.get_running_loop()
         connection = NATSConnection(self.engine.urls, None, loop)
         api = JetStreamAPI(connection, loop.time)
         connection.open()
-        await api.question(api.call, f"STREAM.DELETE.{name}", {})
-        await connection.close()
+        try:
+            for request in requests:
+                await api.question(api.call, request, {}, seconds=seconds)
+        finally:
+            await connection.close()
 
     # --- waiting ---
 
