@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from dns._asyncbackend import Backend, DatagramSocket, StreamSocket  # dns.asyncbackend does not say that it exports them
 from twisted.internet.defer import CancelledError, Deferred
@@ -19,7 +18,6 @@ from twisted.python.failure import Failure
 
 #: IReactorTime, IReactorUDP and IReactorTCP at once, which no annotation can express.
 Reactor = Any
-T = TypeVar("T")
 
 #: Datagrams that are kept for a query until it reads them. Further ones are dropped.
 _DATAGRAMS = 16
@@ -60,31 +58,6 @@ class TwistedBackend(Backend):
         except ConnectingCancelledError:  # Twisted's own exception; the caller expects the usual one
             raise CancelledError from None
         return _StreamSocket(af, stream)
-
-
-async def exchange_datagrams(
-    reactor: Reactor, host: str, port: int, question: bytes, read: Callable[[bytes], T | None],
-) -> T:
-    """Send `question` to a name server, from a socket of its own, and return what `read` makes of the response.
-
-    A datagram for which it returns None, or raises `ValueError`, is ignored. Raises `OSError` if the server cannot be reached.
-    The caller bounds the time by cancelling.
-    """
-    datagrams = _Datagrams(host, port)
-    reactor.listenUDP(0, datagrams, interface="::" if ":" in host else "0.0.0.0")
-    try:
-        datagrams.socket.write(question)
-        while True:
-            data = await datagrams.received.get()
-            try:
-                answer = read(data)
-            except ValueError:
-                continue
-            if answer is not None:
-                return answer
-    finally:
-        if datagrams.socket is not None:  # a refusal has closed it already
-            datagrams.socket.stopListening()
 
 
 def _connect(reactor: Reactor, host: str, port: int, stream: _Stream) -> Deferred[_Stream]:

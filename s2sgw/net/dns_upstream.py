@@ -1,20 +1,19 @@
 """Asks a list of servers one DNS question, with failover.
 
 Each attempt uses a new socket (a random port) and a new random id. It uses UDP, then TCP if the answer is truncated.
-An answer with another id or another question is ignored.
+dnspython checks the id and the question of each answer, and ignores anything else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from struct import pack
-from typing import Any, TypeVar
+from typing import Any
 
 import dns.asyncquery
 import dns.entropy
 import dns.flags
-import dns.message
 import dns.rcode
 from dns.edns import EDECode, EDEOption
 from dns.message import Message, QueryMessage
@@ -26,8 +25,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import CannotListenError
 
 from s2sgw.net.dns_answer import Question
-from s2sgw.net.dns_reply import Reply, read_reply
-from s2sgw.net.dns_transport import Reactor, TwistedBackend, exchange_datagrams
+from s2sgw.net.dns_transport import Reactor, TwistedBackend
 from s2sgw.xmpp.host_port import DNS_PORT, HostPort, is_address
 
 #: RFC 9715 §3.1: bytes of an answer that passes without fragments.
@@ -39,9 +37,6 @@ DOWN_FOR = 30.0
 #: The number of the system's resolvers that are used (resolv.conf(5)).
 _SYSTEM_SERVERS = 3
 _REASON_LENGTH = 200
-
-Q = TypeVar("Q", bound=Message)
-R = TypeVar("R", Message, Reply)
 #: RFC 6891 §6.1.2: the OPT record, without options.
 _OPT = pack("!BHHIH", 0, RdataType.OPT, EDNS_PAYLOAD, 0, 0)
 
@@ -60,8 +55,8 @@ class ResolverUnreachable(NoAnswer):
 class ServerFailed(Exception):
     """A server answered that it cannot answer (SERVFAIL, REFUSED, …). It is not asked the same again at once."""
 
-    def __init__(self, message: Message | Reply) -> None:
-        super().__init__(_failure_text(dns.message.from_wire(message.wire) if isinstance(message, Reply) else message))
+    def __init__(self, message: Message) -> None:
+        super().__init__(_failure_text(message))
 
 
 def system_servers(path: str = "/etc/resolv.conf") -> list[str]:
@@ -91,19 +86,13 @@ class Query(QueryMessage):
 
     def __init__(self, question: Question) -> None:
         super().__init__(id=0)
-        name = question.name.to_wire() or b""
-        self._asked = name.lower(), int(question.rdtype)
         self.flags = dns.flags.RD | dns.flags.AD
         self.question = [RRset(question.name, RdataClass.IN, question.rdtype)]
-        self._rest = name + pack("!HH", question.rdtype, RdataClass.IN) + _OPT
+        self._rest = (question.name.to_wire() or b"") + pack("!HH", question.rdtype, RdataClass.IN) + _OPT
 
     def to_wire(self, *_arguments: Any, **_options: Any) -> bytes:
         """Return the message in wire format, for every transport."""
         return pack("!HHHHHH", self.id, self.flags, 1, 0, 0, 1) + self._rest
-
-    def read(self, wire: bytes) -> Reply | None:
-        """Return the response in `wire`; None: it is to another query. Raises `ValueError` if it is malformed."""
-        return read_reply(wire, self.id, *self._asked)
 
 
 class Upstream:
@@ -119,17 +108,10 @@ class Upstream:
         self.answered_at = float("-inf")
 
     async def ask(self, query: Message) -> tuple[Message, HostPort]:
-        """Return the first answer (NOERROR or NXDOMAIN), read by dnspython, and the server that gave it. Raises `NoAnswer`.
+        """Return the first answer (NOERROR or NXDOMAIN) and the server that gave it. Raises `NoAnswer`.
 
         `query` gets a new id for each attempt.
         """
-        return await self._first(query, self._message)
-
-    async def look_up(self, query: Query) -> tuple[Reply, HostPort]:
-        """Do as `ask`. The answer is read as far as a look-up needs it."""
-        return await self._first(query, self._reply)
-
-    async def _first(self, query: Q, exchange: Callable[[HostPort, Q], Coroutine[Deferred[Any], Any, R]]) -> tuple[R, HostPort]:
         complaints: dict[HostPort, str] = {}
         failed: set[HostPort] = set()
         reached: set[HostPort] = set()
@@ -138,7 +120,7 @@ class Upstream:
                 if server in failed:
                     continue
                 try:
-                    return await self._attempt(server, query, timeout, exchange), server
+                    return await self._attempt(server, query, timeout), server
                 except CancelledError:
                     raise
                 except Exception as error:  # dnspython and sockets raise many kinds; in each case the next server is asked
@@ -161,32 +143,17 @@ class Upstream:
         now = self._reactor.seconds()
         return sorted(self.servers, key=lambda server: self._down.get(server, 0.0) > now)
 
-    async def _attempt(
-        self, server: HostPort, query: Q, timeout: float, exchange: Callable[[HostPort, Q], Coroutine[Deferred[Any], Any, R]],
-    ) -> R:
+    async def _attempt(self, server: HostPort, query: Message, timeout: float) -> Message:
         query.id = dns.entropy.random_16()
-        answer = await Deferred.fromCoroutine(exchange(server, query)).addTimeout(timeout, self._reactor)
-        self._down.pop(server, None)
-        self.answered_at = self._reactor.seconds()
-        if (answer.rcode if isinstance(answer, Reply) else answer.rcode()) not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-            raise ServerFailed(answer)
-        return answer
-
-    async def _message(self, server: HostPort, query: Message) -> Message:
-        message, _ = await dns.asyncquery.udp_with_fallback(
+        exchange = dns.asyncquery.udp_with_fallback(
             query, server.host, None, server.port, ignore_unexpected=True, backend=self._backend, ignore_errors=True
         )
+        message, _ = await Deferred.fromCoroutine(exchange).addTimeout(timeout, self._reactor)
+        self._down.pop(server, None)
+        self.answered_at = self._reactor.seconds()
+        if message.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+            raise ServerFailed(message)
         return message
-
-    async def _reply(self, server: HostPort, query: Query) -> Reply:
-        reply = await exchange_datagrams(self._reactor, server.host, server.port, query.to_wire(), query.read)
-        if reply.truncated:
-            message = await dns.asyncquery.tcp(query, server.host, None, server.port, backend=self._backend)
-            whole = query.read(message.to_wire())
-            if whole is None or whole.truncated:
-                raise ValueError("its answer is truncated over TCP too")
-            return whole
-        return reply
 
 
 def _failure_text(message: Message) -> str:
