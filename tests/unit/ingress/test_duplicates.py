@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.ingress import duplicates
 from s2sgw.ingress.duplicates import MAX_OF_STREAM, MAX_PAIRS, REMEMBERED_SECONDS, Duplicates, Unacknowledged
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.xmpp.jid import Domain, Pair
@@ -101,6 +102,20 @@ class DuplicatesTests(SynchronousTestCase):
         self.assertEqual(self.new(stanza("2")), [])
         self.clock.advance(2 * REMEMBERED_SECONDS)
         self.assertEqual(self.new(stanza("2")), ["2"])
+
+    def test_from_the_last_loss(self) -> None:
+        """While an earlier loss is remembered, a later one of the same pair has its whole time."""
+        self.lose(stanza("1"))
+        self.clock.advance(REMEMBERED_SECONDS - 1)
+        self.lose(stanza("2"))
+        self.clock.advance(REMEMBERED_SECONDS - 1)
+        self.assertEqual(self.new(stanza("2")), [])
+
+    def test_too_many_of_a_pair(self) -> None:
+        """The number of stanzas of a pair is bounded: beyond it, those that were lost last are remembered."""
+        self.patch(duplicates, "MAX_OF_PAIR", 2)
+        self.lose(*(stanza(str(number)) for number in range(4)))
+        self.assertEqual(self.new(*(stanza(str(number)) for number in range(4))), ["0", "1"])
 
     def test_bounded(self) -> None:
         """The number of pairs is bounded: the pair with the oldest loss is forgotten."""

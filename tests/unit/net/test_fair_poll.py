@@ -12,6 +12,7 @@ from unittest.mock import Mock
 from twisted.internet import reactor
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.main import CONNECTION_DONE
+from twisted.internet.protocol import DatagramProtocol, ServerFactory
 from twisted.internet.task import Clock, deferLater
 from twisted.python import log
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -341,6 +342,21 @@ class InstallTests(TestCase):
         lost.assert_called_once()
         called.assert_not_called()
         self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+
+    def test_kinds(self) -> None:
+        """Twisted's ports are told from streams. A stream is known by its party."""
+        if not isinstance(reactor, EPollReactor):
+            raise SkipTest("another reactor runs")
+        self.addCleanup(share_turns(reactor, STRANGERS, Turns(), Observer()))
+        datagrams = reactor.listenUDP(0, DatagramProtocol(), interface="127.0.0.1")
+        listener = reactor.listenTCP(0, ServerFactory(), interface="127.0.0.1")
+        near, far = socket.socketpair()
+        below: Any = Mock(socket=far, reactor=reactor, fileno=far.fileno)
+        stream = SocketTransport(below, below, Mock(party="a.example"), Mock())
+        for end in (near.close, far.close, stream.pauseProducing, datagrams.stopListening, listener.stopListening):
+            self.addCleanup(end)
+        kinds = [reactor._poller._kind_of(each.fileno()) for each in (datagrams, listener, stream)]
+        self.assertEqual([SocketKind.DATAGRAM, SocketKind.LISTENER, "a.example"], kinds)
 
     async def test_connection_that_breaks(self) -> None:
         """A connection of our own whose reading fails by an error of ours is lost, and is served no more."""

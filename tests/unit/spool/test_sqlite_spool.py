@@ -6,6 +6,7 @@ import gc
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -217,6 +218,18 @@ class ShareTests(SynchronousTestCase):
         self.assertEqual(it.append(*(spooled(pair, 1, 840) for pair in self.sub_domains(20, "more.example.net"))), None)
         for name, used in (("example.co.uk", 20_000), ("else.example.co.uk", 20_000), ("other.co.uk", 0), ("example.net", 20_000)):
             self.assertEqual(it.spool.used_by(Domain.parse(name)), used, name)
+        it.close()
+
+    def test_several_domains_in_one_batch(self) -> None:
+        """In one batch, each stanza counts for its own registered domain, in whatever order they are."""
+        it, much = self.open(), self.sub_domains(21)
+        few = self.sub_domains(5, "few.example.net")
+        mixed = [pair for row in zip_longest(few, much) for pair in row if pair is not None]
+        refused = it.append(*(spooled(pair, 1, 840) for pair in mixed))
+        self.assertEqual((refused.bound, it.held()[0]), ("share", 0))
+        self.assertIn("example.co.uk, with all its sub-domains,", str(refused))
+        self.assertEqual(it.append(*(spooled(pair, 1, 840) for pair in mixed[:-1])), None)
+        self.assertEqual([it.spool.used_by(each[0].recipient) for each in (much[1:], few[1:])], [20_000, 5_000])
         it.close()
 
     def test_sub_domains_over_a_restart(self) -> None:
