@@ -78,15 +78,20 @@ class TurnsTests(SynchronousTestCase):
 
     def test_party(self) -> None:
         """When the streams of one party have read for a while in a turn, its others come behind those of other parties."""
+        kept = self.turns.party("many.example")  # by another stream of it
+        self.budget.begin()
+        self.turns.begin_round()
         for name in "abcd":
             self.add(name, ms=BUSY_SECONDS * 700, party="many.example")
         self.add("x", party="one.example")
         self.add("y")
-        self.assertEqual(self.round(), "abxycd")
+        self.turns.end_round()
+        self.assertEqual(("".join(self.called), self.clock.getDelayedCalls()), ("abxycd", []))  # all of them in this turn
         self.add("c", ms=1, party="many.example")
         self.add("d", ms=1, party="many.example")
         self.add("x", party="one.example")
         self.assertEqual(self.round(), "cdx")  # each turn begins anew
+        self.assertIs(kept, self.turns.party("many.example"))
 
     def test_party_without_time(self) -> None:
         """A crowd of one party's streams delays no others in the next turns either, and each of its streams is served."""

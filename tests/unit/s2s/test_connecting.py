@@ -356,8 +356,10 @@ class TrialTests(Attempts):
         return self.connections[-1]
 
     def test_party(self) -> None:
-        """A stream shares turns with the others of the peer's registered domain."""
-        self.assertEqual(self.ready().party, "there.example")
+        """A stream shares turns with the others of the peer's registered domain. Those to our own server are of no party."""
+        for leg, party in (("federation", "there.example"), ("backend", "")):
+            self.patch(Side, "leg", leg)
+            self.assertEqual(self.ready().party, party)
 
     def broken(self, managed: bool = True) -> None:
         self.ready(managed).close(Ending(Cause.STREAM_ERROR, by="them", condition="unsupported-stanza-type"))
