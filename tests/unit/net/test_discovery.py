@@ -352,6 +352,13 @@ class GraceTests(DiscoveryCase):
 class RefusedAddressTests(DiscoveryCase):
     """Tests of addresses that a stranger's DNS must not name."""
 
+    def test_known_and_private(self) -> None:
+        """If the address of the first target is known, and not public, the next target is looked up."""
+        self.server.add("inside.example", "A", "10.0.0.1")
+        self.server.srv("peer.example", "1 0 5269 inside.example.", "2 0 5269 h1.example.")
+        for _ in range(2):  # the second time, everything is known
+            self.assertEqual(self.places(self.located()), [("h1.example", 5269, ("8.8.0.1",))])
+
     def test_private(self) -> None:
         """Addresses that are not public are removed. If none is left, the ending says so."""
         self.server.add("mixed.example", "A", "10.0.0.1", "8.8.0.7")
