@@ -279,9 +279,9 @@ class LoopbackTests(LoopbackCase):
             self.assertEqual([], list(mismatches(answer, RESPONSES[verb], verb)))
             if verb in ("streams", "lanes", "peers", "names", "refusals", "certs", "pins list", "deny list"):
                 self.assertNotEqual([], answer, verb)
-        # `approve` needs a waiting certificate, `log level` a log of its own, `drain` is last, `watch` has no end, `cluster status` a cluster; others
-        # connect to other servers
-        rest = {"pins approve", "log level", "drain", "watch", "console token", "probe", "check live", "cluster status"}
+        # `approve` needs a waiting certificate, `log level` a log of its own, `drain` is last, `watch` has no end; `cluster …` needs a cluster,
+        # others connect to other servers
+        rest = {"pins approve", "log level", "drain", "watch", "console token", "probe", "check live", "cluster status", "cluster spread"}
         self.assertEqual(rest, set(RESPONSES) - {verb for verb, _ in requests})
         unknown = await self.in_thread(partial(self.refused, "frobnicate"))
         self.assertEqual(set(RESPONSES), set(unknown.partition("there are ")[2].split(", ")))
