@@ -60,12 +60,12 @@ def cluster_spread(dry_run: bool, busy: bool, config: ConfigPath, as_json: JSONF
         if not as_json:
             _tell(answer["moved"])
         answer = asked(config, as_json, "cluster spread", busy=busy)
-        total = {**answer, "moved": total["moved"] + answer["moved"]}
+        total = {**answer, "moved": total["moved"] + answer["moved"], "kept": _still_kept(total["kept"], answer)}
     if as_json:
         print_json(total, as_json)
     else:
         _tell(answer["moved"])
-        show(answer, as_json, _planned if dry_run else _spread)
+        show(total, as_json, _planned if dry_run else _spread)
     end_with_missing(answer["missing"], as_json)
     if answer["plan"] and not dry_run:
         sys.exit(NO)
@@ -74,6 +74,12 @@ def cluster_spread(dry_run: bool, busy: bool, config: ConfigPath, as_json: JSONF
 def _tell(moved: list[JSONRow]) -> None:
     for row in moved:
         click.echo(printable(f"{row['peer']}: {row['from']} -> {row['to']}"))
+
+
+def _still_kept(kept: list[JSONRow], answer: JSONRow) -> list[JSONRow]:
+    """Return the peers that could not be moved until now. A later step does not try them again for a while."""
+    tried = {row["peer"] for row in (*answer["moved"], *answer["kept"])}
+    return [*(row for row in kept if row["peer"] not in tried), *answer["kept"]]
 
 
 def _homes(answer: JSONRow) -> str:

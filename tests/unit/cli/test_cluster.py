@@ -190,6 +190,21 @@ class SpreadTests(CommandCase):
         self.steps(self.step([], 0, missing=[MISSING]))
         self.assertEqual(4, self.run_command("cluster", "spread").exit_code)
 
+    def test_kept(self) -> None:
+        """A peer that could not be moved in any step is named in the end, with its last reason, unless a later step has moved it."""
+        def kept(why: str, *peers: str) -> list[dict[str, Any]]:
+            return [{"peer": peer, "node": "a", "why": why} for peer in peers]
+
+        first = self.step(["x.example"], 4, kept=kept("first", "p.example", "q.example", "r.example"))
+        second = self.step(["q.example"], 3, kept=kept("second", "r.example"))
+        self.steps(first, second, self.step([], 2))
+        result = self.run_command("cluster", "spread")
+        stays = [line for line in result.output.splitlines() if "stays" in line]
+        self.assertEqual((1, ["p.example stays at a: first", "r.example stays at a: second"]), (result.exit_code, stays))
+        self.steps(first, second, self.step([], 2))
+        answer = json.loads(self.run_command("cluster", "spread", "--json").output)
+        self.assertEqual(kept("first", "p.example") + kept("second", "r.example"), answer["kept"])
+
     def test_plan(self) -> None:
         """The plan is printed, and asked for once. It is no failure that homes are not even."""
         self.steps(self.step([], 2))
