@@ -32,6 +32,7 @@ from s2sgw.composition.node_questions import EngineNodes, node_verbs
 from s2sgw.net.slices import SlicedWork, Slices, few_at_once
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.xmpp.bounded_dict import BoundedDict
+from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 #: The first word of these questions.
@@ -255,9 +256,12 @@ class HomeSpread:
             why = "" if found.get("taken") is True else f"node {to}: {found.get('why')}"
         except (NodeSilent, VerbError) as error:
             why = f"node {to}: {error}"
-        if why:
-            await self._homes.claim(peer)  # its stored stanzas would wait until a node looks for them
-        return why
+        if not why:
+            return ""
+        ending = await self._homes.claim(peer)  # its stored stanzas would wait until a node looks for them
+        if ending is not None and ending.cause is Cause.OTHER_NODE and await self._homes.home_node(peer) == to:
+            return ""  # its answer was lost
+        return why if ending is None else f"{why}; and it has not come back: {ending.detail or ending.cause.value}"
 
 
 def _in_turn(takers: Mapping[str, int], most: int) -> list[str]:

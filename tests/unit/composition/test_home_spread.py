@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from s2sgw.composition.home_spread import WORD, HomeSpread, cluster_verbs
 from s2sgw.composition.node_questions import EngineNodes
 from s2sgw.net.slices import Slices
 from s2sgw.reporting.audit import AuditLog
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 from tests.support.cluster_node import Nodes
 
@@ -162,6 +164,45 @@ class SpreadTests(SpreadCase):
         answer = self.run_step(seconds=30.0)
         self.assertEqual(([], 2), (answer["moved"], len(answer["kept"])))
         self.assertEqual(3, len(self.nodes["a"].table.owned))
+
+    def test_answer_lost(self) -> None:
+        """A taker whose answer is lost has taken the peer: it has moved."""
+        self.own("a", 2)
+        self.lose_takes("b", self.spreads["b"].answer)
+        self.lose_takes("c", self.spreads["c"].answer)
+        self.nodes["b"].custody.seconds = self.nodes["c"].custody.seconds = 0.0
+        answer = self.run_step()
+        self.assertEqual((1, [], 1), (len(answer["moved"]), answer["kept"], len(self.nodes["a"].table.owned)))
+        self.assertEqual([answer["moved"][0]["to"]], self.nodes.owners(Domain.parse(answer["moved"][0]["peer"])))
+
+    def lose_takes(self, name: str, act: Callable[[bytes], Awaitable[bytes]]) -> None:
+        """Let a node do what it is asked, and give no answer if it was asked to take a peer."""
+
+        async def answer(question: bytes) -> bytes:
+            if not question.startswith(WORD):
+                return await self.nodes[name].homes.answer(question)
+            answered = await act(question)
+            if b"take" in question:
+                raise RuntimeError("lost")
+            return answered
+
+        self.nodes[name].engine.answer(name, answer)
+
+    def test_does_not_come_back(self) -> None:
+        """If neither the taker nor the former home can have the peer, the operator is told both reasons."""
+        self.own("a", 2)
+
+        async def refuse(question: bytes) -> bytes:
+            self.nodes["a"].custody.ending = Ending(Cause.SHUTDOWN, "stopping")
+            raise RuntimeError("refused")
+
+        for name in "bc":
+            self.lose_takes(name, self.spreads[name].answer)
+        self.patch(self.spreads["b"], "_take", refuse)
+        self.patch(self.spreads["c"], "_take", refuse)
+        answer = self.run_step()
+        self.assertEqual(([], 1), (answer["moved"], len(answer["kept"])))
+        self.assertIn("does not answer; and it has not come back: stopping", answer["kept"][0]["why"])
 
     def test_away(self) -> None:
         """A node that gives no answer, or takes no peers, is named and left out."""
