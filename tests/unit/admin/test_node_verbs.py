@@ -205,6 +205,7 @@ class EveryNodeTests(NodeVerbsCase):
         answer = self.ask("queue ages")
         self.assertEqual([("b", "q"), ("a", "p")], [(row["node"], row["peer"]) for row in answer["rows"]])
         self.assertEqual([{"node": "c", "missing": "gone"}], answer["missing"])
+        self.assertEqual(["q"], [row["peer"] for row in self.ask("queue ages", limit=1)["rows"]])
 
     def test_everywhere(self) -> None:
         """A peer is denied on every node; what was closed is told of all. A node that was not reached is named."""
@@ -217,6 +218,22 @@ class EveryNodeTests(NodeVerbsCase):
         self.nodes.answers = {("b", "forget"): {"peer": "p", "proofs": True, "keys": 1, "pending": 0, "refusals": 3}, ("c", "forget"): {}}
         answer = self.ask("forget", peer="p")
         self.assertEqual((True, 2, 5, ["b", "c"]), (answer["proofs"], answer["keys"], answer["refusals"], answer["nodes"]))
+
+    def test_denied_here(self) -> None:
+        """Whether the peer is denied is said of this node alone: another one may have been told otherwise meanwhile."""
+        self.own["deny"] = {"peer": "p", "denied": False, "changed": True, "closed": []}
+        self.nodes.answers = {(node, "deny"): {"peer": "p", "denied": True, "changed": False, "closed": []} for node in "bc"}
+        self.assertFalse(self.ask("deny", peer="p", undo=True)["denied"])
+
+    def test_no_files(self) -> None:
+        """No name of a file is passed on, and no order to ask this node alone, which other nodes do not take."""
+        self.own["refusals"] = []
+        self.nodes.answers = {("b", "refusals"): [], ("c", "refusals"): []}
+        self.ask("refusals", here=False, letter=True)
+        self.assertEqual({"letter", BY}, set(self.nodes.asked[0][2]))
+        for verb in TABLE:
+            passed = ClusterVerbs({}, self.nodes, home_of, Slices(self.clock))._passed(verb, {"with": "/file", "here": False})
+            self.assertEqual({BY}, set(passed), verb)
 
     def test_refused_here(self) -> None:
         """A change that this node refuses is made nowhere."""
@@ -272,6 +289,19 @@ class HomeTests(NodeVerbsCase):
         """A refusal of the home is told with its name."""
         self.nodes.answers, self.nodes.homes = {("b", "queue hold"): VerbError("too many holds")}, ["b"]
         self.assertEqual("node b: too many holds", self.refused("queue hold", target=["p.example"]))
+        self.nodes.answers, self.nodes.homes = {("b", "queue hold"): VerbError("unknown argument", "usage")}, ["b"]
+        running = Deferred.fromCoroutine(self.verbs["queue hold"]({"target": ["p.example"]}))
+        self.assertEqual("usage", self.failureResultOf(running, VerbError).value.kind)
+
+    def test_more_stanzas_than_room(self) -> None:
+        """A home that has more stanzas than one answer holds says so, wherever it is. One stanza is always shown, however large."""
+        self.patch(node_verbs, "MERGED_BYTES", 50)
+        self.own["queue show"] = [{"data": "x" * 60}, {"data": "y"}]
+        self.nodes.answers = {("b", "queue show"): NodeRows([{"data": "x" * 60}], True)}
+        for node in "ab":
+            self.nodes.homes = [node]
+            row, cut = self.ask("queue show", target=["p.example"])
+            self.assertEqual((node, 60, node, True), (row["node"], len(row["data"]), cut["node"], "--here" in cut["missing"]))
 
     def test_malformed(self) -> None:
         """Arguments that name no peer are for this node, which says what is wrong. So is a file of this machine."""

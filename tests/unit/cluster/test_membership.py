@@ -141,6 +141,14 @@ class MembershipTests(SynchronousTestCase):
         self.assertIn("OtherEnded", nodes["a"].notices)
         self.assertLess(0, len(self.flushLoggedErrors(RuntimeError)))
 
+    def test_stops_while_a_call_waits(self) -> None:
+        """A node that stops while the engine does not answer logs no fault of the program."""
+        nodes = Nodes("a")
+        nodes["a"].engine.hold()
+        nodes.pass_time(0.6)
+        nodes["a"].membership.stop()
+        self.assertEqual((0, []), (nodes["a"].membership.failures.number, self.flushLoggedErrors()))
+
     def test_user_fails(self) -> None:
         """A notice that cannot be followed is logged, and the membership goes on."""
         nodes = Nodes("ab")

@@ -188,6 +188,76 @@ class SpreadTests(SpreadCase):
 
         self.nodes[name].engine.answer(name, answer)
 
+    def test_taken_by_a_third(self) -> None:
+        """A peer that neither the taker nor its former home has, but another node, is not told as moved to the taker."""
+        self.own("a", 2)
+
+        async def home_node(peer: Domain) -> str:
+            return "a node that was not asked"
+
+        self.patch(self.nodes["a"].homes, "home_node", home_node)
+        self.lose_takes("b", self.spreads["b"].answer)
+        self.lose_takes("c", self.spreads["c"].answer)
+        self.nodes["b"].custody.seconds = self.nodes["c"].custody.seconds = 0.0
+        answer = self.run_step()
+        self.assertEqual([], answer["moved"])
+        self.assertIn("has not come back: a0.example is served by the node", answer["kept"][0]["why"])
+
+    def test_two_givers(self) -> None:
+        """Each node with too many homes gives its own part, and to its own takers."""
+        self.own("a", 6)
+        self.own("b", 5)
+        told: list[dict[str, Any]] = []
+        original = self.spreads["b"].answer
+
+        async def noted(question: bytes) -> bytes:
+            told.append(json.loads(question.removeprefix(WORD)))
+            return await original(question)
+
+        self.relay("b", noted)
+        answer = self.run_step()
+        given = next(each for each in told if each["do"] == "give")
+        self.assertEqual(({"c": 1}, [4, 4, 3], []), (given["to"], self.homes(), answer["plan"]))
+
+    def relay(self, name: str, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
+        """Let `answer` answer these questions to a node."""
+
+        async def answered(question: bytes) -> bytes:
+            return await (answer if question.startswith(WORD) else self.nodes[name].homes.answer)(question)
+
+        self.nodes[name].engine.answer(name, answered)
+
+    def test_lies(self) -> None:
+        """A node may say anything of its homes, and of the peers that it gave: the step ends, and counts only moves that were planned."""
+        self.own("b", 4)
+        for count, given in (
+            (4, {"moved": 7, "kept": "x"}), (4, {"moved": [7, {}, {"peer": "p", "to": "z"}, {"peer": "p", "to": "b"}], "kept": [None]}), (4, {}), (-1, {}), ("x", {}), (None, {}),
+        ):
+
+            async def lie(question: bytes, count: object = count, given: object = given) -> bytes:
+                return json.dumps({"result": {"homes": count} if b"count" in question else given}).encode()
+
+            self.relay("b", lie)
+            answer = self.run_step()
+            self.assertEqual([], answer["moved"], given)
+            self.assertEqual({"a": 0, "b": 4, "c": 0} if count == 4 else {"a": 0, "c": 0}, answer["homes"])
+
+    def test_fault(self) -> None:
+        """A peer that cannot be given up by a fault of the program is named, and is in the log. The others move."""
+        self.own("a", 3)
+        original = self.nodes["a"].homes.give_up
+        broken = Domain.parse("a0.example")
+
+        async def give_up(peer: Domain) -> bool:
+            if peer == broken:
+                raise RuntimeError("broken")
+            return await original(peer)
+
+        self.patch(self.nodes["a"].homes, "give_up", give_up)
+        answer = self.run_step()
+        self.assertEqual(([{"peer": "a0.example", "node": "a", "why": "the log says why"}], 1), (answer["kept"], len(answer["moved"])))
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+
     def test_does_not_come_back(self) -> None:
         """If neither the taker nor the former home can have the peer, the operator is told both reasons."""
         self.own("a", 2)
@@ -289,14 +359,42 @@ class AnswerTests(SpreadCase):
         self.nodes["a"].custody.seconds = 1.0
         answer = self.raw({"do": "take", "peer": "a0.example"})["result"]
         self.assertEqual((False, True), (answer["taken"], "node a" in answer["why"]))
+        self.patch(home_spread, "TAKEN_AT_ONCE", 1)
+        self.assertTrue(self.raw({"do": "take", "peer": "q.example"})["result"]["taken"])
         self.patch(home_spread, "TAKEN_AT_ONCE", 0)
-        self.assertIn("already", self.raw({"do": "take", "peer": "q.example"})["error"])
+        self.assertIn("already", self.raw({"do": "take", "peer": "r.example"})["error"])
 
     def test_huge_numbers(self) -> None:
         """A question for more homes than there are, or than a step has, is bounded."""
         self.own("b", 5)
         moved = self.raw({"do": "give", "to": {"a": 10**30, "c": 10**30}})["result"]["moved"]
         self.assertEqual(5, len(moved))
+
+    def test_step_is_full(self) -> None:
+        """The takers of a step come in turn, and are as many as a step has, wherever it ends."""
+        self.assertEqual(["a", "c", "a"], home_spread._in_turn({"a": 5, "c": 5}, 3))
+        self.assertEqual(["a", "c", "a"], home_spread._in_turn({"a": 2, "c": 1}, 9))
+
+    def test_peer_that_is_being_taken(self) -> None:
+        """A peer that this node is taking at the moment is not given up, and is not named as one that could not be moved."""
+        taking: Deferred[None] = Deferred()
+
+        async def take(fence: object, logs: object) -> None:
+            await taking
+
+        self.patch(self.nodes["b"].custody, "take", take)
+        self.nodes["b"].claim(Domain.parse("p.example"))
+        self.nodes.pass_time(0.2)
+        self.assertEqual([0, 1, 0], self.homes())
+        self.assertEqual({"moved": [], "kept": []}, self.raw({"do": "give", "to": {"a": 1}, "busy": True})["result"])
+        taking.callback(None)
+
+    def test_many_peers_are_looked_at_in_slices(self) -> None:
+        """A node with many peers, none of which may be given up, looks at some of them in one turn."""
+        self.own("b", 250)
+        self.nodes["b"].custody.seconds = 0.0
+        work = self.spreads["b"]._chosen(9, False)
+        self.assertEqual(2, sum(1 for _ in work))
 
     def test_whole(self) -> None:
         """The verbs of a node as it is built have `cluster spread`, and its questions are answered."""

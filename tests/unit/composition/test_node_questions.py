@@ -146,6 +146,10 @@ class AskingTests(QuestionsCase):
         """A refusal of the other node is told. A fault there is in its log, and its text stays there."""
         self.own["b", "deny"] = VerbError("the disk is full")
         self.assertEqual("the disk is full", self.failed(VerbError, self.reached.ask("b", "deny", {}, 1.0)))
+        for kind, told in (("usage", "usage"), ("failed", "failed"), ("denied", "failed")):
+            self.own["b", "deny"] = VerbError("no", cast(Any, kind))
+            running = self.start(self.reached.ask("b", "deny", {}, 1.0))
+            self.assertEqual(told, self.failureResultOf(running, VerbError).value.kind)
         self.own["b", "deny"] = RuntimeError("secret")
         self.assertNotIn("secret", self.failed(VerbError, self.reached.ask("b", "deny", {}, 1.0)))
         self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
@@ -213,7 +217,19 @@ class AnsweringTests(QuestionsCase):
             self.failed(NotHome, self.reached.ask("b", "queue drop", arguments, 1.0))
         self.failed(NotHome, self.reached.rows("b", "queue show", {"target": ["p.example"]}, 1.0, 1000))
         self.assertEqual([], self.asked)
-        self.assertEqual([None], self.nodes["b"].claim(P))
+        taking: Deferred[None] = Deferred()
+
+        async def take(fence: object, logs: object) -> None:
+            await taking
+
+        self.patch(self.nodes["b"].custody, "take", take)
+        claimed = self.nodes["b"].claim(P)
+        self.nodes.pass_time(0.2)
+        self.assertEqual(["b"], self.nodes.owners(P))
+        self.failed(NotHome, self.reached.ask("b", "queue drop", {"target": ["p.example"]}, 1.0))
+        taking.callback(None)
+        self.nodes.pass_time(0.2)
+        self.assertEqual([None], claimed)
         self.assertEqual({"stanzas": 1}, self.ask("queue drop", target=["local.example", "p.example"]))
 
     def test_few_at_once(self) -> None:
@@ -252,6 +268,28 @@ class AnsweringTests(QuestionsCase):
         for token in tokens[2:]:
             self.assertIn("given up", self.raw({"next": token})["error"])
         self.assertEqual(len(tokens), len(set(tokens)))
+
+    def test_no_timer_is_left(self) -> None:
+        """An answer whose rows were asked for, or that gave way, leaves no timer."""
+        self.patch(node_questions, "PAGE_BYTES", 10)
+        before = len(self.clock.getDelayedCalls())
+        tokens = []
+        for _ in range(node_questions.OPEN + 3):
+            self.own["b", "streams"] = [{"peer": "p"}, {"peer": "q"}]
+            tokens.append(self.raw({"verb": "streams", "arguments": {}})["next"])
+        self.assertEqual(before + node_questions.OPEN, len(self.clock.getDelayedCalls()))
+        for token in tokens[3:]:
+            while token is not None:
+                token = self.raw({"next": token})["next"]
+        self.assertEqual(before, len(self.clock.getDelayedCalls()))
+
+    def test_time_is_bounded(self) -> None:
+        """However long another node would wait, and whatever it says, its question gives its place back."""
+        for seconds in (1e9, "x", -1, 0):
+            self.own["b", "status"] = Deferred()
+            running = self.start(self.answers["b"].answer(b"verb " + json.dumps({"verb": "status", "arguments": {}, "seconds": seconds}).encode()))
+            self.clock.advance(node_questions.ROWS_SECONDS + 0.1)
+            self.assertIn("in time", json.loads(self.successResultOf(running))["error"])
 
 
 class HomeTests(QuestionsCase):

@@ -221,9 +221,9 @@ class AcceptanceTests(SynchronousTestCase):
         """A port is shared by those who say so, in both families. Who does not say so gets no share, and gives none."""
         reactor = SimpleNamespace(adoptStreamPort=lambda fileno, family, factory: socket.socket(fileno=os.dup(fileno)))
 
-        def opened(port: int, family: str) -> Any:
+        def opened(port: int, family: str, shared: str = ":reuseport=yes") -> Any:
             interface = "\\:\\:1" if family == "tcp6" else "127.0.0.1"
-            (found,) = listen(reactor, f"{family}:{port}:interface={interface}:reuseport=yes", self.factory())
+            (found,) = listen(reactor, f"{family}:{port}:interface={interface}{shared}", self.factory())
             results: list[Any] = []
             found.addBoth(results.append)
             if isinstance(results[0], socket.socket):
@@ -244,6 +244,8 @@ class AcceptanceTests(SynchronousTestCase):
             alone.bind(("127.0.0.1", 0))
             alone.listen()
             self.assertIsInstance(opened(alone.getsockname()[1], "tcp"), Failure)
+        if has_ipv6():
+            self.assertEqual(0, opened(0, "tcp6", "").getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
 
     def test_trouble(self) -> None:
         """A port in use and a missing privilege are reported with the remedy. Other errors have their own text."""
