@@ -8,6 +8,7 @@ close the engine. Each step of a stop takes a bounded time.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Coroutine
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
@@ -19,7 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from s2sgw.cluster.engine import EngineError, EngineGone, EngineUnfit
+from s2sgw.cluster.engine import EngineError, EngineUnfit
 from s2sgw.cluster.homes import YIELD
 from s2sgw.cluster.lost_store import LostStore
 from s2sgw.cluster.members import (
@@ -133,13 +134,13 @@ class NodeLife:
     def _noticed(self, notice: MemberNotice) -> None:
         match notice:
             case SessionBegan(session):
-                self._begin(self._admit(session))
+                self._begin(partial(self._admit, session))
             case LeaseOver():
                 self.why_closed = "the engine of the cluster does not answer"
                 self.log.warn(event="lease over", detail="nothing is written to streams until the engine answers")
             case LeaseRegained():
                 self.log.info(event="lease regained")
-                self._begin(self._read_again())
+                self._begin(self._read_again)
             case StreamsMustEnd():
                 self._close_doors("the engine did not answer in time: peers go to other nodes")
             case SessionEnded():
@@ -158,6 +159,8 @@ class NodeLife:
 
     async def _admit(self, session: NodeSession) -> None:
         """Open the doors, if this node fits to the others that are members now."""
+        if self._parts.members.session != session or self._leaving:
+            return
         try:
             await self._parts.settings.agree(session.birth)
             await self._parts.book.current()
@@ -165,10 +168,6 @@ class NodeLife:
             self._check_place()
         except EngineUnfit as error:
             self._doors.give_up(str(error))
-        except (EngineGone, OSError):
-            await deferLater(self._clock, READ_AGAIN)
-            if self._parts.members.session == session and not self._leaving:
-                self._begin(self._admit(session))
         else:
             await self._parts.homes.dropped()
             if self._parts.members.session == session:
@@ -178,13 +177,8 @@ class NodeLife:
 
     async def _read_again(self) -> None:
         """Open the doors when it is known here what operators have decided meanwhile."""
-        try:
+        if not self._leaving:
             await self._parts.book.current()
-        except EngineGone:
-            await deferLater(self._clock, READ_AGAIN)
-            if not self._leaving:
-                self._begin(self._read_again())
-        else:
             self._open_doors()
 
     def _check_place(self) -> None:
@@ -256,18 +250,24 @@ class NodeLife:
         else:
             self.log.failure("a step of leaving the cluster failed", failure)
 
-    def _begin(self, call: Coroutine[Deferred[Any], Any, None]) -> None:
-        running = Deferred.fromCoroutine(call)
+    def _begin(self, act: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
+        """Do `act`. After an error it is done again: otherwise the doors would stay closed until the next session."""
+        running = Deferred.fromCoroutine(act())
         self._calls.add(running)
-        running.addErrback(self._failed)
+        running.addErrback(self._failed, act)
         running.addBoth(self._ended, running)
 
-    def _ended(self, _: object, running: Deferred[None]) -> None:
+    def _ended(self, result: object, running: Deferred[None]) -> object:
         self._calls.discard(running)
+        stopped = isinstance(result, Failure) and result.check(CancelledError) is not None
+        return None if stopped else result
 
-    def _failed(self, failure: Failure) -> None:
-        if failure.check(CancelledError, EngineError) is None:
-            self.log.failure("the membership could not be followed", failure)
+    def _failed(self, failure: Failure, act: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> Deferred[None]:
+        if failure.check(CancelledError) is not None:
+            failure.raiseException()
+        if failure.check(EngineError, OSError) is None:
+            self._parts.membership.failures.note("the membership could not be followed", failure)
+        return deferLater(self._clock, READ_AGAIN, self._begin, act)
 
 
 class HandedOnFactories(NamedTuple):

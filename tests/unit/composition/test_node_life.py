@@ -11,7 +11,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.cluster.engine import EngineGone, EngineUnfit
+from s2sgw.cluster.engine import EngineFull, EngineGone, EngineUnfit
 from s2sgw.cluster.home_table import HomeTable
 from s2sgw.cluster.homes import ClusterHomes
 from s2sgw.cluster.members import LeaseRegained, Members, SessionEnded
@@ -304,6 +304,51 @@ class LifeTests(SynchronousTestCase):
         self.assertEqual((2, JOINED[:-1]), (len(tried), node.events))
         self.pass_time(2 * READ_AGAIN)
         self.assertEqual((3, JOINED), (len(tried), node.taken))
+
+    def test_doors_after_errors(self) -> None:
+        """Every error that keeps the doors closed is met with another attempt: a full engine, a full disk, and a fault of the program, which is logged."""
+        errors = [EngineFull("full"), OSError("the disk is full"), RuntimeError("broken"), None]
+        tried: list[float] = []
+
+        async def fail(part: object, birth: int = 1) -> None:
+            if not birth:
+                return  # the node has not joined yet
+            tried.append(self.clock.seconds())
+            error = errors[len(tried) - 1]
+            if error is not None:
+                raise error
+
+        self.patch(SettingsGuard, "agree", lambda guard, birth=0: fail(guard, birth))
+        node = self.node("a")
+        self.pass_time(3 * READ_AGAIN + 0.5)
+        self.assertEqual((4, JOINED, ""), (len(tried), node.taken, node.life.why_closed))
+        self.assertEqual((1, 1), (node.life._parts.membership.failures.number, len(self.flushLoggedErrors(RuntimeError))))
+        tried.clear()
+        node.engine.cut()
+        self.pass_time(6.0)
+        node.taken  # noqa: B018
+        self.patch(SharedBook, "current", fail)
+        node.engine.go_on()
+        self.pass_time(4 * READ_AGAIN)
+        self.assertEqual((4, ["open"], ""), (len(tried), node.taken, node.life.why_closed))
+        self.assertEqual((2, 1), (node.life._parts.membership.failures.number, len(self.flushLoggedErrors(RuntimeError))))
+
+    def test_stops_before_it_is_admitted(self) -> None:
+        """A node that stops while it waits for the engine stops without an error, and tries nothing more."""
+        tried: list[Deferred[None]] = []
+
+        async def wait(guard: object, birth: int = 0) -> None:
+            if birth:
+                tried.append(Deferred())
+                await tried[-1]
+
+        self.patch(SettingsGuard, "agree", wait)
+        node = self.node("a")
+        self.pass_time(1.0)
+        stopped = node.stop()
+        self.pass_time(5.0)
+        self.successResultOf(stopped)
+        self.assertEqual((1, 0), (len(tried), node.life._parts.membership.failures.number))
 
     def test_lease_before_the_settings(self) -> None:
         """After the end of a session a lease opens no door before the settings were compared again."""
