@@ -43,7 +43,7 @@ def cluster_status(here: bool, config: ConfigPath, as_json: JSONForm) -> None:
     end_with_missing(answer.get("missing", ()), as_json)
 
 
-@cluster.command("spread", short_help="Move homes from busy nodes to idle ones.")
+@cluster.command("spread", short_help="Move homes from nodes with many to nodes with few.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, and move none.")
 @click.option("--busy", is_flag=True, help="Also move peers from which something came in the last 10 seconds.")
 @config_option
@@ -96,5 +96,6 @@ def _spread(answer: JSONRow, _screen: Screen) -> str:
     lines += [printable(f"{row['peer']} stays at {row['node']}: {row['why']}") for row in answer["kept"]]
     left = sum(row["homes"] for row in answer["plan"])
     if left:
-        lines.append(f"{tables.counted(left, 'home')} did not move: they are named above, or in the midst of traffic (--busy).")
+        why = "they are named above, or had traffic in the last 10 seconds (--busy)"
+        lines.append(f"{tables.counted(left, 'home')} did not move: {why}.")
     return "\n".join(lines)

@@ -190,7 +190,7 @@ class HomeSpread:
         return {"taken": ending is None, "why": "" if ending is None else ending.detail or ending.cause.value}
 
     async def _give(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Give some peers up to other nodes. `to`: how many to each; `busy`: also peers in the midst of traffic."""
+        """Give some peers up to other nodes. `to`: how many to each; `busy`: also peers that had traffic just now."""
         takers = asked.get("to")
         if not isinstance(takers, dict) or not all(_is_number(number) for number in takers.values()):
             raise VerbError("it is not told how many homes to give", "usage")
