@@ -183,8 +183,8 @@ class ClusterVerbs:
         if flag_argument(arguments, "here"):
             return own
         answers, missing = await self._ask_others(verb, arguments, LOOK_SECONDS)
-        rows = [{"node": node, **row} for node, answer in ((self._nodes.name, own), *answers) for row in answer.get("rows", ())]
-        rows.sort(key=_most_stanzas)
+        tables = [(node, NodeRows(_rows(answer), False)) for node, answer in ((self._nodes.name, own), *answers)]
+        rows = await self._slices.run(_one_list(tables, verb))
         return {**own, "rows": rows[: limit_asked(arguments)], "missing": missing}
 
     async def _everywhere(self, verb: str, arguments: Arguments) -> Any:
@@ -284,9 +284,15 @@ def taken_rows(answer: object, at_most: int) -> SlicedWork[NodeRows]:
     return NodeRows(rows, False)
 
 
+def _rows(answer: Mapping[str, Any]) -> list[Any]:
+    """Return the rows in an answer that is one table."""
+    rows = answer.get("rows")
+    return rows if isinstance(rows, list) else []
+
+
 def _one_list(answers: Sequence[tuple[str, NodeRows]], verb: str) -> SlicedWork[list[dict[str, Any]]]:
     """Return the work of merging the rows of nodes, each with its node."""
-    order = MERGED[verb]
+    order = _most_stanzas if verb == AGES else MERGED[verb]
     tagged = ({"node": node, **row} for node, found in answers for row in found.rows if isinstance(row, dict))
     rows: Iterator[dict[str, Any]] = tagged if order is None else (yield from in_order(tagged, order, AT_ONCE))
     if verb == "queue list":

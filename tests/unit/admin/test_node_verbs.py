@@ -132,6 +132,8 @@ class EveryNodeTests(NodeVerbsCase):
         self.own["peers"] = [{"peer": f"p{number:05}"} for number in range(0, 6000, 2)]
         self.nodes.answers = {("b", "peers"): [{"peer": f"p{number:05}"} for number in range(1, 6000, 2)], ("c", "peers"): []}
         steps = 0
+        ages = node_verbs._one_list([("a", NodeRows([{"peer": "p", "stanzas": number} for number in range(6000)], False))], node_verbs.AGES)
+        self.assertGreaterEqual(sum(1 for _ in ages), 2 * 6000 // node_verbs.AT_ONCE - 2)
         work = node_verbs._one_list([("a", NodeRows(self.own["peers"], False)), ("b", NodeRows(self.nodes.answers["b", "peers"], False))], "peers")
         for _ in work:
             steps += 1
@@ -206,6 +208,8 @@ class EveryNodeTests(NodeVerbsCase):
         self.assertEqual([("b", "q"), ("a", "p")], [(row["node"], row["peer"]) for row in answer["rows"]])
         self.assertEqual([{"node": "c", "missing": "gone"}], answer["missing"])
         self.assertEqual(["q"], [row["peer"] for row in self.ask("queue ages", limit=1)["rows"]])
+        self.nodes.answers = {("b", "queue ages"): {"rows": [7, {"peer": "q", "stanzas": "x"}]}, ("c", "queue ages"): {"rows": 7}}
+        self.assertEqual(["p", "q"], [row["peer"] for row in self.ask("queue ages")["rows"]])
 
     def test_everywhere(self) -> None:
         """A peer is denied on every node; what was closed is told of all. A node that was not reached is named."""
