@@ -134,8 +134,8 @@ class SharedTable:
         try:
             return await self._change_alone(key, edit)
         finally:
-            lock.release()
-            if not lock.locked:
+            lock.release()  # those that waited may be done at once, and have removed the lock
+            if not lock.locked and self._locks.get(key) is lock:
                 del self._locks[key]
 
     async def _change_alone(self, key: str, edit: Edit) -> bool:

@@ -164,6 +164,32 @@ class SharedTableTests(SynchronousTestCase):
         table = SharedTable(self.one.engine, "pin", self.clock, lambda: True, lambda key, data, own: None)
         self.assertRaises(EngineGone, now, table.current())
 
+    def test_same_change_twice(self) -> None:
+        """The second of two equal changes has nothing to do, and the first one is answered. A change that follows at once is made."""
+        self.one.engine.hold()
+        calls = [self.start(self.one.table.change("a", appended(b"1"))) for _ in range(2)]
+        calls[1].addCallback(lambda made: (made, now(self.one.table.change("a", appended(b"2")))))
+        self.one.engine.go_on()
+        self.assertEqual([True, (False, True)], list(map(self.successResultOf, calls)))
+        self.assertEqual((b"12", {}, {}), (self.other.table.get("a"), self.one.table._locks, self.one.table._writing))
+
+    def test_lock_of_a_later_change(self) -> None:
+        """A change that begins before the former ones have ended keeps its lock."""
+        later: list[Deferred[bool]] = []
+
+        def change(made: bool) -> None:
+            self.one.engine.hold()
+            later.extend(self.start(self.one.table.change("a", appended(text))) for text in (b"2", b"3"))
+
+        self.one.engine.hold()
+        calls = [self.start(self.one.table.change("a", appended(b"1"))) for _ in range(2)]
+        calls[1].addCallback(change)
+        self.one.engine.go_on()
+        later.append(self.start(self.one.table.change("a", appended(b"4"))))
+        self.one.engine.go_on()
+        self.assertEqual([True, True, True], list(map(self.successResultOf, later)))
+        self.assertEqual((b"1234", {}), (self.other.table.get("a"), self.one.table._locks))
+
     def test_in_the_background(self) -> None:
         """A change that cannot be made is reported to its caller, and an unexpected fault is logged."""
         done: list[bool] = []
