@@ -85,8 +85,9 @@ class SharedKeys(KeyStore):
         #: called for each key that was approved, or revoked, on another node
         self.approved: Callable[[Domain], object] = _nothing
         self.revoked: Callable[[Domain, Fingerprint], object] = _nothing
-        #: the copy on the disk of this node
+        #: the copy on the disk of this node, and whether all that is in it was shared: until then nothing in it is replaced
         self._kept: PeerKeys | None = None
+        self._all_shared = False
         self._report = report
         self._decided: dict[str, _Keys] = {}
         self._unreadable: set[str] = set()
@@ -109,12 +110,16 @@ class SharedKeys(KeyStore):
         for name, keys in by_name.items():
             if not self._may_learn(name):
                 continue
-            if decided := {key.key: _shortened(key) for key in keys if not key.is_first_use}:
-                await self.table.change(key_word(Domain.parse(name)), partial(_restored, name, decided))
+            if own := {key.key: _shortened(key) for key in keys if not key.is_first_use}:
+                await self.table.change(key_word(Domain.parse(name)), partial(_restored, name, own))
             for key in keys:
                 if key.is_first_use and not self._of(name):
                     await self.first_uses.change(name, partial(_first, replace(key, certificate=b"")))
             self._kept.mirror(name, self._decided.get(name, {}).values())
+        self._all_shared = True
+        for name, decided in self._decided.items():  # what was read, or has changed, meanwhile
+            if self._may_learn(name):
+                self._kept.mirror(name, decided.values())
 
     def known(self, domain: Domain, at: float) -> KnownKeys:
         return known_keys(self._of(domain.ascii), at)
@@ -205,7 +210,7 @@ class SharedKeys(KeyStore):
             self._decided[domain.ascii] = keys
         else:
             self._decided.pop(domain.ascii, None)
-        if self._kept is not None:
+        if self._kept is not None and self._all_shared:
             self._kept.mirror(domain.ascii, keys.values())
         if not own:
             self._tell(domain, before, keys)

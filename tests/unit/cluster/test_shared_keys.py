@@ -26,7 +26,7 @@ THIRD = Fingerprint(b"c" * 32)
 class Node:
     """The keys of a node, and what it was told."""
 
-    def __init__(self, store: MemoryStore, clock: Clock) -> None:
+    def __init__(self, store: MemoryStore, clock: Clock, kept: PeerKeys | None = None) -> None:
         self.may_change = True
         self.reports: list[str] = []
         self.approved: list[Domain] = []
@@ -35,6 +35,8 @@ class Node:
         self.keys = SharedKeys(self.engine, clock, lambda: self.may_change, b"secret", self.reports.append)
         self.keys.approved = self.approved.append
         self.keys.revoked = lambda domain, key: self.revoked.append((domain, key))
+        if kept is not None:
+            self.keys.keep_in(kept)
         self.keys.table.start()
         self.keys.first_uses.table.start()
 
@@ -199,10 +201,18 @@ class SharedKeysTests(SynchronousTestCase):
         node.keys.keep_in(kept)
         return kept
 
+    def started(self, *keys: RememberedKey) -> tuple[Node, PeerKeys]:
+        """Return a node that has kept `keys` and has read what nodes share, and the keys on its disk."""
+        kept = PeerKeys(database(MEMORY))
+        for key in keys:
+            kept.mirror(key.domain, [*kept.of(Domain.parse(key.domain)), key])
+        return Node(self.store, self.clock, kept), kept
+
     def test_kept(self) -> None:
         """Each node keeps a copy of the decisions on its disk, and of no first uses."""
         path = self.mktemp()
         kept = self.kept(self.other, path)
+        now(self.other.keys.restore())
         now(self.one.keys.approve(remembered(OLD_KEY)))
         now(self.one.keys.approve(remembered(NEW_KEY, at=NOW + 1)))
         now(self.one.keys.revoke(PEER, OLD_KEY, NOW + 2))
@@ -250,6 +260,32 @@ class SharedKeysTests(SynchronousTestCase):
         known = self.one.known(NOW + 10)
         self.assertEqual((frozenset({NEW_KEY}), frozenset({OLD_KEY})), (known.approved, known.revoked))
 
+    def test_read_before_it_is_restored(self) -> None:
+        """What another node has restored does not replace a revocation on the disk of a node that starts later."""
+        now(self.one.keys.approve(remembered(OLD_KEY, at=NOW)))
+        now(self.one.keys.approve(remembered(NEW_KEY, domain="late.example")))
+        late, kept = self.started(remembered(OLD_KEY, revoked=NOW + 2), remembered(OLD_KEY, domain="alone.example"))
+        late.may_change = False
+        self.assertRaises(NotChanged, now, late.keys.restore())
+        late.may_change = True
+        now(late.keys.restore())
+        self.assertEqual(frozenset({OLD_KEY}), self.one.known(NOW + 10).revoked)
+        self.assertEqual([("alone.example", None), ("late.example", None), ("peer.example", NOW + 2)], [(key.domain, key.revoked) for key in kept.of()])
+        now(self.one.keys.forget(Domain.parse("late.example"), NEW_KEY))
+        self.assertEqual(["alone.example", "peer.example"], [key.domain for key in kept.of()])
+
+    def test_changed_while_it_is_restored(self) -> None:
+        """What another node decides while this one restores is on the disk at the end."""
+        now(self.one.keys.approve(remembered(OLD_KEY, domain="a.example")))
+        late, kept = self.started(remembered(OLD_KEY, domain="a.example"), remembered(OLD_KEY, domain="b.example"))
+        late.engine.lose_answers()
+        call = Deferred.fromCoroutine(late.keys.restore())
+        now(self.one.keys.approve(remembered(NEW_KEY, domain="a.example", at=NOW + 1)))
+        late.engine.go_on()
+        self.successResultOf(call)
+        self.assertEqual(self.one.keys.of(), kept.of())
+        self.assertEqual(3, len(kept.of()))
+
     def test_not_restored(self) -> None:
         """A value that cannot be read stays. Without the engine nothing is restored."""
         self.kept(self.one).mirror("peer.example", [remembered(OLD_KEY, revoked=NOW)])
@@ -265,6 +301,11 @@ class SharedKeysTests(SynchronousTestCase):
         now(self.other.engine.put(bucket, b"x", 0))
         now(self.one.keys.restore())
         self.assertEqual((b"x", 1), (self.store.content.table[bucket].data, len(kept.of())))
+        now(self.one.keys.approve(remembered(OLD_KEY, domain="damaged.example")))
+        late, kept = self.started(remembered(OLD_KEY, domain="damaged.example", revoked=NOW + 2))
+        now(self.one.engine.put("pin.damaged_example", b"x", None))
+        now(late.keys.restore())
+        self.assertEqual([NOW + 2], [key.revoked for key in kept.of()])
 
     def test_late_answer(self) -> None:
         """The node that decides is not told of its own decision, also if it reads it before the engine has answered."""
