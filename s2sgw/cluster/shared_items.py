@@ -11,6 +11,7 @@ Most changes are made in the background, a bucket at a time: what a crowd of str
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -39,9 +40,9 @@ _Words = dict[str, Any]
 class ItemKind(Generic[T]):
     """One kind of items. `prefix`: the first word of the keys. `buckets`: how many. `bucket_bytes`: the most that each has.
 
-    `write` and `read` turn an item into JSON and back (`read` gets the name, too, and raises `ValueError`, `KeyError` or
-    `TypeError`). `merge(old, new)` returns what is stored of a new item where an old one is: if it is repeated, nothing changes.
-    `used` returns when an item was used last.
+    `write` and `read` turn an item into JSON and back (`read` gets the name, too, and raises `ValueError`, `KeyError`, `TypeError`
+    or `OverflowError`). `merge(old, new)` returns what is stored of a new item where an old one is: if it is repeated, nothing
+    changes. `used` returns when an item was used last.
     """
 
     prefix: str
@@ -204,7 +205,7 @@ class SharedItems(Generic[T]):
             if words["version"] > VERSION:
                 raise _Unreadable(f"it has version {words['version']}, and this release knows {VERSION}")
             return {name: self._kind.read(name, item) for name, item in words["items"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise _Unreadable(f"{type(error).__name__}: {error}") from error
 
     def _encoded(self, items: Mapping[str, T], data: bytes | None) -> bytes | None:
@@ -239,13 +240,18 @@ def giving_way(sizes: Mapping[str, _Size], most: int) -> list[str]:
         sites.setdefault(site, []).append(name)
         totals[site] = totals.get(site, 0) + _bytes(name, sizes[name])
     total, gone = sum(totals.values()), []
+    order = [(-number, sizes[sites[site][-1]].used, site) for site, number in totals.items()]
+    heapq.heapify(order)
     while total > most:
-        _, _, largest = max((number, -sizes[sites[site][-1]].used, site) for site, number in totals.items())
-        gone.append(sites[largest].pop())
-        total -= _bytes(gone[-1], sizes[gone[-1]])
-        totals[largest] -= _bytes(gone[-1], sizes[gone[-1]])
-        if not sites[largest]:
-            del sites[largest], totals[largest]
+        number, _, largest = order[0]
+        names = sites[largest]
+        gone.append(names.pop())
+        freed = _bytes(gone[-1], sizes[gone[-1]])
+        total -= freed
+        if names:
+            heapq.heapreplace(order, (number + freed, sizes[names[-1]].used, largest))
+        else:
+            heapq.heappop(order)
     return gone
 
 

@@ -46,7 +46,7 @@ def _written(key: RememberedKey) -> dict[str, Any]:
 
 
 def _read(name: str, words: dict[str, Any]) -> RememberedKey:
-    """Return the key of `words`. Raises `ValueError`, `KeyError` or `TypeError`."""
+    """Return the key of `words`. Raises `ValueError`, `KeyError`, `TypeError` or `OverflowError`."""
     if words["origin"] not in ("operator", "first-use"):
         raise ValueError(f"no origin: {words['origin']!r}")
     expires, revoked = (None if words[each] is None else float(words[each]) for each in ("expires", "revoked"))
@@ -289,7 +289,7 @@ def _decoded(name: str, data: bytes | None) -> _Keys:
         keys = [_read(name, each) for each in words["keys"]]
     except UnreadableKeys:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UnreadableKeys(f"{type(error).__name__}: {error}") from error
     return {key.key: key for key in keys}
 

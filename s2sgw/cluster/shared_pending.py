@@ -36,7 +36,7 @@ def _written(pending: PendingCertificate) -> dict[str, Any]:
 
 
 def _read(name: str, words: dict[str, Any]) -> PendingCertificate:
-    """Return the certificate of `words`. Raises `ValueError`, `KeyError` or `TypeError`."""
+    """Return the certificate of `words`. Raises `ValueError`, `KeyError`, `TypeError` or `OverflowError`."""
     domain, key = name.split(" ")
     direction: Direction = "outbound" if words["direction"] == "outbound" else "inbound"
     if not isinstance(words["dns"], dict):

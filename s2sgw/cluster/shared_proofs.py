@@ -40,7 +40,7 @@ def _written(item: PeerProofs) -> dict[str, Any]:
 
 
 def _read(name: str, words: dict[str, Any]) -> PeerProofs:
-    """Return the proofs of `words`. Raises `ValueError`, `KeyError` or `TypeError`."""
+    """Return the proofs of `words`. Raises `ValueError`, `KeyError`, `TypeError` or `OverflowError`."""
     proofs = tuple(
         PastProof(name, str(method), float(first), float(last), int(times), str(key))
         for method, first, last, times, key in words["proofs"]

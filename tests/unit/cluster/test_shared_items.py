@@ -175,7 +175,7 @@ class SharedItemsTests(SynchronousTestCase):
     def test_unreadable(self) -> None:
         """A value that cannot be read is reported and not changed, and what waits for it is given up. It comes back by itself."""
         (key,) = {self.one.items._key("a.example")}
-        for data in (b"x", b"{}", b'{"version":2,"items":{}}', b'{"version":1,"items":{"a.example":{}}}', b'{"version":1,"items":[]}'):
+        for data in (b"x", b"{}", b'{"version":2,"items":{}}', b'{"version":1,"items":{"a.example":{}}}', b'{"version":1,"items":[]}', b'{"version":1,"items":{"a.example":{"n":Infinity}}}'):
             sequence = now(self.other.engine.put(f"test.{key}", data, None))
             self.assertIn(f"test.{key} cannot be read", self.one.reports.pop())
             self.assertEqual((False, None), (self.one.items.readable("a.example"), self.one.items.get("a.example")))
@@ -227,3 +227,18 @@ class GivingWayTests(SynchronousTestCase):
             self.assertLessEqual(max(totals.values(), default=0), totals.get(site, 0) + sum(
                 shared_items._bytes(each, sizes[each]) for each in gone if registered_domain(each) == site
             ))
+
+    def test_many(self) -> None:
+        """Many names of one domain beside many domains are looked at some times each, not once for each that gives way."""
+        class Sizes(dict[str, _Size]):
+            reads = 0
+
+            def __getitem__(self, name: str) -> _Size:
+                self.reads += 1
+                return super().__getitem__(name)
+
+        sizes = Sizes({f"a{number}.evil.example": _Size(100, float(number)) for number in range(1000)})
+        sizes.update({f"a{number}.example": _Size(100, 0.0) for number in range(300)})
+        gone = giving_way(sizes, 50_000)
+        self.assertEqual([f"a{number}.evil.example" for number in range(len(gone))], gone)
+        self.assertLess(sizes.reads, 5 * len(sizes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 from twisted.internet.defer import Deferred
@@ -181,7 +182,9 @@ class SharedKeysTests(SynchronousTestCase):
         now(self.one.keys.approve(remembered(NEW_KEY)))
         now(self.one.keys.learn_if(first_use(), self.one.known()))
         good = self.store.content.table["pin.peer_example"].data
-        for data in (b"x", b"{}", b'{"version":2,"keys":[]}', b'{"version":1,"keys":[{}]}', (good or b"").replace(b"operator", b"stranger")):
+        number = b'"at":1' + b"0" * 400
+        huge = re.sub(rb'"at":[0-9.]+', number, good or b"")
+        for data in (b"x", huge, b"{}", b'{"version":2,"keys":[]}', b'{"version":1,"keys":[{}]}', (good or b"").replace(b"operator", b"stranger")):
             now(self.other.engine.put("pin.peer_example", data, None))
             self.assertIn("cannot be read", self.one.reports.pop())
             self.assertEqual(KnownKeys(approved=frozenset({NEW_KEY})), self.one.known())
