@@ -61,6 +61,11 @@ class SharedHolds(Holds):
             if target.pair == pair and target.position is not None and target not in self._ended
         }
 
+    def lanes(self, peer: Domain) -> set[Pair]:
+        """Return the lanes of `peer` of which single stanzas are held."""
+        targets = self._targets.get(peer, {})
+        return {target.pair for target in targets if target.pair is not None and target.position is not None}
+
     def _of(self, pair: Pair) -> _Targets:
         return self._targets.get(self._home(pair), {})
 

@@ -6,7 +6,7 @@ that is still to come, nor a receipt.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 from math import inf
 from typing import ParamSpec, Protocol
@@ -18,7 +18,6 @@ from twisted.logger import Logger, LogLevel
 from s2sgw.cluster.engine import EngineError, Fence, PeerLogs
 from s2sgw.cluster.records import RecordError
 from s2sgw.delivery.custody import STALL_SECONDS, Custody
-from s2sgw.delivery.holds import HoldTarget
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.net.connection import StreamConnection
@@ -61,7 +60,7 @@ class PeerLanes(Protocol):
 class PeerHolds(Protocol):
     """The operators' holds that all nodes share (`cluster.shared_holds`)."""
 
-    def __iter__(self) -> Iterator[HoldTarget]: ...
+    def lanes(self, peer: Domain) -> set[Pair]: ...
 
     def holds(self, pair: Pair) -> bool: ...
 
@@ -177,14 +176,12 @@ class QueuedPeers:
 
     def _end_old_holds(self, peer: Domain, summaries: Iterable[LaneSummary]) -> None:
         """End the holds of single stanzas that are gone: the positions may be those of other stanzas later."""
-        held = {target.pair for target in self._holds if target.pair is not None and target.position is not None}
         lanes = {summary.pair: summary for summary in summaries}
-        for pair in held:
-            if self._is_of(peer, pair):
-                lane = lanes.get(pair)
-                there = range(lane.first, lane.last + 1) if lane is not None and lane.count else range(0)
-                positions = self._holds.positions(pair)
-                self._holds.ended(pair, {position for position in positions if position not in there})
+        for pair in self._holds.lanes(peer):
+            lane = lanes.get(pair)
+            there = range(lane.first, lane.last + 1) if lane is not None and lane.count else range(0)
+            positions = self._holds.positions(pair)
+            self._holds.ended(pair, {position for position in positions if position not in there})
 
     # --- dropping ---
 
