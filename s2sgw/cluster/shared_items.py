@@ -40,9 +40,9 @@ _Words = dict[str, Any]
 class ItemKind(Generic[T]):
     """One kind of items. `prefix`: the first word of the keys. `buckets`: how many. `bucket_bytes`: the most that each has.
 
-    `write` and `read` turn an item into JSON and back (`read` gets the name, too, and raises `ValueError`, `KeyError`, `TypeError`
-    or `OverflowError`). `merge(old, new)` returns what is stored of a new item where an old one is: if it is repeated, nothing
-    changes. `used` returns when an item was used last.
+    `write` and `read` turn an item into JSON and back. `read` gets the name, too, and raises `ValueError`, `KeyError`,
+    `TypeError` or `OverflowError`. `merge(old, new)` returns what is stored of a new item where an old one is: if it is
+    repeated, nothing changes. `used` returns when an item was used last.
     """
 
     prefix: str

@@ -62,6 +62,8 @@ class SharedHoldsTests(SynchronousTestCase):
         self.assertEqual(2, now(self.other.holds.discard(HoldTarget(peer=PEER))))
         self.assertEqual(0, now(self.other.holds.discard(HoldTarget(peer=PEER))))
         self.assertEqual([HoldTarget(peer=OTHER)], list(self.one.holds))
+        now(self.one.holds.add(HoldTarget(pair=OUT_OTHER)))
+        self.assertEqual(set(), self.one.holds.lanes(OTHER))
 
     def test_together(self) -> None:
         """Two operators who change the holds of one peer at the same time: both have their way."""

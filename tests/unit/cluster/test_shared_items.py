@@ -107,6 +107,9 @@ class SharedItemsTests(SynchronousTestCase):
         self.one.may_change = False
         for number in range(8):
             self.one.items.put(f"a{number}.example", number)
+        self.clock.advance(PAUSE)
+        (call,) = self.clock.getDelayedCalls()
+        self.assertEqual(PAUSE_AFTER_FAILURE, call.getTime() - self.clock.seconds())
         self.settle()
         self.assertEqual((5, {}), (len(self.one.all), self.other.all))
         self.one.may_change = True
@@ -227,6 +230,12 @@ class GivingWayTests(SynchronousTestCase):
             self.assertLessEqual(max(totals.values(), default=0), totals.get(site, 0) + sum(
                 shared_items._bytes(each, sizes[each]) for each in gone if registered_domain(each) == site
             ))
+
+    def test_in_turn(self) -> None:
+        """Of two domains that have the same, the one with the oldest name is the first; then they take turns."""
+        sizes = {f"{name}.example": _Size(100, float(used)) for used, name in enumerate(("a.y", "b.y", "c.y", "a.x", "b.x", "c.x"))}
+        each = shared_items._bytes("a.x.example", sizes["a.x.example"])
+        self.assertEqual([f"{name}.example" for name in ("a.y", "a.x", "b.y", "b.x")], giving_way(sizes, 2 * each))
 
     def test_many(self) -> None:
         """Many names of one domain beside many domains are looked at some times each, not once for each that gives way."""
