@@ -9,11 +9,12 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster import old_homes
-from s2sgw.cluster.engine import EngineGone, LaneRecord
+from s2sgw.cluster.engine import EngineGone, HomesPage, LaneRecord
 from s2sgw.cluster.node_records import HomeRecord
 from s2sgw.cluster.old_homes import OLD, PASS_SECONDS, chosen_for_part
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.cluster_node import Nodes
+from tests.support.memory_engine import MemoryEngine
 
 P, Q, R, LOCAL = (Domain.parse(f"{name}.example") for name in "pqrl")
 
@@ -108,14 +109,43 @@ class OldHomesTests(SynchronousTestCase):
         self.assertEqual(set(), self.left())
 
     def test_stop(self) -> None:
-        """A node that has stopped looks no more, and a page under way is given up."""
-        self.nodes.store.claim(P, HomeRecord(None).encode(), 0)
+        """A node that has stopped looks no more, and gives up the page that it reads."""
+        reading: list[Deferred[HomesPage]] = []
+
+        async def read(part: int, after: int, age: float) -> HomesPage:
+            reading.append(Deferred())
+            return await reading[-1]
+
+        looks = [node.homes.old_homes for node in self.nodes.nodes.values()]
         for node in self.nodes.nodes.values():
-            node.engine.hold()
-            Deferred.fromCoroutine(node.homes.old_homes._look_at_page())
-            node.homes.old_homes.stop()
-        self.nodes.pass_time(400)
-        self.assertEqual({P}, self.left())
+            self.patch(node.engine, "old_homes", read)
+        self.nodes.pass_time(130)
+        self.assertEqual([False], [each.called for each in reading])
+        for look in looks:
+            look.stop()
+        self.assertEqual(([True], [None, None]), ([each.called for each in reading], [look._call for look in looks]))
+        self.nodes.pass_time(200)
+        self.assertEqual(1, len(reading))
+
+    def test_pauses(self) -> None:
+        """All parts are looked at in turn, a failed one, too, and then there is a pause."""
+        self.patch(MemoryEngine, "parts", 4)
+        parts: list[int] = []
+
+        async def read(part: int, after: int, age: float) -> HomesPage:
+            parts.append(part)
+            if part == 1:
+                raise EngineGone("no")
+            return HomesPage([], 0)
+
+        for node in self.nodes.nodes.values():
+            self.patch(node.engine, "old_homes", read)
+        self.nodes.pass_time(60)
+        self.assertEqual([0, 1, 2, 3], sorted(parts))
+        self.nodes.pass_time(40)
+        self.assertEqual(4, len(parts))
+        self.nodes.pass_time(30)
+        self.assertEqual(8, len(parts))
 
 
 class PartsTests(SynchronousTestCase):

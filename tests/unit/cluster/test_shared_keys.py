@@ -264,7 +264,7 @@ class SharedKeysTests(SynchronousTestCase):
         self.assertEqual((frozenset({NEW_KEY}), frozenset({OLD_KEY})), (known.approved, known.revoked))
 
     def test_read_before_it_is_restored(self) -> None:
-        """What another node has restored does not replace a revocation on the disk of a node that starts later."""
+        """A node that starts later shares a revocation on its disk, although another one has restored the key before."""
         now(self.one.keys.approve(remembered(OLD_KEY, at=NOW)))
         now(self.one.keys.approve(remembered(NEW_KEY, domain="late.example")))
         late, kept = self.started(remembered(OLD_KEY, revoked=NOW + 2), remembered(OLD_KEY, domain="alone.example"))
@@ -278,7 +278,7 @@ class SharedKeysTests(SynchronousTestCase):
         self.assertEqual(["alone.example", "peer.example"], [key.domain for key in kept.of()])
 
     def test_changed_while_it_is_restored(self) -> None:
-        """What another node decides while this one restores is on the disk at the end."""
+        """A decision of another node, which is made while this one restores, is on the disk at the end."""
         now(self.one.keys.approve(remembered(OLD_KEY, domain="a.example")))
         late, kept = self.started(remembered(OLD_KEY, domain="a.example"), remembered(OLD_KEY, domain="b.example"))
         late.engine.lose_answers()
