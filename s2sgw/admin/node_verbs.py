@@ -213,7 +213,7 @@ class ClusterVerbs:
         for node, (good, answer) in zip(calls, await running, strict=True):
             if good:
                 answers.append((node, answer))
-            elif answer.check(NodeSilent, VerbError):
+            elif answer.check(NodeSilent, NotHome, VerbError):
                 missing.append(MissingRow(node=node, missing=answer.getErrorMessage()))
             else:
                 answer.raiseException()

@@ -19,7 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from s2sgw.admin.answer_types import SpreadAnswer
-from s2sgw.admin.node_verbs import NodeSilent
+from s2sgw.admin.node_verbs import NodeSilent, NotHome
 from s2sgw.admin.protocol import MissingRow
 from s2sgw.admin.server import Arguments, Verb, VerbError, asked_by
 from s2sgw.admin.verbs import flag_argument
@@ -147,7 +147,7 @@ class HomeSpread:
         """Return the answer of a call, or why there is none."""
         try:
             return await call
-        except (NodeSilent, VerbError) as error:
+        except (NodeSilent, NotHome, VerbError) as error:
             return str(error)
 
     # --- a node that is asked ---

@@ -249,7 +249,7 @@ class EngineNodes:
         if not isinstance(answer, dict):
             raise NodeSilent(_OTHER_RELEASE)
         if answer.get("kind") == "moved":
-            raise NotHome
+            raise NotHome("it is not the home of the peer")
         if "error" in answer:
             raise VerbError(str(answer["error"]), "usage" if answer.get("kind") == "usage" else "failed")
         return answer, len(found)

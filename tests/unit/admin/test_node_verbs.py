@@ -154,13 +154,13 @@ class EveryNodeTests(NodeVerbsCase):
     def test_missing(self) -> None:
         """A node that gives no answer, that refuses, or that has too many rows is named at the end. The limit does not hide it."""
         self.own["lanes"] = [{"sender": "x"}, {"sender": "y"}]
-        self.nodes.names = ["b", "c", "d"]
+        self.nodes.names = ["b", "c", "e", "d"]
         self.nodes.answers = {
-            ("b", "lanes"): NodeSilent("no answer within 1 s"), ("c", "lanes"): VerbError("busy"), ("d", "lanes"): NodeRows([{"sender": "z"}], True),
+            ("b", "lanes"): NodeSilent("no answer within 1 s"), ("c", "lanes"): VerbError("busy"), ("e", "lanes"): NotHome("not here"), ("d", "lanes"): NodeRows([{"sender": "z"}], True),
         }
-        *rows, b, c, d = self.ask("lanes", limit=1)
+        *rows, b, c, e, d = self.ask("lanes", limit=1)
         self.assertEqual([{"node": "a", "sender": "x"}], rows)
-        self.assertEqual([{"node": "b", "missing": "no answer within 1 s"}, {"node": "c", "missing": "busy"}], [b, c])
+        self.assertEqual([{"node": "b", "missing": "no answer within 1 s"}, {"node": "c", "missing": "busy"}, {"node": "e", "missing": "not here"}], [b, c, e])
         self.assertIn("--here", d["missing"])
 
     def test_own_refusal(self) -> None:

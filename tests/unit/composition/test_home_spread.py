@@ -242,6 +242,17 @@ class SpreadTests(SpreadCase):
             self.assertEqual([], answer["moved"], given)
             self.assertEqual({"a": 0, "b": 4, "c": 0} if count == 4 else {"a": 0, "c": 0}, answer["homes"])
 
+    def test_strange_refusal(self) -> None:
+        """A node that refuses in a way that makes no sense here is named, and the others go on."""
+        self.own("a", 2)
+
+        async def refuse(question: bytes) -> bytes:
+            return b'{"error": "x", "kind": "moved"}'
+
+        self.relay("b", refuse)
+        answer = self.run_step()
+        self.assertEqual(([{"node": "b", "missing": "it is not the home of the peer"}], 1), (answer["missing"], len(answer["moved"])))
+
     def test_fault(self) -> None:
         """A peer that cannot be given up by a fault of the program is named, and is in the log. The others move."""
         self.own("a", 3)
