@@ -450,6 +450,15 @@ class HomeTableTests(SynchronousTestCase):
         self.table.released(self.take(ReleaseHome), self.now)
         self.assertEqual(self.take(AnswerYield), AnswerYield(waiter, True))
 
+    def test_session_ends_while_it_is_given_up(self) -> None:
+        """A node that waits for the peer is answered: the peer is free."""
+        self.own()
+        waiter = Waiter()
+        self.table.yield_asked(P, waiter, home_table.QUIET, self.now)
+        self.take(ClosePeer)
+        self.table.session_ended(self.now)
+        self.assertEqual(AnswerYield(waiter, True), self.take(AnswerYield))
+
     def test_askers_are_bounded(self) -> None:
         """While a close takes long, a limited number of nodes wait for it; the others are refused."""
         self.own()
@@ -547,6 +556,17 @@ class HomeTableTests(SynchronousTestCase):
                 self.table.released(self.take(ReleaseHome), self.now)
         self.take(HomesReleased)
         self.assertEqual((list(self.table.owned), self.rest().count("HomesReleased")), ([], 0))
+
+    def test_drain_with_a_release_that_fails(self) -> None:
+        """A release that the engine does not answer is made again in a drain, too."""
+        self.own()
+        self.table.drain(self.now)
+        self.table.closed(self.take(ClosePeer), True, self.now)
+        self.table.failed(self.take(ReleaseHome), EngineGone("no"), self.now)
+        self.tick(home_table.RECHECK)
+        self.table.released(self.take(ReleaseHome), self.now)
+        self.tick()
+        self.assertEqual(["HomesReleased"], self.rest())
 
     # --- takeover ---
 
