@@ -59,7 +59,7 @@ class ContainerTests(SynchronousTestCase):
         check = json.loads(health[health.index("["):])
         program, default = json.loads(self.of("ENTRYPOINT")[0]), json.loads(self.of("CMD")[0])
         self.assertEqual(["s2sgw"], program)
-        self.assertEqual(["s2sgw", "status"], check)
+        self.assertEqual(["s2sgw", "status", "--here"], check)
         for name in (default[0], check[1]):
             self.assertIn(name, main.list_commands(None))  # type: ignore[arg-type]
         self.assertEqual(["SIGTERM"], list(self.of("STOPSIGNAL")))
