@@ -254,7 +254,7 @@ class HomeSpread:
         try:
             found = await self._nodes.result(to, WORD, {"do": "take", "peer": peer.ascii}, TAKE_SECONDS)
             why = "" if found.get("taken") is True else f"node {to}: {found.get('why')}"
-        except (NodeSilent, VerbError) as error:
+        except (NodeSilent, NotHome, VerbError) as error:
             why = f"node {to}: {error}"
         if not why:
             return ""

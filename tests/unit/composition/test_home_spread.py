@@ -253,6 +253,19 @@ class SpreadTests(SpreadCase):
         answer = self.run_step()
         self.assertEqual(([{"node": "b", "missing": "it is not the home of the peer"}], 1), (answer["missing"], len(answer["moved"])))
 
+    def test_strange_refusal_to_take(self) -> None:
+        """A peer that its taker refuses in a way that makes no sense comes back."""
+        self.own("a", 2)
+        original = self.spreads["b"].answer
+
+        async def refuse(question: bytes) -> bytes:
+            return b'{"error": "x", "kind": "moved"}' if b"take" in question else await original(question)
+
+        self.relay("b", refuse)
+        self.relay("c", refuse)
+        answer = self.run_step()
+        self.assertEqual(([], 1, 2), (answer["moved"], len(answer["kept"]), len(self.nodes["a"].table.owned)))
+
     def test_fault(self) -> None:
         """A peer that cannot be given up by a fault of the program is named, and is in the log. The others move."""
         self.own("a", 3)
