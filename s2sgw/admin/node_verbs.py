@@ -25,6 +25,8 @@ from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
 LOOK_SECONDS = 1.0
 #: Seconds for a verb that changes something on every node, and for one that its peer's home answers.
 CHANGE_SECONDS, HOME_SECONDS = 10.0, 60.0
+#: Pauses until a home without a process is waited for no longer: it is neither there nor declared dead. A pause is `Nodes.pause`.
+PAUSES = 120
 #: Bytes of the rows of all nodes in one answer, and such answers that are made at a time.
 MERGED_BYTES = 8 * 1024 * 1024
 MERGES = 4
@@ -68,6 +70,14 @@ class NodeSilent(Exception):
     """A node gave no answer. The text says why."""
 
 
+class NodeUnreached(NodeSilent):
+    """No process has read the question, so nothing was done."""
+
+
+class NodeEnded(NodeSilent):
+    """The node was declared dead before it answered."""
+
+
 class NotHome(Exception):
     """The node is not the home of the peer, or not any more."""
 
@@ -92,7 +102,7 @@ class Nodes(Protocol):
     async def rows(self, node: str, verb: str, arguments: Mapping[str, Any], seconds: float, at_most: int) -> NodeRows:
         """Return the rows of another node: about `at_most` bytes of them, `seconds` for each part.
 
-        Raises `NodeSilent`, `NotHome`, or the `VerbError` of that node.
+        The wait ends when that node is declared dead. Raises `NodeSilent`, `NotHome`, or the `VerbError` of that node.
         """
 
     async def ask(self, node: str, verb: str, arguments: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -103,6 +113,9 @@ class Nodes(Protocol):
 
         Raises `VerbError` if that cannot be known now, and `NotHome` if another node became the home meanwhile.
         """
+
+    def pause(self) -> Deferred[None]:
+        """Wait a quarter of a second, in which a node that has ended may be declared dead."""
 
 
 def peer_of(verb: str, arguments: Arguments, home: Callable[[Pair], Domain]) -> Domain | None:
@@ -222,16 +235,26 @@ class ClusterVerbs:
     # --- the home of a peer ---
 
     async def _at_home(self, verb: str, arguments: Arguments) -> Any:
-        """Return the answer of the home of the peer. If the home changes meanwhile, the new one is asked, once."""
+        """Return the answer of the home of the peer. If the home changes meanwhile, the new one is asked, once.
+
+        A home without a process is waited for: it comes back, or is declared dead.
+        """
         peer = peer_of(verb, arguments, self._home)
         if peer is None or arguments.get("with") is not None or flag_argument(arguments, "here"):
             return await self._here(verb, arguments)
-        for _ in range(2):
+        changes, pauses = 0, 0
+        while changes < 2:
+            node = ""
             try:
                 node = await self._nodes.home(peer, verb in CLAIMING)
                 return await self._at(node, verb, arguments)
-            except NotHome:
-                continue
+            except (NotHome, NodeEnded):
+                changes += 1
+            except NodeUnreached as error:
+                if pauses == PAUSES:
+                    raise VerbError(f"nothing was done: node {node} is the home of the peer, and {error}") from None
+                pauses += 1
+                await self._nodes.pause()
         raise VerbError(f"nothing was done: the home of {peer} is changing; try again in a moment")
 
     async def _at(self, node: str, verb: str, arguments: Arguments) -> Any:
@@ -246,7 +269,11 @@ class ClusterVerbs:
                 if not lists:
                     return {**await self._nodes.ask(node, verb, passed, HOME_SECONDS), "node": node}
                 found = await self._nodes.rows(node, verb, passed, HOME_SECONDS, MERGED_BYTES)
+            except NodeUnreached:
+                raise
             except NodeSilent as error:
+                if isinstance(error, NodeEnded) and not TABLE[verb].changes:
+                    raise
                 doubt = "; it may have done it" if TABLE[verb].changes else ""
                 raise VerbError(f"node {node} is the home of the peer and gave no answer: {error}{doubt}") from None
             except VerbError as error:
@@ -306,12 +333,15 @@ def _one_list(answers: Sequence[tuple[str, NodeRows]], verb: str) -> SlicedWork[
 
 
 def _each_hold_once(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `queue list`, without those that only repeat a hold: all nodes know what operators hold."""
+    """Yield the rows of `queue list`, without those that only repeat a hold: all nodes know what operators hold.
+
+    A row with a hold and without stanzas is of no node.
+    """
     told: set[tuple[str, ...]] = set()
     for row in rows:
         held = (_peer_name(row), *map(str, row.get("held") or ()))
         if row.get("stanzas") or held not in told:
-            yield row
+            yield row if row.get("stanzas") or not row.get("held") else {**row, "node": None}
         told.add(held)
 
 

@@ -141,6 +141,8 @@ class PinVerbs:
         try:
             self._audit.note(action, by=asked_by(arguments), peer=domain.ascii, key=str(key), **facts)
             return await change()
+        except TimeoutError as error:
+            raise VerbError(f"it is not known whether this was changed: {error}; s2sgw pins list shows it") from None
         except OSError as error:
             raise VerbError(f"nothing was changed: {error}") from None
 

@@ -252,6 +252,8 @@ class QueueVerbs:
             raise VerbError(f"nothing was held: no stanza waits with number {target.position} in this lane")
         try:
             yield Deferred.fromCoroutine(self._services.holds.add(target))
+        except TimeoutError as error:
+            raise VerbError(f"it is not known whether this is held: {error}; s2sgw queue list shows it") from None
         except (TooManyHolds, OSError) as error:
             raise VerbError(f"cannot be held: {error}") from None
         lanes = stanzas = 0
@@ -282,6 +284,8 @@ class QueueVerbs:
             yield None
         try:
             holds: int = yield Deferred.fromCoroutine(self._services.holds.discard(target))
+        except TimeoutError as error:
+            raise VerbError(f"it is not known whether this is released: {error}; s2sgw queue list shows it") from None
         except OSError as error:
             raise VerbError(f"cannot be released: {error}") from None
         lanes = stanzas = 0

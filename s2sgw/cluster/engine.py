@@ -52,6 +52,10 @@ class EngineGone(EngineError):
     """The engine was closed by this node, or it gave no answer to a question that changes nothing."""
 
 
+class NoReceiver(EngineGone):
+    """No process reads the questions of the node: it has not read this one, and never will."""
+
+
 class Fence(NamedTuple):
     """The right to write the records of `peer`: the sequence of the home record by which it was claimed."""
 
@@ -208,7 +212,7 @@ class ClusterEngine(Protocol):
         """Call `heard` with the pulses of all nodes, this one included."""
 
     async def ask(self, node: str, question: bytes, seconds: float = ASK_SECONDS) -> bytes:
-        """Return the answer of a node. Errors: `EngineGone` if it does not answer within so many seconds."""
+        """Return the answer of a node. Errors: `NoReceiver`; `EngineGone` if it does not answer within so many seconds."""
 
     def answer(self, node: str, answers: Callable[[bytes], Awaitable[bytes]]) -> None:
         """Answer the questions to `node`, which is this one."""

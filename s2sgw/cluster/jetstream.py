@@ -36,6 +36,7 @@ from s2sgw.cluster.engine import (
     Fence,
     HomesPage,
     LaneRecord,
+    NoReceiver,
     PeerLogs,
     Stored,
     Watch,
@@ -45,7 +46,7 @@ from s2sgw.cluster.fenced_writes import FencedWrites, new_id
 from s2sgw.cluster.jetstream_api import ANSWER_SECONDS, ID, WRONG_SEQUENCE, Found, JetStreamAPI, Record, RequestRefused, expecting
 from s2sgw.cluster.nats_connection import Login, NATSConnection
 from s2sgw.cluster.removals import Removals, let_go
-from s2sgw.cluster.requests import Message, Unanswered
+from s2sgw.cluster.requests import Message, NoResponders, Unanswered
 from s2sgw.cluster.stream_room import StreamRoom
 from s2sgw.cluster.stream_setup import REPLICAS, check_server, check_stream, needs_update, room_words, wanted_streams
 from s2sgw.cluster.subjects import (
@@ -570,6 +571,8 @@ class JetStreamEngine(ClusterEngine):
     async def _ask(self, subject: str, question: bytes, seconds: float) -> bytes:
         try:
             (answer,) = await self._connection.request(subject, question, seconds)
+        except NoResponders as error:
+            raise NoReceiver(f"{subject.rpartition('.')[2]} does not answer: {error}") from None
         except Unanswered as error:
             raise EngineGone(f"{subject.rpartition('.')[2]} does not answer: {error}") from None
         if _FAILED.items() <= answer.headers.items():

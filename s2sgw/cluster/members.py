@@ -277,6 +277,11 @@ class Members:
             found.append(self.node)
         return sorted(found)
 
+    def session_of(self, node: str) -> NodeSession | None:
+        """Return the session of another living node."""
+        other = self._others.get(node)
+        return other.session if other is not None and other.record.alive else None
+
     def listener_of(self, node: str) -> str | None:
         """Return where the listener of another living node is."""
         other = self._others.get(node)

@@ -26,7 +26,11 @@ Edit = Callable[[bytes | None], bytes | None]
 
 
 class NotChanged(OSError):
-    """A change was not made, or it is not known whether it was. The text says which."""
+    """A change was not made, or it is not known whether it was (`NotKnown`)."""
+
+
+class NotKnown(NotChanged, TimeoutError):
+    """It is not known whether a change was made. It may still be made."""
 
 
 class SharedTable:
@@ -123,7 +127,7 @@ class SharedTable:
         try:
             return await changing.addTimeout(CHANGE_SECONDS, self._clock)
         except TwistedTimeout:
-            raise NotChanged("the engine does not answer yet, and may still do it later") from None
+            raise NotKnown("the engine does not answer, and may still do it") from None
         except EngineError as error:
             raise NotChanged(str(error)) from None
 

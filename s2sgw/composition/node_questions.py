@@ -1,8 +1,12 @@
 """The verbs that nodes of a cluster ask of each other, as questions through the engine (docs/cluster.md).
 
 Imported only with the section `[cluster]`. Every user of the engine can ask, and is trusted as the stanzas in it are
-(docs/security.md). A question is a JSON object: {"verb", "arguments", "seconds"}, or {"next"} for more rows of an answer. The
-answer to it has "result", or "rows" and "next", or "error" and "kind".
+(docs/security.md). A question is a JSON object: {"verb", "arguments", "seconds", "session"}, or {"next"} for more rows of an
+answer. The answer to it has "result", or "rows" and "next", or "error" and "kind".
+
+A question is to one session of the asked node, and the node that asks waits no longer than that session. So a node that was
+stopped, and reads a question after it was declared dead, changes nothing. It knows that by its lease, before it has heard of its
+end. The clocks of machines differ, so no time is compared.
 """
 
 from __future__ import annotations
@@ -10,20 +14,21 @@ from __future__ import annotations
 import json
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TwistedTimeout
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
-from s2sgw.admin.node_verbs import ASKABLE, ClusterVerbs, NodeRows, NodeSilent, NotHome, peer_of
+from s2sgw.admin.node_verbs import ASKABLE, ClusterVerbs, NodeEnded, NodeRows, NodeSilent, NodeUnreached, NotHome, peer_of
 from s2sgw.admin.server import BY, Rows, Verb, VerbError, called
 from s2sgw.admin.verb_table import TABLE
 from s2sgw.cluster.door import HandOn
-from s2sgw.cluster.engine import ClusterEngine, EngineError
+from s2sgw.cluster.engine import ClusterEngine, EngineError, NoReceiver
 from s2sgw.cluster.homes import ClusterHomes
 from s2sgw.cluster.members import Members
 from s2sgw.composition.cluster import ClusterParts
@@ -43,9 +48,16 @@ AT_ONCE = 8
 OPEN, OPEN_SECONDS = 8, 5.0
 #: Seconds for all parts of the rows of one node.
 ROWS_SECONDS = 20.0
+#: Seconds between two looks at what ends a wait: the node that was asked is declared dead, or the engine does not answer.
+LOOK = 0.25
+#: Seconds after which the engine does not answer, if it has acknowledged no heartbeat for `STALE_SECONDS`.
+ENGINE_SECONDS, STALE_SECONDS = 10.0, 5.0
 #: Bytes of an answer beside its rows.
 _ENVELOPE = 4096
 
+_Found = TypeVar("_Found")
+
+_NO_ENGINE = "the engine does not answer"
 _OTHER_RELEASE = "its answer is that of another release"
 
 
@@ -63,10 +75,11 @@ class VerbAnswers:
     log = Logger("s2sgw")
 
     def __init__(
-        self, verbs: Mapping[str, Verb], homes: ClusterHomes, engine: ClusterEngine, local_domains: set[Domain], slices: Slices,
-        clock: IReactorTime,
+        self, verbs: Mapping[str, Verb], members: Members, homes: ClusterHomes, engine: ClusterEngine, local_domains: set[Domain],
+        slices: Slices, clock: IReactorTime,
     ) -> None:
         self._verbs = verbs
+        self._members = members
         self._homes = homes
         self._engine = engine
         self._local_domains = local_domains
@@ -128,7 +141,17 @@ class VerbAnswers:
         peer = peer_of(verb, arguments, self._home)
         if peer is not None and not self._homes.table.open(peer):
             raise NotHome
+        if TABLE[verb].changes and not self._in_time(asked.get("session")):
+            if peer is not None:
+                raise NotHome
+            raise VerbError("nothing was done: it was silent, or declared dead, when it read the question")
         return verb, arguments
+
+    def _in_time(self, asked: object) -> bool:
+        """Return whether this node has a lease in the session that was asked. A node of an older release names none."""
+        session = self._members.session
+        current = session is not None and asked in (None, session.identity)
+        return current and self._members.may_write(self._clock.seconds())
 
     def _home(self, pair: Pair) -> Domain:
         return home_of(pair, self._local_domains)
@@ -234,14 +257,27 @@ class EngineNodes:
         self, node: str, question: Mapping[str, Any], seconds: float, word: bytes = WORD,
     ) -> tuple[dict[str, Any], int]:
         """Return the answer to a question, and its size."""
+        session = self._members.session_of(node)
+        if word == WORD and session is not None:
+            question = {**question, "session": session.identity}
         data = word + b" " + json.dumps(question).encode()
         asked = Deferred.fromCoroutine(self._engine.ask(node, data, seconds + 1.0))
         asked.addTimeout(seconds, self._clock)
+        began = self._clock.seconds()
+
+        def why() -> NodeSilent | None:
+            now = self._clock.seconds()
+            if session is not None and self._members.state_of(session, now) == "over":
+                return NodeEnded("it was declared dead")
+            return NodeSilent(_NO_ENGINE) if self._engine_away(began) else None
+
         try:
-            found = await asked
+            found = await self._until(asked, why)
             answer = json.loads(found)
         except TwistedTimeout:
             raise NodeSilent(f"no answer within {seconds:g} s") from None
+        except NoReceiver as error:
+            raise NodeUnreached(str(error)) from None
         except EngineError as error:
             raise NodeSilent(str(error)) from None
         except (ValueError, RecursionError):
@@ -258,8 +294,18 @@ class EngineNodes:
         """See `admin.node_verbs.Nodes`. It takes as long as a silent home is not declared dead."""
         if self._homes.table.open(peer):
             return self.name
+        began = self._clock.seconds()
+
+        def why() -> VerbError | None:
+            return VerbError(f"nothing was done: {_NO_ENGINE}") if self._engine_away(began) else None
+
+        return await self._until(Deferred.fromCoroutine(self._home(peer, claim)), why)
+
+    async def _home(self, peer: Domain, claim: bool) -> str:
         found = await self._homes.locate(peer)
         if isinstance(found, Ending):
+            if found.cause is Cause.INTERNAL and not found.detail:  # the look-up was cut off
+                raise VerbError(f"nothing was done: {_NO_ENGINE}, or this node ends: its log says why")
             raise VerbError(f"nothing was done: the home of {peer} is not known: {found.detail or found.cause.value}")
         if isinstance(found, HandOn):
             return found.node
@@ -271,12 +317,43 @@ class EngineNodes:
                 raise VerbError(f"nothing was done: no node can be the home of {peer}: {ending.detail or ending.cause.value}")
         return self.name
 
+    def pause(self) -> Deferred[None]:
+        """See `admin.node_verbs.Nodes`."""
+        return deferLater(self._clock, LOOK)
+
+    def _engine_away(self, began: float) -> bool:
+        """Return whether the engine does not answer this node, which has waited since `began`."""
+        now = self._clock.seconds()
+        return now - began >= ENGINE_SECONDS and now - self._members.heartbeat_at >= STALE_SECONDS
+
+    async def _until(self, call: Deferred[_Found], why: Callable[[], Exception | None]) -> _Found:
+        """Wait for a call. It is given up, with this error, as soon as `why` returns one."""
+        ended: list[Exception] = []
+
+        def look() -> None:
+            error = why()
+            if error is not None and not ended:
+                ended.append(error)
+                call.cancel()
+
+        looks = LoopingCall(look)
+        looks.clock = self._clock
+        looks.start(LOOK, now=False)
+        try:
+            return await call
+        except CancelledError:
+            if ended:
+                raise ended[0] from None
+            raise
+        finally:
+            looks.stop()
+
 
 def node_verbs(
     parts: ClusterParts, verbs: Mapping[str, Verb], local_domains: set[Domain], slices: Slices, clock: IReactorTime,
 ) -> dict[str, Verb]:
     """Return the verbs of this node for its operator: `verbs` are those of this node alone. Other nodes may ask some of them."""
-    answers = VerbAnswers(verbs, parts.homes, parts.engine, local_domains, slices, clock)
+    answers = VerbAnswers(verbs, parts.members, parts.homes, parts.engine, local_domains, slices, clock)
     parts.questions.add(WORD, answers.answer)
     nodes = EngineNodes(parts.members, parts.homes, parts.engine, clock)
     return ClusterVerbs(verbs, nodes, partial(home_of, local_domains=local_domains), slices).verbs()

@@ -26,6 +26,7 @@ from s2sgw.cluster.engine import (
     Fenced,
     HomesPage,
     LaneRecord,
+    NoReceiver,
     PeerLogs,
     Stored,
     Watch,
@@ -327,7 +328,7 @@ class MemoryEngine(ClusterEngine):
     async def ask(self, node: str, question: bytes, seconds: float = ASK_SECONDS) -> bytes:
         answers = await self._call(partial(self._store.answers, node))
         if answers is None:
-            raise EngineGone(f"{node} does not answer")
+            raise NoReceiver(f"{node} does not answer")
         answered: Deferred[bytes] = Deferred()
         Deferred.fromCoroutine(_made(answers, question)).addBoth(_given, answered)  # it goes on when the call is cancelled
         try:

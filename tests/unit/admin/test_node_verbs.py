@@ -10,7 +10,17 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin import node_verbs
-from s2sgw.admin.node_verbs import CLAIMING, OF_HOME, ClusterVerbs, NodeRows, NodeSilent, NotHome, peer_of
+from s2sgw.admin.node_verbs import (
+    CLAIMING,
+    OF_HOME,
+    ClusterVerbs,
+    NodeEnded,
+    NodeRows,
+    NodeSilent,
+    NodeUnreached,
+    NotHome,
+    peer_of,
+)
 from s2sgw.admin.server import BY, Rows, VerbError
 from s2sgw.admin.verb_table import TABLE
 from s2sgw.net.slices import Slices
@@ -36,6 +46,7 @@ class FakeNodes:
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
         self.claimed: list[bool] = []
         self.names = ["b", "c"]
+        self.pauses = 0
 
     def others(self) -> list[str]:
         return list(self.names)
@@ -54,6 +65,10 @@ class FakeNodes:
     async def ask(self, node: str, verb: str, arguments: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         answer: dict[str, Any] = self._answer(node, verb, arguments)
         return answer
+
+    def pause(self) -> Deferred[None]:
+        self.pauses += 1
+        return succeed(None)
 
     async def home(self, peer: Domain, claim: bool) -> str:
         self.claimed.append(claim)
@@ -149,7 +164,7 @@ class EveryNodeTests(NodeVerbsCase):
         self.own["queue list"] = [row("p", 0, "p"), row("q", 0, "q"), row("r", 2), row("s", 0, "s")]
         self.nodes.answers = {("b", "queue list"): [row("p", 3, "p"), row("q", 0, "q"), row("r", 1)], ("c", "queue list"): [row("p", 0, "p"), row("s", 0, "x s")]}
         found = [(each["peer"], each["node"], *each["held"]) for each in self.ask("queue list")]
-        self.assertEqual([("p", "b", "p"), ("r", "a"), ("r", "b"), ("q", "a", "q"), ("s", "a", "s"), ("s", "c", "x s")], found)
+        self.assertEqual([("p", "b", "p"), ("r", "a"), ("r", "b"), ("q", None, "q"), ("s", None, "s"), ("s", None, "x s")], found)
 
     def test_missing(self) -> None:
         """A node that gives no answer, that refuses, or that has too many rows is named at the end. The limit does not hide it."""
@@ -288,6 +303,29 @@ class HomeTests(NodeVerbsCase):
         self.assertIn("it may have done it", self.refused("queue drop", target=["p.example"]))
         self.assertNotIn("done", self.refused("explain", peer="p.example"))
         self.assertEqual(2, len(self.nodes.asked))
+
+    def test_home_without_process(self) -> None:
+        """A home that has not read the question is waited for, and then the new home is asked. It has not done it."""
+        self.nodes.answers = {("b", "queue drop"): NodeUnreached("no receiver"), ("c", "queue drop"): {"stanzas": 2}}
+        self.nodes.homes = ["b", "b", "b", "c"]
+        self.assertEqual({"stanzas": 2, "node": "c"}, self.ask("queue drop", target=["p.example"]))
+        self.assertEqual(3, self.nodes.pauses)
+        self.nodes.homes = ["b"] * (node_verbs.PAUSES + 1)
+        text = self.refused("queue drop", target=["p.example"])
+        self.assertIn("nothing was done: node b", text)
+        self.assertNotIn("may", text)
+
+    def test_home_declared_dead(self) -> None:
+        """If the home is declared dead before it answers, a look asks the new one. A change may have been done, and that is told."""
+        dead = NodeEnded("it was declared dead")
+        self.nodes.answers = {("b", verb): dead for verb in ("queue drop", "explain", "queue show")}
+        self.nodes.answers |= {("c", "explain"): {"peer": "p.example"}, ("c", "queue show"): [{"number": 1}]}
+        self.nodes.homes = ["b", "c"] * 2
+        self.assertEqual("c", self.ask("explain", peer="p.example")["node"])
+        self.assertEqual("c", self.ask("queue show", target=["p.example"])[0]["node"])
+        self.nodes.homes = ["b", "c"]
+        self.assertIn("it may have done it", self.refused("queue drop", target=["p.example"]))
+        self.assertEqual(["c"], self.nodes.homes)
 
     def test_refused_there(self) -> None:
         """A refusal of the home is told with its name."""

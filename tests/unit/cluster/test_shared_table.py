@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.engine import EngineFull, EngineGone
-from s2sgw.cluster.shared_table import ATTEMPTS, CHANGE_SECONDS, NotChanged, SharedTable
+from s2sgw.cluster.shared_table import ATTEMPTS, CHANGE_SECONDS, NotChanged, NotKnown, SharedTable
 from tests.support.coroutines import now
 from tests.support.memory_engine import MemoryEngine, MemoryStore
 
@@ -110,7 +110,7 @@ class SharedTableTests(SynchronousTestCase):
         self.clock.advance(CHANGE_SECONDS - 0.1)
         self.assertNoResult(call)
         self.clock.advance(0.2)
-        self.assertIn("may still do it later", str(self.failureResultOf(call, NotChanged).value))
+        self.assertIn("may still do it", str(self.failureResultOf(call, NotKnown).value))
         self.assertEqual([], self.one.told)
         self.one.engine.go_on()
         self.assertEqual(b"1", self.one.table.get("a"))

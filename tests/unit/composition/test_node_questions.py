@@ -10,7 +10,7 @@ from typing import Any, cast
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.admin.node_verbs import NodeSilent, NotHome
+from s2sgw.admin.node_verbs import NodeEnded, NodeSilent, NodeUnreached, NotHome
 from s2sgw.admin.server import BY, Rows, VerbError
 from s2sgw.cluster.homes import YIELD
 from s2sgw.cluster.questions import Questions
@@ -40,7 +40,7 @@ class QuestionsCase(SynchronousTestCase):
     def serve(self, name: str) -> None:
         node, questions = self.nodes[name], Questions()
         verbs = {verb: self.verb(name, verb) for verb in ("streams", "lanes", "status", "queue drop", "queue show", "deny", "explain", "reload")}
-        self.answers[name] = VerbAnswers(verbs, node.homes, node.engine, {LOCAL}, Slices(self.clock), self.clock)
+        self.answers[name] = VerbAnswers(verbs, node.members, node.homes, node.engine, {LOCAL}, Slices(self.clock), self.clock)
         questions.add(YIELD.strip(), node.homes.answer)
         questions.add(WORD, self.answers[name].answer)
         node.engine.answer(name, questions.answer)
@@ -178,6 +178,35 @@ class AskingTests(QuestionsCase):
             self.failed(NodeSilent, self.reached.ask("b", "status", {}, 1.0))
             self.failed(NodeSilent, self.reached.rows("b", "streams", {}, 1.0, 1000))
 
+    def test_declared_dead(self) -> None:
+        """A wait ends when the asked node is declared dead, and not before."""
+        self.own["b", "queue drop"] = self.own["b", "explain"] = Deferred()
+        self.nodes["b"].claim(P)
+        self.nodes.pass_time(0.2)
+        change = self.start(self.reached.ask("b", "queue drop", {"target": ["p.example"]}, 60.0))
+        look = self.start(self.reached.rows("b", "explain", {"peer": "p.example"}, 60.0, 1000))
+        self.nodes["b"].die()
+        self.nodes.pass_time(2.0)
+        self.assertNoResult(change)
+        self.nodes.pass_time(3.0)
+        self.failureResultOf(change, NodeEnded)
+        self.failureResultOf(look, NodeEnded)
+
+    def test_no_receiver(self) -> None:
+        """A node without a process has not read the question, and that is told apart."""
+        self.nodes["b"].engine.cut()
+        self.failed(NodeUnreached, self.reached.ask("b", "queue drop", {"target": ["p.example"]}, 60.0))
+
+    def test_engine_lost_meanwhile(self) -> None:
+        """A node that has lost the engine does not wait for its answer for a minute."""
+        self.own["b", "status"] = Deferred()
+        running = self.start(self.reached.ask("b", "status", {}, 60.0))
+        self.nodes["a"].engine.cut()
+        self.nodes.pass_time(9.0)
+        self.assertNoResult(running)
+        self.nodes.pass_time(2.0)
+        self.assertIn("engine does not answer", self.failureResultOf(running, NodeSilent).getErrorMessage())
+
     def test_rows_without_end(self) -> None:
         """A node whose pages never end is left after some seconds."""
 
@@ -231,6 +260,31 @@ class AnsweringTests(QuestionsCase):
         self.nodes.pass_time(0.2)
         self.assertEqual([None], claimed)
         self.assertEqual({"stanzas": 1}, self.ask("queue drop", target=["local.example", "p.example"]))
+
+    def test_late_questions(self) -> None:
+        """A node that reads a question after its lease, or in another session than the asked one, changes nothing."""
+        self.nodes["b"].claim(P)
+        self.nodes.pass_time(0.2)
+        self.own["b", "queue drop"] = self.own["b", "deny"] = self.own["b", "explain"] = {}
+        session = self.nodes["b"].members.session
+        assert session is not None
+        drop, deny = {"verb": "queue drop", "arguments": {"target": ["p.example"]}}, {"verb": "deny", "arguments": {"peer": "p.example"}}
+        explain = {"verb": "explain", "arguments": {"peer": "p.example"}, "session": "of before"}
+        for good in ({}, {"session": session.identity}):
+            self.assertEqual({"result": {}}, self.raw({**drop, **good}))
+        self.asked.clear()
+        others: tuple[object, ...] = ("of before", 7, [])
+        for old in others:
+            self.assertEqual("moved", self.raw({**drop, "session": old})["kind"])
+            self.assertIn("nothing was done", self.raw({**deny, "session": old})["error"])
+        self.assertEqual([], self.asked)
+        self.assertEqual({"result": {}}, self.raw(explain))
+        self.asked.clear()
+        self.clock.rightNow += 4.0  # the process was stopped: the first that it does is to read the questions
+        questions = [WORD + b" " + json.dumps({**each, "session": session.identity}).encode() for each in (drop, deny)]
+        for answer in [Deferred.fromCoroutine(self.answers["b"].answer(each)) for each in questions]:
+            self.assertIn(b"error", self.successResultOf(answer))
+        self.assertEqual([], self.asked)
 
     def test_few_at_once(self) -> None:
         """A node answers a few at a time and refuses others in words. Questions that wait too long give their places back."""
@@ -325,9 +379,19 @@ class HomeTests(QuestionsCase):
         self.nodes.pass_time(4.0)
         self.assertFalse(self.nodes["a"].may_write)
         self.assertEqual("a", self.result(self.reached.home(P, True)))
-        running = self.start(self.reached.home(Domain.parse("q.example"), True))
-        self.nodes.pass_time(31.0)
-        self.assertIn("q.example", self.failureResultOf(running, VerbError).getErrorMessage())
+        for claim in (True, False):
+            running = self.start(self.reached.home(Domain.parse("q.example"), claim))
+            self.nodes.pass_time(11.0)
+            self.assertIn("the engine does not answer", self.failureResultOf(running, VerbError).getErrorMessage())
+
+    def test_cut_off(self) -> None:
+        """A look-up that is cut off, as by the end of this node, names no cause of its own."""
+
+        async def locate(peer: Domain) -> Ending:
+            return Ending(Cause.INTERNAL)
+
+        self.patch(self.nodes["a"].homes, "locate", locate)
+        self.assertIn("the engine does not answer, or this node ends", self.failed(VerbError, self.reached.home(P, True)))
 
     def test_lost_race(self) -> None:
         """If another node takes the peer at the same moment, the caller looks again. What cannot be taken is an error."""
