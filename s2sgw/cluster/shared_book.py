@@ -49,5 +49,6 @@ class SharedBook:
 
     def stop(self) -> None:
         """Write nothing more in the background."""
-        for items in (self.keys.first_uses, self.pending.outbound, self.pending.inbound, self.proofs.items):
+        self.keys.stop()
+        for items in (self.pending.outbound, self.pending.inbound, self.proofs.items):
             items.stop()

@@ -3,21 +3,24 @@
 The decisions of operators on one peer are one value. First uses, which strangers may cause, are `shared_items`, without their
 certificates. A first use is remembered only if all that it was judged with is still true: of two nodes that learn two keys at the
 same time, one judges again.
+
+A decision on a key gives way to a newer one only. An engine that has lost its store may have got an older decision from a node
+that was away. A node that knows a newer one writes that again.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from s2sgw.cluster.engine import ClusterEngine
-from s2sgw.cluster.shared_items import ItemKind, SharedItems
+from s2sgw.cluster.shared_items import PAUSE, PAUSE_AFTER_FAILURE, ItemKind, SharedItems
 from s2sgw.cluster.shared_table import NotChanged, SharedTable
 from s2sgw.cluster.subjects import domain_of_word, key_word
 from s2sgw.peerdb.keys import PER_PEER, KnownKeys, PeerKeys, RememberedKey, age, known_keys
@@ -30,12 +33,23 @@ PREFIX = "pin"
 VERSION = 1
 #: Bytes of a certificate that is kept with a decision. A value has at most `PER_PEER` of them.
 CERTIFICATE_BYTES = 8192
+#: Forgotten keys of a peer that a value names, so that no node brings their revocations back. The last ones count.
+FORGOTTEN = 16
+#: Seconds by which an approval is newer than the revocation that it replaces, whatever the clock of the node says.
+LATER = 0.001
 
 _Keys = Mapping[Fingerprint, RememberedKey]
 
 
 class UnreadableKeys(ValueError):
     """The bytes are no keys, or those of a newer version."""
+
+
+class _Value(NamedTuple):
+    """A value of the table: the decisions on a peer, and the keys that were forgotten last."""
+
+    keys: _Keys = {}
+    forgotten: tuple[Fingerprint, ...] = ()
 
 
 def _written(key: RememberedKey) -> dict[str, Any]:
@@ -67,7 +81,7 @@ def _at(key: RememberedKey) -> float:
 FIRST_USES: ItemKind[RememberedKey] = ItemKind("firstuse", 128, 64 * 1024, _written, _read, _newer, _at)
 
 
-def _nothing(*_: object) -> None: ...
+def _nothing(*_: object, **__: object) -> None: ...
 
 
 class SharedKeys(KeyStore):
@@ -85,22 +99,29 @@ class SharedKeys(KeyStore):
         #: called for each key that was approved, or revoked, on another node
         self.approved: Callable[[Domain], object] = _nothing
         self.revoked: Callable[[Domain, Fingerprint], object] = _nothing
+        #: notes in the audit log that a newer decision was written again (`AuditLog.note_or_log`)
+        self.audit: Callable[..., object] = _nothing
         #: the copy on the disk of this node, and whether all that is in it was shared: until then nothing in it is replaced
         self._kept: PeerKeys | None = None
         self._all_shared = False
         self._report = report
         self._decided: dict[str, _Keys] = {}
         self._unreadable: set[str] = set()
+        #: the peers of which an older decision is shared than this node knows
+        self._behind: set[str] = set()
+        self._clock = clock
+        self._timer: IDelayedCall | None = None
+        self._busy = False
 
     def keep_in(self, kept: PeerKeys) -> None:
         """Keep a copy of all decisions in `kept`, for `restore`."""
         self._kept = kept
 
     async def restore(self) -> None:
-        """Write what is kept here of peers of which nothing is shared. Raises `OSError`.
+        """Write what is kept here of peers of which nothing is shared, and newer decisions. Raises `OSError`.
 
-        This node was alone when that was decided, or the engine has lost its store. A revocation that is kept counts also beside
-        what another node has restored, unless the key was approved again.
+        This node was alone when that was decided, or the engine has lost its store and another node was the first to restore.
+        After an error it can be called again: what is on the disk was not replaced.
         """
         if self._kept is None:
             return
@@ -108,10 +129,14 @@ class SharedKeys(KeyStore):
         for key in self._kept.of():
             by_name.setdefault(key.domain, []).append(key)
         for name, keys in by_name.items():
-            if not self._may_learn(name):
+            if name in self._unreadable:
                 continue
             if own := {key.key: _shortened(key) for key in keys if not key.is_first_use}:
-                await self.table.change(key_word(Domain.parse(name)), partial(_restored, name, own))
+                late: dict[Fingerprint, RememberedKey] = {}
+                if await self.table.change(key_word(Domain.parse(name)), partial(_restored, name, own, late)):
+                    self._note(name, late)
+            if not self._may_learn(name):
+                continue
             for key in keys:
                 if key.is_first_use and not self._of(name):
                     await self.first_uses.change(name, partial(_first, replace(key, certificate=b"")))
@@ -142,7 +167,9 @@ class SharedKeys(KeyStore):
             if len(others) >= PER_PEER:
                 text = f"{PER_PEER} keys are remembered for {key.domain} already; revoked ones go with `pins revoke --forget`"
                 raise OSError(text)
-            keys[key.key] = _shortened(key)
+            known = [each[key.key] for each in (keys, self._decided.get(key.domain, {})) if key.key in each]
+            least = [_decided_at(each) + (0.0 if each.revoked is None else LATER) for each in known]
+            keys[key.key] = replace(_shortened(key), at=max([key.at, *least]))
             return True
 
         await self._change(key.domain, edit)
@@ -156,7 +183,7 @@ class SharedKeys(KeyStore):
                 found = first_use if first_use is not None and first_use.key == key else None
             if found is None or found.revoked is not None:
                 return False
-            keys[key] = replace(found, revoked=at)
+            keys[key] = replace(found, revoked=max(at, found.at))
             return True
 
         if not await self._change(domain.ascii, edit):
@@ -184,11 +211,13 @@ class SharedKeys(KeyStore):
         def edited(data: bytes | None) -> bytes | None:
             nonlocal changed
             try:
-                keys = dict(_decoded(name, data))
+                value = _decoded(name, data)
             except UnreadableKeys as error:
                 raise NotChanged(f"the keys of {name} that nodes share cannot be read: {error}") from error
+            keys = dict(value.keys)
             changed = edit(keys)
-            return _encoded(keys) if changed else None
+            forgotten = [*value.forgotten, *(key for key in value.keys if key not in keys)]
+            return _encoded(keys, forgotten) if changed else None
 
         await self.table.change(key_word(Domain.parse(name)), edited)
         return changed
@@ -199,13 +228,17 @@ class SharedKeys(KeyStore):
             return
         before = self._decided.get(domain.ascii, {})
         try:
-            keys = _decoded(domain.ascii, data)
+            value = _decoded(domain.ascii, data)
         except UnreadableKeys as error:
             self._unreadable.add(domain.ascii)
             text = f"the keys of {domain} that nodes share cannot be read ({error}): the former ones count, and no first use"
             self._report(text)
             return
         self._unreadable.discard(domain.ascii)
+        late = _late(self._own(domain), value)
+        keys = {**value.keys, **late}
+        if late:
+            self._found_late(domain.ascii, late)
         if keys:
             self._decided[domain.ascii] = keys
         else:
@@ -214,6 +247,66 @@ class SharedKeys(KeyStore):
             self._kept.mirror(domain.ascii, keys.values())
         if not own:
             self._tell(domain, before, keys)
+
+    # --- decisions that were undone ---
+
+    def _own(self, domain: Domain) -> _Keys:
+        """Return the newest decisions on a peer that this node knows: from the engine, and on its disk."""
+        own = dict(self._decided.get(domain.ascii, {}))
+        for key in [] if self._kept is None else self._kept.of(domain):
+            if not key.is_first_use and (key.key not in own or _is_newer(key, own[key.key])):
+                own[key.key] = _shortened(key)
+        return own
+
+    def _found_late(self, name: str, late: _Keys) -> None:
+        """Report newer decisions than nodes share, and write them again. Before that `restore` does it."""
+        for key, each in late.items():
+            self._report(
+                f"nodes share an older decision on the key {key} of {name} than this node knows: that it is "
+                f"{_words(each)} counts, and is written again"
+            )
+        if self._all_shared:
+            self._behind.add(name)
+            self._write_soon(0.0)
+
+    def _write_soon(self, seconds: float) -> None:
+        if self._timer is None and not self._busy:
+            self._timer = self._clock.callLater(seconds, self._write_late)
+
+    def _write_late(self) -> None:
+        """Write the newer decisions on one peer again. After a failure it is tried again."""
+        self._timer, self._busy = None, True
+        name = self._behind.pop()
+        late: dict[Fingerprint, RememberedKey] = {}
+
+        def edit(data: bytes | None) -> bytes | None:
+            return _restored(name, self._decided.get(name, {}), late, data)
+
+        def done(made: bool) -> None:
+            self._busy = False
+            if made:
+                self._note(name, late)
+            else:
+                self._behind.add(name)
+            if self._behind:
+                self._write_soon(PAUSE if made else PAUSE_AFTER_FAILURE)
+
+        self.table.begin_change(key_word(Domain.parse(name)), edit, done)
+
+    def stop(self) -> None:
+        """Write nothing more in the background."""
+        self._busy = True
+        self.first_uses.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _note(self, name: str, late: _Keys) -> None:
+        for key, each in late.items():
+            try:
+                self.audit("pins restore", by="this node", peer=name, key=str(key), at=each.at, revoked=each.revoked)
+            except OSError as error:
+                self._report(f"that the key {key} of {name} is {_words(each)} was written again, not to the audit log: {error}")
 
     def _tell(self, domain: Domain, before: _Keys, keys: _Keys) -> None:
         """Tell what another node has decided."""
@@ -260,39 +353,64 @@ def _first(kept: RememberedKey, found: RememberedKey | None) -> RememberedKey:
     return kept if found is None else found
 
 
-def _restored(name: str, kept: _Keys, data: bytes | None) -> bytes | None:
-    """Return the value of a peer with what one node has kept; None: there is nothing to add."""
+def _decided_at(key: RememberedKey) -> float:
+    return key.at if key.revoked is None else max(key.at, key.revoked)
+
+
+def _is_newer(own: RememberedKey, shared: RememberedKey) -> bool:
+    """Return whether the decision `own` replaces `shared`. Of an approval and a revocation at the same time the latter counts."""
+    if own.revoked is not None and shared.revoked is not None:
+        return False
+    return (_decided_at(own), own.revoked is not None) > (_decided_at(shared), shared.revoked is not None)
+
+
+def _late(own: _Keys, shared: _Value) -> dict[Fingerprint, RememberedKey]:
+    """Return the decisions of `own` that replace those that are shared, and revocations that are missing and not forgotten."""
+    late = {key: each for key, each in own.items() if key in shared.keys and _is_newer(each, shared.keys[key])}
+    missing = [each for key, each in own.items() if each.revoked is not None and key not in (*shared.keys, *shared.forgotten)]
+    room = max(PER_PEER - len(shared.keys), 0)
+    return {**late, **{each.key: each for each in sorted(missing, key=_decided_at, reverse=True)[:room]}}
+
+
+def _words(key: RememberedKey) -> str:
+    return "approved" if key.revoked is None else "revoked"
+
+
+def _restored(name: str, own: _Keys, late: dict[Fingerprint, RememberedKey], data: bytes | None) -> bytes | None:
+    """Return the value of a peer with what this node knows; None: there is nothing to add. `late`: what was added or replaced."""
+    late.clear()
     if data is None:
-        return _encoded(kept)
+        return _encoded(own) if own else None
     try:
-        keys = _decoded(name, data)
+        value = _decoded(name, data)
     except UnreadableKeys:
         return None
-    late = {
-        key: each for key, each in kept.items()
-        if each.revoked is not None and key in keys and keys[key].revoked is None and keys[key].at <= each.revoked
-    }
-    return _encoded({**keys, **late}) if late else None
+    late.update(_late(own, value))
+    return _encoded({**value.keys, **late}, value.forgotten) if late else None
 
 
 def _shortened(key: RememberedKey) -> RememberedKey:
     return key if len(key.certificate) <= CERTIFICATE_BYTES else replace(key, certificate=b"")
 
 
-def _decoded(name: str, data: bytes | None) -> _Keys:
+def _decoded(name: str, data: bytes | None) -> _Value:
     if data is None:
-        return {}
+        return _Value()
     try:
         words = json.loads(data)
         if words["version"] > VERSION:
             raise UnreadableKeys(f"they have version {words['version']}, and this release knows {VERSION}")
         keys = [_read(name, each) for each in words["keys"]]
+        forgotten = tuple(Fingerprint.parse(each) for each in words.get("forgotten", ()))
     except UnreadableKeys:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UnreadableKeys(f"{type(error).__name__}: {error}") from error
-    return {key.key: key for key in keys}
+    return _Value({key.key: key for key in keys}, forgotten)
 
 
-def _encoded(keys: _Keys) -> bytes:
-    return json.dumps({"version": VERSION, "keys": list(map(_written, keys.values()))}, separators=(",", ":")).encode()
+def _encoded(keys: _Keys, forgotten: Collection[Fingerprint] = ()) -> bytes:
+    words: dict[str, Any] = {"version": VERSION, "keys": list(map(_written, keys.values()))}
+    if left := [str(key) for key in forgotten if key not in keys][-FORGOTTEN:]:
+        words["forgotten"] = left
+    return json.dumps(words, separators=(",", ":")).encode()

@@ -208,6 +208,8 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         wall, log, peer_records.refusals, narrowest_site, LiveEvents(reactor.callFromThread), unrecorded={VISITOR.text},
     )
     audit = AuditLog(state, wall)
+    if engine is not None:
+        engine.book.keys.audit = audit.note_or_log
     report = record.report = DailyReport(state, wall, threads, running)
     handshake_times = HandshakeTimes()
     jobs, reload_outcomes = PeriodicJobs(reactor), ReloadOutcomes(wall)

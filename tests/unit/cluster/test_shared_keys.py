@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from itertools import permutations
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.cluster.shared_items import PAUSE
-from s2sgw.cluster.shared_keys import CERTIFICATE_BYTES, SharedKeys
+from s2sgw.cluster.shared_items import PAUSE, PAUSE_AFTER_FAILURE
+from s2sgw.cluster.shared_keys import CERTIFICATE_BYTES, FORGOTTEN, SharedKeys
 from s2sgw.cluster.shared_table import NotChanged
 from s2sgw.peerdb.database import MEMORY
 from s2sgw.peerdb.keys import PER_PEER, KnownKeys, PeerKeys, RememberedKey
@@ -32,14 +33,28 @@ class Node:
         self.reports: list[str] = []
         self.approved: list[Domain] = []
         self.revoked: list[tuple[Domain, Fingerprint]] = []
+        self.audited: list[dict[str, object]] = []
+        self.audit_error: OSError | None = None
+        #: changes after which the engine cannot be reached
+        self.changes_left = 1_000_000
         self.engine = MemoryEngine(store)
-        self.keys = SharedKeys(self.engine, clock, lambda: self.may_change, b"secret", self.reports.append)
+        self.keys = SharedKeys(self.engine, clock, self._may, b"secret", self.reports.append)
+        self.keys.audit = self._audit
         self.keys.approved = self.approved.append
         self.keys.revoked = lambda domain, key: self.revoked.append((domain, key))
         if kept is not None:
             self.keys.keep_in(kept)
         self.keys.table.start()
         self.keys.first_uses.table.start()
+
+    def _may(self) -> bool:
+        self.changes_left -= 1
+        return self.may_change and self.changes_left >= 0
+
+    def _audit(self, action: str, **facts: object) -> None:
+        if self.audit_error is not None:
+            raise self.audit_error
+        self.audited.append({"action": action, **facts})
 
     def known(self, at: float = NOW) -> KnownKeys:
         return self.keys.known(PEER, at)
@@ -261,7 +276,135 @@ class SharedKeysTests(SynchronousTestCase):
             kept.mirror("peer.example", [*kept.of(), remembered(key, revoked=NOW + 2)])
         now(self.other.keys.restore())
         known = self.one.known(NOW + 10)
-        self.assertEqual((frozenset({NEW_KEY}), frozenset({OLD_KEY})), (known.approved, known.revoked))
+        self.assertEqual((frozenset({NEW_KEY}), frozenset({OLD_KEY, THIRD})), (known.approved, known.revoked))
+
+    def lose_store(self) -> None:
+        """The engine comes back empty."""
+        self.store.content.table.clear()
+
+    def revoked_here(self) -> tuple[Node, PeerKeys]:
+        """Return a running node that has revoked a key, and its disk. Then the engine comes back empty."""
+        node, kept = self.started()
+        now(node.keys.restore())
+        now(node.keys.approve(remembered(OLD_KEY)))
+        now(node.keys.revoke(PEER, OLD_KEY, NOW + 2))
+        self.lose_store()
+        return node, kept
+
+    def test_undone_under_a_running_node(self) -> None:
+        """A node that runs while another one restores an older approval keeps its revocation, writes it again, and says so."""
+        node, kept = self.revoked_here()
+        away, _ = self.started(remembered(OLD_KEY))
+        now(away.keys.restore())
+        self.assertEqual(frozenset({OLD_KEY}), node.known().revoked)
+        self.assertEqual([NOW + 2], [key.revoked for key in kept.of()])
+        (report,) = node.reports
+        self.assertIn(f"an older decision on the key {OLD_KEY} of peer.example than this node knows: that it is revoked counts", report)
+        self.assertEqual([], node.audited)
+        self.clock.advance(0)
+        late = Node(self.store, self.clock)
+        self.assertEqual([frozenset({OLD_KEY})] * 3, [each.known().revoked for each in (node, away, late)])
+        self.assertEqual([(PEER, OLD_KEY)], away.revoked)
+        self.assertEqual([{"action": "pins restore", "by": "this node", "peer": "peer.example", "key": str(OLD_KEY), "at": NOW, "revoked": NOW + 2}], node.audited)
+        self.assertEqual((1, [], []), (len(node.reports), away.reports, self.clock.getDelayedCalls()))
+
+    def test_undone_while_it_cannot_write(self) -> None:
+        """A node that cannot write its revocation again keeps it on its disk. It tries again, and does so when it is started again."""
+        node, kept = self.revoked_here()
+        node.may_change = False
+        away, _ = self.started(remembered(OLD_KEY))
+        now(away.keys.restore())
+        self.clock.advance(0)
+        self.clock.advance(PAUSE_AFTER_FAILURE)
+        self.assertEqual((frozenset({OLD_KEY}), frozenset()), (node.known().revoked, away.known().revoked))
+        again = Node(self.store, self.clock, kept)
+        self.assertEqual(frozenset({OLD_KEY}), again.known().revoked)
+        now(again.keys.restore())
+        self.assertEqual((frozenset({OLD_KEY}), 1), (away.known().revoked, len(again.audited)))
+        self.clock.advance(PAUSE_AFTER_FAILURE)
+        node.may_change = True
+        self.clock.advance(PAUSE_AFTER_FAILURE)
+        self.assertEqual(([], []), (node.audited, self.clock.getDelayedCalls()))
+
+    def test_undone_and_stopped(self) -> None:
+        """A node that stops writes nothing again."""
+        node, _ = self.revoked_here()
+        away, _ = self.started(remembered(OLD_KEY))
+        now(away.keys.restore())
+        node.keys.stop()
+        self.assertEqual((frozenset(), []), (away.known().revoked, self.clock.getDelayedCalls()))
+
+    def test_undone_and_not_audited(self) -> None:
+        """A revocation is written again although the audit log cannot be written. The log says so."""
+        late, _ = self.started(remembered(OLD_KEY, revoked=NOW + 2))
+        now(self.one.keys.approve(remembered(OLD_KEY)))
+        late.audit_error = OSError("read-only")
+        now(late.keys.restore())
+        self.assertEqual(frozenset({OLD_KEY}), self.one.known().revoked)
+        self.assertIn("not to the audit log: read-only", late.reports[-1])
+
+    def test_each_order(self) -> None:
+        """After the engine has lost its store the newest decision counts, in whatever order nodes start. Some are years old."""
+        years = 3 * 365 * 86400.0
+        approved, revoked = remembered(OLD_KEY), remembered(OLD_KEY, revoked=NOW + years)
+        again, never = remembered(OLD_KEY, at=NOW + years + 5), remembered(NEW_KEY)
+        for copies, expected in (
+            ([approved, revoked, revoked], NOW + years), ([approved, revoked, never], NOW + years), ([approved, revoked, again], None),
+        ):
+            for order in permutations(copies):
+                self.lose_store()
+                self.store.engines.clear()
+                nodes = []
+                for copy in order:
+                    nodes.append(self.started(copy))
+                    now(nodes[-1][0].keys.restore())
+                self.settle()
+                for node, kept in nodes:
+                    for keys in (node.keys.of(PEER), kept.of()):
+                        self.assertEqual([expected], [key.revoked for key in keys if key.key == OLD_KEY])
+
+    def test_restore_is_cut_off(self) -> None:
+        """A restore that fails between two peers has replaced nothing on the disk, and is done again."""
+        names = ["a.example", "b.example"]
+        for name in names:
+            now(self.one.keys.approve(remembered(OLD_KEY, domain=name)))
+        late, kept = self.started(*(remembered(OLD_KEY, domain=name, revoked=NOW + 2) for name in names))
+        late.changes_left = 1
+        self.assertRaises(NotChanged, now, late.keys.restore())
+        self.assertEqual([NOW + 2, None], [key.revoked for key in self.one.keys.of()])
+        self.assertEqual([NOW + 2] * 2, [key.revoked for key in (*kept.of(),)])
+        again = Node(self.store, self.clock, kept)
+        now(again.keys.restore())
+        self.assertEqual([NOW + 2] * 2, [key.revoked for key in self.one.keys.of()])
+
+    def test_clocks_differ(self) -> None:
+        """A decision is newer than the one that it replaces, although the clock of its node is behind."""
+        now(self.one.keys.approve(remembered(OLD_KEY, at=NOW)))
+        now(self.other.keys.revoke(PEER, OLD_KEY, NOW - 100))
+        for node, _ in (self.started(remembered(OLD_KEY, at=NOW)), self.started(remembered(OLD_KEY, at=NOW - 50))):
+            now(node.keys.restore())
+            self.assertEqual(frozenset({OLD_KEY}), self.one.known().revoked)
+        now(self.other.keys.approve(remembered(OLD_KEY, at=NOW - 100)))
+        node, _ = self.started(remembered(OLD_KEY, at=NOW, revoked=NOW))
+        now(node.keys.restore())
+        self.settle()
+        self.assertEqual([frozenset({OLD_KEY})] * 2, [each.known().approved for each in (self.one, node)])
+
+    def test_forgotten_while_a_node_was_away(self) -> None:
+        """A revocation that was forgotten does not come back from a node that was away. One that was not forgotten does."""
+        for key in (OLD_KEY, NEW_KEY):
+            now(self.one.keys.approve(remembered(key)))
+        now(self.one.keys.revoke(PEER, OLD_KEY, NOW))
+        now(self.one.keys.forget(PEER, OLD_KEY))
+        now(self.one.keys.approve(remembered(NEW_KEY, note="again")))
+        node, _ = self.started(remembered(OLD_KEY, revoked=NOW), remembered(THIRD, revoked=NOW))
+        now(node.keys.restore())
+        self.assertEqual({NEW_KEY, THIRD}, {key.key for key in self.one.keys.of(PEER)})
+        for number in range(FORGOTTEN):
+            now(self.one.keys.approve(remembered(Fingerprint(bytes([number]) * 32))))
+            now(self.one.keys.forget(PEER, Fingerprint(bytes([number]) * 32)))
+        value = json.loads(self.store.content.table["pin.peer_example"].data or b"")
+        self.assertEqual(FORGOTTEN, len(value["forgotten"]))
 
     def test_read_before_it_is_restored(self) -> None:
         """A node that starts later shares a revocation on its disk, although another one has restored the key before."""
