@@ -68,6 +68,15 @@ class PinVerbsTests(PinVerbsCase):
         self.assertTrue(self.ask("pins revoke", peer="peer.example", key=OLD_KEY, forget=True)["forgotten"])
         self.assertEqual([], self.peer_records.keys.of(PEER))
 
+    def test_unknown_result(self) -> None:
+        """If it is not known whether a decision was made, that is told, with the command that shows it."""
+
+        async def slow(*arguments: object) -> bool:
+            raise TimeoutError("the engine does not answer")
+
+        self.patch(self.peer_records.keys, "revoke", slow)
+        self.assertRaisesRegex(VerbError, "^it is not known whether .* pins list", self.ask, "pins revoke", peer="peer.example", key=OLD_KEY)
+
     def test_wrong_questions(self) -> None:
         """A text that is not a domain, fingerprint or time is refused. A change that cannot be noted is not made."""
         for arguments in ({}, {"peer": 1}, {"peer": "peer.example", "key": "x"}, {"peer": "peer.example", "key": OLD_KEY, "lasts": 0}):

@@ -260,6 +260,18 @@ class HoldTests(SynchronousTestCase):
         (state / withheld.FILE).mkdir(parents=True)
         self.assertRaises(OSError, OperatorHolds, state)
 
+    def test_unknown_result(self) -> None:
+        """If it is not known whether a hold was made or ended, that is told, with the command that shows it."""
+        tools = Tools(self.mktemp(), ready=True)
+
+        async def slow(target: HoldTarget) -> int:
+            raise TimeoutError("the engine does not answer")
+
+        self.patch(tools.holds, "add", slow)
+        self.patch(tools.holds, "discard", slow)
+        for verb in ("hold", "release"):
+            self.assertRaisesRegex(VerbError, "^it is not known whether .* queue list", tools.ask, verb, "there.example")
+
     def test_full_disk(self) -> None:
         """The end of a lane on a full disk does not raise. It is written when there is room."""
         tools = Tools(self.mktemp())

@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster import jetstream
-from s2sgw.cluster.engine import EngineError, EngineGone, LaneRecord
+from s2sgw.cluster.engine import EngineError, EngineGone, LaneRecord, NoReceiver
 from s2sgw.cluster.jetstream import JetStreamEngine
-from s2sgw.cluster.requests import Message, NoResponders
+from s2sgw.cluster.requests import Message, NoResponders, Unanswered
 from s2sgw.cluster.stream_setup import wanted_streams
 from s2sgw.cluster.subjects import PEN_STREAM, home_subject
 from s2sgw.xmpp.jid import Domain, Pair
@@ -81,6 +81,21 @@ class StreamTests(SynchronousTestCase):
                 await missing()
             del self.streams[PEN_STREAM], self.streams["S2SGW_SPOOL_2"]
             self.assertEqual(await missing(), ["S2SGW_SPOOL_2", PEN_STREAM])
+
+        self.loop.run(run())
+
+    def test_no_receiver(self) -> None:
+        """A question without a receiver is told apart from one without an answer."""
+        async def asked(error: Exception) -> None:
+            self.connection.script[0] = lambda request: error
+            await Deferred.fromCoroutine(self.engine.ask("b", b"question")).asFuture(self.loop)
+
+        async def run() -> None:
+            with self.assertRaises(NoReceiver):
+                await asked(NoResponders("nobody"))
+            with self.assertRaises(EngineGone) as gone:
+                await asked(Unanswered("late"))
+            self.assertNotIsInstance(gone.exception, NoReceiver)
 
         self.loop.run(run())
 
