@@ -25,6 +25,7 @@ from s2sgw.cluster.engine import (
     Fence,
     Fenced,
     LaneRecord,
+    NoReceiver,
     Stored,
 )
 from s2sgw.xmpp.jid import Domain, Pair
@@ -561,7 +562,7 @@ class EngineContract:
         self.run_test(test)
 
     def test_questions(self) -> None:
-        """A question is answered by the node that it is for; a node that is not there, or fails, is `EngineGone`."""
+        """A question is answered by the node that it is for. A node that is not there is `NoReceiver`, one that fails `EngineGone`."""
 
         async def test(one: ClusterEngine, other: ClusterEngine) -> None:
             async def answers(question: bytes) -> bytes:
@@ -576,7 +577,7 @@ class EngineContract:
                     break
                 except EngineGone:
                     await self.pause()
-            await self.fails(EngineGone, one.ask(f"{self.key}-c", b"anybody"))
+            await self.fails(NoReceiver, one.ask(f"{self.key}-c", b"anybody"))
             await self.fails(EngineGone, one.ask(f"{self.key}-b", b"fail"))
 
         self.run_test(test)

@@ -257,7 +257,9 @@ class SharedFirstUseTests(JudgeCase):
         proofs = SharedProofs(engine, self.clock, may, b"secret", self.fail)
         for table in (keys.table, keys.first_uses.table, pending.outbound.table, pending.inbound.table, proofs.items.table):
             table.start()
-        return engine, PeerRecords(PeerDatabase(":memory:", self.fail), shared=SharedStores(keys, keys.keep_in, pending, proofs))
+        records = PeerRecords(PeerDatabase(":memory:", self.fail), shared=SharedStores(keys, keys.keep_in, pending, proofs))
+        now(keys.restore())  # as a node does before its listeners open: since then the copy on its disk follows the others
+        return engine, records
 
     def found(self, node: int, certificate: bytes = LEAF.der) -> Any:
         self.peer_records = self.records[node]
