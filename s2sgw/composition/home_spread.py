@@ -28,7 +28,7 @@ from s2sgw.cluster.homes import ClusterHomes
 from s2sgw.cluster.members import Members
 from s2sgw.cluster.spread import Moves, spread
 from s2sgw.composition.cluster import ClusterParts
-from s2sgw.composition.node_questions import EngineNodes, node_verbs
+from s2sgw.composition.node_questions import EngineNodes, node_verbs, read_question
 from s2sgw.net.slices import SlicedWork, Slices, few_at_once
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.xmpp.bounded_dict import BoundedDict
@@ -155,7 +155,7 @@ class HomeSpread:
     async def answer(self, question: bytes) -> bytes:
         """Answer the question of another node. Errors are a part of the answer."""
         try:
-            return json.dumps({"result": await self._answered(_read(question))}).encode()
+            return json.dumps({"result": await self._answered(read_question(question, WORD))}).encode()
         except VerbError as error:
             return json.dumps({"error": str(error), "kind": error.kind}).encode()
 
@@ -288,16 +288,6 @@ def _row(moves: Moves) -> dict[str, Any]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _read(question: bytes) -> dict[str, Any]:
-    try:
-        asked = json.loads(question.removeprefix(WORD))
-    except (ValueError, RecursionError):
-        asked = None
-    if not isinstance(asked, dict):
-        raise VerbError("the question is no JSON object", "usage")
-    return asked
 
 
 def _nothing() -> None: ...

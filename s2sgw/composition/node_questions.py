@@ -94,7 +94,7 @@ class VerbAnswers:
             return _error("it answers other nodes already; try again", "failed")
         self._answering += 1
         try:
-            return await self._answered(_read(question))
+            return await self._answered(read_question(question))
         except VerbError as error:
             return _error(str(error), error.kind)
         except NotHome:
@@ -186,9 +186,10 @@ def _taken(rows: Iterator[Any], size: int) -> SlicedWork[tuple[list[str], bool]]
     return texts, False
 
 
-def _read(question: bytes) -> dict[str, Any]:
+def read_question(question: bytes, word: bytes = WORD) -> dict[str, Any]:
+    """Return the object behind the first word of a question. Raises `VerbError` if there is none."""
     try:
-        asked = json.loads(question.removeprefix(WORD))
+        asked = json.loads(question.removeprefix(word))
     except (ValueError, RecursionError):
         asked = None
     if not isinstance(asked, dict):

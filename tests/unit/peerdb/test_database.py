@@ -272,17 +272,21 @@ class ThreadTests(SynchronousTestCase):
         self.assertEqual(again.stored(), list(range(3000)))
         again.result(again.store.close())
 
-    def test_damaged_page(self) -> None:
-        """Damage found at work: the file is set aside, the damage is reported, and a new file is written from memory."""
-        for number in range(5000):
-            self.it.part.add(number)
-        self.it.stored()
+    def damage_pages(self) -> None:
+        """Overwrite all but the first pages of the file, and let SQLite read them again."""
         self.it.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.it.connection.execute("PRAGMA shrink_memory")
         data = bytearray(self.it.path.read_bytes())
         data[8192:] = b"\xff" * (len(data) - 8192)
         with self.it.path.open("r+b") as file:
             file.write(data)
+
+    def test_damaged_page(self) -> None:
+        """Damage found at work: the file is set aside, the damage is reported, and a new file is written from memory."""
+        for number in range(5000):
+            self.it.part.add(number)
+        self.it.stored()
+        self.damage_pages()
         with self.assertRaises(OSError):
             self.it.stored()
         self.it.part.add(5000)
@@ -296,7 +300,6 @@ class ThreadTests(SynchronousTestCase):
         self.assertEqual(len(again.stored()), 5001)
         again.result(again.store.close())
 
-
     def test_damaged_again_and_again(self) -> None:
         """A disk that damages each new file does not fill with old ones: after some the file stays, and the report says so."""
         self.patch(module, "REPLACEMENTS", 1)
@@ -305,12 +308,7 @@ class ThreadTests(SynchronousTestCase):
         for _ in range(2):
             self.it.stored()
             self.it.stored()
-            self.it.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self.it.connection.execute("PRAGMA shrink_memory")
-            data = bytearray(self.it.path.read_bytes())
-            data[8192:] = b"\xff" * (len(data) - 8192)
-            with self.it.path.open("r+b") as file:
-                file.write(data)
+            self.damage_pages()
             with self.assertRaises(OSError):
                 self.it.stored()
             self.it.part.add(5000)
