@@ -55,6 +55,8 @@ WAYS = tuple(way for way in (
 ) if HAS_IPV6 or way.address != "::1")
 #: Seconds until ejabberd tries a domain again.
 _RETRY_SECONDS = 3.0
+#: Attempts for a pair of servers of which ejabberd does not find the domain again and again. Each takes 15 s.
+ATTEMPTS = 4
 #: Servers without direct TLS.
 NO_DIRECT = ("jabberd2",)
 
@@ -170,29 +172,30 @@ async def _cell(made: Matrix, kind: str, way: Way) -> None:
     row = {"behind": made.behind, "outside": kind, "way": way.title}
     note(**row, passed=False)
     ends = made.cell(kind, way)
-    for attempt in (1, 2):
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             await _flow(ends.left, ends.right)
             await _flow(ends.right, ends.left)
             break
         except (ClientError, Failed):
-            if attempt == 2 or not await _gave_up_on_dns(made, kind, way):
+            if attempt == ATTEMPTS or not await _gave_up_on_dns(made, kind, way, attempt):
                 raise
             step(f"ejabberd took {_domain(way, 'inside')} for a domain that does not exist: trying again")
             await asyncio.sleep(_RETRY_SECONDS)
     note(**row, passed=True)
 
 
-async def _gave_up_on_dns(made: Matrix, kind: str, way: Way) -> bool:
-    """Return whether ejabberd outside did not find an existing domain.
+async def _gave_up_on_dns(made: Matrix, kind: str, way: Way, times: int) -> bool:
+    """Return whether ejabberd outside did not find an existing domain, so many times by now.
 
     ejabberd 24.12 looks up `_xmpps-server` and `_xmpp-server` at once. If only the first exists, the answer to the second
     sometimes counts for both. It then does not try the domain for a second (`s2s_max_retry_delay`).
     """
     if not kind.startswith("ejabberd"):
         return False
-    text = f"-> {_domain(way, 'inside')}: Connection failed: non-existing domain"
-    return await asyncio.to_thread(made.servers[_domain(way, kind)].logs, text)
+    text, server = f"-> {_domain(way, 'inside')}: Connection failed: non-existing domain", made.servers[_domain(way, kind)]
+    await asyncio.to_thread(server.logs, text)
+    return server.logged().count(text) >= times
 
 
 async def _proofs(made: Matrix) -> None:
