@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from twisted.internet import tcp
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReactorTime
@@ -187,7 +188,13 @@ class _Receiver(HandoverProtocol):
         self._deadline: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
+        """Wait for the header, and read at once: it often follows directly after the TCP handshake.
+
+        So a crowd is refused as fast as it is accepted, and its connections do not pile up unread.
+        """
         self._deadline = self._factory.clock.callLater(HEADER_TIMEOUT, self._refuse, "no PROXY header came in time")
+        if type(self.transport) is tcp.Server:
+            self.transport.doRead()  # the reactor reports an end or an error again
 
     def prefaceReceived(self, data: bytes) -> None:
         if self._deadline is None:

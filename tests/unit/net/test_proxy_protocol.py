@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import struct
 from typing import Any
 
+from twisted.internet import tcp
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IProtocol
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -147,6 +150,23 @@ class ReceivingTests(SynchronousTestCase):
             for byte in data:
                 protocol.dataReceived(bytes((byte,)))
             self.assertEqual((len(self.built), self.refused), (1, []))
+
+    def test_read_at_once(self) -> None:
+        """A header that is there already is read when the connection is accepted. Without one the reactor reports what comes."""
+        for sent, built in ((V1, [FOUR[0]]), (b"", [])):
+            self.setUp()
+            self.full = True
+            reactor: Any = MemoryReactorClock()
+            port: Any = None
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            self.addCleanup(ours.close)
+            self.addCleanup(theirs.close)
+            theirs.sendall(sent)
+            protocol = self.factory().buildProtocol(PROXY)
+            protocol.makeConnection(tcp.Server(ours, protocol, ("10.0.0.1", 40000), port, 0, reactor))
+            self.assertEqual(built, self.built)
+            self.assertEqual([] if built else [HEADER_TIMEOUT], [call.getTime() for call in self.clock.getDelayedCalls()])
 
     def test_the_proxys_own(self) -> None:
         """A header without addresses, for example of a health check, means that the connection is the proxy's own."""
