@@ -1,4 +1,4 @@
-"""The nodes that are alive, and the right of this one to write to wires (docs/cluster.md).
+"""The nodes that are alive, and the right of this one to send to other servers (docs/cluster.md).
 
 A pure machine. Its inputs are events, each with the time of this node's monotonic clock. Its outputs are calls to make and
 notices to give, which `Membership` takes with `effects`. A call is answered by the input that its class names, with the call.
@@ -227,7 +227,7 @@ class Members:
         return effects
 
     def may_write(self, now: float) -> bool:
-        """Return whether this node may write to wires. It is asked at each write, because a process may have been stopped."""
+        """Return whether this node may send to other servers. Asked at each write: the process may have been stopped."""
         return now < self._until
 
     @property

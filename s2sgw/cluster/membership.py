@@ -133,7 +133,7 @@ class Membership:
             call.cancel()
 
     def may_write(self) -> bool:
-        """Return whether this node may write to wires now. It is asked at each write."""
+        """Return whether this node may send to other servers now. It is asked at each write."""
         return self.members.may_write(self._clock.seconds())
 
     def leave(self) -> None:

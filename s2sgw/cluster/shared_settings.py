@@ -4,7 +4,7 @@ A node compares its settings before it joins, and once more when it is a member.
 is alive. Two nodes that do this at once cannot both stay: the later member sees the record, or the other member.
 
 Nodes that were killed, or could not say that they leave, look alive by their records. A session whose record was not written for
-lease and bridge has no right to write to wires. Its record is ended by compare-and-set, so a process that wakes begins anew.
+lease and bridge may send nothing to other servers. Its record is ended by compare-and-set, so a process that wakes begins anew.
 Nodes that cannot reach the leader of the engine write no record, but send pulses: they are alive.
 """
 
@@ -32,7 +32,7 @@ LOOK_SECONDS = 0.5
 SLOW_SECONDS = 2.0
 #: Seconds for the whole watch, besides those of the silence.
 PATIENCE = 60.0
-#: Seconds after which a session that has written nothing has no right to write to wires, with the longest lease and bridge.
+#: Seconds after which a session that has written nothing may send nothing to other servers, with the longest lease and bridge.
 LONGEST_SILENCE = 150.3
 
 
@@ -40,7 +40,7 @@ LONGEST_SILENCE = 150.3
 class SharedSettings:
     """The digest of each setting, by words for the operator ("gateway.domains").
 
-    `silence`: seconds after which a session with these settings that has written nothing has no right to write to wires.
+    `silence`: seconds after which a session with these settings that has written nothing has no right to send to other servers.
     """
 
     digests: Mapping[str, str]

@@ -1,7 +1,7 @@
 """A part of the table in the engine: a copy in memory, which a watch keeps, and changes by compare-and-set (docs/cluster.md).
 
 Reads are of the copy. A change is judged again if another node has changed the value meanwhile. A node that may
-not write to wires changes nothing: other nodes may not know of it.
+not send to other servers changes nothing: other nodes may not know of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The right to write to wires: a node of a cluster has it only while it holds its lease (docs/cluster.md).
+"""The right to send to other servers: a node of a cluster has it only while it holds its lease (docs/cluster.md).
 
 A transport asks before each write to its socket. Without the right it keeps its data. It is called when the right is there
 again.
