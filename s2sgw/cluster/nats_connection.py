@@ -7,6 +7,7 @@ lost with its connection fails at once with `Unanswered`, and its outcome is unk
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import secrets
 import ssl
@@ -35,6 +36,8 @@ _PENDING_BYTES = 64 * 1024 * 1024
 _REASONS = 64
 #: The client's words for a server that closes before its first line.
 _NO_GREETING = "empty response from server"
+#: asyncio's words for the end of a connection with TLS that the client opened. They say nothing of the connection.
+_TLS_END = "returning true from eof_received() has no effect when using ssl"
 
 
 class Login(NamedTuple):
@@ -68,6 +71,7 @@ class NATSConnection(Requests):
         login: Login | None = None,
     ) -> None:
         """`check` gets a server's version and largest message, and raises `EngineUnfit` if it cannot serve. It is then left."""
+        logging.getLogger("asyncio").addFilter(_is_of_use)  # it is added once
         self._servers = list(servers)
         self._tls = tls
         self._login = login
@@ -324,10 +328,21 @@ def _words(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """Return whether a line of asyncio's log is of use to an operator."""
+    return record.msg != _TLS_END
+
+
 def _reason(error: BaseException, tls: bool) -> str:
-    """Return why a connection failed, with a remedy for a server with other TLS than ours."""
+    """Return why a connection failed, with a remedy for a server with other TLS than ours.
+
+    A server that does not expect TLS first is never silent: it speaks first. One that expects it waits for our handshake.
+    """
     words = _words(error)
-    broken = isinstance(error, TimeoutError | ssl.SSLError | ConnectionResetError | ConnectionAbortedError)
+    if isinstance(error, TimeoutError):
+        hint = "" if tls else ", or it has TLS, and cluster.tls must be set"
+        return f"no answer: the server hangs, or cannot be reached{hint}"
+    broken = isinstance(error, ssl.SSLError | ConnectionResetError | ConnectionAbortedError)
     if not (broken or _NO_GREETING in words) or isinstance(error, ssl.SSLCertVerificationError):
         return words
     if tls:

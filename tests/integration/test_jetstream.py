@@ -451,6 +451,30 @@ class TLSTests(SynchronousTestCase):
         self.assertEqual(self.outcome(port, self.context, PATIENCE), "")
         self.assertIn("certificate verify failed", self.outcome(port, ssl.create_default_context(), 2))
 
+    def test_end_of_a_connection(self) -> None:
+        """A server that ends its connection after the handshake causes no line of asyncio's log."""
+        accepting = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        own = self.authority.issue(Names(dns=["localhost"]))
+        accepting.load_cert_chain(own.chain, own.key)
+
+        async def run() -> None:
+            async def end(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                ended.set()
+                writer.close()
+
+            ended = asyncio.Event()
+            server = await asyncio.start_server(end, "127.0.0.1", 0, ssl=accepting)
+            connection = NATSConnection([f"nats://localhost:{server.sockets[0].getsockname()[1]}"], self.context, asyncio.get_running_loop())
+            connection.open()
+            await asyncio.wait_for(ended.wait(), PATIENCE)
+            with self.assertRaises(Unanswered):
+                await connection.wait_up(0.5)
+            await connection.close()
+            server.close()
+
+        with self.assertNoLogs("asyncio"):
+            asyncio.run(run())
+
     def test_server_without_tls(self) -> None:
         """A server that says nothing of TLS gets no password: nothing is sent before TLS."""
         received: list[bytes] = []
