@@ -60,13 +60,16 @@ def cluster_spread(dry_run: bool, busy: bool, config: ConfigPath, as_json: JSONF
         if not as_json:
             _tell(answer["moved"])
         answer = asked(config, as_json, "cluster spread", busy=busy)
-        total = {**answer, "moved": total["moved"] + answer["moved"], "kept": _still_kept(total["kept"], answer)}
+        total = {
+            **answer, "moved": total["moved"] + answer["moved"], "kept": _still_kept(total["kept"], answer),
+            "missing": _once_missing(total, answer),
+        }
     if as_json:
         print_json(total, as_json)
     else:
         _tell(answer["moved"])
         show(total, as_json, _planned if dry_run else _spread)
-    end_with_missing(answer["missing"], as_json)
+    end_with_missing(total["missing"], as_json)
     if answer["plan"] and not dry_run:
         sys.exit(NO)
 
@@ -80,6 +83,13 @@ def _still_kept(kept: list[JSONRow], answer: JSONRow) -> list[JSONRow]:
     """Return the peers that could not be moved until now. A later step does not try them again for a while."""
     tried = {row["peer"] for row in (*answer["moved"], *answer["kept"])}
     return [*(row for row in kept if row["peer"] not in tried), *answer["kept"]]
+
+
+def _once_missing(total: JSONRow, answer: JSONRow) -> list[JSONRow]:
+    """Return the nodes that were missing in any step, and those that ended between two steps. One that is back is left out."""
+    missing = {row["node"]: row for row in (*total["missing"], *answer["missing"])}
+    ended = {node: {"node": node, "missing": "it has ended meanwhile"} for node in total["homes"]}
+    return [row for node, row in {**ended, **missing}.items() if node not in answer["homes"]]
 
 
 def _homes(answer: JSONRow) -> str:

@@ -47,6 +47,8 @@ COUNT_SECONDS, TAKE_SECONDS = 1.0, 10.0
 TAKEN_AT_ONCE = 16
 #: Seconds in which a peer that could not be moved is not tried again, and how many such peers are remembered.
 REST_SECONDS, RESTING = 60.0, 1000
+#: What is said of a node that ended while its homes were moved.
+ENDED = "it has ended meanwhile"
 #: Peers whose streams are looked at in one turn.
 LOOKED_AT = 100
 
@@ -84,11 +86,13 @@ class HomeSpread:
             homes, missing = await self._counted()
             plan = spread(homes)
             moved, kept = await self._step([] if dry_run else plan, busy, missing)
+            for row in moved:
+                homes[row["from"]] -= 1
+                homes[row["to"]] += 1
+            if kept:
+                homes = await self._recounted(homes, missing)
         finally:
             self._stepping = False
-        for row in moved:
-            homes[row["from"]] -= 1
-            homes[row["to"]] += 1
         return SpreadAnswer(
             node=self._nodes.name, homes=homes, plan=[_row(each) for each in (plan if dry_run else spread(homes))], moved=moved,
             kept=kept, missing=missing,
@@ -116,6 +120,17 @@ class HomeSpread:
             else:
                 missing.append(MissingRow(node=node, missing=found if isinstance(found, str) else "it takes no peers now"))
         return dict(sorted(homes.items())), missing
+
+    async def _recounted(self, before: Mapping[str, int], missing: list[MissingRow]) -> dict[str, int]:
+        """Count again. Nodes that give no answer now, and those that were declared dead since, are added to `missing`."""
+        homes, silent = await self._counted()
+        known = {row["node"] for row in missing}
+        silent += [MissingRow(node=node, missing=ENDED) for node in before if node not in homes]
+        for row in silent:
+            if row["node"] not in known:
+                known.add(row["node"])
+                missing.append(row)
+        return homes
 
     async def _step(
         self, plan: list[Moves], busy: bool, missing: list[MissingRow],

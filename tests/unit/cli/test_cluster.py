@@ -205,6 +205,16 @@ class SpreadTests(CommandCase):
         answer = json.loads(self.run_command("cluster", "spread", "--json").output)
         self.assertEqual(kept("first", "p.example") + kept("second", "r.example"), answer["kept"])
 
+    def test_missing_once(self) -> None:
+        """A node that gave no answer in any step, or that ended between two, is named in the end. One that is back is not."""
+        back = {"node": "b", "missing": "no answer"}
+        three = {"a": 3, "b": 2, "d": 0}
+        first = self.step(["x.example"], 4, missing=[MISSING])
+        self.steps(first, self.step(["y.example"], 3, homes=three, missing=[]), self.step(["z.example"], 1, homes={"a": 3, "d": 1}, missing=[back]), self.step([], 0))
+        result = self.run_command("cluster", "spread")
+        self.assertEqual(4, result.exit_code)
+        self.assertEqual(["node c: no answer within 1 s\\x1b[2J", "node d: it has ended meanwhile"], sorted(result.output.splitlines()[-2:]))
+
     def test_plan(self) -> None:
         """The plan is printed, and asked for once. It is no failure that homes are not even."""
         self.steps(self.step([], 2))

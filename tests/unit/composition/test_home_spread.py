@@ -10,6 +10,7 @@ from typing import Any, cast
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.admin.protocol import MissingRow
 from s2sgw.admin.server import VerbError
 from s2sgw.cluster.engine import EngineGone
 from s2sgw.cluster.homes import YIELD
@@ -164,6 +165,25 @@ class SpreadTests(SpreadCase):
         answer = self.run_step(seconds=30.0)
         self.assertEqual(([], 2), (answer["moved"], len(answer["kept"])))
         self.assertEqual(3, len(self.nodes["a"].table.owned))
+
+    def test_ends_meanwhile(self) -> None:
+        """A node that ends while peers are moved is named, declared dead or not, and has no share of the homes any more."""
+        self.own("a", 4)
+        self.own("b", 1)
+        original = self.nodes["a"].homes.give_up
+
+        async def give_up(peer: Domain) -> bool:
+            self.nodes.die("b")
+            return await original(peer)
+
+        self.patch(self.nodes["a"].homes, "give_up", give_up)
+        answer = self.run_step(seconds=30.0)
+        self.assertEqual((["b"], {"a", "c"}), ([row["node"] for row in answer["missing"]], set(answer["homes"])))
+        missing: list[MissingRow] = []
+        counted = Deferred.fromCoroutine(self.spreads["a"]._recounted({"a": 2, "b": 1, "c": 2}, missing))
+        self.nodes.pass_time(5.0)
+        self.successResultOf(counted)
+        self.assertEqual([{"node": "b", "missing": home_spread.ENDED}], missing)
 
     def test_answer_lost(self) -> None:
         """A taker whose answer is lost has taken the peer: it has moved."""
