@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from s2sgw.cluster.engine import EngineError, EngineFull, EngineGone
 from s2sgw.cluster.requests import Message, NoResponders, Requests, Unanswered
 from s2sgw.cluster.stream_setup import DUPLICATE_WINDOW
+from s2sgw.cluster.subject_counts import read_counts
 
 #: Seconds that a write, and a question, waits for its answer before it is made again.
 WRITE_SECONDS, ANSWER_SECONDS = 1.0, 2.0
@@ -159,13 +160,22 @@ class JetStreamAPI:
     def _content(self, answer: Message) -> dict[str, Any]:
         self._answered = self._now()
         try:
-            content: dict[str, Any] = json.loads(answer.data)
-            error = content.get("error")
+            return _checked(json.loads(answer.data))
         except (ValueError, AttributeError):
-            raise Unanswered(f"the answer is no JSON object: {answer.data[:80]!r}") from None
-        if error:
-            raise RequestRefused(int(error.get("err_code", 0)), str(error.get("description", "refused")))
-        return content
+            raise _no_object(answer) from None
+
+    async def _content_in_steps(self, answer: Message) -> dict[str, Any]:
+        """Return the content of an answer that may name very many subjects. Other work is done meanwhile."""
+        self._answered = self._now()
+        work = read_counts(answer.data)
+        try:
+            while True:
+                next(work)
+                await asyncio.sleep(0)
+        except StopIteration as end:
+            return _checked(end.value)
+        except (ValueError, AttributeError):
+            raise _no_object(answer) from None
 
     def _hop_if_silent(self) -> None:
         """Try another server if this one has answered nothing for long: it may be cut off from the others."""
@@ -207,13 +217,22 @@ class JetStreamAPI:
             raise NoResponders("JetStream is not enabled on this server, or not for this user (no responders)") from None
         return self._content(answer)
 
+    async def _subjects(self, stream: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for subjects of a stream, once. The server names at most 100,000. Errors: `Unanswered`, `RequestRefused`."""
+        (answer,) = await self._connection.request(f"$JS.API.STREAM.INFO.{stream}", _json(content), ANSWER_SECONDS)
+        return await self._content_in_steps(answer)
+
     async def info(self, stream: str, subjects: str | None = None) -> dict[str, Any]:
         """Return what the leader says of a stream; with how many records each of `subjects` (a pattern) has, if it is given."""
-        content = {} if subjects is None else {"subjects_filter": subjects}
-        found: dict[str, Any] = await self.question(self.call, f"STREAM.INFO.{stream}", content)
-        counts: dict[str, int] = (found["state"].get("subjects") or {}) if subjects is not None else {}
-        while subjects is not None and found.get("total", 0) > len(counts):
-            page = await self.question(self.call, f"STREAM.INFO.{stream}", {**content, "offset": len(counts)})
+        if subjects is None:
+            found: dict[str, Any] = await self.question(self.call, f"STREAM.INFO.{stream}", {})
+            found["state"]["subjects"] = {}
+            return found
+        content = {"subjects_filter": subjects}
+        found = await self.question(self._subjects, stream, content)
+        counts: dict[str, int] = found["state"].get("subjects") or {}
+        while found.get("total", 0) > len(counts):
+            page = await self.question(self._subjects, stream, {**content, "offset": len(counts)})
             more = page["state"].get("subjects") or {}
             if not more:
                 break
@@ -307,6 +326,18 @@ class JetStreamAPI:
     async def purge(self, stream: str, subject: str, up_to: int) -> None:
         """Remove the records of a subject up to a sequence. Errors: `Unanswered`, `RequestRefused`."""
         await self.call(f"STREAM.PURGE.{stream}", {"filter": subject, "seq": up_to + 1})
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of an answer. Raises `RequestRefused`; `AttributeError` if it is no object."""
+    error = content.get("error")
+    if error:
+        raise RequestRefused(int(error.get("err_code", 0)), str(error.get("description", "refused")))
+    return content
+
+
+def _no_object(answer: Message) -> Unanswered:
+    return Unanswered(f"the answer is no JSON object: {answer.data[:80]!r}")
 
 
 def _raise_unless_transient(error: RequestRefused) -> None:

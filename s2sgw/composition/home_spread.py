@@ -47,7 +47,7 @@ COUNT_SECONDS, TAKE_SECONDS = 1.0, 10.0
 TAKEN_AT_ONCE = 16
 #: Seconds in which a peer that could not be moved is not tried again, and how many such peers are remembered.
 REST_SECONDS, RESTING = 60.0, 1000
-#: What is said of a node that ended while its homes were moved.
+#: The text about a node that ended while homes were moved.
 ENDED = "it has ended meanwhile"
 #: Peers whose streams are looked at in one turn.
 LOOKED_AT = 100
