@@ -43,7 +43,7 @@ class GroupTests(TestCase):
 
         self.group = grp.getgrnam("users")
         self.nobody = pwd.getpwnam("nobody").pw_uid
-        directory = tempfile.TemporaryDirectory()
+        directory = tempfile.TemporaryDirectory(dir="/tmp")  # other users must reach it, and $TMPDIR may be private
         self.addCleanup(directory.cleanup)
         os.chmod(directory.name, 0o755)
         self.path = Path(directory.name) / "admin.sock"
