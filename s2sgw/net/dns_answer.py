@@ -16,16 +16,17 @@ from dns.rdatatype import RdataType
 class Question:
     """A question: a name and a record type. The case of letters does not matter."""
 
-    __slots__ = ("_hash", "_text", "name", "rdtype")
+    __slots__ = ("_hash", "name", "rdtype", "text")
 
     def __init__(self, name: dns.name.Name, rdtype: RdataType) -> None:
         self.name = name
         self.rdtype = rdtype
-        self._text = name.to_text().lower()  # faster to compare and hash than the name
-        self._hash = hash((self._text, rdtype))
+        #: the name in lower case, which is faster to compare and hash than the name
+        self.text = name.to_text().lower()
+        self._hash = hash((self.text, rdtype))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Question) and self._text == other._text and self.rdtype == other.rdtype
+        return isinstance(other, Question) and self.text == other.text and self.rdtype == other.rdtype
 
     def __hash__(self) -> int:
         return self._hash

@@ -1,4 +1,8 @@
-"""A cache of DNS answers, which are kept until their TTL is over."""
+"""A cache of DNS answers, which are kept until their TTL is over.
+
+One party can ask for any number of names below a domain of its own. So the names below a registered domain share a part of the
+cache, and push out only each other.
+"""
 
 from __future__ import annotations
 
@@ -8,57 +12,99 @@ from dataclasses import replace
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.net.dns_answer import Answer, Question
+from s2sgw.xmpp.registered_domain import registered_domain
 
 #: The size of the cache, in records of up to 256 bytes (an answer without records counts as one).
 RECORDS = 16384
 _RECORD_BYTES = 256
+#: The part of the cache for the names below one registered domain: one of so many.
+SHARE = 4
+
+
+class _Owned:
+    """The answers about the names below one registered domain, the least recently used first, and their records."""
+
+    __slots__ = ("answers", "weight")
+
+    def __init__(self) -> None:
+        self.answers: dict[Question, tuple[float, Answer]] = {}
+        self.weight = 0
 
 
 class Cache:
-    """Answers until their TTL is over. Beyond `limit` records the least recently used ones are removed first."""
+    """Answers until their TTL is over.
+
+    Beyond `limit` records, answers of the registered domain that was not used for longest are removed first. Beyond its share, a
+    registered domain loses its own least recently used answers; its newest answer is kept in any case.
+    """
 
     def __init__(self, clock: IReactorTime, limit: int = RECORDS) -> None:
         self._clock = clock
         self._limit = limit
-        self._answers: OrderedDict[Question, tuple[float, Answer]] = OrderedDict()
+        #: by registered domain, the least recently used first
+        self._owned: OrderedDict[str, _Owned] = OrderedDict()
+        self._number = 0
         self.weight = 0
 
     def __len__(self) -> int:
         """Return the number of answers."""
-        return len(self._answers)
+        return self._number
 
     def get(self, question: Question) -> Answer | None:
         """Return the answer with the rest of its TTL."""
-        kept = self._answers.get(question)
-        if kept is None:
+        name = _owner(question)
+        owned = self._owned.get(name)
+        kept = None if owned is None else owned.answers.pop(question, None)
+        if owned is None or kept is None:
             return None
+        owned.answers[question] = kept  # at the end
         until, answer = kept
         left = until - self._clock.seconds()
         if left <= 0:
-            self._drop(question)
+            self._drop(name, question)
             return None
-        self._answers.move_to_end(question)
+        self._owned.move_to_end(name)
         return replace(answer, ttl=left)
 
     def put(self, question: Question, answer: Answer) -> None:
         """Keep `answer`. An answer with a TTL of 0 is not kept."""
-        self._drop(question)
+        name = _owner(question)
+        self._drop(name, question)
         if answer.ttl <= 0:
             return
-        self._answers[question] = (self._clock.seconds() + answer.ttl, answer)
-        self.weight += _weight(answer)
+        owned = self._owned.setdefault(name, _Owned())
+        owned.answers[question] = (self._clock.seconds() + answer.ttl, answer)
+        self._owned.move_to_end(name)
+        self._number += 1
+        self._count(owned, _weight(answer))
+        while owned.weight > self._limit // SHARE and len(owned.answers) > 1:
+            self._drop(name, next(iter(owned.answers)))
         while self.weight > self._limit:
-            self._drop(next(iter(self._answers)))
+            first, its = next(iter(self._owned.items()))
+            self._drop(first, next(iter(its.answers)))
 
     def clear(self) -> None:
         """Remove everything."""
-        self._answers.clear()
-        self.weight = 0
+        self._owned.clear()
+        self._number = self.weight = 0
 
-    def _drop(self, question: Question) -> None:
-        entry = self._answers.pop(question, None)
-        if entry is not None:
-            self.weight -= _weight(entry[1])
+    def _drop(self, name: str, question: Question) -> None:
+        owned = self._owned.get(name)
+        entry = None if owned is None else owned.answers.pop(question, None)
+        if owned is not None and entry is not None:
+            self._number -= 1
+            self._count(owned, -_weight(entry[1]))
+            if not owned.answers:
+                del self._owned[name]
+
+    def _count(self, owned: _Owned, number: int) -> None:
+        owned.weight += number
+        self.weight += number
+
+
+def _owner(question: Question) -> str:
+    """Return the registered domain of the name in `question`."""
+    return registered_domain(question.text.removesuffix("."))
 
 
 def _weight(answer: Answer) -> int:

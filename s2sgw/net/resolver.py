@@ -217,11 +217,13 @@ class Resolver:
         assert isinstance(message, QueryMessage)
         chain = _short_chain(message) or message.resolve_chaining()
         secure = believed and bool(message.flags & dns.flags.AD)
+        # the answer is kept: its own name is not to be in memory twice
+        canonical = question.name if chain.canonical_name == question.name else chain.canonical_name
         if chain.answer is not None:
             records = tuple(chain.answer)[:RECORDS]
-            return Answer(*asked, Status.FOUND, records, secure, min(chain.minimum_ttl, TTL), chain.canonical_name)
+            return Answer(*asked, Status.FOUND, records, secure, min(chain.minimum_ttl, TTL), canonical)
         status = Status.NO_SUCH_NAME if message.rcode() else Status.NO_DATA
-        return Answer(*asked, status, (), secure, min(chain.minimum_ttl, NEGATIVE_TTL), chain.canonical_name)
+        return Answer(*asked, status, (), secure, min(chain.minimum_ttl, NEGATIVE_TTL), canonical)
 
     def _late(self, cancelled: Answer | Failure, look_up: _LookUp) -> Answer:
         if isinstance(cancelled, Answer):

@@ -55,6 +55,7 @@ class AnswerTests(ResolverCase):
         self.assertTrue(answer.found and not answer.failed)
         self.assertEqual({record.to_text() for record in answer.records}, {"8.8.8.8", "8.8.4.4"})
         self.assertEqual((str(answer.name), str(answer.canonical), answer.ttl), ("a.example.", "a.example.", 300))
+        self.assertIs(answer.canonical, answer.name)  # it is kept once
 
     def test_no_such_name_and_no_data(self) -> None:
         """R2: a name that does not exist, and one without such records, are told apart and are no failures."""
