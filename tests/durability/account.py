@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from math import inf
+from operator import attrgetter
 
 from tests.durability.socket_progress import Connection
 
@@ -15,6 +18,40 @@ class SentPosition:
 
     connection: Connection
     position: int
+
+
+@dataclass
+class Acknowledgement:
+    """An acknowledgement of the stanzas that had arrived on a stream by `asked`. `position` is None until it is written."""
+
+    asked: float
+    position: SentPosition | None = None
+
+
+@dataclass(eq=False)
+class ArrivalStream:
+    """A stream that brings stanzas to a server, from its start to its end as the server saw it, in seconds since the epoch.
+
+    `monitored`: the acknowledgements are recorded.
+    """
+
+    number: int
+    monitored: bool = True
+    opened: float = field(default_factory=time.time)
+    ended: float = inf
+    acknowledgements: list[Acknowledgement] = field(default_factory=list)
+
+    def acknowledge(self) -> Acknowledgement:
+        """Return a new acknowledgement of what has arrived so far."""
+        acknowledgement = Acknowledgement(time.time())
+        if self.monitored:
+            self.acknowledgements.append(acknowledgement)
+        return acknowledgement
+
+    def acknowledgement(self, arrived: float) -> Acknowledgement | None:
+        """Return the first acknowledgement of what arrived at `arrived`."""
+        at = bisect_left(self.acknowledgements, arrived, key=attrgetter("asked"))
+        return self.acknowledgements[at] if at < len(self.acknowledgements) else None
 
 
 @dataclass
@@ -42,6 +79,8 @@ class PairAccount:
     arrived_on: list[int] = field(default_factory=list)  # the number of the stream on which each of these arrived
     #: when each stanza arrived, in seconds since the epoch, once for each arrival
     arrivals: defaultdict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    #: the streams on which they arrived, by number, if the sockets are monitored
+    streams: dict[int, ArrivalStream] = field(default_factory=dict)
     bounced: set[int] = field(default_factory=set)
     #: stanza errors by number, with their conditions
     errors: dict[int, list[str]] = field(default_factory=dict)
@@ -62,6 +101,16 @@ class PairAccount:
             self.arrived.append(number)
             self.arrived_on.append(stream)
             self.arrivals[number].append(time.time())
+
+    def arrivals_by_stream(self) -> dict[int, list[tuple[ArrivalStream, float]]]:
+        """Return the stream and the time of each arrival, in order, of the stanzas that arrived more than once."""
+        streams: defaultdict[int, list[int]] = defaultdict(list)
+        for number, stream in zip(self.arrived, self.arrived_on, strict=False):
+            streams[number].append(stream)
+        return {
+            number: [(self.streams[stream], moment) for stream, moment in zip(streams[number], moments, strict=True)]
+            for number, moments in self.arrivals.items() if len(moments) > 1
+        }
 
     def missing(self) -> list[int]:
         """Return the stanzas that neither arrived nor were bounced nor withdrawn by their sender."""

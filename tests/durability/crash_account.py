@@ -3,23 +3,27 @@
 A sender without XEP-0198 may lose stanzas that the gateway had not read, which were never in its custody, and stanzas that it had
 read less than `WINDOW` before the kill. `SLACK` is for reading, framing, the commit, and the samples of
 `tests.durability.socket_progress`. Time in which the gateway's threads waited for a processor does not count.
+
+A stanza may arrive twice if its sender sent it again, or if it was in doubt: when its stream or the gateway ended, no acknowledgement
+of it had arrived at the gateway, or one had arrived less than `SETTLE_SECONDS` before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
-from tests.durability.account import PairAccount
+from tests.durability.account import ArrivalStream, PairAccount
 from tests.durability.socket_progress import GrowingValue
 
 #: The ends of a run of the gateway (`tests.durability.crash_cycles`). Every kind except "stop" is sudden.
 End = Literal["inbound", "outbound", "both", "spool", "commit", "start", "restore", "shutdown", "unanswered", "stop"]
 #: Seconds: the default of `queue.window`, and the tolerance.
 WINDOW, SLACK = 0.020, 0.040
-#: Seconds within which the acknowledgement of a stanza that arrived leads to its removal from the spool.
-SETTLE_SECONDS = 1.0
+#: Seconds for the removal of a stanza from the spool, after its acknowledgement has arrived at the gateway's end of the connection.
+SETTLE_SECONDS = 0.060
 #: Seconds after a kill in which a real server may not have noticed it.
 UNNOTICED = 0.1
 
@@ -67,6 +71,37 @@ class Loss:
         return f"{name}: read {self.held * 1000:.0f} ms before {end}, {self.waited * 1000:.0f} of them without a processor"
 
 
+@dataclass(frozen=True)
+class Repeat:
+    """A stanza that arrived, and arrived again on a later stream.
+
+    `acknowledged`: seconds from the moment at which its first acknowledgement had arrived at the gateway to the end of that run, or of the
+    stream (`end` None); infinity: neither has ended. None: no acknowledgement had arrived by then. The gateway waited for a processor during `waited` of them.
+    """
+
+    number: int
+    end: End | None
+    acknowledged: float | None
+    waited: float
+
+    @property
+    def settling(self) -> float:
+        """Return the seconds that the gateway had for the removal, 0 if no acknowledgement had arrived."""
+        return 0.0 if self.acknowledged is None else self.acknowledged - self.waited
+
+    @property
+    def in_doubt(self) -> bool:
+        """Return whether the gateway could not be expected to have removed the stanza."""
+        return self.acknowledged is None or self.settling <= SETTLE_SECONDS
+
+    def text(self) -> str:
+        if self.acknowledged == inf:
+            return f"    number {self.number}: its stream has not ended"
+        end = f"an end of kind {self.end}" if self.end else "the end of its stream"
+        seconds, waited = (self.acknowledged or 0.0) * 1000, self.waited * 1000
+        return f"    number {self.number}: acknowledged {seconds:.0f} ms before {end}, {waited:.0f} of them without a processor"
+
+
 @dataclass
 class PairResult:
     """The results of the stanzas of one pair."""
@@ -74,7 +109,7 @@ class PairResult:
     account: PairAccount
     losses: list[Loss]
     #: stanzas that arrived again, although neither their sender nor the gateway had a reason to send them again
-    needless_repeats: list[int] = field(default_factory=list)
+    needless_repeats: list[Repeat] = field(default_factory=list)
 
     def faults(self) -> list[str]:
         """Return the broken promises."""
@@ -89,7 +124,7 @@ class PairResult:
         yield account.out_of_order() if account.orderly else 0, "out of order"
         yield account.requests_twice(), "IQ requests arrived twice"
         yield account.repeated_on_a_stream(), "arrived twice on one stream"
-        yield len(self.needless_repeats), f"arrived twice without having been in doubt, such as {self.needless_repeats[:3]}"
+        yield len(self.needless_repeats), f"arrived twice that had been acknowledged more than {SETTLE_SECONDS:g} s before"
 
     @property
     def unexcused(self) -> list[Loss]:
@@ -105,8 +140,9 @@ class PairResult:
         ]
 
     def _worst(self, number: int = 5) -> list[str]:
-        found = sorted(self.unexcused, key=lambda loss: -(loss.held or 0.0))
-        return [loss.text() for loss in found[:number]]
+        losses = sorted(self.unexcused, key=lambda loss: -(loss.held or 0.0))
+        repeats = sorted(self.needless_repeats, key=lambda repeat: -repeat.settling)
+        return [each.text() for found in (losses, repeats) for each in found[:number]]
 
     def text(self) -> str:
         account = self.account
@@ -131,23 +167,31 @@ def judge(account: PairAccount, runs: GatewayRuns) -> PairResult:
     return PairResult(account, [_loss(account, number, runs) for number in account.missing()], _needless_repeats(account, runs))
 
 
-def _needless_repeats(account: PairAccount, runs: GatewayRuns) -> list[int]:
-    """Return the stanzas that arrived again, were not sent again by their sender, and were not in doubt.
-
-    A stanza was in doubt if it arrived less than `SETTLE_SECONDS` before a run of the gateway ended.
-    """
+def _needless_repeats(account: PairAccount, runs: GatewayRuns) -> list[Repeat]:
+    """Return the stanzas that arrived again, were not sent again by their sender, and had not been in doubt each time."""
     if not account.acknowledging:
         return []
-    return [
-        number for number, moments in account.arrivals.items()
-        if len(moments) > 1 + account.resent[number] + sum(1 for moment in moments[:-1] if _in_doubt(moment, runs))
-    ]
+    found = []
+    for number, arrivals in account.arrivals_by_stream().items():
+        earlier = [_repeat(number, stream, moment, runs) for stream, moment in arrivals[:-1]]
+        settled = [repeat for repeat in earlier if not repeat.in_doubt]
+        if len(settled) > account.resent[number]:
+            found.append(max(settled, key=lambda repeat: repeat.settling))
+    return found
 
 
-def _in_doubt(arrived: float, runs: GatewayRuns) -> bool:
-    """Return whether a run ended when the stanza had just arrived, or (it was read late) shortly before."""
-    end = runs.first_end_after(arrived - SETTLE_SECONDS)
-    return end is not None and end[0] - arrived - runs.waited.growth(arrived, end[0]) < SETTLE_SECONDS
+def _repeat(number: int, stream: ArrivalStream, arrived: float, runs: GatewayRuns) -> Repeat:
+    """Return how long the gateway had had the acknowledgement of an arrival, when the stream or the run ended."""
+    run = runs.first_end_after(stream.opened)
+    end, kind = run if run is not None and run[0] < stream.ended else (stream.ended, None)
+    acknowledgement = stream.acknowledgement(arrived)
+    position = None if acknowledgement is None else acknowledgement.position
+    reached = None if position is None else position.connection.arrived.reached(position.position)
+    if end == inf:
+        return Repeat(number, None, inf, 0.0)  # nothing put it in doubt
+    if reached is None or reached >= end:
+        return Repeat(number, kind, None, 0.0)
+    return Repeat(number, kind, end - reached, runs.waited.growth(reached, end))
 
 
 def _loss(account: PairAccount, number: int, runs: GatewayRuns) -> Loss:

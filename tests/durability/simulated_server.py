@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tests.durability.account import PairAccount, SentPosition
+from tests.durability.account import Acknowledgement, ArrivalStream, PairAccount
 from tests.durability.socket_progress import Connection, SocketMonitor
 from tests.durability.xml_stream import CONNECTION_ERRORS, SM, STANZAS, STEP_SECONDS, Offer, XMLStream, XMLStreamError
 from tests.lab.certificates import Certificate
@@ -107,10 +107,9 @@ class OutgoingStream:
         self._resumes = resumes
         self._session = ""  # the id of the stream that may be resumed
         self._handled = 0  # the stanzas that the gateway has acknowledged on the current stream
-        self._answers: list[str] = []
+        self._answers: list[tuple[str, Acknowledgement | None]] = []
         self._written: list[_Sent] = []  # on the current stream, if the sender does not use XEP-0198
         self._cut_off: list[_Sent] = []  # the same of the last stream, if it was not closed normally
-        self._connection: Connection | None = None
 
     @property
     def traffic(self) -> Traffic:
@@ -134,10 +133,10 @@ class OutgoingStream:
         unacknowledged = any(sent.traffic is not None for sent in self.unacknowledged)
         return unacknowledged or (self.sending and any(traffic.due >= 1 for traffic in self.traffics))
 
-    def answer(self, text: str) -> None:
-        """Send a stanza outside the account when there is a stream."""
+    def answer(self, text: str, acknowledgement: Acknowledgement | None = None) -> None:
+        """Send a stanza outside the account when there is a stream. `acknowledgement`: record there where it was written."""
         if len(self._answers) < ANSWERS:
-            self._answers.append(text)
+            self._answers.append((text, acknowledgement))
 
     def count_written(self, *, cut_off: bool = False) -> None:
         """Count as acknowledged what a sender without XEP-0198 has written, so that the gateway must not lose it.
@@ -170,15 +169,15 @@ class OutgoingStream:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         stream = XMLStream(reader, writer)
         if self._monitor is not None:
-            self._connection = self._monitor.watch(Connection(writer.get_extra_info("sockname")[1], self.port))
+            stream.connection = self._monitor.watch(Connection(writer.get_extra_info("sockname")[1], self.port))
         try:
             features = await stream.initiate(self.account.recipient, self.account.sender, self.context, direct=self.direct)
             resumed = await self._manage(stream, features)
             await stream.add_pairs([(each.account.sender, each.account.recipient) for each in self.traffics[1:]])
             await self.use(stream, resumed)
         finally:
-            if self._monitor is not None and self._connection is not None:
-                self._monitor.forget(self._connection)
+            if self._monitor is not None and stream.connection is not None:
+                self._monitor.forget(stream.connection)
             stream.close()
 
     async def _manage(self, stream: XMLStream, features: ET.Element) -> bool:
@@ -271,10 +270,12 @@ class OutgoingStream:
     def _send_answers(self, stream: XMLStream) -> None:
         """Send answers to pings. XEP-0198 counts them too."""
         answers, self._answers = self._answers, []
-        for text in answers:
+        for text, acknowledgement in answers:
             if self.account.managed:
                 self.unacknowledged.append(_Sent(None, -1, text))
-            stream.send(text)
+            position = stream.send(text)
+            if acknowledgement is not None:
+                acknowledgement.position = position
 
     def _send_new(self, stream: XMLStream, traffic: Traffic) -> None:
         account = traffic.account
@@ -287,9 +288,9 @@ class OutgoingStream:
         self._put(stream, sent)
 
     def _put(self, stream: XMLStream, sent: _Sent) -> None:
-        stream.send(sent.stanza())
-        if sent.traffic is not None and self._connection is not None:
-            sent.traffic.account.positions[sent.number] = SentPosition(self._connection, stream.written)
+        position = stream.send(sent.stanza())
+        if sent.traffic is not None and position is not None:
+            sent.traffic.account.positions[sent.number] = position
 
     # --- incoming elements ---
 
@@ -468,7 +469,23 @@ class SimulatedServer:
             back.in_use = False
 
     async def _read(self, stream: XMLStream, peer: str, back: OutgoingStream | None, enabled: asyncio.Event) -> None:
-        count, counting, number = 0, False, next(_streams)
+        arrivals = ArrivalStream(next(_streams), self._monitor is not None)
+        if self._monitor is not None:
+            ports = [stream.writer.get_extra_info(name)[1] for name in ("sockname", "peername")]
+            stream.connection = self._monitor.watch(Connection(*ports))
+            if peer in self.incoming:
+                self.incoming[peer].streams[arrivals.number] = arrivals
+        try:
+            await self._read_elements(stream, peer, back, enabled, arrivals)
+        finally:
+            arrivals.ended = stream.aborted_at or time.time()
+            if self._monitor is not None and stream.connection is not None:
+                self._monitor.forget(stream.connection)
+
+    async def _read_elements(
+        self, stream: XMLStream, peer: str, back: OutgoingStream | None, enabled: asyncio.Event, arrivals: ArrivalStream,
+    ) -> None:
+        count, counting = 0, False
         while not stream.closed:
             elements = await stream.read()
             late = self.frozen
@@ -479,23 +496,25 @@ class SimulatedServer:
             for element in elements:
                 if element.tag in STANZAS:
                     count += 1
-                    self._arrived(element, peer, number, stream)
+                    self._arrived(element, peer, arrivals, stream)
                 elif element.tag == f"{{{SM}}}enable":
                     count, counting = 0, self.managed
                     stream.send(f"<enabled xmlns='{SM}'/>")
                     enabled.set()
                 elif element.tag == f"{{{SM}}}r":
                     if counting and self.acknowledges:
-                        stream.send(f"<a xmlns='{SM}' h='{count}'/>")
+                        acknowledgement = arrivals.acknowledge()
+                        acknowledgement.position = stream.send(f"<a xmlns='{SM}' h='{count}'/>")
                 elif back is not None:
                     back.handle(element, stream)
 
-    def _arrived(self, element: ET.Element, peer: str, stream_number: int, stream: XMLStream) -> None:
+    def _arrived(self, element: ET.Element, peer: str, arrivals: ArrivalStream, stream: XMLStream) -> None:
         identifier, kind = element.get("id", ""), element.get("type")
         if element.find(_PING) is not None and identifier.startswith("s2sgw-"):
             if self.answers_pings:
                 self.pings += 1
-                self._reply(peer, f"<iq type='result' id='{identifier}' from='{self.domain}' to='{peer}'/>")
+                reply = f"<iq type='result' id='{identifier}' from='{self.domain}' to='{peer}'/>"
+                self._reply(peer, reply, arrivals.acknowledge())
             return
         if self.discards:
             return
@@ -511,7 +530,7 @@ class SimulatedServer:
         elif kind == "result":
             self._sent_by(element.get("to", ""), peer).answered[number] += 1
         elif peer in self.incoming:
-            self.incoming[peer].arrive(number, stream_number)
+            self.incoming[peer].arrive(number, arrivals.number)
             if self.answers_requests and kind in ("get", "set"):
                 addresses = f"from='{element.get('to')}' to='{element.get('from')}'"
                 self._reply(peer, f"<iq type='result' id='{identifier}' {addresses}/>")
@@ -522,9 +541,9 @@ class SimulatedServer:
         accounts = [traffic.account for traffic in self.outgoing[peer].traffics]
         return next((each for each in accounts if (each.sender, each.recipient) == pair), accounts[0])
 
-    def _reply(self, peer: str, text: str) -> None:
+    def _reply(self, peer: str, text: str, acknowledgement: Acknowledgement | None = None) -> None:
         if peer in self.outgoing:
-            self.outgoing[peer].answer(text)
+            self.outgoing[peer].answer(text, acknowledgement)
 
 
 def _condition(element: ET.Element) -> str:

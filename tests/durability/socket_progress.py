@@ -57,11 +57,12 @@ class GrowingValue:
 
 @dataclass(eq=False)
 class Connection:
-    """One connection to the gateway, and the number of its bytes that the gateway has read."""
+    """One connection to or from the gateway, and the number of bytes that have arrived at its end, and that it has read."""
 
     local_port: int
     gateway_port: int
     opened: float = field(default_factory=time.time)
+    arrived: GrowingValue = field(default_factory=GrowingValue)
     read: GrowingValue = field(default_factory=GrowingValue)
 
 
@@ -104,9 +105,7 @@ class SocketMonitor:
             time.sleep(INTERVAL)
             self._sample_process()
             for connection in list(self._open):
-                read = self._read_bytes(connection)
-                if read is not None:
-                    connection.read.note(time.time(), read)
+                self._sample_connection(connection)
 
     def _sample_process(self) -> None:
         """Read /proc/PID/task/TID/schedstat: nanoseconds on a processor, nanoseconds of waiting for one, time slices."""
@@ -118,21 +117,23 @@ class SocketMonitor:
                 waits[thread.name] = waited
         self.waited.note(time.time(), self._total / 1e9)
 
-    def _read_bytes(self, connection: Connection) -> int | None:
-        """Return the number of bytes that the gateway's end has read, or None if the connection is closed."""
+    def _sample_connection(self, connection: Connection) -> None:
+        """Record the number of bytes that have arrived at the gateway's end, and that it has read, unless it is closed."""
         ports = struct.pack("!HH", connection.gateway_port, connection.local_port)
         request = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 1 << (_INFO - 1), 0xFFFFFFFF)
         request += ports + _LOOPBACK + _LOOPBACK + bytes(4) + _ANY_COOKIE
         self._socket.send(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _REQUESTED, 1, 0) + request)
         answer = self._socket.recv(8192)
         if _HEADER.unpack_from(answer)[1] != _BY_FAMILY:
-            return None
+            return
         (unread,) = struct.unpack_from("=I", answer, _UNREAD)
         at = _ATTRIBUTES
         while at < len(answer):
             length, attribute = struct.unpack_from("=HH", answer, at)
             if attribute == _INFO:
                 (received,) = struct.unpack_from("=Q", answer, at + 4 + _RECEIVED)
-                return int(received) - int(unread)
+                now = time.time()
+                connection.arrived.note(now, received)
+                connection.read.note(now, received - unread)
+                return
             at += (length + 3) & ~3
-        return None

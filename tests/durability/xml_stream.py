@@ -8,10 +8,14 @@ import contextlib
 import itertools
 import socket
 import ssl
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from tests.durability.account import SentPosition
+from tests.durability.socket_progress import Connection
 
 STREAMS = "{http://etherx.jabber.org/streams}"
 TLS = "urn:ietf:params:xml:ns:xmpp-tls"
@@ -61,11 +65,18 @@ class XMLStream:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         #: bytes written to the socket so far, TLS records included
         self.written = 0
-        #: whether this side dropped the connection
-        self.aborted = False
+        #: the monitored connection, if it is monitored
+        self.connection: Connection | None = None
+        #: when this side dropped the connection
+        self.aborted_at: float | None = None
         self._write = writer.transport.write
         writer.transport.write = self._count_and_write  # type: ignore[method-assign]
         self.restart()
+
+    @property
+    def aborted(self) -> bool:
+        """Whether this side dropped the connection."""
+        return self.aborted_at is not None
 
     def restart(self) -> None:
         """Expect a new stream header on the same connection."""
@@ -77,9 +88,11 @@ class XMLStream:
         #: the other side has sent its closing tag
         self.closed = False
 
-    def send(self, data: str | bytes) -> None:
-        """Queue `data` for writing."""
+    def send(self, data: str | bytes) -> SentPosition | None:
+        """Queue `data` for writing. Return its end on the connection, or None if that is not monitored or takes no data any more."""
+        before = self.written
         self.writer.write(data.encode() if isinstance(data, str) else data)
+        return SentPosition(self.connection, self.written) if self.connection is not None and self.written > before else None
 
     def _count_and_write(self, data: Any) -> None:
         self.written += len(data)
@@ -207,7 +220,7 @@ class XMLStream:
 
     def abort(self) -> None:
         """Drop the connection at once, with data that is not written yet."""
-        self.aborted = True
+        self.aborted_at = self.aborted_at or time.time()
         self.writer.transport.abort()
 
 
