@@ -29,6 +29,7 @@ from s2sgw.spool.interface import (
     SpoolFull,
 )
 from s2sgw.spool.stored_time import StoredClock
+from s2sgw.storage.sqlite_errors import result_code
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.stanza import Stanza
@@ -136,9 +137,18 @@ class SpoolTables:
         return self._connection.execute(statement, values).fetchall()
 
     def _json(self, columns: str, source: str, *values: object) -> list[Any]:
-        """Return the rows of `source` as lists of `columns`."""
-        rows = self._rows(f"SELECT json_group_array(json_array({columns})) FROM ({source})", *values)
-        return list(json.loads(rows[0][0].decode("utf-8", "surrogateescape")))
+        """Return the rows of `source` as lists of `columns`.
+
+        JSON cannot hold each value that an altered row may have: bytes, an infinite number, or text that is not valid. Then the
+        rows are read without it.
+        """
+        try:
+            rows = self._rows(f"SELECT json_group_array(json_array({columns})) FROM ({source})", *values)
+            return list(json.loads(rows[0][0].decode("utf-8", "surrogateescape")))
+        except (ValueError, sqlite3.OperationalError) as error:
+            if result_code(error) not in (0, sqlite3.SQLITE_ERROR):
+                raise
+            return [list(map(_text, row)) for row in self._rows(f"SELECT {columns} FROM ({source})", *values)]
 
     # --- the clock ---
 
@@ -366,11 +376,7 @@ class SpoolTables:
 
     def _stanzas(self, source: str, *values: object) -> list[Spooled]:
         """Return the rows of the table `stanza` that `source` selects, if they belong to a pair."""
-        try:
-            rows = self._json(f"id, {_OUT}", source, *values)
-        except ValueError:  # an altered row may not be valid text, so the rows are read without JSON
-            rows = [list(map(_text, row)) for row in self._rows(f"SELECT id, {COLUMNS} FROM ({source})", *values)]
-        placed = [(row[0] - row[0] % POSITIONS, row) for row in rows]
+        placed = [(row[0] - row[0] % POSITIONS, row) for row in self._json(f"id, {_OUT}", source, *values)]
         return [self._spooled(self._pairs[base], row[0] - base, row[0], row[1:]) for base, row in placed if base in self._pairs]
 
     def remove(self, pair: Pair, up_to: int) -> None:
@@ -445,14 +451,21 @@ class SpoolTables:
             f"number, cause, at, sender, recipient, position, {_OUT}",
             "SELECT * FROM (SELECT * FROM quarantine ORDER BY number DESC LIMIT ?) ORDER BY number", at_most,
         )
-        return [self._quarantined(row) for row in rows]
+        return [quarantined for row in rows if (quarantined := self._quarantined(row)) is not None]
 
     # --- rows ---
 
-    def _quarantined(self, row: list[Any]) -> Quarantined:
+    def _quarantined(self, row: list[Any]) -> Quarantined | None:
+        """Return what `row` holds, or None if it was altered so that it cannot be shown. It stays in the file."""
         number, cause, at, sender, recipient, position = row[:6]
-        pair = Pair(Domain.parse(sender), Domain.parse(recipient))
-        return Quarantined(number, self._spooled(pair, position, position, row[6:]), cause, at / 1e6)
+        try:
+            pair = Pair(Domain.parse(sender), Domain.parse(recipient))
+        except (ValueError, AttributeError, TypeError):
+            return None
+        if not (isinstance(cause, str) and isinstance(at, int) and isinstance(position, int)):
+            return None
+        spooled = self._spooled(pair, position, position, row[6:])
+        return Quarantined(number, spooled, cause.encode(errors="replace").decode(), at / 1e6)
 
     def _values(self, number: int, row: Spooled) -> tuple[object, ...]:
         stanza, accepted, deadline = row.stanza, self._time(row.accepted_at), self._time(row.deadline)

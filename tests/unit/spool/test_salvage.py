@@ -316,6 +316,45 @@ class AlteredTests(SynchronousTestCase):
                 self.assertEqual((altered.stanza.from_, altered.stanza.id, altered.position), ("v@a.example", "75", 75))
             it.close()
 
+    def test_types(self) -> None:
+        """A value that became one of another type makes its own row an altered one, and the lane is read to its end."""
+        columns = ("data", "kind", "addressee", "author", "type", "ident", "payloads", "accepted", "deadline", "content_sum", "envelope_sum")
+        values = (b"\xff\x00", b"text", "text", 1.5, float("inf"), 7)
+        filled = Filled(self.mktemp(), (len(columns) * len(values), 0, 0))
+        it = filled.file.open()
+        connection = connection_of(it)
+        altered = set()
+        for position, (column, value) in enumerate(((column, value) for column in columns for value in values), 1):
+            sql = f"UPDATE stanza SET {column} = ? WHERE id % {POSITIONS} = ?"
+            connection.execute(sql, (value, position))
+            altered.add(position)
+        rows = drain(it)
+        self.assertEqual({row.position for row in rows if row.damage}, altered)
+        self.assertEqual([row.position for row in rows], list(range(1, len(altered) + 1)))
+        self.assertEqual(filled.file.reports, [])
+        it.close()
+
+    def test_types_in_quarantine(self) -> None:
+        """A row in quarantine that cannot be shown hides no other row, and stays in the file."""
+        altered = [("cause", b"\xff"), ("at", b"\xff"), ("at", 1.5), ("position", "text"), ("sender", b"\xff"), ("recipient", "@")]
+        it = Filled(self.mktemp(), (1, 0, 0)).file.open()
+        for position in range(10, 10 + len(altered)):
+            it.spool.quarantine(stanza(A, position), "poison", 1.0)
+        it.ask(it.spool.quarantined, 100)
+        connection = connection_of(it)
+        for position, (column, value) in enumerate(altered, 10):
+            connection.execute(f"UPDATE quarantine SET {column} = ? WHERE position = ?", (value, position))
+        self.assertEqual([row.cause for row in it.ask(it.spool.quarantined, 100)], ["poison", "?"])
+        self.assertEqual(connection.execute("SELECT count(*) FROM quarantine").fetchall(), [(len(altered) + 1,)])
+        it.close()
+
+    def test_time_of_a_lane(self) -> None:
+        """A lane whose oldest stanza has an altered time is listed."""
+        it = Filled(self.mktemp(), (3, 0, 0)).file.open()
+        connection_of(it).execute("UPDATE stanza SET accepted = x'ff'")
+        self.assertEqual([(lane.count, lane.oldest) for lane in it.queues()], [(3, 0.0)])
+        it.close()
+
     def test_in_quarantine(self) -> None:
         """An altered stanza is kept in quarantine as it was found."""
         filled = Filled(self.mktemp(), (1, 0, 0))
