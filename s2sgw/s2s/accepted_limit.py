@@ -7,14 +7,18 @@ number of addresses, cannot take the connections of all: there is always room fo
 Only proven streams count. The limit is checked when the peer has proven itself, or is about to by a certificate that proves it.
 Claims of strangers change nothing (`net.admission` bounds them). After a restart of its machine, a peer may have streams open
 that only we still hold. Before the peer is refused, these streams are asked for a sign of life, and the stalest without one is
-ended.
+ended. The same holds for a registered domain, of whose streams a few are asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
+from heapq import nsmallest
+from math import inf
 from operator import attrgetter
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -28,6 +32,8 @@ from s2sgw.xmpp.registered_domain import registered_domain
 
 #: The part of all connections that the peers of one registered domain may have: one of so many.
 SHARE = 4
+#: Streams of a registered domain that are asked for a sign of life at once: those that were silent longest, of perhaps thousands.
+ASKED = 16
 #: Seconds that a stream has to give a sign of life, and seconds between two looks whether it has.
 PING_SECONDS = 2.0
 LOOK = 0.1
@@ -76,44 +82,72 @@ class AcceptedStreamLimit:
         self._streams = streams
         self._connections = connections
         self._on_limit = on_limit
+        #: when streams were asked for a sign of life last
+        self._asked: WeakKeyDictionary[ProvenStream, float] = WeakKeyDictionary()
 
     def excess(self, peer: Domain, limit: int, besides: StreamConnection) -> Ending | None:
         """Return why `peer` may have no stream more besides the one on this connection; None where it may."""
         number = len(self._others(peer, besides))
         if number >= limit:
             return Ending(Cause.TOO_MANY_STREAMS, f"{number} streams are open, all of them proven; at most {limit} at a time")
-        return self._excess_of_all(registered_domain(peer.ascii), besides)
-
-    def _excess_of_all(self, registered: str, besides: StreamConnection) -> Ending | None:
-        """Return why a registered domain may have no connection more."""
-        total = self._connections.limits.total
-        share = max(1, min(total // SHARE, total - self._connections.proven))
-        streams = self._streams.below(registered)
-        if not total or len(streams) < share or sum(stream.connection is not besides for stream in streams) < share:
+        registered = registered_domain(peer.ascii)
+        if not self._share_is_full(registered, besides):
             return None
         self._on_limit("connections")
-        text = f"{len(streams)} connections of {registered}, with all its sub-domains, are open; their share is {share} at a time"
+        number = len(self._streams.below(registered))
+        text = f"{number} connections of {registered}, with all its sub-domains, are open; their share is {self._share} at a time"
         return Ending(Cause.TOO_MANY_STREAMS, text)
+
+    @property
+    def _share(self) -> int:
+        """Return how many connections a registered domain may have at present."""
+        total = self._connections.limits.total
+        return max(1, min(total // SHARE, total - self._connections.proven))
+
+    def _share_is_full(self, registered: str, besides: StreamConnection) -> bool:
+        """Return whether a registered domain may have no connection more."""
+        streams, share = self._streams.below(registered), self._share
+        if not self._connections.limits.total or len(streams) < share:
+            return False
+        return sum(stream.connection is not besides for stream in streams) >= share
+
+    def _last_asked(self, stream: ProvenStream) -> float:
+        """Return when the stream was asked for a sign of life, or when it last gave one: so all are asked, in turns."""
+        return max(self._asked.get(stream, -inf), stream.connection.last_received)
+
+    def _peer_is_full(self, peer: Domain, limit: int, besides: StreamConnection) -> bool:
+        return len(self._others(peer, besides)) >= limit
 
     async def room(self, peer: Domain, limit: int, besides: StreamConnection) -> Ending | None:
         """Do as `excess`, but first end the stalest streams that give no sign of life, until there is room."""
-        if len(self._others(peer, besides)) >= limit:
-            dead = await self._silent(peer, limit, besides)
-            too_many = len(self._others(peer, besides)) - limit + 1
-            for stream in sorted(dead, key=attrgetter("connection.last_received"))[: max(0, too_many)]:
-                text = f"it gave no sign of life for {PING_SECONDS:g} s, and its peer has opened another stream"
-                stream.connection.abort(Ending(Cause.UNRESPONSIVE, text, "them"))
+        peer_is_full = partial(self._peer_is_full, peer, limit, besides)
+        if peer_is_full():
+            await self._make_room(peer_is_full, self._others(peer, besides))
+        registered = registered_domain(peer.ascii)
+        share_is_full = partial(self._share_is_full, registered, besides)
+        if share_is_full() and not peer_is_full():
+            others = (stream for stream in self._streams.below(registered) if stream.connection is not besides)
+            await self._make_room(share_is_full, nsmallest(ASKED, others, key=self._last_asked))
         return self.excess(peer, limit, besides)
 
-    async def _silent(self, peer: Domain, limit: int, besides: StreamConnection) -> list[ProvenStream]:
-        """Return the streams of `peer` that answer nothing; none once there is room, since some have ended."""
-        asked = {stream: self._clock.seconds() for stream in self._others(peer, besides)}
+    async def _make_room(self, is_full: Callable[[], bool], streams: Collection[ProvenStream]) -> None:
+        """End those of `streams` that give no sign of life, the stalest first, while `is_full` is true."""
+        for stream in sorted(await self._silent(is_full, streams), key=attrgetter("connection.last_received")):
+            if not is_full():
+                return
+            text = f"it gave no sign of life for {PING_SECONDS:g} s, and its peer has opened another stream"
+            stream.connection.abort(Ending(Cause.UNRESPONSIVE, text, "them"))
+
+    async def _silent(self, is_full: Callable[[], bool], streams: Collection[ProvenStream]) -> list[ProvenStream]:
+        """Return those of `streams` that answer nothing; none once there is room, since some have ended."""
+        asked = {stream: self._clock.seconds() for stream in streams}
+        self._asked.update(asked)
         for stream in asked:
             stream.connection.keep_alive(REQUEST if stream.managed else b" ")
         for _ in range(int(PING_SECONDS / LOOK)):
             await deferLater(self._clock, LOOK)
             silent = [stream for stream, at in asked.items() if _is_silent(stream, at)]
-            if not silent or len(self._others(peer, besides)) < limit:
+            if not silent or not is_full():
                 return []
         return silent
 

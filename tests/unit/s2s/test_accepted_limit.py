@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.admission import ConnectionLimits
 from s2sgw.net.connection import StreamConnection
-from s2sgw.s2s.accepted_limit import LOOK, PING_SECONDS, AcceptedStreamLimit
+from s2sgw.s2s.accepted_limit import ASKED, LOOK, PING_SECONDS, AcceptedStreamLimit
 from s2sgw.stream.management import REQUEST
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
@@ -41,7 +41,9 @@ class FakeStream:
 
     def abort(self, ending: Ending) -> None:
         self.ending = ending
-        self._world.streams.remove(self)
+        for streams in (self._world.streams, self._world.siblings):
+            if self in streams:
+                streams.remove(self)
 
     def hear(self) -> None:
         self.last_received = self._world.clock.seconds()
@@ -87,6 +89,13 @@ class World:
 class LimitTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.world = World()
+
+    def siblings(self, number: int, *, alive: bool = True) -> list[FakeStream]:
+        """Open further streams of other peers of the registered domain."""
+        made = self.world.open(number, alive=alive)
+        self.world.streams = [stream for stream in self.world.streams if stream not in made]
+        self.world.siblings += made
+        return made
 
     def refused(self, answer: Deferred[Ending | None]) -> Ending:
         ending = self.successResultOf(answer)
@@ -198,11 +207,53 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(self.world.hits, ["connections"] * 3)
         self.assertIsNone(self.world.limit.excess(Domain.parse("peer2.example"), 4, NEWEST))
         self.assertIsNone(self.world.limit.excess(PEER, 4, self.world.siblings[0].connection))
-        answer = self.world.room(4)
-        self.refused(answer)
-        self.assertEqual([[]] * 5, [stream.sent for stream in self.world.siblings])
         self.world.siblings.pop()
         self.assertIsNone(self.world.limit.excess(PEER, 4, NEWEST))
+
+    def test_registered_domain_is_alive(self) -> None:
+        """If all streams of a registered domain at its share are alive, the next peer is refused soon, and no stream is ended."""
+        siblings = self.siblings(5)
+        answer = self.world.room(4)
+        self.assertNoResult(answer)
+        self.world.wait(LOOK)
+        self.refused(answer)
+        self.assertEqual([(stream.sent, stream.ending) for stream in siblings], [([b" "], None)] * 5)
+
+    def test_registered_domain_was_cut_off(self) -> None:
+        """At the share of a registered domain, one dead stream of any of its peers makes room for each new one. Live ones stay."""
+        alive, *dead = [*self.siblings(1), *self.siblings(4, alive=False)]
+        for number in range(1, 5):
+            answer = self.world.room(4)
+            self.world.wait()
+            self.assertIsNone(self.successResultOf(answer))
+            self.assertEqual([stream.ending is not None for stream in dead], [True] * number + [False] * (4 - number))
+            self.world.siblings += [FakeStream(self.world)]
+        self.assertIsNone(alive.ending)
+
+    def test_registered_domain_with_many_streams(self) -> None:
+        """Only a few streams of a registered domain are asked at once: those that were silent longest, and others the next time."""
+        self.world.limits = ConnectionLimits(total=4 * 3 * ASKED)
+        alive, dead = self.siblings(2 * ASKED), self.siblings(ASKED, alive=False)
+        for asked in ([1, 0, 0], [1, 1, 0]):
+            answer = self.world.room(4)
+            self.world.wait()
+            self.refused(answer)
+            streams = [*alive, *dead]
+            sent = [sum(len(stream.sent) for stream in streams[at * ASKED : (at + 1) * ASKED]) for at in range(3)]
+            self.assertEqual(sent, [each * ASKED for each in asked])
+        answer = self.world.room(4)
+        self.world.wait()
+        self.assertIsNone(self.successResultOf(answer))
+        self.assertEqual([stream.ending is not None for stream in (*alive, *dead)], [False] * 2 * ASKED + [True] + [False] * (ASKED - 1))
+
+    def test_peer_of_a_full_registered_domain(self) -> None:
+        """A peer at its own limit whose streams are alive is refused without a question to the streams of others."""
+        own = self.world.open(2)
+        siblings = self.siblings(5, alive=False)
+        answer = self.world.room(2)
+        self.world.wait()
+        self.refused(answer)
+        self.assertEqual([stream.sent for stream in (*own, *siblings)], [[b" "]] * 2 + [[]] * 5)
 
     def test_what_is_free_for_others(self) -> None:
         """A registered domain has no more connections than are free for the others. One without any gets one in any case."""
