@@ -156,7 +156,7 @@ class PairIngress:
         #: the policy has changed during the admission under way, so that its outcome is asked for again
         self._outdated = False
         #: the queues that may have paused the connection: this pair's, and the one back to the sender
-        self._entered: dict[Pair, None] = {}
+        self._entered: tuple[Pair, ...] = ()
         #: the queue that was last found for this pair: a weak reference, because a queue that is forgotten leaves memory
         self._found: ref[DeliveryQueue] | None = None
         self._stanza_filter: StanzaFilter | None = None
@@ -172,7 +172,7 @@ class PairIngress:
         self._abandoned = False
         #: why the pair is not admitted, and how many of the runs that wait are still to be refused for it
         self._refusal: tuple[Cause, int] | None = None
-        self._recorded: dict[Cause, None] = {}
+        self._recorded: tuple[Cause, ...] = ()
         self._over = False
         self._used_at = 0.0
 
@@ -237,8 +237,13 @@ class PairIngress:
         if queue is None or queue.forgotten:
             queue = self._services.queues.queue(self.pair)
             self._found = ref(queue)
-            self._entered[self.pair] = None
+            self._enters(self.pair)
         return queue
+
+    def _enters(self, pair: Pair) -> None:
+        """Note that the queue of `pair` may pause the connection from now on."""
+        if pair not in self._entered:
+            self._entered = (*self._entered, pair)
 
     @property
     def _source(self) -> StanzaSource | None:
@@ -356,7 +361,7 @@ class PairIngress:
             rows = list(group)
             stanzas = [stanza for stanza, _ in rows]
             if cause not in self._recorded:
-                self._recorded[cause] = None
+                self._recorded = (*self._recorded, cause)
                 self._record(rows[0][1])
             if stanza_filter.answers:
                 self._refuse(stanzas, cause, upstream_ack, outcome="refused")
@@ -368,7 +373,7 @@ class PairIngress:
     def _refuse(
         self, stanzas: list[Stanza], cause: Cause, upstream_ack: UpstreamAck | None, outcome: str | None = None,
     ) -> None:
-        self._entered[self.pair.inverse] = None
+        self._enters(self.pair.inverse)
         self._services.bounces.refuse(self.pair, stanzas, cause, upstream_ack, self._source, outcome)
 
     # --- waiting ---

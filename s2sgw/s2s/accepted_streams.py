@@ -151,23 +151,35 @@ IndexKey = TypeVar("IndexKey", Domain, Pair, str)
 
 
 class Index(Generic[IndexKey]):
-    """The streams of each key, in the order in which they were added. A key without streams is forgotten."""
+    """The streams of each key, in the order in which they were added. A key without streams is forgotten.
+
+    A peer may prove thousands of pairs, each on one stream. So a key with one stream has no table.
+    """
 
     def __init__(self) -> None:
-        self._streams: dict[IndexKey, dict[AcceptedStream, None]] = {}
+        self._streams: dict[IndexKey, AcceptedStream | dict[AcceptedStream, None]] = {}
 
     def get(self, key: IndexKey) -> Collection[AcceptedStream]:
         """Return the streams of `key`."""
-        return self._streams.get(key, {})
+        found = self._streams.get(key, {})
+        return found if isinstance(found, dict) else (found,)
 
     def add(self, key: IndexKey | None, stream: AcceptedStream) -> None:
         """Enter `stream` under `key`."""
-        if key is not None:
-            self._streams.setdefault(key, {})[stream] = None
+        if key is None:
+            return
+        found = self._streams.setdefault(key, stream)
+        if isinstance(found, dict):
+            found[stream] = None
+        elif found is not stream:
+            self._streams[key] = {found: None, stream: None}
 
     def discard(self, key: IndexKey | None, stream: AcceptedStream) -> None:
         """Remove it, if it is there."""
-        if key is not None and (streams := self._streams.get(key)) is not None:
-            streams.pop(stream, None)
-            if not streams:
-                del self._streams[key]
+        found = None if key is None else self._streams.get(key)
+        if key is None or found is None:
+            return
+        if isinstance(found, dict):
+            found.pop(stream, None)
+        if found is stream or not found:
+            del self._streams[key]

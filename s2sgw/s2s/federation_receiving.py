@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
 
@@ -40,6 +40,9 @@ from s2sgw.xmpp.framing import FramingLimits
 from s2sgw.xmpp.host_port import S2S_PORT, HostPort, canonical, is_address
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.mechanisms import BY_SECRET, LEGACY, MECHANISMS
+
+#: Different limits of peers that are kept for their streams.
+LIMITS = 64
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class FederationReceiving:
             excess = await self.stream_limit.room(peer, policy.limits.streams, connection)
             if excess is not None:
                 return Permission(refusal=refusal(excess)), verdict.reasons
-        limits = FramingLimits(stanza_bytes=policy.limits.stanza_bytes)
+        limits = _framing_limits(policy.limits.stanza_bytes)
         features = policy.features
         permission = self.judge_of.permission(verdict, connection, peer)
         granted = replace(
@@ -234,6 +237,12 @@ class FederationReceiving:
     async def admit(self, pair: Pair) -> Ending | None:
         """Return None: a proven pair was resolved and allowed before it was proven."""
         return None
+
+
+@lru_cache(LIMITS)
+def _framing_limits(stanza_bytes: int) -> FramingLimits:
+    """Return the limits of a stream. A peer with thousands of sub-domains has one object of them."""
+    return FramingLimits(stanza_bytes=stanza_bytes)
 
 
 def questions_for(policy: PeerPolicy) -> int:

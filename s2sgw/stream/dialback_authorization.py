@@ -133,7 +133,9 @@ class DialbackAuthorization:
         return len(self._permitted) + len(self._unjudged) >= self._domains
 
     def _permit(self, peer: Domain, permission: Permission) -> None:
-        self._permitted[peer] = permission
+        """Keep the permission of `peer`. A stream may have thousands of peers: most permissions are those of the one before."""
+        last = next(reversed(self._permitted.values()), None)
+        self._permitted[peer] = last if last is not None and last == permission else permission
         self._domains = max(self._domains, permission.domains)
 
     def _forget_temporary(self, peer: Domain) -> None:

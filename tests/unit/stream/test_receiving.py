@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import replace
+from sys import getrefcount
 from typing import Any
 
 from s2sgw.stream import dialback_authorization, negotiation
@@ -865,6 +866,17 @@ class DialbackTests(ReceivingCase):
             asked = [result(f"d{each}.example", "ours.example", "k") for each in range(6)]
             answers = self.answers(engine, *asked)
             self.assertEqual(answers.count("resource-constraint"), 6 - (number - 1), of_peer)
+
+    def test_same_permission(self) -> None:
+        """If a peer has the same permission as the one before on the stream, it is kept once: there may be thousands of peers."""
+        engine = self.told(*PROVEN, options=replace(FEDERATION, domains=10))
+        kept = []
+        for number, permission in enumerate((replace(PERMIT_BOTH), replace(PERMIT_BOTH), replace(PERMIT_BOTH, domains=9))):
+            engine.receive(result(f"d{number}.example", "ours.example", "k").encode())
+            before = getrefcount(permission)
+            engine.judged(permission, Domain.parse(f"d{number}.example"))
+            kept.append(getrefcount(permission) > before)
+        self.assertEqual(kept[1:], [False, True])
 
     def test_constant_cost(self) -> None:
         """A request costs the same however many pairs are proven and however many wait."""
