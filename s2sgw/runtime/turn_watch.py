@@ -3,7 +3,8 @@
 Two times are measured. The elapsed time includes waits for the disk, for other threads and for a processor. The CPU time of the
 reactor's thread is the work of the turn itself. If it is much less than the elapsed time, the machine is busy.
 
-A thread examines the reactor's thread while a turn is long. The turn itself costs two readings of two clocks.
+A thread examines the reactor's thread while a turn is long. The turn itself costs two readings of two clocks. While no turn is
+long, the thread does little: it runs in an idle gateway too.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 #: Turns of at least `LONG_SECONDS` are logged, at most one in `LOG_SECONDS`.
 LONG_SECONDS = 0.1
 LOG_SECONDS = 60.0
-#: Seconds between two looks at the reactor's thread, and after which a turn is examined.
-LOOK = 0.02
+#: Seconds between two looks at the reactor's thread, and after which a turn is examined. The sum is less than `LONG_SECONDS`, so
+#: each long turn is examined.
+LOOK = 0.045
 LOOKED_AT = 0.05
 
 _OURS = "s2sgw"
@@ -53,7 +55,8 @@ class TurnWatch(Collector):
         self._logged_at = float("-inf")
         self._unlogged = 0
         self._collecting = 0.0
-        self._ending = threading.Event()
+        #: held until the watch ends (an `Event` costs more at each look)
+        self._watching = threading.Lock()
         self._thread: threading.Thread | None = None
         self._reactor_thread = 0
 
@@ -92,6 +95,7 @@ class TurnWatch(Collector):
         """Watch the calling thread, which is the reactor's: examine it whenever a turn is long."""
         self._reactor_thread = threading.get_ident()
         gc.callbacks.append(self._collects)
+        self._watching.acquire()
         self._thread = threading.Thread(target=self._watch, name="turn watch", daemon=True)
         self._thread.start()
 
@@ -99,19 +103,26 @@ class TurnWatch(Collector):
         """Stop watching."""
         if self._thread is not None:
             gc.callbacks.remove(self._collects)
-            self._ending.set()
+            self._watching.release()
             self._thread.join()
             self._thread = None
 
     def _watch(self) -> None:
-        while not self._ending.wait(LOOK):
-            with collector_off():
-                self.look(sys._current_frames().get(self._reactor_thread))
+        while not self._watching.acquire(timeout=LOOK):
+            if self._is_long():
+                with collector_off():
+                    self.look(sys._current_frames().get(self._reactor_thread))
+        self._watching.release()
+
+    def _is_long(self) -> bool:
+        """Return whether a turn is under way that is to be examined, and was not yet."""
+        began = self._began
+        return began is not None and self._turn != self._seen[0] and self._stopwatch() - began >= LOOKED_AT
 
     def look(self, frame: FrameType | None) -> None:
         """Note the code that runs, if the turn is long already. The first sight of a turn counts."""
-        began, turn = self._began, self._turn
-        if began is not None and frame is not None and turn != self._seen[0] and self._stopwatch() - began >= LOOKED_AT:
+        turn = self._turn
+        if frame is not None and self._is_long():
             self._seen = (turn, described(frame))
 
     def _collects(self, phase: str, info: dict[str, int]) -> None:

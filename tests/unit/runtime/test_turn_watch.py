@@ -12,7 +12,7 @@ from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.reporting.printable import printable
-from s2sgw.runtime.turn_watch import LOG_SECONDS, LONG_SECONDS, LOOKED_AT, TurnWatch, collector_off, described
+from s2sgw.runtime.turn_watch import LOG_SECONDS, LONG_SECONDS, LOOK, LOOKED_AT, TurnWatch, collector_off, described
 
 
 class TurnWatchTests(SynchronousTestCase):
@@ -122,6 +122,8 @@ class TurnWatchTests(SynchronousTestCase):
                 looked.set()
 
         self.patch(self.watch, "look", look)
+        self.watch.began()
+        self.now += LOOKED_AT + 0.001
         before = list(gc.callbacks)
         self.watch.start()
         self.assertTrue(looked.wait(20))
@@ -129,6 +131,34 @@ class TurnWatchTests(SynchronousTestCase):
         self.watch.stop()
         self.assertEqual(before, gc.callbacks)
         self.assertEqual(({False}, True), (set(collects), gc.isenabled()))
+
+    def test_short_turns(self) -> None:
+        """While no turn is long, the thread reads no frames. A long turn is examined before it counts as long."""
+        times = threading.Semaphore(0)
+        looks: list[object] = []
+
+        def stopwatch() -> float:
+            if threading.get_ident() != here:
+                times.release()
+            return 100.0
+
+        here = threading.get_ident()
+        watch = TurnWatch(stopwatch)
+        self.patch(watch, "look", looks.append)
+        watch.began()
+        watch.start()
+        self.assertTrue(times.acquire(timeout=20) and times.acquire(timeout=20))
+        watch.stop()
+        self.assertEqual([], looks)
+        self.assertLess(LOOK + LOOKED_AT, LONG_SECONDS)
+
+    def test_again(self) -> None:
+        """The watch can begin again after it has ended."""
+        for _ in range(2):
+            self.watch.start()
+            self.assertTrue(self.watch._thread is not None and self.watch._thread.is_alive())
+            self.watch.stop()
+            self.assertIsNone(self.watch._thread)
 
     def test_collector_off(self) -> None:
         """The collector is off while frames are read, and afterwards as it was before, also after an exception."""
