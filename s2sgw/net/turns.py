@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from math import inf
 from typing import Protocol
 from weakref import WeakValueDictionary
 
@@ -54,7 +55,7 @@ class Turns:
     """Gives each stream that was added a part of the next turn of the reactor: established ones first, busy ones behind them.
 
     When the turn is over (`net.turn_budget`) the rest waits for the next, so that sockets, timers and newcomers are served in
-    between. After the streams come judgements, sending and closing.
+    between. After the streams come judgements, sending and closing. The stopwatch, a system call, is read only where more waits.
     """
 
     def __init__(self, clock: IReactorTime, budget: TurnBudget | None = None) -> None:
@@ -184,14 +185,15 @@ class Turns:
         established, negotiating = len(self._established), len(self._negotiating)
         budget = self.budget
         self._turn += 1
-        now = budget.stopwatch()
-        end = min(now + STREAMS_SECONDS, budget.end)
-        if established:
-            self._call(self._established, established, now, max(end, now + ESTABLISHED_SECONDS))
-        if self._busy and budget.allows(TurnPart.BUSY_STREAMS):
-            self._call(self._busy, len(self._busy), budget.stopwatch(), end)
+        if established or self._busy:
+            now = budget.stopwatch()
+            end = min(now + STREAMS_SECONDS, budget.end)
+            if established:
+                self._call(self._established, established, now, max(end, now + ESTABLISHED_SECONDS))
+            if self._busy and budget.allows(TurnPart.BUSY_STREAMS):
+                self._call(self._busy, len(self._busy), budget.stopwatch(), end)
         if negotiating and budget.allows(TurnPart.NEGOTIATIONS):
-            self._negotiate(negotiating, budget.end_of(NEGOTIATING_SECONDS))
+            self._negotiate(negotiating)
 
     def _call(self, readers: deque[Reader], number: int, began: float, end: float) -> None:
         """Call `number` of them, but only one after the time `end`. `began`: the time now.
@@ -217,13 +219,15 @@ class Turns:
                 return
             began = now
 
-    def _negotiate(self, number: int, end: float) -> None:
-        """Call `number` streams under negotiation, but only one after the time `end`: the oldest and the newest in turns."""
+    def _negotiate(self, number: int) -> None:
+        """Call `number` streams under negotiation, but only one after their time is over: the oldest and the newest in turns."""
         readers, stopwatch = self._negotiating, self.budget.stopwatch
-        for _ in range(min(number, len(readers))):
+        number = min(number, len(readers))
+        end = self.budget.end_of(NEGOTIATING_SECONDS) if number > 1 else inf
+        for left in reversed(range(number)):
             (readers.pop if self._newest_negotiates else readers.popleft)().take_turn()
             self._newest_negotiates = not self._newest_negotiates
-            if stopwatch() > end:
+            if left and stopwatch() > end:
                 return
 
     def _judge(self) -> None:
@@ -234,15 +238,18 @@ class Turns:
             waiter, _ = self._judgements.popitem(last=self._newest_is_next)
             self._newest_is_next = not self._newest_is_next
             waiter.callback(None)
-            if self.budget.is_over:
+            if self._judgements and self.budget.is_over:
                 return
 
     def _call_all(self, calls: deque[Callable[[], None]], seconds: float) -> None:
         """Make the waiting calls, as far as there is time. The rest, also after a call that fails, is made next time."""
+        if len(calls) == 1:  # nothing waits behind it: the time matters to nobody
+            calls.popleft()()
+            return
         stopwatch = self.budget.stopwatch
         now = stopwatch()
         end = max(min(now + STREAMS_SECONDS, self.budget.end), now + seconds)
-        for _ in range(len(calls)):
+        for left in reversed(range(len(calls))):
             calls.popleft()()
-            if stopwatch() > end:
+            if left and stopwatch() > end:
                 return

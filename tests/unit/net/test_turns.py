@@ -262,6 +262,35 @@ class TurnsTests(SynchronousTestCase):
 
         self.assertEqual([used_up() for _ in range(len(TurnPart))], ["abcn1x", "j", ""])
 
+    def test_readings(self) -> None:
+        """The stopwatch is not read for a stream, an output and a connection to close behind which nothing waits."""
+        readings: list[float] = []
+
+        def stopwatch() -> float:
+            readings.append(self.now)
+            return self.now
+
+        self.patch(self.budget, "stopwatch", stopwatch)
+        counts = []
+        for number in (1, 2):
+            self.patch(self.budget, "_turn", TurnPart.NEGOTIATIONS)
+            for name in "no"[:number]:
+                self.add(name, established=False)
+            for name in "12"[:number]:
+                self.turns.send_soon(self.call(name))
+            for name in "xy"[:number]:
+                self.turns.close_soon(self.call(name))
+            counts.append((self.turn(), len(readings)))
+            readings.clear()
+        timer = 1  # it asks whether the turn is over
+        self.assertEqual([("n1x", timer), ("on12xy", timer + 6)], counts)
+
+    def test_a_single_judgement(self) -> None:
+        """Behind the last judgement the stopwatch is not read."""
+        self.patch(self.budget, "_turn", TurnPart.JUDGEMENTS)
+        self.judge("j").addCallback(lambda _: self.patch(self.budget, "stopwatch", lambda: self.fail("it was read")))
+        self.assertEqual("j", self.turn())
+
     def test_judgements(self) -> None:
         """Judgements follow the streams, as many as time permits: at least one in each turn, the newest and the oldest in turns."""
         for name in "vwxyz":
