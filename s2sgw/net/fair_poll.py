@@ -65,7 +65,8 @@ class SocketKind(Enum):
 class TurnObserver(Protocol):
     """The receiver of the beginning and the end of each turn of the reactor."""
 
-    def began(self) -> None: ...
+    def began(self, cpu_seconds: float) -> None:
+        """Note that a turn begins. `cpu_seconds`: the CPU time of the thread, as the turn's budget has read it."""
 
     def ended(self) -> None: ...
 
@@ -128,8 +129,7 @@ class FairPoller:
         """
         self._observer.ended()
         events: Sequence[ReadyEvent] = self.poller.poll(timeout, most)
-        self._observer.began()
-        self._budget.begin()
+        self._observer.began(self._budget.begin())
         if len(events) == 1:
             self._turns.begin_round(alone=True)
             if self._serve(*events[0]):

@@ -39,10 +39,12 @@ class TurnBudget:
         self._seconds = seconds
         self._turn = 0
 
-    def begin(self) -> None:
-        """Note that a turn of the reactor begins."""
+    def begin(self) -> float:
+        """Note that a turn of the reactor begins. Return the time, by `stopwatch`."""
         self._turn += 1
-        self.end = self.stopwatch() + self._seconds
+        now = self.stopwatch()
+        self.end = now + self._seconds
+        return now
 
     @property
     def is_over(self) -> bool:

@@ -243,7 +243,7 @@ class Turns:
 
     def _call_all(self, calls: deque[Callable[[], None]], seconds: float) -> None:
         """Make the waiting calls, as far as there is time. The rest, also after a call that fails, is made next time."""
-        if len(calls) == 1:  # nothing waits behind it: the time matters to nobody
+        if len(calls) == 1:  # the time matters only if more wait
             calls.popleft()()
             return
         stopwatch = self.budget.stopwatch

@@ -3,7 +3,7 @@
 Two times are measured. The elapsed time includes waits for the disk, for other threads and for a processor. The CPU time of the
 reactor's thread is the work of the turn itself. If it is much less than the elapsed time, the machine is busy.
 
-A thread examines the reactor's thread while a turn is long. The turn itself costs two readings of two clocks. While no turn is
+A thread examines the reactor's thread while a turn is long. The turn itself costs three readings of clocks. While no turn is
 long, the thread does little: it runs in an idle gateway too.
 """
 
@@ -60,10 +60,11 @@ class TurnWatch(Collector):
         self._thread: threading.Thread | None = None
         self._reactor_thread = 0
 
-    def began(self) -> None:
-        """Note that a turn of the reactor begins."""
+    def began(self, cpu_seconds: float | None = None) -> None:
+        """Note that a turn of the reactor begins. `cpu_seconds`: the CPU seconds of this thread, if the caller has read them."""
         self._turn += 1
-        self._began, self._cpu_began = self._stopwatch(), self._cpu_clock()
+        self._cpu_began = self._cpu_clock() if cpu_seconds is None else cpu_seconds
+        self._began = self._stopwatch()
 
     def ended(self) -> None:
         """Note that the turn is over."""

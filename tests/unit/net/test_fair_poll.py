@@ -51,9 +51,11 @@ def kind_of(descriptor: int) -> object:
 class Observer:
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.cpu_seconds: list[float] = []
 
-    def began(self) -> None:
+    def began(self, cpu_seconds: float) -> None:
         self.told.append("began")
+        self.cpu_seconds.append(cpu_seconds)
 
     def ended(self) -> None:
         self.told.append("ended")
@@ -119,6 +121,14 @@ class ShareTests(SynchronousTestCase):
 
             poller = FairPoller(epoll, STRANGERS, turns, Observer(), start=lambda number: 0, serve=serve)
             self.assertEqual(([], told), (list(poller.poll(0, 99)), turns.told))
+
+    def test_one_reading(self) -> None:
+        """The stopwatch is read once when a turn begins, for its budget and for the observer."""
+        readings = iter([7.0])
+        turns, observer, epoll = Turns(lambda: next(readings)), Observer(), Mock()
+        epoll.poll.return_value = []
+        self.assertEqual([], list(FairPoller(epoll, STRANGERS, turns, observer).poll(0, 99)))
+        self.assertEqual(([7.0], 7.0 + TURN_SECONDS), (observer.cpu_seconds, turns.budget.end))
 
     def changing(self, strangers: dict[int, object]) -> tuple[Any, Turns]:
         """Return a poller with many ready descriptors, of which some strangers have closed, and the record of its rounds."""

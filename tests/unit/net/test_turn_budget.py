@@ -24,7 +24,7 @@ class TurnBudgetTests(SynchronousTestCase):
 
     def test_shares(self) -> None:
         """A share ends with the turn at the latest."""
-        self.budget.begin()
+        self.assertEqual(5.0, self.budget.begin())
         self.now = 9.0
         self.assertEqual((self.budget.end_of(3), self.budget.end_of(7), self.budget.end_of(inf)), (12.0, 15.0, 15.0))
         self.assertFalse(self.budget.is_over)

@@ -53,6 +53,12 @@ class TurnWatchTests(SynchronousTestCase):
         self.assertAlmostEqual(0.064, metric["s2sgw_reactor_turn_cpu_seconds_sum"])
         self.assertEqual([0, 2], [self.metric()[bound] for bound in ("0.1", "0.25")])
 
+    def test_cpu_time_of_the_caller(self) -> None:
+        """A reading of the caller takes the place of one of our own."""
+        self.watch.began(self.cpu - 0.06)
+        self.watch.ended()
+        self.assertAlmostEqual(0.06, self.metric("s2sgw_reactor_turn_cpu_seconds")["s2sgw_reactor_turn_cpu_seconds_sum"])
+
     def test_long_turn(self) -> None:
         """A long turn is logged with the code that ran in it. A short one is not, nor is one spent waiting."""
         self.turn(LONG_SECONDS / 2)
