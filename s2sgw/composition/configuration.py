@@ -15,7 +15,7 @@ from s2sgw.net.certificates import CertificateDirectory, Credential
 from s2sgw.net.certificates import read as read_credential
 from s2sgw.net.threads import Threads
 from s2sgw.net.tls import ServerTLS
-from s2sgw.policy.model import PeerPolicy
+from s2sgw.policy.model import PeerPolicy, objects_with
 from s2sgw.queue.entries import HoldTimes
 from s2sgw.runtime.preflight import CheckedConfiguration
 from s2sgw.trust.anchors import Anchors
@@ -40,7 +40,7 @@ class RunningConfiguration:
         self.policies = config.policies
         self.certificates = CertificateDirectory(config.tls.certificates)
         self.trust_files = TrustFiles(clock, threads)
-        for path in {peer.crl for peer in config.peers.values()}:
+        for path in {peer.crl for _, peer in objects_with(config.peers, "crl")}:
             self.trust_files.revocations(path)  # a list may take seconds to read, so it is read before the first handshake
         #: the certificates of `[peers."…"] certificate`, by path, and the TLS factories by (least version, direct TLS)
         self.special_certificates: dict[Path, Credential] = {}

@@ -11,7 +11,7 @@ from s2sgw.config.errors import Complaint, KeyPath, key_text, suggest
 from s2sgw.config.secret_file import read_secret
 from s2sgw.config.sections import DNS, TLS, Admin, Backend, Cluster, Console, Gateway, Listener, Policy, Queue
 from s2sgw.net.endpoint_strings import EVERY_ADDRESS, EndpointString
-from s2sgw.policy.model import PeerObject
+from s2sgw.policy.model import PeerObject, objects_with
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.xmpp.host_port import HostPort, is_address, is_loopback
 from s2sgw.xmpp.jid import Domain
@@ -282,7 +282,7 @@ def zero_handshakes(listen: tuple[Listener, ...], peers: Mapping[str, PeerObject
     for index, each in enumerate(listen):
         if each.zero_handshake and each.tls != "direct":
             yield Complaint(("listen", index, "zero_handshake"), 'needs tls = "direct": TLS and a pinned key are the proof')
-    agreed = [name for name, peer in peers.items() if peer.zero_handshake]
+    agreed = [name for name, peer in objects_with(peers, "zero_handshake") if peer.zero_handshake]
     for name in agreed:
         key = ("peers", name, "zero_handshake")
         if name == "default" or name.startswith("*."):
@@ -301,7 +301,7 @@ def zero_handshakes(listen: tuple[Listener, ...], peers: Mapping[str, PeerObject
 
 def unread_pins(peers: Mapping[str, PeerObject]) -> Complaints:
     policies = PeerPolicies(peers)
-    for name, peer in peers.items():
+    for name, peer in objects_with(peers, "pins"):
         if peer.pins and "pin" not in policies.value(name, "proofs"):
             yield Complaint(("peers", name, "pins"), 'have no effect: "pin" is not in proofs')
 
@@ -426,7 +426,7 @@ def tls_files(tls: TLS) -> Complaints:
 
 
 def peer_files(peers: Mapping[str, PeerObject]) -> Complaints:
-    for name, peer in peers.items():
+    for name, peer in objects_with(peers, "trust_anchors", "crl", "secret_file", "sasl", "certificate"):
         yield from _anchors(("peers", name, "trust_anchors"), peer.trust_anchors)
         if peer.crl is not None:
             yield from _readable(("peers", name, "crl"), peer.crl)

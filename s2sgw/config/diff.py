@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
-from s2sgw.config.effective import as_written, parser_of
+from s2sgw.config.effective import as_written, parsers_of
 from s2sgw.config.errors import KeyPath, key_text
 from s2sgw.config.loading import SECTIONS
 from s2sgw.config.sections import Config
+from s2sgw.policy.model import PeerObject
 
 #: Prefixes of the keys that can be reloaded.
 RELOADED: tuple[KeyPath, ...] = (
@@ -65,7 +65,8 @@ class Change(NamedTuple):
 
 def changes(old: Config, new: Config) -> list[Change]:
     """Return every key whose value differs: first those of `old` in the order of the sections, then new ones."""
-    before, after = dict(_values(old, new)), dict(_values(new, old))
+    peers = _changed_peers(old.peers, new.peers)
+    before, after = dict(_values(old, peers)), dict(_values(new, peers))
     shared: dict[KeyPath, str] = {} if old.cluster.node is None else {("gateway", "domains"): _ON_ALL_NODES}
     found = [
         Change(path, leaf.written, after.get(path, _NOTHING).written, shared.get(path, ""))
@@ -80,32 +81,56 @@ def unchangeable(found: Iterable[Change]) -> list[str]:
     return [f"{change.key}: {change.why_restart}" for change in found if change.why_restart]
 
 
-def _values(config: Config, other: Config) -> Iterator[tuple[KeyPath, _Leaf]]:
-    """Yield each key with its effective value; of peer sections only the keys that are written, because the rest is inherited.
+def _changed_peers(old: Mapping[str, PeerObject], new: Mapping[str, PeerObject]) -> list[str]:
+    """Return the names of the peer sections that differ. Very many share few objects, so two objects are compared once."""
+    equal: dict[tuple[int, int], bool] = {}
+    found = []
+    for name in {**old, **new}:
+        before, after = old.get(name), new.get(name)
+        pair = id(before), id(after)
+        if pair not in equal:
+            equal[pair] = before == after
+        if not equal[pair]:
+            found.append(name)
+    return found
 
-    Peer sections that are equal in `other` are left out, because there may be very many.
-    """
+
+def _values(config: Config, peers: Iterable[str]) -> Iterator[tuple[KeyPath, _Leaf]]:
+    """Yield each key with its effective value; of these peer sections only the keys that are written: the rest is inherited."""
     for name in SECTIONS:
-        section = getattr(config, "backends" if name == "backend" else name)
         if name == "peers":
-            section = {peer: object_ for peer, object_ in section.items() if object_ != other.peers.get(peer)}
-        yield from _leaves((name,), section, None, written=name == "peers")
+            yield from _peer_values(config.peers, peers)
+        else:
+            yield from _leaves((name,), getattr(config, "backends" if name == "backend" else name), None, written=False)
 
 
-def _leaves(path: KeyPath, value: Any, field: FieldInfo | None, written: bool) -> Iterator[tuple[KeyPath, _Leaf]]:
+def _peer_values(objects: Mapping[str, PeerObject], peers: Iterable[str]) -> Iterator[tuple[KeyPath, _Leaf]]:
+    """Yield the written keys of these peer sections. The keys of an object that several share are searched once."""
+    known: dict[int, list[tuple[KeyPath, _Leaf]]] = {}
+    for name in peers:
+        found = objects.get(name)
+        if found is None:
+            continue
+        if id(found) not in known:
+            known[id(found)] = list(_leaves(("peers", name), found, None, written=True))
+        for path, leaf in known[id(found)]:
+            yield ("peers", name, *path[2:]), leaf
+
+
+def _leaves(path: KeyPath, value: Any, parser: object, written: bool) -> Iterator[tuple[KeyPath, _Leaf]]:
     if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        names = value.model_fields_set if written else fields
-        rows: Iterable[tuple[Any, Any, FieldInfo | None]] = [(name, getattr(value, name), fields[name]) for name in sorted(names)]
+        parsers = parsers_of(type(value))
+        names = value.model_fields_set if written else parsers
+        rows: Iterable[tuple[Any, Any, object]] = [(name, getattr(value, name), parsers[name]) for name in sorted(names)]
     elif isinstance(value, dict):
         rows = [(key, inner, None) for key, inner in value.items()]
     elif isinstance(value, tuple) and value and all(isinstance(each, BaseModel) for each in value):
         rows = [(number, inner, None) for number, inner in enumerate(value)]
     else:
-        yield path, _Leaf(_plain(value), None if field is None else parser_of(field))
+        yield path, _Leaf(_plain(value), parser)
         return
-    for key, inner, inner_field in rows:
-        yield from _leaves((*path, key), inner, inner_field, written)
+    for key, inner, inner_parser in rows:
+        yield from _leaves((*path, key), inner, inner_parser, written)
     if len(path) == 2 and written and not rows:
         yield path, _Leaf({}, None)
 

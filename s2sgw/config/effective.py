@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
@@ -78,6 +79,12 @@ def _leaves(path: KeyPath, value: Any, field: FieldInfo | None, written: bool) -
             yield from _leaves((*path, index), inner_value, None, written)
     else:
         yield path, json.dumps(as_written(value, None if field is None else parser_of(field)), ensure_ascii=False)
+
+
+@cache
+def parsers_of(table: type[BaseModel]) -> Mapping[str, object]:
+    """Return the function that parses the values of each key of a table."""
+    return {name: parser_of(field) for name, field in table.model_fields.items()}
 
 
 def parser_of(field: FieldInfo) -> object:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from s2sgw.config.cross_checks import disagreements, unusable_files
 from s2sgw.config.errors import Complaint, ConfigError, KeyPath, TOMLSource, suggest, translate
+from s2sgw.config.peer_pieces import Piece, cut
 from s2sgw.config.sections import (
     DNS,
     TLS,
@@ -53,6 +54,8 @@ SECTIONS: dict[str, Any] = {
     "peers": dict[PeerName, PeerObject],
     "policy": Policy,
 }
+#: Sections of peers that are compared with the next one.
+RECENT = 1024
 #: sections that may have several tables
 REPEATED = ("listen", "backend")
 
@@ -87,23 +90,15 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
 
     Relative paths start at the folder of `path`.
     """
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(path, [syntax_complaint(text, str(error))]) from None
+    tree, sections = _read(text, path)
     single = {name for name in REPEATED if isinstance(tree.get(name), dict)}
     for name in single:
         tree[name] = [tree[name]]
     complaints = _unknown_sections(tree)
-    sections: dict[str, Any] = {}
     curtailed: dict[str, Any] = {}
     for name in SECTIONS:
-        if name == "peers":
-            with suppress(ValueError):
-                sections[name] = _peer_objects(tree, path.parent)
-                continue
-            tree[name] = tomllib.loads(text)[name]  # errors there are found table by table
-        complaints += _validate(name, tree, path.parent, sections, curtailed)
+        if name not in sections:
+            complaints += _validate(name, tree, path.parent, sections, curtailed)
     nameservers = _system(system_nameservers)
     complaints += disagreements(sections, tree, nameservers)
     complaints += _untold(unusable_files({**curtailed, **sections}), complaints)
@@ -119,6 +114,31 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
     return Config.model_construct(
         path=path, system_nameservers=nameservers, backends=sections.pop("backend"), **sections,
     )  # fmt: skip
+
+
+def _read(text: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the sections as written, and those that are valid already: the peers, if there is no error in them."""
+    with suppress(ValueError):
+        return _read_in_pieces(text, path.parent)
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(path, [syntax_complaint(text, str(error))]) from None
+    sections: dict[str, Any] = {}
+    with suppress(ValueError):
+        sections["peers"] = _PeerObjects(path.parent).of(tree.get("peers", {}))
+    return tree, sections
+
+
+def _read_in_pieces(text: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the same. Raises `ValueError` if the pieces cannot be read, or if there is an error in the peers."""
+    rest, pieces = cut(text)
+    tree = tomllib.loads(rest)
+    objects = _PeerObjects(folder)
+    found = objects.of(tree.get("peers", {}))
+    for piece in pieces:
+        objects.add_piece(piece)
+    return {**tree, "peers": found}, {"peers": found}
 
 
 def _unknown_sections(tree: dict[str, Any]) -> list[Complaint]:
@@ -164,24 +184,50 @@ def _unquoted_labels(first: str, second: str, table: dict[str, Any]) -> list[str
     return []
 
 
-def _peer_objects(tree: dict[str, Any], folder: Path) -> dict[str, PeerObject]:
-    """Return the peer objects, of which there may be very many. Raises `ValueError` if anything is wrong with them.
+class _PeerObjects:
+    """Makes the peer objects, of which there may be very many. Its methods raise `ValueError` if anything is wrong.
 
-    Equal tables are validated once and share one object. Each table leaves the tree, so that not all are in memory twice.
+    Equal sections are read once. Equal tables are validated once, and share one object.
     """
-    written = tree.get("peers", {})
-    if not isinstance(written, dict):
-        raise ValueError("no table")
-    validate = partial(TypeAdapter(PeerObject).validate_python, context={"folder": folder})
-    same: dict[str, PeerObject] = {}
-    found: dict[str, PeerObject] = {}
-    for name, table in written.items():
+
+    def __init__(self, folder: Path) -> None:
+        self._found: dict[str, PeerObject] = {}
+        self._validate = partial(TypeAdapter(PeerObject).validate_python, context={"folder": folder})
+        self._same: dict[str, PeerObject] = {}
+        self._recent: dict[str, PeerObject] = {}
+
+    def of(self, tables: Any) -> dict[str, PeerObject]:
+        """Add the objects of these tables, and return all objects by name, with those that are added later."""
+        if not isinstance(tables, dict):
+            raise ValueError("no table")
+        for name, table in tables.items():
+            self._add(name, self._object(table))
+        return self._found
+
+    def add_piece(self, piece: Piece) -> None:
+        """Add the objects of a section."""
+        known = self._recent.get(piece.body)
+        if known is None:
+            tree = tomllib.loads(piece.document)
+            if not piece.name:
+                self.of(tree["peers"])
+                return
+            if len(self._recent) >= RECENT:
+                self._recent.clear()
+            known = self._recent[piece.body] = self._object(tree["peers"][piece.name])
+        self._add(piece.name, known)
+
+    def _object(self, table: Any) -> PeerObject:
         text = repr(table)
-        if text not in same:
-            same[text] = validate(table).compact()
-        found[parse_peer_name(name)] = same[text]
-        written[name] = {}
-    return found
+        if text not in self._same:
+            self._same[text] = self._validate(table).compact()
+        return self._same[text]
+
+    def _add(self, written: str, found: PeerObject) -> None:
+        name = parse_peer_name(written)
+        if name in self._found:
+            raise ValueError("this peer has two sections")
+        self._found[name] = found
 
 
 def _without(written: Any, locations: Sequence[tuple[int | str, ...]]) -> Any:

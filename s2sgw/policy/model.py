@@ -5,6 +5,7 @@ The defaults of `PeerPolicy` are the documented defaults: they are in force with
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -280,6 +281,12 @@ class PeerObject(InheritingSection):
         if self.features is not None:
             written["features"] = replace(inherited.features, **self.features.written())
         return replace(inherited, **written, objects=(name, *inherited.objects))
+
+
+def objects_with(peers: Mapping[str, PeerObject], *keys: str) -> Iterator[tuple[str, PeerObject]]:
+    """Yield the peer objects that write any of these keys, with their names. There may be very many that write none."""
+    wanted = frozenset(keys)
+    return ((name, each) for name, each in peers.items() if not wanted.isdisjoint(each.model_fields_set))
 
 
 def _refined_limits(inherited: Limits, limits: LimitsObject) -> Limits:

@@ -16,7 +16,7 @@ from s2sgw.config.errors import key_text
 from s2sgw.net.certificates import CertificateDirectory, UnusableCertificate, read
 from s2sgw.net.dns_upstream import system_servers
 from s2sgw.net.endpoint_strings import EndpointString
-from s2sgw.policy.model import PeerObject
+from s2sgw.policy.model import PeerObject, objects_with
 from s2sgw.runtime import deny_lists as denial
 from s2sgw.runtime.own_certificates import WARNING_DAYS, chain_fault, ends_in
 from s2sgw.runtime.state_directory import existing_secret
@@ -61,7 +61,7 @@ def check_configuration(path: Path) -> CheckedConfiguration:
     anchors = read_anchors(str(config.tls.trust_anchors))
     complaints += [f"tls.trust_anchors: {text}" for text in anchors.complaints]
     revocations: dict[Path, FileContents[RevocationLists]] = {}
-    for name, peer in config.peers.items():
+    for name, peer in objects_with(config.peers, "trust_anchors", "crl", "certificate"):
         complaints += [f"{key_text(('peers', name))}.{text}" for text in _unusable(peer, revocations)]
     complaints += [f"console.certificate: {text}" for text in _unusable_certificate(config.console.certificate)]
     complaints += [f"admin.group: {text}" for text in _missing_group(config.admin.group)]
@@ -136,7 +136,7 @@ def _certificate_warnings(certificates: CertificateDirectory, anchors: Anchors, 
 
 def _policy_warnings(config: Config) -> Iterator[str]:
     """Yield settings that have no effect, and those that are weak."""
-    for name, peer in config.peers.items():
+    for name, peer in objects_with(config.peers, "sasl", "tls", "proxy_lookup"):
         if peer.sasl is not None and LEGACY in peer.sasl:
             yield (
                 f'{key_text(("peers", name, "sasl"))}: {LEGACY} is historic and weak (RFC 6331). '

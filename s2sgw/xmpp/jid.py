@@ -20,6 +20,8 @@ from s2sgw.xmpp.idna_labels import NAME_BYTES, PREFIX, InvalidLabel, a_label, ma
 PART_BYTES = 1023
 
 _LDH = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
+#: Names and IPv4 addresses without capital letters. Each is its own canonical form, unless `PREFIX` is in it.
+_PLAIN = re.compile(r"(?:(?!-)[a-z0-9_-]{1,63}(?<!-)\.)*(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
 _LOCAL_FORBIDDEN = re.compile(r"[\"&'/:<>@\s\x00-\x1f\x7f-\x9f]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -156,6 +158,8 @@ def _claimed_domain(text: str) -> Domain:
 
 
 def _parsed(text: str) -> Domain:
+    if len(text) <= NAME_BYTES and _PLAIN.match(text) and PREFIX not in text:
+        return Domain(text, text)
     domain, meant = _read(_composed(text))
     if not text.isascii() and not _reads_alike(text.removesuffix("."), meant):  # as written: composing maps some characters
         raise AmbiguousDomain(f"servers read the domainpart in two ways (IDNA 2003 and IDNA 2008): write it as {domain.ascii}")

@@ -80,6 +80,18 @@ class ChangesTests(SynchronousTestCase):
             self.between(peers, peers.replace('"5.example"]\nhold = "60s"', '"5.example"]\nhold = "30s"').replace("60s", "1m")),
         )
 
+    def test_shared_objects(self) -> None:
+        """Equal sections share an object. Each peer is reported with its own changes."""
+        old = "".join(f'[peers."{name}.example"]\nhold = "1m"\n[peers."{name}.example".limits]\nstreams = 2\n' for name in "abc")
+        new = '[peers."a.example"]\nhold = "1m"\n[peers."b.example"]\nhold = "1m"\n[peers."d.example"]\nhold = "1m"\n'
+        self.assertEqual(
+            {
+                **{f'peers."{name}.example".limits.streams': (2, None) for name in "abc"},
+                'peers."c.example".hold': ("1m", None), 'peers."d.example".hold': (None, "1m"),
+            },
+            self.between(old, new),
+        )
+
     def test_units(self) -> None:
         """Durations, sizes and shares are reported as the file writes them, also those of peers."""
         self.assertEqual(

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.config import Config, parse
+from s2sgw.config import Config, loading, parse, peer_pieces
 from s2sgw.config.cross_checks import tcp_place
 from s2sgw.config.loading import SECTIONS
 from s2sgw.config.password_hash import PasswordHash
@@ -242,6 +242,69 @@ class PolicySectionTests(ConfigTestCase):
             ['line 4: peers.default.limits.stanzas_per_second.mesage: there is no such key; did you mean "message"?'],
             self.with_gateway("[peers.default]\nlimits = { stanzas_per_second = { mesage = 1 } }\n"),
         )
+
+
+class LongTests(ConfigTestCase):
+    """Tests of a long file, which is read in pieces."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(peer_pieces, "LONG", 0)
+        #: the documents that were read as TOML
+        self.documents: list[str] = []
+        self.patch(loading, "tomllib", self)
+
+    TOMLDecodeError = tomllib.TOMLDecodeError
+
+    def loads(self, text: str) -> dict[str, Any]:
+        self.documents.append(text)
+        return tomllib.loads(text)
+
+    def section(self, name: str, keys: str = 'hold = "1m"') -> str:
+        return f'[peers."{name}.example"]\n{keys}\n'
+
+    def test_equal_sections(self) -> None:
+        """Equal sections are read once: apart from the first and the last, which stay in the rest, and those that differ."""
+        sections = [self.section(f"p{number}", 'hold = "2m"' if number == 3 else 'hold = "1m"') for number in range(100)]
+        peers = self.config(GATEWAY + "".join(sections)).peers
+        self.assertEqual([GATEWAY + sections[0] + sections[99], sections[1], sections[3]], self.documents)
+        self.assertEqual({f"p{number}.example": 120.0 if number == 3 else 60.0 for number in range(100)}, {name: each.hold for name, each in peers.items()})
+        self.assertEqual(2, len({id(each) for each in peers.values()}))
+
+    def test_remembered_sections(self) -> None:
+        """The number of remembered sections is bounded."""
+        self.patch(loading, "RECENT", 2)
+        holds = ("1m", "1m", "2m", "1m", "3m", "4m", "4m", "1m", "1m")
+        peers = self.config(GATEWAY + "".join(self.section(f"p{number}", f'hold = "{hold}"') for number, hold in enumerate(holds))).peers
+        self.assertEqual([int(hold[0]) * 60.0 for hold in holds], [peers[f"p{number}.example"].hold for number in range(len(holds))])
+        self.assertEqual([1, 2, 4, 5, 7], [int(each[9]) for each in self.documents[1:]])
+
+    def test_tables_within(self) -> None:
+        """A table within a section belongs to it."""
+        within = self.section("b") + '[peers."b.example".limits]\nstreams = 2\n'
+        peers = self.config(GATEWAY + self.section("a") + within + self.section("c") + within.replace('"b', '"d') + self.section("e")).peers
+        self.assertEqual([{"hold"}, {"hold", "limits"}] * 2 + [{"hold"}], [peers[f"{name}.example"].model_fields_set for name in "abcde"])
+
+    def test_order(self) -> None:
+        """Sections of peers may stand anywhere, and have any header."""
+        text = self.section("a") + self.section("b") + self.section("c") + '[gateway]\ndomains = ["example.org"]\n'
+        text += self.section("d") + self.section("e") + self.section("f") + "[peers.default]\nhold = \"1h\"\n[peers]\n\"G.example\" = {}\n"
+        self.assertEqual({"default", *(f"{name}.example" for name in "abcdefg")}, set(self.config(text).peers))
+        self.assertNotIn(text, self.documents)
+
+    def test_errors(self) -> None:
+        """An error in a piece is told as in a short file: the syntax, a second section of a peer, a value, a section that is unknown."""
+        for bad, complaint in (
+            (self.section("b", "hold = 1m"), 'line 6: put the value in quotes: hold = "1m"'),
+            (self.section("a"), 'line 5: [peers."a.example"] stands here a second time (first on line 3)'),
+            (self.section("A"), "line 3: peers: contains one domain twice, written differently"),
+            (self.section("C"), "line 3: peers: contains one domain twice, written differently"),
+            (self.section("b", 'hold = "1"'), 'line 6: peers."b.example".hold: must be a duration such as "10m" (units: ms, s, m, h, d)'),
+            (self.section("b") + '  [queues]\n', 'line 7: queues: there is no such section; did you mean "queue"?'),
+            (self.section("b", 'proofs = ["pkix"'), "line 7: is not valid TOML: Unclosed array"),
+        ):
+            text = self.section("a") + bad + self.section("c") + self.section("d")
+            self.assertEqual([complaint], self.with_gateway(text), bad)
 
 
 class ExampleTests(SynchronousTestCase):

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.policy.model import ALL_PROOFS, PeerObject, PeerPolicy
+from s2sgw.policy.model import ALL_PROOFS, PeerObject, PeerPolicy, objects_with
 
 
 class ObjectTests(SynchronousTestCase):
@@ -32,6 +32,14 @@ class ObjectTests(SynchronousTestCase):
         """Every known method may be listed."""
         self.assertEqual(ALL_PROOFS, PeerObject(proofs=("pkix", "dane", "posh", "pin")).proofs)
 
+
+    def test_objects_with(self) -> None:
+        """The objects that write one of some keys are found, also if they write the default."""
+        peers = {"a": PeerObject(allow=True, tls="required"), "b": PeerObject(), "c": PeerObject.model_validate({"hold": "1m"}).compact()}
+        self.assertEqual({"a": ["tls"], "c": ["hold"]}, {
+            name: sorted(each.model_fields_set & {"tls", "hold"}) for name, each in objects_with(peers, "tls", "hold")
+        })
+        self.assertEqual({}, dict(objects_with(peers, "pins")))
 
     def test_compact(self) -> None:
         """A compact object gives the same answers to all questions, and holds nothing more."""

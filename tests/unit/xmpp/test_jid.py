@@ -133,6 +133,25 @@ class JIDTests(SynchronousTestCase):
 class PropertyTests(SynchronousTestCase):
     """Tests with any text."""
 
+    @given(st.lists(st.sampled_from(("a", "9", "-", "_", ".", "xn--", "x" * 62, "B", "ü", "1.2.3", "[", "\n")), max_size=8).map("".join))
+    @settings(max_examples=500, deadline=None)
+    def test_plain_names(self, text: str) -> None:
+        """R18: a name that is its own canonical form is read at once, any other text label by label. The results are the same."""
+        try:
+            slow, _ = jid._read(jid._composed(text))
+        except InvalidJID:
+            self.assertRaises(InvalidJID, Domain.claimed, text)
+        else:
+            if text.isascii():
+                quick = Domain.claimed(text)
+                self.assertEqual((slow.ascii, slow.text), (quick.ascii, quick.text))
+
+    def test_plain_names_are_not_read_by_label(self) -> None:
+        """A configuration may have very many names that are their own canonical form."""
+        self.patch(jid, "_read", None)
+        for text in ("a.example", "_a-b.9x.example", "localhost", "a" * 63 + ".example"):
+            self.assertEqual((text, text), (jid._parsed(text).ascii, jid._parsed(text).text))
+
     @given(st.text(max_size=30) | st.text("ab.@/[]:%1xn-ü。", max_size=16))
     @settings(max_examples=500, deadline=None)
     def test_parsing_is_final(self, text: str) -> None:
