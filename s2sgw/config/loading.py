@@ -118,21 +118,20 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
 
 def _read(text: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the sections as written, and those that are valid already: the peers, if there is no error in them."""
-    with suppress(ValueError):
-        return _read_in_pieces(text, path.parent)
+    rest, pieces = cut(text)
+    if rest != text:
+        with suppress(ValueError):
+            return _read_pieces(rest, pieces, path.parent)
     try:
-        tree = tomllib.loads(text)
+        return _read_pieces(text, (), path.parent)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(path, [syntax_complaint(text, str(error))]) from None
-    sections: dict[str, Any] = {}
-    with suppress(ValueError):
-        sections["peers"] = _PeerObjects(path.parent).of(tree.get("peers", {}))
-    return tree, sections
+    except ValueError:
+        return tomllib.loads(text), {}  # errors in the peers are found table by table
 
 
-def _read_in_pieces(text: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the same. Raises `ValueError` if the pieces cannot be read, or if there is an error in the peers."""
-    rest, pieces = cut(text)
+def _read_pieces(rest: str, pieces: Iterable[Piece], folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the same for a file that was cut. Raises `ValueError` if a piece is invalid, or there is an error in the peers."""
     tree = tomllib.loads(rest)
     objects = _PeerObjects(folder)
     found = objects.of(tree.get("peers", {}))
@@ -197,11 +196,15 @@ class _PeerObjects:
         self._recent: dict[str, PeerObject] = {}
 
     def of(self, tables: Any) -> dict[str, PeerObject]:
-        """Add the objects of these tables, and return all objects by name, with those that are added later."""
+        """Add the objects of these tables, and return all objects by name, with those that are added later.
+
+        Each table leaves `tables`, so that not all are in memory twice.
+        """
         if not isinstance(tables, dict):
             raise ValueError("no table")
-        for name, table in tables.items():
-            self._add(name, self._object(table))
+        for name in list(tables):
+            # a copy: a name that was made among the tables would keep a part of their memory from being used again
+            self._add(name.encode().decode(), self._object(tables.pop(name)))
         return self._found
 
     def add_piece(self, piece: Piece) -> None:

@@ -258,7 +258,9 @@ class LongTests(ConfigTestCase):
 
     def loads(self, text: str) -> dict[str, Any]:
         self.documents.append(text)
-        return tomllib.loads(text)
+        self.tree = tomllib.loads(text)
+        self.names = list(self.tree.get("peers", {}))
+        return self.tree
 
     def section(self, name: str, keys: str = 'hold = "1m"') -> str:
         return f'[peers."{name}.example"]\n{keys}\n'
@@ -284,6 +286,12 @@ class LongTests(ConfigTestCase):
         within = self.section("b") + '[peers."b.example".limits]\nstreams = 2\n'
         peers = self.config(GATEWAY + self.section("a") + within + self.section("c") + within.replace('"b', '"d') + self.section("e")).peers
         self.assertEqual([{"hold"}, {"hold", "limits"}] * 2 + [{"hold"}], [peers[f"{name}.example"].model_fields_set for name in "abcde"])
+
+    def test_nothing_is_kept(self) -> None:
+        """Tables that cannot be cut leave memory one by one, and so do the names that were made among them."""
+        peers = self.config(GATEWAY + '[peers]\n"a.example" = {hold = "1m"}\n"b.example" = {hold = "2m"}\n').peers
+        self.assertEqual((["a.example", "b.example"], {}), (self.names, self.tree["peers"]))
+        self.assertEqual((["a.example", "b.example"], set()), (list(peers), {id(each) for each in peers} & {id(each) for each in self.names}))
 
     def test_order(self) -> None:
         """Sections of peers may stand anywhere, and have any header."""

@@ -30,7 +30,7 @@ class OwnerAccessTests(SynchronousTestCase):
     """A configuration of root's whose state directory may belong to another user."""
 
     def setUp(self) -> None:
-        self.folder = Path(tempfile.mkdtemp())  # below /tmp: other users can enter it
+        self.folder = Path(tempfile.mkdtemp(dir="/tmp"))  # other users must be able to enter it, and $TMPDIR may be private
         self.addCleanup(shutil.rmtree, self.folder)
         self.folder.chmod(0o755)
         for name in ("certs", "state"):
