@@ -81,8 +81,8 @@ class DeliveryQueue:
     __slots__ = (
         "__weakref__", "_appends", "_beyond_memory", "_causes", "_due", "_endings", "_inverse", "_limited", "_marks",
         "_out_of_order", "_passed", "_presence", "_services", "_slowed", "_spared", "_step_is_due", "_unreported",
-        "_unreported_bytes", "direction", "forgotten", "held", "limits", "next_hop", "one_chunk", "overflow", "pair_queue",
-        "parked", "quiesced", "replies", "restore_turn", "spooled_range", "suspects",
+        "_unreported_bytes", "direction", "forgotten", "held", "last_write", "limits", "next_hop", "one_chunk", "overflow",
+        "pair_queue", "parked", "quiesced", "replies", "restore_turn", "spooled_range", "suspects",
     )
 
     def __init__(self, pair_queue: PairQueue, direction: Direction, services: DeliveryServices) -> None:
@@ -99,6 +99,8 @@ class DeliveryQueue:
         self.parked = NO_POSITIONS
         #: the gateway stops: nothing is written; or something is written only while nothing is in flight
         self.quiesced = self.one_chunk = False
+        #: the end of a stop: what waits is written, however much is in flight
+        self.last_write = False
         self.replies = PingReplies(pair_queue.pair, services.late)
         self.overflow = SpoolOverflow(self)
         self.spooled_range = SpooledRange(pair_queue, services.spool, services.clock, services.expiry_question, self)
@@ -195,7 +197,7 @@ class DeliveryQueue:
             return "bounce-pending"
         if self._causes or self._endings:
             return "being-dropped"
-        if self.pair_queue.in_flight:
+        if self.pair_queue.in_flight and not self.last_write:
             if self.suspects or self.one_chunk:
                 return "one-at-a-time"
             if self.pair_queue.enough_in_flight:
@@ -589,8 +591,8 @@ class DeliveryQueue:
 
         A next hop that backs off for a final cause bounces what waits, and that asks the queue of the other direction the same.
         """
-        if self.quiesced:  # at a stop, senders must still get their errors, behind what waits
-            self.quiesced = False
+        if self.quiesced or self.one_chunk:  # at a stop, senders must still get all of their errors, behind what waits
+            self.quiesced = self.one_chunk = False
             if self.next_hop.ready:
                 self.next_hop_ready()
         if not self.next_hop.ready and not self.held and self.next_hop.state != "backing off":

@@ -362,6 +362,9 @@ class OverflowingQueue(Protocol):
 
     def next_hop_ready(self) -> None: ...
 
+    def blocked_by(self) -> str | None:
+        """Return why no waiting stanza is written now."""
+
     def spool_again(self) -> None:
         """Give the spool again the stanzas that are due."""
 
@@ -389,7 +392,7 @@ class SpoolOverflow:
     on meanwhile.
     """
 
-    __slots__ = ("_bounces", "_bouncing", "_queue", "_step_is_due", "active", "bound", "unacked_bounces")
+    __slots__ = ("_bounces", "_bouncing", "_queue", "_step_is_due", "active", "bound", "silent", "unacked_bounces")
 
     def __init__(self, queue: OverflowingQueue) -> None:
         self._queue = queue
@@ -397,6 +400,9 @@ class SpoolOverflow:
         self.active = False
         #: the bound in the spool's last answer: "spool", "share", "disk", or "" for an error
         self.bound = ""
+        #: the gateway stops, and the next hop has acknowledged nothing for a while: what it cannot be sent at once is bounced,
+        #: unless its sender's server keeps it
+        self.silent = False
         #: bounces whose upstream acknowledgement is outstanding, and their number. While there are any, nothing else of the queue
         #: is written: a stanza that its sender resends after a crash must not be overtaken (R35)
         self._bounces: dict[object, None] = {}
@@ -433,11 +439,11 @@ class SpoolOverflow:
         queue = self._queue
         self.bound = getattr(error, "bound", "")
         try:
-            if queue.next_hop.ready and not queue.held:
+            if self._may_be_passed_on:
                 queue.next_hop_ready()
             elif queue.errors_pass:
                 given = {item.position for item in batch}
-                waiting = queue.pair_queue.not_in_flight()
+                waiting = [held for held in queue.pair_queue.not_in_flight() if not (self.silent and held.kept_upstream)]
                 due = {held.position for held in waiting if held.position in given and may_bounce(held.stanza)}
                 self._bouncing = due | self._bouncing
                 self._bounce_some()
@@ -445,6 +451,14 @@ class SpoolOverflow:
             self.active = not all(item.gone for each in batch for item in each.parts_now())
         if self.active and not queue.held:
             queue.next_hop.request_delivery()
+
+    @property
+    def _may_be_passed_on(self) -> bool:
+        """Whether the next hop may yet take what waits."""
+        queue = self._queue
+        if not queue.next_hop.ready or queue.held:
+            return False
+        return not (self.silent and queue.blocked_by() in ("enough-in-flight", "one-at-a-time"))
 
     def _bounce_some(self) -> None:
         """Bounce the first that are to be bounced. The rest follows in a later step."""
@@ -463,7 +477,7 @@ class SpoolOverflow:
         if not self._bouncing:
             return  # the queue may be forgotten
         queue = self._queue
-        if queue.errors_pass and (queue.held or not queue.next_hop.ready):
+        if queue.errors_pass and not self._may_be_passed_on:
             self._bounce_some()
         else:
             self._bouncing = NO_POSITIONS

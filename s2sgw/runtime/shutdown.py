@@ -121,8 +121,12 @@ class Shutdown:
     async def pass_on_rejected(self) -> None:
         """Wait until the stanzas that the spool had no room for are passed on, or bounced.
 
+        A next server that has not acknowledged what is in flight is not waited for: what it cannot be sent at once is bounced.
         Without a spool, wait until the errors of those that were bounced are passed on.
         """
+        answering = set(self._answering)
+        for queue in self._queues:
+            queue.overflow.silent = bool(queue.pair_queue.in_flight) and queue not in answering
         await self._while(self._rejected_may_yet_go, DELIVER_SECONDS)
 
     def _rejected_may_yet_go(self) -> bool:
@@ -144,9 +148,14 @@ class Shutdown:
             await self._custody.hand_to_spool()
 
     def write_what_is_in_memory_alone(self) -> None:
-        """Write the stanzas that the disk did not take to any server that is there, also to one that does not acknowledge."""
+        """Write the stanzas that the disk did not take to any server that is there, also to one that does not acknowledge.
+
+        If the sender's server does not keep them, all are written, however much is in flight.
+        """
         for queue in self._queues:
             if queue.pair_queue.unspooled:
+                waiting = queue.pair_queue.not_in_flight()
+                queue.last_write = queue.overflow.active and any(not (held.durable or held.kept_upstream) for held in waiting)
                 queue.resume()
 
     def log_lost(self) -> None:

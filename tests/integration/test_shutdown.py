@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -13,8 +13,10 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery import queue as flows
+from s2sgw.delivery import spooling as overflows
 from s2sgw.delivery.custody import STALL_SECONDS
 from s2sgw.delivery.holds import HoldTarget
+from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.runtime.shutdown import DELIVER_SECONDS, PAIRS_LOGGED, Shutdown
 from s2sgw.runtime.stream_closing import ACK_SECONDS, ADMIT_SECONDS, CLOSING_TAG_SECONDS, LOOK_SECONDS, BringingStream
 from s2sgw.spool.interface import SpoolBroken, SpoolFull
@@ -362,6 +364,63 @@ class ShutdownTests(SynchronousTestCase):
             self.assertEqual((ids(self.world.back.sent), self.world.settled), ("1", ["1"]) if opens else ("", []))
             self.clock.pump([DELIVER_SECONDS / 20] * (1 if opens else 12))
             self.successResultOf(self.stopped)
+
+    def silent(self, unkept: Sequence[str] = ("1", "2")) -> None:
+        """Fill the disk. A server that acknowledges nothing has "1", and nothing more is sent to it. Only the sender of "3" keeps its stanza."""
+        self.full()
+        self.patch(PairQueue, "enough_in_flight", property(lambda queue: queue.pair == OUT and bool(queue.in_flight)))
+        for name in unkept:
+            self.world.queue.accept([stanza(name)])
+        self.world.accept(stanza("3"))
+        self.clock.advance(WINDOW)
+        self.assertEqual(ids(self.world.next_hop.sent), "1")
+
+    def test_full_disk_and_a_silent_server(self) -> None:
+        """A server that acknowledges nothing is not waited for: senders that do not keep their stanzas are told of those that it was not sent."""
+        self.silent()
+        self.shut_down()
+        self.clock.pump([ACK_SECONDS / 10] * 11)
+        self.assertNoResult(self.stopped)
+        self.world.custody.expiry.sweep()
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent), self.world.settled), ("1", "2", []))
+        self.clock.pump([DELIVER_SECONDS / 10] * 11)
+        self.successResultOf(self.stopped)
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent), self.world.settled), ("1", "2", []))
+
+    def test_full_disk_and_many_errors(self) -> None:
+        """Errors are not held back because those before them are unacknowledged: their acknowledgements cannot arrive any more."""
+        self.patch(overflows, "BOUNCED_AT_ONCE", 1)
+        self.silent(["1", "2", "4", "5"])
+        self.world.back.acknowledges = True
+        self.world.queues.queue(OUT.inverse)
+        self.shut_down()
+        self.clock.pump([ACK_SECONDS / 10] * 11)
+        self.assertTrue(self.world.queues.queue(OUT.inverse).one_chunk)
+        self.world.custody.expiry.sweep()
+        self.clock.pump([0] * 10)
+        self.assertEqual(ids(self.world.back.sent), "245")
+
+    def test_full_disk_and_a_server_that_answers_again(self) -> None:
+        """If it answers in time, it gets what waits, and no sender is told anything."""
+        self.silent()
+        self.shut_down()
+        self.clock.pump([ACK_SECONDS / 10] * 11)
+        for _ in range(3):
+            self.world.queue.acknowledged(1)
+        self.world.custody.expiry.sweep()
+        self.clock.pump([DELIVER_SECONDS / 10] * 11)
+        self.successResultOf(self.stopped)
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent), self.world.settled), ("123", "", ["3"]))
+
+    def test_full_disk_and_a_silent_server_alone(self) -> None:
+        """If no error can be sent either, all is written at the end, however much is in flight, but not if the senders keep what waits."""
+        for kept in (False, True):
+            self.silent(["1"] if kept else ["1", "2"])
+            self.world.back.ready = False
+            self.shut_down()
+            self.clock.pump([(ACK_SECONDS + DELIVER_SECONDS) / 20] * 24)
+            self.successResultOf(self.stopped)
+            self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent), self.world.settled), ("1" if kept else "123", "", []))
 
     def test_full_disk_and_errors_behind_other_stanzas(self) -> None:
         """Errors that must be sent do not wait for ever behind stanzas that a stop leaves to the spool."""

@@ -235,8 +235,8 @@ FAULTS = (
     ),
     Mutation(
         "C37", "fault: at a stop on a full disk, errors wait for ever behind stanzas that are on the disk", "s2sgw/delivery/queue.py",
-        "            self.quiesced = False\n            if self.next_hop.ready:\n                self.next_hop_ready()\n",
-        "            self.quiesced = False\n",
+        "            self.quiesced = self.one_chunk = False\n            if self.next_hop.ready:\n                self.next_hop_ready()\n",
+        "            self.quiesced = self.one_chunk = False\n",
         (_SHUTDOWN + "test_full_disk_and_errors_behind_other_stanzas",),
     ),
     Mutation(
@@ -259,6 +259,18 @@ FAULTS = (
         "        for source in slowed:\n            source.resume(self)\n",
         "",
         (_QUEUE + "SpoolTests.test_forgotten_while_a_source_waits",),
+    ),
+    Mutation(
+        "C41", "fault: at a stop on a full disk, stanzas wait behind those in flight to a silent server until they are lost", "s2sgw/runtime/shutdown.py",
+        "            queue.overflow.silent = bool(queue.pair_queue.in_flight) and queue not in answering\n",
+        "            pass\n",
+        (_SHUTDOWN + "test_full_disk_and_a_silent_server",),
+    ),
+    Mutation(
+        "C42", "fault: at a stop on a full disk, the first errors are written, and the others wait for their acknowledgement", "s2sgw/delivery/queue.py",
+        "            self.quiesced = self.one_chunk = False\n            if self.next_hop.ready:\n",
+        "            self.quiesced = False\n            if self.next_hop.ready:\n",
+        (_SHUTDOWN + "test_full_disk_and_many_errors",),
     ),
 )
 
@@ -367,8 +379,8 @@ PROMISES = (
     ),
     Mutation(
         "P18", "promise: no stanza that is bounced in steps is written", "s2sgw/delivery/queue.py",
-        '        if self._causes or self._endings:\n            return "being-dropped"\n        if self.pair_queue.in_flight:',
-        "        if self.pair_queue.in_flight:",
+        '        if self._causes or self._endings:\n            return "being-dropped"\n        if self.pair_queue.in_flight and not self.last_write:',
+        "        if self.pair_queue.in_flight and not self.last_write:",
         (_QUEUE + "StepTests.test_nothing_of_it_is_passed_on",),
     ),
     Mutation(

@@ -19,7 +19,7 @@ _LEAF = 0x0D
 _ID = re.compile(rb"id='n(\d+)'")
 
 
-async def _filled(
+async def filled(
     bed: CustodyTestbed, number: int, *, size: int = 500, kill: bool = False,
 ) -> tuple[OutgoingStream, Path]:
     """Spool `number` stanzas for a peer that is away, and end the gateway; return the stream and the spool's file."""
@@ -51,7 +51,7 @@ async def _start_or_refuse(bed: CustodyTestbed, faults: dict[str, Any]) -> None:
 async def read_error_at_start(context: ScenarioContext, _: str, offset: int) -> None:
     """A read error is not an empty spool: nothing is overwritten, and no new stanza is delivered before the old ones."""
     bed = context.testbed()
-    lane, _file = await _filled(bed, 200)
+    lane, _file = await filled(bed, 200)
     await _start_or_refuse(bed, {"sqlite": {"file": "spool.db", "read_error_from": offset}})
     lane.connects = True
     lane.send(40)
@@ -70,7 +70,7 @@ async def read_error_at_start(context: ScenarioContext, _: str, offset: int) -> 
 async def read_error_later(context: ScenarioContext) -> None:
     """Unreadable stanzas are neither delivered as empty nor removed."""
     bed = context.testbed()
-    lane, _ = await _filled(bed, 3000, size=2000)
+    lane, _ = await filled(bed, 3000, size=2000)
     await bed.start_gateway()
     await bed.faults(sqlite={"file": "spool.db", "read_error_from": 3 * PAGE})
     await bed.servers["away.example"].come_back()
@@ -83,7 +83,7 @@ async def read_error_later(context: ScenarioContext) -> None:
     await bed.settle()
 
 
-def _damage(file: Path, lane: OutgoingStream, change: Any) -> set[int]:
+def damage(file: Path, lane: OutgoingStream, change: Any) -> set[int]:
     """Change one leaf page in the middle of the file; return the stanzas on it."""
     data = bytearray(file.read_bytes())
     leaves = [
@@ -96,7 +96,7 @@ def _damage(file: Path, lane: OutgoingStream, change: Any) -> set[int]:
     return numbers & set(range(len(lane.account.sent)))
 
 
-def _excuse(bed: CustodyTestbed, lane: OutgoingStream, numbers: set[int]) -> None:
+def excuse(bed: CustodyTestbed, lane: OutgoingStream, numbers: set[int]) -> None:
     """Remove these from the account, if the gateway has reported that stanzas could not be read."""
     missing = set(lane.account.missing()) & numbers
     said = [line for line in bed.log().splitlines() if "spool" in line and ("read" in line or "damage" in line)]
@@ -109,45 +109,45 @@ def _excuse(bed: CustodyTestbed, lane: OutgoingStream, numbers: set[int]) -> Non
 async def damaged_page(context: ScenarioContext) -> None:
     """Readable stanzas are delivered, and the gateway reports that others are not readable."""
     bed = context.testbed()
-    lane, file = await _filled(bed, 3000)
+    lane, file = await filled(bed, 3000)
 
     def change(data: bytearray, at: int) -> None:
         data[at : at + PAGE] = b"\xa5" * PAGE
 
-    numbers = _damage(file, lane, change)
+    numbers = damage(file, lane, change)
     await bed.start_gateway()
     await bed.settle()
-    _excuse(bed, lane, numbers)
+    excuse(bed, lane, numbers)
 
 
 @scenario("one page of the spool cannot be read", seconds=70)
 async def unreadable_page(context: ScenarioContext) -> None:
     """The same with a permanent error of the disk."""
     bed = context.testbed()
-    lane, file = await _filled(bed, 3000)
+    lane, file = await filled(bed, 3000)
     numbers: set[int] = set()
     offsets: list[int] = []
 
     def note(data: bytearray, at: int) -> None:
         offsets.append(at)
 
-    numbers = _damage(file, lane, note)
+    numbers = damage(file, lane, note)
     await bed.start_gateway({"sqlite": {"file": "spool.db", "read_error_from": offsets[0], "read_error_to": offsets[0] + PAGE}})
     await bed.settle()
-    _excuse(bed, lane, numbers)
+    excuse(bed, lane, numbers)
 
 
 @scenario("the text of some stanzas was altered on the disk", seconds=70)
 async def altered_rows(context: ScenarioContext) -> None:
     """A stanza that differs from the accepted one is not delivered."""
     bed = context.testbed()
-    lane, file = await _filled(bed, 1000)
+    lane, file = await filled(bed, 1000)
     altered: list[str] = []
 
     def change(data: bytearray, at: int) -> None:
         data[at : at + PAGE] = data[at : at + PAGE].replace(b"nothing is lost", b"nothing is LOST")
 
-    numbers = _damage(file, lane, change)
+    numbers = damage(file, lane, change)
 
     def arrived(element: Any, sender: str, stream: Any) -> None:
         if "LOST" in (element.findtext("{jabber:server}body") or ""):
@@ -157,14 +157,14 @@ async def altered_rows(context: ScenarioContext) -> None:
     await bed.start_gateway()
     await bed.settle()
     bed.check(not altered, f"{len(altered)} of {len(numbers)} altered stanzas were delivered, such as {altered[:1]}")
-    _excuse(bed, lane, numbers)
+    excuse(bed, lane, numbers)
 
 
 @scenario("a frame in the middle of the write-ahead log is damaged", seconds=70)
 async def damaged_log(context: ScenarioContext) -> None:
     """SQLite stops at the bad frame without an error. Stanzas after it are kept and reported, if not delivered."""
     bed = context.testbed()
-    lane, file = await _filled(bed, 1000, kill=True)
+    lane, file = await filled(bed, 1000, kill=True)
     log = file.with_name("spool.db-wal")
     data = bytearray(log.read_bytes())
     middle = 32 + (len(data) - 32) // (PAGE + 24) // 2 * (PAGE + 24) + 24 + 2000
@@ -185,7 +185,7 @@ async def damaged_log(context: ScenarioContext) -> None:
 async def start_on_full_disk(context: ScenarioContext) -> None:
     """A restart loses nothing: the spool is delivered, and stanzas that can be passed on are accepted."""
     bed = context.testbed()
-    lane, _ = await _filled(bed, 200)
+    lane, _ = await filled(bed, 200)
     friend = bed.peer("friend.example")
     bed.configure()
     await friend.start()
