@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
+from s2sgw.admin.client import RequestFailed, socket_path
 from s2sgw.cli import tables
 from s2sgw.cli.output import (
     CONFIGURATION,
@@ -22,7 +24,7 @@ from s2sgw.cli.output import (
     print_json,
     show,
 )
-from s2sgw.config import ConfigError
+from s2sgw.config import Config, ConfigError
 from s2sgw.reporting.printable import printable
 from s2sgw.runtime.owner_access import unreadable_by_owner
 from s2sgw.runtime.preflight import check_configuration
@@ -44,9 +46,10 @@ def check(live: bool, against_running: bool, quiet: bool, config: ConfigPath, as
         _compare(path, as_json)
     try:
         ready = check_configuration(path)
+        in_use = _ports_in_use(ready.config)
     except ConfigError as error:
         complain(error, as_json)
-    warnings = [*ready.warnings, *unreadable_by_owner(ready.config)]
+    warnings = [*ready.warnings, *unreadable_by_owner(ready.config), *in_use]
     if as_json and not live:
         print_json({"ok": True, "config": str(ready.config.path), "complaints": [], "warnings": warnings}, as_json)
         return
@@ -60,6 +63,32 @@ def check(live: bool, against_running: bool, quiet: bool, config: ConfigPath, as
         from s2sgw.cli.live_check import run_live_check
 
         run_live_check(ready.config, tuple(warnings), as_json)
+
+
+def _ports_in_use(config: Config) -> list[str]:
+    """Return a warning for each port of a node that another process has. Raises `ConfigError` if it must be shared.
+
+    A gateway with this configuration that runs has its ports.
+    """
+    if config.cluster.node is None or _runs(config):
+        return []
+    from s2sgw.runtime.taken_ports import taken_ports
+
+    taken = taken_ports(config)
+    if taken.shared:
+        raise ConfigError(config.path, taken.shared)
+    return taken.in_use
+
+
+def _runs(config: Config) -> bool:
+    """Return whether something answers on the admin socket."""
+    try:
+        path = socket_path(config.path)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+    except (RequestFailed, OSError):
+        return False
+    return True
 
 
 def _compare(path: Path, as_json: JSONForm) -> NoReturn:

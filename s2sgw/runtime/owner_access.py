@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from s2sgw.config import Config
@@ -38,6 +38,20 @@ def unreadable_by_owner(config: Config) -> list[str]:
     except OSError:  # EPERM, or EINVAL for a user that a user namespace does not have
         return []
     return [f"{file}: the gateway's user {name} (the owner of {config.gateway.state}) cannot read it" for file in unreadable]
+
+
+@contextmanager
+def as_owner(state: Path) -> Iterator[None]:
+    """Act as the gateway's user for a moment, if root asks and may. Not for a process with threads."""
+    with ExitStack() as stack:
+        try:
+            owner = state.stat().st_uid
+            if not os.geteuid() and owner:
+                _, group, groups = _account(owner)
+                stack.enter_context(_acting_as(owner, group, groups))
+        except OSError:  # there is no state directory yet, or a container does not allow it
+            pass
+        yield
 
 
 def _account(number: int) -> tuple[str, int, list[int]]:

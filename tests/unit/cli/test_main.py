@@ -6,7 +6,8 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import click
 from click.testing import CliRunner, Result
@@ -19,8 +20,11 @@ from s2sgw.admin import client, verbs
 from s2sgw.admin.server import AdminFactory, VerbError
 from s2sgw.admin.verb_table import is_read_only
 from s2sgw.admin.verbs import CertificateRow, LaneRow, PeerRow, RefusalRow, RefusalsAsked, StatusReport, StreamRow, Views
+from s2sgw.cli import check
 from s2sgw.cli import main as command
-from s2sgw.runtime import configuration_file
+from s2sgw.config import ConfigError
+from s2sgw.runtime import configuration_file, taken_ports
+from s2sgw.runtime.taken_ports import TakenPorts
 from s2sgw.xmpp.jid import Domain, InvalidJID
 from tests.support.admin import member, operator
 from tests.support.certificates import leaf_for
@@ -453,6 +457,31 @@ class AnswerTests(CommandCase):
         """The sizes of large lanes are printed in large units."""
         self.views(queues=[{**LANE, "bytes": 3 * 1024**3, "stanzas": 0, "cause": None, "retry": None, "oldest": 5e5}])
         self.assertIn("3.0 GiB", self.run_command("lanes").output)
+
+
+class PortTests(SynchronousTestCase):
+    """The ports of a node, which `check` binds for a moment."""
+
+    def test_of_a_node(self) -> None:
+        """A port that must be shared is an error, another one that is in use a warning. A node that runs has its ports itself."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        config: Any = SimpleNamespace(cluster=SimpleNamespace(node="a"), path=folder / "a.toml")
+        found = TakenPorts([], ["in use"])
+        self.patch(taken_ports, "taken_ports", lambda _: found)
+        self.patch(check, "socket_path", lambda _: folder / "absent")
+        self.assertEqual(["in use"], check._ports_in_use(config))
+        found = TakenPorts(["add reuseport"], ["in use"])
+        self.assertEqual(["add reuseport"], self.assertRaises(ConfigError, check._ports_in_use, config).complaints)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(folder / "s"))
+            listener.listen()
+            self.patch(check, "socket_path", lambda _: folder / "s")
+            self.assertEqual([], check._ports_in_use(config))
+
+    def test_of_a_gateway_alone(self) -> None:
+        """A gateway alone may be checked while the server that it is to stand in front of has its port."""
+        self.assertEqual([], check._ports_in_use(cast(Any, SimpleNamespace(cluster=SimpleNamespace(node=None)))))
 
 
 class ConfigurationTests(CommandCase):
