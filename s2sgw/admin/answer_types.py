@@ -171,7 +171,8 @@ class DailyReportAnswer(TypedDict):
     day: str
     domains: list[str]
     written: int
-    peers: list[dict[str, Any]]  # `reporting.daily_report.PeerDay.row`
+    peers: list[dict[str, Any]]  # `reporting.daily_report.PeerDay.row`; in a cluster with the `node` of each
+    missing: NotRequired[list[MissingRow]]
 
 
 class ReloadPlan(TypedDict):

@@ -23,6 +23,8 @@ from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
 
 #: Seconds that another node has for each part of what it shows.
 LOOK_SECONDS = 1.0
+#: Seconds for the names that a shell completes: it waits a second for the answer.
+NAMES_SECONDS = 0.5
 #: Seconds for a verb that changes something on every node, and for one that its peer's home answers.
 CHANGE_SECONDS, HOME_SECONDS = 10.0, 60.0
 #: Pauses until a home without a process is waited for no longer: it is neither there nor declared dead. A pause is `Nodes.pause`.
@@ -42,6 +44,10 @@ def _peer_name(row: Mapping[str, Any]) -> str:
     return str(row.get("peer"))
 
 
+def _domain(row: Mapping[str, Any]) -> str:
+    return str(row.get("domain"))
+
+
 def _time(row: Mapping[str, Any]) -> float:
     return _number(row.get("at"))
 
@@ -52,7 +58,7 @@ def _most_stanzas(row: Mapping[str, Any]) -> float:
 
 #: Rows of every node, in this order. None: node by node.
 MERGED: Mapping[str, Callable[[Any], Any] | None] = {
-    "streams": None, "lanes": None, "peers": _peer_name, "refusals": _time, "queue list": _most_stanzas,
+    "streams": None, "lanes": None, "peers": _peer_name, "refusals": _time, "queue list": _most_stanzas, "certs": _domain,
 }
 #: Answers that are one table. Those of the other nodes are added.
 SUMMARIES = ("status", "cluster status")
@@ -61,9 +67,11 @@ OF_HOME = ("queue show", "queue hold", "queue release", "queue drop", "queue flu
 CLAIMING = ("queue hold", "queue release", "queue drop", "queue flush")
 #: Changes of every node.
 EVERYWHERE = ("deny", "forget")
-AGES = "queue ages"
+AGES, REPORT, NAMES = "queue ages", "report", "names"
+#: Answers that are one table with rows of peers -> the key of the rows, and their order. Those of all nodes are merged.
+TABLES: Mapping[str, tuple[str, Callable[[Any], Any]]] = {AGES: ("rows", _most_stanzas), REPORT: ("peers", _peer_name)}
 #: The verbs that other nodes may ask.
-ASKABLE = frozenset({*MERGED, *SUMMARIES, *OF_HOME, *EVERYWHERE, AGES})
+ASKABLE = frozenset({*MERGED, *SUMMARIES, *OF_HOME, *EVERYWHERE, *TABLES, NAMES})
 
 
 class NodeSilent(Exception):
@@ -148,7 +156,7 @@ class ClusterVerbs:
         """Return all verbs."""
         kinds: tuple[tuple[Iterable[str], Callable[[str, Arguments], Any]], ...] = (
             (MERGED, self._merged), (SUMMARIES, self._summary), (OF_HOME, self._at_home), (EVERYWHERE, self._everywhere),
-            ((AGES,), self._ages),
+            (TABLES, self._table), ((NAMES,), self._names),
         )
         return {**self._verbs, **{verb: partial(act, verb) for names, act in kinds for verb in names if verb in self._verbs}}
 
@@ -162,9 +170,11 @@ class ClusterVerbs:
         try:
             limit = limit_asked(arguments)
             answers, missing = await self._all_rows(verb, arguments)
-            rows = await self._slices.run(_one_list(answers, verb))
+            rows = await self._slices.run(_one_list(answers, verb, MERGED[verb]))
         finally:
             self._merging -= 1
+        if not _takes_limit(verb):
+            return [*rows, *missing]
         return [*(rows[-limit:] if verb == "refusals" else rows[:limit]), *missing]
 
     def _begin(self) -> None:
@@ -172,12 +182,14 @@ class ClusterVerbs:
             raise VerbError(f"{MERGES} such answers of all nodes are made already; try again, or ask this node alone (--here)")
         self._merging += 1
 
-    async def _all_rows(self, verb: str, arguments: Arguments) -> tuple[list[tuple[str, NodeRows]], list[MissingRow]]:
+    async def _all_rows(
+        self, verb: str, arguments: Arguments, seconds: float = LOOK_SECONDS,
+    ) -> tuple[list[tuple[str, NodeRows]], list[MissingRow]]:
         others = self._nodes.others()
         at_most = MERGED_BYTES // (1 + len(others))
         own = await self._slices.run(taken_rows(await self._here(verb, arguments), at_most))
         passed = self._passed(verb, arguments)
-        calls = {node: self._nodes.rows(node, verb, passed, LOOK_SECONDS, at_most) for node in others}
+        calls = {node: self._nodes.rows(node, verb, passed, seconds, at_most) for node in others}
         answers, missing = await self._of_each(calls)
         found = [(self._nodes.name, own), *answers]
         missing += [MissingRow(node=node, missing=_CUT) for node, rows in found if rows.cut]
@@ -191,14 +203,25 @@ class ClusterVerbs:
         answers, missing = await self._ask_others(verb, arguments, LOOK_SECONDS)
         return {**own, **self._told([{**answer, "node": node} for node, answer in answers], missing)}
 
-    async def _ages(self, verb: str, arguments: Arguments) -> Any:
+    async def _table(self, verb: str, arguments: Arguments) -> Any:
+        """Return the answer of this node, with the rows of all nodes in it."""
         own = await self._here(verb, arguments)
         if flag_argument(arguments, "here"):
             return own
+        key, order = TABLES[verb]
         answers, missing = await self._ask_others(verb, arguments, LOOK_SECONDS)
-        tables = [(node, NodeRows(_rows(answer), False)) for node, answer in ((self._nodes.name, own), *answers)]
-        rows = await self._slices.run(_one_list(tables, verb))
-        return {**own, "rows": rows[: limit_asked(arguments)], "missing": missing}
+        tables = [(node, NodeRows(_rows(answer, key), False)) for node, answer in ((self._nodes.name, own), *answers)]
+        rows = await self._slices.run(_one_list(tables, verb, order))
+        return {**own, key: rows[: limit_asked(arguments)] if _takes_limit(verb) else rows, "missing": missing}
+
+    async def _names(self, verb: str, arguments: Arguments) -> Any:
+        """Return the names that any node knows, each once."""
+        if flag_argument(arguments, "here"):
+            return await self._here(verb, arguments)
+        limit = limit_asked(arguments)
+        answers, missing = await self._all_rows(verb, arguments, NAMES_SECONDS)
+        names = {name for _, found in answers for name in found.rows if isinstance(name, str)}
+        return [*sorted(names)[:limit], *missing]
 
     async def _everywhere(self, verb: str, arguments: Arguments) -> Any:
         """Change this node, and then all others. What this node refuses is not asked of others."""
@@ -297,6 +320,10 @@ class ClusterVerbs:
 _CUT = "it has more rows than one answer of all nodes holds: name a peer, or ask it alone (--here)"
 
 
+def _takes_limit(verb: str) -> bool:
+    return any(each.name == "limit" for each in TABLE[verb].parameters)
+
+
 def taken_rows(answer: object, at_most: int) -> SlicedWork[NodeRows]:
     """Return the work of taking rows from an answer of this node: about `at_most` bytes of them as JSON."""
     steps = answer.steps() if isinstance(answer, Rows) else iter(answer if isinstance(answer, list) else [])
@@ -311,15 +338,16 @@ def taken_rows(answer: object, at_most: int) -> SlicedWork[NodeRows]:
     return NodeRows(rows, False)
 
 
-def _rows(answer: Mapping[str, Any]) -> list[Any]:
+def _rows(answer: Mapping[str, Any], key: str) -> list[Any]:
     """Return the rows in an answer that is one table."""
-    rows = answer.get("rows")
+    rows = answer.get(key)
     return rows if isinstance(rows, list) else []
 
 
-def _one_list(answers: Sequence[tuple[str, NodeRows]], verb: str) -> SlicedWork[list[dict[str, Any]]]:
+def _one_list(
+    answers: Sequence[tuple[str, NodeRows]], verb: str, order: Callable[[Any], Any] | None,
+) -> SlicedWork[list[dict[str, Any]]]:
     """Return the work of merging the rows of nodes, each with its node."""
-    order = _most_stanzas if verb == AGES else MERGED[verb]
     tagged = ({"node": node, **row} for node, found in answers for row in found.rows if isinstance(row, dict))
     rows: Iterator[dict[str, Any]] = tagged if order is None else (yield from in_order(tagged, order, AT_ONCE))
     if verb == "queue list":

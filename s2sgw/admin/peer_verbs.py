@@ -58,12 +58,15 @@ class PeerVerbs:
         name, undo, denials = _name(arguments), flag_argument(arguments, "undo"), self._services.denials
         if name == "default" or self._services.is_local(Domain.parse(name.removeprefix("*."))):
             raise VerbError("a local domain, or all peers, cannot be denied", "usage")
-        if (name in denials.names) == undo:
+        if (name in denials.names) == undo or name in denials.learnt:
             self._note(arguments, "deny undone" if undo else "deny", peer=name)
         try:
-            changed = denials.remove(name) if undo else denials.add(name)
+            changed = await (denials.remove(name) if undo else denials.add(name))
+        except TimeoutError as error:
+            raise VerbError(str(error)) from None
         except (OSError, TooManyDenied) as error:
             raise VerbError(f"nothing was changed: {error}") from None
+        changed |= denials.learnt.pop(name, None) is not None  # this node has learnt it from the node that asks
         closed = await self._services.apply_bars() if changed else []
         return {"peer": name, "denied": not undo, "changed": changed, "closed": [each._asdict() for each in closed]}
 

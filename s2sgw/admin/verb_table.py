@@ -91,10 +91,10 @@ ROWS = (
     VerbRow("refusals", "Refused connections and deliveries, oldest first.", list[RefusalRow | MissingRow], (
         _PEER, _LIMIT, VerbParameter("letter", "flag", "Add a text to the other administrator."), _HERE,
     )),
-    VerbRow("names", "Names of known peers that begin with a prefix.", list[str], (
-        VerbParameter("prefix", "text", "The beginning of the names."), _LIMIT,
+    VerbRow("names", "Names of known peers that begin with a prefix.", list[str | MissingRow], (
+        VerbParameter("prefix", "text", "The beginning of the names."), _LIMIT, _HERE,
     )),
-    VerbRow("certs", "The certificates of the local domains.", list[CertificateRow]),
+    VerbRow("certs", "The certificates of the local domains.", list[CertificateRow | MissingRow], (_HERE,)),
     VerbRow("pending", "Certificates that wait for approval.", list[answers.PendingRow], (
         _PEER, VerbParameter("limit", "count", "Only the last ones, at most this number."),
     )),
@@ -157,7 +157,7 @@ ROWS = (
     ), changes=True),
     VerbRow("check live", "Check that everything works now. It opens connections.", answers.LiveCheckAnswer, changes=True),
     VerbRow("report", "The daily report, for each peer.", answers.DailyReportAnswer, (
-        _PEER, VerbParameter("day", "text", 'The day, e.g. "2026-11-20" (default: today).'),
+        _PEER, VerbParameter("day", "text", 'The day, e.g. "2026-11-20" (default: today).'), _HERE,
     )),
     VerbRow("reload plan", "The changes of a file that a reload makes, and those that need a restart.", answers.ReloadPlan, (
         VerbParameter("with", "path", "The file (default: the gateway's own)."),

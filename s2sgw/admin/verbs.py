@@ -103,6 +103,7 @@ class CertificateRow(TypedDict):
     expires: float | None  # seconds since the epoch
     left: float | None  # seconds from now
     fingerprint: str | None
+    node: NotRequired[str]
 
 
 class StatusReport(TypedDict):

@@ -78,7 +78,8 @@ def deny(peer: str | None, undo: bool, listed: bool, config: ConfigPath, as_json
     """Deny PEER at once and until you undo it, also after a restart.
 
     Its streams are closed, and stanzas that wait for it are bounced. PEER can be "*.example.net" for all subdomains.
-    The configuration does not change. Exit status 1 if nothing changed.
+    The configuration does not change. In a cluster, all nodes deny it, also one that is away now.
+    Exit status 1 if nothing changed.
     """
     if peer is None and not listed:
         raise click.UsageError("Name a PEER, or use --list.")

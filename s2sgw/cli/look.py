@@ -22,6 +22,7 @@ from s2sgw.cli.output import (
     peer_argument,
     rows,
     show,
+    show_rows,
 )
 
 
@@ -104,11 +105,15 @@ def refusals(peer: str | None, limit: int, letter: bool, here: bool, config: Con
 
 
 @click.command()
+@here_option
 @config_option
 @json_option
-def certs(config: ConfigPath, as_json: JSONForm) -> None:
-    """List the certificates of the local domains. Exit status 1 if one is missing or has expired."""
-    found = asked(config, as_json, "certs")
-    show(found, as_json, tables.certificates)
+def certs(here: bool, config: ConfigPath, as_json: JSONForm) -> None:
+    """List the certificates of the local domains. Exit status 1 if one is missing or has expired.
+
+    In a cluster, those of all nodes are listed.
+    """
+    found = asked(config, as_json, "certs", **asked_here(here))
+    show_rows(found, as_json, tables.certificates, must_exist=False)
     if any(row["left"] is None or row["left"] <= 0 for row in found):
         sys.exit(NO)

@@ -65,7 +65,7 @@ def _known_peers(context: click.Context, _parameter: click.Parameter, incomplete
         names = ask(_socket(config), "names", {"prefix": incomplete}, seconds=1)
     except (RequestFailed, NoConfiguration):
         return []
-    return [name for name in names if name.isprintable()]
+    return [name for name in names if isinstance(name, str) and name.isprintable()]
 
 
 def peer_argument(*, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -8,24 +8,38 @@ from operator import itemgetter
 
 import click
 
-from s2sgw.cli.output import NO, ConfigPath, JSONForm, asked, config_option, json_option, peer_argument, show
-from s2sgw.cli.tables import duration, size
+from s2sgw.cli.output import (
+    NO,
+    ConfigPath,
+    JSONForm,
+    asked,
+    asked_here,
+    config_option,
+    end_with_missing,
+    here_option,
+    json_option,
+    peer_argument,
+    show,
+)
+from s2sgw.cli.tables import duration, size, with_node
 from s2sgw.cli.text_table import Column, JSONRow, Screen, number, paragraphs, table
 
 
 @click.command()
 @peer_argument()
 @click.option("--day", metavar="DATE", help="The day to report, e.g. 2026-11-20 (default: today, so far). Days are of UTC.")
+@here_option
 @config_option
 @json_option
-def report(peer: str | None, day: str | None, config: ConfigPath, as_json: JSONForm) -> None:
+def report(peer: str | None, day: str | None, here: bool, config: ConfigPath, as_json: JSONForm) -> None:
     """Show for each peer (or PEER) how many streams succeeded and failed on a day, and why. The last 31 days are kept.
 
-    Exit status 1 if nothing is reported of PEER.
+    In a cluster, each node has counted its own part, in a row of its own. Exit status 1 if nothing is reported of PEER.
     """
     arguments = {key: value for key, value in (("peer", peer), ("day", day)) if value is not None}
-    found = asked(config, as_json, "report", **arguments)
+    found = asked(config, as_json, "report", **arguments, **asked_here(here))
     show(found, as_json, partial(report_table, peer=peer))
+    end_with_missing(found.get("missing", ()), as_json)
     if peer is not None and not found["peers"]:
         sys.exit(NO)
 
@@ -53,7 +67,9 @@ def report_table(answer: JSONRow, screen: Screen, peer: str | None = None) -> st
     lines = []
     for row in answer["peers"]:
         for each in row["failures"]["details"]:
-            words = f"{each['direction']} {each['layer']}/{each['cause']} (by {each['by']})"
+            node = f" at node {row['node']}" if row.get("node") else ""
+            words = f"{each['direction']} {each['layer']}/{each['cause']} (by {each['by']}){node}"
             lines.append(f"  {row['peer']}: {each['count']} times {words}")
     causes = paragraphs(["Failures:", *lines] if lines else ["There were no failures."], screen)
-    return "\n".join((paragraphs([head], screen), "", table(_COLUMNS, answer["peers"], screen), "", causes))
+    rows = table(with_node(_COLUMNS, answer["peers"]), answer["peers"], screen)
+    return "\n".join((paragraphs([head], screen), "", rows, "", causes))

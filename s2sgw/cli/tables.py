@@ -207,7 +207,13 @@ def by_node(row: JSONRow) -> str:
     return f" by node {printable(row['node'])}" if row.get("node") else ""
 
 
-def _with_node(columns: Sequence[Column], rows: Sequence[JSONRow]) -> list[Column]:
+def on_nodes(answer: JSONRow) -> list[str]:
+    """Return the sentence about the nodes of a cluster that have made a change; none without a cluster."""
+    nodes = sorted((answer["node"], *answer.get("nodes", ()))) if answer.get("node") else []
+    return [f"Done by {'node' if len(nodes) == 1 else 'nodes'} {', '.join(nodes)}."] if nodes else []
+
+
+def with_node(columns: Sequence[Column], rows: Sequence[JSONRow]) -> list[Column]:
     """Return the columns, and that of the node if the rows are those of several nodes."""
     first, *others = columns
     return [first, Column("node", "node", rank=1), *others] if any("node" in row for row in rows) else list(columns)
@@ -217,9 +223,9 @@ def streams(rows: list[JSONRow], screen: Screen, everything: bool = True) -> str
     """Return the open streams: those with peers, then (with `everything`) those of our own server."""
     ours = [row for row in rows if row["leg"] == "backend"]
     peers = [row for row in rows if row["leg"] != "backend"]
-    text = table(_with_node(STREAMS, peers), peers, screen) if peers else "No stream with a peer is open."
+    text = table(with_node(STREAMS, peers), peers, screen) if peers else "No stream with a peer is open."
     if ours and everything:
-        return f"{text}\n\nStreams of your own server:\n{table(_with_node(BACKEND_STREAMS, ours), ours, screen)}"
+        return f"{text}\n\nStreams of your own server:\n{table(with_node(BACKEND_STREAMS, ours), ours, screen)}"
     if ours and not peers:
         return f"{text} {counted(len(ours), 'stream')} of your own server: --all"
     return text
@@ -227,24 +233,24 @@ def streams(rows: list[JSONRow], screen: Screen, everything: bool = True) -> str
 
 def lanes(rows: list[JSONRow], screen: Screen) -> str:
     """Return the lanes as a table."""
-    return table(_with_node(LANES, rows), rows, screen) if rows else "Nothing is queued and no connection is open."
+    return table(with_node(LANES, rows), rows, screen) if rows else "Nothing is queued and no connection is open."
 
 
 def peers(rows: list[JSONRow], screen: Screen, peer: str | None = None) -> str:
     """Return the peers as a table. `peer`: only this one was asked for."""
     if rows:
-        return table(_with_node(PEERS, rows), rows, screen)
+        return table(with_node(PEERS, rows), rows, screen)
     return "No peer is known, and no peer was refused." if peer is None else f"{peer} is not known, and was not refused."
 
 
 def certificates(rows: list[JSONRow], screen: Screen) -> str:
     """Return the certificates of the local domains as a table."""
-    return table(CERTIFICATES, rows, screen) if rows else "There is no local domain."
+    return table(with_node(CERTIFICATES, rows), rows, screen) if rows else "There is no local domain."
 
 
 def queue(rows: list[JSONRow], screen: Screen) -> str:
     """Return the waiting stanzas by peer as a table."""
-    return table(_with_node(QUEUE, rows), rows, screen) if rows else "No stanzas wait."
+    return table(with_node(QUEUE, rows), rows, screen) if rows else "No stanzas wait."
 
 
 def ages(answer: JSONRow, screen: Screen) -> str:
@@ -253,7 +259,7 @@ def ages(answer: JSONRow, screen: Screen) -> str:
     heads = [*(f"<{short_duration(bound)}" for bound in bounds), f">{short_duration(bounds[-1])}"]
     columns = [Column("peer", "peer"), number("waiting", "stanzas"), *(number(head, head) for head in heads)]
     columns.append(number("not read", "unread", rank=1))
-    columns = _with_node(columns, answer["rows"])
+    columns = with_node(columns, answer["rows"])
     rows = [{**row, **dict(zip(heads, row["ages"], strict=True)), "unread": row["unread"] or None} for row in answer["rows"]]
     return table(columns, rows, screen) if rows else "No stanzas wait."
 
@@ -261,7 +267,7 @@ def ages(answer: JSONRow, screen: Screen) -> str:
 def stanzas(rows: list[JSONRow], screen: Screen) -> str:
     """Return the stanzas as a table. The text of a single requested stanza follows."""
     texts = [printable(row["data"], len(row["data"])) for row in rows if row["data"] is not None]
-    return "\n\n".join([table(_with_node(QUEUED, rows), rows, screen), *texts]) if rows else "No stanzas wait."
+    return "\n\n".join([table(with_node(QUEUED, rows), rows, screen), *texts]) if rows else "No stanzas wait."
 
 
 def poison(rows: list[JSONRow], _screen: Screen) -> str:
@@ -431,7 +437,7 @@ def denial(answer: JSONRow, screen: Screen) -> str:
         state = "is denied" if answer["denied"] else "is no longer denied"
     else:
         state = "was denied already" if answer["denied"] else "was not denied"
-    lines = [f"{answer['peer']} {state}."]
+    lines = [f"{answer['peer']} {state}.", *on_nodes(answer)]
     return paragraphs([*lines, *map(_closed, answer["closed"])], screen)
 
 
@@ -440,7 +446,7 @@ def forgotten(answer: JSONRow, screen: Screen) -> str:
     nouns = {"keys": "key", "pending": "pending certificate", "refusals": "refusal"}
     numbers = [counted(answer[key], noun) for key, noun in nouns.items()]
     proofs = "how it was verified, " if answer["proofs"] else ""
-    return paragraphs([f"Forgotten of {answer['peer']}: {proofs}{', '.join(numbers)}."], screen)
+    return paragraphs([f"Forgotten of {answer['peer']}: {proofs}{', '.join(numbers)}.", *on_nodes(answer)], screen)
 
 
 def settings(answer: JSONRow, screen: Screen) -> str:

@@ -26,6 +26,7 @@ def watch(peer: str | None, config: ConfigPath, as_json: JSONForm) -> None:
     """Show events while they happen, or only those about PEER: streams, refusals, retries. Press Ctrl-C to end.
 
     Events below the level of the log are shown too. With --json, each event is one line.
+    In a cluster, these are the events of the node that you ask.
     """
     with suppress(KeyboardInterrupt):
         for row in followed(config, as_json, "watch", **({} if peer is None else {"peer": peer})):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
 from s2sgw.cluster.engine import EngineGone
+from s2sgw.cluster.shared_denials import SharedDenials
 from s2sgw.cluster.shared_holds import SharedHolds
 from s2sgw.cluster.shared_keys import SharedKeys
 from s2sgw.cluster.shared_pending import SharedPending
@@ -22,12 +23,13 @@ class SharedBook:
     keys: SharedKeys
     pending: SharedPending
     proofs: SharedProofs
+    denials: SharedDenials
 
     def _tables(self) -> list[SharedTable]:
         pending = self.pending
         return [
             self.holds.table, self.keys.table, self.keys.first_uses.table, pending.outbound.table, pending.inbound.table,
-            self.proofs.items.table,
+            self.proofs.items.table, self.denials.table,
         ]
 
     def start(self) -> None:
@@ -46,6 +48,7 @@ class SharedBook:
     async def restore(self) -> None:
         """Write what this node has kept and no other one has shared. Raises `OSError`."""
         await self.keys.restore()
+        await self.denials.restore()
 
     def stop(self) -> None:
         """Write nothing more in the background."""

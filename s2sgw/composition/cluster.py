@@ -24,6 +24,7 @@ from s2sgw.cluster.new_homes import NewHomes
 from s2sgw.cluster.questions import Questions
 from s2sgw.cluster.reactor_loop import ReactorLoop
 from s2sgw.cluster.shared_book import SharedBook
+from s2sgw.cluster.shared_denials import SharedDenials
 from s2sgw.cluster.shared_holds import SharedHolds
 from s2sgw.cluster.shared_keys import SharedKeys
 from s2sgw.cluster.shared_pending import SharedPending
@@ -141,6 +142,7 @@ def build_engine(
     book = SharedBook(
         SharedHolds(engine, reactor, may, home, report), SharedKeys(engine, reactor, may, buckets, report),
         SharedPending(engine, reactor, may, buckets, report), SharedProofs(engine, reactor, may, buckets, report),
+        SharedDenials(engine, reactor, may, report),
     )
     new_homes = NewHomes(cluster.new_homes)
     return EngineParts(

@@ -73,6 +73,7 @@ from s2sgw.reporting.record import EventRecord
 from s2sgw.reporting.spool_metrics import CommitTimes
 from s2sgw.runtime.domain_file import DomainFile
 from s2sgw.runtime.live_check import VISITOR
+from s2sgw.runtime.operator_denials import OperatorDenials
 from s2sgw.runtime.own_certificates import OwnCertificates
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.policy_change import PolicyChange
@@ -299,6 +300,8 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         reactor, state, running, resolver, audit, policy_change, admission, slices, threads,
         reload_outcomes, former_domains,
     ))
+    if engine is not None:
+        share_denials(engine, reconfiguration.denials)
 
     own_certificates = OwnCertificates(running, threads, wall, audit)
 
@@ -351,6 +354,12 @@ def stores_of(engine: EngineParts) -> SharedStores:
     """Return the records of peers that the nodes of a cluster share."""
     book = engine.book
     return SharedStores(book.keys, book.keys.keep_in, book.pending, book.proofs)
+
+
+def share_denials(engine: EngineParts, denials: OperatorDenials) -> None:
+    """Share the names that operators deny with all nodes."""
+    shared = denials.shared = engine.book.denials
+    shared.kept, shared.apply = (lambda: denials.names), denials.take
 
 
 def view_of(cluster: ClusterParts | None, reactor: Any) -> ClusterSource | None:

@@ -232,7 +232,7 @@ class EngineNodes:
         while True:
             answer, size = await self._asked(node, question, seconds)
             rows, token = answer.get("rows"), answer.get("next")
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            if not isinstance(rows, list) or not all(isinstance(row, dict | str) for row in rows):
                 raise NodeSilent(_OTHER_RELEASE)
             found += rows
             at_most -= size

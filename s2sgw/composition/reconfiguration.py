@@ -24,6 +24,7 @@ from s2sgw.net.threads import Threads
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.reporting.metrics import ReloadOutcomes
 from s2sgw.runtime.deny_lists import DenyLists, ReadLists, WebLists
+from s2sgw.runtime.learnt_denials import LearntDenials
 from s2sgw.runtime.operator_denials import OperatorDenials
 from s2sgw.runtime.policy_change import Closed, PolicyChange
 from s2sgw.runtime.preflight import CheckedConfiguration, check_configuration
@@ -93,6 +94,7 @@ class Reconfiguration:
         self.reload = Reload(target, services.audit, services.reload_outcomes.reloaded)
         fetcher = WebLists(services.reactor, services.resolver, running)
         self.denials = OperatorDenials(services.state, running.policies.deny, _report)
+        self._learnt = LearntDenials(self.denials, services.policy_change, services.audit, services.reactor)
         changed = DenyListChanges(self.denials.use, self._apply_deny_lists, services.audit)
         self.deny_lists = DenyLists(services.state, fetcher, services.reactor, changed, self._threads)
 
@@ -108,6 +110,7 @@ class Reconfiguration:
     def close(self) -> None:
         """Stop refreshing the deny lists."""
         self.deny_lists.stop()
+        self._learnt.stop()
 
     def _config(self) -> Config:
         return self._running.config

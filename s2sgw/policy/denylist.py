@@ -11,6 +11,8 @@ from s2sgw.xmpp.jid import Domain, InvalidJID
 #: A canonical name. Nearly all names of a long list are canonical, and need no further check.
 _PLAIN = re.compile(r"(?:\*\.)?(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}\Z", re.ASCII)
 _LINE = re.compile(r"[^\r\n]+")
+#: The most names that operators can deny by hand. Longer lists belong in a deny list of the configuration.
+MOST_BY_HAND = 1000
 #: Characters of a name in the DNS.
 _NAME_CHARACTERS = 253
 

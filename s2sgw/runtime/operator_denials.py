@@ -1,24 +1,35 @@
-"""The peers that an operator denied by hand (`s2sgw deny`). They are kept on disk, so that they stay denied after a restart."""
+"""The peers that an operator denied by hand (`s2sgw deny`). They are kept on disk, so that they stay denied after a restart.
+
+In a cluster all nodes share them. Then the file is a copy, for a start without the engine.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from s2sgw.policy.denylist import DenyList
+from s2sgw.policy.denylist import MOST_BY_HAND, DenyList
 from s2sgw.policy.values import parse_peer_name
 from s2sgw.storage.atomic_file import set_aside, write_atomically
 
 FILE = "denied.json"
-#: The most names that can be denied by hand. Longer lists belong in a deny list of the configuration.
-MOST = 1000
+MOST = MOST_BY_HAND
 #: The name of this list in refusals and in `explain`.
 SOURCE = "s2sgw deny"
 
 
 class TooManyDenied(Exception):
     """There are `MOST` names already."""
+
+
+class SharedNames(Protocol):
+    """The names as all nodes of a cluster share them. A change raises `OSError` if it is not made, or is not known to be."""
+
+    async def add(self, name: str) -> bool: ...
+
+    async def remove(self, name: str) -> bool: ...
 
 
 class OperatorDenials:
@@ -32,7 +43,14 @@ class OperatorDenials:
         """Read the file. Raises `OSError` if it cannot be read: without the list, denied peers would be let in."""
         self._path = state / FILE
         self._deny = deny
+        self._report = report
         self._lists: Sequence[DenyList] = ()
+        #: the names of a cluster; None: the gateway is alone
+        self.shared: SharedNames | None = None
+        #: names that another node has denied (true) or denies no longer, until they are noted and streams are closed
+        self.learnt: dict[str, bool] = {}
+        #: called when there are such names
+        self.heard: Callable[[], object] = lambda: None
         self.names: tuple[str, ...] = self._read(report)
         self._apply()
 
@@ -55,8 +73,10 @@ class OperatorDenials:
         self._lists = lists
         self._apply()
 
-    def add(self, name: str) -> bool:
-        """Deny a name. Return whether that is new. Raises `TooManyDenied`, or `OSError` if the file cannot be written."""
+    async def add(self, name: str) -> bool:
+        """Deny a name. Return whether that is new. Raises `TooManyDenied`, or `OSError` if it cannot be kept."""
+        if self.shared is not None:
+            return await self.shared.add(name)
         if name in self.names:
             return False
         if len(self.names) >= MOST:
@@ -64,12 +84,35 @@ class OperatorDenials:
         self._change((*self.names, name))
         return True
 
-    def remove(self, name: str) -> bool:
-        """Stop denying a name. Return whether it was denied. Raises `OSError` if the file cannot be written."""
+    async def remove(self, name: str) -> bool:
+        """Stop denying a name. Return whether it was denied. Raises `OSError` if that cannot be kept."""
+        if self.shared is not None:
+            return await self.shared.remove(name)
         if name not in self.names:
             return False
         self._change(tuple(each for each in self.names if each != name))
         return True
+
+    def take(self, names: Collection[str], own: bool) -> None:
+        """Apply the names that all nodes share. `own`: this node has made the change.
+
+        They also apply if the file cannot be written: the next start reads them from the engine.
+        """
+        before = set(self.names)
+        if before == set(names):
+            return
+        if not own:
+            self.learnt.update({name: True for name in names if name not in before})
+            self.learnt.update(dict.fromkeys(before.difference(names), False))
+        try:
+            write_atomically(self._path, json.dumps(sorted(names)).encode("ascii"))
+        except OSError as error:
+            text = "The names apply until the next start, which reads them from the engine"
+            self._report(f"{self._path} cannot be written ({error}). {text}")
+        self.names = tuple(names)
+        self._apply()
+        if not own:
+            self.heard()
 
     def _change(self, names: tuple[str, ...]) -> None:
         write_atomically(self._path, json.dumps(names).encode("ascii"))

@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.jetstream import JetStreamEngine
 from s2sgw.cluster.shared_book import SharedBook
+from s2sgw.cluster.shared_denials import SharedDenials
 from s2sgw.cluster.shared_holds import SharedHolds
 from s2sgw.cluster.shared_items import PAUSE
 from s2sgw.cluster.shared_keys import SharedKeys
@@ -55,7 +56,7 @@ class SharedBookTests(EngineHarness, SynchronousTestCase):
         arguments = (engine, self.clock, lambda: True)
         holds = SharedHolds(*arguments, home, reports.append)
         keys, waiting = SharedKeys(*arguments, b"s", reports.append), SharedPending(*arguments, b"s", reports.append)
-        book = SharedBook(holds, keys, waiting, SharedProofs(*arguments, b"s", reports.append))
+        book = SharedBook(holds, keys, waiting, SharedProofs(*arguments, b"s", reports.append), SharedDenials(*arguments, reports.append))
         book.start()
         return book
 
@@ -65,7 +66,10 @@ class SharedBookTests(EngineHarness, SynchronousTestCase):
             mine, others = (self.one, self.other) if number % 2 else (self.other, self.one)
             self.run_now(mine.holds.add(HoldTarget(peer=self.peer)))
             self.run_now(mine.keys.approve(remembered(domain=self.peer.ascii)))
+            self.assertTrue(self.run_now(mine.denials.add(f"{number}.{self.peer}")))
             self.run_now(others.current())
+            self.assertFalse(self.run_now(others.denials.add(f"{number}.{self.peer}")))
+            self.assertTrue(self.run_now(others.denials.remove(f"{number}.{self.peer}")))
             self.assertIn(HoldTarget(peer=self.peer), list(others.holds))
             self.assertEqual(frozenset({OLD_KEY}), others.keys.known(self.peer, NOW).approved)
             self.assertEqual(1, self.run_now(others.holds.discard(HoldTarget(peer=self.peer))))

@@ -146,10 +146,10 @@ class EveryNodeTests(NodeVerbsCase):
         """Many rows are merged in slices: no turn of the reactor takes all of them."""
         self.own["peers"] = [{"peer": f"p{number:05}"} for number in range(0, 6000, 2)]
         self.nodes.answers = {("b", "peers"): [{"peer": f"p{number:05}"} for number in range(1, 6000, 2)], ("c", "peers"): []}
-        steps = 0
-        ages = node_verbs._one_list([("a", NodeRows([{"peer": "p", "stanzas": number} for number in range(6000)], False))], node_verbs.AGES)
+        steps, ages_order = 0, node_verbs.TABLES[node_verbs.AGES][1]
+        ages = node_verbs._one_list([("a", NodeRows([{"peer": "p", "stanzas": number} for number in range(6000)], False))], node_verbs.AGES, ages_order)
         self.assertGreaterEqual(sum(1 for _ in ages), 2 * 6000 // node_verbs.AT_ONCE - 2)
-        work = node_verbs._one_list([("a", NodeRows(self.own["peers"], False)), ("b", NodeRows(self.nodes.answers["b", "peers"], False))], "peers")
+        work = node_verbs._one_list([("a", NodeRows(self.own["peers"], False)), ("b", NodeRows(self.nodes.answers["b", "peers"], False))], "peers", node_verbs.MERGED["peers"])
         for _ in work:
             steps += 1
         self.assertGreaterEqual(steps, 2 * 6000 // node_verbs.AT_ONCE - 2)
@@ -225,6 +225,33 @@ class EveryNodeTests(NodeVerbsCase):
         self.assertEqual(["q"], [row["peer"] for row in self.ask("queue ages", limit=1)["rows"]])
         self.nodes.answers = {("b", "queue ages"): {"rows": [7, {"peer": "q", "stanzas": "x"}]}, ("c", "queue ages"): {"rows": 7}}
         self.assertEqual(["p", "q"], [row["peer"] for row in self.ask("queue ages")["rows"]])
+
+    def test_certificates(self) -> None:
+        """The certificates of all nodes are listed by domain, however many domains there are: there is no limit."""
+        self.patch(node_verbs, "limit_asked", lambda arguments: 1)
+        self.own["certs"] = [{"domain": "b.example"}, {"domain": "c.example"}]
+        self.nodes.answers = {("b", "certs"): [{"domain": "b.example"}], ("c", "certs"): NodeSilent("gone")}
+        *rows, missing = self.ask("certs")
+        self.assertEqual([("a", "b.example"), ("b", "b.example"), ("a", "c.example")], [(row["node"], row["domain"]) for row in rows])
+        self.assertEqual({"node": "c", "missing": "gone"}, missing)
+
+    def test_report(self) -> None:
+        """The report has the rows of all nodes, by peer, and names the nodes without an answer."""
+        self.own["report"] = {"day": "2026-11-20", "domains": ["x"], "peers": [{"peer": "p"}, {"peer": "r"}]}
+        self.nodes.answers = {("b", "report"): {"day": "2026-11-20", "peers": [{"peer": "p"}]}, ("c", "report"): NodeSilent("gone")}
+        answer = self.ask("report", peer="p", day="2026-11-20")
+        self.assertEqual([("a", "p"), ("b", "p"), ("a", "r")], [(row["node"], row["peer"]) for row in answer["peers"]])
+        self.assertEqual((["x"], [{"node": "c", "missing": "gone"}]), (answer["domains"], answer["missing"]))
+        self.assertEqual({"peer": "p", "day": "2026-11-20", BY: "admin socket of node a"}, self.nodes.asked[0][2])
+        self.assertIs(self.own["report"], self.ask("report", here=True))
+
+    def test_names(self) -> None:
+        """The names that any node knows are listed once, in order. Answers that are no names are left out."""
+        self.own["names"] = ["p.example", "s.example"]
+        self.nodes.answers = {("b", "names"): ["p.example", "q.example", {"peer": 7}], ("c", "names"): NodeSilent("gone")}
+        self.assertEqual(["p.example", "q.example", "s.example", {"node": "c", "missing": "gone"}], self.ask("names", prefix=""))
+        self.assertEqual(["p.example"], self.ask("names", prefix="", limit=1)[:-1])
+        self.assertEqual(self.own["names"], self.ask("names", here=True))
 
     def test_everywhere(self) -> None:
         """A peer is denied on every node; what was closed is told of all. A node that was not reached is named."""

@@ -44,6 +44,20 @@ class Streams:
         return 2
 
 
+class SharedNamesStub:
+    """The names of all nodes, which have each name already. `error`: why a change is not made."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    async def add(self, name: str) -> bool:
+        if self._error is not None:
+            raise self._error
+        return False
+
+    remove = add
+
+
 class PeerVerbCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock: Any = Clock()
@@ -56,7 +70,7 @@ class PeerVerbCase(SynchronousTestCase):
         self.peers = PeerPolicies({})
         self.streams = Streams()
         self.applied = 0
-        denials = OperatorDenials(self.state, self.peers.deny, self.complaints.append)
+        denials = self.denials = OperatorDenials(self.state, self.peers.deny, self.complaints.append)
         services = PeerServices(
             cast(Any, self.streams), denials, self.apply_bars, self.records, self.record, self.extensions, lambda domain: domain == HERE,
         )
@@ -128,6 +142,18 @@ class DenyTests(PeerVerbCase):
         """Neither local domains nor all peers can be denied. `undo` is a boolean."""
         for arguments in ({"peer": "here.example"}, {"peer": "*.here.example"}, {"peer": "default"}, {"peer": "*"}, {}, {"peer": "a.example", "undo": 1}):
             self.assertEqual("usage", self.refused("deny", **arguments).kind, arguments)
+
+    def test_of_all_nodes(self) -> None:
+        """A node that has learnt the name from the node that asks it notes the change, and closes streams. One that cannot is refused."""
+        self.denials.shared = SharedNamesStub()
+        self.denials.take(["peer.example"], False)
+        answer = self.ask("deny", peer="peer.example")
+        self.assertEqual((True, [CLOSED._asdict()], {}), (answer["changed"], answer["closed"], self.denials.learnt))
+        answer = self.ask("deny", peer="peer.example")
+        self.assertEqual((False, [], ["deny"], 1), (answer["changed"], answer["closed"], [row["action"] for row in self.audit()], self.applied))
+        for error, words in ((TimeoutError("it may still do it"), "it may still"), (OSError("the engine does not answer"), "nothing was changed: the engine")):
+            self.denials.shared = SharedNamesStub(error)
+            self.assertEqual(words, str(self.refused("deny", peer="other.example"))[: len(words)])
 
     def test_not_written(self) -> None:
         """A full disk is reported."""

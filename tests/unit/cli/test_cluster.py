@@ -76,6 +76,7 @@ REFUSAL = {
     "at": 1_800_000_000.0, "direction": "inbound", "leg": "federation", "peer": "friend.example", "local": "example.org", "address": "192.0.2.1", "layer": "pkix",
     "cause": "expired", "detail": "", "by": "us", "condition": None, "reasons": [], "remedy": "Renew it.", "times": 1, "first": 1_800_000_000.0,
 }
+CERTIFICATE = {"domain": "example.org", "name": "x", "names": [], "expires": 1e10, "left": 1e9, "fingerprint": "ab"}
 ROWS = {"streams": STREAM, "lanes": LANE, "peers": PEER, "queue list": WAITING, "refusals": REFUSAL}
 MISSING = {"node": "c", "missing": "no answer within 1 s\x1b[2J"}
 
@@ -106,6 +107,28 @@ class AllNodesTests(CommandCase):
         self.answer = ANSWER
         self.run_command("cluster", "status", "--here")
         self.assertEqual([{"here": True}], self.arguments)
+
+    def test_certificates(self) -> None:
+        """`certs` shows the node of each certificate. A node without an answer has the status 4, also if a certificate has expired."""
+        self.answer = [{**CERTIFICATE, "node": "east-7"}]
+        result = self.run_command("certs")
+        self.assertEqual((0, [{}], True), (result.exit_code, self.arguments, "east-7" in result.output))
+        self.answer = [{**CERTIFICATE, "node": "east-7", "left": -1.0}]
+        self.assertEqual(1, self.run_command("certs").exit_code)
+        self.answer = [*self.answer, MISSING]
+        result = self.run_command("certs", "--here")
+        self.assertEqual((4, [{"here": True}], True), (result.exit_code, self.arguments, "node c: no answer" in result.output))
+
+    def test_report(self) -> None:
+        """`report` shows the node of each row, and of each failure."""
+        failures = {"sessions": 2, "details": [{"direction": "inbound", "layer": "pkix", "cause": "expired", "by": "us", "count": 2}]}
+        row = {"peer": "p.example", "successes": {"sessions": 1}, "failures": failures, "stanzas": {}, "bytes": {}, "oldest": 0}
+        self.answer = {"day": "2026-11-20", "domains": ["example.org"], "peers": [{**row, "node": "east-7"}], "missing": [MISSING]}
+        result = self.run_command("report")
+        self.assertEqual((4, [{}], 2), (result.exit_code, self.arguments, result.output.count("east-7")))
+        self.answer = {**self.answer, "peers": [row], "missing": []}
+        result = self.run_command("report", "--here")
+        self.assertEqual((0, [{"here": True}], False), (result.exit_code, self.arguments, "node" in result.output))
 
     def test_missing_and_nothing_found(self) -> None:
         """If a node is missing, it is not certain that there is nothing: the status is 4."""
@@ -152,8 +175,14 @@ class AllNodesTests(CommandCase):
             self.answer = {**answer, "node": "a", "nodes": ["b"], "missing": [MISSING]}
             result = self.run_command(verb, "friend.example")
             self.assertEqual((4, True), (result.exit_code, "node c: no answer" in result.output))
-            self.answer = {**answer, "node": "a", "nodes": ["b", "c"], "missing": []}
-            self.assertEqual(0, self.run_command(verb, "friend.example").exit_code)
+            self.assertIn("Done by nodes a, b.", result.output)
+            self.answer = {**answer, "node": "a", "nodes": ["c", "b"], "missing": []}
+            result = self.run_command(verb, "friend.example")
+            self.assertEqual((0, True), (result.exit_code, "Done by nodes a, b, c." in result.output))
+            self.answer = {**answer, "node": "a", "nodes": [], "missing": []}
+            self.assertIn("Done by node a.", self.run_command(verb, "friend.example").output)
+            self.answer = answer
+            self.assertNotIn("Done", self.run_command(verb, "friend.example").output)
 
 
 class SpreadTests(CommandCase):

@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.engine import EngineGone
 from s2sgw.cluster.shared_book import SharedBook
+from s2sgw.cluster.shared_denials import SharedDenials
 from s2sgw.cluster.shared_holds import SharedHolds
 from s2sgw.cluster.shared_keys import SharedKeys
 from s2sgw.cluster.shared_pending import SharedPending
@@ -32,7 +33,7 @@ class SharedBookTests(SynchronousTestCase):
         arguments = (engine, self.clock, lambda: True)
         holds = SharedHolds(*arguments, home, reports.append)
         keys, pending = SharedKeys(*arguments, b"s", reports.append), SharedPending(*arguments, b"s", reports.append)
-        return SharedBook(holds, keys, pending, SharedProofs(*arguments, b"s", reports.append))
+        return SharedBook(holds, keys, pending, SharedProofs(*arguments, b"s", reports.append), SharedDenials(*arguments, reports.append))
 
     def test_current(self) -> None:
         """All parts are current, and none without the engine."""

@@ -18,6 +18,7 @@ from s2sgw.cluster.members import LeaseRegained, Members, SessionEnded
 from s2sgw.cluster.membership import Membership
 from s2sgw.cluster.new_homes import NewHomes
 from s2sgw.cluster.shared_book import SharedBook
+from s2sgw.cluster.shared_denials import SharedDenials
 from s2sgw.cluster.shared_holds import SharedHolds
 from s2sgw.cluster.shared_keys import SharedKeys
 from s2sgw.cluster.shared_pending import SharedPending
@@ -104,7 +105,7 @@ class Life:
         keys = SharedKeys(self.engine, clock, may, secret, self.events.append)
         pending = SharedPending(self.engine, clock, may, secret, self.events.append)
         proofs = SharedProofs(self.engine, clock, may, secret, self.events.append)
-        self.book = SharedBook(self.holds, keys, pending, proofs)
+        self.book = SharedBook(self.holds, keys, pending, proofs, SharedDenials(self.engine, clock, may, self.events.append))
         door = SimpleNamespace(node_ended=self.node_ended, leave=self.door_left, close=self.door_closed)
         parts = ClusterParts(
             name, cast(Any, SimpleNamespace(close=self.loop_closed)), cast(Any, self.engine), cast(Any, None), self.members,

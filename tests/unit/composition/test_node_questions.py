@@ -39,7 +39,7 @@ class QuestionsCase(SynchronousTestCase):
 
     def serve(self, name: str) -> None:
         node, questions = self.nodes[name], Questions()
-        verbs = {verb: self.verb(name, verb) for verb in ("streams", "lanes", "status", "queue drop", "queue show", "deny", "explain", "reload")}
+        verbs = {verb: self.verb(name, verb) for verb in ("streams", "lanes", "status", "queue drop", "queue show", "deny", "explain", "reload", "names")}
         self.answers[name] = VerbAnswers(verbs, node.members, node.homes, node.engine, {LOCAL}, Slices(self.clock), self.clock)
         questions.add(YIELD.strip(), node.homes.answer)
         questions.add(WORD, self.answers[name].answer)
@@ -93,6 +93,11 @@ class AskingTests(QuestionsCase):
         self.assertNoResult(running)
         later.callback({"version": "2"})
         self.assertEqual({"version": "2"}, self.successResultOf(running))
+
+    def test_names(self) -> None:
+        """The rows of `names` are texts."""
+        self.own["b", "names"] = ["p.example", "q.example"]
+        self.assertEqual((["p.example", "q.example"], False), self.rows("names", prefix=""))
 
     def test_others(self) -> None:
         """All nodes are asked that were not declared dead, silent ones too."""

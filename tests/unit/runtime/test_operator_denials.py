@@ -14,12 +14,13 @@ from s2sgw.policy.peers import PeerPolicies
 from s2sgw.runtime import operator_denials
 from s2sgw.runtime.operator_denials import OperatorDenials, TooManyDenied
 from s2sgw.xmpp.jid import Domain
+from tests.support.coroutines import now
 
 PEER, SUB, OTHER = (Domain.parse(name) for name in ("peer.example", "sub.peer.example", "other.example"))
 LIST = DenyList("list", frozenset({"other.example"}))
 
 
-class DenialTests(SynchronousTestCase):
+class DenialsCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.state = Path(self.mktemp())
         self.state.mkdir()
@@ -33,35 +34,37 @@ class DenialTests(SynchronousTestCase):
     def barred(self, *peers: Domain) -> list[bool]:
         return [self.peers.policy(peer).bar is not None for peer in peers]
 
+
+class DenialTests(DenialsCase):
     def test_denied(self) -> None:
         """A name is denied at once, also if its own section has `allow = true`. An undo ends that."""
-        self.assertEqual((True, False), (self.denials.add("peer.example"), self.denials.add("peer.example")))
+        self.assertEqual((True, False), (now(self.denials.add("peer.example")), now(self.denials.add("peer.example"))))
         self.assertEqual([True, False], self.barred(PEER, SUB))
         self.assertIn("s2sgw deny", self.peers.policy(PEER).bar.detail)  # type: ignore[union-attr]
-        self.assertEqual((True, False), (self.denials.remove("peer.example"), self.denials.remove("peer.example")))
+        self.assertEqual((True, False), (now(self.denials.remove("peer.example")), now(self.denials.remove("peer.example"))))
         self.assertEqual([False], self.barred(PEER))
 
     def test_sub_domains(self) -> None:
         """A pattern denies names under a domain, not the domain itself."""
-        self.denials.add("*.peer.example")
+        now(self.denials.add("*.peer.example"))
         self.assertEqual([False, True], self.barred(PEER, SUB))
 
     def test_restart(self) -> None:
         """The names apply after a restart, before any list is read."""
-        self.denials.add("peer.example")
+        now(self.denials.add("peer.example"))
         self.peers.deny(())
         self.assertEqual(("peer.example",), self.start().names)
         self.assertEqual([True], self.barred(PEER))
 
     def test_beside_lists(self) -> None:
         """Deny lists of the configuration change independently of the names. They spare a peer that its own section allows."""
-        self.denials.add("peer.example")
+        now(self.denials.add("peer.example"))
         self.denials.use((LIST,))
         self.assertEqual([True, False], self.barred(PEER, OTHER))
-        self.denials.remove("peer.example")
+        now(self.denials.remove("peer.example"))
         self.assertEqual((LIST,), self.peers.deny_lists)
         self.denials.use(())
-        self.denials.add("other.example")
+        now(self.denials.add("other.example"))
         self.assertEqual([True], self.barred(OTHER))
 
     def test_not_written(self) -> None:
@@ -70,15 +73,15 @@ class DenialTests(SynchronousTestCase):
             raise OSError(28, "No space left on device")
 
         self.patch(operator_denials, "write_atomically", full)
-        self.assertRaises(OSError, self.denials.add, "peer.example")
+        self.assertRaises(OSError, now, self.denials.add("peer.example"))
         self.assertEqual(([False], ()), (self.barred(PEER), self.denials.names))
 
     def test_bounded(self) -> None:
         """The number is limited, and the error says so."""
         self.patch(operator_denials, "MOST", 1)
-        self.denials.add("peer.example")
-        self.assertRaises(TooManyDenied, self.denials.add, "other.example")
-        self.assertFalse(self.denials.add("peer.example"))
+        now(self.denials.add("peer.example"))
+        self.assertRaises(TooManyDenied, now, self.denials.add("other.example"))
+        self.assertFalse(now(self.denials.add("peer.example")))
 
     def test_damaged(self) -> None:
         """A file that cannot be understood is set aside and reported. One that cannot be read ends the start."""
@@ -89,3 +92,57 @@ class DenialTests(SynchronousTestCase):
             self.assertEqual(((), number, False), (self.start().names, len(self.reports), path.exists()))
         path.mkdir()
         self.assertRaises(OSError, self.start)
+
+
+class SharedNamesStub:
+    """The names of all nodes. Changes are only noted."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    async def add(self, name: str) -> bool:
+        self.asked.append(("add", name))
+        return True
+
+    async def remove(self, name: str) -> bool:
+        self.asked.append(("remove", name))
+        return False
+
+
+class SharedTests(DenialsCase):
+    """Names that all nodes of a cluster share."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.heard: list[dict[str, bool]] = []
+
+    def share(self) -> SharedNamesStub:
+        shared = self.denials.shared = SharedNamesStub()
+        self.denials.heard = lambda: self.heard.append(dict(self.denials.learnt))
+        return shared
+
+    def test_changes(self) -> None:
+        """A change is one of all nodes. It applies when it comes back from them."""
+        shared = self.share()
+        self.assertEqual((True, False), (now(self.denials.add("peer.example")), now(self.denials.remove("peer.example"))))
+        self.assertEqual(([("add", "peer.example"), ("remove", "peer.example")], ()), (shared.asked, self.denials.names))
+
+    def test_taken(self) -> None:
+        """Names of all nodes apply at once, also after a restart. Those that another node has changed are learnt; a repetition is none."""
+        self.share()
+        self.denials.take(["peer.example"], True)
+        self.assertEqual(([True, False], {}, []), (self.barred(PEER, OTHER), self.denials.learnt, self.heard))
+        self.denials.take(["other.example"], False)
+        self.denials.take(["other.example"], False)
+        self.assertEqual(([False, True], [{"other.example": True, "peer.example": False}]), (self.barred(PEER, OTHER), self.heard))
+        self.assertEqual(("other.example",), self.start().names)
+
+    def test_copy_not_written(self) -> None:
+        """Names that all nodes share apply also if the copy on the disk cannot be written. That is reported."""
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        self.share()
+        self.patch(operator_denials, "write_atomically", full)
+        self.denials.take(["peer.example"], False)
+        self.assertEqual(([True], 1), (self.barred(PEER), len(self.reports)))

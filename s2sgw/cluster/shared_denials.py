@@ -1,0 +1,146 @@
+"""The names that operators denied (`s2sgw deny`), in the shared table of a cluster: also a node that was away learns of them.
+
+All names are one value, so that changes of two operators have one order on all nodes. The value also has the names that were
+undone last. So a node that was away does not bring back from its disk what was undone meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from twisted.internet.interfaces import IReactorTime
+
+from s2sgw.cluster.engine import ClusterEngine
+from s2sgw.cluster.shared_items import OVERHEAD
+from s2sgw.cluster.shared_table import NotChanged, SharedTable
+from s2sgw.policy.denylist import MOST_BY_HAND
+from s2sgw.policy.values import parse_peer_name
+
+#: The first word of the key, and the version of the value.
+PREFIX, KEY = "deny", "all"
+VERSION = 1
+#: Names that were undone, of which a value has the last ones.
+UNDONE = 1000
+
+_FULL = "they have more bytes than a record of the engine. Use policy.deny_lists for more"
+
+
+class UnreadableNames(ValueError):
+    """The bytes are no names, or those of a newer version."""
+
+
+class _Value(NamedTuple):
+    """The names that are denied, and those that were undone last, in the order of the changes."""
+
+    denied: tuple[str, ...] = ()
+    undone: tuple[str, ...] = ()
+
+
+class SharedDenials:
+    """The names, as all nodes share them. `report` gets texts about a value that cannot be read."""
+
+    def __init__(
+        self, engine: ClusterEngine, clock: IReactorTime, may_change: Callable[[], bool], report: Callable[[str], None],
+    ) -> None:
+        self.table = SharedTable(engine, PREFIX, clock, may_change, self._taken)
+        #: returns the names in force on this node
+        self.kept: Callable[[], Collection[str]] = tuple
+        #: called with all names, and whether this node has changed them
+        self.apply: Callable[[Collection[str], bool], object] = lambda names, own: None
+        self._engine = engine
+        self._report = report
+        self._restored = self._unreadable = False
+
+    async def restore(self) -> None:
+        """Share what this node has on its disk and no node knows, then apply what all share. Raises `OSError`.
+
+        This node was alone when it was denied, or the engine has lost its store.
+        """
+        if not self._unreadable:
+            await self._change(self._with_kept)
+            self._restored = True
+            self.apply(_read(self.table.get(KEY)).denied, False)
+
+    def _with_kept(self, value: _Value) -> _Value:
+        new = [name for name in self.kept() if name not in value.denied and name not in value.undone]
+        number = len(new)
+        while not self._fits(with_new := value._replace(denied=(*value.denied, *new))):
+            new.pop()
+        if len(new) < number:
+            self._report(f"{number - len(new)} names that were denied on this node alone are denied no longer: {_FULL}")
+        return with_new
+
+    async def add(self, name: str) -> bool:
+        """Deny a name. Return whether that is new. Raises `OSError`."""
+        def edit(value: _Value) -> _Value:
+            if name in value.denied:
+                return value
+            if len(value.denied) >= MOST_BY_HAND:
+                raise NotChanged(f"at most {MOST_BY_HAND} names can be denied; use policy.deny_lists for more")
+            return _Value((*value.denied, name), tuple(each for each in value.undone if each != name))
+
+        return await self._change(edit)
+
+    async def remove(self, name: str) -> bool:
+        """Deny a name no longer. Return whether it was denied. Raises `OSError`."""
+        def edit(value: _Value) -> _Value:
+            if name not in value.denied:
+                return value
+            return _Value(tuple(each for each in value.denied if each != name), (*value.undone, name)[-UNDONE:])
+
+        return await self._change(edit)
+
+    async def _change(self, edit: Callable[[_Value], _Value]) -> bool:
+        changed = False
+
+        def edited(data: bytes | None) -> bytes | None:
+            nonlocal changed
+            try:
+                value = _read(data)
+            except UnreadableNames as error:
+                raise NotChanged(f"the denied names that nodes share cannot be read: {error}") from error
+            new = edit(value)
+            changed = new != value
+            if changed and not self._fits(new):
+                raise NotChanged(_FULL)
+            return _encoded(new) if changed else None
+
+        await self.table.change(KEY, edited)
+        return changed
+
+    def _fits(self, value: _Value) -> bool:
+        return not value.denied or len(_encoded(value)) <= self._engine.max_record - OVERHEAD
+
+    def _taken(self, key: str, data: bytes | None, own: bool) -> None:
+        if key != KEY:
+            return
+        try:
+            names = _read(data).denied
+        except UnreadableNames as error:
+            self._unreadable = True
+            self._report(f"the denied names that nodes share cannot be read ({error}): those that this node knew before count")
+            return
+        self._unreadable = False
+        if self._restored:
+            self.apply(names, own)
+
+
+def _read(data: bytes | None) -> _Value:
+    if data is None:
+        return _Value()
+    try:
+        words = json.loads(data)
+        if words["version"] > VERSION:
+            raise UnreadableNames(f"it has version {words['version']}, and this release knows {VERSION}")
+        return _Value(tuple(map(parse_peer_name, words["denied"])), tuple(map(parse_peer_name, words["undone"])))
+    except UnreadableNames:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UnreadableNames(str(error)) from error
+
+
+def _encoded(value: _Value) -> bytes:
+    words = {"version": VERSION, "denied": value.denied, "undone": value.undone}
+    return json.dumps(words, separators=(",", ":")).encode()

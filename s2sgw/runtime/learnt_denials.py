@@ -1,0 +1,64 @@
+"""Actions of a node of a cluster when another node has denied a peer, or denies it no longer.
+
+The name applies at once. The rest waits for a moment: the other node asks this one to deny the peer, too, and is told which
+streams that closed (`admin.peer_verbs`). A node that was away, or was not reached, is not asked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from s2sgw.reporting.audit import AuditLog
+from s2sgw.runtime.operator_denials import OperatorDenials
+from s2sgw.xmpp.timer import cancel
+
+#: Seconds for which the question of the other node is waited for.
+ASKED_WITHIN = 2.0
+
+
+class Bars(Protocol):
+    """The part of `runtime.policy_change` that is used."""
+
+    def apply_bars(self) -> Deferred[Any]:
+        """Close the streams of peers that are denied now."""
+
+
+class LearntDenials:
+    """Notes names that were learnt in the audit log, and applies `bars`."""
+
+    log = Logger("s2sgw")
+
+    def __init__(self, denials: OperatorDenials, bars: Bars, audit: AuditLog, clock: IReactorTime) -> None:
+        self._denials = denials
+        self._bars = bars
+        self._audit = audit
+        self._clock = clock
+        self._timer: IDelayedCall | None = None
+        denials.heard = self._heard
+
+    def stop(self) -> None:
+        """Do nothing more."""
+        cancel(self._timer)
+        self._timer = None
+
+    def _heard(self) -> None:
+        if self._timer is None:
+            self._timer = self._clock.callLater(ASKED_WITHIN, self._apply)
+
+    def _apply(self) -> None:
+        self._timer = None
+        learnt, self._denials.learnt = self._denials.learnt, {}
+        for name, denied in learnt.items():
+            try:
+                self._audit.note_or_log("deny" if denied else "deny undone", by="another node", peer=name)
+            except OSError as error:
+                self.log.error(event="not in the audit log", peer=name, detail=str(error))
+        if learnt:
+            self._bars.apply_bars().addErrback(self._failed)
+
+    def _failed(self, failure: Any) -> None:
+        self.log.failure("the streams of denied peers could not be closed", failure)

@@ -1,0 +1,127 @@
+"""Names that operators denied, on several nodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.cluster import shared_denials
+from s2sgw.cluster.shared_denials import SharedDenials
+from s2sgw.cluster.shared_items import OVERHEAD
+from s2sgw.cluster.shared_table import NotChanged
+from tests.support.coroutines import now
+from tests.support.memory_engine import MemoryEngine, MemoryStore
+
+
+class Node:
+    """The names of a node, and those on its disk."""
+
+    def __init__(self, store: MemoryStore, *kept: str) -> None:
+        self.names: tuple[str, ...] = kept
+        self.may_change = True
+        self.reports: list[str] = []
+        self.changes: list[bool] = []
+        self.engine = MemoryEngine(store)
+        self.shared = SharedDenials(self.engine, Clock(), lambda: self.may_change, self.reports.append)
+        self.shared.kept, self.shared.apply = (lambda: self.names), self.apply
+        self.shared.table.start()
+
+    def apply(self, names: Collection[str], own: bool) -> None:
+        self.names = tuple(names)
+        self.changes.append(own)
+
+
+class SharedDenialsTests(SynchronousTestCase):
+    """Two nodes, and some that come later."""
+
+    def setUp(self) -> None:
+        self.store = MemoryStore()
+        self.one, self.other = self.node(), self.node()
+
+    def node(self, *kept: str) -> Node:
+        node = Node(self.store, *kept)
+        now(node.shared.restore())
+        node.changes.clear()
+        return node
+
+    def test_both(self) -> None:
+        """A name that is denied on one node is denied on the other, until either denies it no longer. Each change is one."""
+        self.assertEqual((True, False), (now(self.one.shared.add("a.example")), now(self.other.shared.add("a.example"))))
+        now(self.other.shared.add("*.b.example"))
+        self.assertEqual([("a.example", "*.b.example")] * 2, [self.one.names, self.other.names])
+        self.assertEqual(([True, False], [False, True]), (self.one.changes, self.other.changes))
+        self.assertEqual((True, False), (now(self.other.shared.remove("a.example")), now(self.one.shared.remove("a.example"))))
+        self.assertEqual([("*.b.example",)] * 2, [self.one.names, self.other.names])
+
+    def test_away(self) -> None:
+        """A node that was away learns what was denied meanwhile, and does not bring back what was undone."""
+        for name in ("a.example", "b.example"):
+            now(self.one.shared.add(name))
+        now(self.one.shared.remove("a.example"))
+        self.assertEqual(("b.example",), self.node("a.example").names)
+        now(self.one.shared.add("a.example"))
+        self.assertEqual(("b.example", "a.example"), self.node().names)
+
+    def test_alone_before(self) -> None:
+        """A gateway that was alone brings its names, and so does a node whose engine has lost its store."""
+        self.assertEqual(("a.example",), self.node("a.example").names)
+        self.assertEqual([("a.example",)] * 2, [self.one.names, self.other.names])
+        self.store = MemoryStore()
+        for kept in (self.one.names, ("c.example",)):
+            last = self.node(*kept)
+        self.assertEqual({"a.example", "c.example"}, set(last.names))
+
+    def test_not_restored(self) -> None:
+        """Before a node has shared what it has on its disk, nothing there is replaced."""
+        late = Node(self.store, "kept.example")
+        now(self.one.shared.add("a.example"))
+        self.assertEqual(("kept.example",), late.names)
+        now(late.shared.restore())
+        self.assertEqual({"a.example", "kept.example"}, set(late.names))
+
+    def test_undone_are_bounded(self) -> None:
+        """The last names that were undone are remembered, and not more."""
+        self.patch(shared_denials, "UNDONE", 2)
+        for name in "abc":
+            now(self.one.shared.add(f"{name}.example"))
+            now(self.one.shared.remove(f"{name}.example"))
+        self.assertEqual(["b.example", "c.example"], json.loads(self.one.shared.table.get("all") or b"")["undone"])
+
+    def test_bounded(self) -> None:
+        """The number and the bytes of names are bounded, in words. An undo is always possible."""
+        self.patch(shared_denials, "MOST_BY_HAND", 2)
+        for name in ("a.example", "b.example"):
+            now(self.one.shared.add(name))
+        self.assertIn("at most 2 names", str(self.assertRaises(NotChanged, now, self.one.shared.add("c.example"))))
+        now(self.one.shared.remove("b.example"))
+        self.patch(MemoryEngine, "max_record", OVERHEAD + 80)
+        self.assertIn("deny_lists", str(self.assertRaises(NotChanged, now, self.one.shared.add("much.longer.than.that.example"))))
+        late = Node(self.store, "b.example", "much.longer.than.that.example")
+        now(late.shared.restore())
+        self.assertEqual((("a.example",), 1), (late.names, len(late.reports)))
+
+    def test_no_engine(self) -> None:
+        """A node that may change nothing says so."""
+        self.one.may_change = False
+        self.assertRaises(NotChanged, now, self.one.shared.add("a.example"))
+        self.assertEqual((), self.other.names)
+
+    def test_unreadable(self) -> None:
+        """A value of a newer release, or a damaged one, is reported and not changed. Each node goes on with the names that it knew."""
+        now(self.one.shared.add("a.example"))
+        for number, data in enumerate((b"{", b'{"version":2}', b'{"version":1,"denied":[7],"undone":[]}', b'{"version":1,"denied":["no domain"],"undone":[]}'), 1):
+            now(self.one.engine.put("deny.all", data, None))
+            self.assertEqual((("a.example",), number), (self.other.names, len(self.other.reports)))
+            self.assertIn("cannot be read", str(self.assertRaises(NotChanged, now, self.other.shared.add("b.example"))))
+        late = self.node("kept.example")
+        self.assertEqual(("kept.example",), late.names)
+        now(self.one.engine.put("deny.all", b'{"version":1,"denied":["c.example"],"undone":[]}', None))
+        self.assertEqual([("c.example",)] * 2, [self.one.names, self.other.names])
+
+    def test_other_keys(self) -> None:
+        """Another value below the prefix is left alone."""
+        now(self.one.engine.put("deny.more", b"{", None))
+        self.assertEqual(([], []), (self.one.reports, self.one.changes))

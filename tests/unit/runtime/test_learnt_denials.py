@@ -1,0 +1,69 @@
+"""Tests of what a node does when another node has denied a peer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from s2sgw.policy.peers import PeerPolicies
+from s2sgw.reporting.audit import AuditLog
+from s2sgw.runtime.learnt_denials import ASKED_WITHIN, LearntDenials
+from s2sgw.runtime.operator_denials import OperatorDenials
+from tests.support.fakes import FixedClock
+
+
+class LearntTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.state = Path(self.mktemp())
+        self.state.mkdir()
+        self.clock = Clock()
+        self.denials = OperatorDenials(self.state, PeerPolicies({}).deny, self.fail)
+        self.applied = 0
+        self.outcome: Deferred[Any] = succeed([])
+        self.learnt = LearntDenials(self.denials, self, AuditLog(self.state, FixedClock(1_800_000_000.0)), self.clock)
+
+    def apply_bars(self) -> Deferred[Any]:
+        self.applied += 1
+        return self.outcome
+
+    def noted(self) -> list[tuple[str, str, str]]:
+        lines = (self.state / "audit.log").read_text().splitlines()
+        return [(row["action"], row["by"], row["peer"]) for row in map(json.loads, lines)]
+
+    def test_noted(self) -> None:
+        """Names that were learnt are noted after a moment, and streams are closed once."""
+        self.denials.take(["a.example", "b.example"], False)
+        self.denials.take(["b.example"], False)
+        self.assertEqual(0, self.applied)
+        self.clock.advance(ASKED_WITHIN)
+        self.assertEqual([("deny undone", "another node", "a.example"), ("deny", "another node", "b.example")], sorted(self.noted(), key=lambda row: row[2]))
+        self.assertEqual((1, {}), (self.applied, self.denials.learnt))
+        self.denials.take([], False)
+        self.clock.advance(ASKED_WITHIN)
+        self.assertEqual(2, self.applied)
+
+    def test_asked_meanwhile(self) -> None:
+        """A name with which the verb has dealt meanwhile is left alone."""
+        self.denials.take(["a.example"], False)
+        del self.denials.learnt["a.example"]
+        self.clock.advance(ASKED_WITHIN)
+        self.assertEqual((0, False), (self.applied, (self.state / "audit.log").exists()))
+
+    def test_failures(self) -> None:
+        """Streams are closed also if the audit log cannot be written. A failure is logged."""
+        (self.state / "audit.log").mkdir()
+        self.outcome = fail(RuntimeError("broken"))
+        self.denials.take(["a.example"], False)
+        self.clock.advance(ASKED_WITHIN)
+        self.assertEqual((1, 1), (self.applied, len(self.flushLoggedErrors(RuntimeError))))
+
+    def test_stop(self) -> None:
+        """After a stop nothing is left that would be called."""
+        self.denials.take(["a.example"], False)
+        self.learnt.stop()
+        self.assertEqual([], self.clock.getDelayedCalls())
