@@ -37,6 +37,8 @@ from s2sgw.cluster.stream_setup import wanted_streams
 from s2sgw.cluster.subjects import PEN_STREAM
 from s2sgw.runtime.state_directory import keep_secret
 from tests.integration.test_loopback import load_hello
+from tests.lab import demo_traffic
+from tests.lab.certificates import Certificate
 from tests.lab.cluster_demo import CERTIFICATES, HELLO_PORT, DemoNode, configuration
 from tests.lab.lab import Lab
 from tests.lab.nats import nats, nats_server
@@ -175,6 +177,35 @@ class NodesTests(SynchronousTestCase):
             listener.settimeout(PATIENCE)
             self.command(b, "queue", "release", "peer.example")
             listener.accept()[0].close()
+
+    def test_demo_traffic(self) -> None:
+        """The peer of `make cluster-demo` shows numbers that come back, then that its node has died, and numbers by the other node."""
+        place, told = self.lab.port(), list[str]()
+        a, b = (self.node(name, f":{HELLO_PORT}", f":{place}") for name in "ab")
+        self.ready(a, b)
+        leaf, folder = leaf_for("peer.example"), self.lab.directory("demo-peer")
+        certificate = Certificate(folder / "peer.crt", folder / "peer.key")
+        certificate.chain.write_bytes(leaf.pem_chain)
+        certificate.key.write_bytes(leaf.key_pem)
+        self.patch(demo_traffic, "PACE", 0.1)
+        traffic = demo_traffic.Traffic([demo_traffic.Place("a", a.port), demo_traffic.Place("b", b.port)], certificate, told.append)
+        receiver = traffic.listen(self.lab, place)
+        running = threading.Thread(target=traffic.run)
+        running.start()
+        try:
+            self.until(a, lambda: len(traffic.echoed) >= 3)
+            assert a.process is not None
+            a.process.kill()
+            self.until(b, lambda: "connected to node b" in told)
+            before = len(traffic.echoed)
+            self.until(b, lambda: len(traffic.echoed) >= before + 3)
+        finally:
+            traffic.stopping.set()
+            running.join(PATIENCE)
+            receiver.close()
+        self.assertEqual(["connected to node a", "1 sent to node a"], told[:2])
+        self.assertIn("numbers were sent", traffic.summary())
+        self.assertEqual(sorted(set(traffic.echoed)), list(dict.fromkeys(traffic.echoed)))
 
     def test_dns_view(self) -> None:
         """The DNS view of each node leads the server to the home of a peer first, then to the others, and not to a dead node."""

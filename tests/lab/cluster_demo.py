@@ -14,6 +14,7 @@ from pathlib import Path
 
 from s2sgw.backend.private_ca import PrivateCA
 from s2sgw.runtime.state_directory import keep_secret
+from tests.lab.demo_traffic import PORT
 from tests.lab.gateway import PROJECT, TWISTD
 from tests.lab.lab import Lab, LabError, Process
 from tests.lab.nats import nats, nats_server
@@ -21,8 +22,8 @@ from tests.lab.toml import dumps
 
 NAMES = "abc"
 CERTIFICATES = PROJECT / "certs"
-#: The port at which examples/hello.py waits for the answer.
-HELLO_PORT = 5299
+#: The port at which the peer waits for the answer: that of `demo_traffic`, and of examples/hello.py.
+HELLO_PORT = PORT
 #: Seconds until a node that was killed is started again, and between two looks.
 DOWN, LOOK = 15.0, 0.5
 
@@ -76,26 +77,40 @@ def build(lab: Lab, engine: list[str]) -> list[DemoNode]:
 def describe(nodes: list[DemoNode], engine: list[str]) -> str:
     """Return what runs, and what to try."""
     python, command = sys.executable, Path(sys.executable).with_name("s2sgw")
-    first, second = nodes[0], nodes[1]
+    a, b, c = nodes
+    assert b.process is not None
+    places = f"b=127.0.0.1:{b.port} c=127.0.0.1:{c.port}"
     rows = [
         f"  node {node.name}  127.0.0.1:{node.port}  process {node.process.pid}  {node.config}" for node in nodes if node.process is not None
     ]
-    assert first.process is not None
     return "\n".join([
-        *rows, f"  engine  {' '.join(engine)}", "", "Try in a second terminal:",
-        f"  {python} {PROJECT}/examples/hello.py --gateway 127.0.0.1:{first.port}",
-        "      A peer connects to node a, which becomes its home, and gets its echo.",
-        f"  {python} {PROJECT}/examples/hello.py --gateway 127.0.0.1:{second.port}",
-        "      The same by node b. Within a minute of the last stanza node a is still the home: b hands the connection on to it.",
-        f"  {command} cluster status --config {first.config}",
-        "      Show all nodes: of how many peers each is the home, and the engine. Other commands: status, lanes, peers.",
-        f"  {command} streams --config {second.config}",
-        "      Show the streams of all nodes, asked on b. --here shows those of b alone.",
-        f"  {command} cluster spread --dry-run --config {second.config}",
-        "      Show how the homes would be spread evenly; without --dry-run they are.",
-        f"  kill -9 {first.process.pid}",
-        f"      The home dies. Say hello by node b again: after some seconds b or c is the home. Node a is started again after {DOWN:.0f} s.",
-        "Press Ctrl-C to stop everything.",
+        "These run:", *rows, f"  engine  {' '.join(engine)}", "",
+        "1. See traffic. In a second terminal:", "",
+        f"     cd {PROJECT}",
+        f"     {python} -m tests.lab.demo_traffic {places}", "",
+        "   A peer sends one number in a second to node b, and prints each one that comes back. Let it run.", "",
+        "2. See the nodes. In a third terminal:", "",
+        f"     export S2SGW_CONFIG={a.config}",
+        f"     {command} cluster status",
+        f"     {command} streams",
+        f"     {command} peers", "",
+        "   You ask node a, and all nodes answer. Node b is the home of one peer, which is peer.example.", "",
+        "3. Let a node die. This is kill -9 of node b:", "",
+        f"     kill -9 {b.process.pid}", "",
+        "   The second terminal shows that the connection is lost. The peer goes to node c, and after some seconds numbers come back",
+        "   again. A number that was on its way at that moment may come twice, or be missing: this peer has no XEP-0198.",
+        "   Look who took over:", "",
+        f"     {command} cluster status", "",
+        f"   Node b is started again after {DOWN:.0f} s. This terminal tells you.", "",
+        "4. See that stanzas outlast a node. End the peer with Ctrl-C, and let one run that does not listen, for some seconds:", "",
+        f"     {python} -m tests.lab.demo_traffic --closed {places}", "",
+        "   The echoes cannot be delivered. They wait at the home, and are stored in the engine:", "",
+        f"     {command} queue list", "",
+        "   The line shows the node. Kill its process (the numbers are above, and in this terminal), and look again some seconds later:",
+        "   another node has them. End the peer, and begin the first one again: it gets all of them.", "",
+        "5. Spread the homes over the nodes, or see what that would do:", "",
+        f"     {command} cluster spread --dry-run", "",
+        "Press Ctrl-C here to stop everything.",
     ])
 
 
