@@ -59,12 +59,17 @@ class SharedDenials:
         This node was alone when it was denied, or the engine has lost its store.
         """
         if not self._unreadable:
-            await self._change(self._with_kept)
+            if self._unshared(_read(self.table.get(KEY))):
+                await self._change(self._with_kept)
             self._restored = True
             self.apply(_read(self.table.get(KEY)).denied, False)
 
+    def _unshared(self, value: _Value) -> list[str]:
+        """Return the names on the disk of this node of which no node knows."""
+        return [name for name in self.kept() if name not in value.denied and name not in value.undone]
+
     def _with_kept(self, value: _Value) -> _Value:
-        new = [name for name in self.kept() if name not in value.denied and name not in value.undone]
+        new = self._unshared(value)
         number = len(new)
         while not self._fits(with_new := value._replace(denied=(*value.denied, *new))):
             new.pop()

@@ -109,6 +109,14 @@ class SharedDenialsTests(SynchronousTestCase):
         self.assertRaises(NotChanged, now, self.one.shared.add("a.example"))
         self.assertEqual((), self.other.names)
 
+    def test_nothing_to_share(self) -> None:
+        """A node that has nothing to share need not write anything before it opens its listeners."""
+        now(self.one.shared.add("a.example"))
+        late = Node(self.store)
+        late.may_change = False
+        now(late.shared.restore())
+        self.assertEqual(("a.example",), late.names)
+
     def test_unreadable(self) -> None:
         """A value of a newer release, or a damaged one, is reported and not changed. Each node goes on with the names that it knew."""
         now(self.one.shared.add("a.example"))
