@@ -174,12 +174,12 @@ class ThreadTests(SynchronousTestCase):
     def test_many_share_a_commit(self) -> None:
         """A slow disk delays only the thread. Everything written meanwhile is one transaction."""
         go_on = Event()
+        commits: list[int] = []
         self.it.connection.create_function("wait", 0, lambda: go_on.wait(PATIENCE))
+        self.it.connection.set_trace_callback(lambda text: commits.append(1) if text == "COMMIT" else None)  # before `wait` holds its lock
         self.it.store.write(("INSERT INTO t SELECT -1 WHERE wait() IS NOT NULL", ()))
         for number in range(400):
             self.it.part.add(number)
-        commits: list[int] = []
-        self.it.connection.set_trace_callback(lambda text: commits.append(1) if text == "COMMIT" else None)
         go_on.set()
         self.assertEqual((len(self.it.stored()), len(commits) <= 3), (401, True))
         self.it.result(self.it.store.close())
