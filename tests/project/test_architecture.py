@@ -149,7 +149,6 @@ TESTED_ELSEWHERE = {
     "runtime.shutdown": "integration/test_shutdown",
     "runtime.stream_closing": "integration/test_shutdown",
     # the streams of both roles, tested with their owners
-    "s2s.accepted_streams": "unit/s2s/test_shared_stream",
     "s2s.initiated_streams": "unit/runtime/test_policy_change",
     "s2s.resumption": "integration/test_two_gateways",
     "s2s.stream_provider": "unit/s2s/test_multiplexing",
