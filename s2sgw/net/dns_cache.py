@@ -18,7 +18,7 @@ from s2sgw.xmpp.registered_domain import registered_domain
 RECORDS = 16384
 _RECORD_BYTES = 256
 #: The part of the cache for the names below one registered domain: one of so many.
-SHARE = 4
+SHARE = 8
 
 
 class _Owned:

@@ -53,7 +53,7 @@ SILENT_SECONDS = 2.0
 HOPELESS_SECONDS = 4.0
 
 #: Questions that are kept, parsed: names as callers spell them.
-_CACHED = 4096
+_CACHED = 1024
 
 #: No server is asked for the addresses of this machine (RFC 6761 §6.3).
 _LOCALHOST = dns.name.from_text("localhost.")

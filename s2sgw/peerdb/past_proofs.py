@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from operator import attrgetter
+from sys import intern
 from typing import Literal, NamedTuple, cast
 
 from s2sgw.peerdb.database import Content, PeerDatabase, Statement
@@ -104,7 +105,7 @@ class PastProofs:
             return False
         first, times = (at, 0) if known is None else (known.first, known.times)
         is_new = domain.ascii not in self._proofs
-        proof = PastProof(domain.ascii, method, first, at, times + 1, key)
+        proof = PastProof(domain.ascii, method, first, at, times + 1, intern(key))  # one key may prove thousands of sub-domains
         gone = self._take(proof)
         more = [statement for name in gone for statement in self._drop(name)]
         expires = expiry(certificate)

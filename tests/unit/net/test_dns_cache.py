@@ -80,15 +80,15 @@ class CacheTests(CacheCase):
 
 
 class ShareTests(CacheCase):
-    """Tests of the shares of registered domains, in a cache with room for twelve records."""
+    """Tests of the shares of registered domains, in a cache with room for 24 records."""
 
-    LIMIT = 12
+    LIMIT = 24
 
     def kept(self, *questions: Question) -> list[bool]:
         return [self.cache.get(each) is not None for each in questions]
 
     def test_bounded(self) -> None:
-        """A registered domain with many names has a quarter of the cache, and removes no answer of another one."""
+        """A registered domain with many names has an eighth of the cache, and removes no answer of another one."""
         others = [self.put(f"_xmpp-server._tcp.other{number}.example", "192.0.2.1") for number in range(3)]
         many = [self.put(f"n{number}.many.example.co.uk", "192.0.2.1") for number in range(20)]
         self.assertEqual(self.kept(*many), [False] * 17 + [True] * 3)
@@ -104,7 +104,7 @@ class ShareTests(CacheCase):
 
     def test_full(self) -> None:
         """When the cache is full, the registered domain that was not used for longest loses answers."""
-        questions = [self.put(f"n{number % 2}.other{number // 2}.example", "192.0.2.1") for number in range(12)]
+        questions = [self.put(f"n{number % 2}.other{number // 2}.example", "192.0.2.1") for number in range(24)]
         self.cache.get(questions[0])
         self.put("new.example", "192.0.2.1")
         self.assertEqual(self.kept(*questions[:4]), [True, True, False, True])
