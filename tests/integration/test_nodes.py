@@ -348,11 +348,8 @@ class NodesTests(SynchronousTestCase):
     def counts(self, node: DemoNode) -> list[bool]:
         return [row["counts"] for row in self.ask(node, "pins list", peer="peer.example")]
 
-    def test_revoked_before_the_store_was_lost(self) -> None:
-        """A node that was away when a key was revoked, and is the first after the engine has lost its store, brings the older approval.
-
-        It counts until the node that knows the revocation has noticed the loss, has ended, and is started again.
-        """
+    def revoked_meanwhile(self) -> tuple[DemoNode, DemoNode, Issued]:
+        """Return two nodes, and a peer whose key was approved while both ran, and revoked on the first one while the second was away."""
         a, b = (self.node(name, "[queue]", '[peers.default]\nunknown_issuer = "ask"\n\n[queue]') for name in "ab")
         self.ready(a, b)
         stranger = self_signed(dns=["peer.example"])
@@ -362,19 +359,38 @@ class NodesTests(SynchronousTestCase):
         self.end(b)
         (key,) = [row["key"] for row in self.ask(a, "pins list", peer="peer.example")]
         self.ask(a, "pins revoke", peer="peer.example", key=key)
+        return a, b, stranger
+
+    def lose_store(self) -> None:
         self.servers.kill()
         for server in self.servers.servers:
             shutil.rmtree(server.folder / "store")
         self.servers.start()
+
+    def test_revoked_before_the_store_was_lost(self) -> None:
+        """An older approval of the first node that starts counts until the node that knows the revocation joins."""
+        a, b, stranger = self.revoked_meanwhile()
+        self.end(a)
+        self.lose_store()
         self.again(b)
         self.assertEqual([True], self.counts(b))
+        self.again(a)
+        self.until(b, lambda: self.counts(b) == [False])
+        self.assertEqual([False], self.counts(a))
+        self.assertFalse(self.send(b, stranger))
+        self.assertIn('"pins restore"', (a.folder / "state" / "audit.log").read_text())
+
+    def test_node_that_runs_while_the_store_is_lost(self) -> None:
+        """It ends and is started again. Then its revocation counts on all nodes, although another one has brought an older approval."""
+        a, b, stranger = self.revoked_meanwhile()
+        self.lose_store()
+        self.again(b)
         self.assertEqual(1, self.ended(a))
         self.assertIn("the engine has lost", self.output(a))
         self.again(a)
         self.until(b, lambda: self.counts(b) == [False])
         self.assertEqual([False], self.counts(a))
         self.assertFalse(self.send(b, stranger))
-        self.assertIn('"pins restore"', (a.folder / "state" / "audit.log").read_text())
 
     def test_no_engine(self) -> None:
         """A node whose engine is away opens nothing."""
