@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from s2sgw.admin.protocol import ANSWER_BYTES, ANSWER_SECONDS, SOCKET
+from s2sgw.policy.peer_pieces import cut
 
 #: Seconds to connect to a socket on this machine.
 CONNECT_SECONDS = 5
@@ -34,7 +35,12 @@ def socket_path(config: Path) -> Path:
     Nothing else of the file is read, so it may be edited while the gateway runs. Raises `RequestFailed`.
     """
     try:
-        tree = tomllib.loads(config.read_text("utf-8-sig"))
+        text = config.read_text("utf-8-sig")
+        rest, _ = cut(text)  # reading very many peers would take seconds
+        try:
+            tree = tomllib.loads(rest)
+        except tomllib.TOMLDecodeError:
+            tree = tomllib.loads(text)  # the same error, with its place in the file
     except OSError as error:
         raise RequestFailed(f"{config} cannot be read: {error.strerror}; name another by --config", "configuration") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

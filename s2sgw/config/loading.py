@@ -18,7 +18,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from s2sgw.config.cross_checks import disagreements, unusable_files
 from s2sgw.config.errors import Complaint, ConfigError, KeyPath, TOMLSource, suggest, translate
-from s2sgw.config.peer_pieces import Piece, cut
 from s2sgw.config.sections import (
     DNS,
     TLS,
@@ -36,6 +35,7 @@ from s2sgw.config.sections import (
 )
 from s2sgw.config.syntax_errors import syntax_complaint
 from s2sgw.policy.model import FeaturesObject, LimitsObject, PeerObject, RatesObject
+from s2sgw.policy.peer_pieces import Piece, cut
 from s2sgw.policy.values import PeerName, parse_nameserver, parse_peer_name
 
 #: section -> its type. A missing section counts as empty.

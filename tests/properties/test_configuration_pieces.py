@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.config import ConfigError, parse, peer_pieces
+from s2sgw.config import ConfigError, parse
+from s2sgw.policy import peer_pieces
 from tests.support.examples import EXAMPLES
 
 #: Lines of a file: good and bad ones, and those that only look like headers.

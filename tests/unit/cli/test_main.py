@@ -23,6 +23,7 @@ from s2sgw.admin.verbs import CertificateRow, LaneRow, PeerRow, RefusalRow, Refu
 from s2sgw.cli import check
 from s2sgw.cli import main as command
 from s2sgw.config import ConfigError
+from s2sgw.policy import peer_pieces
 from s2sgw.runtime import configuration_file, taken_ports
 from s2sgw.runtime.taken_ports import TakenPorts
 from s2sgw.xmpp.jid import Domain, InvalidJID
@@ -226,6 +227,17 @@ class AskingTests(CommandCase):
             self.assertIn(words, result.output)
         self.config.unlink()
         self.assertIn("cannot be read: No such file", self.run_command("status").output)
+
+    def test_very_many_peers(self) -> None:
+        """In a long file, sections of peers are not read. An error in the rest is told with its line in the file."""
+        self.patch(peer_pieces, "LONG", 0)
+        peers = "".join(f'[peers."{name}.example"]\nhold = "1m"\n' for name in "abcd")
+        text = '[gateway]\nstate = "elsewhere"\n' + peers.replace('"b.example"]', '"b.example"]\nhold =') + "[admin]\n"
+        self.config.write_text(text)
+        self.assertEqual(self.config.absolute().parent / "elsewhere" / "admin.sock", client.socket_path(self.config))
+        self.config.write_text(text.replace("\nhold =\n", "\n") + 'socket =\n')
+        error = self.assertRaises(client.RequestFailed, client.socket_path, self.config)
+        self.assertIn("at line 12, column 9", str(error))
 
     def test_usage(self) -> None:
         """An unknown verb, an unknown option, and a PEER that is not a domain have the status 2."""

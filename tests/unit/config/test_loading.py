@@ -9,11 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.config import Config, loading, parse, peer_pieces
+from s2sgw.config import Config, loading, parse
 from s2sgw.config.cross_checks import tcp_place
 from s2sgw.config.loading import SECTIONS
 from s2sgw.config.password_hash import PasswordHash
 from s2sgw.config.sections import Cluster
+from s2sgw.policy import peer_pieces
 from s2sgw.policy.model import PeerPolicy
 from s2sgw.xmpp.jid import Domain
 from tests.support.configurations import GATEWAY, ConfigTestCase
@@ -289,9 +290,9 @@ class LongTests(ConfigTestCase):
 
     def test_nothing_is_kept(self) -> None:
         """Tables that cannot be cut leave memory one by one, and so do the names that were made among them."""
-        peers = self.config(GATEWAY + '[peers]\n"a.example" = {hold = "1m"}\n"b.example" = {hold = "2m"}\n').peers
-        self.assertEqual((["a.example", "b.example"], {}), (self.names, self.tree["peers"]))
-        self.assertEqual((["a.example", "b.example"], set()), (list(peers), {id(each) for each in peers} & {id(each) for each in self.names}))
+        peers = self.config(GATEWAY + '[peers]\n"one-of-two.example" = {hold = "1m"}\n"other-of-two.example" = {hold = "2m"}\n').peers
+        self.assertEqual((["one-of-two.example", "other-of-two.example"], {}), (self.names, self.tree["peers"]))
+        self.assertEqual((["one-of-two.example", "other-of-two.example"], set()), (list(peers), {id(each) for each in peers} & {id(each) for each in self.names}))
 
     def test_order(self) -> None:
         """Sections of peers may stand anywhere, and have any header."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.config import peer_pieces
-from s2sgw.config.peer_pieces import LONG, cut
+from s2sgw.policy import peer_pieces
+from s2sgw.policy.peer_pieces import LONG, cut
 
 FIRST, SECOND, THIRD, FOURTH = (f'[peers."{name}.example"]\nhold = "1m"\n' for name in ("a", "b", "c", "d"))
 GATEWAY = '[gateway]\ndomains = ["example.org"]\n\n'
