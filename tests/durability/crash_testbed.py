@@ -25,6 +25,9 @@ LOCAL = {"managed.inside.example": True, "plain.inside.example": False}
 PEERS = {"managed.example": True, "plain.example": False}
 #: A peer without XEP-0198 that only receives. In part of the cycles it does not answer pings either (R41).
 ONE_WAY = "oneway.example"
+#: The hold time of requests, and of the errors that answer them. An error that waits for longer is dropped by rule (docs/custody.md), and
+#: on a slow machine the cycles may take longer than the default.
+IQ_HOLD = "10m"
 #: Seconds between two checks at the end, and without any arrival until all stanzas have arrived.
 LOOK_SECONDS, QUIET_SECONDS = 0.25, 3.0
 
@@ -72,7 +75,7 @@ class CrashTestbed:
         backends = [self._backend(name, inner[name], ports[name], dns) for name in self.local]
         self.gateway.configure(
             backend="127.0.0.1:1", dns=dns, anchors=authority.file, certificates=[certificates[name] for name in self.local],
-            changes={"backend": backends, **self._changes},
+            changes={"backend": backends, **self._changes, "queue": {"iq_hold": IQ_HOLD, **self._changes.get("queue", {})}},
         )
         await self._populate(authority, dns, certificates, inner, ports)
         for server in self._servers:
