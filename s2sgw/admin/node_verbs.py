@@ -218,10 +218,14 @@ class ClusterVerbs:
         """Return the names that any node knows, each once."""
         if flag_argument(arguments, "here"):
             return await self._here(verb, arguments)
-        limit = limit_asked(arguments)
-        answers, missing = await self._all_rows(verb, arguments, NAMES_SECONDS)
-        names = {name for _, found in answers for name in found.rows if isinstance(name, str)}
-        return [*sorted(names)[:limit], *missing]
+        self._begin()
+        try:
+            limit = limit_asked(arguments)
+            answers, missing = await self._all_rows(verb, arguments, NAMES_SECONDS)
+            names = await self._slices.run(_each_name_once(answers, limit))
+        finally:
+            self._merging -= 1
+        return [*names, *missing]
 
     async def _everywhere(self, verb: str, arguments: Arguments) -> Any:
         """Change this node, and then all others. What this node refuses is not asked of others."""
@@ -356,6 +360,20 @@ def _one_list(
     for row in rows:
         merged.append(row)
         if len(merged) % AT_ONCE == 0:
+            yield None
+    return merged
+
+
+def _each_name_once(answers: Sequence[tuple[str, NodeRows]], limit: int) -> SlicedWork[list[str]]:
+    """Return the work of merging the names of nodes, in order. At most `limit` are taken."""
+    names = (name for _, found in answers for name in found.rows if isinstance(name, str))
+    merged: list[str] = []
+    for number, name in enumerate((yield from in_order(names, str, AT_ONCE)), 1):
+        if not merged or merged[-1] != name:
+            merged.append(name)
+        if len(merged) == limit:
+            break
+        if number % AT_ONCE == 0:
             yield None
     return merged
 

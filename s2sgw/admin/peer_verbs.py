@@ -63,10 +63,12 @@ class PeerVerbs:
         try:
             changed = await (denials.remove(name) if undo else denials.add(name))
         except TimeoutError as error:
-            raise VerbError(str(error)) from None
+            if denials.learnt.get(name) != (not undo):
+                raise VerbError(str(error)) from None
+            changed = True  # the change was told, and only the answer to the write is missing
         except (OSError, TooManyDenied) as error:
             raise VerbError(f"nothing was changed: {error}") from None
-        changed |= denials.learnt.pop(name, None) is not None  # this node has learnt it from the node that asks
+        changed |= denials.learnt.pop(name, None) is not None  # written by the node that asks, or told before the answer
         closed = await self._services.apply_bars() if changed else []
         return {"peer": name, "denied": not undo, "changed": changed, "closed": [each._asdict() for each in closed]}
 

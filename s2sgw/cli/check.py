@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from s2sgw.admin.client import RequestFailed, socket_path
+from s2sgw.admin.client import CONNECT_SECONDS, RequestFailed, socket_path
 from s2sgw.cli import tables
 from s2sgw.cli.output import (
     CONFIGURATION,
@@ -81,13 +81,16 @@ def _ports_in_use(config: Config) -> list[str]:
 
 
 def _runs(config: Config) -> bool:
-    """Return whether something answers on the admin socket."""
+    """Return whether something listens on the admin socket, also if it hangs or the user may not connect."""
     try:
         path = socket_path(config.path)
         with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(CONNECT_SECONDS)
             connection.connect(str(path))
-    except (RequestFailed, OSError):
+    except (RequestFailed, FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         return False
+    except OSError:
+        return True
     return True
 
 

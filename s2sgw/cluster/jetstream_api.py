@@ -170,10 +170,13 @@ class JetStreamAPI:
         work = read_counts(answer.data)
         try:
             while True:
-                next(work)
+                try:
+                    next(work)
+                except StopIteration as end:
+                    content = end.value
+                    break
                 await asyncio.sleep(0)
-        except StopIteration as end:
-            return _checked(end.value)
+            return _checked(content)
         except (ValueError, AttributeError):
             raise _no_object(answer) from None
 

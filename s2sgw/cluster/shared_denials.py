@@ -10,7 +10,9 @@ import json
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from s2sgw.cluster.engine import ClusterEngine
 from s2sgw.cluster.shared_items import OVERHEAD
@@ -47,22 +49,25 @@ class SharedDenials:
         self.table = SharedTable(engine, PREFIX, clock, may_change, self._taken)
         #: returns the names in force on this node
         self.kept: Callable[[], Collection[str]] = tuple
-        #: called with all names, and whether this node has changed them
-        self.apply: Callable[[Collection[str], bool], object] = lambda names, own: None
+        #: called with all names
+        self.apply: Callable[[Collection[str]], object] = lambda names: None
         self._engine = engine
         self._report = report
         self._restored = self._unreadable = False
+        #: whether `restore` was asked while the names could not be read
+        self._waits = False
 
     async def restore(self) -> None:
         """Share what this node has on its disk and no node knows, then apply what all share. Raises `OSError`.
 
         This node was alone when it was denied, or the engine has lost its store.
         """
+        self._waits = self._unreadable
         if not self._unreadable:
             if self._unshared(_read(self.table.get(KEY))):
                 await self._change(self._with_kept)
             self._restored = True
-            self.apply(_read(self.table.get(KEY)).denied, False)
+            self.apply(_read(self.table.get(KEY)).denied)
 
     def _unshared(self, value: _Value) -> list[str]:
         """Return the names on the disk of this node of which no node knows."""
@@ -129,7 +134,14 @@ class SharedDenials:
             return
         self._unreadable = False
         if self._restored:
-            self.apply(names, own)
+            self.apply(names)
+        elif self._waits:
+            self._waits = False
+            Deferred.fromCoroutine(self.restore()).addErrback(self._not_restored)
+
+    def _not_restored(self, failure: Failure) -> None:
+        self._waits = True
+        self._report(f"the denied names that nodes share do not apply until they change: {failure.getErrorMessage()}")
 
 
 def _read(data: bytes | None) -> _Value:

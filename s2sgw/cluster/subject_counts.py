@@ -40,8 +40,8 @@ def _read(text: str, at: int, counts: dict[str, int]) -> Generator[None, None, i
         if counts and text[at : at + 1] != ",":
             raise ValueError("no comma")
         subject, at = _DECODER.raw_decode(text, at + bool(counts))
-        if text[at : at + 1] != ":":
-            raise ValueError("no colon")
+        if not isinstance(subject, str) or text[at : at + 1] != ":":
+            raise ValueError("no name and colon")
         counts[subject], at = _DECODER.raw_decode(text, at + 1)
         if len(counts) % AT_ONCE == 0:
             yield

@@ -1,4 +1,4 @@
-"""Actions of a node of a cluster when another node has denied a peer, or denies it no longer.
+"""Actions of a node of a cluster when a peer was denied, or is denied no longer, and no verb on this node deals with it.
 
 The name applies at once. The rest waits for a moment: the other node asks this one to deny the peer, too, and is told which
 streams that closed (`admin.peer_verbs`). A node that was away, or was not reached, is not asked.
@@ -41,9 +41,10 @@ class LearntDenials:
         denials.heard = self._heard
 
     def stop(self) -> None:
-        """Do nothing more."""
+        """Note what was learnt, which the next start does not learn again, and do nothing more."""
         cancel(self._timer)
         self._timer = None
+        self._note()
 
     def _heard(self) -> None:
         if self._timer is None:
@@ -51,14 +52,18 @@ class LearntDenials:
 
     def _apply(self) -> None:
         self._timer = None
+        if self._note():
+            self._bars.apply_bars().addErrback(self._failed)
+
+    def _note(self) -> bool:
+        """Write what was learnt to the audit log. Return whether there was anything."""
         learnt, self._denials.learnt = self._denials.learnt, {}
         for name, denied in learnt.items():
             try:
                 self._audit.note_or_log("deny" if denied else "deny undone", by="another node", peer=name)
             except OSError as error:
                 self.log.error(event="not in the audit log", peer=name, detail=str(error))
-        if learnt:
-            self._bars.apply_bars().addErrback(self._failed)
+        return bool(learnt)
 
     def _failed(self, failure: Any) -> None:
         self.log.failure("the streams of denied peers could not be closed", failure)

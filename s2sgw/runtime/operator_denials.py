@@ -47,7 +47,7 @@ class OperatorDenials:
         self._lists: Sequence[DenyList] = ()
         #: the names of a cluster; None: the gateway is alone
         self.shared: SharedNames | None = None
-        #: names that another node has denied (true) or denies no longer, until they are noted and streams are closed
+        #: names that were denied (true) or are denied no longer, until that is noted and streams are closed
         self.learnt: dict[str, bool] = {}
         #: called when there are such names
         self.heard: Callable[[], object] = lambda: None
@@ -93,17 +93,17 @@ class OperatorDenials:
         self._change(tuple(each for each in self.names if each != name))
         return True
 
-    def take(self, names: Collection[str], own: bool) -> None:
-        """Apply the names that all nodes share. `own`: this node has made the change.
+    def take(self, names: Collection[str]) -> None:
+        """Apply the names that all nodes share.
 
-        They also apply if the file cannot be written: the next start reads them from the engine.
+        The verb takes its name out of `learnt`, also if this node wrote it. A name whose verb got no answer stays there.
+        The names also apply if the file cannot be written: the next start reads them from the engine.
         """
         before = set(self.names)
         if before == set(names):
             return
-        if not own:
-            self.learnt.update({name: True for name in names if name not in before})
-            self.learnt.update(dict.fromkeys(before.difference(names), False))
+        self.learnt.update({name: True for name in names if name not in before})
+        self.learnt.update(dict.fromkeys(before.difference(names), False))
         try:
             write_atomically(self._path, json.dumps(sorted(names)).encode("ascii"))
         except OSError as error:
@@ -111,8 +111,7 @@ class OperatorDenials:
             self._report(f"{self._path} cannot be written ({error}). {text}")
         self.names = tuple(names)
         self._apply()
-        if not own:
-            self.heard()
+        self.heard()
 
     def _change(self, names: tuple[str, ...]) -> None:
         write_atomically(self._path, json.dumps(names).encode("ascii"))

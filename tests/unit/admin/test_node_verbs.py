@@ -200,12 +200,23 @@ class EveryNodeTests(NodeVerbsCase):
             waiting.append(Deferred())
             return waiting[-1]
 
-        verbs = ClusterVerbs({"lanes": slow}, self.nodes, home_of, Slices(self.clock)).verbs()
-        running = [Deferred.fromCoroutine(verbs["lanes"]({})) for _ in range(node_verbs.MERGES)]
-        self.assertIn("--here", str(self.failureResultOf(Deferred.fromCoroutine(verbs["lanes"]({})), VerbError).value))
-        running[0].cancel()
-        self.failureResultOf(running[0])
-        self.assertNoResult(Deferred.fromCoroutine(verbs["lanes"]({})))
+        for verb in ("lanes", "names"):
+            verbs = ClusterVerbs({verb: slow}, self.nodes, home_of, Slices(self.clock)).verbs()
+            running = [Deferred.fromCoroutine(verbs[verb]({})) for _ in range(node_verbs.MERGES)]
+            self.assertIn("--here", str(self.failureResultOf(Deferred.fromCoroutine(verbs[verb]({})), VerbError).value))
+            running[0].cancel()
+            self.failureResultOf(running[0])
+            self.assertNoResult(Deferred.fromCoroutine(verbs[verb]({})))
+
+    def test_many_names(self) -> None:
+        """Very many names are merged in steps."""
+        found = [(node, node_verbs.NodeRows([f"p{number}.example" for number in range(10_000)], False)) for node in "abc"]
+        work, steps = node_verbs._each_name_once(found, 100_000), 1
+        with self.assertRaises(StopIteration) as end:
+            while True:
+                next(work)
+                steps += 1
+        self.assertEqual((10_000, True), (len(end.exception.value), steps > 30_000 // node_verbs.AT_ONCE))
 
     def test_status(self) -> None:
         """The overview of this node has those of the others, and names those that gave none."""

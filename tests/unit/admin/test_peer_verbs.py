@@ -13,6 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin.peer_verbs import PeerServices, PeerVerbs
 from s2sgw.admin.server import VerbError
+from s2sgw.cluster.shared_denials import SharedDenials
+from s2sgw.cluster.shared_table import CHANGE_SECONDS
 from s2sgw.peerdb.database import PeerDatabase
 from s2sgw.peerdb.keys import RememberedKey
 from s2sgw.peerdb.peer_records import PeerRecords
@@ -27,6 +29,8 @@ from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 from tests.support.certificates import leaf_for
+from tests.support.coroutines import now
+from tests.support.memory_engine import MemoryEngine, MemoryStore
 
 PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
 KEY, OTHER_KEY = Fingerprint(b"1" * 32), Fingerprint(b"2" * 32)
@@ -146,7 +150,7 @@ class DenyTests(PeerVerbCase):
     def test_of_all_nodes(self) -> None:
         """A node that has learnt the name from the node that asks it notes the change, and closes streams. One that cannot is refused."""
         self.denials.shared = SharedNamesStub()
-        self.denials.take(["peer.example"], False)
+        self.denials.take(["peer.example"])
         answer = self.ask("deny", peer="peer.example")
         self.assertEqual((True, [CLOSED._asdict()], {}), (answer["changed"], answer["closed"], self.denials.learnt))
         answer = self.ask("deny", peer="peer.example")
@@ -154,6 +158,39 @@ class DenyTests(PeerVerbCase):
         for error, words in ((TimeoutError("it may still do it"), "it may still"), (OSError("the engine does not answer"), "nothing was changed: the engine")):
             self.denials.shared = SharedNamesStub(error)
             self.assertEqual(words, str(self.refused("deny", peer="other.example"))[: len(words)])
+
+    def shared_by_two(self) -> tuple[OperatorDenials, MemoryEngine]:
+        """Share the names with another node. Return its names, and the engine of this node."""
+        store = MemoryStore()
+        state = Path(self.mktemp())
+        state.mkdir()
+        other = OperatorDenials(state, PeerPolicies({}).deny, self.complaints.append)
+        engines = []
+        for denials in (other, self.denials):
+            engines.append(MemoryEngine(store))
+            shared = denials.shared = SharedDenials(engines[-1], self.clock, lambda: True, self.complaints.append)
+            shared.apply = denials.take
+            shared.table.start()
+            now(shared.restore())
+        return other, engines[1]
+
+    def test_asked_first(self) -> None:
+        """A node that is asked before it is told the change of the other node closes streams, too."""
+        other, engine = self.shared_by_two()
+        for undo in (False, True):
+            engine.fall_behind()
+            now(other.remove("peer.example") if undo else other.add("peer.example"))
+            self.assertEqual([CLOSED._asdict()], self.ask("deny", peer="peer.example", undo=undo)["closed"])
+            engine.go_on()
+        self.assertEqual((2, {}), (self.applied, self.denials.learnt))
+
+    def test_told_before_the_answer(self) -> None:
+        """A change that is told, but whose write gets no answer, is made: streams are closed."""
+        _, engine = self.shared_by_two()
+        engine.lose_answers()
+        asked = Deferred.fromCoroutine(self.verbs.deny({"peer": "peer.example"}))
+        self.clock.advance(CHANGE_SECONDS)
+        self.assertEqual((True, 1), (self.successResultOf(asked)["changed"], self.applied))
 
     def test_not_written(self) -> None:
         """A full disk is reported."""

@@ -490,6 +490,20 @@ class PortTests(SynchronousTestCase):
             listener.listen()
             self.patch(check, "socket_path", lambda _: folder / "s")
             self.assertEqual([], check._ports_in_use(config))
+        self.assertEqual(["add reuseport"], self.assertRaises(ConfigError, check._ports_in_use, config).complaints)
+
+    def test_of_a_node_that_hangs(self) -> None:
+        """A node that accepts no more connections, or none of this user, runs. It is not waited for."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        config: Any = SimpleNamespace(cluster=SimpleNamespace(node="a"), path=folder / "a.toml")
+        self.patch(check, "socket_path", lambda _: folder / "s")
+        self.patch(taken_ports, "taken_ports", lambda _: self.fail("its own ports were tried"))
+        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+            listener.bind(str(folder / "s"))
+            listener.listen(0)
+            first.connect(str(folder / "s"))
+            self.assertEqual([], check._ports_in_use(config))
 
     def test_of_a_gateway_alone(self) -> None:
         """A gateway alone may be checked while the server that it is to stand in front of has its port."""

@@ -146,6 +146,9 @@ class QuestionTests(APITests):
         """A question is asked again for as long as an election may take, then it is `EngineGone` with the last reason."""
         gone = self.ask(lambda api: api.leader_last("S", "s.a"), SILENCE)
         self.assertEqual((type(gone), "silence" in str(gone), 12 <= self.loop.time() < 15), (EngineGone, True, True))
+        for strange in (b"5", b"[]", b'{"error":"x"}', b'{"error":{"err_code":"?"}}'):
+            gone = self.ask(lambda api: api.info("S", "s.>"), Message("", "", {}, strange, 0))
+            self.assertEqual((type(gone), "no JSON object" in str(gone)), (EngineGone, True), strange)
         gone = self.ask(lambda api: api.leader_last("S", "s.a"), error(10008, "no leader"))
         self.assertEqual((type(gone), "no leader" in str(gone)), (EngineGone, True))
 

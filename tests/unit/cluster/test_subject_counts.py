@@ -42,7 +42,7 @@ class CountTests(SynchronousTestCase):
 
     def test_broken(self) -> None:
         """Bytes that are no JSON are an error."""
-        for data in (b"", b"\xff", b'{"state":{"subjects":{', b'{"state":{"subjects":{"a":1', b'{"state":{"subjects":{"a":1}', b'{"state":{"subjects":{"a" 1}}}', written({"a": 1})[:-1]):
+        for data in (b"", b"\xff", b'{"state":{"subjects":{', b'{"state":{"subjects":{"a":1', b'{"state":{"subjects":{"a":1}', b'{"state":{"subjects":{"a" 1}}}', b'{"state":{"subjects":{1:2}}}', written({"a": 1})[:-1]):
             self.assertRaises(ValueError, read, data)
 
     def test_steps(self) -> None:

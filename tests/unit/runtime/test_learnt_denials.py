@@ -37,19 +37,19 @@ class LearntTests(SynchronousTestCase):
 
     def test_noted(self) -> None:
         """Names that were learnt are noted after a moment, and streams are closed once."""
-        self.denials.take(["a.example", "b.example"], False)
-        self.denials.take(["b.example"], False)
+        self.denials.take(["a.example", "b.example"])
+        self.denials.take(["b.example"])
         self.assertEqual(0, self.applied)
         self.clock.advance(ASKED_WITHIN)
         self.assertEqual([("deny undone", "another node", "a.example"), ("deny", "another node", "b.example")], sorted(self.noted(), key=lambda row: row[2]))
         self.assertEqual((1, {}), (self.applied, self.denials.learnt))
-        self.denials.take([], False)
+        self.denials.take([])
         self.clock.advance(ASKED_WITHIN)
         self.assertEqual(2, self.applied)
 
     def test_asked_meanwhile(self) -> None:
         """A name with which the verb has dealt meanwhile is left alone."""
-        self.denials.take(["a.example"], False)
+        self.denials.take(["a.example"])
         del self.denials.learnt["a.example"]
         self.clock.advance(ASKED_WITHIN)
         self.assertEqual((0, False), (self.applied, (self.state / "audit.log").exists()))
@@ -58,12 +58,12 @@ class LearntTests(SynchronousTestCase):
         """Streams are closed also if the audit log cannot be written. A failure is logged."""
         (self.state / "audit.log").mkdir()
         self.outcome = fail(RuntimeError("broken"))
-        self.denials.take(["a.example"], False)
+        self.denials.take(["a.example"])
         self.clock.advance(ASKED_WITHIN)
         self.assertEqual((1, 1), (self.applied, len(self.flushLoggedErrors(RuntimeError))))
 
     def test_stop(self) -> None:
-        """After a stop nothing is left that would be called."""
-        self.denials.take(["a.example"], False)
+        """At a stop names that were learnt are noted: the next start reads them from the file. Nothing is left that would be called."""
+        self.denials.take(["a.example"])
         self.learnt.stop()
-        self.assertEqual([], self.clock.getDelayedCalls())
+        self.assertEqual(([], [("deny", "another node", "a.example")], 0), (self.clock.getDelayedCalls(), self.noted(), self.applied))
