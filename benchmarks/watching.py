@@ -12,7 +12,7 @@ TURNS = 200_000
 
 
 def cost(run: Run) -> None:
-    """Measure turns without work. The gateway reads the CPU time at the begin of a turn for the turn's budget too."""
+    """Measure turns without work. The gateway reads the CPU time at the beginning of a turn for the turn's budget too."""
     watch = TurnWatch()
     for _ in run.rounds():
         began = process_time()

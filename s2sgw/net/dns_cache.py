@@ -1,7 +1,7 @@
 """A cache of DNS answers, which are kept until their TTL is over.
 
 One party can ask for any number of names below a domain of its own. So the names below a registered domain share a part of the
-cache, and push out only each other.
+cache, and push out each other beyond it.
 """
 
 from __future__ import annotations

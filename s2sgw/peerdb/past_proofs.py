@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from operator import attrgetter
-from sys import intern
 from typing import Literal, NamedTuple, cast
 
 from s2sgw.peerdb.database import Content, PeerDatabase, Statement
@@ -34,6 +34,19 @@ CREATE INDEX IF NOT EXISTS proofs_by_last ON proofs (last);
 """
 #: The expiry of the last certificate that a peer presented.
 _EXPIRY_TABLE = "CREATE TABLE IF NOT EXISTS expiry (domain TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;"
+
+
+#: Different keys of which one object is kept for all of their proofs.
+KEYS = 256
+
+
+@lru_cache(KEYS)
+def _kept(key: str) -> str:
+    """Return one object for equal keys: one key may prove thousands of sub-domains.
+
+    `sys.intern` would keep each key for ever in Python 3.12.
+    """
+    return key
 
 
 class PastProof(NamedTuple):
@@ -74,7 +87,7 @@ class PastProofs:
         database.define(_TABLES, self._content)
         database.define(_EXPIRY_TABLE, self._expiry_content)
         for row in database.rows(f"SELECT {_COLUMNS} FROM proofs ORDER BY last"):
-            self._proofs.setdefault(row[0], {})[row[1]] = PastProof(*row)
+            self._proofs.setdefault(row[0], {})[row[1]] = PastProof(*row)._replace(key=_kept(row[5]))
         self._expiries = {domain: at for domain, at in database.rows("SELECT domain, at FROM expiry") if domain in self._proofs}
         gone = self._shares.fill({name: OVERHEAD * len(proofs) for name, proofs in self._proofs.items()})
         database.write(*(statement for domain in gone for statement in self._drop(domain)))
@@ -105,7 +118,7 @@ class PastProofs:
             return False
         first, times = (at, 0) if known is None else (known.first, known.times)
         is_new = domain.ascii not in self._proofs
-        proof = PastProof(domain.ascii, method, first, at, times + 1, intern(key))  # one key may prove thousands of sub-domains
+        proof = PastProof(domain.ascii, method, first, at, times + 1, _kept(key))
         gone = self._take(proof)
         more = [statement for name in gone for statement in self._drop(name)]
         expires = expiry(certificate)

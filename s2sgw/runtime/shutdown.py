@@ -22,6 +22,8 @@ from s2sgw.xmpp.ending import Cause, Ending
 
 #: Seconds in which the next servers can still take waiting stanzas.
 DELIVER_SECONDS = 5.0
+#: Seconds without an acknowledgement after which a next server counts as silent, if the disk is full.
+SILENT_SECONDS = 2.5
 #: Pairs that get a log line of their own if some of their stanzas are lost.
 PAIRS_LOGGED = 20
 
@@ -66,6 +68,8 @@ class Shutdown:
         self._sources = sources
         self._others = others
         self._answering: list[DeliveryQueue] = []
+        #: the first position in flight of each queue, and since when it has been the first, as far as that was seen
+        self._in_flight: dict[DeliveryQueue, tuple[int, float]] = {}
 
     async def run(self) -> None:
         """Carry out all steps. A step that fails is logged, and the next one follows: what is in memory must reach the spool."""
@@ -82,6 +86,14 @@ class Shutdown:
     def stop_writing(self) -> None:
         """Write nothing more, so that everything in flight can be acknowledged."""
         self._custody.quiesce()
+        self._note_in_flight()
+
+    def _note_in_flight(self) -> None:
+        """Note what each next server has to acknowledge next."""
+        now, before = self._clock.seconds(), self._in_flight
+        firsts = [(queue, queue.pair_queue.in_flight_positions.start) for queue in self._queues if queue.pair_queue.in_flight]
+        known = ((queue, first, before.get(queue, (0, 0.0))) for queue, first in firsts)
+        self._in_flight = {queue: note if note[0] == first else (first, now) for queue, first, note in known}
 
     async def await_in_flight(self) -> None:
         """Wait until everything in flight is acknowledged."""
@@ -114,6 +126,7 @@ class Shutdown:
         chosen = answering if spools else list(self._queues)
         for queue in chosen:
             queue.resume(one_chunk=spools)
+        self._note_in_flight()
         await self._while(partial(_are_delivering, chosen), DELIVER_SECONDS)
         for queue in chosen if spools else ():
             queue.quiesce()
@@ -121,13 +134,15 @@ class Shutdown:
     async def pass_on_rejected(self) -> None:
         """Wait until the stanzas that the spool had no room for are passed on, or bounced.
 
-        A next server that has not acknowledged what is in flight is not waited for: what it cannot be sent at once is bounced.
+        What waits for a next server that has acknowledged nothing for `SILENT_SECONDS`, and cannot be sent at once, is bounced.
         Without a spool, wait until the errors of those that were bounced are passed on.
         """
-        answering = set(self._answering)
-        for queue in self._queues:
-            queue.overflow.silent = bool(queue.pair_queue.in_flight) and queue not in answering
-        await self._while(self._rejected_may_yet_go, DELIVER_SECONDS)
+        for _ in range(2):  # a server may have fallen silent just now
+            self._note_in_flight()
+            since = self._clock.seconds() - SILENT_SECONDS
+            for queue in self._queues:
+                queue.overflow.silent = queue in self._in_flight and self._in_flight[queue][1] <= since
+            await self._while(self._rejected_may_yet_go, DELIVER_SECONDS / 2)
 
     def _rejected_may_yet_go(self) -> bool:
         return any(map(self._may_yet_go, self._queues))
@@ -150,12 +165,14 @@ class Shutdown:
     def write_what_is_in_memory_alone(self) -> None:
         """Write the stanzas that the disk did not take to any server that is there, also to one that does not acknowledge.
 
-        If the sender's server does not keep them, all are written, however much is in flight.
+        If the sender's server does not keep them, all are written, however much is in flight, but none that waits behind stanzas
+        that only the spool has: these would be in doubt for nothing.
         """
         for queue in self._queues:
             if queue.pair_queue.unspooled:
-                waiting = queue.pair_queue.not_in_flight()
-                queue.last_write = queue.overflow.active and any(not (held.durable or held.kept_upstream) for held in waiting)
+                rejected = queue.overflow.active or not self._custody.services.spools
+                waiting = queue.pair_queue.waiting if rejected and queue.pair_queue.spooled_range is None else ()
+                queue.last_write = any(not (held.durable or held.kept_upstream) for held in waiting)
                 queue.resume()
 
     def log_lost(self) -> None:

@@ -36,6 +36,8 @@ SHARE = 4
 ASKED = 16
 #: Seconds that a stream has to give a sign of life, and seconds between two looks whether it has.
 PING_SECONDS = 2.0
+#: Seconds for which a newcomer is expected to prove itself, after room was made for it.
+PROOF_SECONDS = 10.0
 LOOK = 0.1
 
 
@@ -84,9 +86,12 @@ class AcceptedStreamLimit:
         self._on_limit = on_limit
         #: when streams were asked for a sign of life last
         self._asked: WeakKeyDictionary[ProvenStream, float] = WeakKeyDictionary()
+        #: the newcomers for whom room was made, each with its peer, the registered domain, and until when
+        self._expected: dict[StreamConnection, tuple[Domain, str, float]] = {}
 
     def excess(self, peer: Domain, limit: int, besides: StreamConnection) -> Ending | None:
         """Return why `peer` may have no stream more besides the one on this connection; None where it may."""
+        self._expected.pop(besides, None)
         number = len(self._others(peer, besides))
         if number >= limit:
             return Ending(Cause.TOO_MANY_STREAMS, f"{number} streams are open, all of them proven; at most {limit} at a time")
@@ -104,9 +109,9 @@ class AcceptedStreamLimit:
         total = self._connections.limits.total
         return max(1, min(total // SHARE, total - self._connections.proven))
 
-    def _share_is_full(self, registered: str, besides: StreamConnection) -> bool:
-        """Return whether a registered domain may have no connection more."""
-        streams, share = self._streams.below(registered), self._share
+    def _share_is_full(self, registered: str, besides: StreamConnection, expected: int = 0) -> bool:
+        """Return whether a registered domain may have no connection more, if so many are expected."""
+        streams, share = self._streams.below(registered), self._share - expected
         if not self._connections.limits.total or len(streams) < share:
             return False
         return sum(stream.connection is not besides for stream in streams) >= share
@@ -115,20 +120,29 @@ class AcceptedStreamLimit:
         """Return when the stream was asked for a sign of life, or when it last gave one: so all are asked, in turns."""
         return max(self._asked.get(stream, -inf), stream.connection.last_received)
 
-    def _peer_is_full(self, peer: Domain, limit: int, besides: StreamConnection) -> bool:
-        return len(self._others(peer, besides)) >= limit
+    def _peer_has_no_room(self, peer: Domain, limit: int, besides: StreamConnection) -> bool:
+        return len(self._others(peer, besides)) + sum(its == peer for its, _, _ in self._expected.values()) >= limit
+
+    def _share_has_no_room(self, registered: str, besides: StreamConnection) -> bool:
+        return self._share_is_full(registered, besides, sum(its == registered for _, its, _ in self._expected.values()))
 
     async def room(self, peer: Domain, limit: int, besides: StreamConnection) -> Ending | None:
         """Do as `excess`, but first end the stalest streams that give no sign of life, until there is room."""
-        peer_is_full = partial(self._peer_is_full, peer, limit, besides)
+        now, expected = self._clock.seconds(), self._expected.items()
+        self._expected = {each: its for each, its in expected if each is not besides and each.ending is None and its[2] > now}
+        registered = registered_domain(peer.ascii)
+        peer_is_full = partial(self._peer_has_no_room, peer, limit, besides)
+        share_is_full = partial(self._share_has_no_room, registered, besides)
+        made = peer_is_full() or share_is_full()
         if peer_is_full():
             await self._make_room(peer_is_full, self._others(peer, besides))
-        registered = registered_domain(peer.ascii)
-        share_is_full = partial(self._share_is_full, registered, besides)
         if share_is_full() and not peer_is_full():
             others = (stream for stream in self._streams.below(registered) if stream.connection is not besides)
             await self._make_room(share_is_full, nsmallest(ASKED, others, key=self._last_asked))
-        return self.excess(peer, limit, besides)
+        excess = self.excess(peer, limit, besides)
+        if made and excess is None:  # until it has proven the peer, others must not take its place
+            self._expected[besides] = (peer, registered, self._clock.seconds() + PROOF_SECONDS)
+        return excess
 
     async def _make_room(self, is_full: Callable[[], bool], streams: Collection[ProvenStream]) -> None:
         """End those of `streams` that give no sign of life, the stalest first, while `is_full` is true."""

@@ -142,6 +142,8 @@ class SpoolTables:
         JSON cannot hold each value that an altered row may have: bytes, an infinite number, or text that is not valid. Then the
         rows are read without it.
         """
+        if self._unwritten:
+            self._insert()  # its errors are not those of the rows that are read
         try:
             rows = self._rows(f"SELECT json_group_array(json_array({columns})) FROM ({source})", *values)
             return list(json.loads(rows[0][0].decode("utf-8", "surrogateescape")))
@@ -358,7 +360,7 @@ class SpoolTables:
             return []
         within = "FROM stanza WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
         bounds = totals.base + min(after, POSITIONS - 1), totals.base + POSITIONS
-        sizes = self._json("size", f"SELECT length(data) AS size {within}", *bounds, ROWS)
+        sizes = self._json("size", f"SELECT ifnull(length(data), 0) AS size {within}", *bounds, ROWS)
         number = 0
         while number < len(sizes) and at_most > 0:
             at_most -= sizes[number][0]
@@ -437,7 +439,7 @@ class SpoolTables:
         values = (pair.sender.ascii, pair.recipient.ascii, position, *self._values(position, spooled), cause, round(at * 1e6))
         columns = f"sender, recipient, position, {COLUMNS}, cause, at"
         self._rows(f"INSERT INTO quarantine ({columns}) VALUES ({', '.join('?' * len(values))})", *values)
-        sizes = self._json("number, size", "SELECT number, length(data) AS size FROM quarantine ORDER BY number DESC")
+        sizes = self._json("number, size", "SELECT number, ifnull(length(data), 0) AS size FROM quarantine ORDER BY number DESC")
         room = QUARANTINE_BYTES
         for index, (number, size) in enumerate(sizes):
             room -= size
@@ -501,6 +503,12 @@ def _clock(text: object) -> StoredClock | None:
 
 def _damage(number: int, data: bytes, envelope: list[Any], content_sum: int | None, envelope_sum_: int | None) -> Damage:
     """Return the altered part of a row. Rows of the first version have no checksums."""
+    kind, to, from_, type_, ident, payloads, accepted, deadline = envelope
+    texts, words, times = (kind, to, from_, payloads), (type_, ident), (accepted, deadline)
+    if not (all(isinstance(each, str) for each in texts) and all(isinstance(each, str | None) for each in words)):
+        return "envelope"
+    if not all(isinstance(each, int) for each in times):
+        return "envelope"  # with the same text, so with the same checksum
     if content_sum is None and envelope_sum_ is None:
         return ""
     if envelope_sum(number, envelope) != envelope_sum_:

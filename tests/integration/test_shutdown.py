@@ -422,6 +422,72 @@ class ShutdownTests(SynchronousTestCase):
             self.successResultOf(self.stopped)
             self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent), self.world.settled), ("1" if kept else "123", "", []))
 
+    def stop_on_full_disk(self, *pairs: Pair, acknowledges: bool) -> None:
+        """Stop on a full disk, while a stream brings six stanzas for a server that takes one at a time, and acknowledges each or none.
+
+        `pairs` have queues before the stop.
+        """
+        self.full()
+        self.patch(flows, "CHUNK", 1)
+        self.patch(PairQueue, "enough_in_flight", property(lambda queue: queue.pair == OUT and bool(queue.in_flight)))
+        for pair in pairs:
+            self.world.queues.queue(pair)
+        link = Link()
+        self.links = [link]
+        self.shut_down()
+        self.clock.advance(LOOK_SECONDS)
+        self.world.queue.accept([stanza(name) for name in "123456"])
+        self.clock.advance(WINDOW)
+        link.gone()
+        for _ in range(24):
+            self.clock.pump([LOOK_SECONDS] * 25)
+            self.world.custody.expiry.sweep()
+            if acknowledges and self.world.next_hop.ready and self.world.queue.pair_queue.in_flight:
+                self.world.queue.acknowledged(1)
+        self.successResultOf(self.stopped)
+
+    def test_full_disk_and_a_live_server(self) -> None:
+        """A server that acknowledges what it was sent is not silent, also if its queue is new: nothing is bounced."""
+        self.stop_on_full_disk(OUT.inverse, acknowledges=True)
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent)), ("123456", ""))
+
+    def test_full_disk_and_a_server_that_falls_silent(self) -> None:
+        """A server that falls silent only during the stop is not waited for either."""
+        self.stop_on_full_disk(OUT, OUT.inverse, acknowledges=False)
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent)), ("1", "23456"))
+
+    def test_full_disk_behind_what_the_disk_has(self) -> None:
+        """Stanzas that only the disk has are not written to a silent server: they would be in doubt for nothing."""
+        spool = FaultySpool(1 << 20, lambda call: call())
+        self.world = World(spool=spool)
+        self.patch(PairQueue, "enough_in_flight", property(lambda queue: queue.pair == OUT and bool(queue.in_flight)))
+        self.world.back.ready = False
+        for name in "123":
+            self.world.queue.accept([stanza(name)])
+        self.clock.pump([WINDOW, 1.0])
+        self.world.queue.evict(0)
+        self.assertIsNotNone(self.world.queue.pair_queue.spooled_range)
+        spool.write_error = SpoolFull("the disk is full", "disk")
+        self.world.queue.accept([stanza("4")])
+        self.clock.advance(WINDOW)
+        self.shut_down()
+        self.clock.pump([LOOK_SECONDS] * 600)
+        self.successResultOf(self.stopped)
+        self.assertEqual(ids(self.world.next_hop.sent), "1")
+
+    def test_without_a_spool_and_a_silent_server(self) -> None:
+        """Without a spool, the last errors are written too, however much is in flight."""
+        self.world = World(spools=False, soon=partial(self._soon, 0))
+        self.patch(flows, "BOUNCED_AT_ONCE", 1)
+        self.patch(PairQueue, "enough_in_flight", property(lambda queue: queue.pair == OUT.inverse and bool(queue.in_flight)))
+        self.world.next_hop.ready, self.world.back.acknowledges = False, True
+        self.world.queues.queue(OUT.inverse)
+        self.world.queue.accept([stanza(name) for name in "123"])
+        self.shut_down()
+        self.clock.pump([LOOK_SECONDS] * 600)
+        self.successResultOf(self.stopped)
+        self.assertEqual(ids(self.world.back.sent), "123")
+
     def test_full_disk_and_errors_behind_other_stanzas(self) -> None:
         """Errors that must be sent do not wait for ever behind stanzas that a stop leaves to the spool."""
         spool = FaultySpool(1 << 20, lambda call: call())

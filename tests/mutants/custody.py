@@ -262,8 +262,8 @@ FAULTS = (
     ),
     Mutation(
         "C41", "fault: at a stop on a full disk, stanzas wait behind those in flight to a silent server until they are lost", "s2sgw/runtime/shutdown.py",
-        "            queue.overflow.silent = bool(queue.pair_queue.in_flight) and queue not in answering\n",
-        "            pass\n",
+        "                queue.overflow.silent = queue in self._in_flight and self._in_flight[queue][1] <= since\n",
+        "                pass\n",
         (_SHUTDOWN + "test_full_disk_and_a_silent_server",),
     ),
     Mutation(

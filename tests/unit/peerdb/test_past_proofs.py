@@ -38,6 +38,15 @@ class PastProofsTests(PeerDatabaseTestCase):
         self.assertEqual((3, NOW, NOW + FRESH + 1, "b"), (found.times, found.first, found.last, found.key))
         self.assertEqual("pkix", found.row()["method"])
 
+    def test_one_key_of_many(self) -> None:
+        """A key that proves thousands of sub-domains is in memory once, also after a restart."""
+        for number in range(3):
+            key = "".join(("sha256:", "a" * 64))  # a new object each time
+            self.proofs.proven(Domain.parse(f"a{number}.example"), "pkix", key, NOW)
+        self.result(self.store.close())
+        for proofs in (self.proofs, PastProofs(database(self.path))):
+            self.assertEqual(len({id(proofs.of(Domain.parse(f"a{number}.example"))[0].key) for number in range(3)}), 1)
+
     def test_over_a_restart(self) -> None:
         """Everything is kept over a restart."""
         self.proofs.proven(PEER, "pkix", "sha256:a", NOW)

@@ -230,6 +230,28 @@ class LimitTests(SynchronousTestCase):
             self.world.siblings += [FakeStream(self.world)]
         self.assertIsNone(alive.ending)
 
+    def newcomers(self, number: int, limit: int) -> list[bool]:
+        """Let so many new streams be judged at once. Each proves itself a moment later. Return which may."""
+        connections = [FakeStream(self.world) for _ in range(number)]
+        answers = [Deferred.fromCoroutine(self.world.limit.room(PEER, limit, cast(StreamConnection, each))) for each in connections]
+        self.world.wait()
+        proven = []
+        for connection, answer in zip(connections, answers, strict=True):
+            refused = self.successResultOf(answer) or self.world.limit.excess(PEER, limit, cast(StreamConnection, connection))
+            proven.append(refused is None)
+            if refused is None:
+                self.world.streams.append(connection)
+        return proven
+
+    def test_newcomers_at_once(self) -> None:
+        """If a machine was cut off, all of its streams come back at once: each newcomer ends one dead stream, and none is refused."""
+        dead = self.siblings(5, alive=False)
+        self.assertEqual(self.newcomers(3, limit=4), [True] * 3)
+        self.assertEqual(sum(stream.ending is not None for stream in dead), 3)
+        self.world.siblings.clear()
+        self.world.streams = self.world.open(4, alive=False)[-4:]
+        self.assertEqual(self.newcomers(3, limit=4), [True] * 3)
+
     def test_registered_domain_with_many_streams(self) -> None:
         """Only a few streams of a registered domain are asked at once: those that were silent longest, and others the next time."""
         self.world.limits = ConnectionLimits(total=4 * 3 * ASKED)

@@ -334,6 +334,48 @@ class AlteredTests(SynchronousTestCase):
         self.assertEqual(filled.file.reports, [])
         it.close()
 
+    def test_no_value(self) -> None:
+        """A value that is missing makes its own row an altered one, and the lane is read to its end."""
+        columns = ("data", "kind", "addressee", "author", "payloads", "accepted", "deadline")
+        it = Filled(self.mktemp(), (len(columns), 0, 0)).file.open()
+        connection = connection_of(it)
+        for statement in (
+            "PRAGMA writable_schema=ON", "UPDATE sqlite_master SET sql = replace(sql, ' NOT NULL', '') WHERE name = 'stanza'",
+            "PRAGMA writable_schema=RESET",
+        ):
+            connection.execute(statement)
+        for position, column in enumerate(columns, 1):
+            connection.execute(f"UPDATE stanza SET {column} = NULL WHERE id % {POSITIONS} = ?", (position,))
+        self.assertEqual([(row.position, bool(row.damage)) for row in drain(it)], [(number, True) for number in range(1, 8)])
+        it.close()
+
+    def test_types_without_checksums(self) -> None:
+        """The same holds for a row of the first version, which has no checksums."""
+        columns = ("kind", "addressee", "author", "type", "ident", "payloads", "accepted", "deadline")
+        it = Filled(self.mktemp(), (len(columns), 0, 0)).file.open()
+        connection = connection_of(it)
+        connection.execute("UPDATE stanza SET content_sum = NULL, envelope_sum = NULL")
+        for position, column in enumerate(columns, 1):
+            connection.execute(f"UPDATE stanza SET {column} = x'ff' WHERE id % {POSITIONS} = ?", (position,))
+        rows = drain(it)
+        self.assertEqual([row.position for row in rows], list(range(1, len(columns) + 1)))
+        self.assertEqual([row.position for row in rows if row.damage], [7, 8])
+        it.close()
+
+    def test_insert_that_fails_at_a_read(self) -> None:
+        """If rows cannot be written before a read, the read fails, and they are not counted as written."""
+        it = Filled(self.mktemp(), (3, 0, 0)).file.open()
+        assert isinstance(it.spool, sqlite_spool.SQLiteSpool)
+        tables = it.spool._tables
+        assert tables is not None
+        tables.begin()
+        inner = Stanza("message", b"<message/>", "u@b.example", "v@a.example", None, "\ud800")  # no text for SQLite
+        tables.append([Spooled(A, 50, inner, 1.0, 2.0)])
+        self.assertRaises(ValueError, tables.read, A, 0, 1)
+        tables.rollback()
+        self.assertEqual((tables.count, len(it.read(A))), (3, 3))
+        it.close()
+
     def test_types_in_quarantine(self) -> None:
         """A row in quarantine that cannot be shown hides no other row, and stays in the file."""
         altered = [("cause", b"\xff"), ("at", b"\xff"), ("at", 1.5), ("position", "text"), ("sender", b"\xff"), ("recipient", "@")]
