@@ -25,6 +25,8 @@ PREFIX, KEY = "deny", "all"
 VERSION = 1
 #: Names that were undone, of which a value has the last ones.
 UNDONE = 1000
+#: Bytes of a name in a value, beside its own: two quotes and a comma.
+_NAME_OVERHEAD = 3
 
 _FULL = "they have more bytes than a record of the engine. Use policy.deny_lists for more"
 
@@ -71,16 +73,26 @@ class SharedDenials:
 
     def _unshared(self, value: _Value) -> list[str]:
         """Return the names on the disk of this node of which no node knows."""
-        return [name for name in self.kept() if name not in value.denied and name not in value.undone]
+        known = {*value.denied, *value.undone}
+        return [name for name in self.kept() if name not in known]
 
     def _with_kept(self, value: _Value) -> _Value:
-        new = self._unshared(value)
-        number = len(new)
-        while not self._fits(with_new := value._replace(denied=(*value.denied, *new))):
-            new.pop()
-        if len(new) < number:
-            self._report(f"{number - len(new)} names that were denied on this node alone are denied no longer: {_FULL}")
-        return with_new
+        unshared = self._unshared(value)
+        room = self._room - len(_encoded(value)) + (not value.denied)  # the first name has no comma
+        new: list[str] = []
+        for name in unshared:
+            room -= len(name) + _NAME_OVERHEAD
+            if room < 0:
+                left = len(unshared) - len(new)
+                self._report(f"{left} names that were denied on this node alone are denied no longer: {_FULL}")
+                break
+            new.append(name)
+        return value._replace(denied=(*value.denied, *new))
+
+    @property
+    def _room(self) -> int:
+        """Return the most bytes of a value."""
+        return self._engine.max_record - OVERHEAD
 
     async def add(self, name: str) -> bool:
         """Deny a name. Return whether that is new. Raises `OSError`."""
@@ -121,7 +133,7 @@ class SharedDenials:
         return changed
 
     def _fits(self, value: _Value) -> bool:
-        return not value.denied or len(_encoded(value)) <= self._engine.max_record - OVERHEAD
+        return not value.denied or len(_encoded(value)) <= self._room
 
     def _taken(self, key: str, data: bytes | None, own: bool) -> None:
         if key != KEY:

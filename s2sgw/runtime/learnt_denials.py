@@ -56,13 +56,19 @@ class LearntDenials:
             self._bars.apply_bars().addErrback(self._failed)
 
     def _note(self) -> bool:
-        """Write what was learnt to the audit log. Return whether there was anything."""
+        """Write what was learnt to the audit log. Return whether there was anything.
+
+        A node that was away may learn a thousand names. Each line is synced to the disk, so they share one.
+        """
         learnt, self._denials.learnt = self._denials.learnt, {}
-        for name, denied in learnt.items():
+        for action, denied in (("deny", True), ("deny undone", False)):
+            names = [name for name, now_denied in learnt.items() if now_denied == denied]
+            if not names:
+                continue
             try:
-                self._audit.note_or_log("deny" if denied else "deny undone", by="another node", peer=name)
+                self._audit.note_or_log(action, by="the cluster", peers=names)
             except OSError as error:
-                self.log.error(event="not in the audit log", peer=name, detail=str(error))
+                self.log.error(event="not in the audit log", action=action, number=len(names), detail=str(error))
         return bool(learnt)
 
     def _failed(self, failure: Any) -> None:

@@ -17,7 +17,7 @@ from functools import partial
 from heapq import nsmallest
 from math import inf
 from operator import attrgetter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from twisted.internet.interfaces import IReactorTime
@@ -73,6 +73,14 @@ class OpenConnections(Protocol):
         """Return how many connections have proven a peer. The others give way to newcomers."""
 
 
+class _Newcomer(NamedTuple):
+    """The peer that a connection is about to prove, its registered domain, and until when that is waited for."""
+
+    peer: Domain
+    registered: str
+    until: float
+
+
 class AcceptedStreamLimit:
     """The limit of streams that are open at once. `on_limit` is called with the key of a limit of all connections that is hit."""
 
@@ -86,8 +94,8 @@ class AcceptedStreamLimit:
         self._on_limit = on_limit
         #: when streams were asked for a sign of life last
         self._asked: WeakKeyDictionary[ProvenStream, float] = WeakKeyDictionary()
-        #: the newcomers for whom room was made, each with its peer, the registered domain, and until when
-        self._expected: dict[StreamConnection, tuple[Domain, str, float]] = {}
+        #: the newcomers for whom room was made
+        self._expected: WeakKeyDictionary[StreamConnection, _Newcomer] = WeakKeyDictionary()
 
     def excess(self, peer: Domain, limit: int, besides: StreamConnection) -> Ending | None:
         """Return why `peer` may have no stream more besides the one on this connection; None where it may."""
@@ -96,7 +104,7 @@ class AcceptedStreamLimit:
         if number >= limit:
             return Ending(Cause.TOO_MANY_STREAMS, f"{number} streams are open, all of them proven; at most {limit} at a time")
         registered = registered_domain(peer.ascii)
-        if not self._share_is_full(registered, besides):
+        if not self._share_is_full(registered, self._is_counted(registered, besides)):
             return None
         self._on_limit("connections")
         number = len(self._streams.below(registered))
@@ -109,47 +117,58 @@ class AcceptedStreamLimit:
         total = self._connections.limits.total
         return max(1, min(total // SHARE, total - self._connections.proven))
 
-    def _share_is_full(self, registered: str, besides: StreamConnection, expected: int = 0) -> bool:
-        """Return whether a registered domain may have no connection more, if so many are expected."""
-        streams, share = self._streams.below(registered), self._share - expected
-        if not self._connections.limits.total or len(streams) < share:
-            return False
-        return sum(stream.connection is not besides for stream in streams) >= share
+    def _share_is_full(self, registered: str, counted: bool, expected: int = 0) -> bool:
+        """Return whether a registered domain may have no connection more, if so many are expected.
+
+        `counted`: one of its streams is on the connection that asks. This is asked often, so the streams are not gone through.
+        """
+        number = len(self._streams.below(registered)) - counted
+        return bool(self._connections.limits.total) and number + expected >= self._share
+
+    def _is_counted(self, registered: str, besides: StreamConnection) -> bool:
+        """Return whether a stream of a registered domain is on this connection."""
+        return any(stream.connection is besides for stream in self._streams.below(registered))
 
     def _last_asked(self, stream: ProvenStream) -> float:
         """Return when the stream was asked for a sign of life, or when it last gave one: so all are asked, in turns."""
         return max(self._asked.get(stream, -inf), stream.connection.last_received)
 
     def _peer_has_no_room(self, peer: Domain, limit: int, besides: StreamConnection) -> bool:
-        return len(self._others(peer, besides)) + sum(its == peer for its, _, _ in self._expected.values()) >= limit
+        return len(self._others(peer, besides)) + sum(each.peer == peer for each in self._expected.values()) >= limit
 
-    def _share_has_no_room(self, registered: str, besides: StreamConnection) -> bool:
-        return self._share_is_full(registered, besides, sum(its == registered for _, its, _ in self._expected.values()))
+    def _share_has_no_room(self, registered: str, counted: bool) -> bool:
+        return self._share_is_full(registered, counted, sum(each.registered == registered for each in self._expected.values()))
 
     async def room(self, peer: Domain, limit: int, besides: StreamConnection) -> Ending | None:
         """Do as `excess`, but first end the stalest streams that give no sign of life, until there is room."""
-        now, expected = self._clock.seconds(), self._expected.items()
-        self._expected = {each: its for each, its in expected if each is not besides and each.ending is None and its[2] > now}
+        self._forget_newcomers(besides)
         registered = registered_domain(peer.ascii)
         peer_is_full = partial(self._peer_has_no_room, peer, limit, besides)
-        share_is_full = partial(self._share_has_no_room, registered, besides)
+        share_is_full = partial(self._share_has_no_room, registered, self._is_counted(registered, besides))
         made = peer_is_full() or share_is_full()
         if peer_is_full():
-            await self._make_room(peer_is_full, self._others(peer, besides))
+            await self._make_room(peer_is_full, self._others(peer, besides), peer.ascii)
         if share_is_full() and not peer_is_full():
             others = (stream for stream in self._streams.below(registered) if stream.connection is not besides)
-            await self._make_room(share_is_full, nsmallest(ASKED, others, key=self._last_asked))
+            await self._make_room(share_is_full, nsmallest(ASKED, others, key=self._last_asked), registered)
         excess = self.excess(peer, limit, besides)
         if made and excess is None:  # until it has proven the peer, others must not take its place
-            self._expected[besides] = (peer, registered, self._clock.seconds() + PROOF_SECONDS)
+            self._expected[besides] = _Newcomer(peer, registered, self._clock.seconds() + PROOF_SECONDS)
         return excess
 
-    async def _make_room(self, is_full: Callable[[], bool], streams: Collection[ProvenStream]) -> None:
-        """End those of `streams` that give no sign of life, the stalest first, while `is_full` is true."""
+    def _forget_newcomers(self, besides: StreamConnection) -> None:
+        """Forget those that have ended, or had their time to prove themselves, and `besides`, which asks again."""
+        now = self._clock.seconds()
+        for connection, newcomer in list(self._expected.items()):
+            if connection is besides or connection.ending is not None or newcomer.until <= now:
+                del self._expected[connection]
+
+    async def _make_room(self, is_full: Callable[[], bool], streams: Collection[ProvenStream], owner: str) -> None:
+        """End those of `streams`, all of `owner`, that give no sign of life, the stalest first, while `is_full` is true."""
         for stream in sorted(await self._silent(is_full, streams), key=attrgetter("connection.last_received")):
             if not is_full():
                 return
-            text = f"it gave no sign of life for {PING_SECONDS:g} s, and its peer has opened another stream"
+            text = f"it gave no sign of life for {PING_SECONDS:g} s, and {owner} has opened another stream"
             stream.connection.abort(Ending(Cause.UNRESPONSIVE, text, "them"))
 
     async def _silent(self, is_full: Callable[[], bool], streams: Collection[ProvenStream]) -> list[ProvenStream]:

@@ -343,7 +343,7 @@ class NodesTests(SynchronousTestCase):
         self.assertEqual(["peer.example"], self.ask(b, "deny list"))
         self.assertFalse(self.send(b))
         audit = b.folder / "state" / "audit.log"
-        self.until(b, lambda: audit.read_text().count('"by": "another node"') == 2)
+        self.until(b, lambda: audit.read_text().count('"by": "the cluster"') == 2)
 
     def counts(self, node: DemoNode) -> list[bool]:
         return [row["counts"] for row in self.ask(node, "pins list", peer="peer.example")]

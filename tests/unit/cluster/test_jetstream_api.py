@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.engine import EngineFull, EngineGone
-from s2sgw.cluster.jetstream_api import ID, Record, expecting
+from s2sgw.cluster.jetstream_api import ID, JetStreamAPI, Record, expecting
 from s2sgw.cluster.requests import Message
 from tests.support.scripted_requests import NOT_FOUND, SILENCE, APITests, Request, ack, error, json_message, page, status, stored
 
@@ -192,6 +193,18 @@ class QuestionTests(APITests):
         pages = [json_message({"state": {"subjects": {name: 1}, "last_seq": 9}, "total": 3}) for name in "abc"]
         found = self.ask(lambda api: api.info("S", ">"), *pages)
         self.assertEqual((found["state"]["subjects"], [r.content.get("offset") for r in self.requests.made]), (dict.fromkeys("abc", 1), [None, 1, 2]))
+
+    def test_long_list(self) -> None:
+        """Other work is done while a long list is read."""
+        content = {"state": {"subjects": {f"s.{number}": 1 for number in range(1200)}}, "total": 1200}
+        answer = Message("", "", {}, json.dumps(content, separators=(",", ":")).encode(), 0)  # as the server writes it
+        pauses: list[object] = []
+
+        async def reading(api: JetStreamAPI) -> None:
+            pauses.extend(api._content_in_steps(answer).__await__())
+
+        self.ask(reading)
+        self.assertEqual([None, None], pauses)
 
     def test_refused_question(self) -> None:
         """A question that is refused is not asked again."""

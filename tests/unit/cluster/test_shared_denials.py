@@ -64,6 +64,7 @@ class SharedDenialsTests(SynchronousTestCase):
         self.assertEqual(("b.example",), self.node("a.example").names)
         now(self.one.shared.add("a.example"))
         self.assertEqual(("b.example", "a.example"), self.node().names)
+        self.assertEqual([], json.loads(self.one.shared.table.get("all") or b"")["undone"])
 
     def test_alone_before(self) -> None:
         """A gateway that was alone brings its names, and so does a node whose engine has lost its store."""
@@ -102,6 +103,18 @@ class SharedDenialsTests(SynchronousTestCase):
         late = Node(self.store, "b.example", "much.longer.than.that.example")
         now(late.shared.restore())
         self.assertEqual((("a.example",), 1), (late.names, len(late.reports)))
+        self.patch(MemoryEngine, "max_record", OVERHEAD)
+        self.assertTrue(now(self.one.shared.remove("a.example")))
+
+    def test_as_many_as_fit(self) -> None:
+        """Of the names on the disk of a node, those are shared that fit, to the last byte. The others are counted in a report."""
+        names = [f"{letter}.example" for letter in "abcd"]
+        value = json.dumps({"version": 1, "denied": names[:3], "undone": []}, separators=(",", ":"))
+        for spare, number in ((-1, 2), (0, 3)):
+            self.store = MemoryStore()
+            self.patch(MemoryEngine, "max_record", OVERHEAD + len(value) + spare)
+            late = self.node(*names)
+            self.assertEqual(([*late.names], [report.split()[0] for report in late.reports]), (names[:number], [str(4 - number)]))
 
     def test_no_engine(self) -> None:
         """A node that may change nothing says so."""

@@ -88,6 +88,13 @@ class ReconfigurationTests(FolderCase):
         refusal = self.receiving.refuses_sender(PEER)
         return refusal.ending.cause.value if refusal else None
 
+    def test_close(self) -> None:
+        """At the end, denied peers of which other nodes have told are noted, and nothing is left to be called."""
+        self.gateway.reconfiguration.denials.take(["denied.example"])
+        self.gateway.reconfiguration.close()
+        (line,) = (self.running.config.gateway.state / "audit.log").read_text().splitlines()
+        self.assertIn("denied.example", line)
+
     def test_policy(self) -> None:
         """The new policies apply at once wherever policies are used. The old ones are released."""
         old = self.running.config.peers

@@ -146,6 +146,9 @@ class AdmissionTests(EntryTestCase):
         self.assertEqual(("outbound", "backend", "here.example"), (refused.direction, refused.leg, refused.local))
         self.assertEqual(set(), self.connection.holders)
         entry.accept([stanza("c")])
+        self.admissions.pop().callback(Ending(Cause.NOT_ALLOWED, "no"))
+        self.assertEqual((IN,), entry._entered)  # not once for each refusal
+        entry.accept([stanza("d")])
         self.assertEqual(1, len(self.admissions))
 
     def test_broken(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import inf
 from typing import Any, cast
+from weakref import ref
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -11,13 +12,21 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net.admission import ConnectionLimits
 from s2sgw.net.connection import StreamConnection
-from s2sgw.s2s.accepted_limit import ASKED, LOOK, PING_SECONDS, AcceptedStreamLimit
+from s2sgw.s2s.accepted_limit import ASKED, LOOK, PING_SECONDS, PROOF_SECONDS, AcceptedStreamLimit
 from s2sgw.stream.management import REQUEST
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 
 PEER = Domain.parse("peer.example")
-NEWEST = cast(StreamConnection, object())
+
+
+class Newest:
+    """The connection on which the next stream is about to be proven."""
+
+    ending: Ending | None = None
+
+
+NEWEST = cast(StreamConnection, Newest())
 
 
 class FakeStream:
@@ -251,6 +260,46 @@ class LimitTests(SynchronousTestCase):
         self.world.siblings.clear()
         self.world.streams = self.world.open(4, alive=False)[-4:]
         self.assertEqual(self.newcomers(3, limit=4), [True] * 3)
+
+    def made_room(self) -> Newest:
+        """Return a newcomer for whom one of two dead streams was ended."""
+        self.world.open(2, alive=False)
+        newcomer = Newest()
+        answer = Deferred.fromCoroutine(self.world.limit.room(PEER, 2, cast(StreamConnection, newcomer)))
+        self.world.wait()
+        self.assertIsNone(self.successResultOf(answer))
+        self.assertEqual(1, len(self.world.streams))
+        return newcomer
+
+    def test_newcomer_waits(self) -> None:
+        """As long as a newcomer may yet prove itself, the next one makes room of its own."""
+        newcomer = self.made_room()
+        self.world.room(2)
+        self.world.wait()
+        self.assertEqual((None, []), (newcomer.ending, self.world.streams))
+
+    def test_newcomer_is_proven(self) -> None:
+        """A newcomer that has proven itself is counted once, as a stream."""
+        newcomer = self.made_room()
+        self.assertIsNone(self.world.limit.excess(PEER, 2, cast(StreamConnection, newcomer)))
+        (dead,) = self.world.streams
+        self.assertIsNone(self.successResultOf(self.world.room(2)))
+        self.assertEqual([dead], self.world.streams)
+
+    def test_newcomer_has_ended(self) -> None:
+        """A newcomer that has ended, or proves nothing in its time, leaves its place to the next one: no further stream is ended for it."""
+        ended = self.made_room()
+        ended.ending = Ending(Cause.CONNECTION_LOST)
+        self.assertIsNone(self.successResultOf(self.world.room(2)))
+        self.world.streams.clear()
+        waiting = self.made_room()
+        self.world.clock.advance(PROOF_SECONDS)
+        self.assertIsNone(self.successResultOf(self.world.room(2)))
+        self.assertEqual((None, 1), (waiting.ending, len(self.world.streams)))
+
+    def test_newcomer_leaves_memory(self) -> None:
+        """The limit keeps no connection in memory that has left it."""
+        self.assertIsNone(ref(self.made_room())())
 
     def test_registered_domain_with_many_streams(self) -> None:
         """Only a few streams of a registered domain are asked at once: those that were silent longest, and others the next time."""
