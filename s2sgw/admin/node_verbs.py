@@ -185,15 +185,20 @@ class ClusterVerbs:
     async def _all_rows(
         self, verb: str, arguments: Arguments, seconds: float = LOOK_SECONDS,
     ) -> tuple[list[tuple[str, NodeRows]], list[MissingRow]]:
+        at_most = MERGED_BYTES // (1 + len(self._nodes.others()))
+        own = await self._slices.run(taken_rows(await self._here(verb, arguments), at_most))
+        answers, missing = await self._rows_of_others(verb, arguments, seconds)
+        return [(self._nodes.name, own), *answers], [*missing, *_cut([(self._nodes.name, own)])]
+
+    async def _rows_of_others(
+        self, verb: str, arguments: Arguments, seconds: float,
+    ) -> tuple[list[tuple[str, NodeRows]], list[MissingRow]]:
         others = self._nodes.others()
         at_most = MERGED_BYTES // (1 + len(others))
-        own = await self._slices.run(taken_rows(await self._here(verb, arguments), at_most))
         passed = self._passed(verb, arguments)
         calls = {node: self._nodes.rows(node, verb, passed, seconds, at_most) for node in others}
         answers, missing = await self._of_each(calls)
-        found = [(self._nodes.name, own), *answers]
-        missing += [MissingRow(node=node, missing=_CUT) for node, rows in found if rows.cut]
-        return found, missing
+        return answers, [*missing, *_cut(answers)]
 
     async def _summary(self, verb: str, arguments: Arguments) -> Any:
         """Return the answer of this node, with those of the others in `nodes`."""
@@ -208,11 +213,14 @@ class ClusterVerbs:
         own = await self._here(verb, arguments)
         if flag_argument(arguments, "here"):
             return own
-        key, order = TABLES[verb]
-        answers, missing = await self._ask_others(verb, arguments, LOOK_SECONDS)
-        tables = [(node, NodeRows(_rows(answer, key), False)) for node, answer in ((self._nodes.name, own), *answers)]
-        rows = await self._slices.run(_one_list(tables, verb, order))
-        return {**own, key: rows[: limit_asked(arguments)] if _takes_limit(verb) else rows, "missing": missing}
+        self._begin()
+        try:
+            answers, missing = await self._rows_of_others(verb, arguments, LOOK_SECONDS)
+            tables = [(self._nodes.name, NodeRows(table_rows(verb, own), False)), *answers]
+            rows = await self._slices.run(_one_list(tables, verb, TABLES[verb][1]))
+        finally:
+            self._merging -= 1
+        return {**own, TABLES[verb][0]: rows[: limit_asked(arguments)] if _takes_limit(verb) else rows, "missing": missing}
 
     async def _names(self, verb: str, arguments: Arguments) -> Any:
         """Return the names that any node knows, each once."""
@@ -305,8 +313,7 @@ class ClusterVerbs:
                 raise VerbError(f"node {node} is the home of the peer and gave no answer: {error}{doubt}") from None
             except VerbError as error:
                 raise VerbError(f"node {node}: {error}", error.kind) from None
-        cut = [MissingRow(node=node, missing=_CUT)] if found.cut else []
-        return [*({**row, "node": node} for row in found.rows), *cut]
+        return [*({**row, "node": node} for row in found.rows), *_cut([(node, found)])]
 
     # --- this node ---
 
@@ -321,7 +328,10 @@ class ClusterVerbs:
         return {**passed, BY: f"{asked_by(arguments)} of node {self._nodes.name}"}
 
 
-_CUT = "it has more rows than one answer of all nodes holds: name a peer, or ask it alone (--here)"
+def _cut(answers: Iterable[tuple[str, NodeRows]]) -> list[MissingRow]:
+    """Return a row for each node that has more rows than were taken."""
+    text = "it has more rows than one answer of all nodes holds: name a peer, or ask it alone (--here)"
+    return [MissingRow(node=node, missing=text) for node, found in answers if found.cut]
 
 
 def _takes_limit(verb: str) -> bool:
@@ -342,9 +352,9 @@ def taken_rows(answer: object, at_most: int) -> SlicedWork[NodeRows]:
     return NodeRows(rows, False)
 
 
-def _rows(answer: Mapping[str, Any], key: str) -> list[Any]:
+def table_rows(verb: str, answer: Mapping[str, Any]) -> list[Any]:
     """Return the rows in an answer that is one table."""
-    rows = answer.get(key)
+    rows = answer.get(TABLES[verb][0])
     return rows if isinstance(rows, list) else []
 
 

@@ -24,7 +24,18 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
-from s2sgw.admin.node_verbs import ASKABLE, ClusterVerbs, NodeEnded, NodeRows, NodeSilent, NodeUnreached, NotHome, peer_of
+from s2sgw.admin.node_verbs import (
+    ASKABLE,
+    TABLES,
+    ClusterVerbs,
+    NodeEnded,
+    NodeRows,
+    NodeSilent,
+    NodeUnreached,
+    NotHome,
+    peer_of,
+    table_rows,
+)
 from s2sgw.admin.server import BY, Rows, Verb, VerbError, called
 from s2sgw.admin.verb_table import TABLE
 from s2sgw.cluster.door import HandOn
@@ -123,6 +134,8 @@ class VerbAnswers:
             result = await result
         if isinstance(result, Rows):
             return await self._page(_OpenRows(result.steps()))
+        if verb in TABLES:  # the node that asks needs the rows of the table alone
+            result = table_rows(verb, result)
         if isinstance(result, list):
             return await self._page(_OpenRows(iter(result)))
         answer = json.dumps({"result": result}).encode()

@@ -229,13 +229,15 @@ class EveryNodeTests(NodeVerbsCase):
     def test_ages(self) -> None:
         """The ages of all nodes are one table."""
         self.own["queue ages"] = {"bounds": [1.0], "rows": [{"peer": "p", "stanzas": 1}]}
-        self.nodes.answers = {("b", "queue ages"): {"bounds": [1.0], "rows": [{"peer": "q", "stanzas": 2}]}, ("c", "queue ages"): NodeSilent("gone")}
+        self.nodes.answers = {("b", "queue ages"): [{"peer": "q", "stanzas": 2}], ("c", "queue ages"): NodeSilent("gone")}
         answer = self.ask("queue ages")
         self.assertEqual([("b", "q"), ("a", "p")], [(row["node"], row["peer"]) for row in answer["rows"]])
         self.assertEqual([{"node": "c", "missing": "gone"}], answer["missing"])
         self.assertEqual(["q"], [row["peer"] for row in self.ask("queue ages", limit=1)["rows"]])
-        self.nodes.answers = {("b", "queue ages"): {"rows": [7, {"peer": "q", "stanzas": "x"}]}, ("c", "queue ages"): {"rows": 7}}
-        self.assertEqual(["p", "q"], [row["peer"] for row in self.ask("queue ages")["rows"]])
+        self.nodes.answers = {("b", "queue ages"): [7, {"peer": "q", "stanzas": "x"}], ("c", "queue ages"): NodeRows([{"peer": "r"}], True)}
+        answer = self.ask("queue ages")
+        self.assertEqual(["p", "q", "r"], [row["peer"] for row in answer["rows"]])
+        self.assertEqual([("c", True)], [(row["node"], "--here" in row["missing"]) for row in answer["missing"]])
 
     def test_certificates(self) -> None:
         """The certificates of all nodes are listed by domain, however many domains there are: there is no limit."""
@@ -249,7 +251,7 @@ class EveryNodeTests(NodeVerbsCase):
     def test_report(self) -> None:
         """The report has the rows of all nodes, by peer, and names the nodes without an answer."""
         self.own["report"] = {"day": "2026-11-20", "domains": ["x"], "peers": [{"peer": "p"}, {"peer": "r"}]}
-        self.nodes.answers = {("b", "report"): {"day": "2026-11-20", "peers": [{"peer": "p"}]}, ("c", "report"): NodeSilent("gone")}
+        self.nodes.answers = {("b", "report"): [{"peer": "p"}], ("c", "report"): NodeSilent("gone")}
         answer = self.ask("report", peer="p", day="2026-11-20")
         self.assertEqual([("a", "p"), ("b", "p"), ("a", "r")], [(row["node"], row["peer"]) for row in answer["peers"]])
         self.assertEqual((["x"], [{"node": "c", "missing": "gone"}]), (answer["domains"], answer["missing"]))

@@ -39,7 +39,7 @@ class QuestionsCase(SynchronousTestCase):
 
     def serve(self, name: str) -> None:
         node, questions = self.nodes[name], Questions()
-        verbs = {verb: self.verb(name, verb) for verb in ("streams", "lanes", "status", "queue drop", "queue show", "deny", "explain", "reload", "names")}
+        verbs = {verb: self.verb(name, verb) for verb in ("streams", "lanes", "status", "queue drop", "queue show", "deny", "explain", "reload", "names", "report")}
         self.answers[name] = VerbAnswers(verbs, node.members, node.homes, node.engine, {LOCAL}, Slices(self.clock), self.clock)
         questions.add(YIELD.strip(), node.homes.answer)
         questions.add(WORD, self.answers[name].answer)
@@ -120,6 +120,14 @@ class AskingTests(QuestionsCase):
         self.assertEqual(2, len(self.asked))
         self.own["b", "streams"] = []
         self.assertEqual(([], False), self.rows("streams"))
+
+    def test_table(self) -> None:
+        """The rows of an answer that is one table come in pages too, so a day with very many peers is whole."""
+        wanted = [{"peer": f"{number}.example", "failures": {"details": ["x" * 1000]}} for number in range(2000)]
+        self.own["b", "report"] = {"day": "2026-11-20", "peers": wanted}
+        self.assertEqual((wanted, False), self.rows("report", at_most=1 << 22))
+        self.own["b", "report"] = {"day": "2026-11-20"}
+        self.assertEqual(([], False), self.rows("report"))
 
     def test_cut(self) -> None:
         """No more rows are taken than there is room for; that some are missing is told."""
