@@ -1,13 +1,15 @@
 """The names that operators denied (`s2sgw deny`), in the shared table of a cluster: also a node that was away learns of them.
 
 All names are one value, so that changes of two operators have one order on all nodes. The value also has the names that were
-undone last. So a node that was away does not bring back from its disk what was undone meanwhile.
+undone last, with the time. So a node that was away does not bring back from its disk what was undone meanwhile, and a gateway
+that was alone brings what was denied there later.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from math import inf
 from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -19,6 +21,7 @@ from s2sgw.cluster.shared_items import OVERHEAD
 from s2sgw.cluster.shared_table import NotChanged, SharedTable
 from s2sgw.policy.denylist import MOST_BY_HAND
 from s2sgw.policy.values import parse_peer_name
+from s2sgw.xmpp.wall_clock import WallClock
 
 #: The first word of the key, and the version of the value.
 PREFIX, KEY = "deny", "all"
@@ -36,10 +39,17 @@ class UnreadableNames(ValueError):
 
 
 class _Value(NamedTuple):
-    """The names that are denied, and those that were undone last, in the order of the changes."""
+    """The names that are denied, and those that were undone last, in the order of the changes.
+
+    A name that was undone has the time: seconds since the epoch, or infinite if a node of an older release left it out.
+    """
 
     denied: tuple[str, ...] = ()
-    undone: tuple[str, ...] = ()
+    undone: Mapping[str, float] = {}
+
+    def without_undone(self, names: Collection[str]) -> _Value:
+        """Return the value in which these names are not among those that were undone."""
+        return self._replace(undone={name: at for name, at in self.undone.items() if name not in names})
 
 
 class SharedDenials:
@@ -47,14 +57,16 @@ class SharedDenials:
 
     def __init__(
         self, engine: ClusterEngine, clock: IReactorTime, may_change: Callable[[], bool], report: Callable[[str], None],
+        wall: WallClock,
     ) -> None:
         self.table = SharedTable(engine, PREFIX, clock, may_change, self._taken)
-        #: returns the names in force on this node
-        self.kept: Callable[[], Collection[str]] = tuple
+        #: returns the names in force on this node, with the time of those that were denied while it was alone; 0: no such one
+        self.kept: Callable[[], Mapping[str, float]] = dict
         #: called with all names
         self.apply: Callable[[Collection[str]], object] = lambda names: None
         self._engine = engine
         self._report = report
+        self._wall = wall
         self._restored = self._unreadable = False
         #: whether `restore` was asked while the names could not be read
         self._waits = False
@@ -72,12 +84,13 @@ class SharedDenials:
             self.apply(_read(self.table.get(KEY)).denied)
 
     def _unshared(self, value: _Value) -> list[str]:
-        """Return the names on the disk of this node of which no node knows."""
-        known = {*value.denied, *value.undone}
-        return [name for name in self.kept() if name not in known]
+        """Return the names on the disk of this node of which no node knows, or that were denied after they were undone."""
+        denied = {*value.denied}
+        return [name for name, at in self.kept().items() if name not in denied and at > value.undone.get(name, -inf)]
 
     def _with_kept(self, value: _Value) -> _Value:
         unshared = self._unshared(value)
+        value = value.without_undone({*unshared})
         room = self._room - len(_encoded(value)) + (not value.denied)  # the first name has no comma
         new: list[str] = []
         for name in unshared:
@@ -101,7 +114,7 @@ class SharedDenials:
                 return value
             if len(value.denied) >= MOST_BY_HAND:
                 raise NotChanged(f"at most {MOST_BY_HAND} names can be denied; use policy.deny_lists for more")
-            return _Value((*value.denied, name), tuple(each for each in value.undone if each != name))
+            return value.without_undone((name,))._replace(denied=(*value.denied, name))
 
         return await self._change(edit)
 
@@ -110,7 +123,8 @@ class SharedDenials:
         def edit(value: _Value) -> _Value:
             if name not in value.denied:
                 return value
-            return _Value(tuple(each for each in value.denied if each != name), (*value.undone, name)[-UNDONE:])
+            undone = [*value.without_undone((name,)).undone.items(), (name, float(round(self._wall.seconds())))]
+            return _Value(tuple(each for each in value.denied if each != name), dict(undone[-UNDONE:]))
 
         return await self._change(edit)
 
@@ -163,7 +177,9 @@ def _read(data: bytes | None) -> _Value:
         words = json.loads(data)
         if words["version"] > VERSION:
             raise UnreadableNames(f"it has version {words['version']}, and this release knows {VERSION}")
-        return _Value(tuple(map(parse_peer_name, words["denied"])), tuple(map(parse_peer_name, words["undone"])))
+        undone = list(map(parse_peer_name, words["undone"]))
+        times = [inf if at is None else float(at) for at in words.get("undone_at", [None] * len(undone))]
+        return _Value(tuple(map(parse_peer_name, words["denied"])), dict(zip(undone, times, strict=True)))
     except UnreadableNames:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -171,5 +187,7 @@ def _read(data: bytes | None) -> _Value:
 
 
 def _encoded(value: _Value) -> bytes:
-    words = {"version": VERSION, "denied": value.denied, "undone": value.undone}
+    words: dict[str, object] = {"version": VERSION, "denied": value.denied, "undone": list(value.undone)}
+    if value.undone:
+        words["undone_at"] = [None if at == inf else round(at) for at in value.undone.values()]
     return json.dumps(words, separators=(",", ":")).encode()

@@ -142,7 +142,7 @@ def build_engine(
     book = SharedBook(
         SharedHolds(engine, reactor, may, home, report), SharedKeys(engine, reactor, may, buckets, report),
         SharedPending(engine, reactor, may, buckets, report), SharedProofs(engine, reactor, may, buckets, report),
-        SharedDenials(engine, reactor, may, report),
+        SharedDenials(engine, reactor, may, report, wall),
     )
     new_homes = NewHomes(cluster.new_homes)
     return EngineParts(

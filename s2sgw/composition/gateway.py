@@ -297,7 +297,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         running.policies, accepted, connect_services.initiated, queues, receiving, initiating, slices, backends,
     )
     reconfiguration = Reconfiguration(ReconfigurationServices(
-        reactor, state, running, resolver, audit, policy_change, admission, slices, threads,
+        reactor, wall, state, running, resolver, audit, policy_change, admission, slices, threads,
         reload_outcomes, former_domains,
     ))
     if engine is not None:
@@ -359,7 +359,7 @@ def stores_of(engine: EngineParts) -> SharedStores:
 def share_denials(engine: EngineParts, denials: OperatorDenials) -> None:
     """Share the names that operators deny with all nodes."""
     shared = denials.shared = engine.book.denials
-    shared.kept, shared.apply = (lambda: denials.names), denials.take
+    shared.kept, shared.apply = (lambda: denials.kept), denials.take
 
 
 def view_of(cluster: ClusterParts | None, reactor: Any) -> ClusterSource | None:

@@ -28,6 +28,7 @@ from s2sgw.runtime.learnt_denials import LearntDenials
 from s2sgw.runtime.operator_denials import OperatorDenials
 from s2sgw.runtime.policy_change import Closed, PolicyChange
 from s2sgw.runtime.preflight import CheckedConfiguration, check_configuration
+from s2sgw.xmpp.wall_clock import WallClock
 
 log = Logger("s2sgw")
 
@@ -41,6 +42,7 @@ class ReconfigurationServices:
     """The services of the gateway that a change of the configuration uses."""
 
     reactor: Any
+    wall: WallClock
     state: Path
     running: RunningConfiguration
     resolver: Resolver
@@ -93,7 +95,7 @@ class Reconfiguration:
         )
         self.reload = Reload(target, services.audit, services.reload_outcomes.reloaded)
         fetcher = WebLists(services.reactor, services.resolver, running)
-        self.denials = OperatorDenials(services.state, running.policies.deny, _report)
+        self.denials = OperatorDenials(services.state, running.policies.deny, _report, services.wall)
         self._learnt = LearntDenials(self.denials, services.policy_change, services.audit, services.reactor)
         changed = DenyListChanges(self.denials.use, self._apply_deny_lists, services.audit)
         self.deny_lists = DenyLists(services.state, fetcher, services.reactor, changed, self._threads)

@@ -56,7 +56,7 @@ class SharedBookTests(EngineHarness, SynchronousTestCase):
         arguments = (engine, self.clock, lambda: True)
         holds = SharedHolds(*arguments, home, reports.append)
         keys, waiting = SharedKeys(*arguments, b"s", reports.append), SharedPending(*arguments, b"s", reports.append)
-        book = SharedBook(holds, keys, waiting, SharedProofs(*arguments, b"s", reports.append), SharedDenials(*arguments, reports.append))
+        book = SharedBook(holds, keys, waiting, SharedProofs(*arguments, b"s", reports.append), SharedDenials(*arguments, reports.append, self.clock))
         book.start()
         return book
 

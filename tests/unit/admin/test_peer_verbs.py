@@ -74,7 +74,7 @@ class PeerVerbCase(SynchronousTestCase):
         self.peers = PeerPolicies({})
         self.streams = Streams()
         self.applied = 0
-        denials = self.denials = OperatorDenials(self.state, self.peers.deny, self.complaints.append)
+        denials = self.denials = OperatorDenials(self.state, self.peers.deny, self.complaints.append, self.clock)
         services = PeerServices(
             cast(Any, self.streams), denials, self.apply_bars, self.records, self.record, self.extensions, lambda domain: domain == HERE,
         )
@@ -164,11 +164,11 @@ class DenyTests(PeerVerbCase):
         store = MemoryStore()
         state = Path(self.mktemp())
         state.mkdir()
-        other = OperatorDenials(state, PeerPolicies({}).deny, self.complaints.append)
+        other = OperatorDenials(state, PeerPolicies({}).deny, self.complaints.append, self.clock)
         engines = []
         for denials in (other, self.denials):
             engines.append(MemoryEngine(store))
-            shared = denials.shared = SharedDenials(engines[-1], self.clock, lambda: True, self.complaints.append)
+            shared = denials.shared = SharedDenials(engines[-1], self.clock, lambda: True, self.complaints.append, self.clock)
             shared.apply = denials.take
             shared.table.start()
             now(shared.restore())

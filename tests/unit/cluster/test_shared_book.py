@@ -33,7 +33,7 @@ class SharedBookTests(SynchronousTestCase):
         arguments = (engine, self.clock, lambda: True)
         holds = SharedHolds(*arguments, home, reports.append)
         keys, pending = SharedKeys(*arguments, b"s", reports.append), SharedPending(*arguments, b"s", reports.append)
-        return SharedBook(holds, keys, pending, SharedProofs(*arguments, b"s", reports.append), SharedDenials(*arguments, reports.append))
+        return SharedBook(holds, keys, pending, SharedProofs(*arguments, b"s", reports.append), SharedDenials(*arguments, reports.append, self.clock))
 
     def test_current(self) -> None:
         """All parts are current, and none without the engine."""

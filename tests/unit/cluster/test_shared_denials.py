@@ -19,15 +19,19 @@ from tests.support.memory_engine import MemoryEngine, MemoryStore
 class Node:
     """The names of a node, and those on its disk."""
 
-    def __init__(self, store: MemoryStore, *kept: str) -> None:
+    def __init__(self, store: MemoryStore, clock: Clock, *kept: str, **times: float) -> None:
         self.names: tuple[str, ...] = kept
+        self.times = {f"{name}.example": at for name, at in times.items()}
         self.may_change = True
         self.reports: list[str] = []
         self.changes = 0
         self.engine = MemoryEngine(store)
-        self.shared = SharedDenials(self.engine, Clock(), lambda: self.may_change, self.reports.append)
-        self.shared.kept, self.shared.apply = (lambda: self.names), self.apply
+        self.shared = SharedDenials(self.engine, Clock(), lambda: self.may_change, self.reports.append, clock)
+        self.shared.kept, self.shared.apply = self.kept, self.apply
         self.shared.table.start()
+
+    def kept(self) -> dict[str, float]:
+        return {**dict.fromkeys(self.names, 0.0), **self.times}
 
     def apply(self, names: Collection[str]) -> None:
         self.names = tuple(names)
@@ -39,10 +43,11 @@ class SharedDenialsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.store = MemoryStore()
+        self.clock = Clock()
         self.one, self.other = self.node(), self.node()
 
-    def node(self, *kept: str) -> Node:
-        node = Node(self.store, *kept)
+    def node(self, *kept: str, **times: float) -> Node:
+        node = Node(self.store, self.clock, *kept, **times)
         now(node.shared.restore())
         node.changes = 0
         return node
@@ -75,9 +80,34 @@ class SharedDenialsTests(SynchronousTestCase):
             last = self.node(*kept)
         self.assertEqual({"a.example", "c.example"}, set(last.names))
 
+    def test_denied_alone_later(self) -> None:
+        """A name that was denied on a gateway alone counts if it was undone before that, and not if it was undone later."""
+        for name in ("a.example", "b.example", "c.example"):
+            now(self.one.shared.add(name))
+        self.clock.advance(100.0)
+        for name in ("a.example", "b.example"):
+            now(self.one.shared.remove(name))
+        self.assertEqual({"a.example", "c.example"}, set(self.node(a=101.0, b=99.0).names))
+        self.assertEqual({"a.example", "c.example"}, set(self.one.names))
+        value = json.loads(self.one.shared.table.get("all") or b"")
+        self.assertEqual((["b.example"], [100]), (value["undone"], value["undone_at"]))
+        now(self.one.shared.remove("a.example"))
+        self.assertEqual(("c.example",), self.node("a.example").names)
+
+    def test_undone_by_older_release(self) -> None:
+        """A name that a node of an older release has undone has no time there: it is not brought back."""
+        for undone_at, names in (("", ()), (',"undone_at":[null]', ()), (',"undone_at":[100]', ("a.example",))):
+            self.store = MemoryStore()
+            data = '{"version":1,"denied":[],"undone":["a.example"]' + undone_at + "}"
+            now(MemoryEngine(self.store).put("deny.all", data.encode(), None))
+            self.assertEqual(names, self.node(a=101.0).names)
+        now(self.one.engine.put("deny.all", b'{"version":1,"denied":[],"undone":["a.example"]}', None))
+        now(self.one.shared.add("b.example"))
+        self.assertEqual([None], json.loads(self.one.shared.table.get("all") or b"")["undone_at"])
+
     def test_not_restored(self) -> None:
         """Before a node has shared what it has on its disk, nothing there is replaced."""
-        late = Node(self.store, "kept.example")
+        late = Node(self.store, self.clock, "kept.example")
         now(self.one.shared.add("a.example"))
         self.assertEqual(("kept.example",), late.names)
         now(late.shared.restore())
@@ -100,7 +130,7 @@ class SharedDenialsTests(SynchronousTestCase):
         now(self.one.shared.remove("b.example"))
         self.patch(MemoryEngine, "max_record", OVERHEAD + 80)
         self.assertIn("deny_lists", str(self.assertRaises(NotChanged, now, self.one.shared.add("much.longer.than.that.example"))))
-        late = Node(self.store, "b.example", "much.longer.than.that.example")
+        late = Node(self.store, self.clock, "b.example", "much.longer.than.that.example")
         now(late.shared.restore())
         self.assertEqual((("a.example",), 1), (late.names, len(late.reports)))
         self.patch(MemoryEngine, "max_record", OVERHEAD)
@@ -125,7 +155,7 @@ class SharedDenialsTests(SynchronousTestCase):
     def test_nothing_to_share(self) -> None:
         """A node that has nothing to share need not write anything before it opens its listeners."""
         now(self.one.shared.add("a.example"))
-        late = Node(self.store)
+        late = Node(self.store, self.clock)
         late.may_change = False
         now(late.shared.restore())
         self.assertEqual(("a.example",), late.names)
@@ -133,7 +163,7 @@ class SharedDenialsTests(SynchronousTestCase):
     def test_unreadable(self) -> None:
         """A value of a newer release, or a damaged one, is reported and not changed. Each node goes on with the names that it knew."""
         now(self.one.shared.add("a.example"))
-        for number, data in enumerate((b"{", b'{"version":2,"denied":[],"undone":[]}', b'{"version":1,"denied":[7],"undone":[]}', b'{"version":1,"denied":["no domain"],"undone":[]}'), 1):
+        for number, data in enumerate((b"{", b'{"version":2,"denied":[],"undone":[]}', b'{"version":1,"denied":[7],"undone":[]}', b'{"version":1,"denied":["no domain"],"undone":[]}', b'{"version":1,"denied":[],"undone":[],"undone_at":[1]}'), 1):
             now(self.one.engine.put("deny.all", data, None))
             self.assertEqual((("a.example",), number), (self.other.names, len(self.other.reports)))
             self.assertIn("cannot be read", str(self.assertRaises(NotChanged, now, self.other.shared.add("b.example"))))

@@ -105,7 +105,7 @@ class Life:
         keys = SharedKeys(self.engine, clock, may, secret, self.events.append)
         pending = SharedPending(self.engine, clock, may, secret, self.events.append)
         proofs = SharedProofs(self.engine, clock, may, secret, self.events.append)
-        self.book = SharedBook(self.holds, keys, pending, proofs, SharedDenials(self.engine, clock, may, self.events.append))
+        self.book = SharedBook(self.holds, keys, pending, proofs, SharedDenials(self.engine, clock, may, self.events.append, clock))
         door = SimpleNamespace(node_ended=self.node_ended, leave=self.door_left, close=self.door_closed)
         parts = ClusterParts(
             name, cast(Any, SimpleNamespace(close=self.loop_closed)), cast(Any, self.engine), cast(Any, None), self.members,

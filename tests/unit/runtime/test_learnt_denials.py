@@ -22,7 +22,7 @@ class LearntTests(SynchronousTestCase):
         self.state = Path(self.mktemp())
         self.state.mkdir()
         self.clock = Clock()
-        self.denials = OperatorDenials(self.state, PeerPolicies({}).deny, self.fail)
+        self.denials = OperatorDenials(self.state, PeerPolicies({}).deny, self.fail, self.clock)
         self.applied = 0
         self.outcome: Deferred[Any] = succeed([])
         self.learnt = LearntDenials(self.denials, self, AuditLog(self.state, FixedClock(1_800_000_000.0)), self.clock)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.policy.denylist import DenyList
@@ -26,10 +27,12 @@ class DenialsCase(SynchronousTestCase):
         self.state.mkdir()
         self.peers = PeerPolicies({"peer.example": PeerObject(allow=True), "other.example": PeerObject(allow=True)})
         self.reports: list[str] = []
+        self.clock = Clock()
+        self.clock.advance(1000.0)
         self.denials = self.start()
 
     def start(self) -> OperatorDenials:
-        return OperatorDenials(self.state, self.peers.deny, self.reports.append)
+        return OperatorDenials(self.state, self.peers.deny, self.reports.append, self.clock)
 
     def barred(self, *peers: Domain) -> list[bool]:
         return [self.peers.policy(peer).bar is not None for peer in peers]
@@ -93,6 +96,28 @@ class DenialTests(DenialsCase):
         path.mkdir()
         self.assertRaises(OSError, self.start)
 
+    def test_times(self) -> None:
+        """A name has the time of its last denial, also after a restart. It has none when it is denied no longer."""
+        now(self.denials.add("peer.example"))
+        self.clock.advance(1.0)
+        now(self.denials.add("other.example"))
+        self.assertEqual({"peer.example": 1000.0, "other.example": 1001.0}, self.start().kept)
+        self.clock.advance(1.0)
+        self.assertFalse(now(self.denials.add("peer.example")))
+        self.assertEqual({"peer.example": 1002.0, "other.example": 1001.0}, self.start().kept)
+        for name in ("peer.example", "other.example"):
+            now(self.denials.remove(name))
+        self.denials.take(["peer.example"])
+        self.assertEqual({"peer.example": 0.0}, self.start().kept)
+
+    def test_damaged_times(self) -> None:
+        """A file of times that cannot be understood is set aside and reported. The names stay denied."""
+        now(self.denials.add("peer.example"))
+        path = self.state / "denied-times.json"
+        for number, text in enumerate((b"{", b"[]", b'{"peer.example":"x"}', b'{"no domain":1}', b"\xff"), 1):
+            path.write_bytes(text)
+            self.assertEqual(({"peer.example": 0.0}, number, False), (self.start().kept, len(self.reports), path.exists()))
+
 
 class SharedNamesStub:
     """The names of all nodes. Changes are only noted."""
@@ -137,6 +162,13 @@ class SharedTests(DenialsCase):
         self.denials.take(["other.example"])
         self.assertEqual(([False, True], {"other.example": True, "peer.example": False}, 2), (self.barred(PEER, OTHER), self.denials.learnt, len(self.heard)))
         self.assertEqual(("other.example",), self.start().names)
+
+    def test_times_forgotten(self) -> None:
+        """Names that all nodes share have no time of their own any more, also if they are those of before."""
+        now(self.denials.add("peer.example"))
+        self.share()
+        self.denials.take(["peer.example"])
+        self.assertEqual([{"peer.example": 0.0}] * 2, [self.denials.kept, self.start().kept])
 
     def test_copy_not_written(self) -> None:
         """Names that all nodes share apply also if the copy on the disk cannot be written. That is reported."""
