@@ -574,7 +574,7 @@ class StreamConnection(Protocol):
         if self._socket is not None:
             self._socket.start_tls(creator, self.role == "initiating", self)
             return
-        inside = TLSListener(self._intake.add, self.tls_secured, self._lost, self.tls_renegotiated)
+        inside = TLSListener(self._intake.add, self.tls_secured, self._lost, self.tls_renegotiated, self.tls_flooded)
         link = tls_on(inside, creator, self.role == "initiating", self._clock)
         self._transport.unregisterProducer()
         link.makeConnection(self._transport)
@@ -589,9 +589,17 @@ class StreamConnection(Protocol):
         self._intake.want_turn()
 
     def tls_renegotiated(self) -> None:
-        """End the stream in the next turn (R10). OpenSSL is the caller, so it cannot end now. Nothing is read until then."""
+        """End the stream (R10)."""
+        self._end_tls(Ending(Cause.TLS_RENEGOTIATION, "", "them"))
+
+    def tls_flooded(self) -> None:
+        """End the stream: TLS messages come without end, and no data."""
+        self._end_tls(Ending(Cause.TLS_FAILED, "too many TLS messages without data", "them"))
+
+    def _end_tls(self, ending: Ending) -> None:
+        """End the stream in the next turn. OpenSSL is the caller, so it cannot end now. Nothing is read until then."""
         self._intake.close(read_on=False)
-        self._clock.callLater(0, self.abort, Ending(Cause.TLS_RENEGOTIATION, "", "them"))
+        self._clock.callLater(0, self.abort, ending)
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

@@ -16,9 +16,13 @@ from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.protocol import DatagramProtocol, Protocol
 from twisted.python.failure import Failure
 
+from s2sgw.net.dns_bounds import BYTES, AnswerTooLarge, check_answer
+
 #: IReactorTime, IReactorUDP and IReactorTCP at once, which no annotation can express.
 Reactor = Any
 
+#: Bytes of the length before each message on a stream.
+_LENGTH_BYTES = 2
 #: Datagrams that are kept for a query until it reads them. Further ones are dropped.
 _DATAGRAMS = 16
 
@@ -139,15 +143,28 @@ class _DatagramSocket(DatagramSocket):
         super().__init__(family, socket.SOCK_DGRAM)
         self._protocol = protocol
         self._destination: Any = None
+        self._id = b""
 
     async def sendto(self, what: bytes, destination: Any, timeout: float | None) -> int:
         self._destination = destination
+        self._id = what[:2]
         self._protocol.socket.write(what)
         return len(what)
 
     async def recvfrom(self, size: int, timeout: float | None) -> tuple[bytes, Any]:
-        """Return a datagram and its source, spelled as in `sendto` (four items for IPv6)."""
-        return await self._protocol.received.get(), self._destination
+        """Return a datagram and its source, spelled as in `sendto` (four items for IPv6). Raises `AnswerTooLarge`.
+
+        A datagram with another id is not the answer: it is dropped if it is too large.
+        """
+        while True:
+            datagram = await self._protocol.received.get()
+            try:
+                check_answer(datagram)
+            except AnswerTooLarge:
+                if datagram[:2] != self._id:
+                    continue
+                raise
+            return datagram, self._destination
 
     async def close(self) -> None:
         if self._protocol.socket is not None:  # a refusal has closed it already
@@ -181,10 +198,20 @@ class _StreamSocket(StreamSocket):
         self._protocol.stream.write(what)
 
     async def recv(self, size: int, timeout: float | None) -> bytes:
-        """Return between one byte and `size` bytes. Raises `EOFError` if the stream ends first."""
-        data = self._rest or await self._protocol.received.get()
+        """Return between one byte and `size` bytes of a whole message. Raises `EOFError` if the stream ends, `AnswerTooLarge`."""
+        data = self._rest or await self._message()
         self._rest = data[size:]
         return data[:size]
+
+    async def _message(self) -> bytes:
+        """Return a message with its length (RFC 1035 §4.2.2)."""
+        data, end = b"", _LENGTH_BYTES
+        while len(data) < end:
+            data += await self._protocol.received.get()
+            if len(data) >= _LENGTH_BYTES:
+                end = _LENGTH_BYTES + min(int.from_bytes(data[:_LENGTH_BYTES]), BYTES + 1)
+        check_answer(data[_LENGTH_BYTES:end])
+        return data
 
     async def close(self) -> None:
         self._protocol.stream.abortConnection()

@@ -25,6 +25,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import CannotListenError
 
 from s2sgw.net.dns_answer import Question
+from s2sgw.net.dns_bounds import AnswerTooLarge
 from s2sgw.net.dns_transport import Reactor, TwistedBackend
 from s2sgw.xmpp.host_port import DNS_PORT, HostPort, is_address
 
@@ -127,7 +128,7 @@ class Upstream:
                     complaints[server] = _words(error, timeout)
                     if not isinstance(error, OSError | CannotListenError):
                         reached.add(server)
-                    if isinstance(error, ServerFailed):
+                    if isinstance(error, ServerFailed | AnswerTooLarge):
                         failed.add(server)
                     else:
                         self._down[server] = self._reactor.seconds() + DOWN_FOR

@@ -21,12 +21,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from s2sgw.net.handover import innermost
+from s2sgw.net.tls import HANDSHAKING
 from s2sgw.net.tls_layer import TLSFacts, observe
 from s2sgw.net.write_permission import WriteLease
 
-#: The most that is read in one turn: bytes, and TLS records of up to `RECORD_BYTES` (RFC 8446 §5.1).
+#: The most that is read in one turn: bytes, and TLS records of up to `RECORD_BYTES` (RFC 8446 §5.1) behind their headers.
 READ_BYTES = 65536
 RECORD_BYTES = 16384
+RECORD_HEADER_BYTES = 5
 RECORDS = 64
 #: Bytes that wait to be sent before the producer is paused.
 FULL_BYTES = 65536
@@ -63,20 +65,32 @@ class TLSUser(Protocol):
     def tls_renegotiated(self) -> None:
         """Note that the other side asked for a renegotiation. Called from within OpenSSL: nothing may be closed here."""
 
+    def tls_flooded(self) -> None:
+        """Note that the other side sends TLS messages without end, and no data. Called from within OpenSSL too."""
 
-class _Renegotiation:
-    """The object that `net.tls` finds behind a connection."""
 
-    __slots__ = ("wrappedProtocol",)
+class _Watch:
+    """A `TLSWatch` (`net.tls`), which is found behind a connection as `wrappedProtocol`."""
 
-    class _Told:
-        __slots__ = ("renegotiationAttempted",)
-
-        def __init__(self, user: TLSUser) -> None:
-            self.renegotiationAttempted = user.tls_renegotiated
+    __slots__ = ("_user", "is_cut", "steps")
 
     def __init__(self, user: TLSUser) -> None:
-        self.wrappedProtocol = self._Told(user)
+        self.steps = HANDSHAKING
+        #: whether no more is read: the connection is closed in the next turn
+        self.is_cut = False
+        self._user = user
+
+    @property
+    def wrappedProtocol(self) -> _Watch:
+        return self
+
+    def renegotiationAttempted(self) -> None:
+        self.is_cut = True
+        self._user.tls_renegotiated()
+
+    def messagesWithoutData(self) -> None:
+        self.is_cut = True
+        self._user.tls_flooded()
 
 
 def take_over(
@@ -119,6 +133,7 @@ class SocketTransport:
         self._is_full = False
         self._reading = self._writing = False
         self._tls: Any = None
+        self._tls_watch: Any = None
         self._tls_user: TLSUser | None = None
         self._tls_begin: Callable[[], None] | None = None
         self._handshaking = False
@@ -216,7 +231,8 @@ class SocketTransport:
     def start_tls(self, creator: Any, is_client: bool, user: TLSUser) -> None:
         """Begin TLS after the data that was written before. `creator` makes the connection (`net.tls`)."""
         make = creator.clientConnectionForTLS if is_client else creator.serverConnectionForTLS
-        tls = make(_Renegotiation(user), self.socket)
+        self._tls_watch = _Watch(user)
+        tls = make(self._tls_watch, self.socket)
         (tls.set_connect_state if is_client else tls.set_accept_state)()
         self._tls_user = user
         self._send()
@@ -236,6 +252,8 @@ class SocketTransport:
 
     def _handshake(self) -> BaseException | None:
         """Advance the handshake as far as possible. Return why it failed."""
+        if self._is_in_pieces():
+            return SSL.Error([("SSL routines", "", "too many small records")])
         try:
             self._tls.do_handshake()
         except SSL.WantReadError:
@@ -247,11 +265,28 @@ class SocketTransport:
         except SSL.Error as error:
             return _reason(error)
         self._handshaking = False
+        self._tls_watch.steps = 0
         self._want_write(False)
         assert self._tls_user is not None
         self._tls_user.tls_secured(observe(self._tls))
         self._send()
         return self._read_records() if self._reading else None
+
+    def _is_in_pieces(self) -> bool:
+        """Return whether more records wait than a handshake has. OpenSSL would read all of them in one call.
+
+        RFC 8446 §5.1 allows a message to be split into records of one byte each, but no library does this.
+        """
+        try:
+            waiting = self.socket.recv(READ_BYTES, MSG_PEEK)
+        except OSError:
+            return False
+        at = 0
+        for _ in range(RECORDS):
+            at += RECORD_HEADER_BYTES + int.from_bytes(waiting[at + 3 : at + RECORD_HEADER_BYTES])
+            if at >= len(waiting):
+                return False
+        return True
 
     def _read_records(self) -> BaseException | None:
         """Read some records. Return why there will be no more.
@@ -275,10 +310,11 @@ class SocketTransport:
         except SSL.WantWriteError:
             self._want_write(True)
         except SSL.ZeroReturnError:
-            problem = CONNECTION_DONE
+            problem = None if self._tls_watch.is_cut else CONNECTION_DONE
         except (OSError, SSL.Error) as error:
             problem = _reason(error)
         if records and self._user is not None:
+            self._tls_watch.steps = 0
             self._user.dataReceived(records[0] if len(records) == 1 else b"".join(records))
         if problem is CONNECTION_DONE:
             self._shut_tls()
@@ -358,7 +394,7 @@ class SocketTransport:
             self._may_write.forget(self)
         if self._tls is not None:
             self._tls.set_app_data(None)
-        self._tls = self._tls_user = self._tls_begin = self._user = self._gate = self._below = None
+        self._tls = self._tls_watch = self._tls_user = self._tls_begin = self._user = self._gate = self._below = None
         self._pending, self._size = [], 0
 
     # --- holding and closing -----------------------------------------------------------------------------------------------

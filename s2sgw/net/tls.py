@@ -10,7 +10,8 @@ of the whole chain, and accept any result: a verify depth of 0 prevents that. On
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from math import inf
+from typing import Any, Literal, Protocol
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -37,6 +38,27 @@ CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:!aNULL:!eNULL:!a
 _VERSIONS: dict[Minimum, int] = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 _ALERT_WRITTEN = SSL.SSL_CB_WRITE_ALERT
 _NO_RENEGOTIATION = 100  # RFC 5246 §7.2: the warning with which OpenSSL answers an attempt
+
+#: Steps of OpenSSL's handshake machine that may follow each other on an established connection without data. A message has about
+#: three. Servers send up to four session tickets at once.
+STEPS = 64
+#: `TLSWatch.steps` before the handshake is over: its steps are not counted.
+HANDSHAKING = -inf
+
+
+class TLSWatch(Protocol):
+    """The object that OpenSSL's calls reach (`_watch`): the `wrappedProtocol` of a connection's app data.
+
+    `steps`: the steps of the handshake machine since the last data. Nothing may be closed in these calls.
+    """
+
+    steps: float
+
+    def renegotiationAttempted(self) -> None:
+        """Note that the other side asks for a renegotiation. No more is read."""
+
+    def messagesWithoutData(self) -> None:
+        """Note that the other side sends messages without end, and no data. No more is read."""
 
 
 class NoCertificate(Exception):
@@ -189,11 +211,23 @@ def _accept_any(connection: SSL.Connection, certificate: object, error: int, dep
 
 
 def _watch(connection: SSL.Connection, where: int, code: int) -> None:
-    """Watch for renegotiation (R10). OpenSSL answers with a warning and goes on; the owner of the connection must close it."""
-    if where & _ALERT_WRITTEN == _ALERT_WRITTEN and code & 0xFF == _NO_RENEGOTIATION:
-        inside: Any = getattr(connection.get_app_data(), "wrappedProtocol", None)
-        if inside is not None:
-            inside.renegotiationAttempted()
+    """Watch for renegotiation (R10), and for messages without end. The owner of the connection must close it.
+
+    OpenSSL answers a renegotiation with a warning and goes on. It reads messages that are no data (KeyUpdate, NewSessionTicket:
+    RFC 8446 §4.6) in one call for as long as more of them come. So the input is cut off here.
+    """
+    watch: TLSWatch | None = getattr(connection.get_app_data(), "wrappedProtocol", None)
+    if watch is None:
+        return
+    if where & SSL.SSL_CB_LOOP:
+        watch.steps += 1
+        if watch.steps > STEPS:
+            watch.steps = HANDSHAKING
+            connection.set_shutdown(SSL.RECEIVED_SHUTDOWN)
+            watch.messagesWithoutData()
+    elif where & _ALERT_WRITTEN == _ALERT_WRITTEN and code & 0xFF == _NO_RENEGOTIATION:
+        connection.set_shutdown(SSL.RECEIVED_SHUTDOWN)
+        watch.renegotiationAttempted()
 
 
 def _select_protocol(connection: SSL.Connection, offered: list[bytes]) -> bytes:

@@ -14,6 +14,7 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from s2sgw.net.tls import HANDSHAKING
 from s2sgw.xmpp.ending import Cause, Ending
 
 #: OpenSSL's words for a version that one side refuses.
@@ -33,20 +34,28 @@ class TLSFacts:
 
 @implementer(IHandshakeListener)
 class TLSListener(Protocol):
-    """The user of the TLS layer, in four calls."""
+    """The user of the TLS layer, in five calls."""
 
     def __init__(
         self, heard: Callable[[bytes], None], secured: Callable[[TLSFacts], None], lost: Callable[[Failure], None],
-        renegotiated: Callable[[], None],
+        renegotiated: Callable[[], None], flooded: Callable[[], None],
     ) -> None:
-        self.dataReceived = heard  # type: ignore[method-assign, assignment]
+        #: see `net.tls.TLSWatch`
+        self.steps = HANDSHAKING
+        self._heard = heard
         self._secured = secured
         self._lost = lost
         self._renegotiated = renegotiated
+        self._flooded = flooded
 
     def handshakeCompleted(self) -> None:
+        self.steps = 0
         transport: Any = self.transport
         self._secured(observe(transport.getHandle()))
+
+    def dataReceived(self, data: bytes) -> None:
+        self.steps = 0
+        self._heard(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost(reason)
@@ -54,6 +63,10 @@ class TLSListener(Protocol):
     def renegotiationAttempted(self) -> None:
         """Called from within OpenSSL (`net.tls`): nothing may be closed here."""
         self._renegotiated()
+
+    def messagesWithoutData(self) -> None:
+        """Called in the same way."""
+        self._flooded()
 
 
 class _TLSTransport(BufferingTLSTransport):

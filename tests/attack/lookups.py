@@ -22,6 +22,8 @@ from tests.lab.scenario import Stage, check, expect, step
 
 #: Names below these are never answered: each below a separate registered domain, and all below one.
 SILENT, SILENT_ZONE = "silent", "zone.test"
+#: Domains whose name servers answer with hundreds of records of very long names.
+BOMBS = "bombs.test"
 #: Domains whose SRV records name sixteen hosts in a victim's zone, and sixteen hosts with an address.
 AMPLIFYING, VICTIM = "amplifying.test", "victim.test"
 SCANNING, SCANNED_PORT = "scanning.test", 15269
@@ -36,7 +38,7 @@ STRANGERS_LOOKUPS, OUR_LOOKUPS = 128, 10
 
 _POLICY = {"default": {"dialback": "with-tls"}, "*.many.example": {"dialback": "never"}}
 stage = Stage(
-    "look-ups under attack", partial(attack_world, changes={"peers": _POLICY}, silent=(SILENT, SILENT_ZONE), services=SERVICES),
+    "look-ups under attack", partial(attack_world, changes={"peers": _POLICY}, silent=(SILENT, SILENT_ZONE), services=SERVICES, bombs=(BOMBS,)),
 )
 
 
@@ -105,6 +107,14 @@ async def _many_addresses(at: AttackWorld) -> None:
         step(f"look-ups in flight {flying:.0f}; a message to a new peer was on its way after {seconds:.2f} s")
         check(flying <= OUR_LOOKUPS + STRANGERS_LOOKUPS, "strangers have more look-ups under way than they may")
         check(seconds <= 2.0 * at.noise, "a message to a new peer waited for strangers' look-ups")
+
+
+@stage.scenario("20 names a second whose name servers answer with hundreds of records of a hundred labels", 120, quick=True)
+async def _bombs(at: AttackWorld) -> None:
+    async with at.under(
+        headers, 4, patient=True, sources=addresses("127.58.", 20), names=f"n{{}}.{BOMBS}", per_second=20, hold=8.0,
+    ):
+        await at.felt(lambda: any("the answer has" in row["detail"] for row in at.gateway.asked("refusals")), "no answer was refused")
 
 
 @stage.scenario("connections that claim silent names and are closed at once leave no look-up behind", 120)

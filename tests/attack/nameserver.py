@@ -2,6 +2,7 @@
 
 FILE holds a table as JSON. `srv` maps a domain to the port of its XMPP server. `silent` lists zones without answers.
 `services` maps a zone to the SRV records of every domain below it: the zone of their hosts, whose names are always new, a port, and their number.
+`bombs` lists zones whose answers take seconds to parse: hundreds of records, each with a name of a hundred labels.
 `addresses` maps a zone to the addresses of every name in it, one at a time, in turn. Every other name under `example.` has 127.0.0.1.
 Answers about the zones in `secure` claim DNSSEC, and every host there has 64 TLSA records.
 `ask_count(port, zone)` returns the number of questions about names in a zone.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -29,6 +31,8 @@ import dns.rrset
 #: Questions below this name are answered with a number: the questions about names in the zone in front of it.
 COUNT = "count.test."
 TTL = 30
+#: Records of an answer that takes long to parse.
+BOMB_RECORDS = 350
 _SRV = "_xmpp-server._tcp."
 _ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 
@@ -39,13 +43,14 @@ class Answers:
     def __init__(self, table: dict[str, Any]) -> None:
         self._srv: dict[str, int] = table.get("srv", {})
         self._silent: Iterable[str] = tuple(table.get("silent", ()))
+        self._bombs: Iterable[str] = tuple(table.get("bombs", ()))
         self._services: dict[str, tuple[str, int, int]] = table.get("services", {})
         self._addresses = {zone: cycle(rows) for zone, rows in table.get("addresses", {}).items()}
         self._secure: Iterable[str] = tuple(table.get("secure", ()))
         self._hosts = count()
         self._asked: Counter[str] = Counter()
 
-    def answer(self, query: dns.message.Message) -> dns.message.Message | None:
+    def answer(self, query: dns.message.Message) -> dns.message.Message | bytes | None:
         """Return the answer to one question, or None."""
         question = query.question[0]
         name = question.name.to_text().lower()
@@ -55,7 +60,7 @@ class Answers:
             self._asked[zone] += 1
         if _is_in(name, self._silent):
             return None
-        return self._found(query, question, name)
+        return _bomb(query) if _is_in(name, self._bombs) else self._found(query, question, name)
 
     def _found(self, query: dns.message.Message, question: dns.rrset.RRset, name: str) -> dns.message.Message:
         response = dns.message.make_response(query)
@@ -93,6 +98,18 @@ class Answers:
         return response
 
 
+def _bomb(query: dns.message.Message) -> bytes:
+    """Return an answer with as many SRV records of long names as a datagram has room for: the names are compressed."""
+    response = dns.message.make_response(query).to_wire()
+    begin = len(response)
+    first = b"".join(b"\1" + bytes((97 + at % 26,)) for at in range(110)) + b"\0"
+    records = [first + struct.pack("!HHIHHHHH", 33, 1, TTL, 8, 1, 0, 1, 0xC000 | begin)]
+    for number in range(1, BOMB_RECORDS):
+        to = 0xC000 | (begin + 2 * (number % 5))
+        records.append(struct.pack("!HHHIHHHHH", 0xC000 | begin, 33, 1, TTL, 8, number, 0, 1, to))
+    return response[:6] + struct.pack("!H", len(records)) + response[8:] + b"".join(records)
+
+
 def _is_in(name: str, zones: Iterable[str]) -> str:
     """Return the zone that contains a name, or ""."""
     return next((zone for zone in zones if name == f"{zone}." or name.endswith(f".{zone}.")), "")
@@ -124,7 +141,7 @@ def serve(port: int, table: Path) -> None:
                 print(f"not answered: {problem}", flush=True)
                 continue
             if response is not None:
-                udp.sendto(response.to_wire(max_size=65535), asker)
+                udp.sendto(response if isinstance(response, bytes) else response.to_wire(max_size=65535), asker)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from tests.attack import (
     operating,
     parsing,
     places,
+    records,
     servers,
     shared,
     sharing,
@@ -20,5 +21,5 @@ from tests.attack import (
 )
 
 #: Modules whose scenarios are on the stage of `shared`.
-SHARING_A_GATEWAY = (parsing, negotiation, identity, handshakes, unread, servers, operating)
+SHARING_A_GATEWAY = (parsing, negotiation, identity, handshakes, records, unread, servers, operating)
 STAGES = [shared.stage, places.stage, lookups.stage, addresses.stage, sharing.stage, descriptors.stage, closing.stage]

@@ -386,9 +386,9 @@ def _scheduled(pid: int) -> tuple[float, float]:
 async def attack_world(
     lab: Lab, changes: Mapping[str, Any] | None = None, *, silent: tuple[str, ...] = (),
     services: Mapping[str, tuple[str, int, int]] | None = None, addresses: Mapping[str, Sequence[str]] | None = None,
-    descriptors: int = 0, also: Sequence[str] = (),
+    descriptors: int = 0, also: Sequence[str] = (), bombs: tuple[str, ...] = (),
 ) -> AsyncIterator[AttackWorld]:
-    """Build the stage. `changes` go into s2sgw.toml. `silent` zones get no DNS answer. `services` and `addresses` are those of the
+    """Build the stage. `changes` go into s2sgw.toml. `silent` zones get no DNS answer, `bombs` one that takes long to parse. `services` and `addresses` are those of the
     name server's table, where the port 0 is the gateway's own. `descriptors` limits open files. `also` are further domains that
     are served.
     """
@@ -398,7 +398,7 @@ async def attack_world(
     table = folder / "names.json"
     every = {DANE: ("dane.example", 5269, 8), **(services or {})}
     table.write_text(json.dumps({
-        "srv": {HONEST: honest_port}, "silent": silent, "addresses": addresses or {}, "secure": [DANE, "dane.example"],
+        "srv": {HONEST: honest_port}, "silent": silent, "bombs": bombs, "addresses": addresses or {}, "secure": [DANE, "dane.example"],
         "services": {zone: (hosts, port or door.port, number) for zone, (hosts, port, number) in every.items()},
     }))
     lab.start("nameserver", [sys.executable, "-m", "tests.attack.nameserver", str(dns_port), str(table)], folder, _ENVIRONMENT)

@@ -67,7 +67,7 @@ MUTATIONS = (
     ),
     Mutation(
         "M9", "R10: renegotiation is ignored", "s2sgw/net/tls.py",
-        "inside.renegotiationAttempted()", "pass", ("tests.unit.net.test_tls.RenegotiationTests",),
+        "watch.renegotiationAttempted()", "pass", ("tests.unit.net.test_tls.RenegotiationTests",),
     ),
     Mutation(
         "M10", "R11: no certificate is requested from the peer", "s2sgw/net/tls.py",

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.net.dns_bounds import BYTES, AnswerTooLarge
 from s2sgw.net.dns_transport import TwistedBackend
 from tests.support.dns import FakeReactor, FakeServer
 
@@ -72,3 +73,32 @@ class SocketTests(SynchronousTestCase):
         making = Deferred.fromCoroutine(self.backend.make_socket(socket.AF_INET, socket.SOCK_STREAM, destination=("127.0.0.1", 5300)))
         making.cancel()
         self.failureResultOf(making, CancelledError)
+
+    def test_too_large(self) -> None:
+        """An answer that takes too long to parse is an error. A datagram with another id is no answer, and is dropped."""
+        self.successResultOf(Deferred.fromCoroutine(self.socket.sendto(b"\0\1" + bytes(10), SERVER, None)))
+        reading = self.read()
+        for id in (b"\0\2", b"\0\1"):
+            self.assertNoResult(reading)
+            self.port.protocol.datagramReceived(id + bytes(BYTES), SERVER)
+        self.failureResultOf(reading, AnswerTooLarge)
+
+    def test_stream(self) -> None:
+        """A message on a stream is read as a whole, in any pieces; one that takes too long to parse is not awaited to its end."""
+        FakeServer(self.reactor, ("127.0.0.1", 5300))
+        for message, too_large in ((bytes(300), False), (bytes(BYTES), False), (bytes(BYTES + 1), True), (bytes(60_000), True)):
+            making = Deferred.fromCoroutine(
+                self.backend.make_socket(socket.AF_INET, socket.SOCK_STREAM, destination=("127.0.0.1", 5300)),
+            )
+            self.reactor.settle()
+            stream: Any = self.successResultOf(making)
+            reading = Deferred.fromCoroutine(stream.recv(2, None))
+            data = len(message).to_bytes(2) + message
+            for piece in (data[:1], data[1:2], data[2:200], data[200 : BYTES + 3]):
+                self.assertNoResult(reading)
+                stream._protocol.dataReceived(piece)
+            if too_large:
+                self.failureResultOf(reading, AnswerTooLarge)
+                continue
+            self.assertEqual(self.successResultOf(reading), data[:2])
+            self.assertEqual(self.successResultOf(Deferred.fromCoroutine(stream.recv(99_999, None))), message)

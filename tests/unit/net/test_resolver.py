@@ -300,6 +300,13 @@ class FailoverTests(ResolverCase):
         _, resolver = self.two()
         self.assertEqual(str(self.ask("a.example", resolver=resolver).records[0]), "7.7.7.7")
 
+    def test_too_large(self) -> None:
+        """An answer that takes too long to parse is a failure. Its servers are not asked again, and count as working."""
+        self.server.add("big.example", "A", *(f"8.8.{x}.{y}" for x in range(3) for y in range(100)))
+        answer = self.ask("big.example")
+        self.assertEqual((answer.status, answer.reason), (Status.FAILED, "the answer has more than 256 records"))
+        self.assertEqual(self.server.asked, [("big.example", "A", "udp"), ("big.example", "A", "tcp")])
+
     def test_which_server(self) -> None:
         """Of several servers the reason names each by its position, not by its address: a peer may read it."""
         second, resolver = self.two()

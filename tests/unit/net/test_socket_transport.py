@@ -6,6 +6,7 @@ import gc
 import socket
 import struct
 import weakref
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import Mock
 
@@ -19,13 +20,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.net import connection as connection_module
 from s2sgw.net.connection import ConnectionOptions, StreamConnection
 from s2sgw.net.handover import HandoverProtocol, RelayedTransport
-from s2sgw.net.socket_transport import FULL_BYTES, SEND_BYTES, SocketTransport, take_over
+from s2sgw.net.socket_transport import FULL_BYTES, RECORDS, SEND_BYTES, SocketTransport, take_over
 from s2sgw.net.tls import ClientTLS
 from s2sgw.net.turns import Turns
 from s2sgw.net.write_permission import LOOK, WriteLease
 from s2sgw.stream.events import Refusal, StanzasReceived
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
+from tests.lab.tls_records import DATA, Secrets
 from tests.support.certificates import leaf_for
 from tests.support.socket_reactor import SocketReactor, client_handshake, connected, serve
 from tests.support.wires import LOCAL, Recorder, ToyEngine, credential, raw_context, server_context_of
@@ -302,6 +304,28 @@ class Suite:
         world.reactor.settle()
         self.assertEqual(world.ending.cause, Cause.TLS_RENEGOTIATION)
 
+    def test_messages_without_data(self: Any) -> None:
+        """A side that sends KeyUpdates without end is not read without end: after a few the connection closes (RFC 8446 §4.6.3)."""
+        for requested in (False, True):
+            world = World(self, solo=True)
+            secrets: list[Secrets] = []
+            self.shake(world, prepare=lambda context, found=secrets: found.append(Secrets(context)))
+            records = secrets[0].client()
+            world.socket.sendall(b"".join(records.key_update(requested) for _ in range(1000)))
+            world.reactor.settle()
+            self.assertEqual(world.ending, Ending(Cause.TLS_FAILED, "too many TLS messages without data", "them"))
+
+    def test_messages_between_data(self: Any) -> None:
+        """A side that changes its key from time to time, between its data, is read on."""
+        world = World(self, solo=True)
+        secrets: list[Secrets] = []
+        self.shake(world, prepare=lambda context: secrets.append(Secrets(context)))
+        records = secrets[0].client()
+        for number in range(100):
+            world.socket.sendall(records.key_update() + records.record(DATA, b"%d\n" % number))
+            world.reactor.settle()
+        self.assertEqual((world.receiving.ending, len(world.stanzas())), (None, 100))
+
     def test_aborted(self: Any) -> None:
         """An abort sends nothing more, and the other side sees a reset."""
         world = World(self, solo=True)
@@ -365,13 +389,17 @@ class Suite:
             finally:
                 gc.enable()
 
-    def shake(self: Any, world: World, *, highest: int = SSL.TLS1_3_VERSION, verify: bool = True) -> SSL.Connection:
-        """Do STARTTLS and the handshake by hand on the plain socket."""
+    def shake(
+        self: Any, world: World, *, highest: int = SSL.TLS1_3_VERSION, verify: bool = True,
+        prepare: Callable[[SSL.Context], object] = id,
+    ) -> SSL.Connection:
+        """Do STARTTLS and the handshake by hand on the plain socket. `prepare` gets the context."""
         world.socket.sendall(b"STARTTLS\n")
         world.reactor.settle()
         self.assertEqual(world.socket.recv(99), b"PROCEED\n")
         context = raw_context(leaf_for("peer.example"), highest=highest)
         context.set_verify(SSL.VERIFY_PEER, lambda *ignored: verify)
+        prepare(context)
         tls = SSL.Connection(context, world.socket)
         tls.set_connect_state()
         for _ in range(10):
@@ -540,6 +568,33 @@ class SocketTransportTests(Suite, SynchronousTestCase):
                 world.reactor.settle()
         world.reactor.settle()
         self.assertEqual(world.engine.log, ["tls"])
+
+    def test_a_handshake_in_pieces(self) -> None:
+        """A ClientHello of 16 kB in records of one byte each is not read: OpenSSL would do so in one call (RFC 8446 §5.1)."""
+        world = World(self, solo=True)
+        world.socket.sendall(b"STARTTLS\n")
+        world.reactor.settle()
+        pieces = struct.pack("!BHHI", 22, 0x301, 4, 0x01004000) + struct.pack("!BHHB", 22, 0x301, 1, 0) * 5000
+        world.socket.sendall(pieces)
+        world.reactor.settle()
+        self.assertEqual(world.ending, Ending(Cause.TLS_FAILED, "too many small records", "network"))
+
+    def test_a_handshake_in_a_few_pieces(self) -> None:
+        """A ClientHello in a few records is read."""
+        world = World(self, solo=True)
+        world.socket.sendall(b"STARTTLS\n")
+        world.reactor.settle()
+        self.assertEqual(world.socket.recv(99), b"PROCEED\n")
+        tls = SSL.Connection(raw_context(), None)
+        tls.set_connect_state()
+        with self.assertRaises(SSL.WantReadError):
+            tls.do_handshake()
+        hello = tls.bio_read(100_000)[5:]
+        size = len(hello) // RECORDS + 1
+        parts = [hello[at : at + size] for at in range(0, len(hello), size)]
+        world.socket.sendall(b"".join(struct.pack("!BHH", 22, 0x301, len(part)) + part for part in parts))
+        world.reactor.settle()
+        self.assertEqual((world.receiving.ending, world.socket.recv(1)), (None, b"\x16"))
 
     def test_other_transports(self) -> None:
         """A transport that is not a TCP socket of Twisted's is not replaced."""

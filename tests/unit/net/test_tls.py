@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from OpenSSL import SSL, crypto
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net import tls
-from s2sgw.net.tls import ClientTLS, NoCertificate, ServerTLS, new_context
+from s2sgw.net.tls import HANDSHAKING, ClientTLS, NoCertificate, ServerTLS, new_context
 from s2sgw.stream.events import StartTLS
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain
+from tests.lab.tls_records import DATA, Secrets
 from tests.support.certificates import NOT_BEFORE, Issued, leaf_for, rsa_key, self_signed, shared_issuer
-from tests.support.wires import LOCAL, PEER, RawTLS, Solo, credential, raw_context
+from tests.support.wires import LOCAL, PEER, RawTLS, Solo, credential, raw_context, server_context_of
 
 TLS1_2 = SSL.TLS1_2_VERSION
 TLS1_3 = SSL.TLS1_3_VERSION
@@ -278,6 +281,93 @@ class RenegotiationTests(SynchronousTestCase):
         self.assertTrue(solo.transport.disconnected)  # aborted
         self.assertEqual(solo.owner.endings, [solo.ending])
         self.assertEqual(solo.engine.out, b"")
+
+
+class Watched:
+    """The app data of a connection: it counts what OpenSSL tells."""
+
+    def __init__(self) -> None:
+        self.wrappedProtocol = self
+        self.steps: float = HANDSHAKING
+        self.told: list[str] = []
+
+    def renegotiationAttempted(self) -> None:
+        self.told.append("renegotiation")
+
+    def messagesWithoutData(self) -> None:
+        self.told.append("messages")
+
+
+def _shaken(ours: SSL.Connection, theirs: SSL.Connection) -> int:
+    """Do a handshake in memory. Return how many records the other side has sent since it was over there."""
+    sent = 0
+    for _ in range(5):
+        for one, other in ((ours, theirs), (theirs, ours)):
+            with contextlib.suppress(SSL.WantReadError):
+                one.do_handshake()
+            with contextlib.suppress(SSL.WantReadError):
+                data = one.bio_read(100_000)
+                other.bio_write(data)
+                sent = _number_of_records(data) if one is theirs else sent
+    return sent
+
+
+def _number_of_records(data: bytes) -> int:
+    number = 0
+    while data:
+        data = data[5 + int.from_bytes(data[3:5]) :]
+        number += 1
+    return number
+
+
+class MessagesWithoutDataTests(SynchronousTestCase):
+    """Tests of TLS messages without end: OpenSSL would read them in one call for as long as more come."""
+
+    def test_key_updates_for_a_server(self) -> None:
+        """RFC 8446 §4.6.3: of a thousand KeyUpdates in a row only a few are read. What comes next is not read either."""
+        context = raw_context()
+        secrets, watched = Secrets(context), Watched()
+        ours = server_context_of().for_domain(LOCAL).serverConnectionForTLS(watched)
+        theirs = SSL.Connection(context, None)
+        ours.set_accept_state()
+        theirs.set_connect_state()
+        _shaken(ours, theirs)
+        records = secrets.client()
+        self.assert_cut(ours, watched, b"".join(records.key_update() for _ in range(1000)))
+
+    def test_session_tickets_for_a_client(self) -> None:
+        """RFC 8446 §4.6.1: the same for a thousand session tickets of a server, in two records."""
+        context = raw_context(leaf_for("example.org"))
+        secrets, watched = Secrets(context), Watched()
+        ours = ClientTLS().for_peer(LOCAL, None).clientConnectionForTLS(watched)
+        theirs = SSL.Connection(context, None)
+        ours.set_connect_state()
+        theirs.set_accept_state()
+        records = secrets.server(_shaken(ours, theirs))
+        self.assert_cut(ours, watched, records.session_tickets(500) + records.session_tickets(500))
+
+    def test_few_tickets(self) -> None:
+        """Four tickets at once, which some servers send, are read, and the data behind them."""
+        context = raw_context(leaf_for("example.org"))
+        secrets, watched = Secrets(context), Watched()
+        ours = ClientTLS().for_peer(LOCAL, None).clientConnectionForTLS(watched)
+        theirs = SSL.Connection(context, None)
+        ours.set_connect_state()
+        theirs.set_accept_state()
+        records = secrets.server(_shaken(ours, theirs))
+        watched.steps = 0
+        ours.bio_write(records.session_tickets(4) + records.record(DATA, b"hello"))
+        self.assertEqual((ours.recv(99), watched.told), (b"hello", []))
+
+    def assert_cut(self, ours: SSL.Connection, watched: Watched, data: bytes) -> None:
+        watched.steps = 0
+        ours.bio_write(data)
+        with self.assertRaises(SSL.ZeroReturnError):
+            ours.recv(99)
+        self.assertEqual(watched.told, ["messages"])
+        with self.assertRaises(SSL.ZeroReturnError):
+            ours.recv(99)
+        self.assertEqual(watched.told, ["messages"])
 
 
 class VersionTests(SynchronousTestCase):
