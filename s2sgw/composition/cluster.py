@@ -33,6 +33,7 @@ from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings, digest
 from s2sgw.cluster.spool import JetStreamSpool
 from s2sgw.cluster.subjects import SPOOL_STREAMS
 from s2sgw.composition.peer_custody import QueuedPeers
+from s2sgw.composition.returned_stanzas import ReturnedStanzas
 from s2sgw.config import Config
 from s2sgw.config.cross_checks import tcp_place
 from s2sgw.config.secret_file import read_secret
@@ -99,9 +100,10 @@ class EngineParts:
 
 @dataclass(frozen=True, slots=True)
 class ClusterParts(EngineParts):
-    """All parts of a node: these, the homes of peers, and what answers the questions of other nodes."""
+    """All parts of a node: these, the homes of peers, what is given back, and what answers the questions of other nodes."""
 
     homes: ClusterHomes
+    returned: ReturnedStanzas
     questions: Questions = field(default_factory=Questions)
 
 
@@ -161,9 +163,12 @@ def build_cluster(
     parts.book.keys.approved, parts.book.keys.revoked = streams.wake, streams.close
     homes = ClusterHomes(HomeTable(parts.node, parts.members, parts.new_homes), parts.members, parts.engine, peers, reactor)
     ingress_services.homes = parts.notices.homes = homes
+    returned = ingress_services.returned = ReturnedStanzas(
+        homes, parts.members, parts.engine, custody.queues, ingress_services.home, reactor,
+    )
     return ClusterParts(
         parts.node, parts.loop, parts.engine, parts.spool, parts.members, parts.membership, parts.notices, parts.lease,
-        parts.settings, parts.book, parts.new_homes, homes,
+        parts.settings, parts.book, parts.new_homes, homes, returned,
     )
 
 

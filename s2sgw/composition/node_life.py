@@ -37,6 +37,7 @@ from s2sgw.cluster.members import (
 from s2sgw.cluster.node_records import NodeSession
 from s2sgw.composition.cluster import ClusterParts, listener_place
 from s2sgw.composition.node_listener import NodeDoor, NodeFactory, NodeListener
+from s2sgw.composition.returned_stanzas import WORD
 from s2sgw.config.sections import Cluster
 from s2sgw.stream.dialback import derive
 from s2sgw.xmpp.host_port import HostPort
@@ -50,6 +51,8 @@ DRAIN_SECONDS = 20.0
 DOOR_SECONDS = 10.0
 #: Seconds before the engine is asked again, if it does not answer.
 READ_AGAIN = 1.0
+#: Seconds in which other nodes take the errors for stanzas that came during the stop.
+RETURN_SECONDS = 3.0
 #: Seconds in which the other nodes are told that this one leaves, and in which the engine is closed.
 LEAVE_SECONDS, CLOSE_SECONDS = 5.0, 5.0
 
@@ -116,6 +119,7 @@ class NodeLife:
             raise EngineUnfit(f"cluster.listen: {error}") from error
         parts.book.start()
         parts.questions.add(YIELD.strip(), parts.homes.answer)
+        parts.questions.add(WORD, parts.returned.answer)
         parts.engine.answer(parts.node, parts.questions.answer)
         parts.homes.start()
         parts.membership.start()
@@ -221,6 +225,8 @@ class NodeLife:
         self.lost_store.stop()
         parts = self._parts
         if self._started:
+            await parts.returned.leave(RETURN_SECONDS)
+            parts.returned.stop()
             if parts.members.session is not None:
                 parts.membership.leave()
                 await self._bounded(self._membership_left, LEAVE_SECONDS, "the other nodes were not told that this one leaves")

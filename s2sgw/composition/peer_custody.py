@@ -21,12 +21,15 @@ from s2sgw.delivery.custody import STALL_SECONDS, Custody
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.net.connection import StreamConnection
+from s2sgw.queue.bounce import may_bounce
+from s2sgw.queue.entries import QueueItem
 from s2sgw.runtime.stream_closing import ACK_SECONDS, BringingStream, close_streams, wait_while
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.spool.interface import LaneSummary, SpoolError
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
 
 #: Seconds before operators' decisions are read again, if the engine does not answer.
 READ_AGAIN = 1.0
@@ -193,7 +196,7 @@ class QueuedPeers:
         self._taking.pop(peer, None)
         self._closing.pop(peer, None)
         self._holds.abandon(peer)
-        self._log_lost(peer)
+        self._give_back(peer)
         concerns = partial(self._is_of, peer)
         self._guarded(self._cut_off_queues, peer)
         self._guarded(self._lines.abandon, peer)
@@ -218,15 +221,23 @@ class QueuedPeers:
         except Exception:
             self.log.failure("a part of a peer that has another home could not be dropped")
 
-    def _log_lost(self, peer: Domain) -> None:
-        """Log the stanzas that only this node has: no disk, and no server that would send them again.
+    def _give_back(self, peer: Domain) -> None:
+        """Give back the stanzas that only this node has: no disk, and no server that would send them again.
 
-        Those that the engine was given and has not answered for are logged apart. After a stop it has logged them already.
+        Those that were written, or cannot be answered, are logged, and so are those that the engine was given and has not
+        answered for. After a stop all of them are logged already.
         """
         if self._custody.services.window.over:
             return
         for queue in self._queues.of_home(peer):
-            items = [item for item in queue.pair_queue.only_in_memory() if not item.kept_upstream]
+            items, returned = list[QueueItem](), list[Stanza]()
+            for item in queue.pair_queue.only_in_memory():
+                if item.spooled or item.written or not all(map(may_bounce, item.stanzas)):
+                    items += [] if item.kept_upstream else [item]
+                elif not item.kept_upstream:
+                    returned += item.stanzas
+            if returned:
+                self._ingress_services.returned.give_back(queue.pair, returned, Cause.OTHER_NODE)
             for unanswered, level, event, detail in (
                 (False, LogLevel.critical, "stanzas lost", _LOST), (True, LogLevel.warn, "stanzas may be stored", _UNANSWERED),
             ):
@@ -271,7 +282,7 @@ class QueuedPeers:
         if self._closing.get(peer) is not mark:
             return False
         if safe:
-            self._log_lost(peer)
+            self._give_back(peer)
             self._cut_off_queues(peer)
             for stream in list(self._initiated.of_home(peer)):
                 stream.connection.abort(_CLOSED)

@@ -5,11 +5,12 @@ The stanzas of a pair may enter a queue only on its home. A node that runs alone
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Protocol
 
-from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
 
 
 def home_of(pair: Pair, local_domains: Container[Domain]) -> Domain:
@@ -35,9 +36,19 @@ class Homes(Protocol):
         """
 
 
+class StanzaReturn(Protocol):
+    """Answers stanzas that were read here, may enter no queue here, and are not sent again by a server with XEP-0198."""
+
+    def give_back(self, pair: Pair, stanzas: Sequence[Stanza], cause: Cause) -> None:
+        """Answer these stanzas with errors, by the node that owns `pair`. `cause`: why they may not enter here."""
+
+
 class SingleNode:
-    """The `Homes` of a gateway that runs alone: it owns every pair."""
+    """The `Homes` of a gateway that runs alone: it owns every pair, so no stanza is given back."""
 
     async def claim(self, home: Domain) -> Ending | None:
         """Return None at once."""
         return None
+
+    def give_back(self, pair: Pair, stanzas: Sequence[Stanza], cause: Cause) -> None:
+        """See `StanzaReturn`. Do nothing."""

@@ -25,7 +25,7 @@ from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.ingress.duplicates import Duplicates
 from s2sgw.ingress.filtering import StanzaFilter, StanzaFilters
-from s2sgw.ingress.homes import Homes, SingleNode, home_of
+from s2sgw.ingress.homes import Homes, SingleNode, StanzaReturn, home_of
 from s2sgw.ingress.pair_lines import PairLines
 from s2sgw.policy.filters import Refused
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE
@@ -45,6 +45,8 @@ HELD_BYTES = 262144
 HELD_BYTES_OF_STREAM = 8388608
 #: The number of stanzas that are passed on in one step, of those that waited: a few milliseconds of work.
 PASSED_AT_ONCE = 200
+#: Seconds for the closing tag of a server whose stanzas are given back.
+CLOSING_TAG_SECONDS = 2.0
 
 
 #: The stream error for a pair whose home is not this node (RFC 6120 §4.9.3). All other causes: internal-server-error.
@@ -86,6 +88,9 @@ class IngressConnection(StanzaSource, Protocol):
     def fail(self, refusal: Refusal) -> None:
         """End the stream with an error."""
 
+    def wind_down(self, ending: Ending) -> None:
+        """Close the stream, but read on up to the other side's closing tag."""
+
 
 class IngressServices:
     """The services that all streams that bring stanzas share."""
@@ -106,6 +111,8 @@ class IngressServices:
         self.stanza_filters = stanza_filters
         #: the agreement of the nodes, which is asked at each admission
         self.homes: Homes = homes or SingleNode()
+        #: answers the stanzas of a pair that another node has
+        self.returned: StanzaReturn = SingleNode()
         self.local_domains = local_domains
         self.soon = soon or partial(clock.callLater, 0)
         self.duplicates = Duplicates(clock)
@@ -218,7 +225,8 @@ class PairIngress:
     def abandon(self) -> None:
         """Give up what waits, and whatever comes later, without evidence: another node has the pair.
 
-        A server with XEP-0198 sends it again. The caller has taken this stream out of its line, and ends the stream.
+        A server with XEP-0198 sends it again. The senders of other stanzas get errors (`StanzaReturn`). The caller has taken this
+        stream out of its line, and ends the stream.
         """
         self._abandoned, self._admitted = True, False
         cancel(self._timer)
@@ -230,6 +238,9 @@ class PairIngress:
         self._services.record.counted(direction_of(self._leg), "refused", stanzas)
         if upstream_ack is not None:
             upstream_ack.abandon()
+        else:
+            cause = Cause.OTHER_NODE if self._elsewhere is None else self._elsewhere.cause
+            self._services.returned.give_back(self.pair, stanzas, cause)
 
     def _queue(self) -> DeliveryQueue:
         """Return the queue of the pair, which may have been forgotten since the last time."""
@@ -309,12 +320,23 @@ class PairIngress:
         self.go_on()
 
     def _refuse_stream(self, ending: Ending) -> None:
-        """End the stream: this node is not the home of the pair, so that not even an error may enter a queue here."""
+        """End the stream: this node is not the home of the pair, so that not even an error may enter a queue here.
+
+        If another node has the pair, a server without XEP-0198 gets a closing tag and no error. What it has sent is read, and its
+        stanzas are given back.
+        """
+        to_be_read = ending.cause is Cause.OTHER_NODE and any(upstream_ack is None for _, upstream_ack in self._held)
         self._record(ending)
         self.abandon()
         self._services.lines.leave(self)
-        if not self._over:
+        if self._over:
+            return
+        if not to_be_read:
             self._connection.fail(refusal_elsewhere(ending))
+            return
+        self._timer = self._services.clock.callLater(CLOSING_TAG_SECONDS, self._connection.fail, refusal_elsewhere(ending))
+        self._connection.wind_down(ending)
+        self._connection.resume(self)
 
     def _may_go_on(self, ending: Ending) -> bool:
         """Return whether the peer cannot be looked up now, and a stream to it is open or stanzas wait for it already (R2)."""

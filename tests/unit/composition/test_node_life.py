@@ -27,12 +27,15 @@ from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings
 from s2sgw.composition.cluster import ClusterParts, MembershipNotices
 from s2sgw.composition.node_life import READ_AGAIN, NodeLife
 from s2sgw.composition.node_listener import NodeDoor
+from s2sgw.composition.returned_stanzas import ReturnedStanzas
 from s2sgw.delivery.holds import HoldTarget
+from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.cluster_node import Custody, Probe
 from tests.support.coroutines import now
 from tests.support.memory_engine import MemoryEngine, MemoryStore
+from tests.unit.composition.test_returned_stanzas import PAIR, Queues, stanza
 
 PEER = Domain.parse("peer.example")
 SAME = SharedSettings({"gateway.domains": "1"}, 18.3)
@@ -106,11 +109,13 @@ class Life:
         pending = SharedPending(self.engine, clock, may, secret, self.events.append)
         proofs = SharedProofs(self.engine, clock, may, secret, self.events.append)
         self.book = SharedBook(self.holds, keys, pending, proofs, SharedDenials(self.engine, clock, may, self.events.append, clock))
+        self.queues = Queues()
+        self.returned = ReturnedStanzas(self.homes, self.members, self.engine, self.queues, home, clock)
         door = SimpleNamespace(node_ended=self.node_ended, leave=self.door_left, close=self.door_closed)
         parts = ClusterParts(
             name, cast(Any, SimpleNamespace(close=self.loop_closed)), cast(Any, self.engine), cast(Any, None), self.members,
             membership, notices, cast(Any, None), SettingsGuard(self.engine, name, settings, clock), self.book,
-            NewHomes(), self.homes,
+            NewHomes(), self.homes, self.returned,
         )
         self.life = NodeLife(parts, Port(self.events), cast(NodeDoor, door), HostPort.parse(place, 0), self, clock)
         self.joining = Deferred.fromCoroutine(self.life.join())
@@ -430,6 +435,16 @@ class LifeTests(SynchronousTestCase):
         self.assertEqual(([PEER], ["door left", "port refuses", "door closed", "port closed", "engine closed", "loop closed"]), (a.custody.closed, a.taken))
         self.assertEqual(["a ended"], b.taken)
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(b.homes.claim(PEER))))
+
+    def test_given_back_at_the_stop(self) -> None:
+        """A stanza that comes during a stop, and may enter no queue here, is answered by another node before this one leaves."""
+        a, b = self.joined("a", "b")
+        a.returned.give_back(PAIR, [stanza("1")], Cause.SHUTDOWN)
+        stopped = a.stop()
+        self.pass_time(3.0)
+        self.successResultOf(stopped)
+        self.assertEqual((["1"], []), ([each for _, each, _ in b.queues.errors], a.queues.errors))
+        self.assertTrue(b.homes.table.owns(PEER))
 
     def test_stop_without_engine(self) -> None:
         """A stop without the engine takes a bounded time."""

@@ -156,6 +156,8 @@ class Node:
         self.ingress = ingress_services(self.custody, PeerPolicies({"default": PeerObject()}))
         self.ingress.local_domains = {HERE, ROOMS}
         self.ingress.homes = self
+        self.ingress.returned = self
+        self.given: list[tuple[Pair, list[str | None]]] = []
         self.claims: list[Domain] = []
         self.elsewhere: Ending | None = None
         self.waiting: list[Deferred[Ending | None]] | None = None
@@ -172,6 +174,9 @@ class Node:
             self.waiting.append(Deferred())
             return await self.waiting[-1]
         return self.elsewhere
+
+    def give_back(self, pair: Pair, stanzas: Sequence[Stanza], cause: Cause) -> None:
+        self.given.append((pair, [each.id for each in stanzas]))
 
     def _next_hop(self, queue: DeliveryQueue) -> NextHop:
         provider = PeerStreamProvider(cast(Any, self.side), self.connect_services)
@@ -470,23 +475,36 @@ class DropTests(PeerTestCase):
         self.assertIsNone(self.node.queues.find(LOCAL))
 
     def test_what_may_be_stored(self) -> None:
-        """Stanzas that the engine was given and has not answered for are not called lost."""
+        """Stanzas that the engine was given and has not answered for are not called lost, and not given back: it may have them."""
         self.node.engine.cut()
         self.node.accept("1", "2")
         self.node.clock.advance(WINDOW)
         self.node.accept("3")
         with capturedLogs() as logged:
             self.node.peers.drop(PEER)
-        self.assertEqual([("stanzas lost", 1), ("stanzas may be stored", 2)], [(each["event"], each["stanzas"]) for each in logged])
+        self.assertEqual([("stanzas may be stored", 2)], [(each["event"], each["stanzas"]) for each in logged])
+        self.assertEqual([(OUT, ["3"])], self.node.given)
 
     def test_sent_again(self) -> None:
-        """Stanzas that a server with XEP-0198 sends again are not called lost. Those of another server are."""
-        for managed, events in ((True, []), (False, ["stanzas lost"])):
+        """Stanzas that a server with XEP-0198 sends again are not given back. Those of another server are."""
+        for managed, answered in ((True, []), (False, [(IN, ["1"])])):
             Incoming(self.node, IN, managed=managed).incoming.stanzas(IN, [stanza("1", IN)])
             with capturedLogs() as logged:
                 self.node.peers.drop(PEER)
-            self.assertEqual(events, [each["event"] for each in logged])
+            self.assertEqual((answered, []), (self.node.given, logged))
             self.node.take()
+
+    def test_lost(self) -> None:
+        """Stanzas that were written may have arrived, and some may not be answered. They are logged, and not given back."""
+        self.node.accept("1")
+        self.node.open()
+        self.assertEqual(["1"], self.node.written())
+        self.node.queues.queue(IN).accept([stanza("2", IN, type="error"), stanza("3", IN)])
+        with capturedLogs() as logged:
+            self.node.peers.drop(PEER)
+        found = {(each["event"], each["recipient"], each["stanzas"], each["written"]) for each in logged}
+        self.assertEqual({("stanzas lost", "peer.example", 1, 1), ("stanzas lost", "here.example", 1, 0)}, found)
+        self.assertEqual([(IN, ["3"])], self.node.given)
 
     def test_step_that_fails(self) -> None:
         """If one step fails, the others follow: nothing of the peer is left behind."""

@@ -51,6 +51,9 @@ class Connection:
     def fail(self, refusal: Refusal) -> None:
         raise AssertionError(refusal)
 
+    def wind_down(self, ending: Ending) -> None:
+        raise AssertionError(ending)
+
 
 class Keeping:
     """A next hop that keeps its stanzas."""
@@ -249,6 +252,67 @@ class HomeTests(EntryTestCase):
         answer.callback(None)
         self.assertEqual([], errors)
         self.assert_given_up(entry, receipt)
+
+
+class GivenBackTests(EntryTestCase):
+    """Stanzas of a pair that another node has, of a server that does not send them again."""
+
+    def given_back(self, cause: Cause = Cause.OTHER_NODE) -> PairIngress:
+        """Return an ingress whose pair another node has, for this reason."""
+        async def claim(peer: Domain) -> Ending | None:
+            return Ending(cause)
+
+        entry = self.made()
+        self.given: list[tuple[str, Cause]] = []
+        self.told: list[object] = []
+        self.patch(self.ingress_services, "homes", SimpleNamespace(claim=claim))
+        self.patch(self.ingress_services, "returned", self)
+        self.patch(self.connection, "fail", self.told.append)
+        self.patch(self.connection, "wind_down", self.told.append)
+        return entry
+
+    def give_back(self, pair: Pair, stanzas: Sequence[Stanza], cause: Cause) -> None:
+        self.assertEqual(IN, pair)
+        self.given += [(each.id or "", cause) for each in stanzas]
+
+    def test_another_node(self) -> None:
+        """The stream gets a closing tag, and is read on. Its stanzas are given back until it ends: after a while, with an error."""
+        entry = self.given_back()
+        entry.accept([stanza("a")])
+        self.assertEqual({entry}, self.connection.holders)
+        self.admissions.pop().callback(None)
+        self.assertEqual(([Ending(Cause.OTHER_NODE)], set()), (self.told, self.connection.holders))
+        entry.accept([stanza("b"), stanza("c")])
+        self.assertEqual([(name, Cause.OTHER_NODE) for name in "abc"], self.given)
+        self.clock.advance(entry_module.CLOSING_TAG_SECONDS)
+        self.assertEqual([StreamCondition.CONFLICT], [each.condition for each in self.told[1:] if isinstance(each, Refusal)])
+
+    def test_no_node(self) -> None:
+        """If no node can have the pair now, the stream ends with an error. What was read is given back, for that reason."""
+        entry = self.given_back(Cause.NO_NODE)
+        entry.accept([stanza("a")])
+        self.admissions.pop().callback(None)
+        self.assertEqual([StreamCondition.RESOURCE_CONSTRAINT], [each.condition for each in self.told if isinstance(each, Refusal)])
+        self.assertEqual(([("a", Cause.NO_NODE)], 1), (self.given, len(self.told)))
+
+    def test_closed_in_time(self) -> None:
+        """A stream that ends in time gets no error."""
+        entry = self.given_back()
+        entry.accept([stanza("a")])
+        self.admissions.pop().callback(None)
+        entry.close()
+        self.assertEqual(([], [("a", Cause.OTHER_NODE)]), (self.clock.getDelayedCalls(), self.given))
+
+    def test_given_up(self) -> None:
+        """Stanzas that wait when another node gets the pair are given back, and so are later ones. Those that are sent again are not."""
+        entry = self.given_back()
+        entry.accept([stanza("a")])
+        entry.accept([stanza("b")], Receipt(1))
+        self.ingress_services.lines.leave(entry)
+        entry.abandon()
+        entry.accept([stanza("c")])
+        entry.accept([stanza("d")], Receipt(1))
+        self.assertEqual([(name, Cause.OTHER_NODE) for name in "ac"], self.given)
 
 
 class FoundQueueTests(EntryTestCase):
