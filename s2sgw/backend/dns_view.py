@@ -29,6 +29,7 @@ from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.protocols.basic import Int16StringReceiver
 from twisted.protocols.policies import TimeoutMixin
 
+from s2sgw.net.dns_bounds import check_answer
 from s2sgw.net.dns_transport import Reactor
 from s2sgw.net.dns_upstream import EDNS_PAYLOAD, Upstream, parse_servers
 from s2sgw.net.proxy_protocol import Network
@@ -171,6 +172,7 @@ class DNSView:
         if dns.opcode.from_flags(flags) != dns.opcode.QUERY:
             return succeed(_bare(wire, dns.rcode.NOTIMP))
         try:
+            check_answer(wire)  # a query too can take seconds to parse
             query = dns.message.from_wire(wire)
         except Exception:  # dnspython raises several kinds, not only its own
             return succeed(_bare(wire, dns.rcode.FORMERR))

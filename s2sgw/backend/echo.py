@@ -12,7 +12,7 @@ from s2sgw.delivery.next_hop import NextHopStatus
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.xmpp.element import Element, stanza_error
 from s2sgw.xmpp.ending import Cause
-from s2sgw.xmpp.errors import StanzaCondition
+from s2sgw.xmpp.errors import RemoteFault, StanzaCondition
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.namespaces import PING, SERVER
 from s2sgw.xmpp.stanza import Kind, Stanza
@@ -47,7 +47,7 @@ class EchoNextHop:
         back = self._queues.queue(self._pair.inverse)
         if back.pair_queue.crowded:
             return False
-        answers = [answer for answer in map(self._answer, map(Element.parse, data)) if answer is not None]
+        answers = [answer for answer in map(self._answer_to, data) if answer is not None]
         if answers:
             back.accept([_stanza(answer) for answer in answers])
         return False
@@ -73,6 +73,15 @@ class EchoNextHop:
 
     def abandon(self) -> None:
         """Do nothing: there is no stream, and nothing is under way."""
+
+    def _answer_to(self, data: bytes) -> Element | None:
+        """Return the answer to a stanza; None: it has none, or is too large to be parsed as a whole."""
+        try:
+            stanza = Element.parse(data)
+        except RemoteFault as fault:
+            self.log.debug(event="echo", detail=fault.text, peer=str(self._pair.sender), local=str(self._pair.recipient))
+            return None
+        return self._answer(stanza)
 
     def _answer(self, stanza: Element) -> Element | None:
         kind, type = stanza.name, stanza.attributes.get("type")

@@ -30,6 +30,8 @@ CONNECT_TIMEOUT = 3.0
 #: Bytes of an answer's body, and of everything else that the server may send.
 BODY_BYTES = 65536
 AROUND_BYTES = 65536
+#: Bytes that are read in one turn of the reactor: tiny chunks, headers or TLS messages take a microsecond for each byte.
+READ_BYTES = 16384
 #: Addresses of a host that are tried, the families in turns.
 ADDRESSES = 2
 _AGENT = b"s2sgw"
@@ -163,10 +165,16 @@ class _Endpoint:
 
 
 class _Bounded(ProtocolWrapper):
-    """Ends a connection that sends too much."""
+    """Ends a connection that sends too much, and reads little at once."""
 
     factory: _Bounding
     heard = 0
+
+    def makeConnection(self, transport: Any) -> None:
+        super().makeConnection(transport)
+        while isinstance(transport, ProtocolWrapper):  # TLS
+            transport = transport.transport
+        transport.bufferSize = READ_BYTES
 
     def dataReceived(self, data: bytes) -> None:
         self.heard += len(data)

@@ -277,6 +277,16 @@ class RefusalTests(ViewCase):
         for wire in (query[:-1], query + b"x", query[:12] + b"\xc0\x0c\0\1\0\1", query[:4] + b"\xff\xff" + query[6:], query[:12] + b"\x3f" + query[13:]):
             self.assertEqual(self.rcode(wire), dns.rcode.FORMERR)
 
+    def test_too_large(self) -> None:
+        """A message that takes long to parse gets FORMERR, and is not parsed."""
+        query = dns.message.make_query("localhost", "A").to_wire()
+        record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4\1\2\3\4"
+        wire = query[:6] + b"\1\1" + query[8:] + record * 257
+        parsed: list[object] = []
+        self.patch(dns.message, "from_wire", parsed.append)
+        [answer] = self.send(wire)
+        self.assertEqual((answer[3] & 0xF, parsed), (dns.rcode.FORMERR, []))
+
     def test_questions(self) -> None:
         """A message must have exactly one question."""
         query = dns.message.make_query("localhost", "A")

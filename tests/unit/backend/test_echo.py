@@ -53,3 +53,8 @@ class EchoTests(SynchronousTestCase):
             "<message @ type='error'><body>x</body></message>", "<message @ type='groupchat'><body>x</body></message>",
             "<message @><x xmlns='urn:x'/></message>", "<iq @ type='result'/>", "<presence @/>",
         ), [])
+
+    def test_too_large(self) -> None:
+        """A stanza with thousands of elements gets no answer, and the others get theirs."""
+        large = f"<message @><body>a</body><x xmlns='urn:x'>{'<y/>' * 5000}</x></message>"
+        self.assertEqual(len(self.answers(large, "<message @><body>b</body></message>")), 1)

@@ -136,6 +136,15 @@ class EndpointTests(SynchronousTestCase):
         self.assertIn(b"a.example", transport.value())
         self.assertIsInstance(self.successResultOf(connecting), Protocol)
 
+    def test_little_at_once(self) -> None:
+        """Few bytes are read in one turn of the reactor, below TLS."""
+        self.addresses = ["192.0.2.1"]
+        self.connect()
+        protocol: Any = self.reactor.tcpClients[-1][2].buildProtocol(None)
+        transport: Any = StringTransport()
+        protocol.makeConnection(transport)
+        self.assertEqual(transport.bufferSize, https.READ_BYTES)
+
     def test_bounded(self) -> None:
         """A server that sends too much is disconnected."""
         inner = Factory.forProtocol(Protocol)
