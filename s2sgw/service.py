@@ -438,7 +438,7 @@ class RunningGateway:
 
             verbs = cluster_verbs(
                 components.cluster, verbs, components.running.local_domains, components.slices, components.reactor,
-                components.audit,
+                components.audit, components.record.live,
             )
         return APIServices(
             components.reactor, components.slices, verbs, components.record.live, MetricsPage(components.metrics), self.unready,

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from s2sgw.reporting.live_events import LiveEvents, Watcher
+from s2sgw.reporting.live_events import Watcher
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.timer import cancel
 
 #: Seconds between two looks for waiting events.
 FLUSH_SECONDS = 0.2
+
+
+class EventSource(Protocol):
+    """The events of this gateway (`reporting.live_events`), or those of all nodes of a cluster."""
+
+    def watch(self, user: str, peers: frozenset[str], wake: Callable[[], None], end: Callable[[], None]) -> Watcher:
+        """Return a new watcher. Raises `TooManyWatchers`."""
+
+    def stop(self, watcher: Watcher) -> None:
+        """Remove a watcher."""
 
 
 @implementer(IPushProducer)
@@ -24,7 +34,7 @@ class EventFlow:
     """
 
     def __init__(
-        self, live: LiveEvents, clock: IReactorTime, write: Callable[[list[dict[str, Any]], int], None], end: Callable[[], None],
+        self, live: EventSource, clock: IReactorTime, write: Callable[[list[dict[str, Any]], int], None], end: Callable[[], None],
     ) -> None:
         self._live = live
         self._clock = clock

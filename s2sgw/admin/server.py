@@ -32,11 +32,11 @@ from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from s2sgw.admin.event_flow import EventFlow
+from s2sgw.admin.event_flow import EventFlow, EventSource
 from s2sgw.admin.permissions import Caller, caller_of
 from s2sgw.admin.protocol import ANSWER_BYTES, ANSWER_SECONDS, REQUEST_BYTES, ErrorKind
 from s2sgw.net.slices import SlicedWork, Slices
-from s2sgw.reporting.live_events import LiveEvents, TooManyWatchers
+from s2sgw.reporting.live_events import TooManyWatchers
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.timer import cancel
 
@@ -74,7 +74,7 @@ class VerbError(Exception):
 class Feed(NamedTuple):
     """A response with a line for each event of `peer`, or of all peers, until the client closes the connection."""
 
-    live: LiveEvents
+    live: EventSource
     peer: Domain | None
 
 

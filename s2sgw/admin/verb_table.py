@@ -171,7 +171,7 @@ TABLE: Mapping[str, VerbRow] = MappingProxyType({row.name: row for row in ROWS})
 
 
 #: The verb that is not in the table: over HTTP it is `/events`, which read-only users may ask too.
-WATCH, WATCH_ARGUMENTS = "watch", frozenset({"peer"})
+WATCH, WATCH_ARGUMENTS = "watch", frozenset({"peer", "here"})
 
 
 def is_read_only(verb: str, arguments: Mapping[str, Any]) -> bool:

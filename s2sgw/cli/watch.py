@@ -9,27 +9,38 @@ from typing import Any
 
 import click
 
-from s2sgw.cli.output import JSON_VERSION, ConfigPath, JSONForm, config_option, followed, json_option, peer_argument
+from s2sgw.cli.output import (
+    JSON_VERSION,
+    ConfigPath,
+    JSONForm,
+    asked_here,
+    config_option,
+    followed,
+    here_option,
+    json_option,
+    peer_argument,
+)
 from s2sgw.reporting.printable import printable, quoted
 
 #: Characters of one fact.
 _FACT = 1000
 #: Facts that are shown before the others, and the time as a number.
-_HEAD = ("at", "time", "level", "event")
+_HEAD = ("at", "time", "level", "on", "event")
 
 
 @click.command()
 @peer_argument()
 @config_option
 @json_option
-def watch(peer: str | None, config: ConfigPath, as_json: JSONForm) -> None:
+@here_option
+def watch(peer: str | None, config: ConfigPath, as_json: JSONForm, here: bool) -> None:
     """Show events while they happen, or only those about PEER: streams, refusals, retries. Press Ctrl-C to end.
 
     Events below the level of the log are shown too. With --json, each event is one line.
-    In a cluster, these are the events of the node that you ask.
+    In a cluster, these are the events of all nodes, each with its node.
     """
     with suppress(KeyboardInterrupt):
-        for row in followed(config, as_json, "watch", **({} if peer is None else {"peer": peer})):
+        for row in followed(config, as_json, "watch", **({} if peer is None else {"peer": peer}), **asked_here(here)):
             click.echo(_json(row, as_json) if as_json else event_line(row))
 
 
@@ -38,9 +49,10 @@ def _json(row: Mapping[str, Any], form: str) -> str:
 
 
 def event_line(row: Mapping[str, Any]) -> str:
-    """Return an event as one line: the time of day, the level, the event, and its facts."""
+    """Return an event as one line: the time of day, the level, the node of a cluster, the event, and its facts."""
     facts = " ".join(f"{printable(key)}={_text(value)}" for key, value in row.items() if key not in _HEAD)
-    words = (str(row.get("time", ""))[11:19], f"{row.get('level', ''):<5}", printable(str(row["event"])), facts)
+    time, node = str(row.get("time", ""))[11:19], printable(str(row.get("on", "")))
+    words = (time, f"{row.get('level', ''):<5}", node, printable(str(row["event"])), facts)
     return "  ".join(word for word in words if word.strip())
 
 

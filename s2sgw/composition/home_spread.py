@@ -28,9 +28,12 @@ from s2sgw.cluster.homes import ClusterHomes
 from s2sgw.cluster.members import Members
 from s2sgw.cluster.spread import Moves, spread
 from s2sgw.composition.cluster import ClusterParts
+from s2sgw.composition.node_events import WORD as EVENTS
+from s2sgw.composition.node_events import EventAnswers, watch_verb
 from s2sgw.composition.node_questions import EngineNodes, node_verbs, read_question
 from s2sgw.net.slices import SlicedWork, Slices, few_at_once
 from s2sgw.reporting.audit import AuditLog
+from s2sgw.reporting.live_events import LiveEvents
 from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain, InvalidJID
@@ -310,10 +313,12 @@ def _nothing() -> None: ...
 
 def cluster_verbs(
     parts: ClusterParts, verbs: Mapping[str, Verb], local_domains: set[Domain], slices: Slices, clock: IReactorTime,
-    audit: AuditLog,
+    audit: AuditLog, live: LiveEvents,
 ) -> dict[str, Verb]:
     """Return the verbs of this node for its operator: `verbs` are those of this node alone. Other nodes may ask some of them."""
     nodes = EngineNodes(parts.members, parts.homes, parts.engine, clock)
     spreading = HomeSpread(nodes, parts.members, parts.homes, slices, clock, audit)
     parts.questions.add(WORD, spreading.answer)
-    return {**node_verbs(parts, verbs, local_domains, slices, clock), "cluster spread": spreading.verb}
+    parts.questions.add(EVENTS, EventAnswers(live, parts.engine, clock).answer)
+    asking = {"cluster spread": spreading.verb, "watch": watch_verb(live, nodes, clock)}
+    return {**node_verbs(parts, verbs, local_domains, slices, clock), **asking}

@@ -34,6 +34,8 @@ class Watcher:
     def __init__(self, user: str, peers: frozenset[str], wake: Callable[[], None], end: Callable[[], None]) -> None:
         self.user = user
         self.end = end
+        #: the node of this gateway, if the watcher also gets the events of other nodes
+        self.node: str | None = None
         self._peers = peers
         self._wake = wake
         self._waiting: deque[dict[str, Any]] = deque(maxlen=WAITING)
@@ -43,12 +45,17 @@ class Watcher:
         """Return whether the watcher gets events of a peer."""
         return not self._peers or peer.lower() in self._peers
 
-    def put(self, event: dict[str, Any]) -> None:
-        """Keep an event until it is taken."""
+    def put(self, event: dict[str, Any], node: str | None = None) -> None:
+        """Keep an event until it is taken. `node`: the other node that it comes from."""
         self._missed += len(self._waiting) == WAITING
-        self._waiting.append(event)
+        on = node or self.node
+        self._waiting.append(event if on is None else {**event, "on": on})
         if len(self._waiting) == 1:
             self._wake()
+
+    def miss(self, number: int) -> None:
+        """Count events that were lost elsewhere."""
+        self._missed += number
 
     def take(self) -> tuple[list[dict[str, Any]], int]:
         """Return the waiting events, and how many were lost before them."""

@@ -26,7 +26,7 @@ import dns.query
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.admin.client import ask, socket_path
+from s2sgw.admin.client import ask, follow, socket_path
 from s2sgw.backend.private_ca import PrivateCA
 from s2sgw.cluster.jetstream import JetStreamEngine
 from s2sgw.cluster.jetstream_api import JetStreamAPI, RequestRefused
@@ -427,6 +427,25 @@ class NodesTests(SynchronousTestCase):
         self.assertEqual(["a", "b"], sorted(row["node"] for row in self.ask(b, "certs")))
         self.assertEqual([], self.ask(b, "report")["missing"])
         self.assertEqual([], self.ask(b, "names", prefix="zz"))
+
+    def test_watch(self) -> None:
+        """`watch` on any node shows the events of all, each with its node."""
+        a, b = self.node("a"), self.node("b")
+        self.ready(a, b)
+        self.until(b, partial(self.shows, b, a))
+        events = follow(socket_path(b.config), "watch", {})
+        self.assertEqual("watching", next(events)["event"])
+        self.ask(b, "status")  # node a has answered behind the first question of the watch
+        refused: list[dict[str, Any]] = []
+
+        def read() -> None:
+            refused.append(next(row for row in events if row["event"] == "refused"))
+
+        threading.Thread(target=read, daemon=True).start()
+        with socket.create_connection(("127.0.0.1", a.port), 1.0) as connection:
+            connection.sendall(b"no XML\n")
+            self.until(b, lambda: bool(refused))
+        self.assertEqual(("a", "bad-xml"), itemgetter("on", "cause")(refused[0]))
 
     def test_spread(self) -> None:
         """A node that comes gets its part of the homes."""

@@ -37,6 +37,14 @@ class WatchTests(SynchronousTestCase):
         )
         self.assertEqual(("watch", {"peer": "evil.example"}), self.asked)
 
+    def test_nodes(self) -> None:
+        """In a cluster each event shows its node. With --here one node is asked."""
+        row = {"time": "2026-11-29T08:21:14.123Z", "level": "info", "event": "node gone", "node": "c", "on": "b"}
+        self.assertEqual(["08:21:14  info   b  node gone  node=c"], self.run_command([row]).output.splitlines()[:1])
+        self.assertEqual(("watch", {}), self.asked)
+        self.run_command([row], "--here")
+        self.assertEqual(("watch", {"here": True}), self.asked)
+
     def test_json(self) -> None:
         """One JSON object is printed per line, so that a program can follow."""
         lines = self.run_command([{"event": "a"}, {"event": "b"}], "--json").output.splitlines()

@@ -18,9 +18,11 @@ from s2sgw.cluster.questions import Questions
 from s2sgw.composition import home_spread
 from s2sgw.composition.cluster import ClusterParts
 from s2sgw.composition.home_spread import WORD, HomeSpread, cluster_verbs
+from s2sgw.composition.node_events import NodesEvents
 from s2sgw.composition.node_questions import EngineNodes
 from s2sgw.net.slices import Slices
 from s2sgw.reporting.audit import AuditLog
+from s2sgw.reporting.live_events import LiveEvents
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain
 from tests.support.cluster_node import Nodes
@@ -444,9 +446,13 @@ class AnswerTests(SpreadCase):
         """The verbs of a node as it is built have `cluster spread`, and its questions are answered."""
         node = self.nodes["a"]
         parts = SimpleNamespace(questions=Questions(), members=node.members, homes=node.homes, engine=node.engine)
-        verbs = cluster_verbs(cast(ClusterParts, parts), {}, set(), Slices(self.clock), self.clock, cast(AuditLog, self.audit))
+        audit = cast(AuditLog, self.audit)
+        verbs = cluster_verbs(cast(ClusterParts, parts), {}, set(), Slices(self.clock), self.clock, audit, LiveEvents())
         running = Deferred.fromCoroutine(verbs["cluster spread"]({"dry_run": True}))
         self.nodes.pass_time(0.5)
         self.assertEqual({"a": 0, "b": 0, "c": 0}, self.successResultOf(running)["homes"])
         answered = Deferred.fromCoroutine(parts.questions.answer(b'spread {"do": "count"}'))
         self.assertEqual({"result": {"homes": 0}}, json.loads(self.successResultOf(answered)))
+        self.assertIsInstance(verbs["watch"]({}).live, NodesEvents)
+        answered = Deferred.fromCoroutine(parts.questions.answer(b'events {"id": "1", "user": "u", "peers": []}'))
+        self.assertEqual({"result": {"missed": 0, "events": []}}, json.loads(self.successResultOf(answered)))
