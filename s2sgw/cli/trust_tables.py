@@ -8,7 +8,6 @@ from operator import itemgetter
 from s2sgw.cli.tables import counted, minute, moment
 from s2sgw.cli.text_table import Column, JSONRow, Screen, number, paragraphs, table
 from s2sgw.reporting.printable import printable
-from s2sgw.xmpp.registered_domain import registered_domain
 
 
 def _counts(row: JSONRow) -> str:
@@ -194,8 +193,12 @@ def _known(row: JSONRow, everything: bool) -> Iterator[str]:
 
 def _bound(name: str, peer: str) -> str:
     """Return the words for a bound of the queue. A share is that of the registered domain."""
+    if not name.endswith(" share"):
+        return name
+    from s2sgw.xmpp.registered_domain import registered_domain  # here, because it reads a long list
+
     owner = registered_domain(peer)
-    return f"{name} of {owner} with all its sub-domains" if name.endswith(" share") and owner != peer else name
+    return f"{name} of {owner} with all its sub-domains" if owner != peer else name
 
 
 def _sections(row: JSONRow, keys: list[JSONRow]) -> Iterator[str]:

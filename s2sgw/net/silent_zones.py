@@ -85,6 +85,6 @@ def _above(name: dns.name.Name) -> Iterator[tuple[Labels, bytes]]:
     some names would decide for others.
     """
     labels = tuple(label.lower() for label in name.labels if label and not label.startswith(b"_"))
-    registered = registered_domain(b".".join(labels[-3:]).decode("latin-1")).count(".") + 1
+    registered = registered_domain(b".".join(labels).decode("latin-1")).count(".") + 1
     for start in range(len(labels) - registered, max(len(labels) - registered - LEVELS, 0), -1):
         yield labels[start:], labels[start - 1]
