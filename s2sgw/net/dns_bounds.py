@@ -13,18 +13,21 @@ from dns.rdataclass import RdataClass
 from dns.rdatatype import RdataType
 from dns.wire import Parser
 
-#: Bytes of an answer, its records and questions, those with names in their data, and the labels of each name (with the empty
-#: last one). So an answer takes at most 40 ms.
+#: Bytes of an answer, its records and questions, and those with names in their data.
 BYTES = 16384
 RECORDS = 256
 WITH_NAMES = 100
-LABELS = 24
+#: The squares of the numbers of labels of all names, added: dnspython compares the labels of a name with each other. So an
+#: answer takes at most 40 ms, and the name of an IPv6 address, with 34 labels, may be asked for.
+LABEL_SQUARES = 30_000
 #: Records of types that are not expected in an answer and may have names.
 OTHERS = 4
 
 _HEADER_BYTES = 12
 #: Types of records whose data has no name; of those that have names: where the first one begins, and how many there are.
-_WITHOUT_NAMES = frozenset((RdataType.A, RdataType.AAAA, RdataType.TLSA, RdataType.TXT, RdataType.DS, RdataType.DNSKEY))
+_WITHOUT_NAMES = frozenset((
+    RdataType.A, RdataType.AAAA, RdataType.TLSA, RdataType.TXT, RdataType.DS, RdataType.DNSKEY, RdataType.NSEC3,
+))
 _NAMES = {
     RdataType.CNAME: (0, 1), RdataType.DNAME: (0, 1), RdataType.NS: (0, 1), RdataType.PTR: (0, 1), RdataType.MX: (2, 1),
     RdataType.NSEC: (0, 1), RdataType.RRSIG: (18, 1), RdataType.SOA: (0, 2), RdataType.SRV: (6, 1),
@@ -55,7 +58,7 @@ class _Names:
 
     def __init__(self, wire: bytes) -> None:
         self._parser = Parser(wire, _HEADER_BYTES)
-        self._with_names = self._others = 0
+        self._with_names = self._others = self._squares = 0
 
     def check(self, questions: int, records: int) -> None:
         for _ in range(questions):
@@ -89,5 +92,6 @@ class _Names:
                 raise AnswerTooLarge("the answer has too many records of unusual types")
 
     def _name(self) -> None:
-        if len(self._parser.get_name(decompress=True).labels) > LABELS:
-            raise AnswerTooLarge(f"the answer has a name with more than {LABELS} labels")
+        self._squares += len(self._parser.get_name(decompress=True).labels) ** 2
+        if self._squares > LABEL_SQUARES:
+            raise AnswerTooLarge("the answer has too many long names")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from struct import pack
 
 import dns.message
+import dns.reversename
 import dns.rrset
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.dns_bounds import LABELS, OTHERS, RECORDS, WITH_NAMES, AnswerTooLarge, check_answer
+from s2sgw.net.dns_bounds import LABEL_SQUARES, OTHERS, RECORDS, WITH_NAMES, AnswerTooLarge, check_answer
 
 _QUERY = dns.message.make_query("_xmpp-server._tcp.a.test", "SRV")
 _QUESTION = dns.message.make_response(_QUERY).to_wire()[12:]
@@ -69,16 +71,35 @@ class BoundsTests(SynchronousTestCase):
         self.refuse(_answer(*[srv] * (WITH_NAMES + 1)), "records with names")
 
     def test_labels(self) -> None:
-        """The labels of each name are bounded: of the owner, in the data, and behind a pointer."""
-        self.accept(_answer(_srv(_name(LABELS))))
-        self.refuse(_answer(_srv(_name(LABELS + 1))), "labels")
-        self.refuse(_answer(_record(1, b"\1\2\3\4", owner=_name(LABELS + 1))), "labels")
-        first = _srv(_name(LABELS))
-        behind = pack("!H", 0xC000 | (len(_answer(first)) - len(_name(LABELS))))
-        self.refuse(_answer(first, _srv(b"\1b" + behind)), "labels")
-        for kind, before in ((5, 0), (2, 0), (12, 0), (39, 0), (15, 2), (46, 18), (47, 0)):
-            self.refuse(_answer(_record(kind, bytes(before) + _name(LABELS + 1))), "labels")
-        self.refuse(_answer(_record(6, _name(2) + _name(LABELS + 1) + bytes(20))), "labels")
+        """The squares of the labels of all names are bounded: of owners, in the data, and behind a pointer."""
+        long = isqrt(LABEL_SQUARES // 4) + 1
+        for kind, before in ((33, 6), (5, 0), (2, 0), (12, 0), (39, 0), (15, 2), (46, 18), (47, 0)):
+            record = _record(kind, bytes(before) + _name(long))
+            check_answer(_answer(*[record] * 3))
+            self.refuse(_answer(*[record] * 4), "long names")
+        soa = _record(6, _name(long) + _name(long) + bytes(20))
+        check_answer(_answer(soa))
+        self.refuse(_answer(soa, soa), "long names")
+        address = _record(1, b"\1\2\3\4", owner=_name(long))
+        self.accept(_answer(*[address] * 3))
+        self.refuse(_answer(*[address] * 4), "long names")
+        first = _srv(_name(long))
+        pointer = pack("!H", 0xC000 | (len(_answer(first)) - len(_name(long))))
+        self.refuse(_answer(first, *[_srv(pointer)] * 3), "long names")
+        self.accept(_answer(_srv(_name(128))))
+
+    def test_name_of_an_address(self) -> None:
+        """The reverse name of an IPv6 address has 34 labels. It may be asked for."""
+        query = dns.message.make_query(dns.reversename.from_address("2001:db8::1"), "PTR")
+        response = dns.message.make_response(query)
+        response.answer.append(dns.rrset.from_text(query.question[0].name, 60, "IN", "PTR", "host.test."))
+        self.accept(query.to_wire())
+        self.accept(response.to_wire())
+
+    def test_denial(self) -> None:
+        """A name that does not exist, below two aliases, is denied with several NSEC3 records. They have no names in their data."""
+        denial = _record(50, bytes.fromhex("0101000a04aabbccdd14") + bytes(20) + bytes.fromhex("0006400000000002"))
+        self.accept(_answer(*[denial] * (OTHERS + 3)))
 
     def test_size(self) -> None:
         """The size is bounded."""
