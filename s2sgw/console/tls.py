@@ -10,7 +10,7 @@ from cryptography import x509
 from OpenSSL import SSL
 from twisted.internet.interfaces import IAddress, IOpenSSLServerConnectionCreator
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from s2sgw.config.cross_checks import certificate_files
@@ -20,6 +20,8 @@ from s2sgw.net.tls import CIPHERS
 
 #: Seconds between two looks at the files.
 LOOK_SECONDS = 60
+#: Bytes that are read in one turn of the reactor: the smallest TLS messages take a microsecond for each byte.
+READ_BYTES = 16384
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -86,9 +88,18 @@ def _context(credential: Credential) -> SSL.Context:
     return context
 
 
+class ConsoleTLSProtocol(BufferingTLSTransport):
+    """TLS that reads little at once."""
+
+    def makeConnection(self, transport: Any) -> None:
+        transport.bufferSize = READ_BYTES
+        super().makeConnection(transport)
+
+
 class ConsoleTLSFactory(TLSMemoryBIOFactory):
     """Puts TLS below a site, which may refuse a connection."""
 
+    protocol = ConsoleTLSProtocol
     noisy = False
 
     def __init__(self, tls: ConsoleTLS, site: BoundedSite, clock: Any) -> None:

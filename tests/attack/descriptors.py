@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import threading
 import time
 import xml.etree.ElementTree as ET
@@ -45,6 +46,25 @@ async def _site(at: AttackWorld) -> None:
         step(f"unproven {at.connections('unproven'):.0f}, descriptors {at.metrics()['s2sgw_descriptors']:.0f}")
         check(at.metrics()["s2sgw_descriptors"] < 800, "connections use more descriptors than they may")
     check(at.limit_hits("unproven") + at.limit_hits("unproven_per_site") > 0, "the limit was not reached")
+
+
+@stage.scenario("a thousand networks of one IPv6 /48 connect while the limits are reloaded again and again", 120)
+async def _reloaded(at: AttackWorld) -> None:
+    config = at.gateway.config
+    written = config.read_text()
+    try:
+        async with at.under(silent_site, 8, proxied_port=at.proxied_port, number=1000):
+            for number in range(8):
+                await asyncio.sleep(1)
+                least = number % 2 == 0
+                limits = f"connections = {200 if least else CONNECTIONS}\nunproven_per_site = {5 if least else 100}"
+                config.write_text(f'{written}\n[limits]\n{limits}\nnegotiation = "{5 if least else 30}s"\n')
+                at.process.signal(signal.SIGHUP)
+            step(f"unproven {at.connections('unproven'):.0f}")
+    finally:
+        config.write_text(written)
+        at.process.signal(signal.SIGHUP)
+        await asyncio.sleep(1)
 
 
 @stage.scenario("5,000 silent connections take no descriptor that is needed", 120)

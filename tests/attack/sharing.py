@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import sys
 import threading
@@ -31,6 +32,8 @@ OURS, PER_OWNER = 300, 64
 HOLE, HOLE_PORT = "hole.test", 15270
 UNTOUCHED, UNTOUCHED_PORT = "untouched.test", 15271
 AT_ONCE = 2.0
+#: Memory of the queue (`queue.memory`).
+MEMORY = 64 * 2**20
 
 
 @dataclass
@@ -183,6 +186,52 @@ async def _crowded(world: Sharing, names: list[str], streams: int, seconds: floa
     most = {name: number for name, number in world.most().items() if name in names}
     check(sorted(most) == sorted(names), f"not all reached the server: {most}")
     check(max(most.values()) <= PER_OWNER, f"the server had {most} streams")
+
+
+# --- a server that stands still ---------------------------------------------------------------------------------------
+
+
+def pour(port: int, local: str, name: str, files: tuple[str, str], streams: int, seconds: float) -> None:
+    """Send messages as fast as possible, on several streams, each as another sub-domain of one peer."""
+    certificate, end = Certificate(Path(files[0]), Path(files[1])), time.monotonic() + seconds
+    threads = [threading.Thread(target=_pour, args=(port, at, f"s{at}.{name}", local, certificate, end), daemon=True) for at in range(streams)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+
+
+def _pour(port: int, at: int, own: str, local: str, certificate: Certificate, end: float) -> None:
+    said = f"<message from='a@{own}' to='b@{local}'><body>{'x' * 400}</body></message>" * 30
+    with contextlib.suppress(OSError, PeerError, ET.ParseError):
+        stream = connect(port, f"127.74.{at}.1", local, own, certificate, 10.0)
+        while time.monotonic() < end:
+            stream.send(said)
+
+
+@stage.scenario("the server stands still while a peer floods it: what another peer sends meanwhile arrives as soon as it goes on", 120)
+async def _stands_still(world: Sharing) -> None:
+    at, name, domain, number = world.at, "flood.example", "patient.example", 100
+    stream = await asyncio.to_thread(connect, at.port, "127.75.0.1", BEHIND, domain, at.certificate(domain), 8.0)
+    said = f"<message from='a@{domain}' to='b@{BEHIND}'><body>patient {{}}</body></message>"
+    stream.send(said.format("before"))
+    await world.until_there("patient before")
+    async with at.under(
+        pour, 10, local=BEHIND, name=name, files=_files(at.certificate(name, f"*.{name}")), streams=8,
+        left=MEMORY, left_open=LEFT_DESCRIPTORS + 2 * 8,  # stanzas still wait
+    ):
+        world.behind.signal(signal.SIGSTOP)
+        await asyncio.sleep(3)
+        for each in range(number):
+            stream.send(said.format(each))
+        await asyncio.sleep(4)
+        world.behind.signal(signal.SIGCONT)
+        seconds = await world.until_there(f"patient {number - 1}", 30.0)
+        step(f"arrived {seconds:.2f} s after the server went on")
+        check(seconds <= 2 * AT_ONCE * at.noise, f"it took {seconds:.1f} s")
+    stream.close()
+    came = [row["message"] for row in world.rows() if row.get("from") == f"a@{domain}"][1:]
+    check(came == [f"patient {each}" for each in range(number)], f"{len(came)} arrived, or not in their order: {came[:5]}")
 
 
 # --- servers that accept connections and send nothing -----------------------------------------------------------------

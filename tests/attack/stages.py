@@ -17,9 +17,10 @@ from tests.attack import (
     servers,
     shared,
     sharing,
+    storms,
     unread,
 )
 
 #: Modules whose scenarios are on the stage of `shared`.
-SHARING_A_GATEWAY = (parsing, negotiation, identity, handshakes, records, unread, servers, operating)
+SHARING_A_GATEWAY = (parsing, negotiation, identity, handshakes, records, unread, servers, storms, operating)
 STAGES = [shared.stage, places.stage, lookups.stage, addresses.stage, sharing.stage, descriptors.stage, closing.stage]

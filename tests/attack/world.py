@@ -172,6 +172,11 @@ class AttackWorld:
         return self.gateway.direct
 
     @property
+    def direct_tls_port(self) -> int:
+        """Return the port for direct TLS. The echo has no inner listener, which this port is for elsewhere."""
+        return self.gateway.inner
+
+    @property
     def noise(self) -> float:
         """Return the factor of time limits, from the load of the machine during the last attack."""
         return self.slowdown if self.slowdown <= BUSY else BURSTS * self.slowdown
@@ -433,6 +438,7 @@ def _configure(door: Gateway, dns_port: int, authority: Authority, changes: Mapp
             "endpoint": f"tcp:{door.direct}:interface=127.0.0.1:backlog=4096", "proxy_protocol": True,
             "trusted_proxies": ["127.0.0.1/32"],
         },
+        {"endpoint": f"tcp:{door.inner}:interface=127.0.0.1:backlog=4096", "tls": "direct"},
     ]
     door.configure(
         backend="", dns=_Address(f"127.0.0.1:{dns_port}"), anchors=authority.file,  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
-from s2sgw.console.tls import LOOK_SECONDS, ConsoleTLS, ConsoleTLSFactory
+from s2sgw.console.tls import LOOK_SECONDS, READ_BYTES, ConsoleTLS, ConsoleTLSFactory
 from s2sgw.net import http_server
 from s2sgw.net.certificates import UnusableCertificate
 from s2sgw.net.http_server import BoundedSite
@@ -69,13 +69,13 @@ class TLSTests(TLSCase):
             self.assertEqual(("new.example.org",), tls.names)
 
     def test_full(self) -> None:
-        """A connection that the site refuses is refused. One that does not complete the handshake is closed."""
+        """A connection that the site refuses is refused. One that does not complete the handshake is closed. Few bytes are read at once."""
         site = BoundedSite(Resource(), self.clock)
         factory: Any = ConsoleTLSFactory(ConsoleTLS(self.path, self.clock.seconds), site, self.clock)
         protocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))
-        transport = TCPTransport()
+        transport: Any = TCPTransport()
         protocol.makeConnection(transport)
-        self.assertEqual(1, len(site))
+        self.assertEqual((1, READ_BYTES), (len(site), transport.bufferSize))
         self.clock.advance(http_server.REQUEST_SECONDS)
         self.assertTrue(transport.disconnected or transport.disconnecting)
         protocol.wrappedProtocol.trusted = True
