@@ -132,6 +132,8 @@ class SocketTransport:
         self._gate: Any = None
         self._is_full = False
         self._reading = self._writing = False
+        #: whether TLS reads on when the socket takes its answer (to a KeyUpdate): until then it can read nothing
+        self._must_answer = False
         self._tls: Any = None
         self._tls_watch: Any = None
         self._tls_user: TLSUser | None = None
@@ -308,6 +310,8 @@ class SocketTransport:
         except (BlockingIOError, SSL.WantReadError):
             pass
         except SSL.WantWriteError:
+            self._must_answer = True
+            self._reactor.removeReader(self)
             self._want_write(True)
         except SSL.ZeroReturnError:
             problem = None if self._tls_watch.is_cut else CONNECTION_DONE
@@ -370,6 +374,10 @@ class SocketTransport:
         if self._handshaking:
             return self._handshake()
         self._want_write(False)
+        if self._must_answer:
+            self._must_answer = False
+            if self._reading:
+                self._reactor.addReader(self)
         if self._closing and not self._pending:
             self._close()  # there was no room for close_notify
         self._send()
@@ -409,7 +417,8 @@ class SocketTransport:
         """Go on reading."""
         if not self._reading and not self._lost:
             self._reading = True
-            self._reactor.addReader(self)
+            if not self._must_answer:
+                self._reactor.addReader(self)
 
     def stopProducing(self) -> None:
         """Close (IPushProducer)."""

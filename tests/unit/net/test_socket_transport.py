@@ -596,6 +596,29 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         world.reactor.settle()
         self.assertEqual((world.receiving.ending, world.socket.recv(1)), (None, b"\x16"))
 
+    def test_no_room_for_an_answer_of_tls(self) -> None:
+        """If TLS must answer what it reads (a KeyUpdate) and the socket takes no more, it is read again when the socket does.
+
+        Until then the reactor must not report the input again and again.
+        """
+        world = World(self).secured()
+        transport: Any = world.receiving._socket
+        real = transport._tls
+        full = Mock(wraps=real)
+        full.recv.side_effect = SSL.WantWriteError
+        transport._tls = full
+        world.initiating.write(b"one\n")
+        while not full.recv.called:
+            world.reactor.turn()
+        self.assertIn(transport, world.reactor.getWriters())
+        self.assertNotIn(transport, world.reactor.getReaders())
+        world.receiving.pause("a test")
+        world.receiving.resume("a test")
+        self.assertNotIn(transport, world.reactor.getReaders())
+        transport._tls = real
+        world.reactor.settle()
+        self.assertEqual((world.stanzas(), transport in world.reactor.getReaders()), ([b"one\n"], True))
+
     def test_other_transports(self) -> None:
         """A transport that is not a TCP socket of Twisted's is not replaced."""
         self.assertIsNone(take_over(object(), Recorder(), Turns(SocketReactor())))  # type: ignore[arg-type]
