@@ -208,6 +208,8 @@ class QueuedPeers:
             if initiated.incoming is not None:
                 self._guarded(initiated.incoming.abandon, concerns)
             self._guarded(initiated.connection.abort, _DROPPED)
+        for closing in list(self._accepted.closing_of_home(peer)):
+            self._guarded(closing.abort, _DROPPED)
         self._spool.forget(peer, _DROPPED.detail)
 
     def _cut_off_queues(self, peer: Domain) -> None:

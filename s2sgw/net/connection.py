@@ -256,7 +256,10 @@ class StreamConnection(Protocol):
             self.step(self.engine.fail, refusal)
 
     def abort(self, ending: Ending) -> None:
-        """End the connection at once: nothing more is sent or read."""
+        """End the connection at once, also one that is being closed: nothing more is sent or read."""
+        if self.ending is not None and not self._gone:
+            self._stop_deadline()
+            self._transport.abortConnection()
         self._finish(ending, abort=True)
 
     def dismiss(self, refusal: Refusal) -> None:

@@ -54,6 +54,7 @@ class AcceptedStreams:
         #: those of both legs by home, if there are several nodes (`index_by`)
         self._home: Callable[[Pair], Domain] | None = None
         self._of_home: Index[Domain] = Index()
+        self._closing: dict[Domain, dict[StreamConnection, None]] = {}
 
     def index_by(self, home: Callable[[Pair], Domain]) -> None:
         """List the streams by `home` of their pairs from now on (`of_home`). Call this before the first stream."""
@@ -62,6 +63,10 @@ class AcceptedStreams:
     def of_home(self, home: Domain) -> Collection[AcceptedStream]:
         """Return the open streams of both legs on which a pair with this home is proven, or goes back."""
         return self._of_home.get(home)
+
+    def closing_of_home(self, home: Domain) -> Collection[StreamConnection]:
+        """Return the connections of streams on which pairs with this home went back, and that are being closed."""
+        return self._closing.get(home, {})
 
     def __iter__(self) -> Iterator[tuple[StreamConnection, AcceptedStream]]:
         return iter(list(self._open.items()))
@@ -141,6 +146,15 @@ class AcceptedStreams:
         if self._home is not None:
             for pair in (*stream.methods, *stream.carried):
                 self._of_home.discard(self._home(pair), stream)
+            for home in {self._home(pair) for pair in stream.carried}:
+                self._closing.setdefault(home, {})[connection] = None
+                connection.when_closed().addCallback(self._closed, connection, home)
+
+    def _closed(self, _: None, connection: StreamConnection, home: Domain) -> None:
+        closing = self._closing[home]
+        closing.pop(connection, None)
+        if not closing:
+            del self._closing[home]
 
     def _contact(self, peer: Domain) -> None:
         self._peer_contact.contacted(peer)

@@ -423,6 +423,20 @@ class DropTests(PeerTestCase):
         again.incoming.stanzas(IN, [stanza("1", IN)])
         self.assertEqual(1, len(self.node.queues.queue(IN).pair_queue))
 
+    def test_being_closed(self) -> None:
+        """A stream of theirs that carried stanzas to the peer, and is being closed, sends nothing more. It is known until it is gone."""
+        for carries in (True, False):
+            incoming, aborted = Incoming(self.node, IN), list[Ending]()
+            if carries:
+                incoming.carried.append(OUT)
+                self.node.accepted.carries(cast(Any, incoming), OUT)
+            self.patch(incoming.connection, "abort", aborted.append)
+            incoming.ended(Ending(Cause.CLOSED))
+            self.node.peers.drop(PEER)
+            self.assertEqual([Cause.OTHER_NODE] if carries else [], [each.cause for each in aborted])
+            incoming.connection.closed.callback(None)
+            self.assertEqual([], list(self.node.accepted.closing_of_home(PEER)))
+
     def test_repeated_after_a_drop(self) -> None:
         """A message whose first copy was dropped here is taken when its sender sends it again."""
         incoming = Incoming(self.node, IN, managed=True)

@@ -840,6 +840,16 @@ class EndTests(SynchronousTestCase):
         solo.clock.advance(0.1)
         self.assertTrue(solo.transport.disconnected)
 
+    def test_abort_of_a_close(self) -> None:
+        """A connection that is being closed can be aborted. What it has not sent is dropped, and the first ending stays."""
+        solo = Solo()
+        solo.connection.close(CLOSING)
+        self.assertFalse(solo.transport.disconnected)
+        solo.connection.abort(Ending(Cause.OTHER_NODE))
+        self.assertTrue(solo.transport.disconnected)
+        solo.connection.abort(Ending(Cause.OTHER_NODE))
+        self.assertEqual(([CLOSING], []), (solo.owner.endings, solo.clock.getDelayedCalls()))
+
     def test_a_close_that_is_answered(self) -> None:
         """A transport that closes in time leaves no timer."""
         solo = Solo(options=SOON)
