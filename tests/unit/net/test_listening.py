@@ -436,7 +436,7 @@ class SystemdTests(SynchronousTestCase):
             for each in (first, second):
                 each.bind(("127.0.0.1", 0))
                 each.listen()
-            start = 200
+            start = max(map(int, os.listdir("/proc/self/fd"))) + 1  # other tests may have left descriptors open
             for at, each in enumerate((first, second, deaf)):
                 os.dup2(each.fileno(), start + at)
                 self.addCleanup(os.close, start + at)
