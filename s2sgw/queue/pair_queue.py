@@ -11,7 +11,7 @@ of them by `abandon`.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -24,6 +24,9 @@ from s2sgw.xmpp.stanza import Stanza
 
 #: Stanzas in flight stay in memory until they are acknowledged. One queue may have this part of its peer's allowance in flight.
 IN_FLIGHT_PART = 4
+
+#: Stanzas that are removed one by one. For more of them, the waiting stanzas are read from their beginning.
+FEW = 8
 
 _Item = TypeVar("_Item", QueuedStanza, QueueItem)
 
@@ -389,6 +392,8 @@ class PairQueue:
 
     def remove(self, positions: Collection[int]) -> list[QueuedStanza]:
         """Remove and return the waiting stanzas in memory at `positions`. The order of the others stays."""
+        if len(positions) <= FEW:
+            return [held for position in sorted(positions) if (held := self._take_out(position)) is not None]
         return self._remove(list(islice((held for held in self.not_in_flight() if held.position in positions), len(positions))))
 
     def remove_up_to(self, position: int, at_most: int | None = None, spared: Collection[int] = ()) -> list[QueuedStanza]:
@@ -426,6 +431,16 @@ class PairQueue:
     def not_in_flight(self) -> Iterator[QueuedStanza]:
         """Return the stanzas in memory that are not in flight, in order."""
         return chain(self.waiting, self.arrived_since)
+
+    def _take_out(self, position: int) -> QueuedStanza | None:
+        """Remove and return the waiting stanza at `position`, if it is in memory. The others are not looked at."""
+        for line in (self.waiting, self.arrived_since):
+            at = bisect_left(line, position, key=by_position)
+            if isinstance(line, deque) and at < len(line) and line[at].position == position:
+                held = line[at]
+                del line[at]
+                return self._release(held)
+        return None
 
     def _remove(self, gone: list[QueuedStanza]) -> list[QueuedStanza]:
         positions = {held.position for held in gone}

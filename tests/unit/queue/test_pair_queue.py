@@ -147,6 +147,20 @@ class PairQueueTests(SynchronousTestCase):
         self.assertTrue(it.has_expired(600))
         self.assertEqual(ids(it.remove({8})) + ids(it.expire(600, 2)) + ids(it.waiting), list("768"))
 
+    def test_few_are_taken_out(self) -> None:
+        """A few stanzas are taken out of a long queue without reading it, in order, whatever line they wait in."""
+        it = pair_queue()
+        it.accept([stanza(str(number)) for number in range(6)], 0)
+        it.mark_durable(it.take_unspooled(0))
+        it.evict(2 * (100 + OVERHEAD))
+        it.accept([stanza(str(number)) for number in range(6, 9)], 0)
+        waiting, arrived = it.waiting, it.arrived_since
+        self.assertEqual((["0", "1"], ["6", "7", "8"]), (ids(waiting), ids(arrived)))
+        self.assertEqual(["1", "7"], ids(it.remove({8, 2, 3, 99})))
+        self.assertIs(it.waiting, waiting)
+        self.assertIs(it.arrived_since, arrived)
+        self.assertEqual((["0"], ["6", "8"], 7), (ids(it.waiting), ids(it.arrived_since), len(it)))
+
     def test_expiry_of_what_was_in_flight(self) -> None:
         """Stanzas in flight when the stream was lost expire like others, whether they were written at once or had waited."""
         it = pair_queue()
