@@ -3,7 +3,8 @@
 A removal of a value leaves a record in the engine for ever. So the names are spread over a fixed number of values ("buckets"),
 and an item that is removed leaves nothing. All names of one registered domain are in one bucket. In a full bucket the oldest item
 of the registered domain that has the most gives way, as in `peerdb.fair_shares`. A secret decides the bucket of a domain, so that
-no stranger can choose the bucket of another domain.
+no stranger can choose the bucket of another domain. The Public Suffix List does not decide it: nodes may have different releases
+of it, and what is shared outlives each release.
 
 Most changes are made in the background, a bucket at a time: what a crowd of strangers can make a node write is bounded, too.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -31,6 +33,18 @@ PAUSE, PAUSE_AFTER_FAILURE = 0.2, 2.0
 WAITING = 2000
 #: Bytes of a record of the engine that are not of the items.
 OVERHEAD = 2048
+
+#: Second-level names of countries, below which many register: their domains are spread by three labels. None of this may change.
+_SECOND_LEVEL = re.compile(
+    r"(ac|asn|asso|co|com|edu|firm|gen|go|gob|gouv|gov|govt|gub|gv|id|in|ind|info|ltd|me|mil|ne|net|nhs|nic|nom|or|org|plc|priv"
+    r"|sch|school|web)\.[a-z]{2}\Z"
+)
+#: Countries where such a name has one owner, who must not have any number of buckets; and those that others sell domains of.
+_DIRECT = frozenset((
+    "ca", "cc", "cf", "ch", "de", "dk", "eu", "fi", "fo", "ga", "gq", "is", "li", "lu", "nl", "nu", "pm", "si", "td", "tf",
+    "tk", "tv", "wf",
+))
+_SOLD = frozenset(("co.ca", "co.de", "co.dk", "co.nl", "com.de"))
 
 T = TypeVar("T")
 _Words = dict[str, Any]
@@ -108,7 +122,7 @@ class SharedItems(Generic[T]):
         return self._key(name) not in self._unreadable
 
     def _key(self, name: str) -> str:
-        site = registered_domain(name.partition(" ")[0])
+        site = _spread_by(name.partition(" ")[0])
         digest = hashlib.blake2b(site.encode(), digest_size=4, key=self._secret).digest()
         return str(int.from_bytes(digest, "big") % self._kind.buckets)
 
@@ -217,6 +231,14 @@ class SharedItems(Generic[T]):
         inside = ",".join(f"{json.dumps(name)}:{text}" for name, text in texts.items())
         encoded = f'{{"version":{VERSION},"items":{{{inside}}}}}'.encode()
         return None if encoded == data else encoded
+
+
+def _spread_by(domain: str) -> str:
+    """Return the part of `domain` that decides its bucket: the same for all sub-domains, and in each release."""
+    labels = domain.split(".")
+    last = ".".join(labels[-2:])
+    kept = 3 if _SECOND_LEVEL.match(last) and (labels[-1] not in _DIRECT or last in _SOLD) else 2
+    return ".".join(labels[-kept:])
 
 
 class _Unreadable(Exception):

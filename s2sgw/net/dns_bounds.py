@@ -9,6 +9,7 @@ from __future__ import annotations
 from struct import unpack
 
 from dns.exception import FormError
+from dns.name import from_wire_parser
 from dns.rdataclass import RdataClass
 from dns.rdatatype import RdataType
 from dns.wire import Parser
@@ -17,21 +18,26 @@ from dns.wire import Parser
 BYTES = 16384
 RECORDS = 256
 WITH_NAMES = 100
-#: The squares of the numbers of labels of all names, added: dnspython compares the labels of a name with each other. So an
-#: answer takes at most 40 ms, and the name of an IPv6 address, with 34 labels, may be asked for.
+#: The squares of the numbers of labels of all names, added: dnspython compares the labels of a name with each other. So the
+#: names of an answer take at most 40 ms, and the name of an IPv6 address, with 34 labels, may be asked for.
 LABEL_SQUARES = 30_000
+#: Compression pointers of all names. dnspython follows a chain of any length before 2.9.
+POINTERS = 2048
 #: Records of types that are not expected in an answer and may have names.
 OTHERS = 4
 
 _HEADER_BYTES = 12
 #: Types of records whose data has no name; of those that have names: where the first one begins, and how many there are.
 _WITHOUT_NAMES = frozenset((
-    RdataType.A, RdataType.AAAA, RdataType.TLSA, RdataType.TXT, RdataType.DS, RdataType.DNSKEY, RdataType.NSEC3,
+    RdataType.A, RdataType.AAAA, RdataType.TLSA, RdataType.TXT, RdataType.DS, RdataType.DNSKEY, RdataType.NSEC3, RdataType.CAA,
+    RdataType.CDNSKEY, RdataType.CDS, RdataType.SSHFP,
 ))
 _NAMES = {
     RdataType.CNAME: (0, 1), RdataType.DNAME: (0, 1), RdataType.NS: (0, 1), RdataType.PTR: (0, 1), RdataType.MX: (2, 1),
     RdataType.NSEC: (0, 1), RdataType.RRSIG: (18, 1), RdataType.SOA: (0, 2), RdataType.SRV: (6, 1),
 }
+#: The one type whose data has any number of names. Nobody needs it here.
+_LIST_OF_NAMES = RdataType.HIP
 
 
 class AnswerTooLarge(Exception):
@@ -53,11 +59,23 @@ def check_answer(wire: bytes) -> None:
         return
 
 
+class _CountingParser(Parser):
+    """Bounds the pointers that are followed."""
+
+    pointers = 0
+
+    def seek(self, where: int) -> None:
+        self.pointers += 1
+        if self.pointers > POINTERS:
+            raise AnswerTooLarge(f"the answer has more than {POINTERS} compression pointers")
+        super().seek(where)
+
+
 class _Names:
     """The names of one answer."""
 
     def __init__(self, wire: bytes) -> None:
-        self._parser = Parser(wire, _HEADER_BYTES)
+        self._parser = _CountingParser(wire, _HEADER_BYTES)
         self._with_names = self._others = self._squares = 0
 
     def check(self, questions: int, records: int) -> None:
@@ -78,6 +96,8 @@ class _Names:
         self._parser.seek(end)
 
     def _data(self, kind: int) -> None:
+        if kind == _LIST_OF_NAMES:
+            raise AnswerTooLarge("the answer has a list of names")
         begin, number = _NAMES.get(kind, (0, 0))  # type: ignore[call-overload]
         if number:
             self._with_names += 1
@@ -92,6 +112,6 @@ class _Names:
                 raise AnswerTooLarge("the answer has too many records of unusual types")
 
     def _name(self) -> None:
-        self._squares += len(self._parser.get_name(decompress=True).labels) ** 2
+        self._squares += len(from_wire_parser(self._parser).labels) ** 2
         if self._squares > LABEL_SQUARES:
             raise AnswerTooLarge("the answer has too many long names")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from socket import MSG_PEEK
+from time import thread_time
 from typing import Any, Protocol
 
 from OpenSSL import SSL
@@ -30,6 +31,8 @@ READ_BYTES = 65536
 RECORD_BYTES = 16384
 RECORD_HEADER_BYTES = 5
 RECORDS = 64
+#: Seconds of CPU after which no more messages without data are read in one call. Four session tickets take less than 1 ms.
+MESSAGES_SECONDS = 0.05
 #: Bytes that wait to be sent before the producer is paused.
 FULL_BYTES = 65536
 #: Bytes that are passed to OpenSSL, or to the system, in one call.
@@ -72,10 +75,12 @@ class TLSUser(Protocol):
 class _Watch:
     """A `TLSWatch` (`net.tls`), which is found behind a connection as `wrappedProtocol`."""
 
-    __slots__ = ("_user", "is_cut", "steps")
+    __slots__ = ("_user", "began", "is_cut", "steps")
 
     def __init__(self, user: TLSUser) -> None:
         self.steps = HANDSHAKING
+        #: when the present call of OpenSSL came to its first message without data (CPU time)
+        self.began: float | None = None
         #: whether no more is read: the connection is closed in the next turn
         self.is_cut = False
         self._user = user
@@ -83,6 +88,12 @@ class _Watch:
     @property
     def wrappedProtocol(self) -> _Watch:
         return self
+
+    def takes_long(self) -> bool:
+        now = thread_time()
+        if self.began is None:
+            self.began = now
+        return now - self.began > MESSAGES_SECONDS
 
     def renegotiationAttempted(self) -> None:
         self.is_cut = True
@@ -283,6 +294,8 @@ class SocketTransport:
             waiting = self.socket.recv(READ_BYTES, MSG_PEEK)
         except OSError:
             return False
+        if len(waiting) == READ_BYTES:  # no handshake has so much, and there may be more behind it
+            return True
         at = 0
         for _ in range(RECORDS):
             at += RECORD_HEADER_BYTES + int.from_bytes(waiting[at + 3 : at + RECORD_HEADER_BYTES])
@@ -300,6 +313,7 @@ class SocketTransport:
         size = 0
         problem: BaseException | None = None
         recv = self._tls.recv
+        self._tls_watch.began = None
         try:
             while size < READ_BYTES and len(records) < RECORDS:
                 record = recv(RECORD_BYTES)

@@ -54,6 +54,9 @@ class TLSWatch(Protocol):
 
     steps: float
 
+    def takes_long(self) -> bool:
+        """Return whether this call of OpenSSL reads such messages for long: one can come in 131,338 records (RFC 8446 §5.1)."""
+
     def renegotiationAttempted(self) -> None:
         """Note that the other side asks for a renegotiation. No more is read."""
 
@@ -221,7 +224,7 @@ def _watch(connection: SSL.Connection, where: int, code: int) -> None:
         return
     if where & SSL.SSL_CB_LOOP:
         watch.steps += 1
-        if watch.steps > STEPS:
+        if watch.steps > STEPS or (watch.steps > 0 and watch.takes_long()):
             watch.steps = HANDSHAKING
             connection.set_shutdown(SSL.RECEIVED_SHUTDOWN)
             watch.messagesWithoutData()

@@ -60,6 +60,10 @@ class TLSListener(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost(reason)
 
+    def takes_long(self) -> bool:
+        """Return False: Twisted feeds OpenSSL a little at a time."""
+        return False
+
     def renegotiationAttempted(self) -> None:
         """Called from within OpenSSL (`net.tls`): nothing may be closed here."""
         self._renegotiated()

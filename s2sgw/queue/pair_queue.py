@@ -262,8 +262,12 @@ class PairQueue:
         self.in_flight = ()
         self._in_flight_count = self._in_flight_bytes = 0
         if in_doubt:
+            behind = self.waiting[0].position if self.waiting else self.next_position
             self.waiting = _line(self.waiting)
             self.waiting.extendleft(reversed(in_doubt))
+            positions = [held.position for held in in_doubt]
+            if positions[-1] > behind or positions != sorted(positions):  # something was skipped
+                self.waiting = deque(sorted(self.waiting, key=by_position))
         for held in in_doubt:
             self._note_deadline(held)
         return in_doubt

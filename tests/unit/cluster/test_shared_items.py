@@ -153,6 +153,16 @@ class SharedItemsTests(SynchronousTestCase):
         self.one.items.remove("a.example 2")
         self.assertEqual({"a.example", "a.example 1", "a.example 3"}, set(self.one.items.beside("a.example x")))
 
+    def test_another_public_suffix_list(self) -> None:
+        """A node finds what a node with another release of the Public Suffix List has shared. So does a later release of itself."""
+        names = ("a.b.co.uk", "c.a.b.co.uk", "x.mine.duckdns.org", "mine.duckdns.org", "b.example", "192.0.2.1", "[2001:db8::1]", "lan")
+        for name in names:
+            now(self.one.items.change(name, lambda item: 7))
+        self.patch(shared_items, "registered_domain", lambda name: name)
+        self.assertEqual([7] * len(names), [self.other.items.get(name) for name in names])
+        self.patch(shared_items, "registered_domain", lambda name: "com")
+        self.assertEqual([7] * len(names), [self.other.items.get(name) for name in names])
+
     def test_bounded(self) -> None:
         """Strangers fill no more than their bytes, and sub-domains of one domain push out each other first. Old ones go first."""
         now(self.one.items.change("victim.example", lambda item: 1))

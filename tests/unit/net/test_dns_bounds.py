@@ -10,7 +10,7 @@ import dns.reversename
 import dns.rrset
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.dns_bounds import LABEL_SQUARES, OTHERS, RECORDS, WITH_NAMES, AnswerTooLarge, check_answer
+from s2sgw.net.dns_bounds import LABEL_SQUARES, OTHERS, POINTERS, RECORDS, WITH_NAMES, AnswerTooLarge, check_answer
 
 _QUERY = dns.message.make_query("_xmpp-server._tcp.a.test", "SRV")
 _QUESTION = dns.message.make_response(_QUERY).to_wire()[12:]
@@ -113,6 +113,27 @@ class BoundsTests(SynchronousTestCase):
         self.accept(_answer(*[odd] * OTHERS))
         self.refuse(_answer(*[odd] * (OTHERS + 1)), "unusual")
         self.refuse(_answer(_record(33, b"x", of_class=3)), "Internet")
+
+    def test_usual_sets(self) -> None:
+        """Ten host keys, or ten certificate authorities, are usual."""
+        for kind, text in (("SSHFP", "1 1 " + "00" * 19 + "{:02}"), ("CAA", '0 issue "ca{}.test"')):
+            response = dns.message.make_response(_QUERY)
+            texts = [text.format(number) for number in range(10)]
+            response.answer.append(dns.rrset.from_text("a.test.", 60, "IN", kind, *texts))
+            self.accept(response.to_wire())
+
+    def test_pointers(self) -> None:
+        """The compression pointers of all names are bounded: all names can end in one long chain."""
+        before = len(_answer(_record(48, b"\1\0\3\5")))
+        chain = b"".join(pack("!H", 0xC000 | (before + 2 * at - 2 if at else 12)) for at in range(12))
+        key = _record(48, b"\1\0\3\5" + chain)
+        address = _record(1, b"\1\2\3\4", owner=pack("!H", 0xC000 | (before + 2 * 11)))
+        check_answer(_answer(key, *[address] * 100))
+        self.refuse(_answer(key, *[address] * (POINTERS // 12)), "pointers")
+
+    def test_list_of_names(self) -> None:
+        """A record with any number of names is refused: one of 16 kB takes 0.2 s."""
+        self.refuse(_answer(_record(55, b"\1\1\0\1hk" + _name(100))), "list of names")
 
     def test_malformed(self) -> None:
         """dnspython refuses what is malformed: it is not parsed beyond the fault."""

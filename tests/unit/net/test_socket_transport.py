@@ -7,6 +7,7 @@ import socket
 import struct
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
@@ -18,16 +19,17 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.net import connection as connection_module
+from s2sgw.net import socket_transport
 from s2sgw.net.connection import ConnectionOptions, StreamConnection
 from s2sgw.net.handover import HandoverProtocol, RelayedTransport
-from s2sgw.net.socket_transport import FULL_BYTES, RECORDS, SEND_BYTES, SocketTransport, take_over
+from s2sgw.net.socket_transport import FULL_BYTES, MESSAGES_SECONDS, RECORDS, SEND_BYTES, SocketTransport, take_over
 from s2sgw.net.tls import ClientTLS
 from s2sgw.net.turns import Turns
 from s2sgw.net.write_permission import LOOK, WriteLease
 from s2sgw.stream.events import Refusal, StanzasReceived
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
-from tests.lab.tls_records import DATA, Secrets
+from tests.lab.tls_records import DATA, Records, Secrets
 from tests.support.certificates import leaf_for
 from tests.support.socket_reactor import SocketReactor, client_handshake, connected, serve
 from tests.support.wires import LOCAL, Recorder, ToyEngine, credential, raw_context, server_context_of
@@ -308,9 +310,7 @@ class Suite:
         """A side that sends KeyUpdates without end is not read without end: after a few the connection closes (RFC 8446 §4.6.3)."""
         for requested in (False, True):
             world = World(self, solo=True)
-            secrets: list[Secrets] = []
-            self.shake(world, prepare=lambda context, found=secrets: found.append(Secrets(context)))
-            records = secrets[0].client()
+            records = self.records(world)
             world.socket.sendall(b"".join(records.key_update(requested) for _ in range(1000)))
             world.reactor.settle()
             self.assertEqual(world.ending, Ending(Cause.TLS_FAILED, "too many TLS messages without data", "them"))
@@ -318,9 +318,7 @@ class Suite:
     def test_messages_between_data(self: Any) -> None:
         """A side that changes its key from time to time, between its data, is read on."""
         world = World(self, solo=True)
-        secrets: list[Secrets] = []
-        self.shake(world, prepare=lambda context: secrets.append(Secrets(context)))
-        records = secrets[0].client()
+        records = self.records(world)
         for number in range(100):
             world.socket.sendall(records.key_update() + records.record(DATA, b"%d\n" % number))
             world.reactor.settle()
@@ -388,6 +386,12 @@ class Suite:
                 self.assertEqual([reference() for reference in left], [None, None], end)
             finally:
                 gc.enable()
+
+    def records(self: Any, world: World) -> Records:
+        """Do STARTTLS and the handshake. Return what makes the next records of the client."""
+        secrets: list[Secrets] = []
+        self.shake(world, prepare=lambda context: secrets.append(Secrets(context)))
+        return secrets[0].client()
 
     def shake(
         self: Any, world: World, *, highest: int = SSL.TLS1_3_VERSION, verify: bool = True,
@@ -576,6 +580,33 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         world.reactor.settle()
         pieces = struct.pack("!BHHI", 22, 0x301, 4, 0x01004000) + struct.pack("!BHHB", 22, 0x301, 1, 0) * 5000
         world.socket.sendall(pieces)
+        world.reactor.settle()
+        self.assertEqual(world.ending, Ending(Cause.TLS_FAILED, "too many small records", "network"))
+
+    def test_messages_that_take_long(self) -> None:
+        """Of messages that take long, because each comes in thousands of records, few are read in one call. In many calls all are."""
+        for at_once in (True, False):
+            times = iter(MESSAGES_SECONDS / 20 * number for number in range(100))
+            self.patch(socket_transport, "thread_time", partial(next, times))
+            world = World(self, solo=True)
+            records = self.records(world)
+            messages = [records.key_update() for _ in range(10)]
+            for data in [b"".join(messages)] if at_once else messages:
+                world.socket.sendall(data)
+                world.reactor.settle()
+            flooded = Ending(Cause.TLS_FAILED, "too many TLS messages without data", "them")
+            self.assertEqual(world.receiving.ending, flooded if at_once else None)
+
+    def test_a_handshake_behind_large_records(self) -> None:
+        """Small records behind large ones are not read either."""
+        world = World(self, solo=True)
+        world.below.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        world.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        world.socket.sendall(b"STARTTLS\n")
+        world.reactor.settle()
+        body = struct.pack("!I", 0x0101FF00) + bytes(0x1FF00)
+        large = b"".join(struct.pack("!BHH", 22, 0x301, 16384) + body[at : at + 16384] for at in range(0, 65536, 16384))
+        world.socket.sendall(large + struct.pack("!BHHB", 22, 0x301, 1, 0) * 5000)
         world.reactor.settle()
         self.assertEqual(world.ending, Ending(Cause.TLS_FAILED, "too many small records", "network"))
 

@@ -291,6 +291,9 @@ class Watched:
         self.steps: float = HANDSHAKING
         self.told: list[str] = []
 
+    def takes_long(self) -> bool:
+        return False
+
     def renegotiationAttempted(self) -> None:
         self.told.append("renegotiation")
 

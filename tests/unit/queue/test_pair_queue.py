@@ -161,6 +161,18 @@ class PairQueueTests(SynchronousTestCase):
         self.assertIs(it.arrived_since, arrived)
         self.assertEqual((["0"], ["6", "8"], 7), (ids(it.waiting), ids(it.arrived_since), len(it)))
 
+    def test_removal_of_what_was_skipped(self) -> None:
+        """What was skipped is found also when later stanzas came back from the stream."""
+        it = pair_queue()
+        it.accept([stanza(str(number)) for number in range(1, 6)], 0)
+        self.assertEqual(["1", "3", "4"], ids(it.write(300, {2})))
+        it.take_back()
+        self.assertEqual(["1", "2", "3", "4", "5"], ids(it.waiting))
+        it.write(300, {2})
+        it.write(1)
+        it.take_back()
+        self.assertEqual((["2"], ["1", "3", "4", "5"]), (ids(it.remove({2})), ids(it.waiting)))
+
     def test_expiry_of_what_was_in_flight(self) -> None:
         """Stanzas in flight when the stream was lost expire like others, whether they were written at once or had waited."""
         it = pair_queue()

@@ -16,7 +16,7 @@ class RegisteredDomainTests(SynchronousTestCase):
         for name, registered in (
             ("example.org", "example.org"), ("a.b.example.org", "example.org"), ("org", "org"), ("a.b.co.uk", "b.co.uk"),
             ("co.uk", "co.uk"), ("a.kit.edu", "kit.edu"), ("a.gmx.de", "gmx.de"), ("a.co.example", "co.example"), ("", ""),
-            ("a.web.de", "web.de"), ("a.id.nl", "id.nl"), ("a.b.co.de", "b.co.de"), ("a.b.com.pl", "b.com.pl"), ("a.me.uk", "a.me.uk"),
+            ("a.web.de", "web.de"), ("a.id.nl", "id.nl"), ("a.b.com.de", "b.com.de"), ("a.b.com.pl", "b.com.pl"), ("a.me.uk", "a.me.uk"),
             ("a.mine.duckdns.org", "mine.duckdns.org"), ("duckdns.org", "duckdns.org"), ("a.b.c.kawasaki.jp", "b.c.kawasaki.jp"),
             ("a.city.kawasaki.jp", "city.kawasaki.jp"), ("localhost", "localhost"), ("a.b.xn--55qx5d.cn", "b.xn--55qx5d.cn"),
             ("192.0.2.1", "192.0.2.1"), ("198.51.2.1", "198.51.2.1"), ("[2001:db8::1]", "[2001:db8::1]"), ("[::ffff:192.0.2.1]",) * 2,
