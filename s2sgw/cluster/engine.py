@@ -33,7 +33,12 @@ class EngineError(Exception):
 
 
 class Fenced(EngineError):
-    """The fence is old: another node is the peer's home."""
+    """The fence is old: another node is the peer's home.
+
+    `in_doubt`: the records may have been stored before that, and removed by the new home since.
+    """
+
+    in_doubt = False
 
 
 class EngineFull(EngineError):

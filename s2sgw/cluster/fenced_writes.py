@@ -66,16 +66,20 @@ class FencedWrites:
         home = self._homes.use(fence.peer)
         if home is None or home.fence != fence:
             home = _Home(fence, b"", fence.sequence)  # of another engine, or forgotten: it cannot be written again
+        sent = False
         try:
             if home.doubted:
                 await self._renew(home)
+            sent = True
             return await self._append(home, records, after)
         except RequestRefused as error:
             if error.code != WRONG_SEQUENCE:
                 raise
             if self._homes.get(fence.peer) is home:
                 del self._homes[fence.peer]
-            raise Fenced(f"the home of {fence.peer} is another: {error}") from error
+            fenced = Fenced(f"the home of {fence.peer} is another: {error}")
+            fenced.in_doubt = sent and home.doubted
+            raise fenced from error
 
     async def _append(self, home: _Home, records: Sequence[Record], after: int) -> list[int]:
         stream, fence = spool_stream(home.fence.peer), expecting(home_subject(home.fence.peer), home.sequence)

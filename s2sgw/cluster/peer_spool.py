@@ -645,9 +645,11 @@ class PeerSpool:
             batch.sliced = job.large
             await job.join(self, batch)
         except Exception as error:  # every call is answered
+            answer = self._broken(error)
+            self._end_in_doubt(batch, error)
             if job.large:
                 batch.undo()
-            self._answer(job, self._broken(error))
+            self._answer(job, answer)
             if job.answer is None and not self.ended and len(self._later) < LATER_CALLS:
                 self._later.append(job)
                 self._services.removals(self, REMOVE_AGAIN_SECONDS)
@@ -659,9 +661,20 @@ class PeerSpool:
         try:
             await self._send(batch)
         except Exception as error:  # every call is answered
+            answer = self._broken(error)
+            self._end_in_doubt(batch, error)
             batch.undo()
-            return self._broken(error)
+            return answer
         return None
+
+    def _end_in_doubt(self, batch: AppendBatch, error: Exception) -> None:
+        """If another node is the home, and may have read records of this batch, tell that before the calls are answered.
+
+        Otherwise their stanzas would count as not stored, and errors would answer what the new home delivers.
+        """
+        if isinstance(error, Fenced) and (batch.sent or error.in_doubt) and not self.ended:
+            self.end(f"another node is the home of {self.peer}")
+            self._services.lost(self)
 
     async def _send(self, batch: AppendBatch) -> None:
         """Append the records of the batch so far. Raises `EngineError`."""

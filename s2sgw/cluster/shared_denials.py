@@ -178,11 +178,11 @@ def _read(data: bytes | None) -> _Value:
         if words["version"] > VERSION:
             raise UnreadableNames(f"it has version {words['version']}, and this release knows {VERSION}")
         undone = list(map(parse_peer_name, words["undone"]))
-        times = [inf if at is None else float(at) for at in words.get("undone_at", [None] * len(undone))]
+        times = [inf if at is None else float(round(at)) for at in words.get("undone_at", [None] * len(undone))]
         return _Value(tuple(map(parse_peer_name, words["denied"])), dict(zip(undone, times, strict=True)))
     except UnreadableNames:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UnreadableNames(str(error)) from error
 
 

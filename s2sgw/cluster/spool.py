@@ -60,7 +60,7 @@ class JetStreamSpool(Spool):
     `deliver(call)` makes `call` soon, on the same thread. `session` is unique for each start of each node. `clock` is the clock
     of all times, and `wall` the seconds since the epoch: the nodes' wall clocks must agree, for times are stored by them.
     `peer_of` returns the peer of a pair. `lost` is called with a peer that has another home, or must be claimed again, after its
-    calls were answered. `report` is called with texts for the operator.
+    calls were answered, save those of which the new home may have read a part. `report` is called with texts for the operator.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """The events of all nodes of a cluster, for `s2sgw watch` (docs/cluster.md): this node asks the others for theirs every second.
 
 A node that is asked begins a watcher for each watch, and ends it when it is not asked for some seconds. The question is a JSON
-object: {"id", "user", "peers"}. The answer has "events", "missed", the number of those lost before them, and "over": the watcher
-had to give way to another one.
+object: {"id", "user", "peers", "after"}. The answer has "events", "missed", the number of those lost before them, "number", and
+"over": the watcher had to give way to another one. "after" is the number of the last answer that came. If an answer is lost, or
+comes too late, the node is asked with the same number again, and gives the same answer.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class _Watched:
     def __init__(self) -> None:
         self.watcher: Watcher
         self.timer: IDelayedCall | None = None
+        #: the last answer, and its number
+        self.answer, self.number = b"", 0
         self._rows: deque[str] = deque()
 
     def take(self, size: int) -> tuple[list[str], int]:
@@ -75,7 +78,7 @@ class EventAnswers:
     async def answer(self, question: bytes) -> bytes:
         """Answer with the events since the last question. Errors are a part of the answer."""
         try:
-            identity, user, peers = _read(question)
+            identity, user, peers, after = _read(question)
             if identity in self._over:
                 return b'{"result": {"over": true}}'
             watched = self._watched.get(identity) or self._begin(identity, user, peers)
@@ -85,8 +88,13 @@ class EventAnswers:
             return json.dumps({"error": str(error), "kind": error.kind}).encode()
         cancel(watched.timer)
         watched.timer = self._clock.callLater(KEPT_SECONDS, self._end, identity)
+        if watched.number and after == watched.number - 1:
+            return watched.answer
         texts, missed = watched.take(min(PAGE_BYTES, self._engine.max_record - _ENVELOPE))
-        return f'{{"result": {{"missed": {missed}, "events": [{", ".join(texts)}]}}}}'.encode()
+        watched.number += 1
+        words = f'"missed": {missed}, "number": {watched.number}, "events": [{", ".join(texts)}]'
+        watched.answer = f'{{"result": {{{words}}}}}'.encode()
+        return watched.answer
 
     def _begin(self, identity: str, user: str, peers: frozenset[str]) -> _Watched:
         watched = _Watched()
@@ -108,15 +116,15 @@ class EventAnswers:
 def _nothing() -> None: ...
 
 
-def _read(question: bytes) -> tuple[str, str, frozenset[str]]:
-    """Return the identity of a watch, its user and its peers. Raises `VerbError`."""
+def _read(question: bytes) -> tuple[str, str, frozenset[str], object]:
+    """Return the identity of a watch, its user, its peers, and the number of the last answer. Raises `VerbError`."""
     asked = read_question(question, WORD)
     identity, user, peers = (asked.get(name) for name in ("id", "user", "peers"))
     if not (isinstance(identity, str) and isinstance(user, str) and isinstance(peers, list)):
         raise VerbError("the question has other words", "usage")
     if not all(isinstance(peer, str) for peer in peers):
         raise VerbError("peers are names", "usage")
-    return identity, user, frozenset(peers)
+    return identity, user, frozenset(peers), asked.get("after")
 
 
 class NodesEvents:
@@ -132,6 +140,8 @@ class NodesEvents:
         #: nodes whose silence was told, and those whose watcher had to give way
         self._silent: set[str] = set()
         self._over: set[str] = set()
+        #: the number of the last answer of each node
+        self._numbers: dict[str, object] = {}
 
     def watch(self, user: str, peers: frozenset[str], wake: Callable[[], None], end: Callable[[], None]) -> Watcher:
         """Begin. Raises `TooManyWatchers`."""
@@ -165,11 +175,12 @@ class NodesEvents:
 
     async def _ask(self, watcher: Watcher, node: str, question: Mapping[str, Any]) -> None:
         try:
-            answer = await self._nodes.result(node, WORD, question, LOOK_SECONDS)
+            answer = await self._nodes.result(node, WORD, {**question, "after": self._numbers.get(node, 0)}, LOOK_SECONDS)
         except (NodeSilent, VerbError) as error:
             self._tell_silent(watcher, node, str(error))
             return
         self._silent.discard(node)
+        self._numbers[node] = answer.get("number")
         if answer.get("over"):
             self._over.add(node)
             self._tell_silent(watcher, node, "a newer watch has taken the place of this one there")

@@ -196,7 +196,7 @@ class QueuedPeers:
         self._taking.pop(peer, None)
         self._closing.pop(peer, None)
         self._holds.abandon(peer)
-        self._give_back(peer)
+        self._guarded(self._give_back, peer)
         concerns = partial(self._is_of, peer)
         self._guarded(self._cut_off_queues, peer)
         self._guarded(self._lines.abandon, peer)

@@ -27,7 +27,7 @@ from s2sgw.cluster.members import Members
 from s2sgw.cluster.records import RUN_BYTES
 from s2sgw.delivery.bounces import ReturnQueue
 from s2sgw.ingress.homes import StanzaReturn
-from s2sgw.queue.bounce import BOUNCED_AT_ONCE, bounce
+from s2sgw.queue.bounce import BOUNCED_AT_ONCE, bounce, may_bounce
 from s2sgw.queue.entries import OVERHEAD
 from s2sgw.runtime.stream_closing import wait_while
 from s2sgw.xmpp.bounded_dict import BoundedDict
@@ -50,6 +50,8 @@ PEERS_AT_ONCE = 16
 REMEMBERED = 1000
 
 _NO_NODE = "another node is the home of the peer, and no node took the errors for their sender"
+_UNANSWERABLE = "another node is the home of the peer, and no error may answer them: they are answers, or expect none"
+_TOO_LARGE = "another node is the home of the peer, and an error with their id and addresses is too large for the engine"
 _NO_ROOM = "another node is the home of the peer, and too many stanzas wait for the errors for their senders"
 
 
@@ -102,8 +104,11 @@ class ReturnedStanzas(StanzaReturn):
     def give_back(self, pair: Pair, stanzas: Sequence[Stanza], cause: Cause) -> None:
         """See `StanzaReturn`."""
         until = self._clock.seconds() + SECONDS
+        answerable = list(filter(may_bounce, stanzas))
+        if len(answerable) < len(stanzas):
+            self._lost(pair, len(stanzas) - len(answerable), _UNANSWERABLE)
         lost = 0
-        for some in _runs(stanzas):
+        for some in _runs(answerable):
             run = _Run(pair, some, cause, sum(len(each.data) + OVERHEAD for each in some), until)
             if self._stopped or self._bytes + run.size > MOST_BYTES:
                 lost += len(some)
@@ -147,11 +152,14 @@ class ReturnedStanzas(StanzaReturn):
             self._places.release()
 
     async def _return_all(self, peer: Domain, waiting: deque[_Run]) -> None:
+        reached = True  # what has waited for its turn is given to a node once at least, unless what was before it found none
         while waiting:
-            run = waiting[0]
+            run, answered = waiting[0], False
             identity = secrets.token_hex(8)
-            while not (answered := await self._answered(peer, run, identity)) and self._clock.seconds() < run.until:
-                await deferLater(self._clock, AGAIN)
+            while (reached or self._clock.seconds() < run.until) and not answered:
+                reached = answered = await self._answered(peer, run, identity)
+                if not answered:
+                    await deferLater(self._clock, AGAIN)
             self._bytes -= waiting.popleft().size
             if not answered:
                 self._lost(run.pair, len(run.stanzas), _NO_NODE)
@@ -174,13 +182,14 @@ class ReturnedStanzas(StanzaReturn):
     async def _answered(self, peer: Domain, run: _Run, identity: str) -> bool:
         """Give the errors of a run to the home of its peer. Return whether they were taken."""
         errors = _errors(run)
-        if not errors:
-            return True
         found = await self._homes.locate(peer)
         if isinstance(found, ServeHere) and await self._enter(peer, run.pair, errors):
             return True
         words = {"id": identity, "pair": [domain.ascii for domain in run.pair], "errors": errors}
         question = WORD + b" " + json.dumps(words, ensure_ascii=False).encode()
+        if isinstance(found, HandOn) and len(question) > self._engine.max_record:
+            self._lost(run.pair, len(run.stanzas), _TOO_LARGE)
+            return True
         nodes = [found.node] if isinstance(found, HandOn) else self._others() if isinstance(found, ServeHere) else []
         for node in nodes:
             try:

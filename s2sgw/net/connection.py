@@ -55,11 +55,12 @@ FULL_BYTES = 65536
 class Engine(typing.Protocol):
     """The interface of an engine of either role.
 
-    `parting`: the ending, if the other side has closed the stream. `unheard`: the transport is gone, so our output cannot arrive.
-    arrives. Input that came before is still read.
+    `parting`: the ending, if the other side has closed the stream; `leaving`: if we have, and read on (`wind_down`).
+    `unheard`: the transport is gone, so our output cannot arrive. Input that came before is still read.
     """
 
     parting: Ending | None
+    leaving: Ending | None
     unheard: bool
 
     @property
@@ -223,7 +224,7 @@ class StreamConnection(Protocol):
             self.last_sent = self._clock.seconds()
             self._sends = True
             self._out.write(data)
-        return not self._outlet.open or self.retiring or self.engine.parting is not None
+        return not self._outlet.open or self.retiring or self.engine.parting is not None or self.engine.leaving is not None
 
     def belong_to(self, name: str) -> None:
         """Share turns with the other streams of the party of this name."""
@@ -302,7 +303,8 @@ class StreamConnection(Protocol):
     @property
     def writable(self) -> bool:
         """Return whether the other side takes more at present."""
-        return self._outlet.open and self.engine.parting is None and not self.retiring
+        engine = self.engine
+        return self._outlet.open and engine.parting is None and engine.leaving is None and not self.retiring
 
     @property
     def chain(self) -> tuple[bytes, ...]:

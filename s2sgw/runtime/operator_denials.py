@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -72,7 +73,7 @@ class OperatorDenials:
         text = path.read_bytes()
         try:
             return parse(json.loads(text))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             aside = set_aside(path, "damaged")
             self._report(f"{path} is damaged ({error}). It was set aside as {aside}. {lost}")
             return None
@@ -161,4 +162,7 @@ def _names(words: object) -> tuple[str, ...]:
 def _times(words: object) -> dict[str, float]:
     if not isinstance(words, dict):
         raise ValueError("it is not an object")
-    return {parse_peer_name(name): float(at) for name, at in words.items()}
+    times = {parse_peer_name(name): float(at) for name, at in words.items()}
+    if not all(map(isfinite, times.values())):
+        raise ValueError("a time is no number")
+    return times

@@ -42,6 +42,7 @@ class ToyEngine:
     """An engine with lines as commands: STARTTLS, PROCEED, BYE; any other line is a stanza. It records its input."""
 
     parting: Ending | None = None
+    leaving: Ending | None = None
     unheard = False
     backlogged = lasting = one_way = False
     silence_limit: int | None = None
@@ -107,6 +108,7 @@ class ToyEngine:
 
     def wind_down(self, ending: Ending) -> list[Event]:
         self.out += b"CLOSE\n"
+        self.leaving = ending
         return []
 
     def rest(self) -> None:

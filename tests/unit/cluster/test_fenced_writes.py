@@ -201,6 +201,25 @@ class FencedWritesTests(SynchronousTestCase):
         self.assertEqual(self.run_on(server, calls), [Fenced, Fenced])
         self.assertEqual((server.lane, server.home), (["one"], 3))
 
+    def test_in_doubt(self) -> None:
+        """Records that got no answer may have been stored, delivered and removed when another node is the home. Others were not stored."""
+        server = Server()
+
+        async def append(writes: FencedWrites, fence: Fence, identity: str) -> bool:
+            try:
+                await writes.append(fence, [lane(identity)], 0)
+            except Fenced as failure:
+                return failure.in_doubt
+            raise AssertionError
+
+        async def calls(writes: FencedWrites, fence: Fence) -> Any:
+            server.answers += [None, error(WRONG_SEQUENCE, "wrong last sequence")]
+            found = [await append(writes, fence, "one")]
+            server.claim()
+            return [*found, await append(writes, fence, "two")]
+
+        self.assertEqual(self.run_on(server, calls), [True, False])
+
     def test_claimed_again(self) -> None:
         """A claim, or a release, on the fence is one on the home record that stands for it, also after one that was refused."""
         server = Server()

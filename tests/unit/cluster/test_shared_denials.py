@@ -163,7 +163,7 @@ class SharedDenialsTests(SynchronousTestCase):
     def test_unreadable(self) -> None:
         """A value of a newer release, or a damaged one, is reported and not changed. Each node goes on with the names that it knew."""
         now(self.one.shared.add("a.example"))
-        for number, data in enumerate((b"{", b'{"version":2,"denied":[],"undone":[]}', b'{"version":1,"denied":[7],"undone":[]}', b'{"version":1,"denied":["no domain"],"undone":[]}', b'{"version":1,"denied":[],"undone":[],"undone_at":[1]}'), 1):
+        for number, data in enumerate((b"{", b'{"version":2,"denied":[],"undone":[]}', b'{"version":1,"denied":[7],"undone":[]}', b'{"version":1,"denied":["no domain"],"undone":[]}', b'{"version":1,"denied":[],"undone":[],"undone_at":[1]}', b'{"version":1,"denied":[],"undone":["b.example"],"undone_at":[NaN]}', b'{"version":1,"denied":[],"undone":["b.example"],"undone_at":[1' + b"0" * 400 + b"]}"), 1):
             now(self.one.engine.put("deny.all", data, None))
             self.assertEqual((("a.example",), number), (self.other.names, len(self.other.reports)))
             self.assertIn("cannot be read", str(self.assertRaises(NotChanged, now, self.other.shared.add("b.example"))))

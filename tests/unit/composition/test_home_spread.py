@@ -455,4 +455,4 @@ class AnswerTests(SpreadCase):
         self.assertEqual({"result": {"homes": 0}}, json.loads(self.successResultOf(answered)))
         self.assertIsInstance(verbs["watch"]({}).live, NodesEvents)
         answered = Deferred.fromCoroutine(parts.questions.answer(b'events {"id": "1", "user": "u", "peers": []}'))
-        self.assertEqual({"result": {"missed": 0, "events": []}}, json.loads(self.successResultOf(answered)))
+        self.assertEqual({"result": {"missed": 0, "number": 1, "events": []}}, json.loads(self.successResultOf(answered)))

@@ -11,6 +11,7 @@ from twisted.logger import LogLevel, LogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin.server import VerbError
+from s2sgw.cluster.engine import EngineGone
 from s2sgw.cluster.homes import YIELD
 from s2sgw.cluster.questions import Questions
 from s2sgw.composition import node_events
@@ -111,6 +112,25 @@ class WatchTests(EventsCase):
         self.assertEqual([("b", "node not heard")], self.seen(watcher, 2.0))
         self.tell("c", 1)
         self.assertEqual([("c", 1)], self.seen(watcher, 2.0))
+
+    def test_lost_answer(self) -> None:
+        """If an answer is lost, its events come with the next one, in order, each once."""
+        watcher = self.watch()
+        original, lost = self.nodes["a"].engine.ask, ["b", "b"]
+
+        async def ask(node: str, question: bytes, seconds: float = 1.0) -> bytes:
+            answer = await original(node, question, seconds)
+            if node in lost:
+                lost.remove(node)
+                raise EngineGone("no answer")
+            return answer
+
+        self.patch(self.nodes["a"].engine, "ask", ask)
+        for number in range(4):
+            self.tell("b", number)
+            self.nodes.pass_time(EACH_SECONDS)
+        events = [event for event in self.seen(watcher) if event[1] != "node not heard"]
+        self.assertEqual([("b", number) for number in range(4)], events)
 
     def test_missed(self) -> None:
         """Events that another node lost are counted with those that were lost here."""

@@ -16,7 +16,8 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.cluster.engine import EngineFull, Fence, PeerLogs
+from s2sgw.cluster import peer_spool, records
+from s2sgw.cluster.engine import EngineFull, Fence, Fenced, LaneRecord, PeerLogs
 from s2sgw.cluster.records import RecordError
 from s2sgw.cluster.shared_holds import SharedHolds
 from s2sgw.cluster.spool import JetStreamSpool
@@ -499,6 +500,41 @@ class DropTests(PeerTestCase):
         self.assertEqual([("stanzas may be stored", 2)], [(each["event"], each["stanzas"]) for each in logged])
         self.assertEqual([(OUT, ["3"])], self.node.given)
 
+    def test_stored_in_part(self) -> None:
+        """Stanzas of a large append that another home came between are not given back: the new home delivers some of them."""
+        self.patch(peer_spool, "APPEND_BYTES", 400)
+        self.patch(records, "RUN_STANZAS", 2)
+        self.patch(self.node.spool, "_lost", self.node.peers.drop)
+        appended: list[int] = []
+        original = self.node.engine.append
+
+        async def append(fence: Fence, parts: Sequence[LaneRecord], identity: str) -> Sequence[int]:
+            appended.append(len(parts))
+            if len(appended) == 2:
+                self.second.take()
+            return await original(fence, parts, identity)
+
+        self.patch(self.node.engine, "append", append)
+        self.node.accept(*"123456789")
+        with capturedLogs() as logged:
+            self.node.settle()
+        self.assertEqual([("stanzas may be stored", 9)], [(each["event"], each["stanzas"]) for each in logged])
+        self.second.open()
+        self.second.settle()
+        self.assertEqual(([*"123456"], []), (self.second.written(), self.node.given))
+
+    def test_stored_in_doubt(self) -> None:
+        """So are stanzas of an append that got no answer before there was another home. Those that surely were not stored are given back."""
+        for in_doubt in (True, False):
+            fenced = Fenced("another home")
+            fenced.in_doubt = in_doubt
+            self.patch(self.node.spool, "_lost", self.node.peers.drop)
+            self.patch(self.node.engine, "append", lambda *_, fenced=fenced: fail(fenced))
+            self.node.accept("1")
+            self.node.settle()
+            self.assertEqual([] if in_doubt else [(OUT, ["1"])], self.node.given)
+            self.node.take()
+
     def test_sent_again(self) -> None:
         """Stanzas that a server with XEP-0198 sends again are not given back. Those of another server are."""
         for managed, answered in ((True, []), (False, [(IN, ["1"])])):
@@ -529,8 +565,9 @@ class DropTests(PeerTestCase):
             raise RuntimeError("broken")
 
         self.patch(self.node.queues, "cut_off", cut_off)
+        self.patch(self.node.peers, "_give_back", cut_off)
         self.node.peers.drop(PEER)
-        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+        self.assertEqual(2, len(self.flushLoggedErrors(RuntimeError)))
         self.assertIsNotNone(connection.ending)
 
     def test_logged_by_the_stop(self) -> None:

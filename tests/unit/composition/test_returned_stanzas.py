@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs as captured_logs
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.engine import EngineGone
+from s2sgw.cluster.home_table import PATIENCE
 from s2sgw.cluster.homes import YIELD
 from s2sgw.cluster.questions import Questions
 from s2sgw.composition import returned_stanzas
@@ -22,6 +24,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.cluster_node import Nodes
+from tests.support.memory_engine import MemoryEngine
 
 LOCAL, PEER, OTHER = (Domain.parse(name) for name in ("local.example", "peer.example", "other.example"))
 PAIR = Pair(PEER, LOCAL)
@@ -132,12 +135,19 @@ class GiveBackTests(ReturnedCase):
         self.assertEqual((["1", "2"], []), (self.ids("a") + self.ids("b"), self.ids("c")))
 
     def test_unanswerable(self) -> None:
-        """No error answers an error."""
+        """No error answers an error. It is logged as lost."""
         self.own("b")
-        self.returned["a"].give_back(PAIR, [stanza("1", type="error"), stanza("2")], Cause.OTHER_NODE)
-        self.nodes.pass_time(0.5)
-        self.returned["a"].give_back(PAIR, [stanza("3", type="error")], Cause.OTHER_NODE)
-        self.nodes.pass_time(0.5)
+        with captured_logs() as logged:
+            for stanzas in ([stanza("1", type="error"), stanza("2")], [stanza("3", type="error")]):
+                self.returned["a"].give_back(PAIR, stanzas, Cause.OTHER_NODE)
+                self.nodes.pass_time(0.5)
+        self.assertEqual(["2"], self.ids("b"))
+        self.assertEqual([1, 1], [each["stanzas"] for each in logged if each.get("event") == "stanzas lost"])
+
+    def test_too_large(self) -> None:
+        """A stanza whose error no question can have is logged as lost. Those behind it do not wait."""
+        self.own("b")
+        self.assertEqual(["stanzas lost 1"], self.give("1" * MemoryEngine.max_record, "2"))
         self.assertEqual(["2"], self.ids("b"))
 
     def test_many(self) -> None:
@@ -188,6 +198,20 @@ class GiveBackTests(ReturnedCase):
         self.assertEqual([("stanzas lost", 1)], [(each["event"], each["stanzas"]) for each in logged])
         self.assertEqual(["stanzas lost 1"], self.give("2"))
         self.assertEqual([], self.ids("a") + self.ids("b") + self.ids("c"))
+
+    def test_many_in_vain(self) -> None:
+        """Stanzas behind others that no node answered in time are given up with them."""
+        async def locate(peer: Domain) -> Ending:
+            await deferLater(self.clock, PATIENCE)
+            return Ending(Cause.NO_NODE)
+
+        self.patch(self.nodes["a"].homes, "locate", locate)
+        for number in range(20):
+            self.returned["a"].give_back(PAIR, [stanza(str(number), size=50_000)], Cause.OTHER_NODE)
+        with captured_logs() as logged:
+            for _ in range(int(SECONDS + PATIENCE) + 10):
+                self.clock.advance(1.0)
+        self.assertEqual(20, len([each for each in logged if each.get("event") == "stanzas lost"]))
 
     def test_room_comes_back(self) -> None:
         """Stanzas that were answered take no room any more."""

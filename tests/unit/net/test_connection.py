@@ -840,6 +840,13 @@ class EndTests(SynchronousTestCase):
         solo.clock.advance(0.1)
         self.assertTrue(solo.transport.disconnected)
 
+    def test_nothing_after_the_closing_tag(self) -> None:
+        """A stream that is wound down takes no more stanzas, although it is read on."""
+        solo = Solo()
+        self.assertTrue(solo.connection.writable)
+        solo.connection.wind_down(CLOSING)
+        self.assertEqual((None, False), (solo.connection.ending, solo.connection.writable))
+
     def test_abort_of_a_close(self) -> None:
         """A connection that is being closed can be aborted. What it has not sent is dropped, and the first ending stays."""
         solo = Solo()

@@ -114,7 +114,7 @@ class DenialTests(DenialsCase):
         """A file of times that cannot be understood is set aside and reported. The names stay denied."""
         now(self.denials.add("peer.example"))
         path = self.state / "denied-times.json"
-        for number, text in enumerate((b"{", b"[]", b'{"peer.example":"x"}', b'{"no domain":1}', b"\xff"), 1):
+        for number, text in enumerate((b"{", b"[]", b'{"peer.example":"x"}', b'{"no domain":1}', b"\xff", b'{"peer.example":NaN}', b'{"peer.example":1' + b"0" * 400 + b"}", b"[" * 100_000), 1):
             path.write_bytes(text)
             self.assertEqual(({"peer.example": 0.0}, number, False), (self.start().kept, len(self.reports), path.exists()))
 
