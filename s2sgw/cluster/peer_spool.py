@@ -588,9 +588,8 @@ class PeerSpool:
                 await self._write()
             self.in_call = False
             self._services.loaded.trim()
-            if self._fenced and not self.ended:
-                self.end(f"another node is the home of {self.peer}")
-                self._services.lost(self)
+            if self._fenced:
+                self._end_fenced()
 
     async def _performed(self, job: Job) -> Any:
         try:
@@ -648,7 +647,7 @@ class PeerSpool:
             answer = self._broken(error)
             self._end_in_doubt(batch, error)
             if job.large:
-                batch.undo()
+                await self._undo(batch)
             self._answer(job, answer)
             if job.answer is None and not self.ended and len(self._later) < LATER_CALLS:
                 self._later.append(job)
@@ -663,16 +662,35 @@ class PeerSpool:
         except Exception as error:  # every call is answered
             answer = self._broken(error)
             self._end_in_doubt(batch, error)
-            batch.undo()
+            await self._undo(batch)
             return answer
         return None
+
+    async def _undo(self, batch: AppendBatch) -> None:
+        """Take back the batch. If records of it are stored, remove them in the engine first.
+
+        When the calls are answered, their stanzas count as not stored: they are delivered from memory, or bounced. Without the
+        removal, the next home would deliver them again if this node is killed.
+        """
+        is_stored, trouble = bool(batch.sent), self.trouble
+        batch.undo()
+        if is_stored and not self.ended:
+            await self._write_removals()
+            self.trouble = self.trouble or trouble
+            if self._fenced:  # the new home has read them
+                self._end_fenced()
 
     def _end_in_doubt(self, batch: AppendBatch, error: Exception) -> None:
         """If another node is the home, and may have read records of this batch, tell that before the calls are answered.
 
         Otherwise their stanzas would count as not stored, and errors would answer what the new home delivers.
         """
-        if isinstance(error, Fenced) and (batch.sent or error.in_doubt) and not self.ended:
+        if isinstance(error, Fenced) and (batch.sent or error.in_doubt):
+            self._end_fenced()
+
+    def _end_fenced(self) -> None:
+        """End, because another node is the home."""
+        if not self.ended:
             self.end(f"another node is the home of {self.peer}")
             self._services.lost(self)
 

@@ -636,7 +636,9 @@ class EngineTests(Case):
         self.node.append(spooled(A, 1))
         self.node.engine.refused = {4: EngineError("no")}
         self.is_error(SpoolBroken, self.node.append(*rows))
-        self.assertEqual((self.node.positions(A), self.node.held(), len(self.node.engine.appends)), ([1], (1, 100), 4))
+        self.assertEqual((self.node.positions(A), self.node.held(), len(self.node.engine.appends)), ([1], (1, 100), 5))
+        self.assertEqual(Node(self.store, PEER).positions(A), [1])
+        self.node.claim()
         self.assertEqual(self.node.append(*rows), None)
         self.assertEqual((len(self.node.positions(A)), self.node.held()), (301, (301, 300_100)))
         self.assertEqual(Node(self.store, PEER).positions(A), list(range(1, 302)))
@@ -645,6 +647,40 @@ class EngineTests(Case):
         self.is_error(SpoolBroken, other.append(*(spooled(A, position, 1000) for position in range(400, 500))))
         other.write_removals()
         self.assertEqual(Node(self.store, PEER).positions(A), list(range(1, 302)))
+
+    def test_stored_in_part(self) -> None:
+        """What is stored of a refused call is removed in the engine before the call is answered: the stanzas may then be delivered."""
+        self.patch(peer_spool, "APPEND_BYTES", 20_000)
+        self.node.append(spooled(A, 1))
+        self.node.engine.refused = {3: EngineFull("full")}
+        answers: list[Any] = []
+        stored: list[list[int]] = []
+
+        def answered(answer: Any) -> None:
+            answers.append(answer)
+            stored.append(Node(self.store, PEER).positions(A))  # as if this node was killed now
+
+        self.node.spool.append([spooled(A, position, 1000) for position in range(2, 102)], answered)
+        self.node.answer_all()
+        self.assertEqual(([SpoolFull], [[1]], 1), ([type(answer) for answer in answers], stored, len(self.node.spool.alerts())))
+
+    def test_stored_in_part_of_another_home(self) -> None:
+        """If another node becomes the home meanwhile, that is told before the call is answered: it delivers what is stored."""
+        self.patch(peer_spool, "APPEND_BYTES", 20_000)
+        self.node.engine.refused = {2: EngineFull("full")}
+        original = self.node.engine.append
+
+        async def append(fence: Fence, records: Sequence[LaneRecord], identity: str) -> Sequence[int]:
+            if len(self.node.engine.appends) == 2:
+                Node(self.store, PEER)
+            return await original(fence, records, identity)
+
+        self.patch(self.node.engine, "append", append)
+        told: list[str] = []
+        self.node.on_lost = lambda peer: told.append("lost")
+        self.node.spool.append([spooled(A, position, 1000) for position in range(1, 101)], lambda answer: told.append("answered"))
+        self.node.answer_all()
+        self.assertEqual(["lost", "answered"], told)
 
     def test_a_call_of_many_lanes(self) -> None:
         """A call with a few stanzas of many lanes, too many for one append, is stored whole or not at all."""
@@ -656,8 +692,7 @@ class EngineTests(Case):
         other = Node(self.store, peer)
         other.engine.refused = {4: EngineFull("full")}
         self.is_error(SpoolFull, other.append(*(spooled(pair, 2) for pair in pairs)))
-        self.assertEqual(len(other.engine.appends), 4)
-        other.write_removals()
+        self.assertEqual(len(other.engine.appends), 7)
         self.assertEqual(sum(each.count for each in Node(self.store, peer).queues()), 500)
 
     def test_replaced_in_the_append_of_another_call(self) -> None:
