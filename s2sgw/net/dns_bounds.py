@@ -36,7 +36,7 @@ _NAMES = {
     RdataType.CNAME: (0, 1), RdataType.DNAME: (0, 1), RdataType.NS: (0, 1), RdataType.PTR: (0, 1), RdataType.MX: (2, 1),
     RdataType.NSEC: (0, 1), RdataType.RRSIG: (18, 1), RdataType.SOA: (0, 2), RdataType.SRV: (6, 1),
 }
-#: The one type whose data has any number of names. Nobody needs it here.
+#: The one type whose data has any number of names. No look-up asks for it.
 _LIST_OF_NAMES = RdataType.HIP
 
 

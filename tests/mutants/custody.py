@@ -97,8 +97,8 @@ FAULTS = (
     ),
     Mutation(
         "C12", "fault: stanzas in flight when their stream broke never expire", "s2sgw/queue/pair_queue.py",
-        "        self.waiting.extendleft(reversed(in_doubt))\n        for held in in_doubt:\n            self._note_deadline(held)\n",
-        "        self.waiting.extendleft(reversed(in_doubt))\n",
+        "        for held in in_doubt:\n            self._note_deadline(held)\n",
+        "",
         ("tests.unit.queue.test_pair_queue.PairQueueTests.test_expiry_of_what_was_in_flight",),
     ),
     Mutation(

@@ -649,7 +649,7 @@ class EngineTests(Case):
         self.assertEqual(Node(self.store, PEER).positions(A), list(range(1, 302)))
 
     def test_stored_in_part(self) -> None:
-        """What is stored of a refused call is removed in the engine before the call is answered: the stanzas may then be delivered."""
+        """Records of a refused call that are stored are removed before the call is answered: the stanzas may then be delivered."""
         self.patch(peer_spool, "APPEND_BYTES", 20_000)
         self.node.append(spooled(A, 1))
         self.node.engine.refused = {3: EngineFull("full")}

@@ -162,7 +162,7 @@ class PairQueueTests(SynchronousTestCase):
         self.assertEqual((["0"], ["6", "8"], 7), (ids(it.waiting), ids(it.arrived_since), len(it)))
 
     def test_removal_of_what_was_skipped(self) -> None:
-        """What was skipped is found also when later stanzas came back from the stream."""
+        """A stanza that was skipped is found also when later ones came back from the stream."""
         it = pair_queue()
         it.accept([stanza(str(number)) for number in range(1, 6)], 0)
         self.assertEqual(["1", "3", "4"], ids(it.write(300, {2})))
