@@ -31,6 +31,11 @@ READ_BYTES = 65536
 RECORD_BYTES = 16384
 RECORD_HEADER_BYTES = 5
 RECORDS = 64
+#: Bytes that are looked at before a step of the handshake: all that the largest certificate chain takes (100 kB). A record of it
+#: with fewer bytes than `TINY_BYTES` is tiny. (A byte that is encrypted takes 18.)
+HANDSHAKE_BYTES = 131_072
+TINY_BYTES = 32
+_PLAIN_HANDSHAKE = 22  # RFC 8446 §5.1: the type of the records of a handshake that are not encrypted
 #: Seconds of CPU after which no more messages without data are read in one call. Four session tickets take less than 1 ms.
 MESSAGES_SECONDS = 0.05
 #: Bytes that wait to be sent before the producer is paused.
@@ -286,22 +291,23 @@ class SocketTransport:
         return self._read_records() if self._reading else None
 
     def _is_in_pieces(self) -> bool:
-        """Return whether more records wait than a handshake has. OpenSSL would read all of them in one call.
+        """Return whether many tiny records wait, or a plain handshake without end. OpenSSL would read all of that in one call.
 
-        RFC 8446 §5.1 allows a message to be split into records of one byte each, but no library does this.
+        RFC 8446 §5.1 allows a message to be split into records of one byte each, but no library does this. Data may come right
+        behind the last message (XEP-0361): its records are not tiny, and OpenSSL does not read them now.
         """
         try:
-            waiting = self.socket.recv(READ_BYTES, MSG_PEEK)
+            waiting = self.socket.recv(HANDSHAKE_BYTES, MSG_PEEK)
         except OSError:
             return False
-        if len(waiting) == READ_BYTES:  # no handshake has so much, and there may be more behind it
+        if len(waiting) == HANDSHAKE_BYTES and waiting[0] == _PLAIN_HANDSHAKE:
             return True
-        at = 0
-        for _ in range(RECORDS):
-            at += RECORD_HEADER_BYTES + int.from_bytes(waiting[at + 3 : at + RECORD_HEADER_BYTES])
-            if at >= len(waiting):
-                return False
-        return True
+        at = tiny = 0
+        while at < len(waiting) and tiny <= RECORDS:
+            size = int.from_bytes(waiting[at + 3 : at + RECORD_HEADER_BYTES])
+            tiny += size < TINY_BYTES
+            at += RECORD_HEADER_BYTES + size
+        return tiny > RECORDS
 
     def _read_records(self) -> BaseException | None:
         """Read some records. Return why there will be no more.

@@ -610,6 +610,32 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         world.reactor.settle()
         self.assertEqual(world.ending, Ending(Cause.TLS_FAILED, "too many small records", "network"))
 
+    def test_data_right_behind_the_handshake(self) -> None:
+        """Data that the other side sends right behind its last message of the handshake is read, many records and many bytes of it.
+
+        A server does so without waiting if a zero handshake is agreed (XEP-0361).
+        """
+        for number, size in ((40, 4000), (200, 30)):
+            world = World(self, solo=True)
+            world.below.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            world.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            world.socket.sendall(b"STARTTLS\n")
+            world.reactor.settle()
+            self.assertEqual(world.socket.recv(99), b"PROCEED\n")
+            tls = SSL.Connection(raw_context(leaf_for("peer.example")), None)
+            tls.set_connect_state()
+            with self.assertRaises(SSL.WantReadError):
+                tls.do_handshake()
+            world.socket.sendall(tls.bio_read(100_000))
+            world.reactor.settle()
+            tls.bio_write(world.socket.recv(100_000))
+            tls.do_handshake()
+            for _ in range(number):
+                tls.sendall(b"x" * size + b"\n")
+            world.socket.sendall(tls.bio_read(1 << 20))
+            world.reactor.settle()
+            self.assertEqual((None, number * size), (world.receiving.ending, b"".join(world.stanzas()).count(b"x")))
+
     def test_a_handshake_in_a_few_pieces(self) -> None:
         """A ClientHello in a few records is read."""
         world = World(self, solo=True)

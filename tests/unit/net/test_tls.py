@@ -12,7 +12,7 @@ from s2sgw.net.tls import HANDSHAKING, ClientTLS, NoCertificate, ServerTLS, new_
 from s2sgw.stream.events import StartTLS
 from s2sgw.xmpp.ending import Cause
 from s2sgw.xmpp.jid import Domain
-from tests.lab.tls_records import DATA, Secrets
+from tests.lab.tls_records import DATA, Records, Secrets
 from tests.support.certificates import NOT_BEFORE, Issued, leaf_for, rsa_key, self_signed, shared_issuer
 from tests.support.wires import LOCAL, PEER, RawTLS, Solo, credential, raw_context, server_context_of
 
@@ -326,6 +326,17 @@ def _number_of_records(data: bytes) -> int:
 class MessagesWithoutDataTests(SynchronousTestCase):
     """Tests of TLS messages without end: OpenSSL would read them in one call for as long as more come."""
 
+    def client(self) -> tuple[SSL.Connection, Watched, Records]:
+        """Do a handshake as a client. Return its connection, what it is told, and what makes the next records of the server."""
+        context = raw_context(leaf_for("example.org"))
+        secrets, watched = Secrets(context), Watched()
+        ours = ClientTLS().for_peer(LOCAL, None).clientConnectionForTLS(watched)
+        theirs = SSL.Connection(context, None)
+        ours.set_connect_state()
+        theirs.set_accept_state()
+        records = secrets.server(_shaken(ours, theirs))
+        return ours, watched, records
+
     def test_key_updates_for_a_server(self) -> None:
         """RFC 8446 §4.6.3: of a thousand KeyUpdates in a row only a few are read. What comes next is not read either."""
         context = raw_context()
@@ -340,24 +351,12 @@ class MessagesWithoutDataTests(SynchronousTestCase):
 
     def test_session_tickets_for_a_client(self) -> None:
         """RFC 8446 §4.6.1: the same for a thousand session tickets of a server, in two records."""
-        context = raw_context(leaf_for("example.org"))
-        secrets, watched = Secrets(context), Watched()
-        ours = ClientTLS().for_peer(LOCAL, None).clientConnectionForTLS(watched)
-        theirs = SSL.Connection(context, None)
-        ours.set_connect_state()
-        theirs.set_accept_state()
-        records = secrets.server(_shaken(ours, theirs))
+        ours, watched, records = self.client()
         self.assert_cut(ours, watched, records.session_tickets(500) + records.session_tickets(500))
 
     def test_few_tickets(self) -> None:
         """Four tickets at once, which some servers send, are read, and the data behind them."""
-        context = raw_context(leaf_for("example.org"))
-        secrets, watched = Secrets(context), Watched()
-        ours = ClientTLS().for_peer(LOCAL, None).clientConnectionForTLS(watched)
-        theirs = SSL.Connection(context, None)
-        ours.set_connect_state()
-        theirs.set_accept_state()
-        records = secrets.server(_shaken(ours, theirs))
+        ours, watched, records = self.client()
         watched.steps = 0
         ours.bio_write(records.session_tickets(4) + records.record(DATA, b"hello"))
         self.assertEqual((ours.recv(99), watched.told), (b"hello", []))
