@@ -123,7 +123,7 @@ class DeliveryQueue:
         #: without a spool: what came beyond the peer's share of memory
         self._beyond_memory: list[QueuedStanza] = []
         self._presence = LatestPresence()
-        self._marks = RequestMarks(pair_queue, services.spool, self)
+        self._marks = RequestMarks(pair_queue, services.spool, services.clock, self)
         self.forgotten = False
 
     def change_next_hop(self, next_hop: NextHop, direction: Direction) -> None:
@@ -156,6 +156,7 @@ class DeliveryQueue:
         self.next_hop = NoNextHop()
         self.overflow.dispose()
         self.spooled_range.dispose()
+        self._marks.dispose()
         del self._marks
         slowed, self._slowed = self._slowed, {}
         for source in slowed:
@@ -731,8 +732,8 @@ class DeliveryQueue:
             if again.is_request and (again.id, again.to, again.from_) in answered:
                 late.asked_again(self._inverse, again)
 
-    def not_marked(self, gone: list[QueuedStanza]) -> None:
-        self.give_up_on(gone, Cause.QUEUE_FULL)
+    def not_marked(self, gone: list[QueuedStanza], cause: Cause) -> None:
+        self.give_up_on(gone, cause)
 
     def leave(self, gone: Sequence[QueuedStanza]) -> list[int]:
         """Take stanzas out of the queue for good. Return the positions that must still be removed from the spool."""

@@ -13,7 +13,7 @@ from itertools import islice
 from math import inf
 from typing import Protocol
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE, may_bounce
@@ -22,6 +22,7 @@ from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import Spool, Spooled, SpoolError
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.timer import cancel
 
 log = Logger()
 
@@ -34,6 +35,8 @@ TROUBLE_SECONDS = 60.0
 ACK_TURNS = 4
 #: The number of waiting stanzas that are searched for requests to mark in one call.
 MARK_AHEAD = 1000
+#: Seconds for the spool to mark requests. Stanzas behind them wait so long.
+MARK_SECONDS = 2.0
 
 
 class SpooledQueue(Protocol):
@@ -302,44 +305,74 @@ class MarkingQueue(Protocol):
     def next_hop_ready(self) -> None:
         """Go on writing."""
 
-    def not_marked(self, gone: list[QueuedStanza]) -> None:
+    def not_marked(self, gone: list[QueuedStanza], cause: Cause) -> None:
         """Give up requests that cannot be marked. They leave the queue."""
 
 
 class RequestMarks:
     """Marks requests in the spool before they are written: an IQ is never sent twice, even after a crash (R33).
 
-    Without the mark on disk before the write, a `kill -9` in between would cause a second copy.
+    Without the mark on disk before the write, a `kill -9` in between would cause a second copy. If the spool does not answer in
+    time, the requests are given up, and those behind them too until it answers, so that other stanzas do not wait for them.
     """
 
-    __slots__ = ("_marking", "_pair_queue", "_queue", "_spool")
+    __slots__ = ("_calls", "_clock", "_over", "_pair_queue", "_queue", "_spool", "_timer")
 
-    def __init__(self, pair_queue: PairQueue, spool: Spool, queue: MarkingQueue) -> None:
+    def __init__(self, pair_queue: PairQueue, spool: Spool, clock: IReactorTime, queue: MarkingQueue) -> None:
         self._pair_queue = pair_queue
         self._spool = spool
+        self._clock = clock
         self._queue = queue
-        self._marking = False
+        #: the calls of the spool that are not answered
+        self._calls = 0
+        #: the end of the time for an answer, or for the step that gives requests up
+        self._timer: IDelayedCall | None = None
+        self._over = False
+
+    def dispose(self) -> None:
+        """End: the queue is forgotten."""
+        self._over = True
+        cancel(self._timer)
+        self._timer = None
+        del self._queue
 
     def make(self, parked: Collection[int]) -> None:
         """Mark the request in front of the queue, and those soon after it."""
-        if self._marking:
+        if self._timer is not None:
             return
         near = islice(self._pair_queue.waiting, MARK_AHEAD)
         requests = [held for held in near if held.unmarked and held.position not in parked]
         if not requests:
             return
-        self._marking = True
+        if self._calls:
+            self._timer = self._clock.callLater(0, self._give_up, requests)
+            return
+        self._calls += 1
+        self._timer = self._clock.callLater(MARK_SECONDS, self._give_up, requests)
         positions = [held.position for held in requests]
         self._spool.mark_written(self._pair_queue.pair, positions, partial(self._made, requests))
 
     def _made(self, requests: list[QueuedStanza], error: SpoolError | None) -> None:
-        self._marking = False
+        self._calls -= 1
+        if self._over:
+            return
+        cancel(self._timer)
+        self._timer = None
         if error is None:
             for held in requests:
                 held.written = True
         else:
-            self._queue.not_marked(self._pair_queue.remove({held.position for held in requests}))
+            self._queue.not_marked(self._remove(requests), Cause.QUEUE_FULL)
         self._queue.next_hop_ready()
+
+    def _give_up(self, requests: list[QueuedStanza]) -> None:
+        """Give up the requests that are still here: the spool has not answered in time."""
+        self._timer = None
+        self._queue.not_marked(self._remove(requests), Cause.SPOOL_SLOW)
+        self._queue.next_hop_ready()
+
+    def _remove(self, requests: list[QueuedStanza]) -> list[QueuedStanza]:
+        return self._pair_queue.remove({held.position for held in requests})
 
 
 class WayOut(Protocol):

@@ -47,6 +47,9 @@ HELD_BYTES_OF_STREAM = 8388608
 PASSED_AT_ONCE = 200
 #: Seconds for the closing tag of a server whose stanzas are given back.
 CLOSING_TAG_SECONDS = 2.0
+#: A stream that was held reads on before later streams of the pair do: until nothing has come for so many looks, this many seconds
+#: apart, and at most for so many seconds.
+QUIET_LOOKS, LOOK_SECONDS, READ_ON_SECONDS = 4, 0.01, 2.0
 
 
 #: The stream error for a pair whose home is not this node (RFC 6120 §4.9.3). All other causes: internal-server-error.
@@ -82,8 +85,15 @@ class HeldBytes:
 class IngressConnection(StanzaSource, Protocol):
     """The interface of the connection that brings the stanzas."""
 
+    last_received: float
+    """The time of the last input."""
+
     @property
     def peer_address(self) -> str: ...
+
+    @property
+    def has_unread_input(self) -> bool:
+        """Whether input waits to be read, or may wait: the stream is held."""
 
     def fail(self, refusal: Refusal) -> None:
         """End the stream with an error."""
@@ -143,8 +153,8 @@ class PairIngress:
 
     __slots__ = (
         "_abandoned", "_admission_of", "_admitted", "_admitting", "_connection", "_elsewhere", "_entered", "_found", "_held",
-        "_held_bytes", "_held_on_connection", "_leg", "_outdated", "_over", "_recorded", "_refusal", "_senders", "_services",
-        "_stanza_filter", "_step_is_due", "_timer", "_used_at", "pair",
+        "_held_bytes", "_held_on_connection", "_leg", "_outdated", "_over", "_read_on_until", "_recorded", "_refusal",
+        "_senders", "_services", "_stanza_filter", "_step_is_due", "_timer", "_used_at", "pair",
     )
     log = Logger()
 
@@ -182,6 +192,8 @@ class PairIngress:
         self._recorded: tuple[Cause, ...] = ()
         self._over = False
         self._used_at = 0.0
+        #: the time until which this stream may read on while others wait behind it; 0: it need not
+        self._read_on_until = 0.0
 
     def rests(self, before: float) -> bool:
         """Return whether nothing has come since `before`, and nothing waits."""
@@ -350,8 +362,8 @@ class PairIngress:
     def _filter(self, stanza_filter: StanzaFilter, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
         wait = 0.0 if self._over else stanza_filter.seconds_to_wait()
         if wait:
-            self._timer = self._services.clock.callLater(wait, self.go_on)
             self._hold(stanzas, upstream_ack)
+            self._timer = self._services.clock.callLater(wait, self.go_on)
             return
         passed, refused = stanza_filter.partition(stanzas)
         if refused:
@@ -402,6 +414,9 @@ class PairIngress:
 
     def _hold(self, stanzas: list[Stanza], upstream_ack: UpstreamAck | None) -> None:
         self._services.lines.join(self)
+        if not self._held:
+            cancel(self._timer)  # it looked for more input
+            self._timer = None
         held = self._held = self._held if isinstance(self._held, deque) else deque()
         held.append((stanzas, upstream_ack))
         self._held_bytes += sum(len(stanza.data) for stanza in stanzas)
@@ -427,6 +442,7 @@ class PairIngress:
             if not self._services.lines.must_wait(self):
                 self._begin_admission()  # which may be decided at once: all that waits is in its place
             return
+        self._note_hold()
         held, failed = self._take(), True
         try:
             if self._refusal is not None:
@@ -443,7 +459,39 @@ class PairIngress:
             return
         if not self._over:
             self._connection.resume(self)
+        if not self._over and self._services.clock.seconds() < self._read_on_until:
+            self._look_later(0)
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Leave the line."""
+        self._read_on_until = 0.0
         self._services.lines.leave(self)
+
+    def _note_hold(self) -> None:
+        """Note that input may be left on this stream that is older than what waits, or comes, on the next stream of the pair.
+
+        A stream that was held has not been read. If its server has restarted meanwhile, a new stream brings later stanzas (R35).
+        """
+        now = self._services.clock.seconds()
+        if not self._read_on_until and (now - self._used_at > LOOK_SECONDS or self._services.lines.holds_up(self)):
+            self._read_on_until = now + READ_ON_SECONDS
+
+    def _look_later(self, quiet: int) -> None:
+        """Look for input again soon. `quiet`: how many looks have found none."""
+        received = self._connection.last_received
+        self._timer = self._services.clock.callLater(LOOK_SECONDS, self._look, quiet, received)
+
+    def _look(self, quiet: int, received: float) -> None:
+        """Leave the line once this stream has brought nothing for a while."""
+        self._timer = None
+        came = self._connection.has_unread_input or self._connection.last_received > received
+        quiet = 0 if came else quiet + 1
+        if quiet >= QUIET_LOOKS or self._services.clock.seconds() >= self._read_on_until:
+            self._leave()
+        else:
+            self._look_later(quiet)
 
     def _refuse_some(self, held: deque[HeldRun], cause: Cause, runs: int) -> None:
         """Refuse the first of the stanzas that waited when it was known that the pair is not admitted, in `runs`."""

@@ -63,6 +63,11 @@ class PairLines:
         line = self._lines.get(one.pair)
         return line is not None and line[0] is not one
 
+    def holds_up(self, one: Waiting) -> bool:
+        """Return whether this stream is the first, and stanzas wait on others behind it."""
+        line = self._lines.get(one.pair)
+        return line is not None and len(line) > 1 and line[0] is one
+
     def join(self, one: Waiting) -> None:
         """Put this stream into the line: stanzas wait on it."""
         line = self._lines.get(one.pair)

@@ -333,6 +333,11 @@ class StreamConnection(Protocol):
         return 0 if self._gone else unacknowledged_bytes(self._transport)
 
     @property
+    def has_unread_input(self) -> bool:
+        """Whether input waits to be read, or may wait: the stream is held."""
+        return self._intake.held or self._readable
+
+    @property
     def local_address(self) -> str:
         return spelled(self._transport.getHost())
 

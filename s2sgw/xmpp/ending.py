@@ -108,6 +108,7 @@ class Cause(StrEnum):
     IN_DOUBT = "in-doubt"
     SPOOL_DAMAGED = "spool-damaged"
     SPOOL_UNREADABLE = "spool-unreadable"
+    SPOOL_SLOW = "spool-slow"
     # backend: our own server, behind the gateway
     BACKEND_REFUSED = "backend-refused"
     BACKEND_TIMEOUT = "backend-timeout"
@@ -210,6 +211,7 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.IN_DOUBT: CauseInfo(Layer.QUEUE, True, _TIMEOUT, "The request may or may not have reached the remote server.", "Send the request again."),
     Cause.SPOOL_DAMAGED: CauseInfo(Layer.QUEUE, True, _FULL, "The stored stanza was damaged.", "Send the stanza again. The disk of this server may be failing."),
     Cause.SPOOL_UNREADABLE: CauseInfo(Layer.QUEUE, False, _FULL, "The delivery queue cannot be read at the moment.", "Try again later. The disk of this server may be failing."),
+    Cause.SPOOL_SLOW: CauseInfo(Layer.QUEUE, False, _FULL, "The delivery queue could not store in time that the request is being sent.", "Try again later. The disk of this server, or the engine of its cluster, may be slow or away."),
     Cause.BACKEND_REFUSED: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain does not accept connections from its gateway.", "Start your XMPP server, and check that it listens for s2s on the `address` of [backend]."),
     Cause.BACKEND_TIMEOUT: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain does not answer its gateway.", "Check the load of your XMPP server, and the firewall between it and the gateway."),
     Cause.BACKEND_UNREACHABLE: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain cannot be reached by its gateway.", "Check the `address` of [backend], and that the name in it has an address here."),

@@ -125,7 +125,7 @@ class Link:
         self.writable = True
         self.holders: set[object] = set()
         #: the time since which the gateway reads; `inf` if it does not
-        self.read_since = model.clock.seconds()
+        self.read_since = self.last_received = model.clock.seconds()
         self.wire: deque[Token] = deque()
         self._closed: list[Deferred[None]] = []
         self.shared_stream = SharedStream(cast(Any, self), cast(Any, self), self, cast(Any, object()) if ours else None)
@@ -192,6 +192,10 @@ class Link:
     def step(self, method: Callable[P, list[Event]], *args: P.args, **kwargs: P.kwargs) -> None:
         if self.ending is None:
             method(*args, **kwargs)
+
+    @property
+    def has_unread_input(self) -> bool:
+        return bool(self.holders)
 
     def pause(self, holder: object) -> None:
         self.holders.add(holder)

@@ -95,6 +95,7 @@ class IncomingConnection:
     """The connection of such a stream."""
 
     peer_address, shared = "192.0.2.1:5269", False
+    has_unread_input = False
 
     def __init__(self, owner: Incoming) -> None:
         self.owner = owner

@@ -19,7 +19,7 @@ from s2sgw.delivery import queue as flows
 from s2sgw.delivery.custody import STEP_SECONDS
 from s2sgw.delivery.next_hop import NextHop, NextHopLimits
 from s2sgw.delivery.queue import CHUNK, DeliveryQueue
-from s2sgw.delivery.spooling import ACK_TURNS, READ_AGAIN
+from s2sgw.delivery.spooling import ACK_TURNS, MARK_SECONDS, READ_AGAIN
 from s2sgw.net.threads import AtOnce
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.reporting.daily_report import DailyReport
@@ -936,6 +936,55 @@ class MarkTests(SynchronousTestCase):
         self.assertEqual(self.go(), "mrn")
         self.assertEqual(ids(self.world.back.sent), "qs")
         self.assertIn(b"resource-constraint", self.world.back.sent[0])
+
+    def test_no_answer(self) -> None:
+        """If the spool does not answer in time, the requests are bounced, once. Stanzas behind them go on."""
+        self.go()
+        self.world.clock.advance(MARK_SECONDS - 0.1)
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent)), ("m", ""))
+        self.world.clock.advance(0.1)
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent)), ("mrn", "qs"))
+        self.assertIn(b"spool-slow", self.world.back.sent[0])
+        self.world.answer()
+        self.world.queue.acknowledged(3)
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent), self.world.spooled()), ("mrn", "qs", []))
+
+    def test_no_answer_and_more_requests(self) -> None:
+        """As long as an answer is overdue, further requests that the spool must mark wait for nothing. Afterwards they are marked."""
+        self.go()
+        self.world.next_hop.ready = False
+        self.world.accept(stanza("t", "iq", "get"), stanza("u"))
+        self.world.clock.advance(MARK_SECONDS)
+        self.world.next_hop.ready = True
+        self.world.queue.next_hop_ready()
+        self.world.clock.advance(0)
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent)), ("mrnu", "qst"))
+        self.world.next_hop.ready = False
+        self.world.accept(stanza("v", "iq", "get"))
+        self.world.clock.advance(WINDOW)
+        self.world.answer()
+        self.world.next_hop.ready = True
+        self.world.queue.next_hop_ready()
+        self.assertEqual(ids(self.world.next_hop.sent), "mrnu")
+        self.world.answer()
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent)), ("mrnuv", "qst"))
+
+    def test_no_answer_and_an_error(self) -> None:
+        """An error that comes later than the requests were given up bounces nothing more. The time leaves no timer."""
+        later = list[Callable[[SpoolError], None]]()
+        self.patch(self.world.spool, "mark_written", lambda pair, positions, done: later.append(done))
+        self.go()
+        self.world.clock.advance(MARK_SECONDS)
+        later.pop()(SpoolFull("no room"))
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent)), ("mrn", "qs"))
+
+    def test_forgotten(self) -> None:
+        """A queue that is cut off gives nothing up, and an answer that comes later does nothing."""
+        self.go()
+        self.world.queue.cut_off()
+        self.world.clock.advance(MARK_SECONDS)
+        self.world.answer()
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent)), ("m", ""))
 
     def test_parked(self) -> None:
         """A request that the operator holds delays no other stanza, and is not marked."""

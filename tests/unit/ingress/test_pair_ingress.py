@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.ingress import pair_ingress as entry_module
-from s2sgw.ingress.pair_ingress import PASSED_AT_ONCE, HeldBytes, PairIngress
+from s2sgw.ingress.pair_ingress import LOOK_SECONDS, PASSED_AT_ONCE, QUIET_LOOKS, READ_ON_SECONDS, HeldBytes, PairIngress
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
@@ -38,6 +38,8 @@ class Connection:
     """A connection as an ingress uses it."""
 
     peer_address = "192.0.2.1:5269"
+    has_unread_input = False
+    last_received = 0.0
 
     def __init__(self) -> None:
         self.holders: set[object] = set()
@@ -371,6 +373,7 @@ class ReloadTests(EntryTestCase):
         self.patch(self, "admit", lambda pair: succeed(None))
         while self.steps:
             self.step()
+        self.clock.pump([LOOK_SECONDS] * 2 * QUIET_LOOKS)
         self.assertEqual("".join(self.kept[IN]), "".join(name * (PASSED_AT_ONCE - 1) for name in "abcde") + "z")
         self.assertEqual((self.connection.holders, len(self.ingress_services.lines)), (set(), 0))
 
@@ -409,6 +412,7 @@ class SeveralStreamsTests(EntryTestCase):
         for number in range(3):
             self.assertEqual(1, len(self.admissions))
             self.admissions.pop().callback(Ending(Cause.DNS_UNREACHABLE) if number == 0 else None)
+            self.clock.pump([LOOK_SECONDS] * QUIET_LOOKS)
         self.assertEqual(("b c", 0), (self.passed(), len(self.ingress_services.lines)))
 
     def test_admitted(self) -> None:
@@ -419,20 +423,155 @@ class SeveralStreamsTests(EntryTestCase):
         first.accept([stanza(str(number)) for number in range(100)])
         first.accept([stanza("a")])
         self.clock.advance(60)
+        self.clock.pump([LOOK_SECONDS] * QUIET_LOOKS)
         self.assertEqual((101, "a", 1), (len(self.kept[IN]), self.kept[IN][-1], len(self.admissions)))
         self.admissions.pop().callback(None)
+        self.clock.pump([LOOK_SECONDS] * QUIET_LOOKS)
         self.assertEqual(("z", 0, False), (self.kept[IN][-1], len(self.ingress_services.lines), self.ingress_services.admitting))
 
     def test_many(self) -> None:
-        """Many waiting streams continue one after the other, however many they are."""
+        """Many streams that have ended continue one after the other, however many they are."""
         first = self.made()
         first.accept([stanza("0")])
         others = [self.another() for _ in range(2000)]
         self.admit = lambda pair: succeed(None)  # type: ignore[method-assign]
         for number, other in enumerate(others, 1):
             other.accept([stanza(str(number))])
+            other.close()
+        first.close()
         self.admissions.pop().callback(None)
         self.assertEqual([str(number) for number in range(2001)], self.kept[IN])
+
+
+class ReadOnTests(EntryTestCase):
+    """R35: a stream that was held brings what is still unread before later stanzas of another stream are passed on."""
+
+    def setUp(self) -> None:
+        self.first = self.made()
+        self.first.accept([stanza("a")])
+        self.second = PairIngress(self.ingress_services, Connection(), "federation", IN, self, self.senders, HeldBytes())  # type: ignore[arg-type]
+
+    def look(self, number: int = QUIET_LOOKS) -> None:
+        """Let the time pass in which the first stream is looked at so many times."""
+        self.clock.pump([LOOK_SECONDS] * number)
+
+    def admit_first(self) -> None:
+        self.admissions.pop().callback(None)
+
+    def read(self, name: str) -> None:
+        """Read this stanza on the first stream."""
+        self.connection.last_received = self.clock.seconds()
+        self.first.accept([stanza(name)])
+
+    def assert_second_goes(self, passed: str) -> None:
+        """The second stream asks for its admission now, and its stanza z follows those that have `passed`."""
+        self.admissions.pop().callback(None)
+        self.assertEqual(passed + " z", self.passed())
+        self.look()
+        self.assertEqual((0, []), (len(self.ingress_services.lines), self.clock.getDelayedCalls()))
+
+    def test_another_waits(self) -> None:
+        """What comes on the first stream is passed on before the second stream goes on. It does so when the first is quiet."""
+        self.second.accept([stanza("z")])
+        self.admit_first()
+        self.look(QUIET_LOOKS - 1)
+        self.read("b")
+        self.look(QUIET_LOOKS)
+        self.assertEqual(("a b", []), (self.passed(), self.admissions))
+        self.look(1)
+        self.assert_second_goes("a b")
+
+    def test_another_comes(self) -> None:
+        """The same holds for a second stream that begins after a long hold of the first has ended."""
+        self.clock.advance(1)
+        self.admit_first()
+        self.second.accept([stanza("z")])
+        self.read("b")
+        self.assertEqual(("a b", []), (self.passed(), self.admissions))
+        self.look(QUIET_LOOKS + 1)
+        self.assert_second_goes("a b")
+
+    def test_unread(self) -> None:
+        """Input that waits for its turn counts, also if another holds the stream."""
+        self.second.accept([stanza("z")])
+        self.admit_first()
+        self.connection.has_unread_input = True
+        self.look(20)
+        self.assertEqual([], self.admissions)
+        self.connection.has_unread_input = False
+        self.look()
+        self.assert_second_goes("a")
+
+    def test_ends(self) -> None:
+        """The second stream goes on at once when the first has ended."""
+        self.second.accept([stanza("z")])
+        self.admit_first()
+        self.first.close()
+        self.assert_second_goes("a")
+
+    def test_never_quiet(self) -> None:
+        """The second stream waits no longer than two seconds for a first one that always brings more, also if that is held again."""
+        self.second.accept([stanza("z")])
+        self.admit_first()
+        self.connection.has_unread_input = True
+        self.clock.pump([LOOK_SECONDS] * 150)
+        self.first.reconsider()
+        self.first.accept([stanza("b")])
+        self.clock.advance(READ_ON_SECONDS)
+        self.assertEqual(("a", 1), (self.passed(), len(self.admissions)))
+        self.admit_first()
+        self.assert_second_goes("a b")
+
+    def test_never_quiet_and_not_held(self) -> None:
+        """The same holds for a first stream that is not held again."""
+        self.second.accept([stanza("z")])
+        self.admit_first()
+        self.connection.has_unread_input = True
+        self.look(199)
+        self.assertEqual([], self.admissions)
+        self.look(2)
+        self.assert_second_goes("a")
+
+    def test_held_a_second_time(self) -> None:
+        """A stream that has left the line, and is held again later, has its time again."""
+        self.clock.advance(1)
+        self.admit_first()
+        self.look()
+        self.clock.advance(READ_ON_SECONDS)
+        self.first.reconsider()
+        self.first.accept([stanza("b")])
+        self.clock.advance(1)
+        self.admit_first()
+        self.second.accept([stanza("z")])
+        self.read("c")
+        self.assertEqual(("a b c", []), (self.passed(), self.admissions))
+        self.look(QUIET_LOOKS + 1)
+        self.assert_second_goes("a b c")
+
+    def test_held_again(self) -> None:
+        """Stanzas of the first stream that must wait again stay in front. A slow peer's do too."""
+        self.second.accept([stanza("z")])
+        self.admit_first()
+        self.look(1)
+        self.first.reconsider()
+        self.first.accept([stanza("b")])
+        self.look(100)
+        self.admit_first()
+        self.look()
+        self.assert_second_goes("a b")
+
+    def test_given_up(self) -> None:
+        """Nothing is looked at any more when another node has the pair."""
+        self.second.accept([stanza("z")])
+        self.admit_first()
+        self.ingress_services.lines.leave(self.first)
+        self.first.abandon()
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_no_hold(self) -> None:
+        """A stream that is admitted at once leaves no timer."""
+        self.admit_first()
+        self.assertEqual((0, []), (len(self.ingress_services.lines), self.clock.getDelayedCalls()))
 
 
 class RateTests(EntryTestCase):
