@@ -47,7 +47,7 @@ HELD_BYTES_OF_STREAM = 8388608
 PASSED_AT_ONCE = 200
 #: Seconds for the closing tag of a server whose stanzas are given back.
 CLOSING_TAG_SECONDS = 2.0
-#: A stream that was held reads on before later streams of the pair do: until nothing has come for so many looks, this many seconds
+#: A stream that was held reads on before later streams of the pair do: until nothing has come in so many looks, so many seconds
 #: apart, and at most for so many seconds.
 QUIET_LOOKS, LOOK_SECONDS, READ_ON_SECONDS = 4, 0.01, 2.0
 

@@ -471,7 +471,7 @@ class ReadOnTests(EntryTestCase):
         self.assertEqual((0, []), (len(self.ingress_services.lines), self.clock.getDelayedCalls()))
 
     def test_another_waits(self) -> None:
-        """What comes on the first stream is passed on before the second stream goes on. It does so when the first is quiet."""
+        """Stanzas that come on the first stream are passed on before the second stream goes on. It does so when the first is quiet."""
         self.second.accept([stanza("z")])
         self.admit_first()
         self.look(QUIET_LOOKS - 1)
