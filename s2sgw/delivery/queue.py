@@ -32,7 +32,7 @@ from s2sgw.queue.pair_queue import PairQueue
 from s2sgw.queue.presence import LatestPresence
 from s2sgw.reporting.record import Direction, kind_of
 from s2sgw.spool.interface import Spooled, SpoolError, SpoolFull
-from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 
@@ -732,8 +732,9 @@ class DeliveryQueue:
             if again.is_request and (again.id, again.to, again.from_) in answered:
                 late.asked_again(self._inverse, again)
 
-    def not_marked(self, gone: list[QueuedStanza], cause: Cause) -> None:
-        self.give_up_on(gone, cause)
+    def not_marked(self, gone: list[QueuedStanza], why: Ending) -> None:
+        self._services.window.trouble(why)
+        self.give_up_on(gone, why.cause)
 
     def leave(self, gone: Sequence[QueuedStanza]) -> list[int]:
         """Take stanzas out of the queue for good. Return the positions that must still be removed from the spool."""

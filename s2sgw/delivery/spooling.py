@@ -302,10 +302,16 @@ def _held(row: Spooled) -> QueuedStanza:
 class MarkingQueue(Protocol):
     """The interface of the delivery queue whose requests are marked."""
 
+    parked: frozenset[int]
+    """The positions that an operator holds."""
+
+    def blocked_by(self) -> str | None:
+        """Return why no waiting stanza is written now."""
+
     def next_hop_ready(self) -> None:
         """Go on writing."""
 
-    def not_marked(self, gone: list[QueuedStanza], cause: Cause) -> None:
+    def not_marked(self, gone: list[QueuedStanza], why: Ending) -> None:
         """Give up requests that cannot be marked. They leave the queue."""
 
 
@@ -313,7 +319,8 @@ class RequestMarks:
     """Marks requests in the spool before they are written: an IQ is never sent twice, even after a crash (R33).
 
     Without the mark on disk before the write, a `kill -9` in between would cause a second copy. If the spool does not answer in
-    time, the requests are given up, and those behind them too until it answers, so that other stanzas do not wait for them.
+    time, the requests are given up, and those behind them too until it answers, so that other stanzas do not wait for them. While
+    nothing is written for another reason, such as a hold or a stop, they are kept.
     """
 
     __slots__ = ("_calls", "_clock", "_over", "_pair_queue", "_queue", "_spool", "_timer")
@@ -345,10 +352,10 @@ class RequestMarks:
         if not requests:
             return
         if self._calls:
-            self._timer = self._clock.callLater(0, self._give_up, requests)
+            self._timer = self._clock.callLater(0, self._late, requests)
             return
         self._calls += 1
-        self._timer = self._clock.callLater(MARK_SECONDS, self._give_up, requests)
+        self._timer = self._clock.callLater(MARK_SECONDS, self._late, requests)
         positions = [held.position for held in requests]
         self._spool.mark_written(self._pair_queue.pair, positions, partial(self._made, requests))
 
@@ -362,17 +369,22 @@ class RequestMarks:
             for held in requests:
                 held.written = True
         else:
-            self._queue.not_marked(self._remove(requests), Cause.QUEUE_FULL)
+            self._give_up(requests, Ending(Cause.QUEUE_FULL, str(error)))
         self._queue.next_hop_ready()
 
-    def _give_up(self, requests: list[QueuedStanza]) -> None:
-        """Give up the requests that are still here: the spool has not answered in time."""
+    def _late(self, requests: list[QueuedStanza]) -> None:
+        """Go on: the spool has not answered in time."""
         self._timer = None
-        self._queue.not_marked(self._remove(requests), Cause.SPOOL_SLOW)
+        self._give_up(requests, Ending(Cause.SPOOL_SLOW))
         self._queue.next_hop_ready()
 
-    def _remove(self, requests: list[QueuedStanza]) -> list[QueuedStanza]:
-        return self._pair_queue.remove({held.position for held in requests})
+    def _give_up(self, requests: list[QueuedStanza], why: Ending) -> None:
+        """Give up the requests that are still here, and that would be written now if they were marked."""
+        if self._queue.blocked_by() is not None:
+            return
+        positions = {held.position for held in requests} - self._queue.parked
+        if gone := self._pair_queue.remove(positions):
+            self._queue.not_marked(gone, why)
 
 
 class WayOut(Protocol):

@@ -89,6 +89,10 @@ class IngressConnection(StanzaSource, Protocol):
     """The time of the last input."""
 
     @property
+    def read_since(self) -> float:
+        """The time since which the stream is read without a hold; infinity while it is held."""
+
+    @property
     def peer_address(self) -> str: ...
 
     @property
@@ -474,8 +478,9 @@ class PairIngress:
 
         A stream that was held has not been read. If its server has restarted meanwhile, a new stream brings later stanzas (R35).
         """
-        now = self._services.clock.seconds()
-        if not self._read_on_until and (now - self._used_at > LOOK_SECONDS or self._services.lines.holds_up(self)):
+        now, last = self._services.clock.seconds(), self._used_at
+        was_held = now - last > LOOK_SECONDS and self._connection.read_since > last
+        if not self._read_on_until and (was_held or self._services.lines.holds_up(self)):
             self._read_on_until = now + READ_ON_SECONDS
 
     def _look_later(self, quiet: int) -> None:

@@ -25,7 +25,7 @@ from s2sgw.net.addresses import spelled
 from s2sgw.net.buffering import InputBuffer, OutputGate, UnsentBytes
 from s2sgw.net.handover import innermost
 from s2sgw.net.socket_transport import SocketTransport, take_over
-from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout, unacknowledged_bytes
+from s2sgw.net.tcp_options import set_quick_ack, set_user_timeout, unacknowledged_bytes, unread_bytes
 from s2sgw.net.tls_layer import TLSFacts, TLSListener, lost, tls_on
 from s2sgw.net.turn_budget import TurnBudget
 from s2sgw.net.turns import Party, Turns
@@ -335,7 +335,9 @@ class StreamConnection(Protocol):
     @property
     def has_unread_input(self) -> bool:
         """Whether input waits to be read, or may wait: the stream is held."""
-        return self._intake.held or self._readable
+        if self.ending is not None:
+            return False
+        return self._intake.held or self._readable or (not self._gone and unread_bytes(self._transport) > 0)
 
     @property
     def local_address(self) -> str:

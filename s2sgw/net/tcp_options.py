@@ -27,11 +27,20 @@ def set_quick_ack(transport: Any) -> None:
 
 def unacknowledged_bytes(transport: Any) -> int:
     """Return how many bytes the other machine has not acknowledged. 0 if the system does not know."""
+    return _number_of_bytes(transport, termios.TIOCOUTQ)
+
+
+def unread_bytes(transport: Any) -> int:
+    """Return how many bytes have arrived and were not read. 0 if the system does not know."""
+    return _number_of_bytes(transport, termios.FIONREAD)
+
+
+def _number_of_bytes(transport: Any, question: int) -> int:
     handle = getattr(transport, "socket", None)
     if handle is None:
         return 0
     try:
-        (number,) = struct.unpack("i", fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4)))
+        (number,) = struct.unpack("i", fcntl.ioctl(handle, question, bytes(4)))
     except (OSError, ValueError):
         return 0
     return int(number)

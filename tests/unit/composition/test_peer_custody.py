@@ -96,6 +96,7 @@ class IncomingConnection:
 
     peer_address, shared = "192.0.2.1:5269", False
     has_unread_input = False
+    read_since = 0.0
 
     def __init__(self, owner: Incoming) -> None:
         self.owner = owner

@@ -969,6 +969,34 @@ class MarkTests(SynchronousTestCase):
         self.world.answer()
         self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent)), ("mrnuv", "qst"))
 
+    def test_no_answer_and_nothing_is_written(self) -> None:
+        """While the operator holds the queue, or the gateway stops, no request is given up: nothing could be written instead."""
+        for end, go_on in (("hold", "release"), ("quiesce", "resume")):
+            self.setUp()
+            self.go()
+            getattr(self.world.queue, end)()
+            self.world.clock.advance(MARK_SECONDS)
+            self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent)), ("m", ""))
+            getattr(self.world.queue, go_on)()
+            self.world.clock.advance(0)
+            self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent)), ("mrn", "qs"))
+
+    def test_no_answer_and_parked(self) -> None:
+        """A request that the operator holds meanwhile is not given up. It is written when the hold and the marking have ended."""
+        self.go()
+        self.world.queue.hold(2)
+        self.world.clock.advance(MARK_SECONDS)
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent)), ("mrn", "s"))
+        self.world.answer()
+        self.world.queue.release(2)
+        self.assertEqual((ids(self.world.next_hop.sent), ids(self.world.back.sent)), ("mrnq", "s"))
+
+    def test_no_answer_is_recorded(self) -> None:
+        """The operator sees that the spool was too slow."""
+        self.go()
+        self.world.clock.advance(MARK_SECONDS)
+        self.assertEqual([Cause.SPOOL_SLOW], [each.ending.cause for each in self.world.record.list()])
+
     def test_no_answer_and_an_error(self) -> None:
         """An error that comes later than the requests were given up bounces nothing more. The time leaves no timer."""
         later = list[Callable[[SpoolError], None]]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 from weakref import ref
@@ -43,6 +44,10 @@ class Connection:
 
     def __init__(self) -> None:
         self.holders: set[object] = set()
+
+    @property
+    def read_since(self) -> float:
+        return inf if self.holders else 0.0
 
     def pause(self, holder: object) -> None:
         self.holders.add(holder)
@@ -531,6 +536,16 @@ class ReadOnTests(EntryTestCase):
         self.assertEqual([], self.admissions)
         self.look(2)
         self.assert_second_goes("a")
+
+    def test_not_held(self) -> None:
+        """A stream that was read all the time, since it has other senders too, leaves no timer."""
+        self.made()
+        self.senders.add(OTHER)
+        entry = PairIngress(self.ingress_services, self.connection, "federation", IN, self, self.senders, HeldBytes())  # type: ignore[arg-type]
+        entry.accept([stanza("a")])
+        self.clock.advance(1)
+        self.admit_first()
+        self.assertEqual(("a", 0, []), (self.passed(), len(self.ingress_services.lines), self.clock.getDelayedCalls()))
 
     def test_held_a_second_time(self) -> None:
         """A stream that has left the line, and is held again later, has its time again."""

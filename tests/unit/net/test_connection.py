@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from OpenSSL import SSL
 from twisted.internet.address import IPv6Address
 from twisted.internet.error import ConnectionAborted, ConnectionLost
@@ -153,6 +155,27 @@ class HoldTests(SynchronousTestCase):
         solo.lose()
         self.assertEqual(solo.engine.fed, [b"one\n"])
         solo.connection.resume("lane")  # nothing is left to resume
+
+    def test_unread_input(self) -> None:
+        """Input is unread while the stream is held, while it waits for its turn, and while only the system has it."""
+        solo, (near, far) = Solo(), socket.socketpair()
+        self.addCleanup(near.close)
+        self.addCleanup(far.close)
+        solo.connection.negotiated()
+        solo.transport.socket = near  # type: ignore[attr-defined]
+        self.assertFalse(solo.connection.has_unread_input)
+        solo.connection.pause("lane")
+        self.assertTrue(solo.connection.has_unread_input)
+        solo.connection.resume("lane")
+        solo.connection.dataReceived(b"one\n")
+        self.assertTrue(solo.connection.has_unread_input)
+        solo.clock.advance(0)
+        self.assertFalse(solo.connection.has_unread_input)
+        far.send(b"two\n")
+        self.assertTrue(solo.connection.has_unread_input)
+        solo.connection.close(CLOSING)
+        self.assertFalse(solo.connection.has_unread_input)
+        solo.lose()
 
     def test_held_too_long(self) -> None:
         """A paused transport sees neither FIN nor RST, so a hold is bounded: at its end the stream ends for lack of room."""
