@@ -172,7 +172,7 @@ class Reload:
     def _refused(self, by: str, error: ConfigError) -> ReloadResult:
         self.log.error(event="reload refused", by=by, config=str(error.path), detail=error.complaints[:LOGGED])
         try:
-            self._audit.note("reload refused", by=by, config=str(error.path), complaints=error.complaints)
+            self._audit.note_or_log("reload refused", by=by, config=str(error.path), complaints=error.complaints)
         except OSError:
             self.log.failure("the audit log cannot be written")
         return ReloadResult(False, str(error.path), list(error.complaints))
@@ -235,7 +235,7 @@ def note_closed(audit: AuditLog, by: str, closed: list[dict[str, str]]) -> None:
 def _note(audit: AuditLog, action: str, **facts: object) -> None:
     """Write to the audit log what has already happened. If that fails, it is logged."""
     try:
-        audit.note(action, **facts)
+        audit.note_or_log(action, **facts)
     except OSError:
         Reload.log.failure("the audit log cannot be written")
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import click
 
-from s2sgw.cli.output import ERROR_STATUS, print_error
+from s2sgw.cli.output import ERROR_STATUS, NO_ANSWER, print_error
+
+#: The errors of a write to a file on a disk that is full, or that fails.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class CommandEntry(NamedTuple):
@@ -74,6 +79,17 @@ class LazyGroup(click.Group):
         return [CompletionItem(each.name, help=each.short_help) for each in entries] + options
 
     def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:  # type: ignore[override]
+        """Run the command. If the standard output takes no more, say so and exit."""
+        try:
+            return self._main(args, **options)
+        except OSError as error:
+            if error.errno not in NO_ROOM or error.filename is not None:
+                raise
+            with suppress(OSError):
+                click.echo(f"the answer cannot be written: {error.strerror}", err=True)
+        sys.exit(NO_ANSWER)
+
+    def _main(self, args: Sequence[str] | None, **options: Any) -> Any:
         """Run the command. If JSON was asked for, usage errors are printed as JSON too."""
         words = list(sys.argv[1:] if args is None else args)
         if not options.get("standalone_mode", True) or not {"--json", "--json-v1"} & set(words):

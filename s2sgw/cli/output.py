@@ -180,7 +180,8 @@ def fail(text: str, kind: str, as_json: JSONForm) -> NoReturn:
     if as_json:
         print_error(text, kind)
     else:
-        click.echo(printable(text, 2000), err=True)
+        first, *more = text.split("\n")
+        click.echo("\n".join([printable(first, 2000), *(f"  {printable(line.strip(), 2000)}" for line in more)]), err=True)
     sys.exit(ERROR_STATUS[kind])
 
 
@@ -199,7 +200,7 @@ def show(answer: Any, as_json: JSONForm, render: Render) -> None:
 
 def this_screen() -> Screen:
     """Return the terminal of the standard output. A pipe or a file is as wide as its lines, and has no bold text."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():  # None: the caller has closed it
         return Screen(None, bold=False)
     dumb = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "dumb") == "dumb"
     return Screen(shutil.get_terminal_size().columns, bold=not dumb)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from s2sgw.config.sections import DNS, TLS, Admin, Backend, Cluster, Console, Ga
 from s2sgw.net.endpoint_strings import EVERY_ADDRESS, EndpointString
 from s2sgw.policy.model import PeerObject, objects_with
 from s2sgw.policy.peers import PeerPolicies
+from s2sgw.policy.values import parse_peer_name
 from s2sgw.xmpp.host_port import HostPort, is_address, is_loopback
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.mechanisms import LEGACY
@@ -29,9 +31,9 @@ def disagreements(
     return _complaints(CHECKS, {**sections, "system": system_nameservers, "tree": tree})
 
 
-def unusable_files(sections: Mapping[str, Any]) -> list[Complaint]:
-    """Return the errors in files and directories that the sections name."""
-    return _complaints(FILES, sections)
+def errors_in_parts(sections: Mapping[str, Any], tree: Mapping[str, Any]) -> list[Complaint]:
+    """Return the errors that are seen also without some keys of a section: unusable files, names that are written twice."""
+    return _complaints(CHECKS_OF_PARTS, {**sections, "tree": tree})
 
 
 def _complaints(checks: Iterable[tuple[Any, ...]], known: Mapping[str, Any]) -> list[Complaint]:
@@ -267,9 +269,13 @@ def repeated_answers(dns: DNS, tree: Mapping[str, Any]) -> Complaints:
     yield from _same_names(("dns", "static"), tree.get("dns", {}).get("static", {}), len(dns.static))
 
 
-def _same_names(path: KeyPath, written: Mapping[str, object], distinct: int) -> Complaints:
-    if len(written) != distinct:
-        yield Complaint(path, "contains one domain twice, written differently")
+def _same_names(path: KeyPath, written: object, distinct: int) -> Complaints:
+    first: dict[str, str] = {}
+    for name in written if isinstance(written, Mapping) and len(written) != distinct else ():
+        with suppress(ValueError):
+            spelling = first.setdefault(parse_peer_name(name), name)
+            if spelling != name:
+                yield Complaint((*path, name), f'is the same domain as "{spelling}"')
 
 
 #: The maximum number of peers with a zero handshake: each connection there is compared with each of them.
@@ -389,8 +395,9 @@ def shared_files(cluster: Cluster, backends: tuple[Backend, ...]) -> Complaints:
     if cluster.shared is None:
         return
     path = ("cluster", "shared")
-    if not cluster.shared.is_dir():
-        yield Complaint(path, f"{cluster.shared} is not a directory")
+    unusable = list(_folder(path, cluster.shared))
+    yield from unusable
+    if unusable:
         return
     needed = [SHARED_SECRET, *(SHARED_AUTHORITY if any(each.kind == "s2s" for each in backends) else ())]
     for name in needed:
@@ -403,11 +410,11 @@ def shared_files(cluster: Cluster, backends: tuple[Backend, ...]) -> Complaints:
 
 def state_directory(gateway: Gateway) -> Complaints:
     state = gateway.state
-    if state.exists() and not state.is_dir():
+    if os.path.exists(state) and not os.path.isdir(state):
         yield Complaint(("gateway", "state"), f"{state} is not a directory")
         return
-    nearest = next(each for each in (state, *state.parents) if each.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    nearest = next(each for each in (state, *state.parents) if os.path.exists(each))
+    if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK | os.X_OK):
         yield Complaint(("gateway", "state"), f"{state} is not writable: no permission on {nearest}")
 
 
@@ -418,9 +425,9 @@ def admin_group(gateway: Gateway, admin: Admin) -> Complaints:
 
 
 def tls_files(tls: TLS) -> Complaints:
-    if not tls.certificates.is_dir():
-        yield Complaint(("tls", "certificates"), f"{tls.certificates} is not a directory")
-    elif not os.access(tls.certificates, os.R_OK | os.X_OK):
+    unusable = list(_folder(("tls", "certificates"), tls.certificates))
+    yield from unusable
+    if not unusable and not os.access(tls.certificates, os.R_OK | os.X_OK):
         yield Complaint(("tls", "certificates"), f"{tls.certificates} cannot be read")
     yield from _anchors(("tls", "trust_anchors"), tls.trust_anchors)
 
@@ -475,7 +482,7 @@ def list_files(policy: Policy) -> Complaints:
 
 def certificate_files(name: Path) -> tuple[Path, Path]:
     """Return the files of the chain and the key: NAME/fullchain.pem and privkey.pem, or NAME.crt and NAME.key."""
-    if name.is_dir():
+    if os.path.isdir(name):
         return name / "fullchain.pem", name / "privkey.pem"
     chain = name if name.suffix == ".crt" else name.with_name(name.name + ".crt")
     return chain, chain.with_suffix(".key")
@@ -487,15 +494,35 @@ def _anchors(path: KeyPath, anchors: object) -> Complaints:
 
 
 def _readable(path: KeyPath, file: Path) -> Complaints:
-    if not file.exists():
+    found = _found(file)
+    if found is None:
         yield Complaint(path, f"{file} does not exist")
+    elif isinstance(found, OSError):
+        yield Complaint(path, f"{file} cannot be read: {found.strerror}")
     elif not os.access(file, os.R_OK):
         yield Complaint(path, f"{file} cannot be read")
 
 
+def _folder(path: KeyPath, folder: Path) -> Complaints:
+    found = _found(folder)
+    if isinstance(found, OSError):
+        yield Complaint(path, f"{folder} cannot be read: {found.strerror}")
+    elif not os.path.isdir(folder):
+        yield Complaint(path, f"{folder} is not a directory")
+
+
+def _found(file: Path) -> os.stat_result | OSError | None:
+    """Return what is there; None: nothing; an error: that cannot be told, because a folder above it may not be entered."""
+    try:
+        return os.stat(file)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL in the name is a `ValueError`
+        return None
+    except OSError as error:
+        return error
+
+
 #: each check, and the sections that it needs
 CHECKS: tuple[tuple[Any, ...], ...] = (
-    (repeated_domains, "gateway"),
     (backend_domains, "gateway", "backend"),
     (echo_keys, "backend"),
     (router_keys, "backend"),
@@ -509,8 +536,6 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (view_asked, "dns", "backend", "system"),
     (view_forwarding, "backend"),
     (local_peers, "gateway", "peers"),
-    (repeated_peers, "peers", "tree"),
-    (repeated_answers, "dns", "tree"),
     (unread_pins, "peers"),
     (zero_handshakes, "listen", "peers"),
     (admin_group, "gateway", "admin"),
@@ -520,7 +545,10 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (cluster_backends, "cluster", "backend"),
     (cluster_queue, "cluster", "queue"),
 )
-FILES: tuple[tuple[Any, ...], ...] = (
+CHECKS_OF_PARTS: tuple[tuple[Any, ...], ...] = (
+    (repeated_domains, "gateway"),
+    (repeated_peers, "peers", "tree"),
+    (repeated_answers, "dns", "tree"),
     (state_directory, "gateway"),
     (tls_files, "tls"),
     (backend_files, "backend"),

@@ -7,6 +7,7 @@ is made if all of them are valid. The files that a section names are checked als
 from __future__ import annotations
 
 import copy
+import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from s2sgw.config.cross_checks import disagreements, unusable_files
+from s2sgw.config.cross_checks import disagreements, errors_in_parts
 from s2sgw.config.errors import Complaint, ConfigError, KeyPath, TOMLSource, suggest, translate
 from s2sgw.config.sections import (
     DNS,
@@ -96,17 +97,19 @@ def parse(text: str, path: Path, *, system_nameservers: Sequence[str] = ()) -> C
         tree[name] = [tree[name]]
     complaints = _unknown_sections(tree)
     curtailed: dict[str, Any] = {}
+    gone: list[KeyPath] = []
     for name in SECTIONS:
         if name not in sections:
-            complaints += _validate(name, tree, path.parent, sections, curtailed)
+            complaints += _validate(name, tree, path.parent, sections, curtailed, gone)
     nameservers = _system(system_nameservers)
     complaints += disagreements(sections, tree, nameservers)
-    complaints += _untold(unusable_files({**curtailed, **sections}), complaints)
+    found = errors_in_parts({**curtailed, **sections}, tree)
+    complaints += _untold((Complaint(_as_written(each.path, gone), each.text) for each in found), complaints)
     if complaints:
         unwrapped = [_unwrap(each, single) for each in complaints]
         usable = {**curtailed, **sections}
         tls, gateway = usable.get("tls"), usable.get("gateway")
-        folder = tls.certificates if isinstance(tls, TLS) and tls.certificates.is_dir() else None
+        folder = tls.certificates if isinstance(tls, TLS) and os.path.isdir(tls.certificates) else None
         domains = gateway.domains if isinstance(gateway, Gateway) else ()
         source = TOMLSource(text)
         told = [source.tell(each) for each in sorted(unwrapped, key=source.order)]
@@ -146,17 +149,22 @@ def _unknown_sections(tree: dict[str, Any]) -> list[Complaint]:
 
 
 def _validate(
-    name: str, tree: dict[str, Any], folder: Path, sections: dict[str, Any], curtailed: dict[str, Any]
+    name: str, tree: dict[str, Any], folder: Path, sections: dict[str, Any], curtailed: dict[str, Any], gone: list[KeyPath]
 ) -> list[Complaint]:
-    """Put the section into `sections` if it is valid. Otherwise put its part without errors into `curtailed`."""
+    """Put the section into `sections` if it is valid. Otherwise put its part without errors into `curtailed`.
+
+    What that part lacks is added to `gone`.
+    """
     written: Any = tree.get(name, [{}] if name in REPEATED else {})
     validate = partial(TypeAdapter(SECTIONS[name]).validate_python, context={"folder": folder})
     try:
         sections[name] = validate(written)
     except ValidationError as error:
         found = error.errors(include_url=False)
+        left, lacking = _without(written, [each["loc"] for each in found])
         with suppress(ValidationError):
-            curtailed[name] = validate(_without(written, [each["loc"] for each in found]))
+            curtailed[name] = validate(left)
+            gone += ((name, *each) for each in lacking)
         return [_complaint(name, each) for each in found]
     return []
 
@@ -233,25 +241,36 @@ class _PeerObjects:
         self._found[name] = found
 
 
-def _without(written: Any, locations: Sequence[tuple[int | str, ...]]) -> Any:
-    """Return a copy of the section without these keys."""
+def _without(written: Any, locations: Sequence[tuple[int | str, ...]]) -> tuple[Any, list[KeyPath]]:
+    """Return a copy of the section without these keys, and the places that were removed."""
     left = copy.deepcopy(written)
-    for location in reversed(dict.fromkeys(locations)):
-        _drop(left, location)
-    return left
+    gone = [location[: _drop(left, location)] for location in reversed(dict.fromkeys(locations))]
+    return left, [each for each in gone if each]
 
 
-def _drop(tree: Any, location: tuple[int | str, ...]) -> bool:
-    """Remove the value at `location`, or the nearest table around it. Return whether there was anything."""
+def _drop(tree: Any, location: tuple[int | str, ...]) -> int:
+    """Remove the value at `location`, or the nearest table around it. Return the length of its path; 0: there was nothing."""
     if not location or not isinstance(tree, dict | list):
-        return False
+        return 0
     try:
         inner = tree[location[0]]  # type: ignore[index]
     except (LookupError, TypeError):
-        return False
-    if not _drop(inner, location[1:]):
+        return 0
+    below = _drop(inner, location[1:])
+    if not below:
         del tree[location[0]]  # type: ignore[arg-type]
-    return True
+    return below + 1
+
+
+def _as_written(path: KeyPath, gone: Sequence[KeyPath]) -> KeyPath:
+    """Return the path of a key in the file. `path` counts the items of lists without those that are `gone`."""
+    found = list(path)
+    for place, part in enumerate(path):
+        if isinstance(part, int):
+            missing = [each[-1] for each in gone if len(each) == place + 1 and list(each[:-1]) == found[:place]]
+            for index in sorted(each for each in missing if isinstance(each, int)):
+                found[place] += found[place] >= index  # type: ignore[operator]
+    return tuple(found)
 
 
 def _untold(more: Iterable[Complaint], told: Sequence[Complaint]) -> list[Complaint]:

@@ -26,6 +26,8 @@ EVERY_ADDRESS = ("", "0.0.0.0", "::")
 #: Connections that may wait to be accepted, unless the string says otherwise.
 BACKLOG = 4096
 
+#: an IPv6 address whose colons are not escaped, so that each of them begins a parameter
+_IPV6 = re.compile(r"interface=\[?[0-9A-Fa-f]*:[0-9A-Fa-f]*:")
 _EXAMPLE = 'write "tcp:5269", "tcp:5269:interface=127.0.0.1", "tcp6:5269", "unix:/run/name" or "systemd:name=s2sgw"'
 
 
@@ -39,6 +41,8 @@ class EndpointString:
     @classmethod
     def parse(cls, text: str) -> EndpointString:
         """Parse `text`. Raises `ValueError`, which says what to write instead."""
+        if _IPV6.search(text):
+            raise ValueError(f'"{text}": write \\\\: for each colon of an IPv6 address, as in "tcp:5269:interface=\\\\:\\\\:1"')
         kind, *parts = _split(text)
         if kind in ("ssl", "tls"):
             port = next((part for part in parts if part.isdecimal()), "5270")

@@ -172,7 +172,7 @@ class OwnCertificates:
             if fault:
                 self.log.warn(event="certificate warning", certificate=each.name, detail=fault)
         try:
-            self._audit.note("certificates", by="their files", certificates=rows)
+            self._audit.note_or_log("certificates", by="their files", certificates=rows)
         except OSError:
             self.log.failure("the audit log cannot be written")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.admin.reload import DenyListChanges, Inspected, Reload, ReloadResult, ReloadTarget, compare, examine
+from s2sgw.admin.reload import DenyListChanges, Inspected, Reload, ReloadResult, ReloadTarget, compare, examine, note_closed
 from s2sgw.admin.server import VerbError
 from s2sgw.cli import tables
 from s2sgw.cli.text_table import Screen
@@ -145,6 +146,21 @@ class ReloadTests(AuditCase):
         self.audit.path.mkdir()
         self.refused(f"{self.audit.path} cannot be written: Is a directory")
         self.assertEqual(1, len(self.flushLoggedErrors(OSError)))
+
+    def test_refused_on_a_full_disk(self) -> None:
+        """A refusal that the audit log has no room for is in the log, without a traceback."""
+
+        def full(*arguments: object, **facts: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        self.patch(AuditLog, "note", full)
+        self.next = ConfigError(self.folder / "s2sgw.toml", ["nonsense"])
+        with capturedLogs() as logs:
+            self.assertFalse(self.run_reload().ok)
+            note_closed(self.audit, "reload", [CLOSED._asdict()])
+        self.assertEqual([
+            ("reload refused", None), ("not in the audit log", "reload refused"), ("not in the audit log", "streams closed"),
+        ], [(each["event"], each.get("action")) for each in logs])
 
     def test_one_at_a_time(self) -> None:
         """A reload requested during another one follows it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +22,9 @@ from s2sgw.admin import client, verbs
 from s2sgw.admin.server import AdminFactory, VerbError
 from s2sgw.admin.verb_table import is_read_only
 from s2sgw.admin.verbs import CertificateRow, LaneRow, PeerRow, RefusalRow, RefusalsAsked, StatusReport, StreamRow, Views
-from s2sgw.cli import check
+from s2sgw.cli import check, output
 from s2sgw.cli import main as command
+from s2sgw.cli.text_table import Screen
 from s2sgw.config import ConfigError
 from s2sgw.policy import peer_pieces
 from s2sgw.runtime import configuration_file, taken_ports
@@ -257,6 +260,33 @@ class AskingTests(CommandCase):
         """An endless answer of the gateway is not read forever."""
         self.patch(client, "ANSWER_BYTES", 10)
         self.assertEqual(3, self.run_command("status").exit_code)
+
+    def test_no_room_for_the_answer(self) -> None:
+        """If the standard output takes no more, because its disk is full, one line says so, and the status is 4."""
+
+        def full(text: str = "", err: bool = False, **options: Any) -> None:
+            if not err:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            told.append(text)
+
+        told: list[str] = []
+        self.patch(click, "echo", full)
+        for words in (["status"], ["status", "--json"], ["frobnicate", "--json"]):
+            self.assertEqual(4, self.run_command(*words).exit_code, words)
+        self.assertEqual(["the answer cannot be written: No space left on device"] * 3, told)
+
+    def test_closed_output(self) -> None:
+        """A caller may have closed the standard output."""
+        self.patch(sys, "stdout", None)
+        self.assertEqual(Screen(None, bold=False), output.this_screen())
+
+    def test_several_lines(self) -> None:
+        """An error in several lines keeps them. Lines after the first one are indented, whatever they hold."""
+        said: list[str] = []
+        self.patch(click, "echo", lambda text, err: said.append(text))
+        error = self.assertRaises(SystemExit, output.fail, "s2sgw.toml cannot be used:\n  line 3: no\x1b\nline 4: no", "usage", None)
+        self.assertEqual(2, error.code)
+        self.assertEqual(["s2sgw.toml cannot be used:\n  line 3: no\\x1b\n  line 4: no"], said)
 
     def test_version(self) -> None:
         """--version prints the version."""

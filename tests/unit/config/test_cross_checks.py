@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from s2sgw.config import ConfigError, load
@@ -207,12 +209,29 @@ class AgreementTests(ConfigTestCase):
     def test_one_name_twice(self) -> None:
         """Two spellings of one domain are one domain."""
         self.assertEqual(
-            ["line 3: peers: contains one domain twice, written differently"],
+            ['line 5: peers."A.example.": is the same domain as "a.example"'],
             self.with_gateway("[peers]\n\"a.example\" = {}\n\"A.example.\" = {}\n"),
         )
         self.assertEqual(
-            ["line 3: dns.static: contains one domain twice, written differently"],
+            ['line 5: dns.static."A.example": is the same domain as "a.example"'],
             self.with_gateway('[dns.static]\n"a.example" = "x:1"\n"A.example" = "y:1"\n'),
+        )
+
+    def test_one_name_twice_beside_faults(self) -> None:
+        """A name that is written twice is reported also if something else in its section is wrong."""
+        self.assertEqual(
+            ['line 4: peers."a.example".allow: must be true or false', 'line 5: peers."A.example.": is the same domain as "a.example"'],
+            self.with_gateway("[peers]\n\"a.example\" = {allow = 5}\n\"A.example.\" = {}\n"),
+        )
+        self.assertEqual(
+            [
+                'line 2: gateway.domains[0]: "a b" is not a domain name: labels are 1-63 letters, digits and hyphens',
+                'line 2: gateway.domains[2]: "b.org" is listed twice',
+            ],
+            self.complaints('[gateway]\ndomains = ["a b", "b.org", "B.org"]\n'),
+        )
+        self.assertEqual(
+            ["line 4: dns.static: must be a table"], self.with_gateway("[dns]\nstatic = 5\n"),
         )
 
     def test_very_many_peers(self) -> None:
@@ -391,6 +410,52 @@ class FileTests(ConfigTestCase):
                 ["line 3: tls.certificates: certs cannot be read", "line 4: tls.trust_anchors: ca.pem cannot be read"],
                 self.with_gateway('[tls]\ntrust_anchors = "ca.pem"\n'),
             )
+
+    def test_closed_folder(self) -> None:
+        """A file in a folder that may not be entered is reported, and so are all other errors."""
+        see = os.stat
+
+        def stat(path: str | os.PathLike[str] | int, **options: Any) -> os.stat_result:
+            if "/closed/" in str(path):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return see(path, **options)
+
+        text = """[tls]
+certificates = "closed/certs"
+trust_anchors = "closed/ca.pem"
+[peers."a.example"]
+secret_file = "closed/secret"
+certificate = "closed/name"
+hold = "x"
+"""
+        with mock.patch.object(os, "stat", stat):
+            self.assertEqual(
+                [
+                    "line 4: tls.certificates: closed/certs cannot be read: Permission denied",
+                    "line 5: tls.trust_anchors: closed/ca.pem cannot be read: Permission denied",
+                    'line 7: peers."a.example".secret_file: closed/secret cannot be read: Permission denied',
+                    'line 8: peers."a.example".certificate: closed/name.crt cannot be read: Permission denied',
+                    'line 8: peers."a.example".certificate: closed/name.key cannot be read: Permission denied',
+                    'line 9: peers."a.example".hold: must be a duration such as "10m" (units: ms, s, m, h, d)',
+                ],
+                self.with_gateway(text),
+            )
+            (self.folder / "closed").mkdir()
+            self.assertEqual([], self.with_gateway('state = "closed/state"\n'))
+
+    def test_in_lists_beside_faults(self) -> None:
+        """An item of a list that is wrong does not hide the fault of the next one."""
+        self.assertEqual(
+            [
+                'line 4: policy.deny_lists[0]: must be a file or an https URL such as "https://lists.example/deny.txt", not "http://x.example/a"',
+                "line 4: policy.deny_lists[2]: missing.txt does not exist",
+                'line 4: policy.deny_lists[3]: must be a file or an https URL such as "https://lists.example/deny.txt", not "http://x.example/b"',
+                "line 4: policy.deny_lists[4]: gone.txt does not exist",
+            ],
+            self.with_gateway(
+                '[policy]\ndeny_lists = ["http://x.example/a", "certs", "missing.txt", "http://x.example/b", "gone.txt"]\n',
+            ),
+        )
 
     def test_state(self) -> None:
         """The state must be a directory, or one that can be made."""

@@ -306,8 +306,8 @@ class LongTests(ConfigTestCase):
         for bad, complaint in (
             (self.section("b", "hold = 1m"), 'line 6: put the value in quotes: hold = "1m"'),
             (self.section("a"), 'line 5: [peers."a.example"] stands here a second time (first on line 3)'),
-            (self.section("A"), "line 3: peers: contains one domain twice, written differently"),
-            (self.section("C"), "line 3: peers: contains one domain twice, written differently"),
+            (self.section("A"), 'line 5: peers."A.example": is the same domain as "a.example"'),
+            (self.section("C"), 'line 7: peers."c.example": is the same domain as "C.example"'),
             (self.section("b", 'hold = "1"'), 'line 6: peers."b.example".hold: must be a duration such as "10m" (units: ms, s, m, h, d)'),
             (self.section("b") + '  [queues]\n', 'line 7: queues: there is no such section; did you mean "queue"?'),
             (self.section("b", 'proofs = ["pkix"'), "line 7: is not valid TOML: Unclosed array"),

@@ -49,6 +49,8 @@ class EndpointStringTests(SynchronousTestCase):
             ("tcp:-1", "port must be a number"), ("tcp:99999", "there is no port 99999 (0 to 65535)"),
             ("tcp:1:bogus=2", "has no parameter bogus; it has port, interface, backlog, reuseport"), ("tcp:1:a:2:yes:b", "has too many parts"),
             ("systemd:domain=INET6", "write name= or index="), ("systemd:domain=INET6:index=0:name=x", "write name= or index="), ("systemd:domain=INET6:index=x", "index must be a number"),
-            ("unix:", "has no address"), ("udp:53", "is not an endpoint"), ("haproxy:tcp:5269", "is not an endpoint"),
+            ("unix:", "has no address"), ("udp:53", "is not an endpoint"),
+            *((f"tcp:5269:interface={each}", "write \\\\: for each colon of an IPv6 address") for each in ("::1", "[::1]", "2001:db8::1", "::")),
+            ("haproxy:tcp:5269", "is not an endpoint"),
         ):
             self.assertIn(words, str(self.assertRaises(ValueError, EndpointString.parse, text)), text)

@@ -42,7 +42,7 @@ class OwnCertificateTests(SynchronousTestCase):
             anchors=lambda: Anchors([shared_root().certificate]),
         )
         self.notes: list[Any] = []
-        audit: Any = SimpleNamespace(note=lambda action, **facts: self.notes.append((action, facts)))
+        audit: Any = SimpleNamespace(note_or_log=lambda action, **facts: self.notes.append((action, facts)))
         self.own = OwnCertificates(self.holder, AtOnce(), self.clock, audit)
         self.events: list[dict[str, Any]] = []
         observer = cast(ILogObserver, self._log)
