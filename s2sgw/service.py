@@ -113,13 +113,16 @@ class UnusableConfiguration(SystemExit, usage.UsageError):
 
 
 def makeService(options: Options) -> Service:
-    """Return the service for twistd. Raises a `UsageError` with all errors of the configuration."""
+    """Return the service for twistd. Raises a `UsageError` with all errors of the configuration, or of the log's file."""
     try:
         with collector_paused():
             checked = check_configuration(Path(options["config"] or find_configuration()))
     except (ConfigError, NoConfiguration) as error:
         raise UnusableConfiguration(str(error)) from None
-    where = destination(options.parent or {})
+    try:
+        where = destination(options.parent or {})
+    except OSError as error:
+        raise UnusableConfiguration(f"{error.filename}: the log cannot be written: {error.strerror}") from None
     config = checked.config
     lines = None if where is None else observer(where, config.log.format, config.log.level, config.limits.log_lines_per_second)
     service = LoggedService(lines)

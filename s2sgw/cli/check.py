@@ -41,6 +41,8 @@ def check(live: bool, against_running: bool, quiet: bool, config: ConfigPath, as
 
     Exit status with --live: 1 if one of the live checks failed. With --against-running: 1 if a restart is needed.
     """
+    if live and against_running:
+        raise click.UsageError("--live and --against-running answer two questions: use one of them.")
     path = configuration_path(config, as_json)
     if against_running:
         _compare(path, as_json)

@@ -27,6 +27,8 @@ ERROR_STATUS = {
     "denied": NO_ANSWER, "no-answer": NO_ANSWER, "internal": NO_ANSWER,
 }
 
+#: Blanks for each level of JSON.
+INDENT = 2
 #: The value of --config, and of --json ("result") or --json-v1 ("v1").
 ConfigPath = Path | None
 JSONForm = str | None
@@ -166,28 +168,28 @@ def asked(config: ConfigPath, as_json: JSONForm, verb: str, **arguments: Any) ->
 
 
 def followed(config: ConfigPath, as_json: JSONForm, verb: str, **arguments: Any) -> Iterator[Any]:
-    """Yield the results of the running gateway until it stops. If there is none, or when it stops, exit."""
+    """Yield the results of the running gateway until it stops. If there is none, or when it stops, print a line and exit."""
     try:
         yield from follow(_socket(config), verb, arguments)
     except NoConfiguration as error:
-        fail(str(error), "configuration", as_json)
+        fail(str(error), "configuration", as_json, indent=None)
     except RequestFailed as error:
-        fail(str(error), error.kind, as_json)
+        fail(str(error), error.kind, as_json, indent=None)
 
 
-def fail(text: str, kind: str, as_json: JSONForm) -> NoReturn:
-    """Print why the command failed, then exit. `kind` is a key of `ERROR_STATUS`."""
+def fail(text: str, kind: str, as_json: JSONForm, indent: int | None = INDENT) -> NoReturn:
+    """Print why the command failed, then exit. `kind` is a key of `ERROR_STATUS`. `indent` None: JSON is one line."""
     if as_json:
-        print_error(text, kind)
+        print_error(text, kind, indent)
     else:
         first, *more = text.split("\n")
         click.echo("\n".join([printable(first, 2000), *(f"  {printable(line.strip(), 2000)}" for line in more)]), err=True)
     sys.exit(ERROR_STATUS[kind])
 
 
-def print_error(text: str, kind: str) -> None:
+def print_error(text: str, kind: str, indent: int | None = INDENT) -> None:
     """Print an error as JSON. Its shape is the same for --json and --json-v1."""
-    _print({"version": JSON_VERSION, "ok": False, "error": text, "kind": kind, "status": ERROR_STATUS[kind]})
+    _print({"version": JSON_VERSION, "ok": False, "error": text, "kind": kind, "status": ERROR_STATUS[kind]}, indent)
 
 
 def show(answer: Any, as_json: JSONForm, render: Render) -> None:
@@ -211,6 +213,6 @@ def print_json(answer: Any, form: str) -> None:
     _print({"version": JSON_VERSION, "ok": True, "result": answer} if form == "v1" else answer)
 
 
-def _print(answer: Any) -> None:
+def _print(answer: Any, indent: int | None = INDENT) -> None:
     """Print JSON in ASCII, so that text of a peer cannot control the terminal."""
-    click.echo(json.dumps(answer, indent=2))
+    click.echo(json.dumps(answer, indent=indent))

@@ -564,7 +564,7 @@ class DeliveryQueue:
             self._rejected(batch, error)
         else:
             self.pair_queue.mark_durable(batch)
-            self.overflow.end()
+            self.overflow.stored()
             for bounce in bounces:
                 bounce.replaced()
             settle(batch, ON_DISK)

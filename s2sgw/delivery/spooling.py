@@ -563,3 +563,7 @@ class SpoolOverflow:
             self.active, self.bound = False, ""
             self._queue.relieve()
 
+    def stored(self) -> None:
+        """Note that the spool has taken what it was given."""
+        self.end()
+        self.bound = ""

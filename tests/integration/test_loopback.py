@@ -335,6 +335,14 @@ class PluginTests(LoopbackCase):
             self.assertEqual(after, gc.isenabled())
         self.assertEqual([False, False], during)
 
+    def test_bad_log_file(self) -> None:
+        """A log that cannot be opened is an error in one line."""
+        options = Options()
+        options.parent = {"logfile": str(self.config.parent)}
+        options.parseOptions(["--config", str(self.config)])
+        error = self.assertRaises(UnusableConfiguration, makeService, options)
+        self.assertEqual(f"{self.config.parent}: the log cannot be written: Is a directory", str(error))
+
     def test_bad_configuration(self) -> None:
         """Every error is reported, with status 1."""
         self.config.write_text("[gateway]\ndomains = []\nfrobnicate = 1\n")

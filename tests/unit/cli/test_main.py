@@ -561,6 +561,10 @@ class ConfigurationTests(CommandCase):
         key.write_bytes(issued.key_pem)
         key.chmod(0o600)
 
+    def test_two_questions(self) -> None:
+        """`check` does not leave out one of two options in silence."""
+        self.assertIn("use one of them", self.json_of("check", "--live", "--against-running", status=2)["error"])
+
     def test_good(self) -> None:
         """A good file has the status 0, and no file is made."""
         result = self.run_command("check")

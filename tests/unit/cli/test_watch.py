@@ -46,9 +46,10 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(("watch", {"here": True}), self.asked)
 
     def test_json(self) -> None:
-        """One JSON object is printed per line, so that a program can follow."""
+        """One JSON object is printed per line, also for the error at the end, so that a program can follow."""
         lines = self.run_command([{"event": "a"}, {"event": "b"}], "--json").output.splitlines()
-        self.assertEqual(["a", "b"], [json.loads(line)["event"] for line in lines[:2]])
+        *events, end = map(json.loads, lines)
+        self.assertEqual((["a", "b"], 3), ([each["event"] for each in events], end["status"]))
         lines = self.run_command([{"event": "a"}], "--json-v1").output.splitlines()
         self.assertEqual({"version": 1, "ok": True, "result": {"event": "a"}}, json.loads(lines[0]))
 

@@ -128,6 +128,14 @@ class OverflowTests(SynchronousTestCase):
         self.assertFalse(self.world.queue.overflow.active)
         self.assertTrue(self.world.queue.idle)
 
+    def test_room_again(self) -> None:
+        """Operators are told which bound is reached until the spool stores something again, also if nothing was left that it rejected."""
+        self.accept(3)
+        self.assertEqual((False, ["disk"]), (self.world.queue.overflow.active, self.world.queue.full_bounds()))
+        self.world.spool.raise_limit(10_000)
+        self.accept(1)
+        self.assertEqual((1, []), (len(self.world.spooled()), self.world.queue.full_bounds()))
+
     def test_next_hop_is_back(self) -> None:
         """Stanzas that are still to be bounced when the next hop is ready are passed on."""
         names = self.accept(BOUNCED_AT_ONCE + 5)
