@@ -101,7 +101,7 @@ def outcome(row: JSONRow, direction: str = "inbound") -> str:
         return f"refused: {row['cause']}"
     ways = " or ".join(way for way, offered in (("EXTERNAL", row["external"]), ("dialback", row["dialback"])) if offered)
     if row["proven_by"] is None:
-        return f"accepted if {ways} succeeds"
+        return f"accepted if {ways or 'SCRAM'} succeeds"  # without another way, the shared secret is left
     if row["proven_by"] == "dns":
         return "accepted, verified by DNS alone"
     who = "the peer" if direction == "inbound" else "we"

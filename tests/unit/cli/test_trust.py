@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.admin.responses import RESPONSES
 from s2sgw.cli import main as command
 from s2sgw.cli import output as answering
+from s2sgw.cli.trust_tables import outcome
 from s2sgw.xmpp.ending import Cause, Ending
 from tests.support.certificates import leaf_for
 from tests.support.response_types import mismatches
@@ -103,6 +104,11 @@ class ExplainCommandTests(Commands, ExplainCase):
         for words in ("NOT ALLOWED", "has changed", "valid until 1970", "no-such-domain", "no connection is recorded", "with no proof", waits):
             self.assertIn(words, shown.output)
         self.assertEqual(1, shown.exit_code)
+
+    def test_outcome(self) -> None:
+        """A peer that nothing has proven yet may do dialback, or must know the shared secret."""
+        for dialback, words in ((True, "accepted if dialback succeeds"), (False, "accepted if SCRAM succeeds")):
+            self.assertEqual(words, outcome({"accepted": True, "proven_by": None, "external": False, "dialback": dialback}))
 
     def test_replay(self) -> None:
         """The exit status is 1 if a peer would be refused that is not refused now."""

@@ -136,6 +136,22 @@ class PeerTests(PageCase):
         for path in ("/peers/a%20b", "/peers/%3Cscript%3E", "/peers/a/b", "/peers/%ff", "/peers/..%2f..%2fetc"):
             self.assertEqual(404, self.client.get(path).status, path)
 
+    def test_shared_secret(self) -> None:
+        """A peer that proves itself by the shared secret is not said to do so by dialback."""
+        verbs: Any = self.gateway.verbs
+        explain = verbs["explain"]
+        secret = {"accepted": True, "proven_by": None, "external": False, "dialback": False, "cause": None}
+        last = {"at": 0.0, "address": "192.0.2.1:5", "tls": "TLSv1.3", "then": secret, "certificate": None}
+
+        async def answer(arguments: Any) -> Any:
+            return {**await explain(arguments), "now": {"inbound": {"if_not": secret, "last": last}, "outbound": {"if_proven": secret, "if_not": secret, "last": None}}}
+
+        verbs["explain"] = answer
+        text = self.page("/peers/peer.example")
+        self.assertIn("by the shared secret</p>", text)
+        self.assertIn("accepted by the shared secret", text)
+        self.assertNotIn("by dialback", text)
+
     def test_look_up(self) -> None:
         """With look-ups the DNS is shown too."""
         self.assertIn("127.0.0.1", self.page("/peers/peer.example?look_up=1"))
