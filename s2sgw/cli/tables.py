@@ -423,7 +423,15 @@ def planned(answer: JSONRow, screen: Screen) -> str:
 
 
 def _value(value: object) -> str:
-    return "unset" if value is None else json.dumps(value)
+    return "unset" if value is None else _copyable(json.dumps(value, ensure_ascii=False))
+
+
+def _copyable(text: str) -> str:
+    """Return a value that is written in JSON so that it can be copied to the file as it is shown, which doubles backslashes."""
+    if not text.startswith('"') or "\\\\" not in text:
+        return text
+    value = str(json.loads(text))
+    return f"'{value}'" if value.isprintable() and "'" not in value else text
 
 
 def denied(names: list[str], _screen: Screen) -> str:
@@ -451,5 +459,7 @@ def forgotten(answer: JSONRow, screen: Screen) -> str:
 
 def settings(answer: JSONRow, screen: Screen) -> str:
     """Return keys with their values, and where they are set."""
-    lines = (f"{row['key']} = {row['text']}" + (f"  # line {row['line']}" if row["line"] else "") for row in answer["keys"])
+    lines = (
+        f"{row['key']} = {_copyable(row['text'])}" + (f"  # line {row['line']}" if row["line"] else "") for row in answer["keys"]
+    )
     return paragraphs([f"# {answer['config']}", *lines], screen)

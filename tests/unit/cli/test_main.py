@@ -6,6 +6,7 @@ import errno
 import json
 import socket
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from s2sgw.admin import client, verbs
 from s2sgw.admin.server import AdminFactory, VerbError
 from s2sgw.admin.verb_table import is_read_only
 from s2sgw.admin.verbs import CertificateRow, LaneRow, PeerRow, RefusalRow, RefusalsAsked, StatusReport, StreamRow, Views
-from s2sgw.cli import check, output
+from s2sgw.cli import check, output, tables
 from s2sgw.cli import main as command
 from s2sgw.cli.text_table import Screen
 from s2sgw.config import ConfigError
@@ -564,6 +565,19 @@ class ConfigurationTests(CommandCase):
     def test_two_questions(self) -> None:
         """`check` does not leave out one of two options in silence."""
         self.assertIn("use one of them", self.json_of("check", "--live", "--against-running", status=2)["error"])
+
+    def test_values_can_be_copied(self) -> None:
+        """A value with backslashes or umlauts is shown as it can stand in the file, by `config` and by a reload."""
+        endpoint, domains = "tcp:5269:interface=\\:\\:1", ["bücher.example"]
+        self.config.write_text(self.config.read_text() + "[listen]\nendpoint = 'tcp:5269:interface=\\:\\:1'\n")
+        shown = self.run_command("config").output
+        (line,) = [each for each in shown.splitlines() if each.startswith("listen[0].endpoint")]
+        self.assertEqual(endpoint, tomllib.loads(line.partition(".")[2])["endpoint"])
+        changes = [{"key": "listen[0].endpoint", "old": None, "new": endpoint}, {"key": "gateway.domains", "old": domains, "new": "it's \\:"}]
+        answer = {"config": "x", "warnings": [], "changes": changes, "more_changes": 0, "certificates": [], "closed": []}
+        lines = tables.reloaded(answer, Screen(None, bold=False)).splitlines()
+        self.assertEqual("  listen[0].endpoint: unset -> 'tcp:5269:interface=\\:\\:1'", lines[1])
+        self.assertTrue(lines[2].startswith('  gateway.domains: ["bücher.example"] -> "it'), lines[2])
 
     def test_good(self) -> None:
         """A good file has the status 0, and no file is made."""
