@@ -103,7 +103,9 @@ def queue_hold(target: tuple[str, ...], config: ConfigPath, as_json: JSONForm) -
 @json_option
 def queue_release(target: tuple[str, ...], config: ConfigPath, as_json: JSONForm) -> None:
     """Remove the holds of TARGET and deliver. Exit status 1 if nothing was held."""
-    if _change(config, as_json, "queue release", target, "released")["holds"] == 0:
+    answer = asked(config, as_json, "queue release", target=_words(target))
+    show(answer, as_json, _released)
+    if answer["holds"] == 0:
         sys.exit(NO)
 
 
@@ -148,6 +150,11 @@ def _change(config: ConfigPath, as_json: JSONForm, verb: str, target: tuple[str,
 def _held(target: str, row: JSONRow, _screen: Screen) -> str:
     waiting = f"{tables.counted(row['stanzas'], 'stanza')} in {tables.counted(row['lanes'], 'lane')}"
     return f"{target} is held from now on{tables.by_node(row)}: {waiting}, and what comes"
+
+
+def _released(row: JSONRow, screen: Screen) -> str:
+    holds = f"{tables.counted(row['holds'], 'hold')} removed" if row["holds"] else "nothing was held"
+    return f"{holds}; {_changed('released', row, screen)}"
 
 
 def _changed(done: str, row: JSONRow, _screen: Screen) -> str:

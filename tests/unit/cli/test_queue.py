@@ -75,6 +75,12 @@ class QueueCommandTests(SynchronousTestCase):
             self.assertEqual(([(verb, {"target": ["gone.example"], **more})], 0), (self.asked, result.exit_code))
             self.assertEqual(of_nothing, self.run_command({"lanes": 0, "stanzas": 0, "holds": 0}, *words, "gone.example").exit_code)
 
+    def test_release_without_stanzas(self) -> None:
+        """A hold that held nothing back yet is told from none at all."""
+        for holds, words in ((2, "2 holds removed; 0 stanzas in 0 lanes released"), (0, "nothing was held; 0 stanzas in 0 lanes released")):
+            result = self.run_command({"lanes": 0, "stanzas": 0, "holds": holds}, "release", "gone.example")
+            self.assertEqual((words, int(not holds)), (result.output.strip(), result.exit_code))
+
     def test_tables_hold_everything(self) -> None:
         """Every column has its cell."""
         for columns, row in ((tables.QUEUE, PEER), (tables.QUEUED, STANZA)):
