@@ -180,7 +180,10 @@ def _system_bundle() -> Path:
 def read_anchors(source: str) -> Anchors:
     """Return trust anchors from "system", a PEM file or a directory of PEM files."""
     path = Path(source) if source != "system" else _system_bundle()
-    anchors = FileContents(path, Anchors.parse).value
+    try:
+        anchors = FileContents(path, Anchors.parse).value
+    except OSError as error:
+        return Anchors(complaints=[f"{error.filename} cannot be read: {error.strerror}"])
     return anchors if anchors or anchors.complaints else Anchors(complaints=[f"{path} holds no certificate"])
 
 

@@ -157,9 +157,12 @@ def _unusable(peer: PeerObject, revocations: dict[Path, FileContents[RevocationL
     if isinstance(peer.trust_anchors, Path):
         yield from (f"trust_anchors: {text}" for text in read_anchors(str(peer.trust_anchors)).complaints)
     if peer.crl is not None:
-        if peer.crl not in revocations:
-            revocations[peer.crl] = read_revocations(peer.crl)
-        yield from (f"crl: {text}" for text in revocations[peer.crl].value.complaints)
+        try:
+            if peer.crl not in revocations:
+                revocations[peer.crl] = read_revocations(peer.crl)
+            yield from (f"crl: {text}" for text in revocations[peer.crl].value.complaints)
+        except OSError as error:
+            yield f"crl: {error.filename} cannot be read: {error.strerror}"
     yield from (f"certificate: {text}" for text in _unusable_certificate(peer.certificate))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,6 +47,29 @@ class GroupTests(PreflightCase):
         self.assertIn("admin.group: there is no group no-such-group: create it", complaint)
         known = grp.getgrall()[0].gr_name
         self.assertEqual(known, check_configuration(self.written(f'[admin]\nsocket = "admin.sock"\ngroup = "{known}"\n')).config.admin.group)
+
+
+class ClosedFileTests(PreflightCase):
+    def test_in_a_folder(self) -> None:
+        """A file that cannot be read in a folder of anchors or of revocation lists is an error, beside all others."""
+        (self.folder / "anchors").mkdir()
+        (self.folder / "anchors" / "closed.pem").touch()
+        read = Path.read_bytes
+
+        def read_bytes(path: Path) -> bytes:
+            if path.name == "closed.pem":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return read(path)
+
+        self.patch(Path, "read_bytes", read_bytes)
+        path = self.written('[peers."a.example"]\ntrust_anchors = "anchors"\ncrl = "anchors"\n[admin]\nsocket = "a.sock"\ngroup = "no-such-group"\n')
+        path.write_text(path.read_text().replace('"root.pem"', '"anchors"'))
+        closed = f"{path.parent.absolute()}/anchors/closed.pem cannot be read: Permission denied"
+        *files, group = self.assertRaises(ConfigError, check_configuration, path).complaints
+        self.assertEqual([
+            f"tls.trust_anchors: {closed}", f'peers."a.example".trust_anchors: {closed}', f'peers."a.example".crl: {closed}',
+        ], files)
+        self.assertIn("admin.group", group)
 
 
 class ClusterTests(PreflightCase):
