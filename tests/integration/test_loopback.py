@@ -25,6 +25,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
+from twisted.python import usage
 from twisted.trial.unittest import TestCase
 
 from s2sgw import service
@@ -338,7 +339,8 @@ class PluginTests(LoopbackCase):
     def test_bad_log_file(self) -> None:
         """A log that cannot be opened is an error in one line."""
         options = Options()
-        options.parent = {"logfile": str(self.config.parent)}
+        options.parent = usage.Options()
+        options.parent["logfile"] = str(self.config.parent)
         options.parseOptions(["--config", str(self.config)])
         error = self.assertRaises(UnusableConfiguration, makeService, options)
         self.assertEqual(f"{self.config.parent}: the log cannot be written: Is a directory", str(error))
