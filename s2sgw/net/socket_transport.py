@@ -57,6 +57,9 @@ class Outputs(Protocol):
 class Input(Protocol):
     """The protocol that reads."""
 
+    established: bool
+    """Whether the negotiation is over: the other side is proven."""
+
     @property
     def party(self) -> object:
         """Return the party that the stream belongs to, or None (`net.turns`)."""
@@ -155,6 +158,8 @@ class SocketTransport:
         self._tls_user: TLSUser | None = None
         self._tls_begin: Callable[[], None] | None = None
         self._handshaking = False
+        #: whether the other side may send session tickets: long messages without data
+        self._is_client = False
         #: whether close_notify is sent
         self._notified = False
         #: whether it is being closed (data written then is dropped), and whether without waiting for the other side
@@ -249,7 +254,7 @@ class SocketTransport:
     def start_tls(self, creator: Any, is_client: bool, user: TLSUser) -> None:
         """Begin TLS after the data that was written before. `creator` makes the connection (`net.tls`)."""
         make = creator.clientConnectionForTLS if is_client else creator.serverConnectionForTLS
-        self._tls_watch = _Watch(user)
+        self._tls_watch, self._is_client = _Watch(user), is_client
         tls = make(self._tls_watch, self.socket)
         (tls.set_connect_state if is_client else tls.set_accept_state)()
         self._tls_user = user
@@ -271,7 +276,7 @@ class SocketTransport:
     def _handshake(self) -> BaseException | None:
         """Advance the handshake as far as possible. Return why it failed."""
         if self._is_in_pieces():
-            return SSL.Error([("SSL routines", "", "too many small records")])
+            return _in_pieces()
         try:
             self._tls.do_handshake()
         except SSL.WantReadError:
@@ -371,7 +376,12 @@ class SocketTransport:
     def doRead(self) -> Any:
         """Read. Return why the connection is lost, an exception."""
         if self._tls is not None:
-            problem = self._handshake() if self._handshaking else self._read_records()
+            if self._handshaking:
+                problem = self._handshake()
+            elif self._is_client and self._user is not None and not self._user.established and self._is_in_pieces():
+                problem = _in_pieces()  # a session ticket
+            else:
+                problem = self._read_records()
             if problem is None and self._pending and not self._send_is_due:
                 self._send()
             return problem
@@ -491,6 +501,10 @@ class SocketTransport:
         if self._writing is not wanted:
             self._writing = wanted
             (self._reactor.addWriter if wanted else self._reactor.removeWriter)(self)
+
+
+def _in_pieces() -> SSL.Error:
+    return SSL.Error([("SSL routines", "", "too many small records")])
 
 
 def _reason(error: BaseException) -> BaseException:

@@ -5,12 +5,24 @@ from __future__ import annotations
 from math import isqrt
 from struct import pack
 
+import dns.edns
+import dns.exception
 import dns.message
 import dns.reversename
 import dns.rrset
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.dns_bounds import LABEL_SQUARES, OTHERS, POINTERS, RECORDS, WITH_NAMES, AnswerTooLarge, check_answer
+from s2sgw.net.dns_bounds import (
+    LABEL_SQUARES,
+    OTHER_BYTES,
+    OTHERS,
+    POINTERS,
+    RECORDS,
+    STRINGS,
+    WITH_NAMES,
+    AnswerTooLarge,
+    check_answer,
+)
 
 _QUERY = dns.message.make_query("_xmpp-server._tcp.a.test", "SRV")
 _QUESTION = dns.message.make_response(_QUERY).to_wire()[12:]
@@ -106,6 +118,33 @@ class BoundsTests(SynchronousTestCase):
         text = _record(16, (b"\xff" + b"x" * 255) * 10)
         self.accept(_answer(*[text] * 6))
         self.refuse(_answer(*[text] * 7), "bytes")
+
+    def test_strings(self) -> None:
+        """The number of character-strings is bounded, in one record and in many. An empty one counts."""
+        self.accept(_answer(_record(16, bytes(STRINGS))))
+        self.refuse(_answer(_record(16, bytes(STRINGS + 1))), "strings")
+        text = _record(16, b"\1x" * (STRINGS // 8))
+        self.accept(_answer(*[text] * 8))
+        self.refuse(_answer(*[text] * 8, _record(16, b"\0")), "strings")
+
+    def test_malformed_strings(self) -> None:
+        """A string that is longer than its record is left to dnspython, which refuses it."""
+        wire = _answer(_record(16, b"\xff"))
+        check_answer(wire)
+        with self.assertRaises(dns.exception.DNSException):
+            dns.message.from_wire(wire)
+
+    def test_options(self) -> None:
+        """The options of EDNS are bounded, and so is a record of an unusual type. Both may have thousands of parts."""
+        response = dns.message.make_response(_QUERY)
+        option = dns.edns.GenericOption(65001, b"x" * 60)
+        response.use_edns(0, options=[option] * (OTHER_BYTES // 64))
+        self.accept(response.to_wire())
+        response.use_edns(0, options=[option] * (OTHER_BYTES // 64 + 1))
+        self.refuse(response.to_wire(), "unusual type")
+        addresses = pack("!HBB", 1, 0, 0)
+        self.accept(_answer(_record(42, addresses * (OTHER_BYTES // 4))))
+        self.refuse(_answer(_record(42, addresses * (OTHER_BYTES // 4 + 1))), "unusual type")
 
     def test_unusual(self) -> None:
         """Few records of other types pass, which may have names that are not read here. Those of other classes do not."""

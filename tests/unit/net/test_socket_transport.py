@@ -583,6 +583,23 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         world.reactor.settle()
         self.assertEqual(world.ending, Ending(Cause.TLS_FAILED, "too many small records", "network"))
 
+    def test_a_session_ticket_in_pieces(self) -> None:
+        """Many tiny records of a server that is not proven yet are not read: a session ticket may have 128 kB (RFC 8446 §4.6.1).
+
+        A proven one may send them. (These cannot be decrypted.)
+        """
+        for proven in (False, True):
+            world = World(self)
+            world.initiating.step(world.far_engine.begin)
+            world.reactor.settle()
+            if proven:
+                world.initiating.negotiated()
+            world.below.socket.sendall((struct.pack("!BHH", 23, 0x303, 18) + bytes(18)) * 2 * RECORDS)
+            world.reactor.settle()
+            ending = world.initiating.ending
+            assert ending is not None
+            self.assertEqual((proven, Cause.TLS_FAILED), (ending.detail != "too many small records", ending.cause))
+
     def test_messages_that_take_long(self) -> None:
         """Of messages that take long, because each comes in thousands of records, few are read in one call. In many calls all are."""
         for at_once in (True, False):
