@@ -8,6 +8,7 @@ dead: its stream ends, and stanzas in doubt are sent again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from typing import Literal, Protocol
 
@@ -24,8 +25,9 @@ from s2sgw.xmpp.timer import cancel
 
 Acks = Literal["auto", "sm", "ping", "tcp"]
 
-#: Seconds that a server has to answer a ping.
-PING_SECONDS = 20.0
+#: Seconds that a server has to answer a ping. One that answers pings gets another one after so many seconds without a reply: the
+#: reply may be lost with the stream that brings it.
+PING_SECONDS, REPEAT_SECONDS = 20.0, 3.0
 #: Seconds until the policy is told again that a server answers pings.
 NOTE_SECONDS = 60.0
 #: Seconds after which a ping is unanswered even if its reply may lie unread: as long as a stream may be held.
@@ -236,7 +238,10 @@ class StreamManagementAcks:
 
 
 class PingAcks:
-    """One ping at a time after the written stanzas. Its reply acknowledges them. If more was written, the next ping follows."""
+    """One ping at a time after the written stanzas. Its reply acknowledges them. If more was written, the next ping follows.
+
+    If a reply is late, a further ping follows without it. Its reply acknowledges what was written before it.
+    """
 
     whole = False
     arrive_elsewhere = True
@@ -258,13 +263,14 @@ class PingAcks:
         self._clock = clock
         self._token = token
         self._always = always
-        self._covered = 0  # stanzas before the unanswered ping
+        self._covered = 0  # stanzas before the unanswered ping, and behind the one before it
         self._uncovered = 0  # stanzas written since
         self._id: str | None = None
-        self._asked_at = self._due_at = 0.0
+        self._earlier: list[tuple[str, int]] | None = None  # unanswered pings before it, and the stanzas that each of them covers
+        self._asked_at = self._due_at = self._repeat_at = 0.0
         self._note_at = -inf  # when the policy is told again that a ping was answered
         self._unread = False  # at the last look, the reply may have been unread
-        self._timer: IDelayedCall | None = None  # it outlasts replies: one timer serves the pings of `PING_SECONDS`
+        self._timer: IDelayedCall | None = None  # it outlasts replies: one timer serves the pings of `REPEAT_SECONDS`
         self._request: tuple[bytes, bytes] | None = None  # a ping before and behind its id
 
     def batch(self, stanzas: Sequence[bytes]) -> Sequence[bytes]:
@@ -292,14 +298,23 @@ class PingAcks:
 
     def on_pressure(self) -> None:
         """Count written stanzas as passed on if the server may be one that never answers, so that no source is slowed."""
-        if self._covered + self._uncovered and not self._policy.answers_pings(self._stream):
+        if (self._covered or self._uncovered or self._earlier) and not self._policy.answers_pings(self._stream):
             self._believe()
 
     def _believe(self) -> None:
+        self._give_up_earlier()
         everything, self._covered, self._uncovered = self._covered + self._uncovered, 0, 0
         self._queue.acknowledged(everything, WRITTEN)
 
+    def _give_up_earlier(self) -> None:
+        """Wait for no reply to the earlier pings: the last one covers their stanzas too."""
+        earlier, self._earlier = self._earlier or [], None
+        for id, covered in earlier:
+            self._replies.give_up(id)
+            self._covered += covered
+
     def stop(self) -> None:
+        self._give_up_earlier()
         if self._id is not None:
             self._replies.give_up(self._id)
             self._id = None
@@ -312,10 +327,10 @@ class PingAcks:
         self._stream.count_sent(number)
         self._covered, self._uncovered = self._uncovered, 0
         self._asked_at, self._unread = self._clock.seconds(), False
-        self._due_at = self._asked_at + PING_SECONDS
+        self._due_at, self._repeat_at = self._asked_at + PING_SECONDS, self._asked_at + REPEAT_SECONDS
         self._replies.expect(self._id, self._answered)
         if self._timer is None:
-            self._timer = self._clock.callLater(PING_SECONDS, self._look)
+            self._timer = self._clock.callLater(REPEAT_SECONDS, self._look)
         if self._request is None:
             self._request = _ping_around(self._queue.pair)
         before, behind = self._request
@@ -327,28 +342,55 @@ class PingAcks:
         if now >= self._note_at:
             self._note_at = now + NOTE_SECONDS
             self._policy.ping_answered(self._stream)
+        if self._earlier is not None:
+            self._give_up_earlier()
         covered, self._covered = self._covered, 0
         if self._uncovered:
             self._stream.write([self._ping(1)])
         self._queue.acknowledged(covered, PASSED_ON)
 
     def _look(self) -> None:
-        """The timer is due. Start it again for a ping that came later than the one for which it was started."""
+        """The timer is due. Repeat the ping, judge it, or wait on: one timer serves all pings of `REPEAT_SECONDS`."""
         self._timer = None
         if self._id is None:
             return
-        left = self._due_at - self._clock.seconds()
-        if left > 0:
-            self._timer = self._clock.callLater(left, self._look)
-        else:
+        now = self._clock.seconds()
+        if now >= self._due_at:
             self._unanswered()
+            return
+        repeats = now >= self._repeat_at
+        if repeats:
+            self._repeat_at = now + REPEAT_SECONDS
+        self._timer = self._clock.callLater(min(self._repeat_at, self._due_at) - now, self._look)
+        if repeats and self._policy.answers_pings(self._stream) and not self._replies.unread:
+            self._repeat(self._id)
+
+    def _repeat(self, id: str) -> None:
+        """Ping again: the reply to the ping `id` may be lost. The time for a reply goes on."""
+        self._replies.expect(id, partial(self._answered_late, id))
+        self._earlier = [*(self._earlier or ()), (id, self._covered)]
+        since = self._asked_at, self._due_at, self._unread
+        ping = self._ping(1)
+        self._asked_at, self._due_at, self._unread = since
+        self._stream.write([ping])
+
+    def _answered_late(self, id: str) -> None:
+        """Take the reply to a ping that was repeated. It acknowledges what was written before it, and the server lives."""
+        earlier = self._earlier or []
+        number = 1 + [each for each, _ in earlier].index(id)
+        self._earlier = earlier[number:] or None
+        for each, _ in earlier[: number - 1]:
+            self._replies.give_up(each)
+        self._due_at = self._clock.seconds() + PING_SECONDS
+        self._queue.acknowledged(sum(covered for _, covered in earlier[:number]), PASSED_ON)
 
     def _unanswered(self) -> None:
         """End a ping without a reply. A reply that may lie unread gets its time again when the stream is read."""
         was_unread, self._unread = self._unread, self._replies.unread
         if (was_unread or self._unread) and self._clock.seconds() < self._asked_at + UNREAD_SECONDS:
-            self._due_at = self._clock.seconds() + PING_SECONDS
-            self._timer = self._clock.callLater(PING_SECONDS, self._look)
+            now = self._clock.seconds()
+            self._due_at, self._repeat_at = now + PING_SECONDS, now + REPEAT_SECONDS
+            self._timer = self._clock.callLater(REPEAT_SECONDS, self._look)
             return
         self.stop()
         self._note_at = -inf

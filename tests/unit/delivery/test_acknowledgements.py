@@ -15,6 +15,7 @@ from s2sgw.delivery.acknowledgements import (
     NOTE_SECONDS,
     OVERDUE_SECONDS,
     PING_SECONDS,
+    REPEAT_SECONDS,
     UNREAD_SECONDS,
     PingAcks,
     ReplyCatcher,
@@ -26,6 +27,7 @@ from s2sgw.stream.management import REQUEST
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.namespaces import PING
+from s2sgw.xmpp.stanza import Stanza
 
 PAIR = Pair(Domain.parse("here.example"), Domain.parse("there.example"))
 
@@ -140,14 +142,88 @@ class PingTests(SynchronousTestCase):
         """One timer serves the pings of a busy stream. Each ping has its full time."""
         self.acks.after_batch(1)
         (timer,) = self.clock.getDelayedCalls()
-        self.clock.advance(PING_SECONDS - 5)
+        self.clock.advance(REPEAT_SECONDS - 1)
         self.answer("id1")
         self.acks.after_batch(2)
         self.assertEqual([timer], self.clock.getDelayedCalls())
-        self.clock.advance(PING_SECONDS - 1)
+        self.clock.pump([1] * (int(PING_SECONDS) - 1))
         self.assertEqual(([], 1), (self.policy.told, len(self.clock.getDelayedCalls())))
         self.clock.advance(1)
         self.assertEqual((["unanswered"], [(2, "written")], []), (self.policy.told, self.queue.acknowledgements[1:], self.clock.getDelayedCalls()))
+
+    def repeated(self) -> None:
+        """Let the server answer a first ping, and then no second one, behind three stanzas, until a third follows behind two more."""
+        self.acks.after_batch(1)
+        self.answer("id1")
+        self.acks.after_batch(3)
+        self.acks.after_batch(2)
+        self.clock.advance(REPEAT_SECONDS)
+        self.assertEqual((["id2", "id3"], 1, 1), (list(self.replies.pings), len(self.stream.written), self.stream.counted[-1]))
+        self.acks.after_batch(4)
+        del self.queue.acknowledgements[:]
+
+    def test_repeated(self) -> None:
+        """R41: a late reply may be lost with the stream that brings it. The reply to a further ping acknowledges all before that."""
+        self.repeated()
+        self.answer("id3")
+        self.assertEqual(([(5, "passed_on")], ["id4"]), (self.queue.acknowledgements, list(self.replies.pings)))
+        self.assertTrue(self.late.expects(PAIR.inverse, Stanza("iq", b"", "there.example", "here.example", "get", "id2")))
+        self.answer("id4")
+        self.assertEqual([(5, "passed_on"), (4, "passed_on")], self.queue.acknowledgements)
+
+    def test_repeated_and_late(self) -> None:
+        """The late reply to the first of these pings acknowledges only the stanzas before it. The others are awaited as long as ever."""
+        self.repeated()
+        self.clock.advance(REPEAT_SECONDS)
+        self.clock.pump([1] * 13)
+        self.assertEqual(["id2", "id3", "id4", "id5", "id6", "id7", "id8"], list(self.replies.pings))
+        self.answer("id3")
+        self.assertEqual(([(5, "passed_on")], ["id4", "id5", "id6", "id7", "id8"]), (self.queue.acknowledgements, list(self.replies.pings)))
+        self.clock.pump([1] * 19)
+        self.assertEqual([], self.policy.told)
+        self.clock.advance(1)
+        self.assertEqual(["unanswered"], self.policy.told)
+
+    def test_repeated_in_vain(self) -> None:
+        """The time for a reply is that of the first ping, however often it is repeated. Then all are given up."""
+        self.repeated()
+        self.policy.ends = True
+        self.clock.pump([1] * 16)
+        self.assertEqual([], self.policy.told)
+        self.clock.advance(1)
+        self.assertEqual((["unanswered"], {}, []), (self.policy.told, self.replies.pings, self.clock.getDelayedCalls()))
+
+    def test_repeated_and_unread(self) -> None:
+        """The bound for a reply that may lie unread begins with the first ping."""
+        self.repeated()
+        self.back.held = True
+        self.clock.pump([1] * int(UNREAD_SECONDS - REPEAT_SECONDS - 1))
+        self.assertEqual([], self.policy.told)
+        self.clock.advance(1)
+        self.assertEqual(["unanswered"], self.policy.told)
+
+    def test_repeated_and_believed(self) -> None:
+        """If the server does not count as one that answers any more, all written stanzas count as passed on, under pressure and later."""
+        self.repeated()
+        self.policy.answers = False
+        self.acks.on_pressure()
+        self.assertEqual(([(9, "written")], ["id3"]), (self.queue.acknowledgements, list(self.replies.pings)))
+        self.answer("id3")
+        self.assertEqual([(9, "written"), (0, "passed_on")], self.queue.acknowledgements)
+
+    def test_not_repeated(self) -> None:
+        """A server that has answered no ping yet gets one ping. So does one whose reply may lie unread, and what lay unread stays so."""
+        self.acks.after_batch(1)
+        self.clock.pump([1] * 19)
+        self.assertEqual((["id1"], []), (list(self.replies.pings), self.stream.written))
+        self.answer("id1")
+        self.acks.after_batch(1)
+        self.back.held = True
+        self.clock.pump([1] * 20)
+        self.back.held = False
+        self.assertEqual((["id2"], []), (list(self.replies.pings), self.stream.written))
+        self.clock.pump([1] * 20)
+        self.assertEqual(([], 7), (self.policy.told, len(self.replies.pings)))
 
     def test_asked_again_while_the_timer_runs(self) -> None:
         """A ping that follows an answered one has its own full time, also if its answer may be unread. After a stop no ping is due."""
