@@ -137,7 +137,7 @@ class BoundsTests(SynchronousTestCase):
     def test_options(self) -> None:
         """The options of EDNS are bounded, and so is a record of an unusual type. Both may have thousands of parts."""
         response = dns.message.make_response(_QUERY)
-        option = dns.edns.GenericOption(65001, b"x" * 60)
+        option = dns.edns.GenericOption(dns.edns.OptionType.make(65001), b"x" * 60)
         response.use_edns(0, options=[option] * (OTHER_BYTES // 64))
         self.accept(response.to_wire())
         response.use_edns(0, options=[option] * (OTHER_BYTES // 64 + 1))
