@@ -20,6 +20,10 @@ class StanzaSource(Protocol):
     def shared(self) -> bool:
         """Whether it brings the stanzas of several queues, so that one slow next hop must not slow all of them."""
 
+    @property
+    def has_unread_input(self) -> bool:
+        """Whether input waits to be read, or may wait: the stream is held."""
+
     def pause(self, holder: object) -> None:
         """Stop reading until `holder`, and all others that paused it, resume it."""
 

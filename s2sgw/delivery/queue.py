@@ -404,6 +404,10 @@ class DeliveryQueue:
         """Whether a stream that feeds the queue is paused."""
         return bool(self._slowed)
 
+    def slowed_besides(self, source: StanzaSource) -> list[StanzaSource]:
+        """Return the paused streams other than `source`."""
+        return [each for each in self._slowed if each is not source]
+
     def forget(self, source: StanzaSource) -> None:
         """Forget a source that is gone."""
         self._slowed.pop(source, None)

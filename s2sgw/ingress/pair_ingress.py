@@ -95,10 +95,6 @@ class IngressConnection(StanzaSource, Protocol):
     @property
     def peer_address(self) -> str: ...
 
-    @property
-    def has_unread_input(self) -> bool:
-        """Whether input waits to be read, or may wait: the stream is held."""
-
     def fail(self, refusal: Refusal) -> None:
         """End the stream with an error."""
 
@@ -283,6 +279,32 @@ class PairIngress:
         self._begin_admission()
 
     def _begin_admission(self) -> None:
+        """Begin the admission. If the queue stops other streams of the pair, what is unread on these is read first (R35)."""
+        queue = None if self._entered else self._services.queues.find(self.pair)
+        if queue is not None and (others := queue.slowed_besides(self._connection)):
+            self._look_at_others_later(others, 0, self._services.clock.seconds() + READ_ON_SECONDS)
+        else:
+            self._ask_policy()
+
+    def _look_at_others_later(self, others: list[StanzaSource], quiet: int, until: float) -> None:
+        """Look for input on `others` soon. `quiet`: how many looks have found none."""
+        self._step_is_due = True
+        self._services.admissions += 1
+        self._services.clock.callLater(LOOK_SECONDS, self._look_at_others, others, quiet, until)
+
+    def _look_at_others(self, others: list[StanzaSource], quiet: int, until: float) -> None:
+        """Begin the admission once the others have had no input for a while."""
+        self._step_is_due = False
+        self._services.admissions -= 1
+        if self._abandoned:
+            return
+        quiet = 0 if any(each.has_unread_input for each in others) else quiet + 1
+        if quiet < QUIET_LOOKS and self._services.clock.seconds() < until:
+            self._look_at_others_later(others, quiet, until)
+        else:
+            self._ask_policy()
+
+    def _ask_policy(self) -> None:
         self._admitting = True
         self._services.admissions += 1
         admission = Deferred.fromCoroutine(self._policy_answer())

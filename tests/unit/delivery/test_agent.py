@@ -152,6 +152,8 @@ class FakeSide:
 class Source:
     """A stream that can be paused."""
 
+    has_unread_input = False
+
     def __init__(self, shared: bool = False) -> None:
         self.shared = shared
         self.held: list[object] = []

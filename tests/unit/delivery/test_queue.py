@@ -82,6 +82,8 @@ class FakeHop(FakeNextHop):
 class Source:
     """A stream that brings stanzas."""
 
+    has_unread_input = False
+
     def __init__(self, shared: bool = False) -> None:
         self.shared = shared
         self.paused = False

@@ -38,7 +38,7 @@ IN, OUT, OTHERS = Pair(PEER, HERE), Pair(HERE, PEER), Pair(OTHER, HERE)
 class Connection:
     """A connection as an ingress uses it."""
 
-    peer_address = "192.0.2.1:5269"
+    peer_address, shared = "192.0.2.1:5269", False
     has_unread_input = False
     last_received = 0.0
 
@@ -103,7 +103,7 @@ class EntryTestCase(SynchronousTestCase):
         self.admissions: list[Deferred[Ending | None]] = []
         self.senders = {IN.sender}
         self.ingress_services = ingress_services(self.custody, self.peers)
-        return PairIngress(self.ingress_services, self.connection, leg, pair, self, self.senders, self.waiting)  # type: ignore[arg-type]
+        return PairIngress(self.ingress_services, self.connection, leg, pair, self, self.senders, self.waiting)
 
     def step(self) -> None:
         """Run one turn of the reactor, in which everything due is done."""
@@ -367,7 +367,7 @@ class ReloadTests(EntryTestCase):
         """The answer comes at once. No stanza of the next stream overtakes those of the first."""
         first = self.made()
         second = PairIngress(
-            self.ingress_services, Connection(), "federation", IN, self, self.senders, HeldBytes(),  # type: ignore[arg-type]
+            self.ingress_services, Connection(), "federation", IN, self, self.senders, HeldBytes(),
         )
         for name in "abcde":
             first.accept([stanza(name)] * (PASSED_AT_ONCE - 1))
@@ -388,7 +388,7 @@ class SeveralStreamsTests(EntryTestCase):
 
     def another(self) -> PairIngress:
         """Return an ingress of the same pair on another stream."""
-        return PairIngress(self.ingress_services, Connection(), "federation", IN, self, self.senders, HeldBytes())  # type: ignore[arg-type]
+        return PairIngress(self.ingress_services, Connection(), "federation", IN, self, self.senders, HeldBytes())
 
     def test_in_order(self) -> None:
         """The first stream's stanzas go first, although it has ended. The next stream asks for admission again."""
@@ -454,7 +454,7 @@ class ReadOnTests(EntryTestCase):
     def setUp(self) -> None:
         self.first = self.made()
         self.first.accept([stanza("a")])
-        self.second = PairIngress(self.ingress_services, Connection(), "federation", IN, self, self.senders, HeldBytes())  # type: ignore[arg-type]
+        self.second = PairIngress(self.ingress_services, Connection(), "federation", IN, self, self.senders, HeldBytes())
 
     def look(self, number: int = QUIET_LOOKS) -> None:
         """Let the time pass in which the first stream is looked at so many times."""
@@ -507,6 +507,50 @@ class ReadOnTests(EntryTestCase):
         self.look()
         self.assert_second_goes("a")
 
+    def stop_by_queue(self) -> None:
+        """Let the queue of the pair stop the first stream."""
+        self.admit_first()
+        self.patch(Keeping, "slow", True)
+        self.read("b")
+        self.assertEqual({self.queues.queue(IN)}, self.connection.holders)
+        self.connection.has_unread_input = True
+
+    def test_stopped_by_the_queue(self) -> None:
+        """Input that is unread on a stream that a slow next hop stops is read before a new stream of the pair goes on."""
+        self.stop_by_queue()
+        self.second.accept([stanza("z")])
+        self.look(10)
+        self.assertEqual(([], True), (self.admissions, self.ingress_services.admitting))
+        self.patch(Keeping, "slow", False)
+        self.queues.queue(IN).relieve()
+        self.read("c")
+        self.connection.has_unread_input = False
+        self.look(QUIET_LOOKS - 1)
+        self.assertEqual(("a b c", []), (self.passed(), self.admissions))
+        self.look(1)
+        self.assert_second_goes("a b c")
+        self.assertFalse(self.ingress_services.admitting)
+
+    def test_stopped_by_the_queue_for_long(self) -> None:
+        """The new stream waits no longer than two seconds for this, and only at first."""
+        self.stop_by_queue()
+        self.second.accept([stanza("z")])
+        self.second.close()
+        self.look(201)
+        self.assert_second_goes("a b")
+        self.second.reconsider()
+        self.second.accept([stanza("y")])
+        self.assertEqual(1, len(self.admissions))
+
+    def test_stopped_by_the_queue_and_given_up(self) -> None:
+        """A new stream whose pair another node gets meanwhile asks for nothing."""
+        self.stop_by_queue()
+        self.second.accept([stanza("z")], Receipt(1))
+        self.ingress_services.lines.leave(self.second)
+        self.second.abandon()
+        self.look(201)
+        self.assertEqual(([], False), (self.admissions, self.ingress_services.admitting))
+
     def test_ends(self) -> None:
         """The second stream goes on at once when the first has ended."""
         self.second.accept([stanza("z")])
@@ -541,7 +585,7 @@ class ReadOnTests(EntryTestCase):
         """A stream that was read all the time, since it has other senders too, leaves no timer."""
         self.made()
         self.senders.add(OTHER)
-        entry = PairIngress(self.ingress_services, self.connection, "federation", IN, self, self.senders, HeldBytes())  # type: ignore[arg-type]
+        entry = PairIngress(self.ingress_services, self.connection, "federation", IN, self, self.senders, HeldBytes())
         entry.accept([stanza("a")])
         self.clock.advance(1)
         self.admit_first()
@@ -655,7 +699,7 @@ class RateTests(EntryTestCase):
         """The total of all pairs that wait on a stream is bounded too. The stream is read again once the pair over the limit has gone on."""
         first = self.made()
         self.senders.add(OTHERS.sender)
-        second = PairIngress(self.ingress_services, self.connection, "federation", OTHERS, self, (IN.sender, OTHERS.sender), self.waiting)  # type: ignore[arg-type]
+        second = PairIngress(self.ingress_services, self.connection, "federation", OTHERS, self, (IN.sender, OTHERS.sender), self.waiting)
         self.patch(entry_module, "HELD_BYTES_OF_STREAM", 3 * OVERHEAD + 10)
         first.accept([stanza("a"), stanza("b")])
         second.accept([stanza("c")])
@@ -686,7 +730,7 @@ class RateTests(EntryTestCase):
     def test_two_streams_of_one_peer(self) -> None:
         """The rate applies to the peer, not to one stream."""
         first = self.slowed()
-        second = PairIngress(first._services, self.connection, "federation", IN, self, (IN.sender,), self.waiting)  # type: ignore[arg-type]
+        second = PairIngress(first._services, self.connection, "federation", IN, self, (IN.sender,), self.waiting)
         second.accept([stanza(str(number)) for number in range(30)])
         self.admissions.pop().callback(None)
         first.accept([stanza("a")])
