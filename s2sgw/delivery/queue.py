@@ -224,7 +224,8 @@ class DeliveryQueue:
 
     def full_bounds(self) -> list[str]:
         """Return the bounds that the stanzas of this queue have reached, for operators."""
-        disk = {"share": "disk share", "spool": "disk", "disk": "disk"}.get(self.overflow.bound)
+        bound = self.overflow.bound if self._services.spools else ""  # without a spool the share is that of memory
+        disk = {"share": "disk share", "spool": "disk", "disk": "disk"}.get(bound)
         memory = ["memory share"] if self.pair_queue.bytes and self.pair_queue.memory.full else []
         return [*memory, *([] if disk is None else [disk])]
 

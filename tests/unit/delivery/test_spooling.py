@@ -136,6 +136,15 @@ class OverflowTests(SynchronousTestCase):
         self.accept(1)
         self.assertEqual((1, []), (len(self.world.spooled()), self.world.queue.full_bounds()))
 
+    def test_no_disk(self) -> None:
+        """Without a spool no bound of the disk is named."""
+        self.world = World(spools=False, memory=2_000, soon=self.steps.append)
+        self.world.next_hop.ready = False
+        for name in map(str, range(20)):
+            self.world.accept(stanza(name))
+        self.assertTrue(self.bounced())
+        self.assertEqual([], self.world.queue.full_bounds())
+
     def test_next_hop_is_back(self) -> None:
         """Stanzas that are still to be bounced when the next hop is ready are passed on."""
         names = self.accept(BOUNCED_AT_ONCE + 5)
