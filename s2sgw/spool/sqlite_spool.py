@@ -422,12 +422,14 @@ class SQLiteSpool(Spool):
             answers = self._perform(jobs)
             if last and self._tables is not None:
                 self._tables.close()
+            calls = False
             if answers:
                 with self._answers_lock:
                     self._answers.extend(answers)
-                    is_due, self._call_is_due = self._call_is_due, True
-                if not is_due:
-                    self._deliver(self._call)
+                    calls, self._call_is_due = not self._call_is_due, True
+            del jobs, answers  # finished jobs do not stay in memory longer than their queues
+            if calls:
+                self._deliver(self._call)
 
     def _waiting(self) -> list[_Job]:
         """Return the waiting jobs, after waiting for the first."""

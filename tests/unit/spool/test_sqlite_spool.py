@@ -11,6 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 from typing import Any
+from weakref import finalize
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -65,6 +66,27 @@ class FailingConnection:
 
     def close(self) -> None:
         self._connection.close()
+
+
+class ThreadTests(SynchronousTestCase):
+    """Tests of the thread that works on the file."""
+
+    def test_finished_calls_leave_memory(self) -> None:
+        """The thread keeps nothing of a call that it has finished, while it waits for the next."""
+        it = File(self.mktemp()).open()
+        left = Event()
+
+        def ask() -> None:
+            queue = frozenset((1,))  # an object that the answer refers to
+            finalize(queue, left.set)
+            answers: list[object] = []
+            it.spool.append([spooled(A, 1)], lambda error: answers.append(queue and error))
+            it.calls.get(timeout=PATIENCE)()
+            self.assertEqual([None], answers)
+
+        ask()
+        self.assertTrue(left.wait(PATIENCE))
+        it.close()
 
 
 class LastingTests(SynchronousTestCase):
