@@ -267,7 +267,7 @@ class PingAcks:
         self._uncovered = 0  # stanzas written since
         self._id: str | None = None
         self._earlier: list[tuple[str, int]] | None = None  # unanswered pings before it, and the stanzas that each of them covers
-        self._asked_at = self._due_at = self._repeat_at = 0.0
+        self._asked_at = self._due_at = self._repeat_at = 0.0  # asked at: the time of the last late reply, if there was one
         self._note_at = -inf  # when the policy is told again that a ping was answered
         self._unread = False  # at the last look, the reply may have been unread
         self._timer: IDelayedCall | None = None  # it outlasts replies: one timer serves the pings of `REPEAT_SECONDS`
@@ -338,16 +338,20 @@ class PingAcks:
 
     def _answered(self) -> None:
         self._id = None  # the reply is caught
-        now = self._clock.seconds()
-        if now >= self._note_at:
-            self._note_at = now + NOTE_SECONDS
-            self._policy.ping_answered(self._stream)
+        self._note_answer()
         if self._earlier is not None:
             self._give_up_earlier()
         covered, self._covered = self._covered, 0
         if self._uncovered:
             self._stream.write([self._ping(1)])
         self._queue.acknowledged(covered, PASSED_ON)
+
+    def _note_answer(self) -> None:
+        """Tell the policy that a ping was answered."""
+        now = self._clock.seconds()
+        if now >= self._note_at:
+            self._note_at = now + NOTE_SECONDS
+            self._policy.ping_answered(self._stream)
 
     def _look(self) -> None:
         """The timer is due. Repeat the ping, judge it, or wait on: one timer serves all pings of `REPEAT_SECONDS`."""
@@ -375,13 +379,20 @@ class PingAcks:
         self._stream.write([ping])
 
     def _answered_late(self, id: str) -> None:
-        """Take the reply to a ping that was repeated. It acknowledges what was written before it, and the server lives."""
+        """Take the reply to a ping that was repeated. It acknowledges what was written before it, and the server lives.
+
+        If this was all, no further reply is awaited. A server that is always late would be asked for ever.
+        """
+        self._note_answer()
         earlier = self._earlier or []
         number = 1 + [each for each, _ in earlier].index(id)
         self._earlier = earlier[number:] or None
         for each, _ in earlier[: number - 1]:
             self._replies.give_up(each)
-        self._due_at = self._clock.seconds() + PING_SECONDS
+        self._asked_at = self._clock.seconds()
+        self._due_at = self._asked_at + PING_SECONDS
+        if not (self._uncovered or self._covered or any(covered for _, covered in earlier[number:])):
+            self.stop()
         self._queue.acknowledged(sum(covered for _, covered in earlier[:number]), PASSED_ON)
 
     def _unanswered(self) -> None:

@@ -184,6 +184,43 @@ class PingTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual(["unanswered"], self.policy.told)
 
+    def test_always_late(self) -> None:
+        """A server that answers each ping late is asked no more once all stanzas are acknowledged. It counts as one that answers."""
+        self.policy.answers = True
+        noted = self.policy.ping_answered = Mock()  # type: ignore[method-assign]
+        self.acks.after_batch(3)
+        self.clock.pump([1] * 10)
+        self.assertEqual(["id1", "id2", "id3", "id4"], list(self.replies.pings))
+        self.answer("id1")
+        self.assertEqual(([(3, "passed_on")], 1), (self.queue.acknowledgements, noted.call_count))
+        self.assertEqual(({}, []), (self.replies.pings, self.clock.getDelayedCalls()))
+        self.assertTrue(self.late.expects(PAIR.inverse, Stanza("iq", b"", "there.example", "here.example", "get", "id4")))
+        self.assertIn(b"id5", self.acks.after_batch(1))
+
+    def test_late_before_a_large_stanza(self) -> None:
+        """The late reply to the ping before a large stanza acknowledges nothing. The reply behind the stanza is awaited."""
+        self.policy.answers = True
+        self.acks.batch([b"x" * (LARGE + 1)])
+        self.clock.advance(REPEAT_SECONDS)
+        self.answer("id1")
+        self.assertEqual(([(0, "passed_on")], ["id2"]), (self.queue.acknowledgements, list(self.replies.pings)))
+        self.answer("id2")
+        self.assertEqual([(1, "passed_on")], self.queue.acknowledgements[1:])
+
+    def test_always_late_and_unread(self) -> None:
+        """The bound for a reply that may lie unread begins with the last reply, also if that was late."""
+        self.policy.answers = True
+        self.acks.after_batch(1)
+        for number in range(1, 100):
+            self.clock.advance(REPEAT_SECONDS)
+            self.acks.after_batch(1)
+            self.answer(f"id{number}")
+        self.back.held = True
+        self.clock.pump([1] * int(UNREAD_SECONDS - 1))
+        self.assertEqual([], self.policy.told)
+        self.clock.pump([1] * int(PING_SECONDS))
+        self.assertEqual(["unanswered"], self.policy.told)
+
     def test_repeated_in_vain(self) -> None:
         """The time for a reply is that of the first ping, however often it is repeated. Then all are given up."""
         self.repeated()
