@@ -281,8 +281,10 @@ class PairIngress:
     def _begin_admission(self) -> None:
         """Begin the admission. If the queue stops other streams of the pair, what is unread on these is read first (R35)."""
         queue = None if self._entered else self._services.queues.find(self.pair)
-        if queue is not None and (others := queue.slowed_besides(self._connection)):
-            self._look_at_others_later(others, 0, self._services.clock.seconds() + READ_ON_SECONDS)
+        until = self._used_at + READ_ON_SECONDS  # what waited longer, behind another stream, waits for this no more
+        others = [] if queue is None or self._services.clock.seconds() >= until else queue.slowed_besides(self._connection)
+        if others:
+            self._look_at_others_later(others, 0, until)
         else:
             self._ask_policy()
 

@@ -542,6 +542,18 @@ class ReadOnTests(EntryTestCase):
         self.second.accept([stanza("y")])
         self.assertEqual(1, len(self.admissions))
 
+    def test_stopped_by_the_queue_and_many_wait(self) -> None:
+        """The new streams of a pair do not wait one after the other for this."""
+        self.stop_by_queue()
+        self.second.accept([stanza("z")])
+        third = PairIngress(self.ingress_services, Connection(), "federation", IN, self, self.senders, HeldBytes())
+        third.accept([stanza("y")])
+        self.look(201)
+        self.admit_first()
+        self.look()
+        self.admissions.pop().callback(None)
+        self.assertEqual("a b z y", self.passed())
+
     def test_stopped_by_the_queue_and_given_up(self) -> None:
         """A new stream whose pair another node gets meanwhile asks for nothing."""
         self.stop_by_queue()
