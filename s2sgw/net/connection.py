@@ -219,8 +219,11 @@ class StreamConnection(Protocol):
             self._broken()
 
     def write(self, data: bytes) -> bool:
-        """Send stanzas past the engine. Return whether the stream takes no more for now. Callers join the stanzas of one turn."""
-        if self.ending is None and not self._gone:
+        """Send stanzas past the engine. Return whether the stream takes no more for now. Callers join the stanzas of one turn.
+
+        Nothing is sent after our closing tag.
+        """
+        if self.ending is None and not self._gone and self.engine.leaving is None:
             self.last_sent = self._clock.seconds()
             self._sends = True
             self._out.write(data)
@@ -232,7 +235,7 @@ class StreamConnection(Protocol):
 
     def keep_alive(self, data: bytes = b" ") -> None:
         """Send white space between stanzas (RFC 6120 §4.6.1), or a request for a sign of life. It does not count as use."""
-        if self.ending is None and not self._gone:
+        if self.ending is None and not self._gone and self.engine.leaving is None:
             self._out.write(data)
 
     def close(self, ending: Ending) -> None:

@@ -864,11 +864,15 @@ class EndTests(SynchronousTestCase):
         self.assertTrue(solo.transport.disconnected)
 
     def test_nothing_after_the_closing_tag(self) -> None:
-        """A stream that is wound down takes no more stanzas, although it is read on."""
+        """A stream that is wound down takes no more stanzas, although it is read on. What is written all the same is not sent."""
         solo = Solo()
         self.assertTrue(solo.connection.writable)
         solo.connection.wind_down(CLOSING)
         self.assertEqual((None, False), (solo.connection.ending, solo.connection.writable))
+        self.assertEqual(b"CLOSE\n", solo.written()[-6:])
+        self.assertTrue(solo.connection.write(b"a ping"))
+        solo.connection.keep_alive(b"a request")
+        self.assertEqual(b"", solo.written())
 
     def test_abort_of_a_close(self) -> None:
         """A connection that is being closed can be aborted. What it has not sent is dropped, and the first ending stays."""
