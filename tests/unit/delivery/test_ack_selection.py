@@ -134,6 +134,24 @@ class AckSelectionTests(SynchronousTestCase):
         self.assertEqual((ends, self.queue.acknowledgements[1:]), (MUTE_SECONDS // PING_SECONDS, [(1, "written")]))
         self.assertIsInstance(self.choose(Stream()), TcpAcks)
 
+    def test_answers_late(self) -> None:
+        """R41: a server that was silent for once, and answers late since then, is no silent one. Its stanzas stay in custody."""
+        self.choose(Stream()).after_batch(1)
+        self.answer()
+        self.choose(Stream()).after_batch(1)
+        self.clock.pump([1] * int(PING_SECONDS))
+        stream = Stream()
+        acks = self.choose(stream)
+        for _ in range(int(MUTE_SECONDS / PING_SECONDS)):
+            acks.after_batch(1)
+            self.clock.pump([1] * int(PING_SECONDS / 2))
+            self.caught.pings.pop(next(iter(self.caught.pings)))()
+            self.clock.advance(PING_SECONDS / 2)
+        acks.after_batch(5)
+        self.clock.pump([1] * int(2 * PING_SECONDS))
+        self.assertEqual([("aborted", "unresponsive")], stream.ends)
+        self.assertEqual({"passed_on"}, {evidence for _, evidence in self.queue.acknowledgements})
+
     def test_answers_after_all(self) -> None:
         """R41: a server that was presumed never to answer, and answers, is pinged again."""
         self.acks[THERE] = "ping"
