@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import ParamSpec, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
@@ -15,13 +16,14 @@ from s2sgw.queue.evidence import ReceiptEvidence
 from s2sgw.reporting.record import Leg, direction_of
 from s2sgw.stream.events import Event
 from s2sgw.stream.management import Counters
-from s2sgw.xmpp.ending import Ending
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from s2sgw.xmpp.timer import cancel
 
 #: After the other side has closed the stream: seconds within which its stanzas must be safe to be acknowledged.
 CLOSING_SECONDS = 2.0
+_GIVEN_UP = Ending(Cause.CLOSED, "stanzas that came on it were given up: they may be sent again on the next stream")
 
 P = ParamSpec("P")
 
@@ -103,7 +105,10 @@ class StreamIngress:
 
     def managed(self) -> None:
         """Acknowledge stanzas to the other side from now on (XEP-0198)."""
-        self._receipts = StreamReceipts(_OpenStream(self._connection, self._engine), self._services.record.receipts)
+        self._receipts = StreamReceipts(self._open_stream(), self._services.record.receipts)
+
+    def _open_stream(self) -> Sender:
+        return _OpenStream(self._connection, self._engine, self._services.soon)
 
     def peer_closing(self, ending: Ending) -> None:
         """Acknowledge the safe stanzas, then close the stream, which the other side has closed."""
@@ -147,7 +152,9 @@ class StreamIngress:
         """Continue the stream of `former`, which this one resumes."""
         self._receipts = former._receipts
         if self._receipts is not None:
-            self._receipts.sender = _OpenStream(self._connection, self._engine)
+            self._receipts.sender = self._open_stream()
+            if self._receipts.blocked:
+                self._receipts.sender.end_stream()
 
     def forget(self) -> None:
         """Expect repeats: unacknowledged stanzas may come again, on any stream."""
@@ -168,6 +175,9 @@ class StreamReceipt(UpstreamAck):
     def all_settled(self, evidence: ReceiptEvidence) -> None:
         self._receipts.settled()
 
+    def never_settled(self) -> None:
+        self._receipts.given_up()
+
 
 class Sender(Protocol):
     """The sender of the stanzas of a stream. It is told which of them are safe (XEP-0198)."""
@@ -179,15 +189,21 @@ class Sender(Protocol):
     def acknowledge(self, number: int) -> None:
         """Acknowledge `number` more, from the first on."""
 
+    def end_stream(self) -> None:
+        """End the stream, in one of the next turns of the reactor: no more of its stanzas can be acknowledged."""
+
 
 class _OpenStream:
     """The sender at the other end of a stream."""
 
-    __slots__ = ("_connection", "_engine")
+    __slots__ = ("_connection", "_engine", "_soon")
 
-    def __init__(self, connection: StreamSource, engine: AcknowledgingEngine) -> None:
+    def __init__(
+        self, connection: StreamSource, engine: AcknowledgingEngine, soon: Callable[[Callable[[], None]], object],
+    ) -> None:
         self._connection = connection
         self._engine = engine
+        self._soon = soon
 
     @property
     def acknowledged(self) -> int:
@@ -195,6 +211,9 @@ class _OpenStream:
 
     def acknowledge(self, number: int) -> None:
         self._connection.step(self._engine.handled, number)
+
+    def end_stream(self) -> None:
+        self._soon(partial(self._connection.close, _GIVEN_UP))
 
 
 class _SuspendedStream:
@@ -212,6 +231,9 @@ class _SuspendedStream:
     def acknowledge(self, number: int) -> None:
         self._counters.handle(number, 0)
 
+    def end_stream(self) -> None:
+        """Do nothing: there is no stream. The one that resumes it ends."""
+
 
 class _NoSender:
     """The sender of a stream that is gone."""
@@ -220,6 +242,9 @@ class _NoSender:
     acknowledged = 0
 
     def acknowledge(self, number: int) -> None:
+        """Do nothing."""
+
+    def end_stream(self) -> None:
         """Do nothing."""
 
 
@@ -232,6 +257,8 @@ class StreamReceipts:
     def __init__(self, sender: Sender, tally: Counter[str]) -> None:
         self.sender = sender
         self.tally = tally
+        #: whether a stanza was given up: neither it nor any behind it is ever acknowledged
+        self.blocked = False
         self._open: deque[UpstreamAck] = deque()
         self._unacknowledged = Unacknowledged()
 
@@ -250,6 +277,12 @@ class StreamReceipts:
         if number:
             self.sender.acknowledge(number)
             self._unacknowledged.acknowledged(self.sender.acknowledged)
+
+    def given_up(self) -> None:
+        """End the stream: a receipt will never be settled. Its sender sends again what was not acknowledged."""
+        if not self.blocked:
+            self.blocked = True
+            self.sender.end_stream()
 
     def end(self) -> list[tuple[Pair, int, UpstreamAck]]:
         """End: the stream is gone. Return the stanzas that its sender does not know to be safe."""

@@ -86,6 +86,11 @@ class UpstreamAck:
         for receipt in given_up:  # grows meanwhile
             receipt.abandoned = True
             given_up += [each for each in receipt.answers_for() if not each.abandoned]
+            if receipt.left:
+                receipt.never_settled()
+
+    def never_settled(self) -> None:
+        """React when the stanzas were given up before all were settled. Derived classes override this."""
 
     def answers_for(self) -> list[UpstreamAck]:
         """Return the receipts that are settled only when this one is. Derived classes add to them."""

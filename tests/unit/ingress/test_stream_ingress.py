@@ -19,9 +19,9 @@ from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.shared_stream import PairStream
 from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.events import Acknowledged, ManagementEnabled, ManagementRefused, PairProven, StanzasReceived
-from s2sgw.stream.management import REQUEST
+from s2sgw.stream.management import REQUEST, Counters
 from s2sgw.xmpp.ending import Cause, Ending
-from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.custody import ingress_services
 from tests.unit.delivery.test_agent import Choosing, World, ids, message
 from tests.unit.ingress.test_pair_ingress import HERE, IN, OTHER, EntryTestCase, stanza
@@ -37,6 +37,9 @@ class Receipts(StreamReceipts):
 
     def acknowledge(self, number: int) -> None:
         self.handled.append(number)
+
+    def end_stream(self) -> None:
+        raise AssertionError("a stream ends that is not to end")
 
     @property
     def acknowledged(self) -> int:
@@ -207,6 +210,67 @@ class AcceptedTests(EntryTestCase):
         self.assertEqual(engine.told, [])
         first_receipt.settle(ON_DISK)
         self.assertEqual(engine.told, [2])
+
+
+class GivenUpTests(EntryTestCase):
+    """R35: tests of a stream with stanzas that can never be acknowledged: nothing behind them can be."""
+
+    def opened(self) -> StreamIngress:
+        """Return the ingress of a stream of the same server."""
+        services = self.ingress_services
+        admission: Any = SimpleNamespace(admit=self.admit)
+        self.ended: list[Cause] = []
+        connection: Any = Mock(
+            peer_address="192.0.2.1:1", step=lambda method, *arguments: method(*arguments), last_received=0.0, read_since=0.0,
+            has_unread_input=False, close=lambda ending: self.ended.append(ending.cause),
+        )
+        ingress = StreamIngress(services, connection, FakeEngine(), "federation", admission, {IN.sender})
+        ingress.managed()
+        return ingress
+
+    def test_repeats_of_stanzas_that_are_given_up(self) -> None:
+        """A new stream repeats stanzas that still wait for their admission, which is refused: another node has the pair.
+
+        The new stream is closed, once, so that the server sends them again.
+        """
+        self.made()
+        first = self.opened()
+        first.stanzas(IN, [stanza("a"), stanza("b")])
+        first.close(Ending(Cause.CONNECTION_LOST))
+        second = self.opened()
+        second.stanzas(IN, [stanza("a"), stanza("b"), stanza("c")])
+
+        async def claim(peer: Domain) -> Ending | None:
+            return Ending(Cause.OTHER_NODE)
+
+        self.patch(self.ingress_services, "homes", SimpleNamespace(claim=claim))
+        self.admissions.pop(0).callback(None)
+        self.assertEqual([], self.ended)
+        self.step()
+        self.step()
+        self.assertEqual([Cause.CLOSED], self.ended)
+
+    def test_resumed(self) -> None:
+        """A stream that resumes such a stream is closed too."""
+        self.made()
+        former = self.opened()
+        former.stanzas(IN, [stanza("a")])
+        former.suspend(Counters(0))
+        self.ingress_services.lines.abandon(IN.sender)
+        former.abandon(lambda pair: True)
+        self.step()
+        self.assertEqual([], self.ended)
+        self.opened().continue_from(former)
+        self.step()
+        self.assertEqual([Cause.CLOSED], self.ended)
+
+    def test_settled_before(self) -> None:
+        """A receipt that is settled is not given up any more."""
+        receipts = Receipts()
+        receipt = receipts.of("a")
+        receipt.settle(ON_DISK)
+        receipt.abandon()
+        self.assertFalse(receipts.blocked)
 
 
 class CourierReceiptTests(SynchronousTestCase):
