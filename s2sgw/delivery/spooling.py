@@ -37,6 +37,7 @@ ACK_TURNS = 4
 MARK_AHEAD = 1000
 #: Seconds for the spool to mark requests. Stanzas behind them wait so long.
 MARK_SECONDS = 2.0
+_SLOW = Ending(Cause.SPOOL_SLOW)
 
 
 class SpooledQueue(Protocol):
@@ -332,7 +333,7 @@ class RequestMarks:
         self._queue = queue
         #: the calls of the spool that are not answered
         self._calls = 0
-        #: the end of the time for an answer, or for the step that gives requests up
+        #: the end of the time for an answer, or the next step that gives requests up
         self._timer: IDelayedCall | None = None
         self._over = False
 
@@ -352,10 +353,10 @@ class RequestMarks:
         if not requests:
             return
         if self._calls:
-            self._timer = self._clock.callLater(0, self._late, requests)
+            self._timer = self._clock.callLater(0, self._end, requests, _SLOW)
             return
         self._calls += 1
-        self._timer = self._clock.callLater(MARK_SECONDS, self._late, requests)
+        self._timer = self._clock.callLater(MARK_SECONDS, self._end, requests, _SLOW)
         positions = [held.position for held in requests]
         self._spool.mark_written(self._pair_queue.pair, positions, partial(self._made, requests))
 
@@ -365,17 +366,18 @@ class RequestMarks:
             return
         cancel(self._timer)
         self._timer = None
-        if error is None:
-            for held in requests:
-                held.written = True
-        else:
-            self._give_up(requests, Ending(Cause.QUEUE_FULL, str(error)))
+        if error is not None:
+            self._end(requests, Ending(Cause.QUEUE_FULL, str(error)))
+            return
+        for held in requests:
+            held.written = True
         self._queue.next_hop_ready()
 
-    def _late(self, requests: list[QueuedStanza]) -> None:
-        """Go on: the spool has not answered in time."""
-        self._timer = None
-        self._give_up(requests, Ending(Cause.SPOOL_SLOW))
+    def _end(self, requests: list[QueuedStanza], why: Ending) -> None:
+        """Give up requests, in steps, and go on: the spool has not answered in time, or has no room."""
+        rest = requests[BOUNCED_AT_ONCE:]
+        self._timer = self._clock.callLater(0, self._end, rest, why) if rest else None
+        self._give_up(requests[:BOUNCED_AT_ONCE], why)
         self._queue.next_hop_ready()
 
     def _give_up(self, requests: list[QueuedStanza], why: Ending) -> None:

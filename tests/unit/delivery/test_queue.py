@@ -22,11 +22,12 @@ from s2sgw.delivery.queue import CHUNK, DeliveryQueue
 from s2sgw.delivery.spooling import ACK_TURNS, MARK_SECONDS, READ_AGAIN
 from s2sgw.net.threads import AtOnce
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE
+from s2sgw.queue.entries import QueuedStanza
 from s2sgw.reporting.daily_report import DailyReport
 from s2sgw.reporting.record import EventRecord
 from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled, SpoolError, SpoolFull
 from s2sgw.spool.memory_spool import MemorySpool
-from s2sgw.xmpp.ending import Cause
+from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Kind, Stanza
 from tests.support.custody import Receipt, custody_of, replacing, stop
@@ -998,6 +999,31 @@ class MarkTests(SynchronousTestCase):
         self.go()
         self.world.clock.advance(MARK_SECONDS)
         self.assertEqual([Cause.SPOOL_SLOW], [each.ending.cause for each in self.world.record.list()])
+
+    def test_many_are_given_up(self) -> None:
+        """Many requests are given up in steps, also if an error comes meanwhile. A mark that is stored lets the others go on."""
+        number = 2 * BOUNCED_AT_ONCE + 1
+        give_up = DeliveryQueue.not_marked
+        for error, steps in ((None, [BOUNCED_AT_ONCE]), (SpoolFull("no room"), [BOUNCED_AT_ONCE, BOUNCED_AT_ONCE, 1])):
+            world, given_up = World(memory=1 << 24), list[int]()
+            answers = list[Callable[[SpoolError | None], None]]()
+
+            def not_marked(queue: DeliveryQueue, gone: list[QueuedStanza], why: Ending) -> None:
+                given_up.append(len(gone))  # noqa: B023
+                give_up(queue, gone, why)
+                if answers:  # noqa: B023
+                    answers.pop()(error)  # noqa: B023
+
+            self.patch(DeliveryQueue, "not_marked", not_marked)
+            self.patch(world.spool, "mark_written", lambda pair, positions, done, to=answers: to.append(done))
+            world.next_hop.ready = False
+            world.accept(*(stanza(f"q{each}", "iq", "get") for each in range(number)))
+            world.clock.advance(WINDOW)
+            world.next_hop.ready = True
+            world.queue.next_hop_ready()
+            world.clock.advance(MARK_SECONDS)
+            world.clock.advance(0)
+            self.assertEqual((steps, sum(steps), number - sum(steps)), (given_up, len(world.back.sent), len(world.next_hop.sent)))
 
     def test_no_answer_and_an_error(self) -> None:
         """An error that comes later than the requests were given up bounces nothing more. The time leaves no timer."""
