@@ -5,6 +5,7 @@ A gateway with the echo backend is started by `s2sgw run`, queried, and stopped.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import json
 import os
@@ -50,10 +51,17 @@ def main() -> None:
     sys.stdout.write(f"s2sgw {s2sgw.__version__} started from the wheel, answered and stopped\n")
 
 
+def free_port() -> int:
+    """Return a port that no other program has now, and that the system gives to no outgoing connection (Linux: 32768 and above)."""
+    for port in range(20100 + os.getpid() % 10000, 32700):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise SystemExit("no free port on 127.0.0.1")
+
+
 def start(folder: Path) -> None:
     """Start a gateway in `folder`, ask for its status, and stop it."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     certificate(folder / "certs")
     config = folder / "s2sgw.toml"
     config.write_text(_CONFIG.format(port=port))

@@ -44,6 +44,7 @@ from s2sgw.service import (
     freeze_startup_objects,
     makeService,
 )
+from tests.lab.lab import free_ports
 from tests.support.certificates import Authority
 from tests.support.response_types import mismatches
 
@@ -78,12 +79,6 @@ def load_hello() -> Any:
     return module
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
-
-
 class LoopbackCase(TestCase):
     """A configuration with the echo backend, a peer, an operator."""
 
@@ -92,7 +87,8 @@ class LoopbackCase(TestCase):
     def setUp(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder)
-        self.federation, self.console = free_port(), free_port()
+        ports = free_ports()
+        self.federation, self.console = next(ports), next(ports)
         self.hello = load_hello()
         self.streams: list[Any] = []
         self.listener = socket.create_server(("127.0.0.1", 0))

@@ -128,7 +128,11 @@ _BINDINGS = (
 )
 
 
-def _ports(first: int | None) -> Iterator[int]:
+def free_ports(first: int | None = None) -> Iterator[int]:
+    """Yield ports of `PORTS` that are free now for TCP and UDP on 127.0.0.1, and for TCP on ::1 if there is IPv6, each once.
+
+    `first`: the first one to try; the default depends on the process, so that two runs seldom look at the same one.
+    """
     start = (os.getpid() * 37) % len(PORTS) if first is None else PORTS.index(first)
     for offset in range(len(PORTS)):
         port = PORTS[(start + offset) % len(PORTS)]
@@ -149,7 +153,7 @@ class Lab:
         self.folder.chmod(0o755)
         self.processes: list[Process] = []
         self._keep = keep
-        self._ports = _ports(first_port)
+        self._ports = free_ports(first_port)
 
     def port(self) -> int:
         """Return a port that is free for TCP and UDP on 127.0.0.1, and for TCP on ::1 if there is IPv6. Each port is returned once."""

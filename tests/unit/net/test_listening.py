@@ -32,6 +32,7 @@ from s2sgw.net.listening import ACCEPT_SECONDS, ACCEPTS, StreamFactory, bound_ac
 from s2sgw.net.socket_transport import SocketTransport
 from s2sgw.net.turns import Turns
 from s2sgw.xmpp.ending import Cause, Ending
+from tests.lab.lab import free_ports
 from tests.support.certificates import leaf_for
 from tests.support.socket_reactor import SocketReactor, client_handshake, connected, serve
 from tests.support.wires import LOCAL, CountingTransport, Recorder, ToyEngine, raw_context, server_context_of
@@ -232,9 +233,7 @@ class AcceptanceTests(SynchronousTestCase):
 
         for family in ("tcp", "tcp6") if has_ipv6() else ("tcp",):
             address = "::1" if family == "tcp6" else "127.0.0.1"
-            with socket.socket(socket.AF_INET6 if family == "tcp6" else socket.AF_INET) as probe:
-                probe.bind((address, 0))
-                port = probe.getsockname()[1]
+            port = next(free_ports())
             first, second = opened(port, family), opened(port, family)
             self.assertEqual([port, port], [each.getsockname()[1] for each in (first, second)])
             self.assertEqual([1, 1], [each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in (first, second)])
