@@ -52,7 +52,7 @@ from s2sgw.reporting import daily_report
 from s2sgw.reporting.log import LineObserver, LoggedService, destination, observer
 from s2sgw.reporting.metrics import MetricsPage
 from s2sgw.reporting.record import Leg, direction_of
-from s2sgw.runtime import descriptors, own_certificates, rediscovery
+from s2sgw.runtime import descriptors, own_certificates, rediscovery, secret_watch
 from s2sgw.runtime.configuration_file import VARIABLE, NoConfiguration, find_configuration
 from s2sgw.runtime.monotonic_clock import use_monotonic_clock
 from s2sgw.runtime.preflight import check_configuration
@@ -392,6 +392,7 @@ class RunningGateway:
         self.components.own_certificates.tell_used()
         self.components.own_certificates.tell_endings()
         jobs.start("certificates", own_certificates.LOOK_SECONDS, self.components.own_certificates.look)
+        jobs.start("secrets", secret_watch.LOOK_SECONDS, self.components.secret_watch.look)
         jobs.start("daily report", daily_report.WRITE_SECONDS, self.components.reports.turn)
         self._closers.append(self.components.reports.close)
         jobs.start("rediscovery", rediscovery.TICK, self.components.rediscovery.turn)

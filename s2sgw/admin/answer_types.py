@@ -83,6 +83,7 @@ class Released(Changed):
     """The same for a release, with the number of holds that ended."""
 
     holds: int
+    held: NotRequired[list[str]]  # the holds of the peer, or of the whole lane, that still hold the target back
 
 
 class ReloadAnswer(TypedDict):

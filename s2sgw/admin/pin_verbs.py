@@ -109,19 +109,27 @@ class PinVerbs:
         self, action: str, domain: Domain, key: Fingerprint, arguments: Arguments, certificate: bytes,
     ) -> dict[str, Any]:
         now, lasts, note = self._now(), seconds_argument(arguments, "lasts", least=1), str(arguments.get("note") or "")[:NOTE]
-        if flag_argument(arguments, "replace"):
-            for each in self._peer_records.keys.of(domain):
-                if each.key != key and each.counts(now):
-                    revoke = partial(self._peer_records.keys.revoke, domain, each.key, now)
-                    await self._decide(arguments, "pins revoke", domain, each.key, revoke)
+        replaces = flag_argument(arguments, "replace")
         entry = RememberedKey(domain.ascii, key, "operator", now, None if lasts is None else now + lasts, None, note, certificate)
         approve = partial(self._peer_records.keys.approve, entry)
         await self._decide(arguments, action, domain, key, approve, expires=entry.expires, comment=note)
+        if replaces:
+            await self._revoke_others(arguments, domain, key, now)
         await self._peer_records.pending_certificates.take(domain, key)
         self._approved(domain)
         policy = self._peers.policy(domain)
         heard = "pin" in policy.proofs or policy.unknown_issuer != "reject"
         return {**entry.row(), "counts": heard}
+
+    async def _revoke_others(self, arguments: Arguments, domain: Domain, key: Fingerprint, now: float) -> None:
+        """Revoke the other keys of a peer, after `key` is approved: so the peer is never without a key. Raises `VerbError`."""
+        for each in self._peer_records.keys.of(domain):
+            if each.key != key and each.counts(now):
+                revoke = partial(self._peer_records.keys.revoke, domain, each.key, now)
+                try:
+                    await self._decide(arguments, "pins revoke", domain, each.key, revoke)
+                except VerbError as error:
+                    raise VerbError(f"{key} is approved, but {each.key} is not revoked: {error}") from None
 
     async def revoke(self, arguments: Arguments) -> dict[str, Any]:
         """Revoke a key. It no longer proves the peer, and is not learned again."""

@@ -273,7 +273,7 @@ class QueueVerbs:
         return False
 
     def release(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
-        """Remove all holds that the target covers. `holds` is their number."""
+        """Remove all holds that the target covers. `holds` is their number; `held` names others that hold it back still."""
         return self._slices.run(self._release(self._changing("release", arguments)))
 
     def _release(self, target: HoldTarget) -> SlicedWork[dict[str, Any]]:
@@ -296,7 +296,8 @@ class QueueVerbs:
                 lanes += number > 0
                 stanzas += number
             yield None
-        return {"lanes": lanes, "stanzas": stanzas, "holds": holds}
+        left = [str(hold) for hold in self._services.holds if _is_wider(hold, target)]
+        return {"lanes": lanes, "stanzas": stanzas, "holds": holds, **({"held": left} if left else {})}
 
     def flush(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
         """Retry the delivery now. For a stanza, its lane is retried."""
@@ -401,6 +402,11 @@ def _target(arguments: Arguments) -> HoldTarget:
         raise VerbError(f"target: {error}", "usage") from None
     except (InvalidJID, ValueError):
         raise VerbError("target must be one domain, two, or two and the number of a stanza", "usage") from None
+
+
+def _is_wider(hold: HoldTarget, target: HoldTarget) -> bool:
+    """Return whether a hold also holds a lane or a stanza back, beside the holds of `target` itself."""
+    return target.pair is not None and hold.position is None and hold.covers(target.pair) and hold != target
 
 
 def _no_row(peer: Domain) -> WaitingRow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -72,6 +72,8 @@ class _Watched(Generic[T]):
         self._looked: dict[Path, float] = {}
         #: the stamp of the file that was read last, or is being read, usable or not
         self._seen: dict[Path, Stamp] = {}
+        #: why the earlier contents of a file stay in use
+        self.faults: dict[Path, str] = {}
 
     def current(self, path: Path) -> T:
         """Return the value of a file. While a changed file is being read, or cannot be read, this is the earlier value."""
@@ -85,13 +87,16 @@ class _Watched(Generic[T]):
 
     def adopt(self, path: Path, contents: FileContents[T]) -> None:
         """Use contents that were read."""
-        self._contents[path] = contents
+        self._use(path, contents)
         self._seen[path] = contents.stamp
         self._looked[path] = self._clock.seconds()
 
-    def look_again(self) -> None:
-        """Check every file when it is next requested."""
-        self._looked = dict.fromkeys(self._looked, -LOOK_EVERY)
+    def look_again(self, named: Collection[Path]) -> None:
+        """Check every file when it is next requested. Forget those that are not `named` any more."""
+        for table in (self._contents, self._seen, self.faults):
+            for path in [path for path in table if path not in named]:
+                del table[path]
+        self._looked = dict.fromkeys(self._contents, -LOOK_EVERY)
 
     def look(self) -> None:
         """Check every file in use, and begin to read those that have changed. No caller need request them."""
@@ -103,6 +108,7 @@ class _Watched(Generic[T]):
         try:
             found = stamp(path)
         except OSError as error:
+            self._seen[path] = ()  # it is read again when it is back
             self._kept(path, error)
             return
         if found != self._seen[path]:
@@ -112,21 +118,28 @@ class _Watched(Generic[T]):
             reading.addCallbacks(partial(self._replace, path, before), partial(self._failed, path))
 
     def _replace(self, path: Path, before: FileContents[T], contents: FileContents[T]) -> None:
-        if self._contents[path] is not before:  # a newer one was adopted since
+        if self._contents.get(path) is not before:  # a newer one was adopted since, or none is wanted
             return
         self._seen[path] = contents.stamp
         if contents.fault:
             self._kept(path, OSError(contents.fault))
         else:
-            self._contents[path] = contents
+            self._use(path, contents)
+
+    def _use(self, path: Path, contents: FileContents[T]) -> None:
+        self._contents[path] = contents
+        self.faults.pop(path, None)
 
     def _failed(self, path: Path, failure: Failure) -> None:
         error = failure.value
-        self._kept(path, error if isinstance(error, OSError) else OSError(str(error)))
+        if path in self._contents:
+            self._kept(path, error if isinstance(error, OSError) else OSError(str(error)))
 
     def _kept(self, path: Path, error: OSError) -> None:
         detail = f"{error.strerror or error}; its earlier contents stay in use"
-        self._log.error(event="file unreadable", path=str(path), detail=detail)
+        if self.faults.get(path) != detail:
+            self.faults[path] = detail
+            self._log.error(event="file unreadable", path=str(path), detail=detail)
 
 
 class TrustFiles:
@@ -161,10 +174,18 @@ class TrustFiles:
         for watched in (self._anchors, self._revocations):
             watched.look()
 
-    def adopt(self, revocations: Mapping[Path, FileContents[RevocationLists]]) -> None:
-        """Use revocation lists that were read already, and check every other file when it is next requested."""
-        for watched in (self._anchors, self._revocations):
-            watched.look_again()
+    def alerts(self) -> list[str]:
+        """Return a sentence for each file whose earlier contents stay in use."""
+        faults = {**self._anchors.faults, **self._revocations.faults}
+        return [f"{path} cannot be used: {detail}" for path, detail in faults.items()]
+
+    def adopt(self, anchors: Collection[Path], revocations: Mapping[Path, FileContents[RevocationLists]]) -> None:
+        """Use revocation lists that were read already, and check every other file when it is next requested.
+
+        `anchors`: the files of anchors that the configuration names.
+        """
+        self._anchors.look_again({*anchors, _system_bundle()})
+        self._revocations.look_again(revocations)
         for path, contents in revocations.items():
             self._revocations.adopt(path, contents)
 

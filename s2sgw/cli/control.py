@@ -126,7 +126,8 @@ def log_level(level: str | None, config: ConfigPath, as_json: JSONForm) -> None:
 
 
 def _closed(row: JSONRow, _screen: Screen) -> str:
-    return f"{tables.counted(row['closed'], 'stream')} with {printable(row['peer'])} closed{tables.by_node(row)}."
+    peer = printable(tables.domain_text(row["peer"]))
+    return f"{tables.counted(row['closed'], 'stream')} with {peer} closed{tables.by_node(row)}."
 
 
 def _level(row: JSONRow, _screen: Screen) -> str:

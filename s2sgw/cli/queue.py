@@ -28,6 +28,7 @@ from s2sgw.cli.output import (
     target_argument,
 )
 from s2sgw.cli.text_table import JSONRow, Screen
+from s2sgw.reporting.printable import printable
 
 
 @click.group()
@@ -132,7 +133,7 @@ def queue_drop(
 @config_option
 @json_option
 def queue_flush(target: tuple[str, ...], config: ConfigPath, as_json: JSONForm) -> None:
-    """Retry the delivery of TARGET now, before the next planned attempt. Exit status 1 if nothing waits."""
+    """Retry the delivery of TARGET now, before the next planned attempt. Exit status 1 if nothing waits that is not held."""
     if _change(config, as_json, "queue flush", target, "are retried now")["lanes"] == 0:
         sys.exit(NO)
 
@@ -153,7 +154,11 @@ def _held(target: str, row: JSONRow, _screen: Screen) -> str:
 
 
 def _released(row: JSONRow, screen: Screen) -> str:
-    holds = f"{tables.counted(row['holds'], 'hold')} removed" if row["holds"] else "nothing was held"
+    still = " and of ".join(map(tables.target_text, row.get("held", ())))
+    nothing = "no hold of its own" if still else "nothing was held"
+    holds = f"{tables.counted(row['holds'], 'hold')} removed" if row["holds"] else nothing
+    if still:
+        return f"{holds}; it is still held, by the hold of {printable(still)}{tables.by_node(row)}"
     return f"{holds}; {_changed('released', row, screen)}"
 
 

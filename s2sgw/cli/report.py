@@ -21,7 +21,7 @@ from s2sgw.cli.output import (
     peer_argument,
     show,
 )
-from s2sgw.cli.tables import duration, size, with_node
+from s2sgw.cli.tables import counted, duration, size, with_node
 from s2sgw.cli.text_table import Column, JSONRow, Screen, number, paragraphs, table
 
 
@@ -69,7 +69,7 @@ def report_table(answer: JSONRow, screen: Screen, peer: str | None = None) -> st
         for each in row["failures"]["details"]:
             node = f" at node {row['node']}" if row.get("node") else ""
             words = f"{each['direction']} {each['layer']}/{each['cause']} (by {each['by']}){node}"
-            lines.append(f"  {row['peer']}: {each['count']} times {words}")
+            lines.append(f"  {row['peer']}: {counted(each['count'], 'time')} {words}")
     causes = paragraphs(["Failures:", *lines] if lines else ["There were no failures."], screen)
     rows = table(with_node(_COLUMNS, answer["peers"]), answer["peers"], screen)
     return "\n".join((paragraphs([head], screen), "", rows, "", causes))

@@ -53,6 +53,19 @@ def counted(value: float, noun: str) -> str:
     return f"{value:.0f} {noun}" + ("" if value == 1 else "s")
 
 
+def domain_text(name: str) -> str:
+    """Return the name of a peer as all tables show it, in U-labels; `name` may begin with "*."."""
+    if "xn--" not in name:
+        return name
+    from s2sgw.xmpp.jid import Domain, InvalidJID  # here, because few names need it
+
+    star = "*." if name.startswith("*.") else ""
+    try:
+        return f"{star}{Domain.parse(name.removeprefix(star))}"
+    except InvalidJID:
+        return name
+
+
 def moment(at: float | None) -> str:
     """Return a time such as "2026-11-20 13:04:44Z", or a dash for None."""
     if at is None:
@@ -88,8 +101,13 @@ def _oldest(row: JSONRow) -> str:
     return duration(row["oldest"]) if row["stanzas"] else "-"
 
 
+def target_text(target: str) -> str:
+    """Return what a hold is of, such as "PEER" or "FROM TO 17", with its names as all tables show them."""
+    return " ".join(map(domain_text, target.split(" ")))
+
+
 def _holds(held: Sequence[str]) -> str:
-    return "; ".join(held) or "-"
+    return "; ".join(map(target_text, held)) or "-"
 
 
 def _location(row: JSONRow) -> str:
@@ -436,7 +454,7 @@ def _copyable(text: str) -> str:
 
 def denied(names: list[str], _screen: Screen) -> str:
     """Return the peers that are denied by hand."""
-    return "\n".join(map(printable, names)) or "No peer is denied by `s2sgw deny`."
+    return "\n".join(printable(domain_text(name)) for name in names) or "No peer is denied by `s2sgw deny`."
 
 
 def denial(answer: JSONRow, screen: Screen) -> str:
@@ -445,7 +463,7 @@ def denial(answer: JSONRow, screen: Screen) -> str:
         state = "is denied" if answer["denied"] else "is no longer denied"
     else:
         state = "was denied already" if answer["denied"] else "was not denied"
-    lines = [f"{answer['peer']} {state}.", *on_nodes(answer)]
+    lines = [f"{domain_text(answer['peer'])} {state}.", *on_nodes(answer)]
     return paragraphs([*lines, *map(_closed, answer["closed"])], screen)
 
 
@@ -454,7 +472,7 @@ def forgotten(answer: JSONRow, screen: Screen) -> str:
     nouns = {"keys": "key", "pending": "pending certificate", "refusals": "refusal"}
     numbers = [counted(answer[key], noun) for key, noun in nouns.items()]
     proofs = "how it was verified, " if answer["proofs"] else ""
-    return paragraphs([f"Forgotten of {answer['peer']}: {proofs}{', '.join(numbers)}.", *on_nodes(answer)], screen)
+    return paragraphs([f"Forgotten of {domain_text(answer['peer'])}: {proofs}{', '.join(numbers)}.", *on_nodes(answer)], screen)
 
 
 def settings(answer: JSONRow, screen: Screen) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from operator import itemgetter
 
-from s2sgw.cli.tables import counted, minute, moment
+from s2sgw.cli.tables import counted, domain_text, minute, moment
 from s2sgw.cli.text_table import Column, JSONRow, Screen, number, paragraphs, table
 from s2sgw.reporting.printable import printable
 
@@ -15,7 +15,7 @@ def _counts(row: JSONRow) -> str:
 
 
 PINS = (
-    Column("peer", "peer"),
+    Column("peer", "peer", domain_text),
     Column("key", "key"),
     Column("valid", "", _counts, rank=1),
     Column("by", "origin", rank=2),
@@ -33,13 +33,14 @@ def pins(rows: list[JSONRow], screen: Screen) -> str:
 def revoked(row: JSONRow, _screen: Screen) -> str:
     """Return the result of a revocation."""
     done = "deleted" if row["forgotten"] else "revoked"
-    return f"{printable(row['key'])} of {printable(row['peer'])} is {done}; {counted(row['closed'], 'stream')} closed."
+    peer = printable(domain_text(row["peer"]))
+    return f"{printable(row['key'])} of {peer} is {done}; {counted(row['closed'], 'stream')} closed."
 
 
 def approved(row: JSONRow, _screen: Screen) -> str:
     """Return the result of an approval. Warn if the policy of the peer ignores approved keys."""
     until = "until it is revoked" if row["expires"] is None else f"until {moment(row['expires'])}"
-    lines = [f"{row['key']} is approved for {row['peer']} {until}."]
+    lines = [f"{row['key']} is approved for {domain_text(row['peer'])} {until}."]
     if not row["counts"]:
         lines.append('The key has no effect yet: "pin" is not in the proofs of this peer, and unknown_issuer is "reject".')
     return "\n".join(map(printable, lines))
@@ -51,9 +52,9 @@ def pending(rows: list[JSONRow], screen: Screen) -> str:
 
 
 def _pending(row: JSONRow) -> Iterator[str]:
-    yield f"{row['peer']}  {row['key']}"
+    yield f"{domain_text(row['peer'])}  {row['key']}"
     often = f"{counted(row['times'], 'time')} since {moment(row['first'])}, last {moment(row['last'])}"
-    yield f"    seen       {often}, {row['direction']} at {row['address'] or '-'}, for {row['local']}"
+    yield f"    seen       {often}, {row['direction']} at {row['address'] or '-'}, for {domain_text(row['local'])}"
     yield f"    refused    {row['cause'] or 'no, dialback was used instead'}"
     yield f"    waiting    {counted(row['waiting'], 'stanza')}"
     for index, one in enumerate(row["chain"]):
@@ -109,11 +110,11 @@ def outcome(row: JSONRow, direction: str = "inbound") -> str:
 
 
 CHANGES = (
-    Column("peer", "peer"),
+    Column("peer", "peer", domain_text),
     Column("direction", "direction", rank=1),
     Column("now", "before", outcome),
     Column("then", "after", outcome),
-    Column("local", "local", rank=2),
+    Column("local", "local", domain_text, rank=2),
     Column("last", "last", minute, rank=3),
     number("times", "times", rank=4),
 )
@@ -133,7 +134,7 @@ def explanation(row: JSONRow, screen: Screen, everything: bool = False) -> str:
 
 
 def _verdicts(row: JSONRow, everything: bool) -> Iterator[str]:
-    yield f"{row['peer']} with {row['local']}" + (f", by node {row['node']}" if row.get("node") else "")
+    yield f"{domain_text(row['peer'])} with {domain_text(row['local'])}" + (f", by node {row['node']}" if row.get("node") else "")
     if row["bar"]:
         yield f"NOT ALLOWED  {row['bar']}"
     for direction, decided in row["now"].items():

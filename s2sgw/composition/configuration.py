@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from s2sgw.authentication.trust_files import TrustFiles
 from s2sgw.config import Config
 from s2sgw.config.cross_checks import certificate_files
-from s2sgw.net.certificates import CertificateDirectory, Credential
+from s2sgw.net.certificates import CertificateDirectory, Credential, UnusableCertificate
 from s2sgw.net.certificates import read as read_credential
 from s2sgw.net.threads import Threads
 from s2sgw.net.tls import ServerTLS
@@ -44,6 +45,10 @@ class RunningConfiguration:
             self.trust_files.revocations(path)  # a list may take seconds to read, so it is read before the first handshake
         #: the certificates of `[peers."…"] certificate`, by path, and the TLS factories by (least version, direct TLS)
         self.special_certificates: dict[Path, Credential] = {}
+        for _, peer in objects_with(config.peers, "certificate"):
+            if peer.certificate is not None and peer.certificate not in self.special_certificates:
+                with suppress(UnusableCertificate):
+                    self._read_special(peer.certificate)
         self._server_tls: dict[tuple[str, bool], ServerTLS] = {}
 
     def _serve(self, config: Config) -> None:
@@ -64,7 +69,8 @@ class RunningConfiguration:
         self.note_former(given_up)
         self.certificates.adopt(ready.certificates)
         self.special_certificates.clear()
-        self.trust_files.adopt(ready.revocations)
+        self.special_certificates.update(ready.special_certificates)
+        self.trust_files.adopt(ready.anchors, ready.revocations)
         return [table for table in old if table is not self.config.peers]
 
     def note_former(self, domains: Iterable[Domain]) -> None:
@@ -111,8 +117,10 @@ class RunningConfiguration:
         path = self.policies.policy(peer).certificate
         if path is None:
             return self.certificates.for_domain(local)
-        if path not in self.special_certificates:
-            self.special_certificates[path] = read_credential(path.name, *certificate_files(path))
+        return self.special_certificates.get(path) or self._read_special(path)
+
+    def _read_special(self, path: Path) -> Credential:
+        self.special_certificates[path] = read_credential(path.name, *certificate_files(path))
         return self.special_certificates[path]
 
     def server_tls(self, direct: bool) -> ServerTLS:

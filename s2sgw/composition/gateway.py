@@ -78,6 +78,7 @@ from s2sgw.runtime.own_certificates import OwnCertificates
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.policy_change import PolicyChange
 from s2sgw.runtime.rediscovery import Rediscovery
+from s2sgw.runtime.secret_watch import SecretWatch
 from s2sgw.runtime.state_directory import existing_secret, keep_secret, prepare_state
 from s2sgw.runtime.stream_closing import BringingStream
 from s2sgw.runtime.system_clock import SYSTEM_CLOCK
@@ -146,6 +147,7 @@ class GatewayComponents:
     turns: Turns
     turn_watch: TurnWatch
     own_certificates: OwnCertificates
+    secret_watch: SecretWatch
     reports: ReportVerb
     jobs: PeriodicJobs
     metrics: Metrics
@@ -304,12 +306,13 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         share_denials(engine, reconfiguration.denials)
 
     own_certificates = OwnCertificates(running, threads, wall, audit)
+    secret_watch = SecretWatch(running, threads)
 
     # 10. the operator
     operator = Operator(OperatorServices(
         reactor, slices, threads, wall.seconds, running, record, audit, handshake_times, commit_times, jobs, custody, accepted,
         connect_services.initiated, stream_limit, extensions, backends, discovery, peer_records, judge, proof_runner, admission,
-        turn_watch, own_certificates, stream_counts, reload_outcomes, reconfiguration,
+        turn_watch, own_certificates, secret_watch, stream_counts, reload_outcomes, reconfiguration,
         {"lookups": resolver, "verifications": verifier.slots, "posh_fetches": posh.slots},
         OutboundMetrics(destinations, unsent), view_of(cluster, reactor),
     ))
@@ -317,6 +320,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         lambda new: resolver.configure([str(server) for server in new.nameservers], new.dns.trust_ad),
         lambda new: discovery.configure({name: str(place) for name, place in new.dns.static.items()}, new.dns.private_addresses),
         backends.adopt, former_domains.adopt, operator.views.adopt, stream_limit.reconsider,
+        lambda _: own_certificates.reloaded(), lambda _: secret_watch.reloaded(),
     ]
     probes = gateway_probes(reactor, wall, running, resolver, discovery, judge, diallers, keys, client_tls)
     checks = LiveChecks(running, reactor, resolver, own_certificates, operator.status)
@@ -327,7 +331,7 @@ def build_gateway(config: Config, reactor: Any, wall: WallClock = SYSTEM_CLOCK) 
         resolver, discovery, diallers, peer_records, judge,
         keepalive, ingress_services, accepted, destinations, extensions, federation, backends, rediscovery, reconfiguration,
         former_domains,
-        operator.views, turns, turn_watch, own_certificates, reports, jobs,
+        operator.views, turns, turn_watch, own_certificates, secret_watch, reports, jobs,
         operator.metrics, {**operator.verbs(), **live.verbs(), "report": reports.report, "reload": reconfiguration.reload.verb,
         "reload plan": reconfiguration.reload.plan},
         secret, cluster,

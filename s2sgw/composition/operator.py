@@ -48,6 +48,7 @@ from s2sgw.runtime import descriptors
 from s2sgw.runtime.own_certificates import OwnCertificates
 from s2sgw.runtime.periodic_jobs import PeriodicJobs
 from s2sgw.runtime.policy_change import PeerStreams
+from s2sgw.runtime.secret_watch import SecretWatch
 from s2sgw.runtime.turn_watch import TurnWatch
 from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.extensions import Extension, ExtensionMemory
@@ -89,6 +90,7 @@ class OperatorServices:
     admission: Admission
     turn_watch: TurnWatch
     own_certificates: OwnCertificates
+    secret_watch: SecretWatch
     stream_counts: StreamCounts
     reload_outcomes: ReloadOutcomes
     reconfiguration: Reconfiguration
@@ -226,7 +228,8 @@ class Operator:
         services = self._services
         spool = services.custody.services.spool
         alerts = [alert for health in services.backends.health for alert in health.alerts()]
-        alerts += [*services.own_certificates.alerts(), *services.jobs.alerts(), *spool.alerts()]
+        alerts += [*services.own_certificates.alerts(), *services.secret_watch.alerts(), *services.running.trust_files.alerts()]
+        alerts += [*services.reconfiguration.deny_lists.alerts(), *services.jobs.alerts(), *spool.alerts()]
         alerts += services.peer_records.database.alerts()
         return alerts if services.cluster is None else [*alerts, *services.cluster.alerts()]
 

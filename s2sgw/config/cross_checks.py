@@ -424,6 +424,34 @@ def admin_group(gateway: Gateway, admin: Admin) -> Complaints:
         yield Complaint(("admin", "group"), "has no effect: nobody else can enter the state directory; set admin.socket")
 
 
+#: systemd makes folders here for a service (`RuntimeDirectory=`), before it starts.
+_RUN = (Path("/run"), Path("/var/run"))
+
+
+def socket_folder(gateway: Gateway, admin: Admin) -> Path | None:
+    """Return the folder in which the gateway must be able to write for its admin socket.
+
+    None: the socket is below the state directory, or systemd makes the folder.
+    """
+    if admin.socket is None or gateway.state in admin.socket.parents:
+        return None
+    folder = admin.socket.parent
+    if os.path.exists(folder):
+        return folder
+    return None if folder.parent in _RUN else folder.parent  # the gateway makes one folder, no more
+
+
+def admin_socket(gateway: Gateway, admin: Admin) -> Complaints:
+    """Yield a folder in which the gateway cannot make its socket."""
+    folder, key = socket_folder(gateway, admin), ("admin", "socket")
+    if folder is None:
+        return
+    if not os.path.isdir(folder):
+        yield Complaint(key, f"{folder} is not a directory" if os.path.exists(folder) else f"{folder} does not exist")
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield Complaint(key, f"the socket cannot be made: no permission on {folder}")
+
+
 def tls_files(tls: TLS) -> Complaints:
     unusable = list(_folder(("tls", "certificates"), tls.certificates))
     yield from unusable
@@ -539,6 +567,7 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     (unread_pins, "peers"),
     (zero_handshakes, "listen", "peers"),
     (admin_group, "gateway", "admin"),
+    (admin_socket, "gateway", "admin"),
     (cluster_keys, "cluster", "tree"),
     (node_listener, "cluster"),
     (reused_ports, "listen", "backend", "console", "cluster"),

@@ -121,6 +121,7 @@ class DenyLists:
         """
         self.stop()
         self._sources, self._refresh = tuple(sources), refresh
+        self.failures = {name: why for name, why in self.failures.items() if name in map(str, sources)}
         begin = self.read(sources) if read is None else read
         for source, problem in begin.problems.items():
             detail = f"{problem}; the list is in force once it is fetched"
@@ -144,6 +145,16 @@ class DenyLists:
         self._cancel_timer()
         if self._reading is not None:
             self._reading.cancel()
+
+    def alerts(self) -> list[str]:
+        """Return a sentence for each list that could not be read at the last try."""
+        return [f"the deny list {name} {why}; {self._instead(name)}" for name, why in self.failures.items()]
+
+    def _instead(self, name: str) -> str:
+        if name not in self._lists:
+            return "its names are not denied"
+        number = len(self._lists[name].names)
+        return f"it stays as it was, with {number} name{'' if number == 1 else 's'}"
 
     # --- reading ---
 
@@ -177,8 +188,7 @@ class DenyLists:
     def _failed(self, name: str, why: str) -> None:
         if self.failures.get(name) != why:
             self.failures[name] = why
-            stays = f"; it stays as it was, with {len(self._lists[name].names)} names" if name in self._lists else ""
-            self.log.error(event="deny list unreadable", list=name, detail=why + stays)
+            self.log.error(event="deny list unreadable", list=name, detail=f"{why}; {self._instead(name)}")
 
     def _newest(self, read: ReadLists) -> ReadLists:
         """Return the lists that were read. A list that was refreshed since then stays."""

@@ -34,8 +34,8 @@ SELF_SIGNED = "is self-signed; most peers will refuse it"
 #: The most certificates that the first lines of the log name.
 NAMED_AT_START = 20
 
-#: The identity of a file and its content: path, inode, size, time of the last change.
-FileStamps = tuple[tuple[str, int, int, int], ...]
+#: The identity of a file, its content and its rights: path, inode, size, time of the last change, mode, owner, group.
+FileStamps = tuple[tuple[str, int, int, int, int, int, int], ...]
 
 
 class CertificateHolder(Protocol):
@@ -66,6 +66,8 @@ class CertificateFact:
     days: int
     chain: str
     domains: tuple[str, ...]
+    #: whether it is the `certificate` of a section of `[peers]`
+    special: bool = False
 
 
 def stamp_of(paths: Iterable[Path]) -> FileStamps:
@@ -76,7 +78,7 @@ def stamp_of(paths: Iterable[Path]) -> FileStamps:
             stat = path.stat()
         except OSError:
             continue
-        found.append((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        found.append((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_mode, stat.st_uid, stat.st_gid))
     return tuple(found)
 
 
@@ -133,6 +135,10 @@ class OwnCertificates:
         special = [file for path in self._holder.special_certificates for file in certificate_files(path)]
         return stamp_of([*files_of(self._holder.certificates.path), *special])
 
+    def reloaded(self) -> None:
+        """Note that a reload has read all files, and has found no fault."""
+        self.complaints = ()
+
     async def look(self) -> None:
         """Load files that have changed and are the same as at the last look. Warn of certificates that expire soon."""
         found = self._stamp()
@@ -151,7 +157,7 @@ class OwnCertificates:
         if self._holder.certificates.path != path:
             return  # a reload has named another folder meanwhile
         self._known, self._changing = found, None
-        complaints = (*loaded.complaints, *loaded.unserved(self._holder.domains), *wrong)
+        complaints = (*(loaded.complaints or loaded.unserved(self._holder.domains)), *wrong)
         if complaints:
             self.complaints = complaints
             self.log.error(event="certificates not loaded", detail=[*complaints], kept="those in use stay in use")
@@ -187,10 +193,12 @@ class OwnCertificates:
             if credential is not None:
                 serving.setdefault(credential.fingerprint, []).append(str(domain))
         used = {each.fingerprint: each for each in self._used()}
+        special = {each.fingerprint for each in self._holder.special_certificates.values()}
         for fingerprint, credential in used.items():
             days = (credential.not_after - now) // timedelta(days=1)
             domains = tuple(serving.get(fingerprint, ()))
-            yield CertificateFact(credential.name, credential.not_after, days, chain_fault(credential, anchors), domains)
+            fault = chain_fault(credential, anchors)
+            yield CertificateFact(credential.name, credential.not_after, days, fault, domains, fingerprint in special)
 
     def tell_used(self) -> None:
         """Log the certificates in use and when they expire, those that expire first before the others."""
@@ -221,11 +229,12 @@ class OwnCertificates:
 
     def alerts(self) -> list[str]:
         """Return a sentence for each certificate that an operator should renew or fix."""
-        found = [f"renewed certificates are not in use: {text}" for text in self.complaints]
+        found = [f"files of certificates that have changed are not in use: {text}" for text in self.complaints]
         for fact in self.facts():
-            if fact.days <= WARNING_DAYS[0] and fact.domains:
-                found.append(f"the certificate {fact.name} (for {', '.join(fact.domains)}) {ends_in(fact.days)}: renew it")
-            if fact.chain and fact.domains:
+            users = ", ".join(fact.domains) or ("peers that name it" if fact.special else "")
+            if fact.days <= WARNING_DAYS[0] and users:
+                found.append(f"the certificate {fact.name} (for {users}) {ends_in(fact.days)}: renew it")
+            if fact.chain and users:
                 found.append(f"the certificate {fact.name}: {fact.chain}")
         return found
 

@@ -1,4 +1,6 @@
-"""Files of the configuration that the gateway's own user cannot read. Root can read all, so a check by root asks as that user.
+"""Files of the configuration that the gateway's own user cannot read, and a folder of the admin socket that is closed to it.
+
+Root can read all, so a check by root asks as that user.
 
 The gateway's user is the owner of the state directory.
 """
@@ -12,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from s2sgw.config import Config
-from s2sgw.config.cross_checks import certificate_files
+from s2sgw.config.cross_checks import certificate_files, socket_folder
 from s2sgw.runtime.own_certificates import files_of
 
 #: The group of a user without an account (nogroup).
@@ -20,9 +22,10 @@ _NO_GROUP = 65534
 
 
 def unreadable_by_owner(config: Config) -> list[str]:
-    """Return a warning for each file that the gateway's user cannot read, if root asks. Not for a process with threads.
+    """Return a warning for each file that the gateway's user cannot read, and for a folder in which it cannot make its socket.
 
-    There is none while there is no state directory, if root owns it, or if root may not act as another user (a container).
+    Not for a process with threads. There is none if another user than root asks, while there is no state directory, if root owns
+    it, or if root may not act as another user (a container).
     """
     try:
         owner = config.gateway.state.stat().st_uid
@@ -31,13 +34,18 @@ def unreadable_by_owner(config: Config) -> list[str]:
     if os.geteuid() or not owner:
         return []
     name, group, groups = _account(owner)
-    files = dict.fromkeys(_files(config))
+    files, folder = dict.fromkeys(_files(config)), socket_folder(config.gateway, config.admin)
     try:
         with _acting_as(owner, group, groups):
             unreadable = [file for file in files if not os.access(file, os.R_OK, effective_ids=True)]
+            closed = [] if folder is None or os.access(folder, os.W_OK | os.X_OK, effective_ids=True) else [folder]
     except OSError:  # EPERM, or EINVAL for a user that a user namespace does not have
         return []
-    return [f"{file}: the gateway's user {name} (the owner of {config.gateway.state}) cannot read it" for file in unreadable]
+    user = f"the gateway's user {name} (the owner of {config.gateway.state})"
+    return [
+        *(f"{file}: {user} cannot read it" for file in unreadable),
+        *(f"{each}: {user} cannot make the admin socket there" for each in closed),
+    ]
 
 
 @contextmanager

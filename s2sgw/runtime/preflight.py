@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import grp
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ from s2sgw.authentication.trust_files import FileContents, read_anchors, read_re
 from s2sgw.config import Config, ConfigError, load
 from s2sgw.config.cross_checks import SHARED_SECRET, certificate_files
 from s2sgw.config.errors import key_text
-from s2sgw.net.certificates import CertificateDirectory, UnusableCertificate, read
+from s2sgw.net.certificates import CertificateDirectory, Credential, UnusableCertificate, read
 from s2sgw.net.dns_upstream import system_servers
 from s2sgw.net.endpoint_strings import EndpointString
 from s2sgw.policy.model import PeerObject, objects_with
@@ -42,6 +42,10 @@ class CheckedConfiguration:
     warnings: tuple[str, ...]
     #: the revocation lists of the peers, by the path that names them; reading them takes long
     revocations: Mapping[Path, FileContents[RevocationLists]] = field(default_factory=dict)
+    #: the files of trust anchors that the configuration names
+    anchors: frozenset[Path] = frozenset()
+    #: the certificates of `[peers."…"] certificate`, by the path that names them
+    special_certificates: Mapping[Path, Credential] = field(default_factory=dict)
 
 
 def check_configuration(path: Path) -> CheckedConfiguration:
@@ -61,17 +65,22 @@ def check_configuration(path: Path) -> CheckedConfiguration:
     anchors = read_anchors(str(config.tls.trust_anchors))
     complaints += [f"tls.trust_anchors: {text}" for text in anchors.complaints]
     revocations: dict[Path, FileContents[RevocationLists]] = {}
+    special: dict[Path, Credential] = {}
+    named: list[object] = [config.tls.trust_anchors]
     for name, peer in objects_with(config.peers, "trust_anchors", "crl", "certificate"):
-        complaints += [f"{key_text(('peers', name))}.{text}" for text in _unusable(peer, revocations)]
+        complaints += [f"{key_text(('peers', name))}.{text}" for text in _unusable(peer, revocations, special)]
+        named.append(peer.trust_anchors)
     complaints += [f"console.certificate: {text}" for text in _unusable_certificate(config.console.certificate)]
     complaints += [f"admin.group: {text}" for text in _missing_group(config.admin.group)]
     complaints += _missing_client(config)
     complaints += [f"policy.deny_lists: {text}" for text in denial.complaints(config.policy.deny_lists)]
     if complaints:
         raise ConfigError(config.path, complaints)
-    warnings = [*certificates.warnings, *_certificate_warnings(certificates, anchors, datetime.now(UTC))]
+    used = (*certificates.credentials, *special.values())
+    warnings = [*certificates.warnings, *_certificate_warnings(used, anchors, datetime.now(UTC))]
     warnings += [*_policy_warnings(config), *_listener_warnings(config, reaches_ipv6()), *_cluster_warnings(config)]
-    return CheckedConfiguration(config, certificates, tuple(warnings), revocations)
+    files = frozenset(each for each in named if isinstance(each, Path))
+    return CheckedConfiguration(config, certificates, tuple(warnings), revocations, files, special)
 
 
 def reaches_ipv6(addresses: Path = Path("/proc/net/if_inet6")) -> bool:
@@ -122,9 +131,9 @@ def _cluster_warnings(config: Config) -> Iterator[str]:
     yield "cluster.engine: its servers need `sync_interval: always`. The gateway cannot see this setting"
 
 
-def _certificate_warnings(certificates: CertificateDirectory, anchors: Anchors, at: datetime) -> Iterator[str]:
+def _certificate_warnings(certificates: Iterable[Credential], anchors: Anchors, at: datetime) -> Iterator[str]:
     """Yield what peers will object to in our certificates that can be used."""
-    for credential in certificates.credentials:
+    for credential in certificates:
         where = f"certificate {credential.name}"
         left = credential.not_after - at
         if timedelta(0) < left <= EXPIRY_WARNING:
@@ -152,8 +161,10 @@ def _policy_warnings(config: Config) -> Iterator[str]:
             yield f'{key_text(("peers", name, "tls"))}: "optional" has no effect unless dialback is "always"'
 
 
-def _unusable(peer: PeerObject, revocations: dict[Path, FileContents[RevocationLists]]) -> Iterator[str]:
-    """Yield the faults of the files that a peer section names. The revocation lists that were read are added."""
+def _unusable(
+    peer: PeerObject, revocations: dict[Path, FileContents[RevocationLists]], special: dict[Path, Credential],
+) -> Iterator[str]:
+    """Yield the faults of the files that a peer section names. Revocation lists and certificates that were read are added."""
     if isinstance(peer.trust_anchors, Path):
         yield from (f"trust_anchors: {text}" for text in read_anchors(str(peer.trust_anchors)).complaints)
     if peer.crl is not None:
@@ -163,7 +174,11 @@ def _unusable(peer: PeerObject, revocations: dict[Path, FileContents[RevocationL
             yield from (f"crl: {text}" for text in revocations[peer.crl].value.complaints)
         except OSError as error:
             yield f"crl: {error.filename} cannot be read: {error.strerror}"
-    yield from (f"certificate: {text}" for text in _unusable_certificate(peer.certificate))
+    if peer.certificate is not None and peer.certificate not in special:
+        try:
+            special[peer.certificate] = read(peer.certificate.name, *certificate_files(peer.certificate))
+        except UnusableCertificate as problem:
+            yield f"certificate: {problem}"
 
 
 def _missing_group(name: str | None) -> Iterator[str]:

@@ -164,6 +164,7 @@ class GatewayTests(SynchronousTestCase):
             record=SimpleNamespace(refused=lambda *facts: self.refused.append(facts), limit_hit=None, tell_repeated=lambda at_once=False: None),
             admission=Admission(ConnectionLimits(), self.clock),
             own_certificates=SimpleNamespace(look=lambda: None, tell_endings=lambda: None, tell_used=lambda: None),
+            secret_watch=SimpleNamespace(look=lambda: None),
             former_domains=SimpleNamespace(turn=lambda: None), streams_to_former_domains=lambda: self.to_former_domains,
             reports=SimpleNamespace(turn=lambda: None, close=lambda: None),
             audit=SimpleNamespace(note_or_log=lambda action, **facts: self.audited.append((action, facts))),

@@ -5,7 +5,10 @@ from __future__ import annotations
 from math import inf, nan
 from typing import Any
 
+from twisted.internet.defer import fail
+
 from s2sgw.admin.server import VerbError
+from s2sgw.peerdb.keys import PER_PEER
 from s2sgw.policy.peers import PeerPolicies
 from tests.support.trust_verbs import NEW, NEW_KEY, NOW, OLD_KEY, PEER, PinVerbsCase
 
@@ -32,7 +35,25 @@ class PinVerbsTests(PinVerbsCase):
         self.assertEqual([OLD_KEY], [old["key"] for old in self.ask("pending")[0]["remembered"]])
         self.ask("pins approve", peer="peer.example", replace=True)
         self.assertEqual({OLD_KEY: False, NEW_KEY: True}, {row["key"]: row["counts"] for row in self.ask("pins list") if row["origin"] == "operator"})
-        self.assertEqual(["pins approve", "pins revoke", "pins approve"], self.audited())
+        self.assertEqual(["pins approve", "pins approve", "pins revoke"], self.audited())
+
+    def test_not_replaced(self) -> None:
+        """A key that cannot be approved, because too many are remembered, replaces none: the peer keeps those that it has."""
+        for number in range(PER_PEER):
+            self.ask("pins add", peer="peer.example", key=f"sha256:{number:064x}")
+        self.assertRaisesRegex(VerbError, "nothing was changed: ", self.ask, "pins add", peer="peer.example", key=NEW_KEY, replace=True)
+        self.assertEqual(PER_PEER, sum(row["counts"] for row in self.ask("pins list") if row["origin"] == "operator"))
+
+    def test_replaced_in_part(self) -> None:
+        """If another key cannot be revoked, the answer says that the new one is approved."""
+        self.ask("pins add", peer="peer.example", key=OLD_KEY)
+        revoke = self.peer_records.keys.revoke
+        self.patch(self.peer_records.keys, "revoke", lambda *given: fail(OSError("the disk is full")))
+        text = f"{NEW_KEY} is approved, but {OLD_KEY} is not revoked: nothing was changed: the disk is full"
+        self.assertRaisesRegex(VerbError, text, self.ask, "pins add", peer="peer.example", key=NEW_KEY, replace=True)
+        self.patch(self.peer_records.keys, "revoke", revoke)
+        counting = {row["key"] for row in self.ask("pins list") if row["origin"] == "operator" and row["counts"]}
+        self.assertEqual({OLD_KEY, NEW_KEY}, counting)
 
     def test_list(self) -> None:
         """The list has the keys of all peers, or of one with its configured pins."""

@@ -162,7 +162,9 @@ class HoldTests(SynchronousTestCase):
         tools = Tools(self.mktemp(), ready=True)
         tools.ask("hold", "there.example")
         tools.accept("1")
-        self.assertEqual(tools.ask("release", *LANE), {"lanes": 0, "stanzas": 0, "holds": 0})
+        self.assertEqual(tools.ask("release", *LANE), {"lanes": 0, "stanzas": 0, "holds": 0, "held": ["there.example"]})
+        tools.ask("hold", *LANE)
+        self.assertEqual(tools.ask("release", *LANE), {"lanes": 0, "stanzas": 0, "holds": 1, "held": ["there.example"]})
         self.assertEqual(tools.world.next_hop.sent, [])
 
     def test_stanza(self) -> None:

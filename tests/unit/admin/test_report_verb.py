@@ -84,7 +84,7 @@ class ReportVerbTests(SynchronousTestCase):
         self.report.refused("inbound", "evil\x1b.example", True, Ending(Cause.EXPIRED))
         text = report_table(self.successResultOf(self.ask()), SCREEN)
         self.assertIn("2026-11-27 (UTC), for here.example", text)
-        self.assertIn("1 times inbound pkix/expired (by us)", text)
+        self.assertIn("1 time inbound pkix/expired (by us)", text)
         self.assertNotIn("\x1b", text)
         empty = {"day": "2026-11-27", "domains": ["here.example"], "peers": []}
         self.assertIn("nothing happened", report_table(empty, SCREEN))

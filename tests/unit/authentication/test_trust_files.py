@@ -107,6 +107,34 @@ class TrustFilesTests(SynchronousTestCase):
         self.finish()
         self.assertIsNot(first, files.revocations(self.path))
 
+    def test_told_while_it_lasts(self) -> None:
+        """A file that stays unreadable is logged once, and is an alert until it can be read again, also if it is the same then."""
+        self.path.write_bytes(shared_issuer().crl())
+        files = TrustFiles(self.clock)
+        files.revocations(self.path)
+        self.path.rename(f"{self.path}.moved")
+        for _ in range(5):
+            files.look()
+        self.assertEqual(["file unreadable"], self.said)
+        (alert,) = files.alerts()
+        self.assertIn("No such file or directory; its earlier contents stay in use", alert)
+        Path(f"{self.path}.moved").rename(self.path)
+        files.look()
+        self.assertEqual([], files.alerts())
+
+    def test_named_no_more(self) -> None:
+        """A file that a reload names no more is not looked at, so its removal is no fault."""
+        self.path.write_bytes(shared_issuer().crl())
+        files = TrustFiles(self.clock, SimpleNamespace(run=self.later))
+        files.revocations(self.path)
+        os.utime(self.path, (1, 1))
+        files.look()
+        files.adopt((), {})
+        os.unlink(self.path)
+        self.finish()
+        files.look()
+        self.assertEqual(([], []), (self.said, files.alerts()))
+
     def test_adopted(self) -> None:
         """The lists that a reload has read apply at once. An older read that ends later does not replace them."""
         self.path.write_bytes(shared_issuer().crl())
@@ -116,7 +144,7 @@ class TrustFilesTests(SynchronousTestCase):
         self.clock.advance(LOOK_EVERY)
         files.revocations(self.path)
         read = read_revocations(self.path)
-        files.adopt({self.path: read})
+        files.adopt((), {self.path: read})
         self.assertIs(read.value, files.revocations(self.path))
         self.finish()
         self.assertIs(read.value, files.revocations(self.path))

@@ -70,6 +70,16 @@ class ControlTests(SynchronousTestCase):
         result = self.run_command({**answer, "denied": False, "changed": False, "closed": []}, "deny", "evil.example", "--undo")
         self.assertEqual((1, "evil.example was not denied.\n"), (result.exit_code, result.output))
 
+    def test_internationalised(self) -> None:
+        """Names are shown in U-labels, as in all tables. One that cannot be read is shown as it is."""
+        name = "xn--mller-kva.example"
+        self.assertEqual("müller.example\n*.müller.example\nxn--\u20ac\n", self.run_command([name, f"*.{name}", "xn--\u20ac"], "deny", "--list").output)
+        answer = {"peer": f"*.{name}", "denied": True, "changed": True, "closed": []}
+        self.assertEqual("*.müller.example is denied.\n", self.run_command(answer, "deny", name).output)
+        self.assertEqual("0 streams with müller.example closed.\n", self.run_command({"peer": name, "closed": 0}, "close", name).output)
+        forgotten = {"peer": name, "proofs": False, "keys": 0, "pending": 0, "refusals": 0}
+        self.assertIn("Forgotten of müller.example:", self.run_command(forgotten, "forget", name).output)
+
     def test_deny_list(self) -> None:
         """The names are printed. A PEER with --list, or neither of them, is an error."""
         self.assertEqual("*.a.example\nb.example\n", self.run_command(["*.a.example", "b.example"], "deny", "--list").output)

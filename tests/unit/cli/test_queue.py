@@ -81,6 +81,13 @@ class QueueCommandTests(SynchronousTestCase):
             result = self.run_command({"lanes": 0, "stanzas": 0, "holds": holds}, "release", "gone.example")
             self.assertEqual((words, int(not holds)), (result.output.strip(), result.exit_code))
 
+    def test_release_under_another_hold(self) -> None:
+        """A lane whose peer is held too is not told as released."""
+        for holds, words in ((1, "1 hold removed"), (0, "no hold of its own")):
+            answer = {"lanes": 0, "stanzas": 0, "holds": holds, "held": ["gone.example"]}
+            result = self.run_command(answer, "release", "here.example", "gone.example")
+            self.assertEqual((f"{words}; it is still held, by the hold of gone.example", int(not holds)), (result.output.strip(), result.exit_code))
+
     def test_tables_hold_everything(self) -> None:
         """Every column has its cell."""
         for columns, row in ((tables.QUEUE, PEER), (tables.QUEUED, STANZA)):

@@ -99,6 +99,8 @@ class ExplainCommandTests(Commands, ExplainCase):
             "now": {"inbound": {**answer["now"]["inbound"], "last": None}},
             "lanes": [{"sender": "here.example", "recipient": "peer.example", "stanzas": 2, "blocked": "next-hop", "full": ["disk share"]}],
         }
+        name = "xn--mller-kva.example"
+        self.assertIn("müller.example with here.example", self.run_command({**bare, "peer": name}, "explain", name).output)
         shown = self.run_command(bare, "explain", "peer.example")
         waits = "2 stanzas, blocked: next-hop, full: disk share"
         for words in ("NOT ALLOWED", "has changed", "valid until 1970", "no-such-domain", "no connection is recorded", "with no proof", waits):

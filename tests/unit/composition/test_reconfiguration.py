@@ -13,11 +13,13 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin.reload import ReloadResult
+from s2sgw.composition.configuration import RunningConfiguration
 from s2sgw.composition.gateway import build_gateway
 from s2sgw.composition.listeners import NotListening
 from s2sgw.config import ConfigError
 from s2sgw.console import rendering
 from s2sgw.net.https import Fetched, Unfetched
+from s2sgw.net.threads import AtOnce
 from s2sgw.runtime import deny_lists
 from s2sgw.runtime.deny_lists import ListUnreadable
 from s2sgw.runtime.preflight import check_configuration
@@ -77,6 +79,35 @@ class ReconfigurationTests(FolderCase):
         self.receiving = self.gateway.federation.receiving
         self.gateway.reconfiguration.open()
         self.addCleanup(self.gateway.reconfiguration.close)
+
+    def test_certificate_of_a_peer(self) -> None:
+        """A peer's own certificate is read at the reload: files that are damaged before its first stream change nothing."""
+        self.leaf("special", "example.org")
+        self.also('[peers."peer.example"]\ncertificate = "special"\n')
+        self.assertTrue(self.reload().ok)
+        for file in ("special.crt", "special.key"):
+            (self.folder / file).write_bytes(b"half of a file")
+        credential = self.running.credential(Domain.parse("example.org"), PEER)
+        assert credential is not None
+        self.assertEqual("special", credential.name)
+
+    def test_certificate_of_a_peer_at_the_start(self) -> None:
+        """The same holds from the start on."""
+        self.leaf("special", "example.org")
+        self.also('[peers."peer.example"]\ncertificate = "special"\n')
+        config = check_configuration(self.path).config
+        running = RunningConfiguration(config, self.gateway.reactor, AtOnce())
+        (self.folder / "special.crt").unlink()
+        credential = running.credential(Domain.parse("example.org"), PEER)
+        assert credential is not None
+        self.assertEqual("special", credential.name)
+
+    def test_alerts_end(self) -> None:
+        """A reload that has read good files ends the alerts about them at once."""
+        self.gateway.own_certificates.complaints = ("a fault",)
+        self.gateway.secret_watch.faults = {self.folder / "a.secret": "a fault"}
+        self.assertTrue(self.reload().ok)
+        self.assertEqual(([], []), (self.gateway.own_certificates.alerts(), self.gateway.secret_watch.alerts()))
 
     def reload(self) -> ReloadResult:
         done = self.gateway.reconfiguration.reload.run("the test")

@@ -470,6 +470,24 @@ hold = "x"
         (self.folder / "state").mkdir()
         self.assertEqual([], self.with_gateway(""))
 
+    def test_admin_socket(self) -> None:
+        """The folder of the admin socket can be written, or made in one that can. One that systemd makes is not looked at."""
+        (self.folder / "file").touch()
+        (self.folder / "open").mkdir()
+        for place, said in (
+            ("file/a.sock", "file is not a directory"), ("one/two/a.sock", "one does not exist"), ("open/a.sock", None), ("new/a.sock", None),
+            ("/run/s2sgw-of-no-test/a.sock", None), ("state/deep/a.sock", None),
+        ):
+            found = self.with_gateway(f'[admin]\nsocket = "{place}"\n')
+            self.assertEqual([] if said is None else [f"line 4: admin.socket: {said}"], found)
+
+        def access(path: str, *_: object) -> bool:
+            return not str(path).endswith("open")
+
+        with mock.patch.object(os, "access", access):
+            (complaint,) = self.with_gateway('[admin]\nsocket = "open/a.sock"\n')
+        self.assertEqual("line 4: admin.socket: the socket cannot be made: no permission on open", complaint)
+
     def test_certificate_files(self) -> None:
         """Both forms of a certificate with its key are found."""
         (self.folder / "name").mkdir()

@@ -80,15 +80,31 @@ class FileTests(DenyListsTestCase):
         self.file.unlink()
         self.clock.advance(3600)
         self.assertEqual(["a.example"], self.names())
+        (alert,) = self.lists.alerts()
+        self.assertIn("No such file or directory; it stays as it was, with 1 name", alert)
         self.assertEqual({str(self.file): "cannot be read: No such file or directory"}, self.lists.failures)
         self.file.write_text("<html>\n")
         self.clock.advance(RETRY)
         self.assertIn("is no list", self.lists.failures[str(self.file)])
         self.file.write_text("c.example\n")
         self.clock.advance(RETRY)
-        self.assertEqual((["c.example"], {}), (self.names(), self.lists.failures))
+        self.assertEqual((["c.example"], {}, []), (self.names(), self.lists.failures, self.lists.alerts()))
         self.clock.advance(3599)
         self.assertEqual(1, len(self.clock.getDelayedCalls()))
+
+    def test_named_no_more(self) -> None:
+        """The fault of a list that a reload names no more is forgotten: the others are read at their own time again."""
+        other = self.state / "other.txt"
+        other.write_text("b.example\n")
+        self.lists.hold([self.file, other], 3600)
+        other.unlink()
+        self.clock.advance(3600)
+        self.assertEqual(1, len(self.lists.alerts()))
+        self.lists.hold([self.file], 3600)
+        self.assertEqual([], self.lists.alerts())
+        self.file.write_text("c.example\n")
+        self.clock.advance(3599)
+        self.assertEqual(["a.example"], self.names())
 
     def test_complaints(self) -> None:
         """A start reports errors of files only, because URLs may be read later."""

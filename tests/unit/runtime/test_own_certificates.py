@@ -128,6 +128,18 @@ class OwnCertificateTests(SynchronousTestCase):
         self.look(2)
         self.assertEqual((180, []), (self.ends(), self.own.alerts()))
 
+    def test_rights(self) -> None:
+        """A key that others can read by now is told as one that a start would refuse, until its mode is right again."""
+        key = self.folder / "example.org.key"
+        key.chmod(0o644)
+        self.look(2)
+        self.assertEqual((90, ["certificates not loaded"]), (self.ends(), self.told))
+        (alert,) = self.own.alerts()
+        self.assertIn("is readable or writable by other users", alert)
+        key.chmod(0o600)
+        self.look(2)
+        self.assertEqual([], self.own.alerts())
+
     def test_touched(self) -> None:
         """Files with unchanged content, or already read by a reload, are not reported."""
         self.put("example.org", issued(180))
@@ -154,7 +166,10 @@ class OwnCertificateTests(SynchronousTestCase):
         self.holder.special_certificates[path] = read("special", path.with_suffix(".crt"), path.with_suffix(".key"))
         self.put("special", issued(300))
         self.look(2)
-        self.assertEqual(300, (self.holder.special_certificates[path].not_after - AT).days)
+        self.assertEqual((300, []), ((self.holder.special_certificates[path].not_after - AT).days, self.own.alerts()))
+        self.put("special", issued(5))
+        self.look(2)
+        self.assertEqual(["the certificate special (for peers that name it) ends in 5 days: renew it"], self.own.alerts())
 
     def test_endings(self) -> None:
         """A certificate is reported once each 21, 7, 3 and 1 days before its expiry, and at its expiry."""

@@ -72,6 +72,19 @@ class OwnerAccessTests(SynchronousTestCase):
         self.assertEqual({str(certs), str(certs / "example.org.crt"), str(certs / "example.org.key")}, set(found))
         self.assertEqual((0, 0), (os.geteuid(), os.getegid()))
 
+    def test_socket(self) -> None:
+        """A folder in which the user cannot make the admin socket is named."""
+        self.give_away(self.folder / "state", *self.paths)
+        (self.folder / "sockets").mkdir(mode=0o755)
+        path = self.folder / "s2sgw.toml"
+        path.write_text(f'{TEXT}[admin]\nsocket = "sockets/admin.sock"\n')
+        config = load(path, system_nameservers=("127.0.0.1",))
+        (warning,) = unreadable_by_owner(config)
+        self.assertEqual(str(self.folder / "sockets"), warning.partition(":")[0])
+        self.assertIn("cannot make the admin socket", warning)
+        self.give_away(self.folder / "sockets")
+        self.assertEqual([], unreadable_by_owner(config))
+
     def test_not_permitted(self) -> None:
         """In a container whose root may not act as another user, or that has no such user, nothing is reported."""
         self.give_away(self.folder / "state")

@@ -146,7 +146,7 @@ class ListenerWarningTests(PreflightCase):
 class CertificateWarningTests(PreflightCase):
     def warnings(self, at: datetime = AT) -> list[str]:
         directory = CertificateDirectory(self.folder / "certs", lambda: AT)
-        return list(_certificate_warnings(directory, Anchors([shared_root().certificate]), at))
+        return list(_certificate_warnings(directory.credentials, Anchors([shared_root().certificate]), at))
 
     def test_good(self) -> None:
         """A complete chain to an anchor, far from its expiry, gives no warning."""
