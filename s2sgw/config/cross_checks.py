@@ -438,7 +438,7 @@ def socket_folder(gateway: Gateway, admin: Admin) -> Path | None:
     folder = admin.socket.parent
     if os.path.exists(folder):
         return folder
-    return None if folder.parent in _RUN else folder.parent  # the gateway makes one folder, no more
+    return None if any(run in folder.parents for run in _RUN) else folder.parent  # the gateway makes one folder, no more
 
 
 def admin_socket(gateway: Gateway, admin: Admin) -> Complaints:

@@ -476,7 +476,7 @@ hold = "x"
         (self.folder / "open").mkdir()
         for place, said in (
             ("file/a.sock", "file is not a directory"), ("one/two/a.sock", "one does not exist"), ("open/a.sock", None), ("new/a.sock", None),
-            ("/run/s2sgw-of-no-test/a.sock", None), ("state/deep/a.sock", None),
+            ("/run/s2sgw-of-no-test/node/a.sock", None), ("state/deep/a.sock", None),
         ):
             found = self.with_gateway(f'[admin]\nsocket = "{place}"\n')
             self.assertEqual([] if said is None else [f"line 4: admin.socket: {said}"], found)

@@ -51,7 +51,7 @@ class SecretWatchTests(SecretTestCase):
         self.assertEqual(["secret unusable"], self.look())
 
     def test_reloaded_meanwhile(self) -> None:
-        """What was found for a configuration that a reload has replaced is not told."""
+        """A fault of a configuration that a reload has replaced meanwhile is not told."""
         self.path.unlink()
         reading: Deferred[Any] = Deferred()
         watch = SecretWatch(self.running, SimpleNamespace(run=lambda call, *given: reading.addCallback(lambda _: call(*given))))
