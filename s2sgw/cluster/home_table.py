@@ -297,6 +297,7 @@ class HomeTable:
                 self._forget_if_idle(peer)
             else:
                 self._refuse_late(peer, now)
+                self._ask_no_more(peer, now)
                 self._proceed(peer, now)
 
     # --- sessions ---
@@ -463,6 +464,11 @@ class HomeTable:
         else:
             self._retry(peer, now)
 
+    def _ask_no_more(self, peer: _Peer, now: float) -> None:
+        """Give up the question to a home whose session is over: a node that has ended does not answer."""
+        if isinstance(peer.call, AskToYield) and self._sessions.state_of(peer.call.home, now) == "over":
+            peer.call = None
+
     def claimed(self, call: ClaimHome, fence: Fence, logs: PeerLogs, now: float) -> None:
         """This node is the home."""
         peer = self._answered(call)
@@ -523,7 +529,7 @@ class HomeTable:
             self._effects.append(AnswerYield(waiter, state is None or not isinstance(state.call, ClaimHome)))
         elif len(state.askers) < ASKERS and (isinstance(state.call, ClosePeer) or state.unreleased is not None):
             state.askers.append(waiter)
-        elif state.open and quiet >= QUIET:
+        elif state.open and (quiet >= QUIET or self._draining):
             state.askers.append(waiter)
             self._close(state)
         else:

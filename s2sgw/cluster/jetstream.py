@@ -50,6 +50,7 @@ from s2sgw.cluster.requests import Message, NoResponders, Unanswered
 from s2sgw.cluster.stream_room import StreamRoom
 from s2sgw.cluster.stream_setup import REPLICAS, check_server, check_stream, needs_update, room_words, wanted_streams
 from s2sgw.cluster.subjects import (
+    BOOK_STREAM,
     KEPT_SUBJECTS,
     PEN_STREAM,
     PULSES,
@@ -87,6 +88,8 @@ _STALL_SECONDS = 1.0
 _REMOVAL_SECONDS = 2.0
 #: Seconds that the servers have to make a stream, before they are asked again.
 _CHANGE_SECONDS = 5.0
+#: Seconds after which a stream that may have no leader is asked again.
+_LEADER_SECONDS = 1.0
 #: Seconds after which a cluster of servers that is not complete is asked again.
 _STARTING = 0.5
 #: Peers whose last sequence is remembered.
@@ -231,6 +234,16 @@ class JetStreamEngine(ClusterEngine):
             if isinstance(answer, BaseException) and not missing:
                 raise answer
         return missing
+
+    async def elected(self, seconds: float) -> bool:
+        """Wait until each stream that a new home of a peer needs has a leader, for so long; return whether it has."""
+        return await self._call(self._elected(seconds))
+
+    async def _elected(self, seconds: float) -> bool:
+        ask, names = self._api.question, (*SPOOL_STREAMS, BOOK_STREAM)
+        questions = [ask(self._api.call, f"STREAM.INFO.{name}", {}, _LEADER_SECONDS, seconds=seconds) for name in names]
+        answers = await asyncio.gather(*questions, return_exceptions=True)
+        return not any(isinstance(answer, BaseException) for answer in answers)
 
     def _checked(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
         wanted = {**wanted, "num_replicas": 1 if self._alone else REPLICAS}

@@ -47,6 +47,8 @@ from s2sgw.xmpp.jid import Domain
 OPEN_SECONDS = 60.0
 #: Seconds in which peers are given up one by one. The others get a new home when this node has left.
 DRAIN_SECONDS = 20.0
+#: Seconds of these in which the engine may elect leaders before. An election takes 4 to 9 s.
+ELECTION_SECONDS = 10.0
 #: Seconds in which other nodes close the streams that this one has handed on to them.
 DOOR_SECONDS = 10.0
 #: Seconds before the engine is asked again, if it does not answer.
@@ -215,9 +217,23 @@ class NodeLife:
         """Give up the peers one by one: streams end in order, stanzas are spooled, and each gets its new home at once."""
         self._leaving, self.why_closed = True, "it is stopping"
         if self._started and self._parts.membership.may_write():
-            await self._bounded(self._parts.homes.drain, DRAIN_SECONDS, "some peers were not given up in time")
+            await self._give_up_peers()
             await self._bounded(self.door.leave, DOOR_SECONDS, "some streams of other nodes were not closed in time")
         self._port.refuse()
+
+    async def _give_up_peers(self) -> None:
+        """Give the peers up when the streams of the engine have leaders: without one no home is released, and no node gets it.
+
+        Until then the peers are served here.
+        """
+        parts, end = self._parts, self._clock.seconds() + DRAIN_SECONDS
+        await self._bounded(self._elected, ELECTION_SECONDS, "the engine elects leaders: peers are silent until it has them")
+        if parts.membership.may_write():
+            parts.members.drain()
+            await self._bounded(parts.homes.drain, end - self._clock.seconds(), "some peers were not given up in time")
+
+    def _elected(self) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self._parts.engine.elected(ELECTION_SECONDS))
 
     async def leave(self) -> None:
         """Leave the cluster, and close the listener for nodes and the engine, in this order."""

@@ -128,7 +128,8 @@ class NodeDoor:
         #: where the connections of a peer go, and until when this is believed
         self._found: BoundedDict[Domain, tuple[float, HostPort]] = BoundedDict(REMEMBERED)
         self._nodes: dict[HostPort, str] = {}
-        self._open: dict[HandedOn, HostPort] = {}
+        #: the connections that are handed on, each with its place and its peer
+        self._open: dict[HandedOn, tuple[HostPort, Domain | None]] = {}
         self._left: Deferred[None] | None = None
 
     def may_copy(self) -> bool:
@@ -147,7 +148,7 @@ class NodeDoor:
     def node_ended(self, node: str) -> None:
         """End the connections that were handed on to `node`, which is dead: their peers connect again at once."""
         self._found.clear()
-        self._reset([each for each, place in self._open.items() if self._nodes.get(place) == node])
+        self._reset([each for each, (place, _) in self._open.items() if self._nodes.get(place) == node])
 
     def _reset(self, connections: list[HandedOn]) -> None:
         """Reset these connections, some in each turn of the reactor."""
@@ -164,7 +165,7 @@ class NodeDoor:
         if not self._open:
             self._left.callback(None)
         header = self.headers.write(NOWHERE, NOWHERE, f"{self.name} {LEAVE}")
-        for place in set(self._open.values()):
+        for place in {place for place, _ in self._open.values()}:
             self._dialler(place.host, place.port, partial(_Farewell, header)).addErrback(_not_told)
         return self._left
 
@@ -224,14 +225,17 @@ class NodeDoor:
         if peer is not None:
             self._found.pop(peer, None)
 
-    def opened(self, connection: HandedOn, place: HostPort) -> None:
+    def opened(self, connection: HandedOn, place: HostPort, peer: Domain | None) -> None:
         """Note a connection that is handed on."""
         self.number += 1
-        self._open[connection] = place
+        self._open[connection] = place, peer
 
     def gone(self, connection: HandedOn) -> None:
-        """Note that it is closed."""
-        self._open.pop(connection, None)
+        """Note that it is closed. The home may have given the peer up, so the next connection is looked up again."""
+        place, peer = self._open.pop(connection, (None, None))
+        found = None if peer is None else self._found.get(peer)
+        if peer is not None and found is not None and found[1] == place:
+            del self._found[peer]
         self._resetting.discard(connection)
         if self._left is not None and not self._open and not self._left.called:
             self._left.callback(None)
@@ -259,8 +263,7 @@ class LegPlacing:
     def __init__(self, door: NodeDoor, leg: Leg) -> None:
         self._door = door
         self._leg = leg
-        self.handed_on, self.gone, self.may_copy = door.opened, door.gone, door.may_copy
-        self.not_answered = door.not_answered
+        self.gone, self.may_copy, self.not_answered = door.gone, door.may_copy, door.not_answered
 
     def place(self, header: Header, address: str) -> Deferred[HostPort | None]:
         """Return the listener of the home of the peer; None: this node serves the stream."""
@@ -274,6 +277,10 @@ class LegPlacing:
         """Return the PROXY header for the other node."""
         leg = FEDERATION if self._leg == "federation" else f"{BACKEND}{Domain.claimed(header.from_ or '').ascii}"
         return self._door.headers.write(source, destination, f"{self._door.name} {leg}")
+
+    def handed_on(self, connection: HandedOn, place: HostPort, header: Header) -> None:
+        """Note a connection that is handed on."""
+        self._door.opened(connection, place, self._door.peer(self._leg, header))
 
     def not_reached(self, header: Header, place: HostPort, why: str) -> None:
         """Forget the place."""

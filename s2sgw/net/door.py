@@ -55,8 +55,8 @@ class Placing(Protocol):
     def not_answered(self, place: HostPort) -> None:
         """Note that `place` has closed a connection that was handed on, before it sent anything."""
 
-    def handed_on(self, connection: HandedOn, place: HostPort) -> None:
-        """Note that a connection is handed on to `place`."""
+    def handed_on(self, connection: HandedOn, place: HostPort, header: Header) -> None:
+        """Note that the connection of `header` is handed on to `place`."""
 
     def gone(self, connection: HandedOn) -> None:
         """Note that it is closed."""
@@ -112,6 +112,7 @@ class DoorConnection(SilentConnection):
         self._timer: IDelayedCall | None = None
         self._relay: Relay | None = None
         self._place: HostPort | None = None
+        self._header: Header | None = None
 
     # --- the header ---
 
@@ -152,6 +153,7 @@ class DoorConnection(SilentConnection):
         if place is None or not greeting:
             self._serve()
             return
+        self._header = header
         self._call = self._door.dialler(place.host, place.port, partial(self._far_end, place, greeting))
         self._call.addCallbacks(self._reached, self._not_reached, errbackArgs=(header, place))
 
@@ -194,8 +196,9 @@ class DoorConnection(SilentConnection):
         self._admitted.entrust()
         self._timer = self._door.clock.callLater(self._door.proven_after, self._prove)
         data, self._data = self._data, b""
+        assert self._header is not None
         self._place = place
-        self._door.placing.handed_on(self, place)
+        self._door.placing.handed_on(self, place, self._header)
         self._relay = Relay(self.transport, far, self._door.placing.may_copy)
         self._relay.begin(greeting + data)
 

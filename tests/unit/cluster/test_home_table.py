@@ -226,6 +226,20 @@ class HomeTableTests(SynchronousTestCase):
         self.tick(home_table.RECHECK)
         self.take(ReadHome)
 
+    def test_home_ends_without_an_answer(self) -> None:
+        """A question to a node that ends is given up at once. An answer that comes all the same is of no use."""
+        self.ask()
+        self.read(OTHER)
+        call = self.take(AskToYield)
+        self.tick()
+        self.assertNotIn("ReadHome", self.rest())
+        self.sessions.states[OTHER] = "over"
+        self.table.other_ended(self.now)
+        self.table.yield_answered(call, False, self.now)
+        self.read(OTHER)
+        self.claim()
+        self.assertIsNone(self.ending())
+
     def test_silent_home(self) -> None:
         """A silent home is waited for, until it is declared dead or is heard again."""
         for state in ("silent", "unknown"):
@@ -556,6 +570,20 @@ class HomeTableTests(SynchronousTestCase):
                 self.table.released(self.take(ReleaseHome), self.now)
         self.take(HomesReleased)
         self.assertEqual((list(self.table.owned), self.rest().count("HomesReleased")), ([], 0))
+
+    def test_asked_in_a_drain(self) -> None:
+        """A peer that another node asks for is given up before its turn, with signs of life too."""
+        peers = [Domain.parse(f"p{number}.example") for number in range(home_table.RELEASED_AT_ONCE + 1)]
+        for peer in peers:
+            self.own(peer)
+        self.table.drain(self.now)
+        self.rest()
+        (last,) = [peer for peer in peers if self.table.open(peer)]
+        waiter = Waiter()
+        self.table.yield_asked(last, waiter, 0.0, self.now)
+        self.table.closed(self.take(ClosePeer), True, self.now)
+        self.table.released(self.take(ReleaseHome), self.now)
+        self.assertEqual(self.take(AnswerYield), AnswerYield(waiter, True))
 
     def test_drain_with_a_release_that_fails(self) -> None:
         """A release that the engine does not answer is made again in a drain, too."""

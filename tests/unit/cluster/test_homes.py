@@ -248,6 +248,18 @@ class ClusterHomesTests(SynchronousTestCase):
         self.assertEqual(node.homes.failures.number, len(self.flushLoggedErrors(ZeroDivisionError)))
         self.assertLess(0, node.homes.failures.number)
 
+    def test_home_ends_without_an_answer(self) -> None:
+        """A node that asks for a peer, and waits for the home when it ends, gets the peer as soon as that is known."""
+        async def never(peer: Domain) -> bool:
+            return await Deferred[bool]()
+
+        self.own()
+        self.patch(self.nodes["a"].custody, "close", never)
+        answers = self.nodes["b"].claim(P)
+        self.nodes.die("a")
+        self.nodes.pass_time(3.0)
+        self.assertEqual((answers, self.nodes.owners(P)), ([None], ["b"]))
+
     def test_unused(self) -> None:
         """A home that is not used is released."""
         self.own()

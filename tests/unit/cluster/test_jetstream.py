@@ -84,6 +84,32 @@ class StreamTests(SynchronousTestCase):
 
         self.loop.run(run())
 
+    def test_elected(self) -> None:
+        """Streams without a leader are waited for, each in its own time. One that gets none is not waited for longer."""
+        leaders = {"S2SGW_SPOOL_3": 4.0, "S2SGW_BOOK": 9.0, "S2SGW_PEN": 100.0}  # when they are elected
+
+        def by_leaders(request: Request) -> Message | Exception:
+            name = request.subject.rpartition(".")[2]
+            return self.answer(request) if request.at >= leaders.get(name, 0.0) else SILENCE
+
+        async def elected() -> tuple[bool, float]:
+            began = self.loop.time()
+            found = await Deferred.fromCoroutine(self.engine.elected(10.0)).asFuture(self.loop)
+            return found, round(self.loop.time() - began)
+
+        async def run() -> None:
+            self.connection.script[0] = by_leaders
+            found, seconds = await elected()
+            self.assertTrue(found)
+            self.assertTrue(9 <= seconds <= 11)
+            self.assertEqual((True, 0), await elected())
+            leaders["S2SGW_SPOOL_3"] = 1000.0
+            found, seconds = await elected()
+            self.assertFalse(found)
+            self.assertTrue(10 <= seconds <= 12)
+
+        self.loop.run(run())
+
     def test_no_receiver(self) -> None:
         """A question without a receiver is told apart from one without an answer."""
         async def asked(error: Exception) -> None:

@@ -25,7 +25,7 @@ from s2sgw.cluster.shared_pending import SharedPending
 from s2sgw.cluster.shared_proofs import SharedProofs
 from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings
 from s2sgw.composition.cluster import ClusterParts, MembershipNotices
-from s2sgw.composition.node_life import READ_AGAIN, NodeLife
+from s2sgw.composition.node_life import ELECTION_SECONDS, READ_AGAIN, NodeLife
 from s2sgw.composition.node_listener import NodeDoor
 from s2sgw.composition.returned_stanzas import ReturnedStanzas
 from s2sgw.delivery.holds import HoldTarget
@@ -47,6 +47,10 @@ def home(pair: Pair) -> Domain:
     return pair.sender
 
 
+async def _result(answer: Deferred[bool]) -> bool:
+    return await answer
+
+
 class OpenedEngine(MemoryEngine):
     """An engine in memory that is opened first. `unfit`: why it cannot be."""
 
@@ -63,6 +67,9 @@ class OpenedEngine(MemoryEngine):
 
     async def enlarge(self, seconds: float) -> None:
         self.events.append("streams enlarged")
+
+    async def elected(self, seconds: float) -> bool:
+        return True
 
     async def close(self) -> None:
         self.events.append("engine closed")
@@ -435,6 +442,46 @@ class LifeTests(SynchronousTestCase):
         self.assertEqual(([PEER], ["door left", "port refuses", "door closed", "port closed", "engine closed", "loop closed"]), (a.custody.closed, a.taken))
         self.assertEqual(["a ended"], b.taken)
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(b.homes.claim(PEER))))
+
+    def test_stop_during_an_election(self) -> None:
+        """Peers are served until the engine has leaders: no home can be released or claimed before. Then the next node gets them at once."""
+        a, b = self.joined("a", "b")
+        self.successResultOf(Deferred.fromCoroutine(a.homes.claim(PEER)))
+        election: Deferred[bool] = Deferred()
+        self.patch(a.engine, "elected", lambda seconds: _result(election))
+        stopped = a.stop()
+        self.pass_time(ELECTION_SECONDS - 1)
+        self.assertEqual(([], True, ["a", "b"]), (a.custody.closed, a.homes.table.open(PEER), b.members.live_nodes(self.clock.seconds())))
+        election.callback(True)
+        self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(b.homes.claim(PEER))))
+        self.pass_time(2.0)
+        self.successResultOf(stopped)
+        self.assertEqual([PEER], a.custody.closed)
+
+    def test_stop_during_a_long_election(self) -> None:
+        """An election is waited for in a bounded time. The other nodes know then that this one takes no peers."""
+        a, b = self.joined("a", "b")
+        self.successResultOf(Deferred.fromCoroutine(a.homes.claim(PEER)))
+        closing: Deferred[bool] = Deferred()
+        self.patch(a.engine, "elected", lambda seconds: _result(Deferred()))
+        self.patch(a.custody, "close", lambda peer: _result(closing))
+        stopped = a.stop()
+        self.pass_time(ELECTION_SECONDS + 1)
+        self.assertEqual((False, ["b"]), (a.homes.table.open(PEER), b.members.live_nodes(self.clock.seconds())))
+        closing.callback(True)
+        self.pass_time(2.0)
+        self.successResultOf(stopped)
+
+    def test_lease_ends_in_an_election(self) -> None:
+        """A node whose lease ends while it waits for an election gives no peer up."""
+        a, _ = self.joined("a", "b")
+        self.successResultOf(Deferred.fromCoroutine(a.homes.claim(PEER)))
+        self.patch(a.engine, "elected", lambda seconds: _result(Deferred()))
+        stopped = a.stop()
+        a.engine.cut()
+        self.pass_time(35.0)
+        self.successResultOf(stopped)
+        self.assertEqual([], a.custody.closed)
 
     def test_given_back_at_the_stop(self) -> None:
         """A stanza that comes during a stop, and may enter no queue here, is answered by another node before this one leaves."""

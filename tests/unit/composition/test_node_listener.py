@@ -123,6 +123,18 @@ class DoorTests(SynchronousTestCase):
         self.clock.advance(REMEMBERED_SECONDS)
         self.assertEqual((self.place(ServeHere()), len(self.homes.asked)), (None, 6))
 
+    def test_forgotten_when_a_connection_ends(self) -> None:
+        """A home that closes a connection may have given the peer up: the next one is looked up again. Another home is remembered."""
+        elsewhere, other = HandOn("b", str(ELSEWHERE)), HandOn("c", "192.0.2.3:5271")
+        self.place(elsewhere)
+        connections = [Connection(), Connection()]
+        for connection in connections:
+            self.federation.handed_on(connection, ELSEWHERE, FROM_PEER)
+        self.federation.gone(connections[0])
+        self.assertEqual((HostPort("192.0.2.3", 5271), 2), (self.place(other), len(self.homes.asked)))
+        self.federation.gone(connections[1])
+        self.assertEqual((HostPort("192.0.2.3", 5271), 2), (self.place(ServeHere()), len(self.homes.asked)))
+
     def test_flood_of_names(self) -> None:
         """One address causes a bounded number of look-ups; the connections beyond are served here. Others are not touched."""
         flood = [
@@ -178,8 +190,8 @@ class DoorTests(SynchronousTestCase):
         self.door._dialler = dial  # type: ignore[assignment]
         connections = [Connection() for _ in range(3)]
         for connection in connections[:2]:
-            self.federation.handed_on(connection, ELSEWHERE)
-        self.federation.handed_on(connections[2], HostPort("192.0.2.3", 5271))
+            self.federation.handed_on(connection, ELSEWHERE, FROM_PEER)
+        self.federation.handed_on(connections[2], HostPort("192.0.2.3", 5271), FROM_PEER)
         leaving = self.door.leave()
         self.assertEqual(set(dialled), {("192.0.2.2", 5271), ("192.0.2.3", 5271)})
         self.assertEqual(len(dialled), 2)
@@ -216,8 +228,8 @@ class DoorTests(SynchronousTestCase):
         """The connections to a dead node are ended, and no others."""
         self.place(HandOn("b", str(ELSEWHERE)))
         one, other = Connection(), Connection()
-        self.federation.handed_on(one, ELSEWHERE)
-        self.federation.handed_on(other, HostPort("192.0.2.3", 5271))
+        self.federation.handed_on(one, ELSEWHERE, FROM_PEER)
+        self.federation.handed_on(other, HostPort("192.0.2.3", 5271), FROM_PEER)
         self.door.node_ended("b")
         self.assertEqual((one.aborted, other.aborted, self.door.open, self.door.number), (1, 0, 2, 2))
         self.federation.gone(one)
@@ -229,7 +241,7 @@ class DoorTests(SynchronousTestCase):
         self.place(HandOn("b", str(ELSEWHERE)))
         connections = [Connection() for _ in range(RESET_PER_TURN + 2)]
         for each in connections:
-            self.federation.handed_on(each, ELSEWHERE)
+            self.federation.handed_on(each, ELSEWHERE, FROM_PEER)
         self.door.node_ended("b")
         self.assertEqual((RESET_PER_TURN, True), (sum(each.aborted for each in connections), self.federation.may_copy()))
         self.federation.gone(connections[-1])
@@ -240,11 +252,11 @@ class DoorTests(SynchronousTestCase):
         """Nothing is copied until all are reset. What is handed on later is not reset."""
         connections = [Connection() for _ in range(RESET_PER_TURN + 2)]
         for each in connections:
-            self.federation.handed_on(each, ELSEWHERE)
+            self.federation.handed_on(each, ELSEWHERE, FROM_PEER)
         self.assertTrue(self.federation.may_copy())
         self.door.close()
         later = Connection()
-        self.federation.handed_on(later, ELSEWHERE)
+        self.federation.handed_on(later, ELSEWHERE, FROM_PEER)
         self.assertEqual((RESET_PER_TURN, False), (sum(each.aborted for each in connections), self.federation.may_copy()))
         self.federation.gone(connections[-1])
         self.clock.advance(0)

@@ -59,7 +59,7 @@ class Places:
     def may_copy(self) -> bool:
         return True
 
-    def handed_on(self, connection: HandedOn, place: HostPort) -> None:
+    def handed_on(self, connection: HandedOn, place: HostPort, header: Header) -> None:
         self.open.append(connection)
 
     def gone(self, connection: HandedOn) -> None:
