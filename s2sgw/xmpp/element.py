@@ -148,6 +148,7 @@ class _Tree:
         self._root = Element("", "")
         self._open: list[Element] = []
         self._nodes = 0
+        self._namespaces: dict[str, str] = {}  # each is kept once: a long one may be that of many elements
 
     def parse(self, data: bytes, context: bytes) -> Element:
         parser = restricted_parser()
@@ -174,7 +175,7 @@ class _Tree:
             self._open.append(self._root)
             return
         namespace, _, local = name.rpartition("}")
-        element = Element(local, namespace, attributes)
+        element = Element(local, self._namespaces.setdefault(namespace, namespace), attributes)
         self._open[-1].children.append(element)
         self._open.append(element)
 

@@ -15,8 +15,8 @@ from xml.parsers import expat
 from s2sgw.xmpp.element import NAME_LENGTH, Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.header import LANG, START_TAG, Declarations, Header, read_header
+from s2sgw.xmpp.limits import NAMES_LENGTH, too_long, violation
 from s2sgw.xmpp.limits import FramingLimits as FramingLimits
-from s2sgw.xmpp.limits import too_long, violation
 from s2sgw.xmpp.namespaces import SERVER, XML
 from s2sgw.xmpp.plain_stanzas import OPENINGS, PlainBounds, plain_bounds, plain_stanzas
 from s2sgw.xmpp.restricted_xml import document_type, malformed, restricted_parser
@@ -77,8 +77,8 @@ class Framer:
 
     __slots__ = (
         "_attributes", "_base", "_begin", "_bounds", "_buffer", "_carries", "_declarations", "_depth", "_elements", "_events",
-        "_fed", "_has_handlers", "_head", "_lang", "_last", "_length", "_limits", "_name", "_namespaces", "_over", "_parser",
-        "_payloads", "_prefixes", "_received", "_since", "_stanza", "_stop_at", "interrupted", "leftover", "stopped",
+        "_fed", "_has_handlers", "_head", "_lang", "_last", "_length", "_limits", "_name", "_names", "_namespaces", "_over",
+        "_parser", "_payloads", "_prefixes", "_received", "_since", "_stanza", "_stop_at", "interrupted", "leftover", "stopped",
     )
 
     def __init__(self, limits: FramingLimits | None = None, stop_at: frozenset[str] = frozenset()) -> None:
@@ -357,7 +357,8 @@ class Framer:
         self._length = 0  # of `<` and the stanza's name
         self._attributes: dict[str, str] = {}  # of its start tag, if it is none
         self._lang = False  # it has an xml:lang
-        self._payloads: list[str] = []
+        self._payloads: list[str] = []  # the names of its children; of an element that is no stanza, only the first
+        self._names = 0  # characters of these names
 
     def _position(self) -> int:
         """Return where in the buffer expat is: at the start of a tag, but behind it when an empty element ends."""
@@ -392,16 +393,29 @@ class Framer:
 
     def _start_tag(self, name: str, attributes: dict[str, str]) -> None:
         depth = self._depth = self._depth + 1
-        if attributes and len(attributes) > self._limits.attributes:
-            raise violation(f"more than {self._limits.attributes} attributes")
+        if attributes:
+            if len(attributes) > self._limits.attributes:
+                raise violation(f"more than {self._limits.attributes} attributes")
+            if max(map(len, attributes)) > NAME_LENGTH:
+                raise _name_too_long()
         if depth == 3:
             if len(name) > NAME_LENGTH:
                 raise _name_too_long()
-            self._payloads.append(name)
+            self._add_child(name)
         elif depth == 2:
             self._begin_slice(name, attributes)
         elif depth > self._limits.depth:
             raise violation(f"elements nested more than {self._limits.depth} deep")
+
+    def _add_child(self, name: str) -> None:
+        """Note a child of the open top-level element. A namespace that is declared once must not be kept for each child."""
+        if self._stanza is None:
+            self._payloads = self._payloads or [name]
+            return
+        if self._names > NAMES_LENGTH and self._names > NAMES_LENGTH + self._position() - self._begin:
+            raise violation(f"the names of a stanza's children are more than {NAMES_LENGTH} characters longer than the stanza")
+        self._payloads.append(name)
+        self._names += len(name)
 
     def _cdata_section(self) -> None:
         """Find that a stanza is not plain: in a CDATA section, what looks like a tag is none."""
@@ -413,7 +427,7 @@ class Framer:
         self._begin = begin = self._parser.CurrentByteIndex - self._base
         if begin != self._last:
             self._check_gap(begin)
-        self._payloads = []
+        self._payloads, self._names = [], 0
         self._name = name
         shape = _SHAPES.get(name)
         if shape is None:
@@ -474,7 +488,7 @@ class Framer:
 
 
 def _name_too_long() -> RemoteFault:
-    return violation(f"an element's name with its namespace is longer than {NAME_LENGTH} characters")
+    return violation(f"the name of an element or attribute, with its namespace, is longer than {NAME_LENGTH} characters")
 
 
 def _has_lang(attributes: dict[str, str]) -> bool:

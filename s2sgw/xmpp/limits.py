@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 
+#: The names of a stanza's children, each `namespace}name`, may be so many characters longer than the stanza up to the last of
+#: them. So 512 children in the namespace of the stream pass, and a long namespace is not multiplied by many children.
+NAMES_LENGTH = 8192
+
 
 @dataclass(frozen=True, slots=True)
 class FramingLimits:

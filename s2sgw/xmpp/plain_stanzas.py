@@ -13,7 +13,7 @@ from typing import NamedTuple, get_args
 
 from s2sgw.xmpp.element import NAME_LENGTH, Element
 from s2sgw.xmpp.header import Declarations
-from s2sgw.xmpp.limits import FramingLimits
+from s2sgw.xmpp.limits import NAMES_LENGTH, FramingLimits
 from s2sgw.xmpp.namespaces import MANAGEMENT, XML
 from s2sgw.xmpp.stanza import Kind, Stanza
 
@@ -73,13 +73,14 @@ def plain_bounds(
 
     An acknowledgement is not plain where the framer is to stop at one (`stop_at`).
     """
-    name = NAME_LENGTH - max(map(len, (XML, *namespaces))) - 1
+    longest = max(map(len, (XML, *namespaces))) + 1
+    name, children = NAME_LENGTH - longest, min(limits.children, NAMES_LENGTH // longest)
     if limits.stream_bytes is not None or limits.attributes < _ATTRIBUTES or name <= 0:
         return None
     # An attribute takes 5 bytes, as in ` a=''`; an element in an element 7, as in `<a></a>`; a child 4, as `<a/>`.
-    content = min(5 * limits.attributes, 7 * limits.depth - 11, 4 * limits.children, name)
+    content = min(5 * limits.attributes, 7 * limits.depth - 11, 4 * children, name)
     # Of elements in each other, all but the innermost have two tags.
-    tags = min(2 * limits.depth - 5, limits.children)
+    tags = min(2 * limits.depth - 5, children)
     is_ready = min(limits.element_bytes, limits.tag_bytes) >= _ACKNOWLEDGEMENT_BYTES and _ACKNOWLEDGEMENTS.isdisjoint(stop_at)
     elements = limits.elements - 1 if is_ready else 0
     return PlainBounds(min(limits.stanza_bytes, limits.tag_bytes), content, tags, limits.attributes, name, elements)

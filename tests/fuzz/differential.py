@@ -57,7 +57,8 @@ RULES = (
     Rule("R32", _C.POLICY_VIOLATION, r"more than \d+ (bytes before authentication|attributes)", True),
     Rule("R32", _C.POLICY_VIOLATION, r"(a stanza|an element)?.*more than \d+ (children|elements).*", True),
     Rule("R32", _C.POLICY_VIOLATION, r"elements nested more than \d+ deep", True),
-    Rule("R32", _C.POLICY_VIOLATION, r"an element's name with its namespace is longer than \d+ characters", True),
+    Rule("R32", _C.POLICY_VIOLATION, r"the name of an element or attribute, with its namespace, is longer than \d+ characters", True),
+    Rule("R32", _C.POLICY_VIOLATION, r"the names of a stanza's children are more than \d+ characters longer than the stanza", True),
     Rule("R32", _C.POLICY_VIOLATION, r"the stream header declares more than \d+ bytes for each stanza", True),
 )
 

@@ -59,7 +59,7 @@ class DifferentialTests(SynchronousTestCase):
         "<!DOCTYPE x><x/>", "{}<iq>&x;</iq>", "<?xml version='1.0' encoding='latin1'?>", "\u00ff\u00fe<", "<?xml version='1.1'?><x/>", "x", "{}</x>",
         "{}<message>" + "x" * 5000 + "</message>", "{}<x>" + "x" * 66000, "{}<message " + "x='" + "y" * 9000, HEAD + " x='" + "y" * 9000,
         "{}" + " " * 66000, "{}<iq" + "".join(f" a{n}=''" for n in range(70)) + "/>", "{}<iq>" + "<x/>" * 600 + "</iq>", "{}<iq>" + "<x>" * 40,
-        "{}<iq xmlns:p='" + "y" * 1100 + "'><p:x/></iq>", HEAD + " xmlns:p='" + "y" * 1100 + "'>",
+        "{}<iq xmlns:p='" + "y" * 1100 + "'><p:x/></iq>", "{}<iq xmlns:p='" + "y" * 1000 + "'>" + "<p:x/>" * 20, HEAD + " xmlns:p='" + "y" * 1100 + "'>",
     )
 
     def test_rules(self) -> None:

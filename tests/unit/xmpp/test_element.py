@@ -135,6 +135,12 @@ class ReadingTests(SynchronousTestCase):
             fault = self.assertRaises(RemoteFault, Element.parse, data)
             self.assertEqual(StreamCondition.POLICY_VIOLATION, fault.condition)
 
+    def test_namespaces(self) -> None:
+        """R32: a namespace that is declared once is in memory once."""
+        tree = Element.parse(b"<n:a xmlns:n='urn:n'>" + b"<n:b><n:c/></n:b>" * 3 + b"</n:a>")
+        every = [tree, *tree.children, *(inner for child in tree.children for inner in child.children)]
+        self.assertEqual(({"urn:n"}, 1), ({each.namespace for each in every}, len({id(each.namespace) for each in every})))
+
     def test_long_text(self) -> None:
         """Text of any length and shape is joined."""
         self.assertEqual("a\n&" * 9000, Element.parse(b"<a>" + b"a\n&amp;" * 9000 + b"</a>").text)

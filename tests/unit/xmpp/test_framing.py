@@ -19,6 +19,7 @@ from s2sgw.xmpp.element import NAME_LENGTH, Element
 from s2sgw.xmpp.errors import StreamCondition as C
 from s2sgw.xmpp.framing import PIECE, Close, Fault, Framer, FramingLimits
 from s2sgw.xmpp.header import Header, stream_header
+from s2sgw.xmpp.limits import NAMES_LENGTH
 from s2sgw.xmpp.namespaces import DIALBACK, SASL, SERVER, STREAM, TLS, XML
 from tests.support.framing import Framed, values
 
@@ -475,6 +476,27 @@ class LimitTests(SynchronousTestCase):
         """A long namespace is not multiplied by many children."""
         self.assertPasses(FramingLimits(), HEADER + b"<iq><a xmlns='%s'/></iq>" % (b"n" * 1022))
         self.assertLimited(FramingLimits(), HEADER + b"<iq><a xmlns='%s'/></iq>" % (b"n" * 1023), 1024)
+        for data in (b"<iq><a xmlns:n='%b' n:b=''/></iq>", b"<a xmlns='u' xmlns:n='%b' n:b=''/>"):
+            self.assertPasses(FramingLimits(), HEADER + data % (b"n" * 1022))
+            self.assertLimited(FramingLimits(), HEADER + data % (b"n" * 1023), 1024)
+
+    def test_names_of_many_children(self) -> None:
+        """A namespace that is declared once does not fill the memory with the names of many children."""
+        declaring = b" xmlns:n='%s'" % (b"n" * 1000)
+        self.assertPasses(FramingLimits(), HEADER + b"<iq>" + b"<a/>" * 512 + b"</iq>")
+        self.assertPasses(FramingLimits(), HEADER + b"<iq%b>" % declaring + b"<n:a/>" * 9 + b"</iq>")
+        self.assertLimited(FramingLimits(), HEADER + b"<iq%b>" % declaring + b"<n:a/>" * 12, NAMES_LENGTH)
+        for namespace, children in ((b"n" * 1000, 12), (b"n" * 200, 100), (b"n" * 100, 100), (b"n" * 60, 122)):
+            data = [header(more=f"xmlns:n='{namespace.decode()}'"), b"<iq>" + b"<n:a/>" * children + b"</iq>"]
+            whole, by_bytes = (conditions(frame(*chunks)) for chunks in (data, bytewise(b"".join(data))))
+            self.assertEqual(whole, by_bytes, (namespace, children))
+
+    def test_names_in_an_open_element(self) -> None:
+        """Of an element that is no stanza, and has not ended, no more than one name is kept: strangers may begin any number."""
+        framer = Framer()
+        framer.feed(HEADER + b"<n:a xmlns:n='%s'>" % (b"n" * 1000))
+        framer.feed(b"<n:b/>" * 5000)
+        self.assertLess(sum(map(len, framer._payloads)), NAME_LENGTH)
 
     def test_tag(self) -> None:
         """A tag that is too long is refused, in a stanza and between stanzas. One of twice the limit is never accepted."""
