@@ -9,19 +9,21 @@ from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.jid import Domain, InvalidJID, Pair, domain_of
 from s2sgw.xmpp.stanza import Stanza
 
-#: The most (from, to) of stanzas that are remembered in their spelling. Beyond that all are forgotten.
-ROUTES = 1024
+#: The most (from, to) of stanzas that are remembered in their spelling, and their characters: an address may have thousands.
+#: Beyond either all are forgotten.
+ROUTES, ROUTE_CHARACTERS = 1024, 131_072
 
 
 class ProvenPairs:
     """The pairs that a stream may carry. A pair is never removed, so a remembered route stays valid."""
 
-    __slots__ = ("_methods", "routes")
+    __slots__ = ("_characters", "_methods", "routes")
 
     def __init__(self) -> None:
         self._methods: dict[Pair, Method] = {}
         #: (from, to) of stanzas that have passed -> their proven pair: one look-up for each stanza
         self.routes: dict[tuple[str, str], Pair] = {}
+        self._characters = 0  # of these addresses
 
     def __contains__(self, pair: Pair) -> bool:
         return pair in self._methods
@@ -41,9 +43,12 @@ class ProvenPairs:
         pair = Pair(_domain("from", stanza.from_), _domain("to", stanza.to))
         if pair not in self._methods:
             raise self._stranger(pair, serves)
-        if len(self.routes) >= ROUTES:
+        characters = len(stanza.from_) + len(stanza.to)
+        if len(self.routes) >= ROUTES or self._characters + characters > ROUTE_CHARACTERS:
             self.routes.clear()
+            self._characters = 0
         self.routes[stanza.from_, stanza.to] = pair
+        self._characters += characters
         return pair
 
     def _stranger(self, pair: Pair, serves: Callable[[Domain], bool]) -> RemoteFault:

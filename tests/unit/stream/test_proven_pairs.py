@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.stream.proven_pairs import ROUTES, ProvenPairs
+from s2sgw.stream.proven_pairs import ROUTE_CHARACTERS, ROUTES, ProvenPairs
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
@@ -54,3 +54,11 @@ class ProvenPairsTests(SynchronousTestCase):
         for number in range(ROUTES + 1):
             self.admit(f"a{number}@peer.example", "b@here.example")
         self.assertEqual(1, len(self.pairs.routes))
+
+    def test_long_addresses(self) -> None:
+        """Their characters are bounded too: an address may have two thousand, on each of many streams."""
+        for number in range(500):
+            self.admit(f"{number}{'a' * 1000}@peer.example/{'b' * 1000}", f"{'c' * 1000}@here.example/{'d' * 1000}")
+            kept = sum(len(from_) + len(to) for from_, to in self.pairs.routes)
+            self.assertLessEqual(kept, ROUTE_CHARACTERS)
+        self.assertGreater(kept, 0)
