@@ -223,11 +223,13 @@ class StreamConnection(Protocol):
 
         Nothing is sent after our closing tag.
         """
-        if self.ending is None and not self._gone and self.engine.leaving is None:
+        engine = self.engine
+        closes = engine.leaving is not None or (bool(self._events) and self._is_ending)
+        if self.ending is None and not self._gone and not closes:
             self.last_sent = self._clock.seconds()
             self._sends = True
             self._out.write(data)
-        return not self._outlet.open or self.retiring or self.engine.parting is not None or self.engine.leaving is not None
+        return not self._outlet.open or self.retiring or engine.parting is not None or closes
 
     def belong_to(self, name: str) -> None:
         """Share turns with the other streams of the party of this name."""
@@ -235,7 +237,7 @@ class StreamConnection(Protocol):
 
     def keep_alive(self, data: bytes = b" ") -> None:
         """Send white space between stanzas (RFC 6120 §4.6.1), or a request for a sign of life. It does not count as use."""
-        if self.ending is None and not self._gone and self.engine.leaving is None:
+        if self.ending is None and not self._gone and self.engine.leaving is None and not self._is_ending:
             self._out.write(data)
 
     def close(self, ending: Ending) -> None:
@@ -307,7 +309,13 @@ class StreamConnection(Protocol):
     def writable(self) -> bool:
         """Return whether the other side takes more at present."""
         engine = self.engine
-        return self._outlet.open and engine.parting is None and engine.leaving is None and not self.retiring
+        closes = engine.parting is not None or engine.leaving is not None or (bool(self._events) and self._is_ending)
+        return self._outlet.open and not closes and not self.retiring
+
+    @property
+    def _is_ending(self) -> bool:
+        """Whether the engine has ended the stream, and the events before the end are still handled."""
+        return bool(self._events) and type(self._events[-1]) is Ended
 
     @property
     def chain(self) -> tuple[bytes, ...]:

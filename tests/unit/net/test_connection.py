@@ -874,6 +874,19 @@ class EndTests(SynchronousTestCase):
         solo.connection.keep_alive(b"a request")
         self.assertEqual(b"", solo.written())
 
+    def test_nothing_after_an_answered_closing_tag(self) -> None:
+        """Stanzas right before the other side's closing tag are handled when ours is sent. Their answers do not follow it."""
+        solo = Solo()
+        writable: list[bool] = []
+
+        def answer(connection: StreamConnection, event: Event) -> None:
+            writable.append(connection.writable)
+            self.assertTrue(connection.write(b"an error"))
+            connection.keep_alive(b"a request")
+
+        solo.owner.on_event = answer
+        self.assertEqual((b"CLOSE\n", [False]), (solo.receive(b"one\nBYE\n"), writable))
+
     def test_abort_of_a_close(self) -> None:
         """A connection that is being closed can be aborted. What it has not sent is dropped, and the first ending stays."""
         solo = Solo()
