@@ -250,4 +250,8 @@ def spelling(text: str) -> str:
 
     Equal results may still mean different domains: `Domain.parse` decides.
     """
-    return text.removesuffix(".").lower() if text.isascii() else unicodedata.normalize("NFKC", text).removesuffix(".").casefold()
+    if text.isascii():
+        return text.removesuffix(".").lower()
+    if len(text) > PART_BYTES:
+        return text  # no domain; the time for composing grows with the square of the length
+    return unicodedata.normalize("NFKC", text).removesuffix(".").casefold()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
+from types import SimpleNamespace
+from unittest import mock
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.xmpp import jid
-from s2sgw.xmpp.jid import JID, Domain, InvalidJID, Pair, domain_of, is_internationalised, spelling
+from s2sgw.xmpp.jid import JID, PART_BYTES, Domain, InvalidJID, Pair, domain_of, is_internationalised, spelling
 
 #: text -> A-labels, U-labels
 DOMAINS = {
@@ -106,6 +110,15 @@ class ClaimTests(SynchronousTestCase):
             self.assertEqual(spelling(text), "bücher.example")
         self.assertEqual(spelling("XN--BCHER-KVA.example."), "xn--bcher-kva.example")
         self.assertNotEqual(spelling("bucher.example"), spelling("bücher.example"))
+
+    def test_long_text_is_not_composed(self) -> None:
+        """A text that is too long for a domain is not composed: accents in a bad order take time by the square of their number."""
+        composing = mock.Mock(side_effect=unicodedata.normalize)
+        self.patch(jid, "unicodedata", SimpleNamespace(normalize=composing))
+        for number, times in ((PART_BYTES, 1), (PART_BYTES + 1, 0)):
+            composing.reset_mock()
+            spelling("\u0301" * number)
+            self.assertEqual(times, composing.call_count, number)
         self.assertEqual(
             [is_internationalised(text) for text in ("a.example", "ä.example", "XN--4CA.example", "a.xn--4ca")], [False, True, True, True],
         )
