@@ -7,8 +7,10 @@ It waits for the socket only if the socket takes no more (docs/decisions.md#tran
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from socket import MSG_PEEK
 from time import thread_time
 from typing import Any, Protocol
@@ -22,19 +24,25 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from s2sgw.net.handover import innermost
+from s2sgw.net.tcp_options import unread_bytes
 from s2sgw.net.tls import HANDSHAKING
 from s2sgw.net.tls_layer import TLSFacts, observe
 from s2sgw.net.write_permission import WriteLease
 
-#: The most that is read in one turn: bytes, and TLS records of up to `RECORD_BYTES` (RFC 8446 §5.1) behind their headers.
+#: The most that is read in one turn: bytes, and TLS records of up to `RECORD_BYTES` (RFC 8446 §5.1).
 READ_BYTES = 65536
 RECORD_BYTES = 16384
-RECORD_HEADER_BYTES = 5
 RECORDS = 64
 #: Bytes that are looked at before a step of the handshake: all that the largest certificate chain takes (100 kB). A record of it
 #: with fewer bytes than `TINY_BYTES` is tiny. (A byte that is encrypted takes 18.)
 HANDSHAKE_BYTES = 131_072
 TINY_BYTES = 32
+#: Tiny records of a server that is proven, of which so many may wait at once. It may send some with data in them: white space
+#: between stanzas. If they are parts of one message, OpenSSL reads them in 2 ms. So many take `FEW_BYTES` at least.
+PROVEN_TINY_RECORDS = 1024
+FEW_BYTES = PROVEN_TINY_RECORDS * 22
+_TINY_RECORD = re.compile(rb"[\x14-\x18]\x03.\x00[\x00-%c]" % (TINY_BYTES - 1), re.DOTALL)  # RFC 8446 §5.1
+_HEADER_OF_DATA = b"\x17\x03\x03\x00"  # the header of a record with fewer than 256 bytes that are encrypted
 _PLAIN_HANDSHAKE = 22  # RFC 8446 §5.1: the type of the records of a handshake that are not encrypted
 #: Seconds of CPU after which no more messages without data are read in one call. Four session tickets take less than 1 ms.
 MESSAGES_SECONDS = 0.05
@@ -301,18 +309,31 @@ class SocketTransport:
         RFC 8446 §5.1 allows a message to be split into records of one byte each, but no library does this. Data may come right
         behind the last message (XEP-0361): its records are not tiny, and OpenSSL does not read them now.
         """
-        try:
-            waiting = self.socket.recv(HANDSHAKE_BYTES, MSG_PEEK)
-        except OSError:
-            return False
+        waiting = self._waiting(HANDSHAKE_BYTES)
         if len(waiting) == HANDSHAKE_BYTES and waiting[0] == _PLAIN_HANDSHAKE:
             return True
-        at = tiny = 0
-        while at < len(waiting) and tiny <= RECORDS:
-            size = int.from_bytes(waiting[at + 3 : at + RECORD_HEADER_BYTES])
-            tiny += size < TINY_BYTES
-            at += RECORD_HEADER_BYTES + size
-        return tiny > RECORDS
+        return _has_tiny_records(waiting, RECORDS)
+
+    def _is_flooded(self) -> bool:
+        """Return whether a server sends a session ticket in pieces, as above.
+
+        What is looked at reaches as far as a ticket can (128 kB) that begins among the records of one turn.
+        """
+        assert self._user is not None
+        if not self._user.established:
+            return self._is_in_pieces()
+        if unread_bytes(self) < FEW_BYTES:
+            return False
+        waiting = self._waiting(READ_BYTES + HANDSHAKE_BYTES)
+        return waiting.count(_HEADER_OF_DATA) > PROVEN_TINY_RECORDS and _has_tiny_records(waiting, PROVEN_TINY_RECORDS)
+
+    def _waiting(self, at_most: int) -> bytes:
+        """Return the bytes that have arrived, without reading them."""
+        try:
+            waiting: bytes = self.socket.recv(at_most, MSG_PEEK)
+        except OSError:
+            return b""
+        return waiting
 
     def _read_records(self) -> BaseException | None:
         """Read some records. Return why there will be no more.
@@ -378,8 +399,8 @@ class SocketTransport:
         if self._tls is not None:
             if self._handshaking:
                 problem = self._handshake()
-            elif self._is_client and self._user is not None and not self._user.established and self._is_in_pieces():
-                problem = _in_pieces()  # a session ticket
+            elif self._is_client and self._user is not None and self._is_flooded():
+                problem = _in_pieces()
             else:
                 problem = self._read_records()
             if problem is None and self._pending and not self._send_is_due:
@@ -501,6 +522,14 @@ class SocketTransport:
         if self._writing is not wanted:
             self._writing = wanted
             (self._reactor.addWriter if wanted else self._reactor.removeWriter)(self)
+
+
+def _has_tiny_records(waiting: bytes, at_most: int) -> bool:
+    """Return whether more than so many tiny records are in `waiting`.
+
+    Their headers are searched for: OpenSSL may have read a part of the first record, so that `waiting` begins somewhere.
+    """
+    return any(True for _ in islice(_TINY_RECORD.finditer(waiting), at_most, None))
 
 
 def _in_pieces() -> SSL.Error:

@@ -22,7 +22,15 @@ from s2sgw.net import connection as connection_module
 from s2sgw.net import socket_transport
 from s2sgw.net.connection import ConnectionOptions, StreamConnection
 from s2sgw.net.handover import HandoverProtocol, RelayedTransport
-from s2sgw.net.socket_transport import FULL_BYTES, MESSAGES_SECONDS, RECORDS, SEND_BYTES, SocketTransport, take_over
+from s2sgw.net.socket_transport import (
+    FULL_BYTES,
+    MESSAGES_SECONDS,
+    PROVEN_TINY_RECORDS,
+    RECORDS,
+    SEND_BYTES,
+    SocketTransport,
+    take_over,
+)
 from s2sgw.net.tls import ClientTLS
 from s2sgw.net.turns import Turns
 from s2sgw.net.write_permission import LOOK, WriteLease
@@ -38,6 +46,8 @@ CLOSING = Ending(Cause.SHUTDOWN, "a test")
 REFUSAL = Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.NOT_ALLOWED))
 SOON = ConnectionOptions(negotiation_timeout=None, close_timeout=5.0)
 BLOCK = b"x" * 65535 + b"\n"
+#: A record of TLS with one byte in it. It cannot be decrypted.
+TINY = struct.pack("!BHH", 23, 0x303, 18) + bytes(18)
 
 
 class World:
@@ -586,19 +596,48 @@ class SocketTransportTests(Suite, SynchronousTestCase):
     def test_a_session_ticket_in_pieces(self) -> None:
         """Many tiny records of a server that is not proven yet are not read: a session ticket may have 128 kB (RFC 8446 §4.6.1).
 
-        A proven one may send them. (These cannot be decrypted.)
+        A proven one may send more of them, but not thousands at once. (These cannot be decrypted.)
         """
+        for proven, number, refused in ((False, 2 * RECORDS, True), (True, 2 * RECORDS, False), (True, PROVEN_TINY_RECORDS + 1, True)):
+            self.assertEqual(refused, self.pieces(proven, TINY * number))
+
+    def pieces(self, proven: bool, *sent: bytes) -> bool:
+        """Let a server send these bytes, one after another. Return whether it is refused for its small records."""
+        world = World(self)
+        world.initiating.step(world.far_engine.begin)
+        world.reactor.settle()
+        if proven:
+            world.initiating.negotiated()
+        for data in sent:
+            self.assertIsNone(world.initiating.ending)
+            world.below.socket.sendall(data)
+            world.reactor.settle()
+        ending = world.initiating.ending
+        assert ending is not None
+        self.assertEqual(Cause.TLS_FAILED, ending.cause)
+        return ending.detail == "too many small records"
+
+    def test_a_session_ticket_in_pieces_behind_a_part_of_a_record(self) -> None:
+        """Tiny records are found if OpenSSL has read the beginning of the record before them, whatever the rest of it looks like."""
+        head, rest = struct.pack("!BHH", 23, 0x303, 1000) + bytes(10), b"\xff" * 990
         for proven in (False, True):
-            world = World(self)
-            world.initiating.step(world.far_engine.begin)
-            world.reactor.settle()
-            if proven:
-                world.initiating.negotiated()
-            world.below.socket.sendall((struct.pack("!BHH", 23, 0x303, 18) + bytes(18)) * 2 * RECORDS)
-            world.reactor.settle()
-            ending = world.initiating.ending
-            assert ending is not None
-            self.assertEqual((proven, Cause.TLS_FAILED), (ending.detail != "too many small records", ending.cause))
+            self.assertTrue(self.pieces(proven, head, rest + TINY * (PROVEN_TINY_RECORDS + 1)))
+
+    def test_a_session_ticket_in_pieces_behind_large_records(self) -> None:
+        """Tiny records of a proven server are found behind as many large ones as one turn reads."""
+        large = struct.pack("!BHH", 23, 0x303, 8000) + bytes(8000)
+        self.assertTrue(self.pieces(True, large * 8 + TINY * (PROVEN_TINY_RECORDS + 1)))
+
+    def test_white_space_of_a_server(self) -> None:
+        """White space between stanzas comes in tiny records. A proven server may send hundreds at once, while it is not read."""
+        world = World(self).secured()
+        world.initiating.pause("a test")
+        transport: Any = world.receiving._socket
+        for _ in range(PROVEN_TINY_RECORDS):
+            transport._tls.send(b" ")
+        world.initiating.resume("a test")
+        world.reactor.settle()
+        self.assertEqual((None, PROVEN_TINY_RECORDS), (world.initiating.ending, b"".join(world.far_engine.fed).count(b" ")))
 
     def test_messages_that_take_long(self) -> None:
         """Of messages that take long, because each comes in thousands of records, few are read in one call. In many calls all are."""
