@@ -7,7 +7,7 @@ waiting stanzas were read before the stream was told to pause, so they are at mo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Container
+from collections.abc import Awaitable, Callable, Collection, Container, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -27,6 +27,7 @@ from s2sgw.ingress.duplicates import Duplicates
 from s2sgw.ingress.filtering import StanzaFilter, StanzaFilters
 from s2sgw.ingress.homes import Homes, SingleNode, StanzaReturn, home_of
 from s2sgw.ingress.pair_lines import PairLines
+from s2sgw.ingress.pair_sources import PairSources
 from s2sgw.policy.filters import Refused
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.queue.entries import OVERHEAD, UpstreamAck
@@ -43,6 +44,8 @@ from s2sgw.xmpp.timer import cancel
 #: that, the stream waits too.
 HELD_BYTES = 262144
 HELD_BYTES_OF_STREAM = 8388608
+#: Bytes in memory of a stream that has ended that may wait for older streams: a peer may open and close many streams a second.
+HELD_BYTES_OF_ENDED = 65536
 #: The number of stanzas that are passed on in one step, of those that waited: a few milliseconds of work.
 PASSED_AT_ONCE = 200
 #: Seconds for the closing tag of a server whose stanzas are given back.
@@ -127,6 +130,7 @@ class IngressServices:
         self.soon = soon or partial(clock.callLater, 0)
         self.duplicates = Duplicates(clock)
         self.lines = PairLines()
+        self.sources = PairSources()
         #: pairs whose first stanzas wait for their admission
         self.admissions = 0
 
@@ -153,7 +157,7 @@ class PairIngress:
 
     __slots__ = (
         "_abandoned", "_admission_of", "_admitted", "_admitting", "_connection", "_elsewhere", "_entered", "_found", "_held",
-        "_held_bytes", "_held_on_connection", "_leg", "_outdated", "_over", "_read_on_until", "_recorded", "_refusal",
+        "_held_bytes", "_held_on_connection", "_leg", "_older", "_outdated", "_over", "_read_on_until", "_recorded", "_refusal",
         "_senders", "_services", "_stanza_filter", "_step_is_due", "_timer", "_used_at", "pair",
     )
     log = Logger()
@@ -194,6 +198,8 @@ class PairIngress:
         self._used_at = 0.0
         #: the time until which this stream may read on while others wait behind it; 0: it need not
         self._read_on_until = 0.0
+        #: the older streams whose unread input comes before what waits here
+        self._older: Sequence[StanzaSource] = ()
 
     def rests(self, before: float) -> bool:
         """Return whether nothing has come since `before`, and nothing waits."""
@@ -233,6 +239,15 @@ class PairIngress:
     def passes(self) -> bool:
         """Whether stanzas wait that are on their way to the queue: their pair is admitted."""
         return self._admitted and bool(self._held)
+
+    @property
+    def stream(self) -> StanzaSource:
+        """The stream that brings the stanzas."""
+        return self._connection
+
+    def waits_for(self, stream: object) -> bool:
+        """Return whether what waits here waits for the unread input of `stream`."""
+        return any(each is stream for each in self._older)
 
     def abandon(self) -> None:
         """Give up what waits, and whatever comes later, without evidence: another node has the pair.
@@ -279,31 +294,44 @@ class PairIngress:
         self._begin_admission()
 
     def _begin_admission(self) -> None:
-        """Begin the admission. If the queue stops other streams of the pair, what is unread on these is read first (R35)."""
-        queue = None if self._entered else self._services.queues.find(self.pair)
+        """Begin the admission. What is unread on older streams of the pair is read first (R35)."""
         until = self._used_at + READ_ON_SECONDS  # what waited longer, behind another stream, waits for this no more
-        others = [] if queue is None or self._services.clock.seconds() >= until else queue.slowed_besides(self._connection)
-        if others:
-            self._look_at_others_later(others, 0, until)
+        self._older = () if self._entered or self._services.clock.seconds() >= until else self._older_unread()
+        if self._older:
+            self._look_at_older_later(0, until)
         else:
             self._ask_policy()
 
-    def _look_at_others_later(self, others: list[StanzaSource], quiet: int, until: float) -> None:
-        """Look for input on `others` soon. `quiet`: how many looks have found none."""
+    def _older_unread(self) -> list[StanzaSource]:
+        """Return the older streams of the pair that may have unread input: those that its queue stops, and any others.
+
+        Another pair may be why a stream is held, or has been until now.
+        """
+        queue = self._services.queues.find(self.pair)
+        stopped = [] if queue is None else queue.slowed_besides(self._connection)
+        unread = self._services.sources.unread_before(self.pair, self._connection)
+        return [*stopped, *(each for each in unread if each not in stopped)]
+
+    def _look_at_older_later(self, quiet: int, until: float) -> None:
+        """Look for input on the older streams soon. `quiet`: how many looks have found none."""
         self._step_is_due = True
         self._services.admissions += 1
-        self._services.clock.callLater(LOOK_SECONDS, self._look_at_others, others, quiet, until)
+        self._services.clock.callLater(LOOK_SECONDS, self._look_at_older, quiet, until)
 
-    def _look_at_others(self, others: list[StanzaSource], quiet: int, until: float) -> None:
-        """Begin the admission once the others have had no input for a while."""
+    def _look_at_older(self, quiet: int, until: float) -> None:
+        """Begin the admission once the older streams have had no input for a while, and what they brought does not wait."""
         self._step_is_due = False
         self._services.admissions -= 1
         if self._abandoned:
             return
-        quiet = 0 if any(each.has_unread_input for each in others) else quiet + 1
+        quiet = 0 if any(each.has_unread_input for each in self._older) else quiet + 1
+        if self._over and self._held_on_connection.bytes > HELD_BYTES_OF_ENDED:
+            until = 0.0
         if quiet < QUIET_LOOKS and self._services.clock.seconds() < until:
-            self._look_at_others_later(others, quiet, until)
-        else:
+            self._look_at_older_later(quiet, until)
+            return
+        self._older = ()
+        if not self._services.lines.must_wait(self):
             self._ask_policy()
 
     def _ask_policy(self) -> None:

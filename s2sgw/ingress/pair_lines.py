@@ -22,6 +22,13 @@ class Waiting(Protocol):
     def passes(self) -> bool:
         """Whether stanzas wait that are on their way to the queue: their pair is admitted."""
 
+    @property
+    def stream(self) -> object:
+        """The stream that brings them."""
+
+    def waits_for(self, stream: object) -> bool:
+        """Return whether they wait for what is unread on `stream`, which is older."""
+
     def go_on(self) -> None:
         """Pass on the waiting stanzas until there is a reason to wait again. Leave the line if nothing waits any more."""
 
@@ -61,7 +68,7 @@ class PairLines:
     def must_wait(self, one: Waiting) -> bool:
         """Return whether stanzas of the pair wait on another stream that was first."""
         line = self._lines.get(one.pair)
-        return line is not None and line[0] is not one
+        return line is not None and line[0] is not one and not line[0].waits_for(one.stream)
 
     def holds_up(self, one: Waiting) -> bool:
         """Return whether this stream is the first, and stanzas wait on others behind it."""
@@ -69,14 +76,14 @@ class PairLines:
         return line is not None and len(line) > 1 and line[0] is one
 
     def join(self, one: Waiting) -> None:
-        """Put this stream into the line: stanzas wait on it."""
+        """Put this stream into the line: stanzas wait on it. It comes before a first one that waits for it."""
         line = self._lines.get(one.pair)
         if line is None:
             line = self._lines[one.pair] = deque()
             if self._home is not None:
                 self._of_home.setdefault(self._home(one.pair), set()).add(one.pair)
         if one not in line:
-            line.append(one)
+            (line.appendleft if line and line[0].waits_for(one.stream) else line.append)(one)
 
     def leave(self, one: Waiting) -> None:
         """Take this stream out of the line: nothing waits on it any more. If it was the first, let the next go on."""

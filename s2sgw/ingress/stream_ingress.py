@@ -65,11 +65,20 @@ class StreamIngress:
         self._leg: Leg = leg
         self._admission_of = admission
         self._senders = senders
+        self._proven: list[Pair] = []
         self._pairs: dict[Pair, PairIngress] = {}
         self._latest: PairIngress | None = None  # of these, the one whose stanzas came last
         self._held = HeldBytes()
         self._receipts: StreamReceipts | None = None
         self._late: IDelayedCall | None = None
+
+    def proven(self, pair: Pair) -> None:
+        """Note, once, that `pair` is proven on this stream.
+
+        Its stanzas come before those of later streams, also if they are read later.
+        """
+        self._proven.append(pair)
+        self._services.sources.add(pair, self._connection)
 
     def stanzas(self, pair: Pair, stanzas: list[Stanza]) -> None:
         """Take a run of stanzas of a proven pair."""
@@ -138,6 +147,9 @@ class StreamIngress:
 
     def pass_on(self) -> None:
         """Pass on the stanzas that came before the stream was gone. No stream is left to be paused."""
+        proven, self._proven = self._proven, []
+        for pair in proven:
+            self._services.sources.discard(pair, self._connection)
         for ingress in self._pairs.values():
             ingress.close()
 

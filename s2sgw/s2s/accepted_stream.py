@@ -249,6 +249,8 @@ class AcceptedStream:
             self.side.outcomes.opened("inbound", pair.sender, method, connection.tls_version)
             if self.leg == "federation":
                 connection.belong_to(registered_domain(pair.sender.ascii))
+        if pair not in self.methods:
+            self.incoming.proven(pair)
         self.methods[pair] = method
         if self._admitted is not None:
             self._admitted.prove()

@@ -277,6 +277,8 @@ class InitiatedStream:
         """Let the other side send `pair` on this stream."""
         if self._connect_services.bidi is not None and self.incoming is None:
             self.shared_stream.incoming = self._connect_services.bidi.ingress(self)
+        if self.incoming is not None:
+            self.incoming.proven(pair)
 
     def go_on_with(self, former: BrokenStream) -> None:
         """Resume that stream, if the other side supports it. Call this before the stream begins."""

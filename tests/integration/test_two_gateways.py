@@ -208,6 +208,16 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual((len(self.world.far.accepted.sessions), queue.pair_queue.in_flight_count), (0, 0))
         self.assertEqual(self.world.near.record.stanzas["outbound", "message", "resent"], 0)  # nothing was in doubt
 
+    def test_sources(self) -> None:
+        """R35: each side knows the streams that may bring stanzas of a pair, until they are gone."""
+        for bidi in (False, True):
+            self.begin(bidi=bidi)
+            sources = [gateway.ingress_services.sources for gateway in (self.world.near, self.world.far)]
+            self.assertEqual([int(bidi), 1], [*map(len, sources)])
+            self.world.cut()
+            self.world.turn()
+            self.assertEqual([0, 0], [*map(len, sources)])
+
     def test_handled_meanwhile(self) -> None:
         """R35: stanzas that the next hop takes while the stream is broken count in the `h` of its resumption."""
         self.say(1)

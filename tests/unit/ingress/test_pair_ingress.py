@@ -17,7 +17,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.ingress import pair_ingress as entry_module
-from s2sgw.ingress.pair_ingress import LOOK_SECONDS, PASSED_AT_ONCE, QUIET_LOOKS, READ_ON_SECONDS, HeldBytes, PairIngress
+from s2sgw.ingress.pair_ingress import (
+    HELD_BYTES_OF_ENDED,
+    LOOK_SECONDS,
+    PASSED_AT_ONCE,
+    QUIET_LOOKS,
+    READ_ON_SECONDS,
+    HeldBytes,
+    PairIngress,
+)
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
@@ -643,6 +651,123 @@ class ReadOnTests(EntryTestCase):
         """A stream that is admitted at once leaves no timer."""
         self.admit_first()
         self.assertEqual((0, []), (len(self.ingress_services.lines), self.clock.getDelayedCalls()))
+
+
+class OtherPairTests(EntryTestCase):
+    """R35: a stream that is held because of another pair brings what is unread of this one before a newer stream does."""
+
+    def setUp(self) -> None:
+        self.made()
+        self.newer_connection = Connection()
+        for connection in (self.connection, self.newer_connection):
+            self.ingress_services.sources.add(OTHERS, connection)
+        self.connection.pause("the queue of another pair")
+        self.connection.has_unread_input = True
+        self.older = self.on(self.connection)
+        self.newer = self.on(self.newer_connection)
+        self.newer.accept([stanza("z")])
+
+    def on(self, connection: Connection) -> PairIngress:
+        """Return the ingress of the pair on this stream."""
+        return PairIngress(self.ingress_services, connection, "federation", OTHERS, self, {OTHER}, HeldBytes())
+
+    def look(self, number: int = QUIET_LOOKS) -> None:
+        """Let the time pass in which the older stream is looked at so many times."""
+        self.clock.pump([LOOK_SECONDS] * number)
+
+    def read(self, name: str) -> None:
+        """Go on with the older stream, and read this stanza on it, its last one."""
+        self.connection.resume("the queue of another pair")
+        self.connection.has_unread_input = False
+        self.connection.last_received = self.clock.seconds()
+        self.older.accept([stanza(name)])
+
+    def assert_over(self, passed: str) -> None:
+        """The newer stream asks for its admission now, and its stanza z follows those that have `passed`."""
+        self.admissions.pop().callback(None)
+        self.assertEqual(f"{passed} z".strip(), self.passed(OTHERS))
+        self.look()
+        self.assertEqual((0, [], False), (len(self.ingress_services.lines), self.clock.getDelayedCalls(), self.ingress_services.admitting))
+
+    def test_first_stanza(self) -> None:
+        """The first stanza of the pair on the older stream asks for its admission, and goes first. The newer stream waits for it."""
+        self.look(10)
+        self.assertEqual(([], {self.newer}), (self.admissions, self.newer_connection.holders))
+        self.read("b")
+        self.assertEqual(1, len(self.admissions))
+        self.look(2 * QUIET_LOOKS)
+        self.assertEqual(1, len(self.admissions))
+        self.admissions.pop().callback(None)
+        self.assertEqual(("b", []), (self.passed(OTHERS), self.admissions))
+        self.look()
+        self.assert_over("b")
+
+    def test_admitted(self) -> None:
+        """The same holds if the pair was admitted on the older stream before."""
+        self.newer.close()
+        self.look(201)
+        self.admissions.pop().callback(None)
+        self.older.accept([stanza("a")])
+        self.admissions.pop().callback(None)
+        self.look()
+        third = self.on(third_connection := Connection())
+        self.ingress_services.sources.add(OTHERS, third_connection)
+        self.connection.pause("the queue of another pair")
+        self.connection.has_unread_input = True
+        third.accept([stanza("y")])
+        self.look(10)
+        self.assertEqual([], self.admissions)
+        self.read("b")
+        self.look()
+        self.admissions.pop().callback(None)
+        self.assertEqual("z a b y", self.passed(OTHERS))
+
+    def test_bounded(self) -> None:
+        """The newer stream waits no longer than two seconds for this, and the older one does not wait for the newer."""
+        self.newer_connection.has_unread_input = True
+        self.look(198)
+        self.assertEqual([], self.admissions)
+        self.look(4)
+        self.newer_connection.has_unread_input = False
+        self.assert_over("")
+
+    def test_ended(self) -> None:
+        """What a stream that has ended brought waits for older ones too, but only if it is little: otherwise it fills the memory."""
+        for size, waits in ((HELD_BYTES_OF_ENDED - 2 * OVERHEAD - 1, True), (HELD_BYTES_OF_ENDED, False)):
+            self.setUp()
+            self.newer.accept([stanza("y" * size)])
+            self.look(10)
+            self.assertEqual([], self.admissions)
+            self.newer.close()
+            self.look(1)
+            self.assertEqual(waits, not self.admissions)
+
+    def test_nothing_unread(self) -> None:
+        """Without unread input on older streams, nothing is waited for."""
+        self.look(201)
+        self.admissions.clear()
+        self.connection.has_unread_input = False
+        third = self.on(third_connection := Connection())
+        self.ingress_services.sources.add(OTHERS, third_connection)
+        self.newer.abandon()
+        self.ingress_services.lines.leave(self.newer)
+        third.accept([stanza("y")])
+        self.assertEqual(1, len(self.admissions))
+
+    def test_the_older_one_first(self) -> None:
+        """A stream does not wait for what is unread on newer ones."""
+        self.newer.abandon()
+        self.ingress_services.lines.leave(self.newer)
+        self.newer_connection.has_unread_input = True
+        self.older.accept([stanza("b")])
+        self.assertEqual(1, len(self.admissions))
+
+    def test_ends(self) -> None:
+        """An older stream that has ended is waited for no more."""
+        self.ingress_services.sources.discard(OTHERS, self.connection)
+        self.connection.has_unread_input = False
+        self.look()
+        self.assert_over("")
 
 
 class RateTests(EntryTestCase):

@@ -19,6 +19,14 @@ class Stream:
         self._lines, self._name, self._went_on = lines, name, went_on
 
     passes = False
+    waits = False
+
+    @property
+    def stream(self) -> object:
+        return self._name
+
+    def waits_for(self, stream: object) -> bool:
+        return self.waits
 
     def abandon(self) -> None:
         self._went_on.append(f"{self._name} given up")
@@ -43,6 +51,18 @@ class PairLinesTests(SynchronousTestCase):
         """Only the first stream may continue. A stream of another pair does not wait."""
         self.assertEqual([False, True, True], [self.lines.must_wait(each) for each in (self.first, self.second, self.third)])
         self.assertFalse(self.lines.must_wait(Stream(self.lines, "x", [], PAIR.inverse)))
+
+    def test_waits_for_an_older_one(self) -> None:
+        """A stream comes before the first one if that waits for it, and then the others wait."""
+        older = Stream(self.lines, "0", self.went_on)
+        self.assertTrue(self.lines.must_wait(older))
+        self.first.waits = True
+        self.assertFalse(self.lines.must_wait(older))
+        self.lines.join(older)
+        self.first.waits = False
+        self.assertEqual([False, True], [self.lines.must_wait(each) for each in (older, self.first)])
+        self.lines.leave(older)
+        self.assertEqual(["1", "2", "3"], self.went_on)
 
     def test_all_go_on(self) -> None:
         """When the first stream leaves, the others continue in their order, each once. The line is then forgotten."""

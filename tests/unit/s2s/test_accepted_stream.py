@@ -36,8 +36,8 @@ class AdmissionTests(SynchronousTestCase):
             leg="federation", resolve=resolve, excess=lambda connection, pair: None, proven=Mock(),
         )
         self.admitted, self.engine, self.connection = Mock(), Mock(resumption=None), Mock()
-        services = Mock(clock=Clock())
-        self.stream = AcceptedStream(side, self.engine, services, Mock(), self.admitted)
+        self.services = Mock(clock=Clock())
+        self.stream = AcceptedStream(side, self.engine, self.services, Mock(), self.admitted)
         self.stream.connected(self.connection)
 
     def test_claimed(self) -> None:
@@ -108,6 +108,13 @@ class AdmissionTests(SynchronousTestCase):
         """With its first proven pair the stream is safe from displacement."""
         self.stream.event(self.connection, PairProven(Pair(PEER, HERE), "EXTERNAL"))
         self.assertEqual([call.prove()], self.admitted.mock_calls)
+
+    def test_proven_twice(self) -> None:
+        """R35: the stream is listed among those of each proven pair, once."""
+        pair = Pair(PEER, HERE)
+        for _ in range(2):
+            self.stream.event(self.connection, PairProven(pair, "dialback"))
+        self.services.sources.add.assert_called_once_with(pair, self.connection)
 
 
 class RefusalTests(SynchronousTestCase):
