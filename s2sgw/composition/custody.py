@@ -16,6 +16,7 @@ from s2sgw.delivery.bounces import Bounces
 from s2sgw.delivery.custody import Custody
 from s2sgw.delivery.expiry import ExpirySweep
 from s2sgw.delivery.holds import Holds, OperatorHolds
+from s2sgw.delivery.iq_replies import LateReplies
 from s2sgw.delivery.memory_relief import MemoryRelief
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.delivery.restoring import AT_ONCE, StartupRestore
@@ -74,7 +75,7 @@ def build_custody(
     spool_window = SpoolWindow(clock, record, window, spools)
     services = DeliveryServices(
         clock, wall or clock, record, spool, spools, spool_window, MemoryRelief(SharedMemory(memory, share)),
-        Bounces(record, queues), holds or OperatorHolds(), soon or partial(clock.callLater, 0),
+        Bounces(record, queues), holds or OperatorHolds(), soon or partial(clock.callLater, 0), LateReplies(queues),
     )
     queues.serve(services)
     startup = StartupRestore(queues, spool, clock, spool_window.trouble, restore)

@@ -21,11 +21,12 @@ from s2sgw.delivery.acknowledgements import (
     TcpAcks,
 )
 from s2sgw.delivery.outbound_stream import KnownExtensions, OutboundStream
-from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.fair_dict import FairNames
 from s2sgw.xmpp.jid import Domain
 
-#: Seconds for which the gateway remembers whether a server answers pings; the most servers that it remembers.
+#: Seconds for which the gateway remembers whether a server answers pings; the most servers that it remembers. Beyond that, the
+#: registered domain with the most names is forgotten first.
 REMEMBERED_SECONDS = 86_400.0
 #: Seconds after which a server that answered pings before, but answers none on new streams, counts as one that never does.
 MUTE_SECONDS = 300.0
@@ -37,7 +38,7 @@ class RememberedServers:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._until: BoundedDict[str, float] = BoundedDict(MAX_SERVERS)
+        self._until: FairNames[float] = FairNames(MAX_SERVERS)
 
     def remember(self, name: str) -> None:
         """Remember the server called `name`."""
@@ -45,7 +46,7 @@ class RememberedServers:
 
     def forget(self, name: str) -> None:
         """Forget the server called `name`."""
-        self._until.pop(name, None)
+        self._until.discard(name)
 
     def __contains__(self, name: str) -> bool:
         until = self._until.get(name)
@@ -73,7 +74,7 @@ class AckSelection:
         self._never_answering = RememberedServers(clock)
         self._answering = RememberedServers(clock)
         #: servers of the latter that are silent on new streams too, and since when
-        self._silent_since: BoundedDict[str, float] = BoundedDict(MAX_SERVERS)
+        self._silent_since: FairNames[float] = FairNames(MAX_SERVERS)
 
     def use_stream_management(self, domain: Domain) -> bool:
         """Return whether the server of `domain` is to be asked for acknowledgements (XEP-0198)."""
@@ -97,13 +98,13 @@ class AckSelection:
         """Forget whether the server of the domain `name` answers pings: another server has the domain now."""
         self._never_answering.forget(name)
         self._answering.forget(name)
-        self._silent_since.pop(name, None)
+        self._silent_since.discard(name)
 
     # --- the meaning of a server's silence (`acknowledgements.StallPolicy`) ---
 
     def ping_answered(self, stream: OutboundStream) -> None:
         stream.note_answer()
-        self._silent_since.pop(stream.pair.recipient.ascii, None)
+        self._silent_since.discard(stream.pair.recipient.ascii)
         self._answering.remember(stream.pair.recipient.ascii)
         self._never_answering.forget(stream.pair.recipient.ascii)
 
@@ -125,14 +126,16 @@ class AckSelection:
             stream.abort(Ending(Cause.UNRESPONSIVE, text, "network"))
             return True
         self._answering.forget(name)
-        self._silent_since.pop(name, None)
+        self._silent_since.discard(name)
         self._never_answering.remember(name)
         return False
 
     def _mute(self, name: str) -> bool:
         """Return whether the server has been silent for `MUTE_SECONDS`, over several streams."""
         now = self._clock.seconds()
-        return now - self._silent_since.setdefault(name, now) >= MUTE_SECONDS
+        if name not in self._silent_since:
+            self._silent_since[name] = now
+        return now - self._silent_since[name] >= MUTE_SECONDS
 
     def acks_overdue(self, stream: OutboundStream, acked_before: bool) -> None:
         """Judge missing acknowledgements.

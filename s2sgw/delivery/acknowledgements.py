@@ -25,8 +25,8 @@ from s2sgw.xmpp.timer import cancel
 
 Acks = Literal["auto", "sm", "ping", "tcp"]
 
-#: Seconds that a server has to answer a ping. One that answers pings gets another one after so many seconds without a reply: the
-#: reply may be lost with the stream that brings it.
+#: Seconds that a server has to answer a ping. One that answers pings gets another one after so many seconds without a reply, and
+#: then after twice the time each: the reply may be lost with the stream that brings it. So there are four pings in all.
 PING_SECONDS, REPEAT_SECONDS = 20.0, 3.0
 #: Seconds until the policy is told again that a server answers pings.
 NOTE_SECONDS = 60.0
@@ -240,7 +240,8 @@ class StreamManagementAcks:
 class PingAcks:
     """One ping at a time after the written stanzas. Its reply acknowledges them. If more was written, the next ping follows.
 
-    If a reply is late, a further ping follows without it. Its reply acknowledges what was written before it.
+    If a reply is late, further pings follow without it, at growing intervals: each ping that is given up takes a place among the
+    late replies (`iq_replies`). A reply acknowledges what was written before its ping.
     """
 
     whole = False
@@ -362,20 +363,25 @@ class PingAcks:
         if now >= self._due_at:
             self._unanswered()
             return
-        repeats = now >= self._repeat_at
-        if repeats:
+        is_time = now >= self._repeat_at
+        if is_time:
             self._repeat_at = now + REPEAT_SECONDS
-        self._timer = self._clock.callLater(min(self._repeat_at, self._due_at) - now, self._look)
-        if repeats and self._policy.answers_pings(self._stream) and not self._replies.unread:
-            self._repeat(self._id)
+        self._timer = self._clock.callLater(min(self._repeat_at - now, self._due_at - now, REPEAT_SECONDS), self._look)
+        if is_time and self._policy.answers_pings(self._stream) and not self._replies.unread:
+            self._repeat(self._id, now)
 
-    def _repeat(self, id: str) -> None:
-        """Ping again: the reply to the ping `id` may be lost. The time for a reply goes on."""
+    def _repeat(self, id: str, now: float) -> None:
+        """Ping again: the reply to the ping `id` may be lost. The time for a reply goes on.
+
+        The next ping follows when twice as much of that time has passed.
+        """
         self._replies.expect(id, partial(self._answered_late, id))
         self._earlier = [*(self._earlier or ()), (id, self._covered)]
         since = self._asked_at, self._due_at, self._unread
         ping = self._ping(1)
         self._asked_at, self._due_at, self._unread = since
+        waited = now - (self._due_at - PING_SECONDS)
+        self._repeat_at = now + max(waited, REPEAT_SECONDS)
         self._stream.write([ping])
 
     def _answered_late(self, id: str) -> None:

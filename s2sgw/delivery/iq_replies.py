@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
+from typing import Protocol
 
 from s2sgw.queue.evidence import Rule
+from s2sgw.reporting.record import Direction
+from s2sgw.xmpp.fair_dict import FairDict
 from s2sgw.xmpp.jid import Pair
+from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.stanza import Stanza
 
-#: Requests in doubt whose late replies are still dropped, in all queues. The oldest is forgotten first.
+#: Requests in doubt whose late replies are still dropped, in all queues. The peer that has the most, with all names of its
+#: registered domain, loses its oldest first.
 MAX_LATE_REPLIES = 20_000
 
-_Key = tuple[Pair, str | None, str, str]
+#: The pair of the reply, and a hash of id and addresses, which may be long. It is valid in this process only.
+_Key = tuple[Pair, int]
+
+
+class PairDirections(Protocol):
+    """Tells which side of a pair is the peer."""
+
+    def direction(self, pair: Pair) -> Direction:
+        """Return the direction of the stanzas of `pair`."""
 
 
 class LateReplies:
@@ -21,35 +34,42 @@ class LateReplies:
     A sender may send a request again with the same id. One more reply is let through for each such request.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, directions: PairDirections) -> None:
+        self._directions = directions
         #: request -> the number of replies that are let through before one is dropped
-        self._requests: OrderedDict[_Key, int] = OrderedDict()
+        self._requests: FairDict[_Key, int] = FairDict(MAX_LATE_REPLIES + 1, self._peer_of)
         #: the pairs in whose queues replies must be dropped -> their number
         self.pairs: Counter[Pair] = Counter()
 
+    def _peer_of(self, key: _Key, passes: int) -> str:
+        """Return the registered domain of the peer, which is the other side of our server, whichever of them is silent."""
+        pair = key[0]
+        is_inbound = self._directions.direction(pair) == "inbound"
+        return registered_domain((pair.sender if is_inbound else pair.recipient).ascii)
+
     def expect(self, pair: Pair, request: Stanza) -> None:
         """Drop a reply to `request` that arrives in the queue of `pair`: an error of ours answers the request."""
-        key = (pair, request.id, request.to, request.from_)
+        key = _key(pair, request.id, request.to, request.from_)
         asked_again = self._requests.get(key)
         if asked_again is None:
             self.pairs[pair] += 1
         self._requests[key] = max(0, (asked_again or 0) - 1)
         if len(self._requests) > MAX_LATE_REPLIES:
-            self._forget(next(iter(self._requests)))
+            self._forget(self._requests.least_wanted())
 
     def asked_again(self, pair: Pair, request: Stanza) -> None:
         """Let one reply through that would be dropped: `request`, whose reply arrives in the queue of `pair`, is sent again."""
-        key = (pair, request.id, request.to, request.from_)
+        key = _key(pair, request.id, request.to, request.from_)
         if key in self._requests:
             self._requests[key] += 1
 
     def expects(self, pair: Pair, request: Stanza) -> bool:
         """Return whether an error of ours has answered `request`, whose reply would arrive in the queue of `pair`."""
-        return (pair, request.id, request.to, request.from_) in self._requests
+        return _key(pair, request.id, request.to, request.from_) in self._requests
 
     def take(self, pair: Pair, reply: Stanza) -> bool:
         """Return whether `reply` is dropped. A request has only one reply."""
-        key = (pair, reply.id, reply.from_, reply.to)
+        key = _key(pair, reply.id, reply.from_, reply.to)
         passes = self._requests.get(key)
         if passes is None:
             return False
@@ -64,6 +84,10 @@ class LateReplies:
         self.pairs[key[0]] -= 1
         if not self.pairs[key[0]]:
             del self.pairs[key[0]]
+
+
+def _key(pair: Pair, id: str | None, asked: str, asking: str) -> _Key:
+    return pair, hash((id, asked, asking))
 
 
 class PingReplies:

@@ -49,6 +49,6 @@ class DeliveryServices:
     bounces: Bounces
     holds: Holds
     soon: Callable[[Callable[[], None]], object]
+    late: LateReplies
     expiry_question: ExpiryQuestion = field(default_factory=ExpiryQuestion)
-    late: LateReplies = field(default_factory=LateReplies)
     permission: WritePermission = field(default_factory=WritePermission)

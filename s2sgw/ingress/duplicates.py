@@ -7,7 +7,7 @@ programs send equal IQs on purpose, and a sender may use the id of an acknowledg
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -20,10 +20,10 @@ from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.stanza import Stanza
 
 #: Seconds for which resent stanzas are recognised. The other bounds: pairs, unacknowledged stanzas of one stream, and
-#: stanzas of one pair that are remembered.
+#: stanzas of one pair and of all pairs that are remembered. One takes about 200 bytes.
 REMEMBERED_SECONDS = 600.0
 MAX_PAIRS = 1000
-MAX_OF_STREAM, MAX_OF_PAIR = 10_000, 40_000
+MAX_OF_STREAM, MAX_OF_PAIR, MAX_OF_ALL = 10_000, 40_000, 200_000
 
 
 class ReceivedRun:
@@ -83,38 +83,73 @@ def _sender(pair: Pair, expected: object) -> str:
     return registered_domain(pair.sender.ascii)
 
 
+class ExpectedRepeats:
+    """The stanzas of one pair that may come again until a time: their receipts by their hashes, and how many were lost."""
+
+    __slots__ = ("number", "receipts", "until")
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self.receipts: dict[int, list[UpstreamAck]] = {}
+        self.number = 0
+
+    def add(self, value: int, receipt: UpstreamAck) -> None:
+        """Add a stanza with this hash."""
+        self.receipts.setdefault(value, []).append(receipt)
+        self.number += 1
+
+
 class Duplicates:
     """The stanzas that may be sent again, by pair."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        #: the pairs of which stanzas may come again -> until when, and the receipts of these stanzas by their hashes. A sender
-        #: with many sub-domains does not remove the pairs of others
-        self.expected: FairDict[Pair, tuple[float, dict[int, list[UpstreamAck]]]] = FairDict(MAX_PAIRS, _sender)
+        #: the pairs of which stanzas may come again. A sender with many sub-domains does not remove the pairs of others
+        self.expected: FairDict[Pair, ExpectedRepeats] = FairDict(MAX_PAIRS, _sender)
 
     def expect(self, rows: Iterable[tuple[Pair, int, UpstreamAck]]) -> None:
         """Remember the stanzas of a stream that broke: they may be sent again."""
-        until = self._clock.seconds() + REMEMBERED_SECONDS
+        now = self._clock.seconds()
         for pair, value, receipt in rows:
-            known = self.expected.get(pair)
-            receipts = {} if known is None or known[0] < self._clock.seconds() or len(known[1]) >= MAX_OF_PAIR else known[1]
-            receipts.setdefault(value, []).append(receipt)
-            if known is None or known[1] is not receipts or known[0] != until:
-                self.expected[pair] = until, receipts
+            lost = self.expected.get(pair)
+            if lost is None or lost.until < now or lost.number >= MAX_OF_PAIR:
+                lost = ExpectedRepeats()
+            if lost.until != now + REMEMBERED_SECONDS:
+                lost.until = now + REMEMBERED_SECONDS
+                self.expected[pair] = lost
+            lost.add(value, receipt)
+        self._forget_some()
+
+    def _forget_some(self) -> None:
+        """Keep the bound of all stanzas: the registered domain that lost most is forgotten first, its oldest pairs first."""
+        excess = sum(lost.number for lost in self.expected.values()) - MAX_OF_ALL
+        if excess <= 0:
+            return
+        numbers: Counter[str] = Counter()
+        pairs: dict[str, deque[Pair]] = {}
+        for pair, lost in self.expected.items():
+            numbers[_sender(pair, lost)] += lost.number
+            pairs.setdefault(_sender(pair, lost), deque()).append(pair)
+        while excess > 0:
+            most = max(numbers, key=numbers.__getitem__)
+            pair = pairs[most].popleft()
+            number = self.expected[pair].number
+            del self.expected[pair]
+            numbers[most] -= number
+            excess -= number
 
     def divide(self, pair: Pair, stanzas: list[Stanza]) -> tuple[list[Stanza], list[tuple[Stanza, UpstreamAck]]]:
         """Return the new stanzas, and the repeated ones, each with the receipt of its first copy."""
         known = self.expected.get(pair)
         if known is None:
             return stanzas, []
-        until, receipts = known
-        if self._clock.seconds() > until:
+        if self._clock.seconds() > known.until:
             del self.expected[pair]
             return stanzas, []
         new: list[Stanza] = []
         repeats: list[tuple[Stanza, UpstreamAck]] = []
         for stanza in stanzas:
-            same = receipts.get(hash(stanza.data)) if stanza.kind == "message" and stanza.id is not None else None
+            same = known.receipts.get(hash(stanza.data)) if stanza.kind == "message" and stanza.id is not None else None
             while same and same[0].abandoned:
                 same.pop(0)
             if same:

@@ -18,8 +18,9 @@ from twisted.python.failure import Failure
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.discovery import Resolution
 from s2sgw.queue.backoff import Chance
-from s2sgw.xmpp.bounded_dict import BoundedDict
+from s2sgw.xmpp.fair_dict import FairDict
 from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.registered_domain import registered_domain
 
 #: Seconds between two looks for one peer, less up to a quarter of it at random.
 INTERVAL = 30.0
@@ -69,7 +70,7 @@ class Rediscovery:
         self._queues = queues
         self._locations = locations
         self._random = random
-        self._missed: BoundedDict[Domain, _Missed] = BoundedDict(WATCHED)
+        self._missed: FairDict[Domain, _Missed] = FairDict(WATCHED, _owner_of)
         self._asking = 0
 
     def __len__(self) -> int:
@@ -122,6 +123,11 @@ class Rediscovery:
         said = ", ".join(sorted(moved))
         self.log.info(event="woken by the DNS", direction="outbound", leg="federation", peer=str(peer), detail=f"now {said}")
         self._queues.retry_now(peer, urged=True)
+
+
+def _owner_of(peer: Domain, missed: _Missed) -> str:
+    """Return the party that may choose any number of names of peers."""
+    return registered_domain(peer.ascii)
 
 
 def _places(resolution: Resolution) -> Places:

@@ -14,8 +14,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from s2sgw.delivery.poison import speaks_of_content
 from s2sgw.stream.events import Acknowledged, Event, Resumed
 from s2sgw.stream.initiating import InitiatingStream
-from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.fair_dict import FairNames
 from s2sgw.xmpp.timer import cancel
 
 #: The optional extensions of a stream.
@@ -58,9 +58,9 @@ class ExtensionMemory:
     ) -> None:
         self._clock = clock
         self._on_disabled = on_disabled
-        self._servers: BoundedDict[str, _Server] = BoundedDict(MAX_SERVERS)
+        self._servers: FairNames[_Server] = FairNames(MAX_SERVERS)
         #: server -> the extensions that worked last, and until when that counts
-        self._worked: BoundedDict[str, tuple[frozenset[Extension], float]] = BoundedDict(MAX_SERVERS)
+        self._worked: FairNames[tuple[frozenset[Extension], float]] = FairNames(MAX_SERVERS)
 
     def usable(self, name: str, extension: Extension) -> bool:
         """Return whether `extension` may be used with the server."""
@@ -111,8 +111,8 @@ class ExtensionMemory:
 
     def forget(self, name: str) -> None:
         """Forget what is remembered of the server: all extensions can be used again."""
-        self._servers.pop(name, None)
-        self._worked.pop(name, None)
+        self._servers.discard(name)
+        self._worked.discard(name)
 
     def disabled(self) -> Iterator[tuple[str, tuple[Extension, ...]]]:
         """Yield each server that has disabled extensions, with these."""
@@ -125,10 +125,11 @@ class ExtensionMemory:
         return server.disabled.get(extension, 0.0) > self._clock.seconds()
 
     def _server(self, name: str) -> _Server:
-        """Return the record of the server. To make room for a new one, the record that was written longest ago is forgotten."""
-        server = self._servers.use(name)
-        if server is None:
-            server = self._servers[name] = _Server()
+        """Return the record of the server.
+
+        To make room for a new one, the registered domain with the most names loses the record that was written longest ago.
+        """
+        server = self._servers[name] = self._servers.get(name) or _Server()
         return server
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -26,6 +26,8 @@ from s2sgw.xmpp.timer import cancel
 #: domain that has the most. The same number of past ones is remembered.
 MAX_SUSPENDED = 1000
 MAX_SUSPENDED_OF_PEER = 8
+
+Counted = TypeVar("Counted", Pair, Domain)
 
 
 class ResumableOwner(Protocol):
@@ -207,8 +209,17 @@ class ResumptionTable:
 
     def _take(self, id: str) -> SuspendedStream:
         session = self._suspended.pop(id)
-        self._awaited -= Counter(session.pairs)
-        self._domains -= Counter(domain for pair in session.pairs for domain in pair)
+        for pair in session.pairs:
+            _count_less(self._awaited, pair)
+            for domain in pair:
+                _count_less(self._domains, domain)
         cancel(session.timer)
         session.timer = None  # it refers back to the session
         return session
+
+
+def _count_less(numbers: Counter[Counted], key: Counted) -> None:
+    """Count one less of `key`. (`-=` of two counters would go through all keys: streams that break off may have 64,000 pairs.)"""
+    numbers[key] -= 1
+    if not numbers[key]:
+        del numbers[key]

@@ -14,6 +14,7 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.unit.delivery.test_acknowledgements import PAIR, Queue
 from tests.unit.delivery.test_acknowledgements import Stream as Written
+from tests.unit.delivery.test_iq_replies import Directions
 
 HERE, THERE = PAIR
 
@@ -55,7 +56,7 @@ class AckSelectionTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.acks: dict[Domain, Acks] = {THERE: "auto", HERE: "tcp"}
-        self.caught = PingReplies(PAIR.inverse, LateReplies())
+        self.caught = PingReplies(PAIR.inverse, LateReplies(Directions()))
         self.extensions = Extensions()
         self.selection = AckSelection(self.acks.__getitem__, self, self.extensions, self.clock)
         self.queue = Queue()
@@ -151,6 +152,15 @@ class AckSelectionTests(SynchronousTestCase):
         self.clock.pump([1] * int(2 * PING_SECONDS))
         self.assertEqual([("aborted", "unresponsive")], stream.ends)
         self.assertEqual({"passed_on"}, {evidence for _, evidence in self.queue.acknowledgements})
+
+    def test_sub_domains(self) -> None:
+        """R41: a peer with many sub-domains does not make the gateway forget that another server answers pings, or that it is silent."""
+        for names in (self.selection._answering._until, self.selection._never_answering._until, self.selection._silent_since):
+            names.limit = 3
+            names[THERE.ascii] = 1.0
+            for number in range(9):
+                names[f"s{number}.many.example"] = 1.0
+            self.assertIn(THERE.ascii, names)
 
     def test_answers_after_all(self) -> None:
         """R41: a server that was presumed never to answer, and answers, is pinged again."""

@@ -28,6 +28,7 @@ from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.namespaces import PING
 from s2sgw.xmpp.stanza import Stanza
+from tests.unit.delivery.test_iq_replies import Directions
 
 PAIR = Pair(Domain.parse("here.example"), Domain.parse("there.example"))
 
@@ -106,7 +107,7 @@ class PingTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.late = LateReplies()
+        self.late = LateReplies(Directions())
         self.replies = PingReplies(PAIR.inverse, self.late)
         self.stream, self.queue, self.policy = Stream(), Queue(), Policy()
         self.acks = self.pings()
@@ -171,14 +172,48 @@ class PingTests(SynchronousTestCase):
         self.answer("id4")
         self.assertEqual([(5, "passed_on"), (4, "passed_on")], self.queue.acknowledgements)
 
+    def test_repeated_when(self) -> None:
+        """R41: the ping is repeated 3, 6 and 12 seconds after the first. So a silent server takes four places among the late replies.
+
+        Replies that may lie unread put a repeat off, and it follows within 3 seconds once they are read.
+        """
+        self.policy.answers = self.policy.ends = True
+        self.acks.after_batch(1)
+        numbers = []
+        for _ in range(int(PING_SECONDS) - 1):
+            self.clock.advance(1)
+            numbers.append(len(self.replies.pings))
+        self.assertEqual([1] * 2 + [2] * 3 + [3] * 6 + [4] * 8, numbers)
+        self.clock.advance(1)
+        self.assertEqual((["unanswered"], 4), (self.policy.told, self.late.pairs[PAIR.inverse]))
+        self.acks = self.pings()
+        self.acks.after_batch(1)
+        self.back.held = True
+        self.clock.pump([1] * 13)
+        self.assertEqual(1, len(self.replies.pings))
+        self.back.held = False
+        self.clock.pump([1] * 3)
+        self.assertEqual(2, len(self.replies.pings))
+
+    def test_repeated_after_others(self) -> None:
+        """R41: after a ping that was repeated and answered, the next one is repeated in time again."""
+        self.policy.answers = True
+        self.acks.after_batch(1)
+        self.clock.pump([1] * 16)
+        self.acks.after_batch(1)
+        self.answer("id4")
+        self.assertEqual(["id5"], list(self.replies.pings))
+        self.clock.pump([1] * int(REPEAT_SECONDS))
+        self.assertEqual(["id5", "id6"], list(self.replies.pings))
+
     def test_repeated_and_late(self) -> None:
         """The late reply to the first of these pings acknowledges only the stanzas before it. The others are awaited as long as ever."""
         self.repeated()
         self.clock.advance(REPEAT_SECONDS)
         self.clock.pump([1] * 13)
-        self.assertEqual(["id2", "id3", "id4", "id5", "id6", "id7", "id8"], list(self.replies.pings))
+        self.assertEqual(["id2", "id3", "id4", "id5"], list(self.replies.pings))
         self.answer("id3")
-        self.assertEqual(([(5, "passed_on")], ["id4", "id5", "id6", "id7", "id8"]), (self.queue.acknowledgements, list(self.replies.pings)))
+        self.assertEqual(([(5, "passed_on")], ["id4", "id5"]), (self.queue.acknowledgements, list(self.replies.pings)))
         self.clock.pump([1] * 19)
         self.assertEqual([], self.policy.told)
         self.clock.advance(1)
@@ -190,12 +225,12 @@ class PingTests(SynchronousTestCase):
         noted = self.policy.ping_answered = Mock()  # type: ignore[method-assign]
         self.acks.after_batch(3)
         self.clock.pump([1] * 10)
-        self.assertEqual(["id1", "id2", "id3", "id4"], list(self.replies.pings))
+        self.assertEqual(["id1", "id2", "id3"], list(self.replies.pings))
         self.answer("id1")
         self.assertEqual(([(3, "passed_on")], 1), (self.queue.acknowledgements, noted.call_count))
         self.assertEqual(({}, []), (self.replies.pings, self.clock.getDelayedCalls()))
-        self.assertTrue(self.late.expects(PAIR.inverse, Stanza("iq", b"", "there.example", "here.example", "get", "id4")))
-        self.assertIn(b"id5", self.acks.after_batch(1))
+        self.assertTrue(self.late.expects(PAIR.inverse, Stanza("iq", b"", "there.example", "here.example", "get", "id3")))
+        self.assertIn(b"id4", self.acks.after_batch(1))
 
     def test_late_before_a_large_stanza(self) -> None:
         """The late reply to the ping before a large stanza acknowledges nothing. The reply behind the stanza is awaited."""
@@ -260,7 +295,7 @@ class PingTests(SynchronousTestCase):
         self.back.held = False
         self.assertEqual((["id2"], []), (list(self.replies.pings), self.stream.written))
         self.clock.pump([1] * 20)
-        self.assertEqual(([], 7), (self.policy.told, len(self.replies.pings)))
+        self.assertEqual(([], 4), (self.policy.told, len(self.replies.pings)))
 
     def test_asked_again_while_the_timer_runs(self) -> None:
         """A ping that follows an answered one has its own full time, also if its answer may be unread. After a stop no ping is due."""

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery import iq_replies
 from s2sgw.delivery.iq_replies import LateReplies, PingReplies
 from s2sgw.queue.evidence import Rule
+from s2sgw.reporting.record import Direction
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.unit.delivery.test_queue import HERE, OUT, World
 
 BACK = OUT.inverse
 OTHER = Pair(Domain.parse("other.example"), HERE)
+
+
+class Directions:
+    """The directions of pairs with the domain that is served here."""
+
+    def direction(self, pair: Pair) -> Direction:
+        return "inbound" if pair.recipient == HERE else "outbound"
 
 
 def request(id: str) -> Stanza:
@@ -28,7 +38,7 @@ class LateTests(SynchronousTestCase):
 
     def test_dropped_once(self) -> None:
         """R33: an answer is matched by id and both addresses, as result or error, and dropped once. Other stanzas are forwarded."""
-        late = LateReplies()
+        late = LateReplies(Directions())
         caught = PingReplies(BACK, late)
         self.assertNotIn(BACK, late.pairs)
         for each in ("1", "2", "2"):
@@ -43,7 +53,7 @@ class LateTests(SynchronousTestCase):
 
     def test_asked_again(self) -> None:
         """R33: a request sent again with the same id gets its answer. A second answer is dropped."""
-        late = LateReplies()
+        late = LateReplies(Directions())
         late.expect(BACK, request("1"))
         late.asked_again(BACK, request("1"))
         late.asked_again(BACK, request("2"))
@@ -52,7 +62,7 @@ class LateTests(SynchronousTestCase):
 
     def test_late_before_asked_again(self) -> None:
         """R33: a late answer that arrives before the request is sent again is dropped, and the next one is forwarded."""
-        late = LateReplies()
+        late = LateReplies(Directions())
         late.expect(BACK, request("1"))
         self.assertTrue(late.take(BACK, answer("1")))
         late.asked_again(BACK, request("1"))
@@ -60,7 +70,7 @@ class LateTests(SynchronousTestCase):
 
     def test_asked_again_and_again(self) -> None:
         """R33: each request that is sent again lets one answer pass. If it is in doubt again, that is revoked."""
-        late = LateReplies()
+        late = LateReplies(Directions())
         late.expect(BACK, request("1"))
         late.asked_again(BACK, request("1"))
         late.asked_again(BACK, request("1"))
@@ -68,15 +78,41 @@ class LateTests(SynchronousTestCase):
         self.assertEqual([late.take(BACK, answer("1")) for _ in range(2)], [False, True])
 
     def test_bounded(self) -> None:
-        """The number of entries is bounded: the oldest is removed first."""
+        """The number of entries is bounded: the oldest of a registered domain is removed first."""
         self.patch(iq_replies, "MAX_LATE_REPLIES", 2)
-        late = LateReplies()
-        late.expect(OTHER, request("0"))
+        late = LateReplies(Directions())
+        first = Pair(Domain.parse("sub.there.example"), HERE)
+        late.expect(first, request("0"))
         for each in "12":
             late.expect(BACK, request(each))
-        self.assertNotIn(OTHER, late.pairs)
-        self.assertFalse(late.take(BACK, answer("0")))
+        self.assertNotIn(first, late.pairs)
+        self.assertFalse(late.take(first, answer("0")))
         self.assertTrue(late.take(BACK, answer("2")))
+
+    def test_long_ids(self) -> None:
+        """An entry holds no text of the request, which may have a long id."""
+        late, id = LateReplies(Directions()), "x" * 10_000
+        references = sys.getrefcount(id)
+        late.expect(BACK, request(id))
+        self.assertEqual(references, sys.getrefcount(id))
+        self.assertTrue(late.expects(BACK, request(id)))
+        self.assertTrue(late.take(BACK, answer(id)))
+
+    def test_fair(self) -> None:
+        """A registered domain that falls silent again and again loses its own oldest entries, under whatever names, and others lose none.
+
+        So does one whose requests our own server does not answer.
+        """
+        self.patch(iq_replies, "MAX_LATE_REPLIES", 6)
+        for silent in ("peer", "ours"):
+            late = LateReplies(Directions())
+            late.expect(OTHER, request("0"))
+            late.expect(OTHER.inverse, request("0"))
+            pairs = [Pair(Domain.parse(f"{name}.there.example"), HERE) for name in "abcdefgh"]
+            for number, pair in enumerate(pairs):
+                late.expect(pair if silent == "peer" else pair.inverse, request(str(number)))
+            self.assertEqual({OTHER, OTHER.inverse, *(pair if silent == "peer" else pair.inverse for pair in pairs[4:])}, set(late.pairs))
+            self.assertTrue(late.take(OTHER, answer("0")))
 
     def test_outlives_the_queue(self) -> None:
         """R33: the late answer is also dropped if the queue was forgotten meanwhile."""
@@ -96,7 +132,7 @@ class PingTests(SynchronousTestCase):
 
     def test_told(self) -> None:
         """R41: a result or an error with the expected id is reported. Other stanzas are not."""
-        caught, told = PingReplies(BACK, LateReplies()), []
+        caught, told = PingReplies(BACK, LateReplies(Directions())), []
         caught.pings["p"] = lambda: told.append("p")
         self.assertTrue(caught)
         self.assertEqual([True, True, False, False], [caught.awaits(each) for each in (answer("p"), answer("p", "error"), answer("p", "get"), answer("q"))])

@@ -133,6 +133,21 @@ class DuplicatesTests(SynchronousTestCase):
         self.assertEqual([self.new(stanza("1")), self.new(stanza("1"), pair=OTHERS)], [[], []])
         self.assertEqual(len(self.duplicates.expected), MAX_PAIRS)
 
+    def test_same_stanza(self) -> None:
+        """A stanza that is lost again and again counts each time."""
+        self.patch(duplicates, "MAX_OF_PAIR", 2)
+        self.lose(*[stanza("1")] * 3)
+        self.assertEqual(self.new(*[stanza("1")] * 3), ["1", "1"])
+
+    def test_bounded_in_all(self) -> None:
+        """The number of stanzas of all pairs is bounded: the registered domain with the most loses its oldest pairs, and others lose none."""
+        self.patch(duplicates, "MAX_OF_ALL", 12)
+        pairs = [Pair(Domain.parse(f"s{number}.many.example"), HERE) for number in range(4)]
+        self.lose(*(stanza(str(number)) for number in range(4)))
+        for pair in pairs:
+            self.lose(*(stanza(str(number)) for number in range(4)), pair=pair)
+        self.assertEqual([IN, *pairs[2:]], list(self.duplicates.expected))
+
     def test_given_up(self) -> None:
         """A first copy that was given up, before or after the loss, makes no repeat: the next copy is new."""
         early, kept = UpstreamAck(1), Unacknowledged()

@@ -732,7 +732,7 @@ class OtherPairTests(EntryTestCase):
         self.assert_over("")
 
     def test_ended(self) -> None:
-        """What a stream that has ended brought waits for older ones too, but only if it is little: otherwise it fills the memory."""
+        """The stanzas of a stream that has ended wait for older ones too, but only if they are few: otherwise they fill the memory."""
         for size, waits in ((HELD_BYTES_OF_ENDED - 2 * OVERHEAD - 1, True), (HELD_BYTES_OF_ENDED, False)):
             self.setUp()
             self.newer.accept([stanza("y" * size)])

@@ -222,6 +222,12 @@ class BoundTests(SynchronousTestCase):
         self.back_off(one, two, one, three)
         self.assertEqual(list(self.rediscovery._missed), [one, three])
 
+    def test_sub_domains(self) -> None:
+        """A peer with many sub-domains does not push others out."""
+        self.rediscovery._missed.limit = 2
+        self.back_off(*(Domain.parse(name) for name in ("p.example", "a.many.example", "b.many.example", "c.many.example")))
+        self.assertEqual(["p.example", "c.many.example"], [peer.text for peer in self.rediscovery._missed])
+
     def test_at_once(self) -> None:
         """The number of simultaneous look-ups is limited. The next one starts when one ends, also by a failure."""
         self.patch(rediscovery, "AT_ONCE", 1)

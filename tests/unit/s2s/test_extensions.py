@@ -64,6 +64,18 @@ class ExtensionMemoryTests(SynchronousTestCase):
             self.extensions.disable("p0.example", "bidi", REFUSED)
         self.assertEqual({name for name, _ in self.extensions.disabled()}, {"p0.example", "p3.example", "p4.example"})
 
+    def test_sub_domains(self) -> None:
+        """A peer with many sub-domains does not make the gateway forget other servers."""
+        for names in (self.extensions._servers, self.extensions._worked):
+            names.limit = 3
+        self.extensions.disable("p.example", "bidi", REFUSED)
+        self.extensions.work("p.example", ["management"])
+        for number in range(9):
+            self.extensions.disable(f"p{number}.many.example", "bidi", REFUSED)
+            self.extensions.work(f"p{number}.many.example", ["management"])
+        self.assertFalse(self.extensions.usable("p.example", "bidi"))
+        self.assertEqual({"management"}, self.extensions.have_worked("p.example"))
+
     def test_worked(self) -> None:
         """Extensions that worked are remembered for an hour. Those of a forgotten server are not."""
         self.extensions.work(PEER, ["bidi"])

@@ -66,6 +66,17 @@ class ResumptionTableTests(SynchronousTestCase):
         self.assertEqual(self.sessions.claim("y", FakeOwner(OUT)), (None, None))
         self.assertEqual(self.sessions.claim("x", FakeOwner(OUT, other)), (kept, None))
 
+    def test_many_pairs(self) -> None:
+        """The end of a stream that broke off touches the counts of its own pairs only, however many there are."""
+        other = Pair(Domain.parse("other.example"), THERE)
+        self.keep("x", OUT)
+        self.keep("y", OUT, other)
+        self.sessions._awaited[BACK] = self.sessions._domains[ROOMS] = 0  # a walk over all counts would drop these
+        self.clock.advance(59)
+        self.sessions.end(other.__eq__, abandoned=False)
+        self.assertEqual({OUT: 1, BACK: 0}, self.sessions._awaited)
+        self.assertEqual({HERE: 1, THERE: 1, ROOMS: 0}, self.sessions._domains)
+
     def test_past(self) -> None:
         """R35: only its owner learns the last count of an expired stream."""
         kept = self.keep("x", OUT)

@@ -28,7 +28,10 @@ class FairDictTests(SynchronousTestCase):
         self.assertEqual(list(held)[:3], ["b1", "c1", "a993"])
 
     def test_equals(self) -> None:
-        """Of owners with equally many entries, the oldest entry is removed. Setting an entry again makes it the newest."""
+        """Of owners with equally many entries, the one that has had so many for longest loses its oldest.
+
+        Setting an entry again makes it the newest.
+        """
         held = entries(3)
         for key in ("a1", "b1", "c1", "a1", "d1"):
             held[key] = 0
@@ -62,6 +65,11 @@ class FairDictTests(SynchronousTestCase):
                 self.assertTrue(all(numbers["abc".index(each[0])] == max(numbers) for each in gone))
             elif key in held:
                 del held[key]
-            self.assertEqual((len(held) <= 5, sum(held._numbers.values()), set(held._owner_of)), (True, len(held), set(held)))
+            keys = [key for key in held if key in held._keys.get(key[0], ())]
+            numbers_of = {owner: number for number, owners in held._owners.items() for owner in owners}
+            self.assertEqual((len(held) <= 5, keys, set(held._owner_of)), (True, list(held), set(held)))
+            self.assertEqual((numbers_of, held._most), ({owner: len(keys) for owner, keys in held._keys.items()}, max(held._owners, default=0)))
         held.clear()
-        self.assertEqual((held._numbers, held._owner_of), ({}, {}))
+        self.assertEqual((held._keys, held._owners, held._owner_of, held._most), ({}, {}, {}, 0))
+        held["a0"] = 1
+        self.assertEqual("a0", held.least_wanted())
