@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Iterator
@@ -40,13 +41,28 @@ def socket_path(config: Path) -> Path:
         try:
             tree = tomllib.loads(rest)
         except tomllib.TOMLDecodeError:
-            tree = tomllib.loads(text)  # the same error, with its place in the file
+            tree = _read_in_part(text)
     except OSError as error:
         raise RequestFailed(f"{config} cannot be read: {error.strerror}; name another by --config", "configuration") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestFailed(f"{config} is not valid TOML: {error}", "configuration") from None
     named, state = _path(config, tree, "admin", "socket"), _path(config, tree, "gateway", "state")
     return config.absolute().parent / (named or Path(state or "state") / SOCKET)
+
+
+def _read_in_part(text: str) -> dict[str, Any]:
+    """Return the tables `[admin]` and `[gateway]` of a text that is no TOML elsewhere. Raises the error of the whole text."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        wanted = [table for table in re.split(r"(?m)^(?=[ \t]*\[)", text) if re.match(r"[ \t]*\[(admin|gateway)\]", table)]
+        try:
+            tree = tomllib.loads("\n".join(wanted))
+        except tomllib.TOMLDecodeError:
+            raise error from None
+        if "gateway" not in tree:
+            raise
+        return tree
 
 
 def _path(config: Path, tree: dict[str, Any], section: str, key: str) -> str | None:

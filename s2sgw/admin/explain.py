@@ -67,6 +67,8 @@ class Explainer:
             config = await self._threads.run(planned, arguments["with"])
             peers = config.policies
             peers.deny(self._peers.deny_lists)
+        if peer in config.gateway.domains:
+            raise VerbError(f"{peer} is a local domain; name a peer", "usage")
         local = domain_argument(arguments, "local") if arguments.get("local") is not None else config.gateway.domains[0]
         if local not in config.gateway.domains:
             raise VerbError(f"{local} is not a local domain", "usage")

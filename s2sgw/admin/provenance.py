@@ -18,7 +18,7 @@ from s2sgw.policy.values import format_duration, parse_peer_name
 from s2sgw.xmpp.jid import Domain
 
 #: Fields of a policy that are not keys of the configuration.
-_MADE = ("objects", "deny_list", "listed")
+_MADE = ("objects", "deny_list", "listed", "unnamed")
 #: Keys whose values are durations.
 DURATIONS = ("remember_proof", "hold", "resume")
 #: Keys that the section `peers.default` itself inherits.

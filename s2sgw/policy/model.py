@@ -138,12 +138,16 @@ class PeerPolicy:
     deny_list: str | None = None
     #: whether an object names the peer, or none needs to
     listed: bool = True
+    #: whether the peer is an IP address or a single label, and no object has exactly its name
+    unnamed: bool = False
 
     @property
     def bar(self) -> Ending | None:
         """Return why no stream with the peer is allowed, with any proof; None: it is allowed."""
         if self.deny_list is not None:
             return Ending(Cause.DENY_LISTED, f"named by {self.deny_list}")
+        if self.unnamed:
+            return Ending(Cause.NOT_ALLOWED, "an IP address or a single label is a peer only if a section has exactly this name")
         if not self.listed:
             return Ending(Cause.NOT_ALLOWED, "only peers that the configuration names are allowed")
         return None if self.allow else Ending(Cause.NOT_ALLOWED, "the policy for this peer does not allow it")

@@ -16,7 +16,7 @@ from s2sgw.config.errors import key_text
 from s2sgw.net.certificates import CertificateDirectory, Credential, UnusableCertificate, read
 from s2sgw.net.dns_upstream import system_servers
 from s2sgw.net.endpoint_strings import EndpointString
-from s2sgw.policy.model import PeerObject, objects_with
+from s2sgw.policy.model import PeerObject, PeerPolicy, objects_with
 from s2sgw.runtime import deny_lists as denial
 from s2sgw.runtime.own_certificates import WARNING_DAYS, chain_fault, ends_in
 from s2sgw.runtime.state_directory import existing_secret
@@ -145,20 +145,27 @@ def _certificate_warnings(certificates: Iterable[Credential], anchors: Anchors, 
 
 def _policy_warnings(config: Config) -> Iterator[str]:
     """Yield settings that have no effect, and those that are weak."""
-    for name, peer in objects_with(config.peers, "sasl", "tls", "proxy_lookup"):
+    for name, peer in objects_with(config.peers, "sasl", "tls", "proxy_lookup", "proofs"):
         if peer.sasl is not None and LEGACY in peer.sasl:
             yield (
                 f'{key_text(("peers", name, "sasl"))}: {LEGACY} is historic and weak (RFC 6331). '
                 "It is used last, and only under TLS. Remove it as soon as the peer supports another mechanism"
             )
-        if peer.tls != "optional" and peer.proxy_lookup != "local":
+        if peer.tls != "optional" and peer.proxy_lookup != "local" and peer.proofs != ():
             continue
         example = "any.invalid" if name == "default" else name.replace("*", "any", 1)  # a peer that the section applies to
         policy = config.policies.policy(Domain.parse(example))
+        if policy.allow and not policy.proofs and _proves_nothing_else(policy):
+            yield f'{key_text(("peers", name, "proofs"))}: nothing proves a peer here, so all are refused; write allow = false'
         if peer.proxy_lookup == "local" and policy.proxy == "none":
             yield f'{key_text(("peers", name, "proxy_lookup"))}: has no effect without a proxy'
         if peer.tls == "optional" and policy.encryption != "optional":
             yield f'{key_text(("peers", name, "tls"))}: "optional" has no effect unless dialback is "always"'
+
+
+def _proves_nothing_else(policy: PeerPolicy) -> bool:
+    """Return whether a peer with this policy can prove itself by `proofs` alone."""
+    return policy.dialback == "never" and policy.unknown_issuer == "reject" and policy.secret_file is None
 
 
 def _unusable(

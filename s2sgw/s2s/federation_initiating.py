@@ -58,7 +58,14 @@ class FederationInitiating:
         return SharedSecrets(self.peers)
 
     async def resolve(self, pair: Pair, requester: Requester | None = None) -> Resolution:
-        return await self.discovery.resolve(pair.recipient, self.peers.policy(pair.recipient).route, requester)
+        """Return where the peer is. For one that the policy bars that is nowhere: no connection is made, and nothing looked up.
+
+        What waits for it may be from before a restart.
+        """
+        policy = self.peers.policy(pair.recipient)
+        if policy.bar is not None:
+            return Resolution(pair.recipient, (), policy.bar)
+        return await self.discovery.resolve(pair.recipient, policy.route, requester)
 
     async def locate(self, pair: Pair, targets: Sequence[Target], requester: Requester | None = None) -> Sequence[Target]:
         return await self.discovery.locate(targets, requester or Requester.ourselves(pair.recipient.ascii))
@@ -79,8 +86,7 @@ class FederationInitiating:
 
     async def admit(self, pair: Pair) -> Ending | None:
         """Return why stanzas to this peer may not enter a queue: it is not allowed, or its hostname does not resolve (R2)."""
-        bar = self.peers.policy(pair.recipient).bar
-        return bar if bar is not None else (await self.resolve(pair)).ending
+        return (await self.resolve(pair)).ending
 
     def expect(self, peer: Domain) -> None:
         """Look the peer up early: something is about to be written to it."""

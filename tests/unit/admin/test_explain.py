@@ -32,6 +32,12 @@ class ExplainTests(ExplainCase):
         }, {key: keys[key] for key in ("unknown_issuer", "hold", "dialback", "limits.streams", "limits.stanza_bytes", "minimum")})
         self.assertFalse(answer["changed"] or answer["planned"] or answer["bar"])
 
+    def test_no_peer(self) -> None:
+        """A local domain is no peer, which is said. An address that no section names is not allowed."""
+        failure = self.failureResultOf(Deferred.fromCoroutine(self.explainer.explain({"peer": "here.example"})), VerbError)
+        self.assertEqual(("here.example is a local domain; name a peer", "usage"), (str(failure.value), failure.value.kind))
+        self.assertIn("exactly this name", self.explain(peer="192.0.2.1")["bar"])
+
     def test_values_as_written(self) -> None:
         """Each value is also given as the file writes it, and whether it is the default. Every number of seconds is a duration."""
         rows = {row["key"]: (row["text"], row["default"]) for row in self.explain()["keys"]}

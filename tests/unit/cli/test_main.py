@@ -239,6 +239,11 @@ class AskingTests(CommandCase):
         text = '[gateway]\nstate = "elsewhere"\n' + peers.replace('"b.example"]', '"b.example"]\nhold =') + "[admin]\n"
         self.config.write_text(text)
         self.assertEqual(self.config.absolute().parent / "elsewhere" / "admin.sock", client.socket_path(self.config))
+        self.config.write_text('[gateway]\nstate = "elsewhere"\n[peers."a.example"\nhold = \n  [admin]\nsocket = "a.sock"\n[[backend]\n')
+        self.assertEqual(self.config.absolute().parent / "a.sock", client.socket_path(self.config))
+        for wrong in ('[gateway]\nstate = \n', '[peers\n', '[gateway]\n[gateway]\n'):
+            self.config.write_text(wrong)
+            self.assertEqual("configuration", self.assertRaises(client.RequestFailed, client.socket_path, self.config).kind)
         self.config.write_text(text.replace("\nhold =\n", "\n") + 'socket =\n')
         error = self.assertRaises(client.RequestFailed, client.socket_path, self.config)
         self.assertIn("at line 12, column 9", str(error))

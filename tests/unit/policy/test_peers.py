@@ -239,6 +239,16 @@ class BarTests(SynchronousTestCase):
         self.assertEqual([only, only], [self.bar(found, name) for name in ("b.example", "other.test")])
         self.assertEqual(("not-allowed", "the policy for this peer does not allow it"), self.bar(found, "c.example"))
 
+    def test_names_of_no_domain(self) -> None:
+        """An IP address or a single label is a peer only if an object has exactly its name, in either direction."""
+        found = peers(localhost={"hold": "1m"}, default={"allow": True})
+        self.assertIsNone(self.bar(found, "localhost"))
+        for name in ("intranet", "192.0.2.1", "[2001:db8::1]"):
+            told = self.bar(found, name)
+            assert told is not None
+            self.assertEqual(("not-allowed", True), (told[0], "exactly this name" in told[1]))
+        self.assertIsNone(self.bar(peers(**{"192__0__2__1": {}}), "192.0.2.1"))
+
     def test_deny_lists(self) -> None:
         """A name in a list is denied with the list's text, until the list no longer has it."""
         found = peers(default={"hold": "1m"}, a__example={"hold": "2m"})

@@ -39,6 +39,14 @@ class PreflightCase(SynchronousTestCase):
         return path
 
 
+class UnprovableTests(PreflightCase):
+    def test_nothing_proves(self) -> None:
+        """A section in which nothing can prove a peer refuses all, which its author may not know."""
+        for more, number in (("", 1), ('dialback = "with-tls"\n', 0), ('unknown_issuer = "ask"\n', 0), ("allow = false\n", 0)):
+            warnings = check_configuration(self.written(f'[peers."a.example"]\nproofs = []\n{more}')).warnings
+            self.assertEqual(number, sum("nothing proves a peer here" in warning for warning in warnings), more)
+
+
 class GroupTests(PreflightCase):
     def test_group(self) -> None:
         """A missing group prevents the start, so the check reports it with the remedy."""

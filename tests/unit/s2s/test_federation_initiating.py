@@ -46,6 +46,19 @@ class OutboundReconsiderTests(SynchronousTestCase):
         self.assertIsNone(self.reconsidered(Verdict(external=True)))
 
 
+class BarredTests(SynchronousTestCase):
+    """Tests of attempts to reach a peer that the policy bars."""
+
+    def test_nowhere(self) -> None:
+        """It is looked up nowhere and not connected to, also if stanzas wait for it from before a restart."""
+        none: Any = None
+        peers = PeerPolicies({"peer.example": PeerObject(allow=False)})
+        side = FederationInitiating(peers, none, none, none, none, none, none, none, none)
+        found = self.successResultOf(Deferred.fromCoroutine(side.resolve(Pair(OURS, PEER))))
+        assert found.ending is not None
+        self.assertEqual((Cause.NOT_ALLOWED, ()), (found.ending.cause, found.targets))
+
+
 class ProxyTests(SynchronousTestCase):
     """Tests of what a proxy is asked to connect to."""
 
