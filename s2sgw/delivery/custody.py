@@ -145,6 +145,7 @@ class Custody:
             if queue.pair_queue.unspooled and not queue.overflow.active:
                 _guarded(queue.spool_now)
         wait = SpoolWait(self.services.spool, self.services.clock)
+        self.expiry.stop()
         self.services.spool.close(wait.answered)
         await DeferredList([*closed, wait.over], consumeErrors=True)
 

@@ -29,9 +29,16 @@ class ExpirySweep:
         #: the number of the question: answers to earlier ones are of no use (`start_anew`)
         self._number = 0
         self._step_is_due = False
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Sweep no more: the spool is being closed."""
+        self._stopped = True
 
     def sweep(self) -> None:
         """Bounce expired stanzas. Raises `ExceptionGroup` after all queues were swept, if some could not be."""
+        if self._stopped:
+            return
         services, now = self._services, self._services.clock.seconds()
         services.window.offer_again()
         services.holds.write_again()
@@ -86,7 +93,7 @@ class ExpirySweep:
         self._question.open = False
 
     def _expired(self, number: int, spooled: list[Spooled] | SpoolError) -> None:
-        if number != self._number:
+        if number != self._number or self._stopped:
             return
         if isinstance(spooled, SpoolError):
             self._question.open = False

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE
+from s2sgw.spool.interface import SpoolBroken, SpoolError
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.jid import Domain
 from tests.unit.delivery.test_queue import OUT, WINDOW, World, stanza
@@ -46,6 +48,26 @@ class SweepTests(SynchronousTestCase):
         world.clock.advance(30)
         world.custody.expiry.sweep()
         self.assertEqual(len(world.back.sent), 1)
+
+
+class StopTests(SynchronousTestCase):
+    """Tests of a stop."""
+
+    def test_closed_spool(self) -> None:
+        """A spool that is being closed is asked nothing. That it gives no answer then is not told as a fault of the disk."""
+        world = World()
+        world.next_hop.ready = False
+        world.accept(stanza("1"))
+        world.clock.advance(WINDOW)
+        asked: list[Callable[[SpoolError], None]] = []
+        told: list[object] = []
+        self.patch(world.custody.services.spool, "expired", lambda now, number, answer: asked.append(answer))
+        self.patch(world.custody.services.window, "trouble", told.append)
+        world.custody.expiry.sweep()
+        Deferred.fromCoroutine(world.custody.close())
+        asked.pop()(SpoolBroken("the spool is closed"))
+        world.custody.expiry.sweep()
+        self.assertEqual(([], []), (asked, told))
 
 
 class StepTests(SynchronousTestCase):
