@@ -298,7 +298,7 @@ class SQLiteSpool(Spool):
             return SpoolTables(open_database(Path(":memory:"), self._durability), 0)
         try:
             return self._opened()
-        except (sqlite3.Error, NoRoom) as error:
+        except (sqlite3.Error, NotASpool, RowsDamaged, NoRoom) as error:  # the new file is damaged too
             raise SpoolBroken(f"{self._path} cannot be made: {error}") from error
 
     def _opened(self) -> SpoolTables:

@@ -89,6 +89,28 @@ class ThreadTests(SynchronousTestCase):
         it.close()
 
 
+    def test_a_new_file_that_is_damaged_too(self) -> None:
+        """If the file that replaces a damaged one cannot be read either, calls are answered, and the file is opened again later."""
+        it = File(self.mktemp()).open()
+
+        def damaged(tables_: tables.SpoolTables) -> None:
+            raise tables.RowsDamaged("a test")
+
+        it.append(spooled(A, 1))
+        answers: SimpleQueue[object] = SimpleQueue()
+        load, queues = tables.SpoolTables._load, tables.SpoolTables.queues
+        self.patch(tables.SpoolTables, "_load", damaged)
+        self.patch(tables.SpoolTables, "queues", damaged)
+        it.spool.queues(answers.put)
+        it.calls.get(timeout=PATIENCE)()
+        self.assertIsInstance(answers.get_nowait(), SpoolBroken)
+        self.patch(tables.SpoolTables, "_load", load)
+        self.patch(tables.SpoolTables, "queues", queues)
+        assert isinstance(it.spool, SQLiteSpool)
+        self.assertTrue(it.spool.thread.is_alive())
+        it.close()
+
+
 class LastingTests(SynchronousTestCase):
     """Durable data outlives the process, however it ends."""
 
