@@ -297,13 +297,17 @@ class StreamConnection(Protocol):
             self.read_since = self._clock.seconds()
 
     def when_closed(self) -> Deferred[None]:
-        """Return a Deferred that fires when the transport is gone."""
-        waiter: Deferred[None] = Deferred()
+        """Return a Deferred that fires when the transport is gone. If it is cancelled, nothing is kept of it."""
+        waiter: Deferred[None] = Deferred(self._forget_waiter)
         if self._gone:
             waiter.callback(None)
         else:
             self._closed.append(waiter)
         return waiter
+
+    def _forget_waiter(self, waiter: Deferred[None]) -> None:
+        if waiter in self._closed:
+            self._closed.remove(waiter)
 
     @property
     def writable(self) -> bool:
@@ -649,9 +653,8 @@ class StreamConnection(Protocol):
 
     def _tell_closed(self) -> None:
         self._stop_deadline()
-        waiting, self._closed = self._closed, []
-        for waiter in waiting:
-            waiter.callback(None)
+        while self._closed:
+            self._closed.pop(0).callback(None)
 
     def _finish(self, ending: Ending, *, abort: bool = False) -> None:
         """End the stream, once: store the ending, close the transport, call the owner."""

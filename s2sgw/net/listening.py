@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort
-from twisted.internet.protocol import ServerFactory
+from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.python.failure import Failure
 
 from s2sgw.net.admission import Admission, AdmittedConnection, NotAdmitted
@@ -72,13 +72,11 @@ class SilentConnection(HandoverProtocol):
         connection = self._stream = self._build(self._admitted)
         connection.has_preface = bool(data)
         self._admitted.holder = connection
-        connection.when_closed().addCallback(self._closed)
         self.hand_over(connection, self.transport, data)
 
     def prefaceLost(self, reason: Failure) -> None:
         """Forget the connection, which closed without a byte."""
         self._look_no_more()
-        self._admitted.release()
 
     def _look(self) -> Any:
         """Build the stream if there is a byte, without reading it. Replaces `doRead` of the transport until then."""
@@ -111,8 +109,12 @@ class SilentConnection(HandoverProtocol):
             self._stream.retiring = True
             self._stream.wind_down(ending)
 
-    def _closed(self, _: None) -> None:
-        self._admitted.release()
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Leave the admission's count, behind the last call of the stream."""
+        try:
+            super().connectionLost(reason)
+        finally:
+            self._admitted.release()
 
 
 class StreamFactory(ServerFactory):

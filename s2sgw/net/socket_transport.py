@@ -146,7 +146,8 @@ class SocketTransport:
         self, transport: Any, below: Any, user: Input, outputs: Outputs, may_write: WriteLease | None = None,
     ) -> None:
         self.socket = below.socket
-        self.getPeer, self.getHost = transport.getPeer, transport.getHost
+        #: Twisted's, perhaps relayed: it has the addresses of both ends
+        self._transport = transport
         self._below = below
         self._reactor = below.reactor
         self._descriptor: int = below.fileno()
@@ -180,6 +181,12 @@ class SocketTransport:
     def party(self) -> object:
         """Return the party that the stream belongs to, or None."""
         return None if self._user is None else self._user.party
+
+    def getPeer(self) -> Any:
+        return self._transport.getPeer()
+
+    def getHost(self) -> Any:
+        return self._transport.getHost()
 
     # --- output ------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any
 
 from OpenSSL import SSL, crypto
@@ -100,8 +101,8 @@ def observe(connection: SSL.Connection) -> TLSFacts:
     """Return the facts of `connection`, whose handshake is over."""
     return TLSFacts(
         chain=presented_chain(connection),
-        version=connection.get_protocol_version_name(),
-        cipher=connection.get_cipher_name() or "",
+        version=intern(connection.get_protocol_version_name()),
+        cipher=intern(connection.get_cipher_name() or ""),
         exporter=exporter(connection),
     )
 

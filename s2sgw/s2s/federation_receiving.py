@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
 
 from s2sgw.authentication.judge import Judge
@@ -75,16 +76,21 @@ class FederationReceiving:
         return SharedSecrets(self.peers)
 
     def engine(self, direct_tls: bool) -> ReceivingStream:
-        return ReceivingStream(self._options(direct_tls), new_stream_id)
+        options = self._options[direct_tls]
+        if self.zero_handshake:  # the local domains may change
+            options = replace(options, zero_handshake=tuple(sorted(self.identity.local_domains, key=str)))
+        return ReceivingStream(options, new_stream_id)
 
-    def _options(self, direct_tls: bool) -> ReceivingOptions:
-        return ReceivingOptions(
+    @cached_property
+    def _options(self) -> Mapping[bool, ReceivingOptions]:
+        """The options that all streams share: without direct TLS, and with it."""
+        options = ReceivingOptions(
             serves=self.identity.is_local, refuses_sender=self.refuses_sender, tls=self._tls, keys=self.keys,
-            answers_verify=self.identity.is_own, direct_tls=direct_tls, claims_per_second=self.claims_per_second,
+            answers_verify=self.identity.is_own, claims_per_second=self.claims_per_second,
             domains=self.domains_per_stream, seconds=self.clock.seconds,
             serves_spelling=self.identity.may_be_local,
-            zero_handshake=tuple(sorted(self.identity.local_domains, key=str)) if self.zero_handshake else (),
         )
+        return {False: options, True: replace(options, direct_tls=True)}
 
     def _tls(self, peer: Domain | None) -> TLSUse:
         return "required" if peer is None else self.peers.policy(peer).encryption
@@ -115,7 +121,7 @@ class FederationReceiving:
         if resolution.ending is None:  # the evidence is looked up during the handshake, and no longer
             begun = self.judge_of.begin(question.peer, "initiating", requester=requester)
             if not begun.called:
-                connection.when_closed().addCallback(lambda _: begun.cancel())
+                _end_with(begun, connection)
         return _unresolved(resolution)
 
     def identify(self, connection: StreamConnection) -> tuple[Domain, ...]:
@@ -248,6 +254,18 @@ def _framing_limits(stanza_bytes: int) -> FramingLimits:
 def questions_for(policy: PeerPolicy) -> int:
     """Return how many DNS questions a claim may cause."""
     return ADDRESS_MATCH_QUESTIONS if policy.resolve == "address-match" else QUESTIONS
+
+
+def _end_with(look_ups: Deferred[None], connection: StreamConnection) -> None:
+    """Cancel `look_ups` when the connection is gone. The connection keeps nothing of them when they are over."""
+    closed = connection.when_closed()
+
+    def end(_: object) -> None:
+        look_ups.cancel()
+        closed.cancel()
+
+    closed.addCallbacks(end, end)
+    look_ups.addBoth(end)
 
 
 def _unresolved(resolution: Resolution) -> Refusal | None:

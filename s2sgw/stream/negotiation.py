@@ -210,7 +210,7 @@ class Negotiation(ABC):
         self._limits = limits
         self._framer = self.framer(limits, self.stop_at)
         self._kept = b""
-        self._inputs: Sequence[framing.FramingEvent | Route] = []
+        self._inputs: Sequence[framing.FramingEvent | Route] = ()
         self._output: list[bytes] = []
         self._events: list[Event] = []
         self._run: list[Stanza] = []
@@ -309,7 +309,7 @@ class Negotiation(ABC):
         A phase and its stream refer to each other. They would stay in memory until the cyclic collector runs.
         """
         self.over, self.backlogged = True, False
-        self._inputs, self._kept, self._run = [], b"", []
+        self._inputs, self._kept, self._run = (), b"", []
         self._framer.close()
         vars(self.phase).clear()
 
@@ -426,7 +426,7 @@ class Negotiation(ABC):
 
     def _catch_up(self) -> None:
         while not self.phase.waits and self.unsent <= ANSWER_BYTES and self._can_read:
-            inputs, self._inputs = self._inputs, []
+            inputs, self._inputs = self._inputs, ()
             if inputs:
                 self._take(inputs)
             else:

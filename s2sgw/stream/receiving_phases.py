@@ -267,7 +267,20 @@ class Conversing(ReceivingPhase):
     def __init__(self, stream: ReceivingContext, asserted: Asserted, permission: Permission | None) -> None:
         super().__init__(stream)
         self.asserted = asserted
-        self.authorisation = DialbackAuthorization(stream, asserted, permission)
+        self._granted = permission
+        self._authorisation: DialbackAuthorization | None = None
+
+    @property
+    def authorisation(self) -> DialbackAuthorization:
+        """The requests of dialback on this stream. Most streams have none, so it is made for the first one."""
+        if self._authorisation is None:
+            self._authorisation = DialbackAuthorization(self.stream, self.asserted, self._granted)
+        return self._authorisation
+
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether no request of dialback is open."""
+        return self._authorisation is None or self._authorisation.idle
 
     def result(self, element: Element) -> None:
         if self._is_for_us(element):
@@ -336,7 +349,7 @@ class Authenticating(Conversing):
         self._refusals = SASLRefusals(stream)
 
     def auth(self, element: Element) -> None:
-        if self.stream.pairs or not self.authorisation.idle:
+        if self.stream.pairs or not self.asks_nothing:
             self.unexpected(element)
         name = element.attributes.get("mechanism")
         mechanism = next((row for row in sasl.offered(self._permission) if row.name == name), None)
@@ -347,7 +360,7 @@ class Authenticating(Conversing):
 
     def bidi(self, element: Element) -> None:
         """Take `<bidi/>`, which comes before authentication, if it was offered (XEP-0288 §2.1)."""
-        if not self._permission.bidi or self.stream.pairs or not self.authorisation.idle:
+        if not self._permission.bidi or self.stream.pairs or not self.asks_nothing:
             self.unexpected(element)
         self.stream.carry_back()
 

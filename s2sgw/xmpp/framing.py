@@ -10,11 +10,12 @@ that were received.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from xml.parsers import expat
 
 from s2sgw.xmpp.element import NAME_LENGTH, Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
-from s2sgw.xmpp.header import LANG, START_TAG, Declarations, Header, read_header
+from s2sgw.xmpp.header import LANG, START_TAG, Header, declarations, read_header
 from s2sgw.xmpp.limits import NAMES_LENGTH, too_long, violation
 from s2sgw.xmpp.limits import FramingLimits as FramingLimits
 from s2sgw.xmpp.namespaces import SERVER, XML
@@ -28,6 +29,8 @@ PIECE = 8192
 RECYCLE = 262144
 #: After so many elements in a row that are no plain stanzas, none is looked for before the end of a piece.
 MISSES = 3
+#: Bounds of plain stanzas that are kept.
+_BOUNDS = 64
 
 #: expanded name -> kind, how the start tag begins, and the length of that
 _SHAPES: dict[str, tuple[Kind, bytes, int]] = {
@@ -39,6 +42,9 @@ _XML = f"{XML}}}"
 _WHITE = b" \t\r\n"
 _COLON = ord(":")
 _LESS_THAN = ord("<")
+#: Most streams have the same limits and declarations, so they share their bounds.
+_bounds = lru_cache(_BOUNDS)(plain_bounds)
+_NO_ATTRIBUTES: dict[str, str] = {}  # never changed: one for all streams
 _TEXT_BETWEEN = "text between the elements of the stream"
 
 
@@ -77,13 +83,12 @@ class Framer:
 
     __slots__ = (
         "_attributes", "_base", "_begin", "_bounds", "_buffer", "_carries", "_declarations", "_depth", "_elements", "_events",
-        "_fed", "_has_handlers", "_head", "_lang", "_last", "_length", "_limits", "_name", "_names", "_namespaces", "_over",
-        "_parser", "_payloads", "_prefixes", "_received", "_since", "_stanza", "_stop_at", "interrupted", "leftover", "stopped",
+        "_fed", "_has_handlers", "_head", "_lang", "_last", "_length", "_limits", "_name", "_names", "_over", "_parser",
+        "_payloads", "_prefixes", "_received", "_since", "_stanza", "_stop_at", "interrupted", "leftover", "stopped",
     )
 
     def __init__(self, limits: FramingLimits | None = None, stop_at: frozenset[str] = frozenset()) -> None:
         self._limits = limits or FramingLimits()
-        self._namespaces: list[str] | None = None  # that the header declares
         self._bounds: PlainBounds | None = None  # of plain stanzas; None where there are none
         self._has_handlers = True  # expat has its element handlers
         self._carries = False  # stanzas have come, since the header or since the last `rest`
@@ -103,7 +108,7 @@ class Framer:
         self._since = 0  # bytes of this parser
         self._head = b""  # the header's start tag
         self._prefixes: dict[str | None, str] = {}  # what the header declares, while it is read
-        self._declarations = Declarations({}, None)
+        self._declarations = declarations((), None)
         self._depth = 0
         self._clear_slice()
 
@@ -341,7 +346,7 @@ class Framer:
         self._has_handlers = on
 
     def _allow_plain_stanzas(self) -> None:
-        self._bounds = plain_bounds(self._limits, self._namespaces, self._stop_at) if self._namespaces is not None else None
+        self._bounds = _bounds(self._limits, self._declarations.namespaces, self._stop_at) if self._head else None
 
     def _drop_parser(self) -> None:
         self._parser = None
@@ -355,7 +360,7 @@ class Framer:
         self._name = ""  # of the open top-level element
         self._stanza: Stanza | None = None  # the same if it is a stanza, its data still missing
         self._length = 0  # of `<` and the stanza's name
-        self._attributes: dict[str, str] = {}  # of its start tag, if it is none
+        self._attributes = _NO_ATTRIBUTES  # of its start tag, if it is none
         self._lang = False  # it has an xml:lang
         self._payloads: list[str] = []  # the names of its children; of an element that is no stanza, only the first
         self._names = 0  # characters of these names
@@ -377,11 +382,10 @@ class Framer:
         self._check_header(end)
         self._head = bytes(self._buffer[begin:end])
         header = read_header(self._head, name, attributes, self._prefixes)
-        self._declarations = Declarations(self._prefixes, attributes.get(LANG))
+        self._declarations = declarations(tuple(self._prefixes.items()), attributes.get(LANG))
         if self._declarations.size > self._limits.declared_bytes:
             raise violation(f"the stream header declares more than {self._limits.declared_bytes} bytes for each stanza")
         self._events.append(header)
-        self._namespaces = list(self._prefixes.values())
         self._prefixes = {}
         self._allow_plain_stanzas()
         self._depth = 1

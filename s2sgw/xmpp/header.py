@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from s2sgw.xmpp.element import escape_attribute
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
@@ -16,6 +17,8 @@ CLOSING_TAG = b"</stream:stream>"
 #: A whole start tag or empty-element tag. It is only matched against bytes that expat has accepted.
 START_TAG = re.compile(rb"""<[^"'>]*(?:"[^"]*"[^"'>]*|'[^']*'[^"'>]*)*>""")
 _DECLARATION = re.compile(rb"""\sxmlns:([^\s=]+)\s*=\s*(?:"[^"]*"|'[^']*')|"[^"]*"|'[^']*'""")
+#: Declarations of headers that are kept.
+_KEPT = 64
 LANG = f"{XML}}}lang"
 _BEGINNING = f"<?xml version='1.0'?><stream:stream xmlns='{SERVER}' xmlns:stream='{STREAM}' xmlns:db='{DIALBACK}'"
 
@@ -69,7 +72,7 @@ class Declarations:
     without one. Not declared again: the prefix `stream`, which our headers declare too, and an unused `db`.
     """
 
-    __slots__ = ("_db", "_lang", "_prefixes", "adds", "size")
+    __slots__ = ("_db", "_lang", "_prefixes", "adds", "namespaces", "size")
 
     def __init__(self, declared: Mapping[str | None, str], lang: str | None) -> None:
         """Take the declarations. `declared`: prefix -> namespace in the header; the prefix None is the default namespace."""
@@ -79,6 +82,8 @@ class Declarations:
         }
         self._db = again.pop(b"db", b"") if declared.get("db") == DIALBACK else b""
         self._prefixes = again
+        #: all that are declared
+        self.namespaces = tuple(declared.values())
         self._lang = f" xml:lang='{escape_attribute(lang)}'".encode() if lang else b""
         #: something may be added to any slice; else only to one in which `db:` stands
         self.adds = bool(again or self._lang)
@@ -97,6 +102,12 @@ class Declarations:
     def _undeclared(self, data: bytes, prefixes: Mapping[bytes, bytes]) -> bytes:
         own = _own_prefixes(data) if b"xmlns:" in data else ()
         return b"".join(declaration for prefix, declaration in prefixes.items() if prefix not in own)
+
+
+@lru_cache(_KEPT)
+def declarations(declared: tuple[tuple[str | None, str], ...], lang: str | None) -> Declarations:
+    """Return the declarations of a header. Streams whose headers declare the same share one object."""
+    return Declarations(dict(declared), lang)
 
 
 def _own_prefixes(data: bytes) -> list[bytes]:

@@ -6,6 +6,7 @@ import socket
 
 from OpenSSL import SSL
 from twisted.internet.address import IPv6Address
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -954,6 +955,17 @@ class EndTests(SynchronousTestCase):
         solo.lose()
         self.assertIsNone(self.successResultOf(waiting))
         self.assertIsNone(self.successResultOf(solo.connection.when_closed()))
+
+    def test_when_closed_cancelled(self) -> None:
+        """Nothing is kept of such a Deferred when it is cancelled. One that fires may cancel the next."""
+        solo = Solo()
+        solo.connection.when_closed().addErrback(lambda _: None).cancel()
+        self.assertEqual([], solo.connection._closed)
+        first, second, third = (solo.connection.when_closed() for _ in range(3))
+        first.addCallback(lambda _: second.cancel())
+        solo.lose()
+        self.failureResultOf(second, CancelledError)
+        self.assertIsNone(self.successResultOf(third))
 
     def test_attributes(self) -> None:
         """An idle stream is small: its own attributes are slots, and its dict holds only those of Twisted's base class."""

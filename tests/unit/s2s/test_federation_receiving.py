@@ -226,6 +226,25 @@ class JudgementTests(InboundTestCase):
         self.assertEqual(["192.0.2.9:5269"], self.asked)
 
 
+class OptionsTests(InboundTestCase):
+    """Tests of the options of engines."""
+
+    def test_shared(self) -> None:
+        """All streams of a kind share their options: an idle stream is small."""
+        side = self.made()
+        for direct_tls in (False, True):
+            options = side.engine(direct_tls).options
+            self.assertIs(options, side.engine(direct_tls).options)
+            self.assertEqual((direct_tls, ()), (options.direct_tls, options.zero_handshake))
+
+    def test_local_domains(self) -> None:
+        """XEP-0361: a stream without a negotiation may send to the domains that are local when it begins."""
+        side = replace(self.made(), zero_handshake=True)
+        self.assertEqual((OURS,), side.engine(True).options.zero_handshake)
+        self.patch(side.identity, "local_domains", frozenset({OURS, PEER}))
+        self.assertEqual((OURS, PEER), side.engine(True).options.zero_handshake)
+
+
 class RequesterTests(InboundTestCase):
     """Tests of the requester of look-ups for a claimed name."""
 
@@ -266,6 +285,18 @@ class RequesterTests(InboundTestCase):
         self.assertEqual(ended, [])
         connection.closed.callback(None)
         self.assertEqual(len(ended), 1)
+
+    def test_over(self) -> None:
+        """The connection keeps nothing of look-ups that are over."""
+        begun: Deferred[None] = Deferred()
+        side, connection = self.made(), FakeConnection()
+        side.judge_of.begin = lambda *arguments, **more: begun  # type: ignore[method-assign]
+        answer = Deferred.fromCoroutine(side.resolve(connection, ResolutionNeeded(PEER, OURS)))  # type: ignore[arg-type]
+        self.assertIsNone(self.successResultOf(answer))
+        self.assertFalse(connection.closed.called)
+        begun.callback(None)
+        self.assertTrue(connection.closed.called)
+        self.assertIsNone(self.successResultOf(connection.closed))
 
     def test_nothing_to_abandon(self) -> None:
         """A stream without further look-ups keeps no reference to them."""

@@ -670,6 +670,16 @@ def pair(sender: Domain = PEER, recipient: Domain = OURS) -> Pair:
     return Pair(sender, recipient)
 
 
+class WithoutDialbackTests(ReceivingCase):
+    """A stream on which dialback is not used."""
+
+    def test_no_state(self) -> None:
+        """It keeps nothing for dialback: an idle stream is small. A request for a domain that is proven is answered."""
+        engine = self.told(*OPEN)
+        self.assertIsNone(engine.phase._authorisation)  # type: ignore[attr-defined]
+        self.told(*OPEN, In(result("peer.example", "ours.example", "k")), Out(result("ours.example", "peer.example", type="valid")))
+
+
 class DialbackTests(ReceivingCase):
     """R27, R28: tests of dialback, receiving and authoritative."""
 

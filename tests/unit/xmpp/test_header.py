@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.xmpp.framing import Framer
-from s2sgw.xmpp.header import CLOSING_TAG, Header, stream_header
+from s2sgw.xmpp.header import CLOSING_TAG, Header, declarations, stream_header
 
 
 class HeaderTests(SynchronousTestCase):
@@ -23,6 +23,14 @@ class HeaderTests(SynchronousTestCase):
         """R1: a pre-1.0 header has no version, to and from."""
         [header] = Framer().feed(stream_header(id="x", version=None))
         self.assertEqual(Header(None, None, "x", None, dialback=True), header)
+
+    def test_declarations(self) -> None:
+        """Headers that declare the same share one object: an idle stream is small. The language belongs to it."""
+        declared = ((None, "jabber:server"), ("x", "urn:x"))
+        found = declarations(declared, "cs")
+        self.assertIs(found, declarations(((None, "jabber:server"), ("x", "urn:x")), "cs"))
+        self.assertIsNot(found, declarations(declared, None))
+        self.assertEqual(("jabber:server", "urn:x"), found.namespaces)
 
     def test_read_back(self) -> None:
         """A written header is read back."""
