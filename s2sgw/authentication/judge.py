@@ -54,8 +54,6 @@ class Judge:
         self._time_to_judge = time_to_judge
         #: the peers of each stream whose key becomes a first use by dialback (R20)
         self._first_uses: WeakKeyDictionary[StreamConnection, set[Domain]] = WeakKeyDictionary()
-        #: the records of each stream: registered domains, with the outcomes of the verdicts
-        self._recorded: WeakKeyDictionary[StreamConnection, tuple[object, ...]] = WeakKeyDictionary()
 
     def begin(
         self, peer: Domain, role: Role, target: Target | None = None, *, requester: Requester | None = None,
@@ -144,11 +142,11 @@ class Judge:
 
         If the handshakes of several sub-domains of one registered domain end alike on one stream, they are one record.
         """
-        recorded = self._recorded.get(connection, ())
+        recorded = connection.recorded
         fact = (registered_domain(peer.ascii), verdict.proven_by, verdict.ending.cause if verdict.ending else None)
         if fact in recorded or len(recorded) >= HANDSHAKES_PER_STREAM:
             return False
-        self._recorded[connection] = (*recorded, fact)
+        connection.recorded = (*recorded, fact)
         return True
 
     async def opinion(self, connection: StreamConnection, peer: Domain, role: Role, target: Target | None = None) -> Verdict:

@@ -144,7 +144,7 @@ class StreamConnection(Protocol):
         "_held_writes", "_intake", "_link", "_may_write", "_options", "_out", "_outlet", "_owed", "_portion", "_sends",
         "_socket", "_stepping", "_tls", "_tls_is_news", "_transport", "_turning", "_turns", "_unsent", "blocked_since", "busy",
         "ending", "engine", "established", "has_preface", "last_received", "last_sent", "owner", "party", "read_since",
-        "retiring", "role", "secured", "shared",
+        "recorded", "retiring", "role", "secured", "shared",
     )
 
     def __init__(
@@ -170,6 +170,8 @@ class StreamConnection(Protocol):
         self.party: Party | None = None
         #: whether no more stanzas are written: the stream is closed as soon as everything in flight is acknowledged
         self.retiring = False
+        #: what was recorded of its handshake: registered domains, with the outcomes of the verdicts (`authentication.judge`)
+        self.recorded: tuple[object, ...] = ()
         #: the first bytes of direct TLS were read from the socket before, so that OpenSSL cannot read them there
         self.has_preface = False
         #: whether it carries the stanzas of many pairs: one slow queue must not delay the others

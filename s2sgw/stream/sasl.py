@@ -155,7 +155,7 @@ class ExternalServer:
 
     def _is_peer(self, identity: bytes) -> bool:
         try:
-            return Domain.parse(identity.decode()) == self._peer
+            return Domain.claimed(identity.decode()) == self._peer
         except (InvalidJID, UnicodeDecodeError):
             return False
 

@@ -107,7 +107,7 @@ class Framer:
         self._received = 0  # bytes of the stream
         self._since = 0  # bytes of this parser
         self._head = b""  # the header's start tag
-        self._prefixes: dict[str | None, str] = {}  # what the header declares, while it is read
+        self._prefixes: dict[str | None, str] | None = None  # what the header declares, while it is read
         self._declarations = declarations((), None)
         self._depth = 0
         self._clear_slice()
@@ -373,6 +373,8 @@ class Framer:
     # --- the header ----------------------------------------------------------------------------------------------
 
     def _declaration(self, prefix: str | None, namespace: str | None) -> None:
+        if self._prefixes is None:
+            self._prefixes = {}
         self._prefixes[prefix] = namespace or ""
 
     def _header(self, name: str, attributes: dict[str, str]) -> None:
@@ -381,12 +383,12 @@ class Framer:
         self._last = end = _tag_end(self._buffer, begin)
         self._check_header(end)
         self._head = bytes(self._buffer[begin:end])
-        header = read_header(self._head, name, attributes, self._prefixes)
-        self._declarations = declarations(tuple(self._prefixes.items()), attributes.get(LANG))
+        declared, self._prefixes = self._prefixes or {}, None
+        header = read_header(self._head, name, attributes, declared)
+        self._declarations = declarations(tuple(declared.items()), attributes.get(LANG))
         if self._declarations.size > self._limits.declared_bytes:
             raise violation(f"the stream header declares more than {self._limits.declared_bytes} bytes for each stanza")
         self._events.append(header)
-        self._prefixes = {}
         self._allow_plain_stanzas()
         self._depth = 1
         self._parser.StartNamespaceDeclHandler = None

@@ -28,7 +28,8 @@ class HostPort(NamedTuple):
     @classmethod
     def parse(cls, text: str, default_port: int) -> HostPort:
         """Parse `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address. Raises `ValueError` with the reason."""
-        if ip_address(text) is not None:
+        has_port = text.count(":") == 1 or text.startswith("[")
+        if not has_port and ip_address(text) is not None:  # (a text with a port is not kept: each connection has another one)
             return cls(canonical(text), default_port)
         head, colon, tail = text.rpartition(":")
         host, port = (head, tail) if colon and not text.endswith("]") else (text, str(default_port))

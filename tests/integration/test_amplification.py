@@ -58,6 +58,7 @@ class Connection:
     def __init__(self, name: str) -> None:
         self.chain = self_signed(dns=[name]).der_chain
         self.closed: Deferred[None] = Deferred()
+        self.recorded: tuple[object, ...] = ()
 
     def when_closed(self) -> Deferred[None]:
         return self.closed

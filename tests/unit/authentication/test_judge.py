@@ -57,6 +57,7 @@ class Connection:
 
     def __init__(self, chain: tuple[bytes, ...] = (LEAF.der,)) -> None:
         self.chain = chain
+        self.recorded: tuple[object, ...] = ()
 
 
 class FakeDiscovery:

@@ -9,7 +9,7 @@ from s2sgw.stream.events import Permission
 from s2sgw.stream.sasl import ExternalClient, ExternalServer, Means, SASLCondition, SASLRefused
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
-from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.jid import Domain, _parse_domain
 from s2sgw.xmpp.namespaces import SASL
 from tests.support.transcripts import PEER
 
@@ -66,6 +66,12 @@ class ExternalTests(SynchronousTestCase):
         books = Domain.parse("bücher.example")
         for name in ("bücher.example", "xn--bcher-kva.example"):
             self.assertIs(ExternalServer(books).step(name.encode()), None)
+
+    def test_authzid_is_not_kept(self) -> None:
+        """The authorization identity is a text of the other side: it removes no known name from memory."""
+        kept = _parse_domain.cache_info().currsize
+        self.assertRaises(SASLRefused, ExternalServer(PEER).step, b"made-up.example")
+        self.assertEqual(kept, _parse_domain.cache_info().currsize)
 
     def test_invalid_authzid(self) -> None:
         """R24: any other identity gets `<invalid-authzid/>`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.xmpp.host_port import HostPort, canonical, is_host, is_loopback
+from s2sgw.xmpp.host_port import HostPort, canonical, ip_address, is_host, is_loopback
 
 
 class HostPortTests(SynchronousTestCase):
@@ -30,6 +30,15 @@ class HostPortTests(SynchronousTestCase):
         for text in ("", ":53", "a b", "host:", "host:0", "host:65536", "host:x", "host:٣", "a:b:1", "[::1", "[host]", "[::1]x", "-a", "a/b:1"):
             with self.assertRaises(ValueError, msg=text):
                 HostPort.parse(text, 5269)
+
+    def test_ports_are_not_kept(self) -> None:
+        """A text with a port takes no room among the addresses that are kept: each connection has another port."""
+        HostPort.parse("192.0.2.1", 5269)
+        kept = ip_address.cache_info().currsize
+        for port in range(1, 9):
+            HostPort.parse(f"192.0.2.1:{port}", 5269)
+            HostPort.parse(f"[2001:db8::1]:{port}", 5269)
+        self.assertEqual(kept, ip_address.cache_info().currsize)
 
     def test_facts(self) -> None:
         """An address needs no look-up, and is written so that it can be read back."""
