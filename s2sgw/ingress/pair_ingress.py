@@ -81,6 +81,8 @@ class PairAdmission(Protocol):
 class HeldBytes:
     """The bytes of memory of the stanzas of one stream that wait before their queues."""
 
+    __slots__ = ("bytes",)
+
     def __init__(self) -> None:
         self.bytes = 0
 

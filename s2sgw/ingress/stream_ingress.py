@@ -55,6 +55,11 @@ class StreamIngress:
     `admission` decides which pairs may enter a queue. `senders` are the domains that send here; the owner adds to it.
     """
 
+    __slots__ = (
+        "_admission_of", "_connection", "_engine", "_held", "_late", "_latest", "_leg", "_pairs", "_proven", "_receipts",
+        "_senders", "_services",
+    )
+
     def __init__(
         self, ingress_services: IngressServices, connection: StreamSource, engine: AcknowledgingEngine, leg: Leg,
         admission: PairAdmission, senders: Collection[Domain],

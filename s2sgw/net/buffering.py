@@ -50,6 +50,11 @@ class InputBuffer:
     hold has lasted `timeout` seconds, `held_too_long` of the reader is called.
     """
 
+    __slots__ = (
+        "_clock", "_held_since", "_holders", "_pieces", "_reader", "_timeout", "_turns", "_watch", "held", "open", "size",
+        "transport", "turn_is_due", "unfinished",
+    )
+
     def __init__(self, clock: IReactorTime, turns: Turns, reader: InputReader, timeout: float) -> None:
         #: the transport that is paused and resumed; None: it is gone
         self.transport: Any = None
@@ -193,6 +198,8 @@ class OutputGate:
 
     `changed(open)` is called at each change. (The transport may report the same state twice.)
     """
+
+    __slots__ = ("_changed", "open")
 
     def __init__(self, changed: Callable[[bool], None]) -> None:
         self.open = True

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.buffering import UnsentBytes
+from s2sgw.net.buffering import InputBuffer, UnsentBytes
 from s2sgw.net.connection import ALONE_BYTES, FULL_BYTES, NEGOTIATION_BYTES, ConnectionOptions, StreamConnection
 from s2sgw.queue.memory import SharedMemory
 from s2sgw.stream.events import Event, JudgementNeeded, PairProven, Refusal, StanzasReceived, StartTLS, VerifyReady
@@ -829,7 +829,7 @@ class EndTests(SynchronousTestCase):
     def test_a_turn_that_raises(self) -> None:
         """An error while a stream is read ends it. Otherwise it would wait for a turn that never comes."""
         solo = Solo()
-        self.patch(solo.connection._intake, "take", lambda at_most: 1 / 0)
+        self.patch(InputBuffer, "take", lambda intake, at_most: 1 / 0)
         solo.receive(b"hello\n")
         self.assertEqual([each.cause for each in solo.owner.endings], [Cause.INTERNAL])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
