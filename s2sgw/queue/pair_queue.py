@@ -295,8 +295,12 @@ class PairQueue:
         """Note that the spool did not take `batch`. The stanzas of it that are left must be given again."""
         for item in batch:
             item.spooled = False
+        given = [item for item in batch if not item.gone]
         self.unspooled = _line(self.unspooled)
-        self.unspooled.extendleft(item for item in reversed(batch) if not item.gone)
+        behind = self.unspooled[0].position if self.unspooled else self.next_position
+        self.unspooled.extendleft(reversed(given))
+        if given and given[-1].position > behind:  # two batches were given, and none was taken
+            self.unspooled = deque(sorted(self.unspooled, key=by_position))
 
     def mark_durable(self, batch: Iterable[QueueItem]) -> None:
         """Note that the commit with `batch` is done."""

@@ -37,7 +37,7 @@ class StoredClock:
         try:
             row = json.loads(text)
             return cls(str(row["boot"]), int(row["offset"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"no stored clock: {error}") from None
 
 

@@ -126,6 +126,19 @@ class PairQueueTests(SynchronousTestCase):
         it.give_back_unspooled(batch)
         self.assertEqual((ids(it.take_unspooled(9)), it.unsaved), (["1", "3", "4"], 3 * (100 + OVERHEAD)))
 
+    def test_two_batches_given_back(self) -> None:
+        """If the spool refuses two batches, one after the other, the stanzas of both are given to it again in order."""
+        it = pair_queue()
+        it.accept([stanza("1"), stanza("2")], 0)
+        first = it.take_unspooled(0)
+        it.accept([stanza("3"), stanza("4")], 1)
+        second = it.take_unspooled(1)
+        it.accept([stanza("5")], 2)
+        it.give_back_unspooled(first)
+        it.give_back_unspooled(second)
+        self.assertTrue(it.has_unspooled(0))
+        self.assertEqual(ids(it.take_unspooled(9)), ["1", "2", "3", "4", "5"])
+
     def test_expiry_by_kind(self) -> None:
         """An IQ has its own, shorter time. The stanzas around it stay in order, and stanzas in flight are not touched."""
         it = pair_queue()

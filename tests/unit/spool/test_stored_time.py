@@ -19,7 +19,7 @@ class StoredClockTests(SynchronousTestCase):
         """A time that was written is read back. Any other text is refused."""
         clock = StoredClock("a-b", 1234567890123456)
         self.assertEqual(StoredClock.from_json(clock.to_json()), clock)
-        for text in ("", "[]", "{}", '{"boot": "x", "offset": "soon"}', "7"):
+        for text in ("", "[]", "{}", '{"boot": "x", "offset": "soon"}', '{"boot": "x", "offset": Infinity}', "7"):
             self.assertRaises(ValueError, StoredClock.from_json, text)
 
     def test_boot_id(self) -> None:
