@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import islice, takewhile
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -121,7 +121,13 @@ class Duplicates:
         self._forget_some()
 
     def _forget_some(self) -> None:
-        """Keep the bound of all stanzas: the registered domain that lost most is forgotten first, its oldest pairs first."""
+        """Forget what is past, and keep the bound of all stanzas.
+
+        The registered domain that lost most is forgotten first, its oldest pairs first.
+        """
+        now = self._clock.seconds()
+        for pair in [pair for pair, _ in takewhile(lambda row: row[1].until < now, self.expected.items())]:  # oldest first
+            del self.expected[pair]
         excess = sum(lost.number for lost in self.expected.values()) - MAX_OF_ALL
         if excess <= 0:
             return

@@ -200,8 +200,8 @@ class PairIngress:
         self._used_at = 0.0
         #: the time until which this stream may read on while others wait behind it; 0: it need not
         self._read_on_until = 0.0
-        #: the older streams whose unread input comes before what waits here
-        self._older: Sequence[StanzaSource] = ()
+        #: the older streams whose unread input comes before what waits here; None: it has waited for them
+        self._older: Sequence[StanzaSource] | None = ()
 
     def rests(self, before: float) -> bool:
         """Return whether nothing has come since `before`, and nothing waits."""
@@ -249,7 +249,7 @@ class PairIngress:
 
     def waits_for(self, stream: object) -> bool:
         """Return whether what waits here waits for the unread input of `stream`."""
-        return any(each is stream for each in self._older)
+        return any(each is stream for each in self._older or ())
 
     def abandon(self) -> None:
         """Give up what waits, and whatever comes later, without evidence: another node has the pair.
@@ -296,9 +296,10 @@ class PairIngress:
         self._begin_admission()
 
     def _begin_admission(self) -> None:
-        """Begin the admission. What is unread on older streams of the pair is read first (R35)."""
+        """Begin the admission. What is unread on older streams of the pair is read first, once (R35)."""
         until = self._used_at + READ_ON_SECONDS  # what waited longer, behind another stream, waits for this no more
-        self._older = () if self._entered or self._services.clock.seconds() >= until else self._older_unread()
+        if self._older is not None and not self._entered and self._services.clock.seconds() < until:
+            self._older = self._older_unread()
         if self._older:
             self._look_at_older_later(0, until)
         else:
@@ -326,13 +327,13 @@ class PairIngress:
         self._services.admissions -= 1
         if self._abandoned:
             return
-        quiet = 0 if any(each.has_unread_input for each in self._older) else quiet + 1
+        quiet = 0 if any(each.has_unread_input for each in self._older or ()) else quiet + 1
         if self._over and self._held_on_connection.bytes > HELD_BYTES_OF_ENDED:
             until = 0.0
         if quiet < QUIET_LOOKS and self._services.clock.seconds() < until:
             self._look_at_older_later(quiet, until)
             return
-        self._older = ()
+        self._older = None
         if not self._services.lines.must_wait(self):
             self._ask_policy()
 

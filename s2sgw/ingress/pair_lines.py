@@ -76,14 +76,14 @@ class PairLines:
         return line is not None and len(line) > 1 and line[0] is one
 
     def join(self, one: Waiting) -> None:
-        """Put this stream into the line: stanzas wait on it. It comes before a first one that waits for it."""
+        """Put this stream into the line: stanzas wait on it. It comes before those that wait for it."""
         line = self._lines.get(one.pair)
         if line is None:
             line = self._lines[one.pair] = deque()
             if self._home is not None:
                 self._of_home.setdefault(self._home(one.pair), set()).add(one.pair)
         if one not in line:
-            (line.appendleft if line and line[0].waits_for(one.stream) else line.append)(one)
+            line.insert(next((at for at, each in enumerate(line) if each.waits_for(one.stream)), len(line)), one)
 
     def leave(self, one: Waiting) -> None:
         """Take this stream out of the line: nothing waits on it any more. If it was the first, let the next go on."""

@@ -42,7 +42,8 @@ TINY_BYTES = 32
 PROVEN_TINY_RECORDS = 1024
 FEW_BYTES = PROVEN_TINY_RECORDS * 22
 _TINY_RECORD = re.compile(rb"[\x14-\x18]\x03.\x00[\x00-%c]" % (TINY_BYTES - 1), re.DOTALL)  # RFC 8446 §5.1
-_HEADER_OF_DATA = b"\x17\x03\x03\x00"  # the header of a record with fewer than 256 bytes that are encrypted
+#: A tiny record of a proven server. It is encrypted, and a search for four fixed bytes takes a tenth of the time.
+_TINY_ENCRYPTED = re.compile(rb"\x17\x03\x03\x00[\x00-%c]" % (TINY_BYTES - 1))
 _PLAIN_HANDSHAKE = 22  # RFC 8446 §5.1: the type of the records of a handshake that are not encrypted
 #: Seconds of CPU after which no more messages without data are read in one call. Four session tickets take less than 1 ms.
 MESSAGES_SECONDS = 0.05
@@ -319,7 +320,7 @@ class SocketTransport:
         waiting = self._waiting(HANDSHAKE_BYTES)
         if len(waiting) == HANDSHAKE_BYTES and waiting[0] == _PLAIN_HANDSHAKE:
             return True
-        return _has_tiny_records(waiting, RECORDS)
+        return _has_more(_TINY_RECORD, waiting, RECORDS)
 
     def _is_flooded(self) -> bool:
         """Return whether a server sends a session ticket in pieces, as above.
@@ -332,7 +333,7 @@ class SocketTransport:
         if unread_bytes(self) < FEW_BYTES:
             return False
         waiting = self._waiting(READ_BYTES + HANDSHAKE_BYTES)
-        return waiting.count(_HEADER_OF_DATA) > PROVEN_TINY_RECORDS and _has_tiny_records(waiting, PROVEN_TINY_RECORDS)
+        return _has_more(_TINY_ENCRYPTED, waiting, PROVEN_TINY_RECORDS)
 
     def _waiting(self, at_most: int) -> bytes:
         """Return the bytes that have arrived, without reading them."""
@@ -531,12 +532,12 @@ class SocketTransport:
             (self._reactor.addWriter if wanted else self._reactor.removeWriter)(self)
 
 
-def _has_tiny_records(waiting: bytes, at_most: int) -> bool:
-    """Return whether more than so many tiny records are in `waiting`.
+def _has_more(tiny: re.Pattern[bytes], waiting: bytes, at_most: int) -> bool:
+    """Return whether more than so many `tiny` records are in `waiting`.
 
     Their headers are searched for: OpenSSL may have read a part of the first record, so that `waiting` begins somewhere.
     """
-    return any(True for _ in islice(_TINY_RECORD.finditer(waiting), at_most, None))
+    return any(True for _ in islice(tiny.finditer(waiting), at_most, None))
 
 
 def _in_pieces() -> SSL.Error:

@@ -148,6 +148,22 @@ class DuplicatesTests(SynchronousTestCase):
             self.lose(*(stanza(str(number)) for number in range(4)), pair=pair)
         self.assertEqual([IN, *pairs[2:]], list(self.duplicates.expected))
 
+    def test_several_forgotten(self) -> None:
+        """A large loss may push out several pairs at once, but no more of them than it must."""
+        self.patch(duplicates, "MAX_OF_ALL", 12)
+        pairs = [Pair(Domain.parse(f"s{number}.many.example"), HERE) for number in range(4)]
+        for pair in pairs:
+            self.lose(*(stanza(str(number)) for number in range(8 if pair is pairs[3] else 4)), pair=pair)
+        self.assertEqual(pairs[2:], list(self.duplicates.expected))
+
+    def test_past_ones_first(self) -> None:
+        """Stanzas that are remembered for too long are forgotten first, and then no newer ones are."""
+        self.patch(duplicates, "MAX_OF_ALL", 3)
+        self.lose(stanza("1"), stanza("2"), pair=OTHERS)
+        self.clock.advance(REMEMBERED_SECONDS + 1)
+        self.lose(stanza("1"), stanza("2"), stanza("3"))
+        self.assertEqual([IN], list(self.duplicates.expected))
+
     def test_given_up(self) -> None:
         """A first copy that was given up, before or after the loss, makes no repeat: the next copy is new."""
         early, kept = UpstreamAck(1), Unacknowledged()

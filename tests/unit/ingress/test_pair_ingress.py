@@ -731,6 +731,33 @@ class OtherPairTests(EntryTestCase):
         self.newer_connection.has_unread_input = False
         self.assert_over("")
 
+    def test_several_older_ones(self) -> None:
+        """Stanzas of the second stream go before those of the third, which waits for it, also if the first one is in the line."""
+        self.newer.abandon()
+        self.ingress_services.lines.leave(self.newer)
+        third = self.on(third_connection := Connection())
+        self.ingress_services.sources.add(OTHERS, third_connection)
+        self.newer_connection.has_unread_input = True
+        third.accept([stanza("z")])
+        self.read("a")
+        self.newer_connection.has_unread_input = False
+        self.on(self.newer_connection).accept([stanza("b")])
+        for _ in range(3):
+            self.look(2 * QUIET_LOOKS)
+            self.admissions.pop().callback(None)
+        self.assertEqual("a b z", self.passed(OTHERS))
+
+    def test_bounded_while_more_comes(self) -> None:
+        """The first stanza waits no longer if more stanzas come on its stream meanwhile."""
+        self.look(190)
+        self.read("b")
+        self.connection.has_unread_input = True
+        self.admissions.pop().callback(None)
+        self.look(150)
+        self.newer.accept([stanza("y")])
+        self.look(60)
+        self.assertEqual(1, len(self.admissions))
+
     def test_ended(self) -> None:
         """The stanzas of a stream that has ended wait for older ones too, but only if they are few: otherwise they fill the memory."""
         for size, waits in ((HELD_BYTES_OF_ENDED - 2 * OVERHEAD - 1, True), (HELD_BYTES_OF_ENDED, False)):
