@@ -71,11 +71,11 @@ class AcceptedStream:
         self.peer: Domain | None = None
         self.local: Domain | None = None
         self.methods: dict[Pair, str] = {}
-        #: the domains whose stanzas come here
-        self.senders: set[Domain] = set()
-        #: what led to the last judgement, and to that of each peer that may authenticate
+        #: the domains whose stanzas come here, each with what led to its judgement
+        self.senders: dict[Domain, tuple[str, ...]] = {}
+        #: what led to the last judgement, and to that of each peer that may authenticate and has not
         self.reasons: tuple[str, ...] = ()
-        self._reasons: dict[Domain, tuple[str, ...]] = {}
+        self._judged_peers: dict[Domain, tuple[str, ...]] | None = None
         self._ingress_services = ingress_services
         self._record = ingress_services.record
         self._register = register
@@ -237,8 +237,15 @@ class AcceptedStream:
     def _judged(self, peer: Domain, answer: tuple[Permission, tuple[str, ...]]) -> list[Event]:
         permission, self.reasons = answer
         if permission.refusal is None:
-            self._reasons[peer] = self.reasons
+            self._judged_peers = self._judged_peers or {}
+            self._judged_peers[peer] = self.reasons
         return self.engine.judged(permission, peer)
+
+    def _add_sender(self, peer: Domain) -> None:
+        """Note that stanzas of `peer` may come here, and what led to that."""
+        judged: dict[Domain, tuple[str, ...]] = self._judged_peers or {}
+        self.senders[peer] = judged.pop(peer, self.senders.get(peer, ()))
+        self._judged_peers = judged or None
 
     def _pair_proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         excess = None if self.methods else self.side.excess(connection, pair)
@@ -254,13 +261,13 @@ class AcceptedStream:
         self.methods[pair] = method
         if self._admitted is not None:
             self._admitted.prove()
-        self.senders.add(pair.sender)
+        self._add_sender(pair.sender)
         connection.shared = connection.shared or len(self.methods) > 1
         self.side.proven(connection, pair, method)
         self._record.standing(
             "stream proven", direction_of(self.side.leg), self.side.leg, pair, self.peer, method=method,
             address=connection.peer_address, tls=connection.tls_version or "none",
-            detail="; ".join(self._reasons.get(pair.sender, ())),
+            detail="; ".join(self.senders[pair.sender]),
         )
         self._register.proves(self, connection, pair)
 

@@ -165,7 +165,8 @@ class FederationReceiving:
             granted = replace(granted, external=False, secret=None, bidi=False)
             if not granted.dialback and granted.refusal is None:
                 granted = replace(granted, refusal=_not_served(question.local))
-        return granted, verdict.reasons
+        alone = granted.refusal is not None or granted.secret is not None
+        return granted if alone else _shared(granted), verdict.reasons
 
     async def reconsider(self, connection: StreamConnection, pair: Pair, method: str) -> Refusal | None:
         """Return why the policy now in force refuses an open stream. `method` proved it; "": it is not proven yet."""
@@ -266,6 +267,12 @@ def _end_with(look_ups: Deferred[None], connection: StreamConnection) -> None:
 
     closed.addCallbacks(end, end)
     look_ups.addBoth(end)
+
+
+@lru_cache(maxsize=64)
+def _shared(permission: Permission) -> Permission:
+    """Return the first permission that was equal: a stream keeps its own, and nearly all streams have one of a few."""
+    return permission
 
 
 def _unresolved(resolution: Resolution) -> Refusal | None:

@@ -6,7 +6,7 @@ They are kept for a while. To resume one, the other side names the id that it wa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -40,7 +40,7 @@ class ResumableOwner(Protocol):
     def leg(self) -> Leg: ...
 
     @property
-    def senders(self) -> set[Domain]:
+    def senders(self) -> Collection[Domain]:
         """The domains whose stanzas come on the stream."""
 
     @property

@@ -15,7 +15,7 @@ from s2sgw.reporting.record import EventRecord
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.resumption_table import ResumptionTable
 from s2sgw.s2s.stream_outcomes import StreamOutcomes
-from s2sgw.stream.events import PairProven, ResolutionNeeded
+from s2sgw.stream.events import JudgementNeeded, PairProven, Permission, ResolutionNeeded
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 
@@ -115,6 +115,22 @@ class AdmissionTests(SynchronousTestCase):
         for _ in range(2):
             self.stream.event(self.connection, PairProven(pair, "dialback"))
         self.services.sources.add.assert_called_once_with(pair, self.connection)
+
+    def test_reasons(self) -> None:
+        """The reasons of the judgement of a peer are told with each of its proven pairs, and with those of no other peer."""
+        async def judge(connection: object, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
+            return Permission(dialback=True), (f"{question.peer} is known",)
+
+        self.stream.side.judge = judge  # type: ignore[method-assign]
+        self.connection.step.side_effect = lambda answer, result: answer(result)
+        other = Domain.parse("other.example")
+        for peer in (PEER, other):
+            self.stream.event(self.connection, JudgementNeeded(peer, HERE, secured=True))
+        told: Mock = self.services.record.standing
+        for pair in (Pair(other, HERE), Pair(PEER, HERE), Pair(PEER, Domain.parse("rooms.here.example"))):
+            self.stream.event(self.connection, PairProven(pair, "dialback"))
+            self.assertEqual(f"{pair.sender} is known", told.mock_calls[-1].kwargs["detail"])
+        self.assertEqual([other, PEER], list(self.stream.senders))
 
 
 class RefusalTests(SynchronousTestCase):
