@@ -23,6 +23,8 @@ from s2sgw.xmpp.timer import cancel
 
 #: After the other side has closed the stream: seconds within which its stanzas must be safe to be acknowledged.
 CLOSING_SECONDS = 2.0
+#: Pairs of a stream that has ended that are forgotten in one turn: a millisecond or two.
+PAIRS_AT_ONCE = 1000
 _GIVEN_UP = Ending(Cause.CLOSED, "stanzas that came on it were given up: they may be sent again on the next stream")
 
 P = ParamSpec("P")
@@ -152,11 +154,17 @@ class StreamIngress:
 
     def pass_on(self) -> None:
         """Pass on the stanzas that came before the stream was gone. No stream is left to be paused."""
-        proven, self._proven = self._proven, []
-        for pair in proven:
-            self._services.sources.discard(pair, self._connection)
+        self._forget_proven()
         for ingress in self._pairs.values():
             ingress.close()
+
+    def _forget_proven(self) -> None:
+        """Take the stream out of the index of the pairs proven on it, some in each turn: it may have very many."""
+        some, self._proven = self._proven[:PAIRS_AT_ONCE], self._proven[PAIRS_AT_ONCE:]
+        for pair in some:
+            self._services.sources.discard(pair, self._connection)
+        if self._proven:
+            self._services.soon(self._forget_proven)
 
     # --- resumption (XEP-0198 §5) ---
 

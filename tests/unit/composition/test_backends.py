@@ -236,7 +236,7 @@ class BackendsTests(FolderCase):
         for senders in ({HERE}, {ROOMS}, set()):
             connection = self.gateway.accepted.accept(first.receiving)
             owner = dict(self.gateway.accepted)[connection]
-            owner.senders |= senders
+            owner.senders.update(dict.fromkeys(senders, ()))
             owner.incoming = Mock()
             rows.append(connection)
         self.assertEqual([], self.backends.stale_streams())
@@ -270,7 +270,7 @@ class BackendsTests(FolderCase):
         connection = self.gateway.accepted.accept(first.receiving)
         owner = dict(self.gateway.accepted)[connection]
         owner.incoming = Mock()
-        owner.senders.add(HERE)
+        owner.senders[HERE] = ()
         owner.methods[Pair(HERE, PEER)] = "dialback"  # `excess` is then not used
         question = DialbackNeeded(Pair(ROOMS, PEER), "key", "id")
         outcome = Deferred.fromCoroutine(first.receiving.verify(connection, question))

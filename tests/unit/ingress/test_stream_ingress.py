@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.delivery.acknowledgements import StreamManagementAcks
 from s2sgw.delivery.agent import DeliveryAgent
-from s2sgw.ingress.stream_ingress import StreamIngress, StreamReceipts
+from s2sgw.ingress.pair_sources import PairSources
+from s2sgw.ingress.stream_ingress import PAIRS_AT_ONCE, StreamIngress, StreamReceipts
 from s2sgw.queue.entries import UpstreamAck
 from s2sgw.queue.evidence import ON_DISK, PASSED_ON
 from s2sgw.s2s.accepted_stream import AcceptedStream
@@ -271,6 +272,26 @@ class GivenUpTests(EntryTestCase):
         receipt.settle(ON_DISK)
         receipt.abandon()
         self.assertFalse(receipts.blocked)
+
+
+class ProvenPairsTests(SynchronousTestCase):
+    """The index of the streams on which a pair is proven."""
+
+    def test_many(self) -> None:
+        """The end of a stream with very many pairs is no long turn. Another stream of a pair stays in the index."""
+        steps: list[Any] = []
+        services, connection = Mock(sources=PairSources(), soon=steps.append), Mock()
+        ingress = StreamIngress(services, connection, Mock(), "federation", Mock(), ())
+        pairs = [Pair(Domain.parse(f"p{number}.example"), HERE) for number in range(2 * PAIRS_AT_ONCE + 1)]
+        for pair in pairs:
+            ingress.proven(pair)
+        services.sources.add(pairs[-1], Mock())
+        left = []
+        ingress.pass_on()
+        while steps:
+            left.append(len(services.sources))
+            steps.pop()()
+        self.assertEqual(([PAIRS_AT_ONCE + 1, 1], 1), (left, len(services.sources)))
 
 
 class CourierReceiptTests(SynchronousTestCase):
