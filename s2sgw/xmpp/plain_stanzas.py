@@ -48,8 +48,8 @@ class PlainBounds(NamedTuple):
 
     It has at most `stanza` bytes. Up to `content` bytes between its tags have no room to break a limit. Longer content has at
     most so many `tags` and `equals` signs, one of which each attribute needs, and no tag of more than `name` bytes: so long is
-    the longest name of a child without the namespace that the header may declare for it. `elements` acknowledgements are read
-    in one feed.
+    the longest name without the namespace that the header may declare for it. If it is longer than that, it declares no prefix.
+    `elements` acknowledgements are read in one feed.
     """
 
     stanza: int
@@ -63,7 +63,11 @@ class PlainBounds(NamedTuple):
         """Return whether the content of a stanza, which is longer than `content`, is within the others."""
         if buffer.count(b"<", begin, end) > self.tags or buffer.count(b"=", begin, end) > self.equals:
             return False
-        return end - begin <= self.name or max(map(len, buffer[begin:end].split(b"<"))) < self.name
+        if end - begin <= self.name:
+            return True
+        if buffer.find(b"xmlns:", begin, end) >= 0:  # of an attribute's name, one tag may hold the namespace, and another the rest
+            return False
+        return max(map(len, buffer[begin:end].split(b"<"))) < self.name
 
 
 def plain_bounds(

@@ -491,6 +491,13 @@ class LimitTests(SynchronousTestCase):
             whole, by_bytes = (conditions(frame(*chunks)) for chunks in (data, bytewise(b"".join(data))))
             self.assertEqual(whole, by_bytes, (namespace, children))
 
+    def test_name_from_two_tags(self) -> None:
+        """An attribute may have its namespace from another tag. Its length is refused however the bytes are received."""
+        for namespace, name, refused in ((900, 100, False), (900, 123, False), (900, 124, True), (500, 600, True)):
+            data = [HEADER, b"<iq><a xmlns:n='%b'><b n:%b=''/></a></iq>" % (b"n" * namespace, b"b" * name)]
+            for chunks in (data, bytewise(b"".join(data))):
+                self.assertEqual(refused, C.POLICY_VIOLATION in conditions(frame(*chunks)), (namespace, name))
+
     def test_names_in_an_open_element(self) -> None:
         """Of an element that is no stanza, and has not ended, no more than one name is kept: strangers may begin any number."""
         framer = Framer()
