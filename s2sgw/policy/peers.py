@@ -51,7 +51,7 @@ class PeerPolicies:
             name = self._name_of(peer)
             source = self._denier(peer) if self._deny_lists else None
             found = self._resolved(name) if source is None else self._denied_by(name, source)
-            if name != peer.ascii and (peer.is_single_label or peer.is_address):
+            if (peer.is_single_label or peer.is_address) and not self.lists(peer):
                 found = replace(found, unnamed=True)
             if len(self._recent) >= RECENT:
                 self._recent.clear()

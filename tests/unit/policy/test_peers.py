@@ -243,7 +243,7 @@ class BarTests(SynchronousTestCase):
         """An IP address or a single label is a peer only if an object has exactly its name, in either direction."""
         found = peers(localhost={"hold": "1m"}, default={"allow": True})
         self.assertIsNone(self.bar(found, "localhost"))
-        for name in ("intranet", "192.0.2.1", "[2001:db8::1]"):
+        for name in ("intranet", "default", "192.0.2.1", "[2001:db8::1]"):
             told = self.bar(found, name)
             assert told is not None
             self.assertEqual(("not-allowed", True), (told[0], "exactly this name" in told[1]))
