@@ -133,6 +133,7 @@ class _Watched(Generic[T]):
     def _failed(self, path: Path, failure: Failure) -> None:
         error = failure.value
         if path in self._contents:
+            self._seen[path] = ()  # the next look reads it again: its mode may be right then, and nothing else has changed
             self._kept(path, error if isinstance(error, OSError) else OSError(str(error)))
 
     def _kept(self, path: Path, error: OSError) -> None:

@@ -14,8 +14,11 @@ LARGEST = 4096
 
 def read_secret(path: Path) -> str:
     """Return the secret in the file, without a trailing newline. Raises `OSError`, or `ValueError` if it is not usable."""
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    with open(path, "rb", opener=_open_at_once) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise ValueError("is no regular file")
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ValueError("is readable or writable by other users (its mode must be 0600)")
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
@@ -23,3 +26,8 @@ def read_secret(path: Path) -> str:
     text = data.decode().rstrip("\r\n")
     prepare(text)
     return text
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file. If it is a FIFO, do not wait for its writer: there may be none."""
+    return os.open(path, flags | os.O_NONBLOCK)

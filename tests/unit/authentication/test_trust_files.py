@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -120,6 +121,22 @@ class TrustFilesTests(SynchronousTestCase):
         self.assertIn("No such file or directory; its earlier contents stay in use", alert)
         Path(f"{self.path}.moved").rename(self.path)
         files.look()
+        self.assertEqual([], files.alerts())
+
+    def test_no_permission(self) -> None:
+        """A changed file that cannot be read is read as soon as it can be, though nothing but its mode has changed meanwhile."""
+        self.path.write_bytes(shared_issuer().crl())
+        files = TrustFiles(self.clock, SimpleNamespace(run=self.later))
+        first = files.revocations(self.path)
+        self.path.write_bytes(shared_issuer().crl([leaf_for("a.example").certificate]))
+        for _ in range(3):
+            files.look()
+            with mock.patch.object(Path, "read_bytes", side_effect=PermissionError(13, "Permission denied")):
+                self.finish()
+        self.assertEqual((first, ["file unreadable"], 1), (files.revocations(self.path), self.said, len(files.alerts())))
+        files.look()
+        self.finish()
+        self.assertIsNot(first, files.revocations(self.path))
         self.assertEqual([], files.alerts())
 
     def test_named_no_more(self) -> None:

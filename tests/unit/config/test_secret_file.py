@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from unittest import mock
+
 from s2sgw.config import ConfigError, parse
 from s2sgw.config.secret_file import LARGEST, read_secret
 from s2sgw.runtime.preflight import _policy_warnings
@@ -31,6 +34,15 @@ class FileTests(SecretTestCase):
             self.assertIn("0600", str(failed.exception))
         self.path.chmod(0o400)
         self.assertEqual(read_secret(self.path), "correct horse")
+
+    def test_fifo(self) -> None:
+        """A FIFO, which may have no writer, is refused at once."""
+        self.path.unlink()
+        os.mkfifo(self.path, 0o600)
+        opening = mock.Mock(side_effect=os.open)
+        with mock.patch.object(os, "open", opening):
+            self.assertIn("regular", str(self.assertRaises(ValueError, read_secret, self.path)))
+        self.assertTrue(opening.call_args.args[1] & os.O_NONBLOCK)
 
     def test_not_with_all(self) -> None:
         """The default peer cannot have a secret."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from s2sgw.config import parse
+from s2sgw.config.secret_file import read_secret
 from s2sgw.net.threads import AtOnce
-from s2sgw.runtime.secret_watch import SecretWatch
+from s2sgw.policy.model import PeerObject
+from s2sgw.runtime import secret_watch
+from s2sgw.runtime.secret_watch import NAMED, SecretWatch
 from tests.support.secret_files import SecretTestCase
 
 
@@ -49,6 +53,26 @@ class SecretWatchTests(SecretTestCase):
         self.assertIn("cannot be read: No such file", self.watch.alerts()[0])
         self.path.write_bytes(b"")
         self.assertEqual(["secret unusable"], self.look())
+
+    def test_unchanged(self) -> None:
+        """A file is not read again while it is the same: to read those of 100,000 peers takes seconds."""
+        reading = mock.Mock(side_effect=read_secret)
+        with mock.patch.object(secret_watch, "read_secret", reading):
+            for data in (b"correct horse", b"correct horse", b"", b"", b"battery staple"):
+                if data != self.path.read_bytes():
+                    self.path.write_bytes(data)
+                self.look()
+        self.assertEqual((3, []), (reading.call_count, self.watch.alerts()))
+
+    def test_very_many(self) -> None:
+        """If very many files cannot be used, a few are named, and the others are counted."""
+        files = [self.path.with_name(f"{number}.secret") for number in range(NAMED + 2)]
+        peers = {f"{file.name}.example": PeerObject(secret_file=file) for file in files}
+        self.running.config = self.running.config.model_copy(update={"peers": peers})
+        self.assertEqual(["secret unusable"] * NAMED + ["secrets unusable"], self.look())
+        alerts = self.watch.alerts()
+        self.assertEqual((NAMED + 1, "2 more files with secrets cannot be used at the next start"), (len(alerts), alerts[-1]))
+        self.assertEqual([], self.look())
 
     def test_reloaded_meanwhile(self) -> None:
         """A fault of a configuration that a reload has replaced meanwhile is not told."""
