@@ -65,7 +65,7 @@ class PlainBounds(NamedTuple):
             return False
         if end - begin <= self.name:
             return True
-        if buffer.find(b"xmlns:", begin, end) >= 0:  # of an attribute's name, one tag may hold the namespace, and another the rest
+        if buffer.find(b"xmlns:", begin, end) >= 0:  # one tag may hold the namespace of an attribute, another its name
             return False
         return max(map(len, buffer[begin:end].split(b"<"))) < self.name
 
