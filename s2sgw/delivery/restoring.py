@@ -22,6 +22,8 @@ from s2sgw.xmpp.jid import Pair
 
 #: Queues at a time.
 AT_ONCE = 128
+#: Queues that begin in one turn of the reactor.
+BEGUN_AT_ONCE = 128
 #: Seconds after which a queue gives its place to the next. It continues without one.
 TURN_SECONDS = 5.0
 #: Seconds by which a timer may be early, because floating-point numbers are rounded.
@@ -55,6 +57,7 @@ class StartupRestore:
         #: queues that have a place -> the time since when; the first is the oldest
         self._placed: dict[DeliveryQueue, float] = {}
         self._timer: IDelayedCall | None = None
+        self._next_turn: IDelayedCall | None = None
         self._filling = False
 
     def __len__(self) -> int:
@@ -120,12 +123,17 @@ class StartupRestore:
         self._fill()
 
     def _fill(self) -> None:
-        """Give places to waiting queues. A queue may be done at once and call this again: one loop serves all."""
-        if self._filling:
+        """Give places to waiting queues, to some in each turn of the reactor: those of barred peers are done at once.
+
+        A queue that is done calls this again: one loop serves all.
+        """
+        if self._filling or self._next_turn is not None:
             return
         self._filling = True
         try:
-            while self._waiting and len(self._placed) < self._at_once:
+            for _ in range(BEGUN_AT_ONCE):
+                if not self._waiting or len(self._placed) >= self._at_once:
+                    break
                 queue = next(iter(self._waiting))
                 del self._waiting[queue]
                 self._begun[queue], self._placed[queue] = queue.pair_queue.next_position, self._clock.seconds()
@@ -143,10 +151,16 @@ class StartupRestore:
             queue.next_hop.request_delivery()
 
     def _watch(self) -> None:
+        if self._waiting and len(self._placed) < self._at_once:
+            self._next_turn = self._clock.callLater(0, self._go_on)
         if self._waiting and self._placed and self._timer is None:
             began = next(iter(self._placed.values()))
             delay = max(0.0, began + TURN_SECONDS - self._clock.seconds())
             self._timer = self._clock.callLater(delay, self._pass_slow_ones)
+
+    def _go_on(self) -> None:
+        self._next_turn = None
+        self._fill()
 
     def _pass_slow_ones(self) -> None:
         self._timer = None
@@ -158,6 +172,7 @@ class StartupRestore:
     def stop(self) -> None:
         """Give no more turns."""
         self._waiting.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._next_turn):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._next_turn = None

@@ -27,7 +27,7 @@ class ConfigHolder(Protocol):
 
 
 class _Looked(NamedTuple):
-    """What a look found of a file: its status, and why it cannot be used ("": it can)."""
+    """The status of a file at a look, and why it cannot be used ("": it can)."""
 
     status: tuple[int, ...]
     fault: str

@@ -69,6 +69,18 @@ class StopTests(SynchronousTestCase):
         world.custody.expiry.sweep()
         self.assertEqual(([], []), (asked, told))
 
+    def test_no_question_after_a_stop(self) -> None:
+        """The next sweep asks nothing either."""
+        world = World()
+        world.next_hop.ready = False
+        world.accept(stanza("1"))
+        world.clock.advance(WINDOW)
+        asked: list[object] = []
+        self.patch(world.custody.services.spool, "expired", lambda *given: asked.append(given))
+        Deferred.fromCoroutine(world.custody.close())
+        world.custody.expiry.sweep()
+        self.assertEqual([], asked)
+
 
 class StepTests(SynchronousTestCase):
     """Tests of many stanzas that expire together."""

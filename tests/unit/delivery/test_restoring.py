@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.delivery import restoring
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.delivery.restoring import TURN_SECONDS, StartupRestore
@@ -67,6 +69,10 @@ class HopUnderTest(FakeNextHop):
     def open(self) -> None:
         self.now = "ready"
         self.queue.next_hop_ready()
+
+    def fail_at_once(self) -> None:
+        self._asked.append(self.queue.pair.recipient.ascii)
+        self.fail()
 
     def fail(self) -> None:
         self.now = "backing off"
@@ -277,6 +283,30 @@ class BacklogTests(SynchronousTestCase):
         self.finish("a")
         self.finish("b")
         self.assertEqual((["a", "b", "d"], 0), ([name for name in self.asked if name != "here"], len(self.custody.restore)))
+
+    def test_many_that_fail_at_once(self) -> None:
+        """Queues whose attempts end at once, as of peers that the policy bars, begin in several turns of the reactor."""
+        self.hold(**{f"n{number}": number for number in range(7)})
+        self.patch(HopUnderTest, "request_delivery", HopUnderTest.fail_at_once)
+        self.patch(restoring, "BEGUN_AT_ONCE", 2)
+        with mock.patch.object(self.clock, "callLater") as later:
+            self.custody.restore.restore_all()
+            begun = [len(self.asked)]
+            while len(self.custody.restore):
+                _, go_on = later.call_args.args
+                self.custody.restore.add([])  # in the same turn
+                go_on()
+                begun.append(len(self.asked))
+        self.assertEqual([2, 4, 6, 7], begun)
+
+    def test_stop_between_turns(self) -> None:
+        """After a stop, no queue begins any more."""
+        self.hold(**{f"n{number}": number for number in range(7)})
+        self.patch(HopUnderTest, "request_delivery", HopUnderTest.fail_at_once)
+        self.patch(restoring, "BEGUN_AT_ONCE", 2)
+        self.custody.restore.restore_all()
+        self.custody.restore.stop()
+        self.assertEqual((2, []), (len(self.asked), self.clock.getDelayedCalls()))
 
     def test_nothing_to_do(self) -> None:
         """An empty spool needs no restore and no timer."""

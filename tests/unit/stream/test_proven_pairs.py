@@ -61,4 +61,4 @@ class ProvenPairsTests(SynchronousTestCase):
             self.admit(f"{number}{'a' * 1000}@peer.example/{'b' * 1000}", f"{'c' * 1000}@here.example/{'d' * 1000}")
             kept = sum(len(from_) + len(to) for from_, to in self.pairs.routes)
             self.assertLessEqual(kept, ROUTE_CHARACTERS)
-        self.assertGreater(kept, 0)
+        self.assertGreater(kept, ROUTE_CHARACTERS // 4)  # they are counted anew after they were forgotten
