@@ -559,8 +559,8 @@ PROMISES = (
     ),
     Mutation(
         "P48", "promise: a start delivers a limited number of lanes at a time", "s2sgw/delivery/restoring.py",
-        "while self._waiting and len(self._placed) < self._at_once:",
-        "while self._waiting:",
+        "if not self._waiting or len(self._placed) >= self._at_once:",
+        "if not self._waiting:",
         (_RESTORING + "test_in_turns",),
     ),
     Mutation(
