@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.config import Config
 from s2sgw.runtime.taken_ports import taken_ports
+from tests.lab.lab import free_ports
 
 
 def listener(reuse: bool = False) -> tuple[socket.socket, int]:
@@ -25,8 +26,7 @@ def listener(reuse: bool = False) -> tuple[socket.socket, int]:
 
 class TakenPortsTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.free, self.free_port = listener()
-        self.free.close()
+        self.free_port = next(free_ports())
         self.shared, self.shared_port = listener(reuse=True)
         self.own, self.own_port = listener()
         self.addCleanup(self.shared.close)
