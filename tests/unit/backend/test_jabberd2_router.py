@@ -16,6 +16,7 @@ from s2sgw.backend.jabberd2_router import AGAIN, RETIRE_SECONDS, SWEEP, UNUSED, 
 from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.next_hop import NextHop
 from s2sgw.delivery.queue import DeliveryQueue
+from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.dialing import DialFailed
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.queue.backoff import BackOff
@@ -290,7 +291,7 @@ class ReconnectionTests(LinkTestCase):
         self.open()
         queue, lost = self.queues.queue(IN), self.connection
         queue.accept([message("1")])
-        self.patch(self.link.incoming, "close", lambda ending: queue.accept([message("2")]))
+        self.patch(StreamIngress, "close", lambda ingress, ending: queue.accept([message("2")]))
         lost.close(Ending(Cause.CONNECTION_LOST))
         self.assertNotIn("id='2'", "".join(lost.written))
         self.clock.advance(1)
@@ -300,7 +301,7 @@ class ReconnectionTests(LinkTestCase):
     def test_an_end_that_raises(self) -> None:
         """An error at the end of one connection does not prevent the next one."""
         self.open()
-        self.patch(self.link.incoming, "close", lambda ending: 1 / 0)
+        self.patch(StreamIngress, "close", lambda ingress, ending: 1 / 0)
         with self.assertRaises(ZeroDivisionError):
             self.connection.close(Ending(Cause.CONNECTION_LOST))
         self.clock.advance(1)
