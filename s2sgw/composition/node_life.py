@@ -49,6 +49,7 @@ OPEN_SECONDS = 60.0
 DRAIN_SECONDS = 20.0
 #: Seconds of these in which the engine may elect leaders before. An election takes 4 to 9 s.
 ELECTION_SECONDS = 10.0
+NO_LEADERS = "the engine has no leaders: peers are silent until it has them"
 #: Seconds in which other nodes close the streams that this one has handed on to them.
 DOOR_SECONDS = 10.0
 #: Seconds before the engine is asked again, if it does not answer.
@@ -227,13 +228,17 @@ class NodeLife:
         Until then the peers are served here.
         """
         parts, end = self._parts, self._clock.seconds() + DRAIN_SECONDS
-        await self._bounded(self._elected, ELECTION_SECONDS, "the engine elects leaders: peers are silent until it has them")
+        await self._bounded(self._elected, ELECTION_SECONDS, NO_LEADERS)
         if parts.membership.may_write():
             parts.members.drain()
             await self._bounded(parts.homes.drain, end - self._clock.seconds(), "some peers were not given up in time")
 
-    def _elected(self) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._parts.engine.elected(ELECTION_SECONDS))
+    def _elected(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._wait_for_leaders())
+
+    async def _wait_for_leaders(self) -> None:
+        if not await self._parts.engine.elected(ELECTION_SECONDS):
+            self.log.warn(event="not in time", detail=NO_LEADERS)
 
     async def leave(self) -> None:
         """Leave the cluster, and close the listener for nodes and the engine, in this order."""

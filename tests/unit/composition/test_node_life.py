@@ -9,6 +9,7 @@ from unittest import mock
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.cluster.engine import EngineFull, EngineGone, EngineUnfit
@@ -25,7 +26,7 @@ from s2sgw.cluster.shared_pending import SharedPending
 from s2sgw.cluster.shared_proofs import SharedProofs
 from s2sgw.cluster.shared_settings import SettingsGuard, SharedSettings
 from s2sgw.composition.cluster import ClusterParts, MembershipNotices
-from s2sgw.composition.node_life import ELECTION_SECONDS, READ_AGAIN, NodeLife
+from s2sgw.composition.node_life import ELECTION_SECONDS, NO_LEADERS, READ_AGAIN, NodeLife
 from s2sgw.composition.node_listener import NodeDoor
 from s2sgw.composition.returned_stanzas import ReturnedStanzas
 from s2sgw.delivery.holds import HoldTarget
@@ -471,6 +472,19 @@ class LifeTests(SynchronousTestCase):
         closing.callback(True)
         self.pass_time(2.0)
         self.successResultOf(stopped)
+
+    def test_stop_without_leaders(self) -> None:
+        """If the engine has no leaders when the wait is over, or does not answer, the log says so once, and the peers are given up."""
+        for name, answer in (("a", succeed(False)), ("b", Deferred[bool]())):
+            (a,) = self.joined(name)
+            self.successResultOf(Deferred.fromCoroutine(a.homes.claim(PEER)))
+            self.patch(a.engine, "elected", lambda seconds, answer=answer: _result(answer))
+            with capturedLogs() as logs:
+                stopped = a.stop()
+                self.pass_time(ELECTION_SECONDS + 2.0)
+            self.successResultOf(stopped)
+            self.assertEqual([PEER], a.custody.closed)
+            self.assertEqual([NO_LEADERS], [each["detail"] for each in logs if each.get("event") == "not in time"])
 
     def test_lease_ends_in_an_election(self) -> None:
         """A node whose lease ends while it waits for an election gives no peer up."""

@@ -25,6 +25,7 @@ from s2sgw.policy.verdict import Verdict
 from s2sgw.s2s.claims import Claims
 from s2sgw.s2s.federation_initiating import FederationInitiating
 from s2sgw.s2s.federation_receiving import FederationReceiving
+from s2sgw.sasl.scram_secret import SharedSecret, StreamSecret
 from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, Permission, Refusal, ResolutionNeeded, StartTLS
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause, Ending
@@ -162,6 +163,15 @@ class JudgementTests(InboundTestCase):
         assert permission.limits is not None
         self.assertEqual((12345, False, True), (permission.limits.stanza_bytes, permission.announced, permission.external))
         self.assertTrue(self.judged(self.made()).announced)
+
+    def test_shared(self) -> None:
+        """Streams with equal permissions share one: an idle stream is small. A permission with a secret belongs to its stream alone."""
+        side, secret = self.made(), StreamSecret(SharedSecret("secret", b"salt"), lambda: "nonce")
+        self.assertIs(self.judged(side), self.judged(side))
+        side.judge_of.permission = lambda *_: Permission(external=True, secret=secret)  # type: ignore[method-assign]
+        permission = self.judged(side)
+        self.assertEqual(secret, permission.secret)
+        self.assertIsNot(permission, self.judged(side))
 
     def test_unresolved(self) -> None:
         """R2: a name that does not resolve is refused, whatever else is proven."""
