@@ -24,11 +24,13 @@ from s2sgw.net.requester_slots import RequesterSlots
 from s2sgw.net.resolver import Resolver
 from s2sgw.trust.evidence import POSHLookup
 from s2sgw.trust.posh import Document, InvalidPOSH, Reference, checked_url, document_url, parse
-from s2sgw.xmpp.bounded_dict import BoundedDict
+from s2sgw.xmpp.fair_dict import FairDict
 from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.wall_clock import WallClock, date_of
 
-#: Domains whose result is kept.
+#: Domains whose result is kept. Beyond that, the oldest result of the registered domain that has the most is removed. All results
+#: of strangers count as those of one domain.
 KEPT = 2048
 #: Fetches at once, half of them for strangers; fetches a second for strangers at one address.
 FETCHES = 32
@@ -45,6 +47,7 @@ Fetch = Callable[[str, Requester], Awaitable[Fetched]]
 class _Kept(NamedTuple):
     until: float
     lookup: POSHLookup
+    is_strangers: bool
 
 
 class POSHDocuments:
@@ -59,7 +62,7 @@ class POSHDocuments:
         self._clock = clock
         self._wall = wall or clock
         self._fetch = fetch
-        self._kept: BoundedDict[str, _Kept] = BoundedDict(KEPT)
+        self._kept: FairDict[str, _Kept] = FairDict(KEPT, _owner)
         self._joined: JoinedCalls[tuple[Owner, str], POSHLookup] = JoinedCalls()
         #: the fetches under way and in line
         self.slots: RequesterSlots[POSHLookup] = RequesterSlots(clock, fetches, FETCHES_PER_SECOND)
@@ -82,8 +85,8 @@ class POSHDocuments:
 
     def _begin(self, domain: Domain, requester: Requester) -> Deferred[POSHLookup]:
         fetching = self.slots.run(requester, self._look_up, domain, requester)
-        fetching.addCallback(self._keep, domain.ascii)
-        return fetching.addErrback(self._failed, domain.ascii)
+        fetching.addCallback(self._keep, domain.ascii, requester.is_stranger)
+        return fetching.addErrback(self._failed, domain.ascii, requester.is_stranger)
 
     async def _look_up(self, domain: Domain, requester: Requester) -> POSHLookup:
         """Fetch the document. Follow one redirect at most, by HTTP or by the document itself (RFC 7711 §3.2)."""
@@ -104,16 +107,16 @@ class POSHDocuments:
     def _date(self) -> datetime:
         return date_of(self._wall)
 
-    def _keep(self, lookup: POSHLookup, name: str) -> POSHLookup:
+    def _keep(self, lookup: POSHLookup, name: str, is_strangers: bool) -> POSHLookup:
         now = self._clock.seconds()
         lifetime = FAILURE_SECONDS
         if lookup.expires is not None:
             left = lookup.expires - self._date()
             lifetime = min(left, timedelta(seconds=DOCUMENT_SECONDS)).total_seconds()
-        self._kept[name] = _Kept(now + lifetime, lookup)
+        self._kept[name] = _Kept(now + lifetime, lookup, is_strangers)
         return lookup
 
-    def _failed(self, failure: Failure, name: str) -> POSHLookup:
+    def _failed(self, failure: Failure, name: str, is_strangers: bool) -> POSHLookup:
         """Return the failure in words. Keep it, unless it is our own: then the next fetch may succeed."""
         if failure.check(CancelledError):
             failure.raiseException()  # all callers have cancelled
@@ -123,7 +126,12 @@ class POSHDocuments:
         if failure.check(Busy):
             return POSHLookup(failure=words)
         expected = failure.check(InvalidPOSH, Unfetched) is not None
-        return self._keep(POSHLookup(failure=words if expected else f"{type(failure.value).__name__}: {words}"), name)
+        lookup = POSHLookup(failure=words if expected else f"{type(failure.value).__name__}: {words}")
+        return self._keep(lookup, name, is_strangers)
+
+
+def _owner(name: str, kept: _Kept) -> str:
+    return "" if kept.is_strangers else registered_domain(name)
 
 
 def _read(answer: Fetched) -> Document | Reference:

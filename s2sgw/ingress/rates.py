@@ -10,13 +10,14 @@ from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.policy.filters import Refused
 from s2sgw.policy.model import Limits
-from s2sgw.xmpp.bounded_dict import BoundedDict
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.fair_dict import FairNames
 from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.stanza import Stanza
 from s2sgw.xmpp.token_bucket import TokenBucket
 
-#: Peers whose rate limiters are kept. Beyond that, the one that was unused longest starts anew.
+#: Peers whose rate limiters are kept. Beyond that, of the registered domain that has the most, the one that was unused longest
+#: starts anew.
 MAX_RATE_LIMITERS = 4096
 
 
@@ -84,14 +85,16 @@ class RateLimiters:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._rate_limiters: BoundedDict[Domain, RateLimiter] = BoundedDict(MAX_RATE_LIMITERS)
+        self._rate_limiters: FairNames[RateLimiter] = FairNames(MAX_RATE_LIMITERS)
 
     def for_peer(self, peer: Domain, limits: Limits) -> RateLimiter | None:
         """Return the rate limiter of `peer`, a new one if its limits have changed; None: it has no rate."""
+        name = peer.ascii
         if not limits.rated:
-            self._rate_limiters.pop(peer, None)
+            self._rate_limiters.discard(name)
             return None
-        rate_limiter = self._rate_limiters.use(peer)
+        rate_limiter = self._rate_limiters.get(name)
         if rate_limiter is None or rate_limiter.limits != limits:
-            rate_limiter = self._rate_limiters[peer] = RateLimiter(limits, self._clock)
+            rate_limiter = RateLimiter(limits, self._clock)
+        self._rate_limiters[name] = rate_limiter  # it is the newest now
         return rate_limiter

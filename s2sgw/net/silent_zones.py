@@ -13,12 +13,13 @@ import dns.name
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.xmpp.bounded_dict import BoundedDict
+from s2sgw.xmpp.fair_dict import FairDict
 from s2sgw.xmpp.registered_domain import registered_domain
 
 #: Different silent names directly below a domain after which it counts as silent, and for how many seconds.
 SILENT_NAMES = 4
 SILENT_SECONDS = 60.0
-#: Domains that are remembered. Those least recently noted are forgotten first.
+#: Domains that are remembered. The network that was the first to ask for most of them loses those least recently noted.
 REMEMBERED = 4096
 #: Levels of names that are checked, from the registered domain downwards.
 LEVELS = 4
@@ -32,9 +33,11 @@ Labels = tuple[bytes, ...]
 class _Zone:
     """A domain with silent names below it: the labels directly below it, the sites that asked, and the end of its time."""
 
-    __slots__ = ("names", "sites", "until")
+    __slots__ = ("first", "names", "sites", "until")
 
-    def __init__(self) -> None:
+    def __init__(self, first: str) -> None:
+        """Begin, with the first site that asked."""
+        self.first = first
         self.names: set[bytes] = set()
         self.sites: BoundedDict[str, None] = BoundedDict(SITES)
         self.until = 0.0
@@ -45,7 +48,7 @@ class SilentZones:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._zones: BoundedDict[Labels, _Zone] = BoundedDict(REMEMBERED)
+        self._zones: FairDict[Labels, _Zone] = FairDict(REMEMBERED, _owner)
 
     def is_silent(self, name: dns.name.Name, site: str) -> bool:
         """Return whether `name`, looked up by the network `site`, is below a zone that was silent to this network."""
@@ -64,7 +67,7 @@ class SilentZones:
         for zone, below in _above(name):
             known = self._zones.get(zone)
             if known is None or known.until <= now:
-                known = _Zone()
+                known = _Zone(site)
             if len(known.names) < SILENT_NAMES:
                 known.names.add(below)
             known.until = now + SILENT_SECONDS
@@ -75,7 +78,11 @@ class SilentZones:
         """Note that the name servers of `name` answered."""
         if self._zones:
             for zone, _ in _above(name):
-                self._zones.pop(zone, None)
+                self._zones.discard(zone)
+
+
+def _owner(zone: Labels, known: _Zone) -> str:
+    return known.first
 
 
 def _above(name: dns.name.Name) -> Iterator[tuple[Labels, bytes]]:

@@ -6,16 +6,25 @@ and is not rated.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.net.sites import IPV4_SITES, Site
-from s2sgw.xmpp.bounded_dict import BoundedDict
+from s2sgw.xmpp.fair_dict import FairDict
 from s2sgw.xmpp.token_bucket import TokenBucket
 
 #: The rate of the /56 as a multiple of the /64's, and of the /48 as a multiple of the /56's.
 WIDER = 4
-#: Sites that are remembered. The least recently used are forgotten first.
+#: Sites that are remembered. The widest network that has the most (a /24, or a /48) loses its least recently used first.
 REMEMBERED = 8192
+
+
+class _Rated(NamedTuple):
+    """The bucket of a site, and the widest network around it."""
+
+    widest: str
+    bucket: TokenBucket
 
 
 class SiteRates:
@@ -25,21 +34,26 @@ class SiteRates:
         self._clock = clock
         self._rate = rate
         self._burst = burst
-        self._buckets: BoundedDict[str, TokenBucket] = BoundedDict(REMEMBERED)
+        self._buckets: FairDict[str, _Rated] = FairDict(REMEMBERED, _owner)
 
     def take(self, site: Site) -> bool:
         """Take a token of `site` (for IPv6, of each network around it too). Return whether there was one in each."""
         now = self._clock.seconds()
         rated = site[-1:] if len(site) == len(IPV4_SITES) else site
-        buckets = [self._bucket(name, WIDER**steps, now) for steps, name in enumerate(reversed(rated))]
-        if not all(bucket.has(1, now) for bucket in buckets):
-            return False
+        buckets: list[TokenBucket] = []
+        for steps, name in zip(range(len(rated) - 1, -1, -1), rated, strict=True):  # a narrower one is noted only if it counts
+            buckets.append(self._bucket(name, site[0], WIDER**steps, now))
+            if not buckets[-1].has(1, now):
+                return False
         for bucket in buckets:
             bucket.spend(1, now)
         return True
 
-    def _bucket(self, name: str, factor: int, now: float) -> TokenBucket:
-        bucket = self._buckets.use(name)
-        if bucket is None:
-            bucket = self._buckets[name] = TokenBucket(self._rate * factor, now, self._burst * factor)
-        return bucket
+    def _bucket(self, name: str, widest: str, factor: int, now: float) -> TokenBucket:
+        rated = self._buckets.get(name) or _Rated(widest, TokenBucket(self._rate * factor, now, self._burst * factor))
+        self._buckets[name] = rated  # it is the newest now
+        return rated.bucket
+
+
+def _owner(name: str, rated: _Rated) -> str:
+    return rated.widest

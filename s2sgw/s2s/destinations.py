@@ -5,11 +5,13 @@ dialback keys. Within a budget, and at one server, waiting attempts take turns b
 
 All queues to one server share its back-off (as Postfix does by destination). While the server fails, it is not tried again before
 the time; then one attempt is made for all queues. A server that contacts us is tried again at once.
+
+The number of remembered servers is bounded. The registered domain with the most of them loses its oldest first.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from s2sgw.queue.backoff import BackOff, Chance
 from s2sgw.s2s.fair_queue import FairQueue
 from s2sgw.xmpp.ending import Cause, Ending, Layer
+from s2sgw.xmpp.fair_dict import FairNames
 
 #: The purpose of a handshake: a stream to a backend (or the verification of a backend's own dialback key), a stream to a peer,
 #: or the verification of a peer's dialback key.
@@ -35,7 +38,7 @@ HANDSHAKES = 256
 PER_DESTINATION: dict[Purpose, int] = {"backend": 16, "outbound": 4, "verification": 4}
 #: One owner takes at most this part of a budget. The last such part is for owners that have none yet.
 SHARE = 4
-#: Servers that are remembered.
+#: Servers that are remembered, beside those to which attempts run or wait.
 MAX_DESTINATIONS = 10_000
 #: Seconds between two attempts that a server causes by contacting us.
 CONTACT_SECONDS = 2.0
@@ -115,15 +118,13 @@ class _Destination:
     succeeded_at: float = -inf
     contact_timer: IDelayedCall | None = None
     slots: dict[Purpose, _Slots] = field(default_factory=dict)
-
-    @property
-    def busy(self) -> bool:
-        return self.contact_timer is not None or any(each.running or each.waiting for each in self.slots.values())
+    #: the attempts that run or wait
+    attempts: int = 0
 
     @property
     def blank(self) -> bool:
         """Nothing needs to be remembered of it."""
-        return not (self.busy or self.failures)
+        return not self.failures and self.contact_timer is None
 
     def slots_for(self, purpose: Purpose, clock: IReactorTime) -> _Slots:
         """Return the slots of `purpose`. A failing server has one, so that one attempt is made for all queues."""
@@ -148,7 +149,9 @@ class Destinations:
         self._random = random
         self._back_off = back_off
         self._on_limit = on_limit
-        self._destinations: OrderedDict[str, _Destination] = OrderedDict()
+        self._destinations: dict[str, _Destination] = {}
+        #: those to which no attempt runs or waits
+        self._idle: FairNames[None] = FairNames(MAX_DESTINATIONS)
         self._budgets = {purpose: _Slots(clock, handshakes, max(1, handshakes // SHARE)) for purpose in PURPOSES}
 
     def counts(self) -> dict[str, tuple[int, int]]:
@@ -166,32 +169,38 @@ class Destinations:
         The result is the time at which it began.
         Raises `DestinationBackingOff` while the server is left alone, unless `forced` (a question waits for the stream).
         """
+        budget, destination = self._budgets[purpose], self._in_use(name)
+        try:
+            slots = await self._turn(destination, purpose, owner, forced)
+            slots.take(owner)
+            budget.take(owner)
+            try:
+                yield self._clock.seconds()
+            finally:
+                slots.give_back(owner)
+                budget.give_back(owner)
+                destination.slots_for(purpose, self._clock).release()
+                budget.release()
+        finally:
+            destination.attempts -= 1
+            self._remember(name, destination)
+
+    async def _turn(self, destination: _Destination, purpose: Purpose, owner: Hashable, forced: bool) -> _Slots:
+        """Return the slots of the server when `owner` may take one of them, and one of the budget."""
         budget, told = self._budgets[purpose], False
         while True:
-            destination = self._destination(name)  # another one than before, if that was forgotten while this attempt waited
             if not forced:
                 self._check_back_off(destination)
             slots = destination.slots_for(purpose, self._clock)
             if not slots.free(owner):
                 await slots.waiting.wait(owner)
-            elif not budget.free(owner):
+            elif budget.free(owner):
+                return slots
+            else:
                 if not told:
                     told = True
                     self._on_limit()
                 await budget.waiting.wait(owner)
-            else:
-                break
-        slots.take(owner)
-        budget.take(owner)
-        try:
-            yield self._clock.seconds()
-        finally:
-            slots.give_back(owner)
-            budget.give_back(owner)
-            destination.slots_for(purpose, self._clock).release()
-            budget.release()
-            if destination.blank and self._destinations.get(name) is destination:
-                del self._destinations[name]
 
     def check_back_off(self, name: str) -> None:
         """Return at once. Raises `DestinationBackingOff` while the server is left alone."""
@@ -224,7 +233,7 @@ class Destinations:
         A server that has contacted us since the attempt `began` is tried again at once. If another attempt has reached the server
         since then, this failure concerns the pair alone.
         """
-        destination = self._destination(name)
+        destination = self._destinations.get(name) or _Destination()
         contacted = destination.contacted_at > began
         if not concerns_the_server(ending, purpose) or destination.succeeded_at > began:
             return 0.0 if contacted else None
@@ -232,6 +241,7 @@ class Destinations:
         destination.ending = ending
         delay = 0.0 if contacted else self._back_off.delay(destination.failures, self._random)
         destination.retry_at = self._clock.seconds() + delay
+        self._remember(name, destination)
         return delay
 
     def contacted(self, name: str, retry: Callable[[], None]) -> None:
@@ -264,20 +274,23 @@ class Destinations:
 
     # --- memory ---
 
-    def _destination(self, name: str) -> _Destination:
-        """Return the record of the server.
-
-        To make room for a new one, the idle record that was unused longest may be forgotten.
-        """
-        destination = self._destinations.get(name)
-        if destination is None:
-            self._forget()
-            destination = self._destinations[name] = _Destination()
-        self._destinations.move_to_end(name)
+    def _in_use(self, name: str) -> _Destination:
+        """Return the record of the server, for one more attempt. It is not forgotten before the attempt ends."""
+        destination = self._destinations.setdefault(name, _Destination())
+        self._idle.discard(name)
+        destination.attempts += 1
         return destination
 
-    def _forget(self) -> None:
-        if len(self._destinations) >= MAX_DESTINATIONS:
-            oldest = next((name for name, destination in self._destinations.items() if not destination.busy), None)
-            if oldest is not None:
-                del self._destinations[oldest]
+    def _remember(self, name: str, destination: _Destination) -> None:
+        """Keep the record of a server without attempts, if it says something. Another may have to be forgotten for it."""
+        if destination.attempts:
+            return
+        self._idle.discard(name)
+        if destination.blank:
+            del self._destinations[name]
+            return
+        if len(self._idle) >= MAX_DESTINATIONS:
+            forgotten = self._idle.least_wanted()
+            del self._idle[forgotten], self._destinations[forgotten]
+        self._destinations[name] = destination
+        self._idle[name] = None

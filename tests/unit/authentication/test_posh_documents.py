@@ -112,6 +112,18 @@ class DocumentsTests(SynchronousTestCase):
             self.clock.advance(0.05)
         self.assertEqual("", self.successResultOf(fresh).failure)
 
+    def test_strangers_with_many_names(self) -> None:
+        """The results of strangers' claims remove each other, and not that of a known peer."""
+        self.documents._kept.limit = 5
+        self.found("friend.example")
+        for number in range(20):
+            asker = Requester.stranger(f"10.0.{number}.1")
+            self.successResultOf(self.documents.lookup(Domain.parse(f"s{number}.example"), asker))
+        before = len(self.asked)
+        self.found("friend.example")
+        self.found("s19.example")
+        self.assertEqual((before, 5), (len(self.asked), len(self.documents)))
+
     def test_one_address(self) -> None:
         """One address may have two fetches at a time. A refusal for that reason, or for the rate, is not kept for the domain."""
         for number in range(200):

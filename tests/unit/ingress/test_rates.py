@@ -104,3 +104,12 @@ class MetersTests(SynchronousTestCase):
         self.assertIs(first, self.rate_limiters.for_peer(PEER, limits))
         self.rate_limiters.for_peer(Domain.parse("b.example"), limits)
         self.assertIs(first, self.rate_limiters.for_peer(PEER, limits))
+
+    def test_many_names_of_one_domain(self) -> None:
+        """A peer with many sub-domains does not end the debt of another peer: only its own rate limiters start anew."""
+        self.patch(rates, "MAX_RATE_LIMITERS", 10)
+        self.rate_limiters, limits = RateLimiters(self.clock), Limits(bytes_per_second=10)
+        first = self.rate_limiters.for_peer(PEER, limits)
+        for number in range(100):
+            self.rate_limiters.for_peer(Domain.parse(f"p{number}.many.example"), limits)
+        self.assertIs(first, self.rate_limiters.for_peer(PEER, limits))

@@ -76,3 +76,13 @@ class SilentZonesTests(SynchronousTestCase):
         for number in range(100):
             self.silent("x.zone.example", site=f"site {number}")
         self.assertEqual([len(zone.sites) for zone in self.zones._zones.values()][-1], 5)
+
+    def test_one_network_with_many(self) -> None:
+        """A network that asks for names below many silent domains does not make the gateway forget those that others asked for."""
+        self.zones._zones.limit = 10
+        self.silent(*(f"x{number}.zone.example" for number in range(4)), site="there")
+        for number in range(100):
+            self.silent(*(f"x{each}.zone{number}.example" for each in range(4)))
+        self.assertTrue(self.holds("y.zone.example", "there"))
+        self.assertTrue(self.holds("y.zone99.example"))
+        self.assertFalse(self.holds("y.zone0.example"))

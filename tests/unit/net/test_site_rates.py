@@ -46,3 +46,16 @@ class SiteRatesTests(SynchronousTestCase):
         for host in range(1000):
             self.rates.take((f"site {host}",))
         self.assertEqual(len(self.rates._buckets), 50)
+
+    def test_one_customer_with_many(self) -> None:
+        """The networks of one IPv6 customer do not make the gateway forget what others, or the customer itself, have used up."""
+        self.rates._buckets.limit = 50
+        self.taken("192.0.2.1")
+        self.assertEqual(sum(self.taken(f"2001:db8:1:{net:x}::1", 10) for net in range(1000)), 80)
+        self.assertEqual((self.taken("192.0.2.1"), self.taken("2001:db8:1:ffff::1")), (0, 0))
+
+    def test_refused_by_a_wider_network(self) -> None:
+        """A request that a wider network may not make takes no memory for a narrower one."""
+        for net in range(1000):
+            self.taken(f"2001:db8:1:{net:x}::1", 10)
+        self.assertLess(len(self.rates._buckets), 50)

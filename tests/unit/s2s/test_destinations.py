@@ -290,6 +290,16 @@ class BackOffTests(DestinationsCase):
         self.refused(Attempt(self.destinations, "p9.example"))
         busy.end()
 
+    def test_many_names_of_one_domain(self) -> None:
+        """Many failing servers below one registered domain do not make the gateway forget the back-off of another server."""
+        self.patch(destinations, "MAX_DESTINATIONS", 3)
+        self.destinations.failed("friend.example", REFUSED)
+        for number in range(10):
+            Attempt(self.destinations, f"p{number}.many.example").end(REFUSED)
+        self.refused(Attempt(self.destinations, "friend.example"))
+        self.refused(Attempt(self.destinations, "p9.many.example"))
+        self.assertTrue(Attempt(self.destinations, "p0.many.example").running)
+
     def test_nothing_to_remember(self) -> None:
         """A server that was reached, and has no other state, is not remembered."""
         first, second = Attempt(self.destinations), Attempt(self.destinations)
@@ -298,8 +308,8 @@ class BackOffTests(DestinationsCase):
         second.end()
         self.assertEqual([], list(self.destinations._destinations))
 
-    def test_forgotten_while_it_waits(self) -> None:
-        """A server that is forgotten while an attempt waits for the budget keeps its limit of handshakes."""
+    def test_not_forgotten_while_it_waits(self) -> None:
+        """A server is not forgotten while an attempt waits for the budget: its limit of handshakes holds."""
         self.patch(destinations, "MAX_DESTINATIONS", 1)
         fill = [Attempt(self.destinations, f"p{number}.example") for number in range(HANDSHAKES)]
         waiting = [Attempt(self.destinations, owner=str(number)) for number in range(PER_SERVER + 2)]
