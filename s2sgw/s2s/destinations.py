@@ -169,9 +169,21 @@ class Destinations:
         The result is the time at which it began.
         Raises `DestinationBackingOff` while the server is left alone, unless `forced` (a question waits for the stream).
         """
-        budget, destination = self._budgets[purpose], self._in_use(name)
+        budget, destination, told = self._budgets[purpose], self._in_use(name), False
         try:
-            slots = await self._turn(destination, purpose, owner, forced)
+            while True:  # no coroutine of its own: thousands may wait here
+                if not forced:
+                    self._check_back_off(destination)
+                slots = destination.slots_for(purpose, self._clock)
+                if not slots.free(owner):
+                    await slots.waiting.wait(owner)
+                elif not budget.free(owner):
+                    if not told:
+                        told = True
+                        self._on_limit()
+                    await budget.waiting.wait(owner)
+                else:
+                    break
             slots.take(owner)
             budget.take(owner)
             try:
@@ -184,23 +196,6 @@ class Destinations:
         finally:
             destination.attempts -= 1
             self._remember(name, destination)
-
-    async def _turn(self, destination: _Destination, purpose: Purpose, owner: Hashable, forced: bool) -> _Slots:
-        """Return the slots of the server when `owner` may take one of them, and one of the budget."""
-        budget, told = self._budgets[purpose], False
-        while True:
-            if not forced:
-                self._check_back_off(destination)
-            slots = destination.slots_for(purpose, self._clock)
-            if not slots.free(owner):
-                await slots.waiting.wait(owner)
-            elif budget.free(owner):
-                return slots
-            else:
-                if not told:
-                    told = True
-                    self._on_limit()
-                await budget.waiting.wait(owner)
 
     def check_back_off(self, name: str) -> None:
         """Return at once. Raises `DestinationBackingOff` while the server is left alone."""
@@ -285,6 +280,7 @@ class Destinations:
         """Keep the record of a server without attempts, if it says something. Another may have to be forgotten for it."""
         if destination.attempts:
             return
+        destination.slots = {}  # all are free: they take more memory than the rest
         self._idle.discard(name)
         if destination.blank:
             del self._destinations[name]
