@@ -109,7 +109,7 @@ class ReturnedStanzas(StanzaReturn):
             self._lost(pair, len(stanzas) - len(answerable), _UNANSWERABLE)
         lost = 0
         for some in _runs(answerable):
-            run = _Run(pair, some, cause, sum(len(each.data) + OVERHEAD for each in some), until)
+            run = _Run(pair, some, cause, sum(len(each.data) + each.text_cost + OVERHEAD for each in some), until)
             if self._stopped or self._bytes + run.size > MOST_BYTES:
                 lost += len(some)
             else:

@@ -598,4 +598,4 @@ HeldRun = tuple[list[Stanza], UpstreamAck | None]
 
 
 def _memory(stanzas: list[Stanza]) -> int:
-    return sum(len(stanza.data) + OVERHEAD for stanza in stanzas)
+    return sum(len(stanza.data) + stanza.text_cost + OVERHEAD for stanza in stanzas)

@@ -13,7 +13,7 @@ from s2sgw.xmpp.stanza import Stanza
 
 #: The position of an item in its queue, as a key to sort by.
 by_position = attrgetter("position")
-#: Bytes of memory for a held stanza, beside its own.
+#: Bytes of memory for a held stanza, beside its data, and beside its texts if these are long (`Stanza.text_cost`).
 OVERHEAD = 600
 #: No positions, for the queues in which there are none: each other empty set takes 216 bytes.
 NO_POSITIONS: frozenset[int] = frozenset()
@@ -132,7 +132,7 @@ class QueuedStanza:
     @property
     def cost(self) -> int:
         """Return its bytes of memory."""
-        return len(self.stanza.data) + OVERHEAD
+        return len(self.stanza.data) + self.stanza.text_cost + OVERHEAD
 
     @property
     def kept_upstream(self) -> bool:
@@ -190,7 +190,7 @@ class Batch:
         self.parts: Sequence[QueueItem] = ()
         self.cost = OVERHEAD * len(stanzas)
         for stanza in stanzas:
-            self.cost += len(stanza.data)
+            self.cost += len(stanza.data) + stanza.text_cost
 
     @property
     def written(self) -> bool:

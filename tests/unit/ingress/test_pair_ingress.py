@@ -762,7 +762,7 @@ class OtherPairTests(EntryTestCase):
         """The stanzas of a stream that has ended wait for older ones too, but only if they are few: otherwise they fill the memory."""
         for size, waits in ((HELD_BYTES_OF_ENDED - 2 * OVERHEAD - 1, True), (HELD_BYTES_OF_ENDED, False)):
             self.setUp()
-            self.newer.accept([stanza("y" * size)])
+            self.newer.accept([Stanza("message", b"y" * size, "u@here.example", "u@peer.example")])
             self.look(10)
             self.assertEqual([], self.admissions)
             self.newer.close()

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.queue.entries import Batch, QueuedStanza
 from s2sgw.queue.evidence import DROPPED, LABELS, ON_DISK, PASSED_ON, WRITTEN, ErrorInCustody, Rule
+from s2sgw.xmpp.framing import Framer
+from s2sgw.xmpp.stanza import Stanza
 from tests.support.custody import Receipt
+
+#: Stanzas that are measured together.
+MEASURED = 60
+HEADER = b"<stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>"
+LONG = f"{'a' * 1000}@{'.'.join(['d' * 60] * 4)}/{'r' * 1000}"
 
 
 class UpstreamAckTests(SynchronousTestCase):
@@ -59,3 +72,51 @@ class UpstreamAckTests(SynchronousTestCase):
         first.settle(ON_DISK)
         self.assertEqual((1, 1, 1), (first.left, repeat.left, again.left))
         self.assertTrue(repeat.abandoned and again.abandoned)
+
+
+class CostTests(SynchronousTestCase):
+    """Tests of the bytes of memory that a stanza counts with."""
+
+    def check(self, stanza: Callable[[int], str]) -> None:
+        """Check that stanzas count with the memory that they take, or a little more: up to twice as much."""
+        texts = [stanza(number).encode() for number in range(MEASURED + 1)]
+        framer = Framer()
+        framer.feed(HEADER + texts.pop())
+        gc.collect()
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        before, _ = tracemalloc.get_traced_memory()
+        found = [each for text in texts for each in framer.feed(text) if isinstance(each, Stanza)]
+        held = [QueuedStanza(number, each, 1.0 + number, 2.0 + number) for number, each in enumerate(found)]
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        counted = sum(each.cost for each in held)
+        self.assertEqual((len(held), counted), (MEASURED, Batch(0, found, 1.0, None).cost))
+        self.assertLess(taken, 1.05 * counted)
+        self.assertGreater(taken, 0.5 * counted)
+
+    def test_usual(self) -> None:
+        """A message of a chat."""
+        self.check(lambda number: (
+            f"<message from='romeo@there.example/{number}' to='juliet@here.example' type='chat' id='{number}'><body>Hi</body>"
+            "<active xmlns='http://jabber.org/protocol/chatstates'/><request xmlns='urn:xmpp:receipts'/></message>"
+        ))
+
+    def test_long_addresses(self) -> None:
+        """The longest addresses, of ASCII and not. One character beyond the BMP makes all others of the address four bytes long."""
+        for more in ("", "ж" * 300, "😀"):
+            self.check(partial("<message from='{0}{2}{1}' to='{0}{1}'><body>x</body></message>".format, LONG, more))
+
+    def test_long_id_and_type(self) -> None:
+        """An id, and a type, of 3 kB each."""
+        for more in ("", "😀"):
+            for name in ("id", "type"):
+                text = "<message from='a@there.example' to='b@here.example' {0}='{1}{2}'/>"
+                self.check(partial(text.format, name, "x" * 3000 + more))
+
+    def test_many_children(self) -> None:
+        """Hundreds of children, of each of which the name is kept, with its namespace."""
+        self.check(lambda number: f"<message from='a@there.example/{number}' to='b@here.example'>{'<x/>' * 500}</message>")
+        children = "<q:x/>" * 80
+        self.check(lambda number: f"<message from='a@there.example/{number}' to='b@here.example' xmlns:q='{'u' * 90}'>{children}</message>")

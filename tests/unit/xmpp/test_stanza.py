@@ -28,6 +28,14 @@ class StanzaTests(SynchronousTestCase):
         unread.payloads = ("b",)
         self.assertEqual(("b",), unread.payloads)
 
+    def test_many_payloads(self) -> None:
+        """The names of many children are read again at each request: what is kept of them would not be counted."""
+        unread = Stanza("iq", b"<iq>" + b"<a/>" * 99 + b"</iq>", "", "", payloads=None)
+        read = mock.Mock(side_effect=child_names)
+        self.patch(module, "child_names", read)
+        self.assertEqual([99, 99], [len(unread.payloads), len(unread.payloads)])
+        self.assertEqual((2, 0), (read.call_count, unread.text_cost))
+
     def test_request(self) -> None:
         """Only an IQ of type get or set is a request."""
         self.assertTrue(all(Stanza("iq", b"", "", "", type).is_request for type in ("get", "set")))
