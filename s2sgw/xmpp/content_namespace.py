@@ -114,6 +114,13 @@ class NamespaceRewriter:
         self._tag_is_open = False
         self._prefixes = {XML: "xml"}
         self._namespaces = {source, target}
+        #: the characters written so far, without the declarations of prefixes
+        self.length = 0
+
+    @property
+    def namespaces(self) -> int:
+        """Return the number of namespaces so far, with both content namespaces."""
+        return len(self._namespaces)
 
     def hear(self, parser: expat.XMLParserType) -> None:
         """Use the events of `parser`, which was made with `prefixes`."""
@@ -147,23 +154,28 @@ class NamespaceRewriter:
         self._note(namespace, local, False)
         written, within = (f"xml:{local}", default) if namespace == XML else (local, namespace)
         self._close_tag()
-        self._parts.append(f"<{written}")
+        self._write(f"<{written}")
         if within != default:
-            self._parts.append(f" xmlns='{escape_attribute(within)}'")
-        self._parts += [f" {self._attribute(each)}='{escape_attribute(value)}'" for each, value in attributes.items()]
+            self._write(f" xmlns='{escape_attribute(within)}'")
+        for each, value in attributes.items():
+            self._write(f" {self._attribute(each)}='{escape_attribute(value)}'")
         self._open.append((written, within, is_content))
         self._tag_is_open = True
 
     def end(self, name: str) -> None:
         written, *_ = self._open.pop()
-        self._parts.append("/>" if self._tag_is_open else f"</{written}>")
+        self._write("/>" if self._tag_is_open else f"</{written}>")
         self._tag_is_open = False
 
     def text(self, text: str) -> None:
         self._close_tag()
-        self._parts.append(escape(text))
+        self._write(escape(text))
 
     # --- internal ---
+
+    def _write(self, part: str) -> None:
+        self._parts.append(part)
+        self.length += len(part)
 
     def _close_tag(self) -> None:
         if self._tag_is_open:

@@ -12,17 +12,21 @@ from typing import Any
 from xml.parsers import expat
 
 from s2sgw.xmpp.content_namespace import NamespaceRewriter, split
-from s2sgw.xmpp.element import NODES, Element
+from s2sgw.xmpp.element import NAME_LENGTH, NODES, Element
 from s2sgw.xmpp.errors import RemoteFault, StreamCondition
 from s2sgw.xmpp.framing import PIECE, RECYCLE, Close, Fault
 from s2sgw.xmpp.header import Header
-from s2sgw.xmpp.limits import FramingLimits, too_long
+from s2sgw.xmpp.limits import NAMES_LENGTH, FramingLimits, too_long
 from s2sgw.xmpp.namespaces import CLIENT, COMPONENT, SERVER, STREAM
 from s2sgw.xmpp.restricted_xml import malformed, restricted_parser
 from s2sgw.xmpp.stanza import Kind, Stanza
 
 _ROUTE = f"{COMPONENT}}}route"
 _KINDS: dict[str, Kind] = {f"{CLIENT}}}message": "message", f"{CLIENT}}}presence": "presence", f"{CLIENT}}}iq": "iq"}
+#: expat keeps the whole of a tag whose end it has not read. A longer one ends the stream.
+TAG_BYTES = 1_048_576
+#: Namespaces of one stanza. The prefixes of attributes are compared with each other.
+NAMESPACES = 512
 _HEAD = f"<stream:stream xmlns:stream='{STREAM}'>".encode()
 
 
@@ -113,6 +117,8 @@ class RouteFramer:
                 self._primed()
             return left
         self._given += len(piece)
+        if self._given - self._parser.CurrentByteIndex > TAG_BYTES:
+            raise too_long("tag", TAG_BYTES)
         self._check_unfinished(self._given - self._begin)
         return b""
 
@@ -166,7 +172,7 @@ class RouteFramer:
         if self._depth == 2:
             self._begin = self._parser.CurrentByteIndex
         if self._inner is not None:
-            self._inner.start(name, attributes)
+            self._inner.start(name, attributes, self._parser.CurrentByteIndex - self._begin)
         elif self._depth == 2 and _plain(name) == _ROUTE:
             self._inner = _RoutedStanza(self.limits, attributes)
         else:
@@ -195,8 +201,9 @@ class RouteFramer:
     def _grow(self, name: str, attributes: dict[str, str]) -> None:
         """Add to the tree of an element that is no route."""
         self._nodes += 1
-        if self._nodes > NODES or self._depth > self.limits.depth:
-            raise RemoteFault(StreamCondition.POLICY_VIOLATION, f"an element of more than {NODES} others, or nested too deep")
+        if self._nodes > NODES or self._depth > self.limits.depth or _longest(name, attributes) > NAME_LENGTH:
+            text = f"an element of more than {NODES} others, nested too deep, or with a name longer than {NAME_LENGTH}"
+            raise RemoteFault(StreamCondition.POLICY_VIOLATION, text)
         namespace, local, _ = split(name)
         element = Element(local, namespace, {_plain(each): value for each, value in attributes.items()})
         if self._element:
@@ -224,6 +231,7 @@ class _RoutedStanza:
         self._stanza: Stanza | None = None
         self._content: NamespaceRewriter | None = None
         self._payloads: list[str] = []
+        self._names = 0  # characters of these names
         self._declared: list[tuple[str | None, str | None]] = []
 
     def declaration(self, prefix: str | None, namespace: str | None) -> None:
@@ -233,7 +241,8 @@ class _RoutedStanza:
         elif not self._children:
             self._declared.append((prefix, namespace))
 
-    def start(self, name: str, attributes: dict[str, str]) -> None:
+    def start(self, name: str, attributes: dict[str, str], length: int) -> None:
+        """Take a start tag, behind `length` bytes of the route."""
         self._depth += 1
         if self._depth == 1:
             self._children += 1
@@ -242,19 +251,34 @@ class _RoutedStanza:
         if self._content is None:
             return
         if self._depth == 2:
-            self._payloads.append(_server(_plain(name)))
-        if self._is_beyond(attributes):
+            self._add_child(_server(_plain(name)))
+        if self._is_beyond(name, attributes) or self._names > NAMES_LENGTH + length:
+            self.give_up()
+            return
+        self._content.start(name, attributes)
+        if self._content.namespaces > NAMESPACES:
             self.give_up()
         else:
-            self._content.start(name, attributes)
+            self._check_length()
 
-    def _is_beyond(self, attributes: dict[str, str]) -> bool:
+    def _add_child(self, name: str) -> None:
+        self._payloads.append(name)
+        self._names += len(name)
+
+    def _is_beyond(self, name: str, attributes: dict[str, str]) -> bool:
         """Return whether the stanza is beyond limits that would end a peer's stream.
 
         There the stream itself counts as an open element.
         """
         limits = self._limits
-        return self._depth >= limits.depth or len(attributes) > limits.attributes or len(self._payloads) > limits.children
+        if self._depth >= limits.depth or len(attributes) > limits.attributes or len(self._payloads) > limits.children:
+            return True
+        return _longest(name if self._depth == 2 else "", attributes) > NAME_LENGTH
+
+    def _check_length(self) -> None:
+        """Give up a stanza that becomes much longer when it is written anew: each element may need its namespace declared."""
+        if self._content is not None and self._content.length > 2 * self._limits.stanza_bytes:
+            self.give_up()
 
     def _begin(self, kind: Kind, attributes: dict[str, str]) -> None:
         get = attributes.get
@@ -274,6 +298,7 @@ class _RoutedStanza:
     def text(self, text: str) -> None:
         if self._content is not None and self._depth:
             self._content.text(text)
+            self._check_length()
 
     def _finish(self, content: NamespaceRewriter) -> None:
         assert self._stanza is not None
@@ -282,7 +307,7 @@ class _RoutedStanza:
 
     def give_up(self) -> None:
         """Drop the data: the stanza is beyond the limits, and its rest is not kept."""
-        self._content = None
+        self._content, self._payloads = None, []
 
     def route(self) -> Route:
         get = self._attributes.get
@@ -293,6 +318,11 @@ def _plain(name: str) -> str:
     """Return `namespace}name` without its prefix."""
     namespace, local, _ = split(name)
     return f"{namespace}}}{local}" if namespace else local
+
+
+def _longest(name: str, attributes: dict[str, str]) -> int:
+    """Return the length of the longest name of a tag, with its namespace and its prefix."""
+    return max(len(name), max(map(len, attributes), default=0))
 
 
 def _server(name: str) -> str:

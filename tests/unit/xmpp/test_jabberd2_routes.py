@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.framing import RECYCLE, Close, Fault
 from s2sgw.xmpp.header import Header
-from s2sgw.xmpp.jabberd2_routes import Route, RouteFramer
+from s2sgw.xmpp.jabberd2_routes import TAG_BYTES, Route, RouteFramer
 from s2sgw.xmpp.limits import FramingLimits
 
 COMPONENT = "xmlns='http://jabberd.jabberstudio.org/ns/component/1.0'"
@@ -46,6 +46,40 @@ class FramerTests(SynchronousTestCase):
             self.assertEqual((b"", "c@d.example"), (first.stanza.data, first.stanza.to))
             self.assertTrue(second.stanza.data)
 
+    def test_beyond_memory(self) -> None:
+        """A stanza that would take much more memory than its bytes is returned without its data.
+
+        A long namespace is declared once and repeated by each child, or by elements below; or there are very many namespaces.
+        """
+        two = "<p:a>" + "<q:b/>" * 3000 + "</p:a>"
+        for declared, inside in (
+            (f" xmlns:q='{'u' * 900}'", "<q:x/>" * 100), (f" xmlns:q='{'u' * 900}' xmlns:p='urn:p'", two),
+            (f" xmlns:q='{'u' * 1100}'", "<q:x/>"), (f" xmlns:q='{'u' * 1100}'", "<x q:y='1'/>"), ("", f"<x>{'>' * 300_000}</x>"),
+            ("", "<x>" + "".join(f"<y xmlns:p='urn:{n}' p:a='1'/>" for n in range(600)) + "</x>"),
+        ):
+            framer = self.framer(stanza_bytes=500_000 if ">>" in inside else 100_000)
+            [found] = framer.feed(route(f"<message xmlns='jabber:client'{declared}>{inside}</message>").encode())
+            assert isinstance(found, Route)
+            assert found.stanza
+            self.assertEqual((b"", ()), (found.stanza.data, found.stanza.payloads), inside[:60])
+
+    def test_within_memory(self) -> None:
+        """Many children in the namespace of the stanza pass, and so do long namespaces of a few."""
+        for inside in ("<x/>" * 512, f"<x xmlns='{'u' * 1000}'/>" * 20):
+            [found] = self.framer().feed(route(f"<message xmlns='jabber:client'>{inside}</message>").encode())
+            assert isinstance(found, Route)
+            assert found.stanza
+            self.assertTrue(found.stanza.data)
+
+    def test_endless_tag(self) -> None:
+        """expat keeps a tag without end, so a very long one ends the stream."""
+        framer = self.framer()
+        events = framer.feed(f"<route {COMPONENT}><message xmlns='jabber:client' to='".encode())
+        while not events:
+            events = framer.feed(b"x" * 65536)
+            self.assertLess(framer._given, 2 * TAG_BYTES)
+        self.assertIsInstance(events[-1], Fault)
+
     def test_largest(self) -> None:
         """Earlier input does not count for the limit."""
         framer = self.framer(stanza_bytes=10000)
@@ -83,7 +117,7 @@ class FramerTests(SynchronousTestCase):
 
     def test_faults(self) -> None:
         """Invalid XMPP XML, too many elements, elements that are too long, and an endless header are faults."""
-        for data in (b"<a xmlns='u'><!-- --></a>", b"<a>&x;</a>", b"</b>", b"<a xmlns='u'>" + b"<b/>" * 1100, b"<a>" * 70, b"<a>" + b"x" * 70000):
+        for data in (b"<a xmlns='u'><!-- --></a>", b"<a>&x;</a>", b"</b>", b"<a xmlns='u'>" + b"<b/>" * 1100, b"<a>" * 70, b"<a>" + b"x" * 70000, b"<a xmlns:p='" + b"u" * 2000 + b"'><p:b/></a>"):
             self.assertIsInstance(self.framer().feed(data)[-1], Fault)
         self.assertIsInstance(RouteFramer().feed(b"<stream:stream xmlns:stream='" + b"x" * 9000)[-1], Fault)
         framer = self.framer()
