@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from typing import Protocol, TypeVar
+from functools import cached_property
+from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -26,8 +27,6 @@ from s2sgw.xmpp.timer import cancel
 #: domain that has the most. The same number of past ones is remembered.
 MAX_SUSPENDED = 1000
 MAX_SUSPENDED_OF_PEER = 8
-
-Counted = TypeVar("Counted", Pair, Domain)
 
 
 class ResumableOwner(Protocol):
@@ -53,20 +52,36 @@ class ResumableOwner(Protocol):
 
 def proven_on(owner: ResumableOwner) -> frozenset[Pair]:
     """Return the pairs that the other side has proven on a stream, without those whose stanzas go back on it (XEP-0288)."""
-    return frozenset(pair for pair in owner.pairs if pair.sender in owner.senders)
+    return _proven_of(owner.pairs, owner.senders)
+
+
+def _proven_of(pairs: frozenset[Pair], senders: Collection[Domain]) -> frozenset[Pair]:
+    return frozenset(pair for pair in pairs if pair.sender in senders)
+
+
+def _registered(senders: Collection[Domain]) -> str:
+    return min((registered_domain(sender.ascii) for sender in senders), default="")
 
 
 class PastStream:
     """The last count of a stream that can no longer be resumed, and the pairs that were proven on it."""
 
-    def __init__(self, resumption: Resumption, leg: Leg, pairs: frozenset[Pair], proven: frozenset[Pair]) -> None:
+    def __init__(
+        self, resumption: Resumption, leg: Leg, pairs: frozenset[Pair], proven: frozenset[Pair], registered: str,
+    ) -> None:
         """Keep the facts. `proven`: the pairs that the other side has proven. Stanzas of the other pairs went back (XEP-0288)."""
         self.resumption = resumption
         self.leg = leg
         self.pairs = pairs
         self.proven = proven
         #: the registered domain of the other side; if it has several, the first in alphabetical order
-        self.registered = min((registered_domain(pair.sender.ascii) for pair in proven), default="")
+        self.registered = registered
+
+    @classmethod
+    def of(cls, resumption: Resumption, owner: ResumableOwner) -> PastStream:
+        """Return the facts of the stream of `owner`."""
+        pairs = owner.pairs
+        return PastStream(resumption, owner.leg, pairs, _proven_of(pairs, owner.senders), _registered(owner.senders))
 
     def is_of(self, owner: ResumableOwner) -> bool:
         """Return whether everything that was proven on this stream is proven on that of `owner` (R35)."""
@@ -86,15 +101,25 @@ class SuspendedStream(PastStream):
     """A stream that broke off and may be resumed."""
 
     def __init__(self, resumption: Resumption, owner: ResumableOwner) -> None:
-        super().__init__(resumption, owner.leg, owner.pairs, proven_on(owner))
+        pairs = owner.pairs
+        super().__init__(resumption, owner.leg, pairs, _proven_of(pairs, owner.senders), _registered(owner.senders))
+        #: the domains that the other side has proven: each pair has one of them
         self.peers = set(owner.senders)
         self.incoming = owner.incoming
         self.shared_stream = owner.shared_stream
         self.timer: IDelayedCall | None = None
 
+    @cached_property
+    def domains(self) -> frozenset[Domain]:
+        """The domains of its pairs, of both sides."""
+        return frozenset(domain for pair in self.pairs for domain in pair)
+
 
 class ResumptionTable:
-    """The streams of all peers and backends that may be resumed, by id: open ones, those that broke off, and past ones."""
+    """The streams of all peers and backends that may be resumed, by id: open ones, those that broke off, and past ones.
+
+    A stream may have 64,000 pairs, of few peers. So what broke off is found by its peers, and not by its pairs.
+    """
 
     def __init__(self, clock: IReactorTime, record: EventRecord) -> None:
         self._clock = clock
@@ -102,9 +127,8 @@ class ResumptionTable:
         self._open: dict[str, ResumableOwner] = {}
         self._suspended: dict[str, SuspendedStream] = {}
         self._past: FairDict[str, PastStream] = FairDict(MAX_SUSPENDED, _owner_of)
-        self._awaited: Counter[Pair] = Counter()
-        #: the domains of these pairs
-        self._domains: Counter[Domain] = Counter()
+        #: a domain that the other side has proven -> the streams that broke off, by id
+        self._of_peer: dict[Domain, dict[str, SuspendedStream]] = {}
 
     def __len__(self) -> int:
         return len(self._suspended)
@@ -121,11 +145,11 @@ class ResumptionTable:
 
     def involves(self, domain: Domain) -> bool:
         """Return whether a stream that broke off had a pair with `domain`."""
-        return domain in self._domains
+        return domain in self._of_peer or any(domain in session.domains for session in self._suspended.values())
 
     def awaits(self, pair: Pair) -> bool:
         """Return whether a stream of `pair` broke off and may still be resumed."""
-        return pair in self._awaited
+        return any(pair in session.pairs for domain in pair for session in self._of_peer.get(domain, {}).values())
 
     def opened(self, id: str, owner: ResumableOwner) -> None:
         """Note that the stream of `owner` may be resumed from now on, if it breaks off."""
@@ -142,11 +166,11 @@ class ResumptionTable:
         stream that it resumed is remembered: the other side may ask for it before it sends stanzas again.
         """
         if not owner.shared_stream.resumable:
-            self._past[resumption.id] = PastStream(resumption, owner.leg, owner.pairs, proven_on(owner))
+            self._past[resumption.id] = PastStream.of(resumption, owner)
             return False
         session = self._suspended[resumption.id] = SuspendedStream(resumption, owner)
-        self._awaited.update(session.pairs)
-        self._domains.update(domain for pair in session.pairs for domain in pair)
+        for peer in session.peers:
+            self._of_peer.setdefault(peer, {})[resumption.id] = session
         owner.incoming.suspend(resumption.counters)
         seconds = min(resumption.seconds, BIDI_RESUME_SECONDS) if owner.shared_stream.suspend(ending) else resumption.seconds
         session.timer = self._clock.callLater(seconds, self._expire, session)
@@ -171,7 +195,9 @@ class ResumptionTable:
     def _expire(self, session: SuspendedStream) -> None:
         """End a stream that was not resumed. Only its progress is remembered."""
         self._take(session.resumption.id)
-        self._past[session.resumption.id] = PastStream(session.resumption, session.leg, session.pairs, session.proven)
+        self._past[session.resumption.id] = PastStream(
+            session.resumption, session.leg, session.pairs, session.proven, session.registered,
+        )
         self._record.resumption("receiving", "expired")
         session.incoming.forget()
         session.shared_stream.lost(Ending(Cause.CONNECTION_LOST, "the stream was not resumed in time"))
@@ -209,17 +235,11 @@ class ResumptionTable:
 
     def _take(self, id: str) -> SuspendedStream:
         session = self._suspended.pop(id)
-        for pair in session.pairs:
-            _count_less(self._awaited, pair)
-            for domain in pair:
-                _count_less(self._domains, domain)
+        for peer in session.peers:
+            streams = self._of_peer[peer]
+            del streams[id]
+            if not streams:
+                del self._of_peer[peer]
         cancel(session.timer)
         session.timer = None  # it refers back to the session
         return session
-
-
-def _count_less(numbers: Counter[Counted], key: Counted) -> None:
-    """Count one less of `key`. (`-=` of two counters would go through all keys: streams that break off may have 64,000 pairs.)"""
-    numbers[key] -= 1
-    if not numbers[key]:
-        del numbers[key]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from unittest.mock import Mock
@@ -24,13 +23,23 @@ OUT = Pair(HERE, THERE)
 BACK = OUT.inverse
 
 
+class WatchedPairs(frozenset[Pair]):
+    """Pairs that count the walks over them."""
+
+    walks = 0
+
+    def __iter__(self) -> Iterator[Pair]:
+        self.walks += 1
+        return super().__iter__()
+
+
 class FakeOwner:
     """A stream from a peer, as `ResumptionTable` sees it."""
 
     leg: Leg = "federation"
 
     def __init__(self, *pairs: Pair, carried: Pair | None = None) -> None:
-        self.pairs = frozenset(pairs) if carried is None else frozenset([*pairs, carried])
+        self.pairs: frozenset[Pair] = frozenset(pairs) if carried is None else frozenset([*pairs, carried])
         self.senders = {pair.sender for pair in pairs}
         self.incoming: Any = Mock()
         self.shared_stream: Any = Mock(resumable=True, suspend=Mock(return_value=False))
@@ -67,15 +76,27 @@ class ResumptionTableTests(SynchronousTestCase):
         self.assertEqual(self.sessions.claim("x", FakeOwner(OUT, other)), (kept, None))
 
     def test_many_pairs(self) -> None:
-        """The end of a stream that broke off touches the counts of its own pairs only, however many there are."""
+        """A stream that broke off with very many pairs is found, resumed and ended without a walk over them."""
         other = Pair(Domain.parse("other.example"), THERE)
-        self.keep("x", OUT)
-        self.keep("y", OUT, other)
-        self.sessions._awaited[BACK] = self.sessions._domains[ROOMS] = 0  # a walk over all counts would drop these
-        self.clock.advance(59)
-        self.sessions.end(other.__eq__, abandoned=False)
-        self.assertEqual({OUT: 1, BACK: 0}, self.sessions._awaited)
-        self.assertEqual({HERE: 1, THERE: 1, ROOMS: 0}, self.sessions._domains)
+        owner = FakeOwner(OUT, other)
+        owner.pairs = pairs = WatchedPairs(owner.pairs)
+        self.keep("y", OUT)
+        resumption = Resumption("x", 60, Counters(0))
+        self.sessions.keep(resumption, owner, Ending(Cause.CONNECTION_LOST))
+        walks = pairs.walks
+        self.assertEqual([True, True, False], [self.sessions.awaits(pair) for pair in (OUT, other, BACK)])
+        self.sessions.claim("x", owner)
+        self.sessions.resumed("x", owner, 0)
+        self.assertEqual([True, False], [self.sessions.awaits(pair) for pair in (OUT, other)])
+        self.sessions.keep(resumption, owner, Ending(Cause.CONNECTION_LOST))
+        self.clock.advance(60)
+        self.assertFalse(self.sessions.awaits(other) or self.sessions.involves(other.sender) or self.sessions.involves(THERE))
+        self.assertLessEqual(pairs.walks, 2 * walks)
+
+    def test_carried_back(self) -> None:
+        """The pair of stanzas that went back on a stream is awaited too (XEP-0288)."""
+        self.sessions.keep(Resumption("x", 60, Counters(0)), FakeOwner(OUT, carried=BACK), Ending(Cause.CONNECTION_LOST))
+        self.assertTrue(self.sessions.awaits(OUT) and self.sessions.awaits(BACK))
 
     def test_past(self) -> None:
         """R35: only its owner learns the last count of an expired stream."""
@@ -97,7 +118,7 @@ class ResumptionTableTests(SynchronousTestCase):
             self.assertEqual((True, False), (all(map(self.sessions.involves, domains)), self.sessions.involves(ROOMS)))
             self.sessions.end(OUT.__eq__, abandoned)
             self.assertEqual(set(other), {domain for domain in domains if self.sessions.involves(domain)})
-            self.assertEqual(([], 1), ([*self.sessions._awaited & Counter([OUT])], len(self.sessions)))
+            self.assertEqual((False, 1), (self.sessions.awaits(OUT), len(self.sessions)))
             self.assertEqual(abandoned, owner.incoming.abandon.called)  # type: ignore[attr-defined]
             owner.shared_stream.lost.assert_called_once()  # type: ignore[attr-defined]
             self.assertTrue(self.sessions.awaits(other))
