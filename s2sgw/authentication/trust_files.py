@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from s2sgw.net.threads import AtOnce, Threads
 from s2sgw.policy.model import PeerPolicy
+from s2sgw.storage.regular_file import read_regular
 from s2sgw.trust.anchors import Anchors
 from s2sgw.trust.revocation import RevocationLists
 
@@ -38,7 +39,7 @@ class FileContents(Generic[T]):
 
     def __init__(self, path: Path, parse: Callable[..., T]) -> None:
         self.stamp = stamp(path)
-        self.value = parse(*(each.read_bytes() for each in _files(path)))
+        self.value = parse(*(read_regular(each) for each in _files(path)))
 
     @property
     def fault(self) -> str:

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from s2sgw.storage.regular_file import read_regular
 from s2sgw.trust.identity import Names, matches, names
 from s2sgw.xmpp.jid import Domain
 
@@ -222,7 +223,7 @@ def _read_key(path: Path) -> PrivateKey:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise UnusableCertificate(f"{path}: cannot be read: {error.strerror}") from None
 

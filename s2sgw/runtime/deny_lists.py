@@ -24,6 +24,7 @@ from s2sgw.net.resolver import Resolver
 from s2sgw.net.threads import AtOnce, Threads
 from s2sgw.policy.denylist import DenyList
 from s2sgw.storage.atomic_file import write_atomically
+from s2sgw.storage.regular_file import open_regular
 from s2sgw.xmpp.timer import cancel
 
 #: Bytes of a list: some hundred thousand names.
@@ -305,7 +306,7 @@ def _unsealed(data: bytes) -> bytes:
 
 def _bytes(path: Path, more: int = 0) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(LIST_BYTES + more + 1)
     except OSError as error:
         raise ListUnreadable(f"cannot be read: {error.strerror or error}") from None

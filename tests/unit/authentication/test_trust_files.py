@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.authentication import trust_files
 from s2sgw.authentication.trust_files import LOOK_EVERY, TrustFiles, read_revocations
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
@@ -61,6 +62,17 @@ class TrustFilesTests(SynchronousTestCase):
         os.unlink(self.path)
         self.clock.advance(LOOK_EVERY)
         self.assertEqual((2, 3), (len(files.anchors(policy)), len(self.said)))
+
+    def test_no_regular_file(self) -> None:
+        """A FIFO or a device in the place of a file is never read: it would keep a thread for ever."""
+        files, policy = TrustFiles(self.clock), PeerPolicies({"default": PeerObject(trust_anchors=self.path)}).named("default")
+        self.path.write_bytes(shared_root().pem)
+        files.anchors(policy)
+        self.path.unlink()
+        self.path.symlink_to("/dev/null")
+        self.clock.advance(LOOK_EVERY)
+        self.assertEqual(1, len(files.anchors(policy)))
+        self.assertEqual([f"{self.path} cannot be used: is no regular file; its earlier contents stay in use"], files.alerts())
 
     def test_lists(self) -> None:
         """Revocation lists are read from a directory. There are none if the policy names none."""
@@ -131,7 +143,7 @@ class TrustFilesTests(SynchronousTestCase):
         self.path.write_bytes(shared_issuer().crl([leaf_for("a.example").certificate]))
         for _ in range(3):
             files.look()
-            with mock.patch.object(Path, "read_bytes", side_effect=PermissionError(13, "Permission denied")):
+            with mock.patch.object(trust_files, "read_regular", side_effect=PermissionError(13, "Permission denied")):
                 self.finish()
         self.assertEqual((first, ["file unreadable"], 1), (files.revocations(self.path), self.said, len(files.alerts())))
         files.look()

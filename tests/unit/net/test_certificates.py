@@ -181,6 +181,13 @@ class ComplaintTests(FolderTests):
         (self.folder / "a.crt").write_text("rubbish")
         self.assertIn("a.crt: holds no certificate", self.complaint())
 
+    def test_no_regular_file(self) -> None:
+        """A device in the place of a certificate is not read."""
+        self.put("a", leaf_for("a.example"))
+        (self.folder / "a.crt").unlink()
+        (self.folder / "a.crt").symlink_to("/dev/null")
+        self.assertIn("a.crt: cannot be read: is no regular file", self.complaint())
+
     def test_unreadable_key(self) -> None:
         """A key that the gateway may not read is an error."""
         if os.geteuid() == 0:

@@ -12,9 +12,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.authentication import trust_files
 from s2sgw.config import ConfigError, load
 from s2sgw.net.certificates import CertificateDirectory
 from s2sgw.runtime.preflight import _certificate_warnings, _listener_warnings, check_configuration, reaches_ipv6
+from s2sgw.storage.regular_file import read_regular
 from s2sgw.trust.anchors import Anchors
 from tests.support.certificates import AT, Issued, leaf_for, self_signed, shared_issuer, shared_root
 
@@ -62,14 +64,13 @@ class ClosedFileTests(PreflightCase):
         """A file that cannot be read in a folder of anchors or of revocation lists is an error, beside all others."""
         (self.folder / "anchors").mkdir()
         (self.folder / "anchors" / "closed.pem").touch()
-        read = Path.read_bytes
 
-        def read_bytes(path: Path) -> bytes:
+        def read(path: Path) -> bytes:
             if path.name == "closed.pem":
                 raise PermissionError(errno.EACCES, "Permission denied", str(path))
-            return read(path)
+            return read_regular(path)
 
-        self.patch(Path, "read_bytes", read_bytes)
+        self.patch(trust_files, "read_regular", read)
         path = self.written('[peers."a.example"]\ntrust_anchors = "anchors"\ncrl = "anchors"\n[admin]\nsocket = "a.sock"\ngroup = "no-such-group"\n')
         path.write_text(path.read_text().replace('"root.pem"', '"anchors"'))
         closed = f"{path.parent.absolute()}/anchors/closed.pem cannot be read: Permission denied"
