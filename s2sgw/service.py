@@ -274,6 +274,7 @@ class RunningGateway:
         self._listening: list[IListeningPort] = []
         self._api = self._api_services()
         self._console = ConsoleListener(components.reactor, self._build_console, self._listens)
+        components.views.console_alerts = self._console.alerts
         self._listeners = Listeners(
             components.reactor, components.backends, self._federation_factory, self._inner_factory, self._listens,
             others=[self._console], committed=self._note_ports,

@@ -122,6 +122,8 @@ class GatewayViews:
         self._backends = backends
         self._proofs = proofs
         self._alerts = alerts
+        #: returns the alerts of the console, which is built later
+        self.console_alerts: Callable[[], list[str]] = list
         #: returns why the listeners of a purpose are closed now; "": they are open. Those of a node of a cluster may be closed
         self.why_closed: Callable[[str], str] = lambda purpose: ""
         self._links = links
@@ -330,7 +332,7 @@ class GatewayViews:
                 "oldest": self._waiting()[1],
             },
             refusals=sum(self._record.refusals.values()), broken=len(self._accepted.sessions),
-            backends=self._backends(), alerts=[*self._alerts(), *self._closed_alerts()],
+            backends=self._backends(), alerts=[*self._alerts(), *self.console_alerts(), *self._closed_alerts()],
         )
 
     def _closed_alerts(self) -> list[str]:

@@ -41,6 +41,9 @@ class ServedConsole(Protocol):
     @property
     def sample(self) -> Callable[[], Any]: ...
 
+    @property
+    def alerts(self) -> Callable[[], list[str]]: ...
+
 
 class OpenConsole(NamedTuple):
     """A console that is open: its endpoint, its certificate, and its ports."""
@@ -128,6 +131,10 @@ class ConsoleListener:
     def sample(self) -> Any:
         """Take a sample for the console's history."""
         return succeed(None) if self._open is None else Deferred.fromCoroutine(self._open.console.sample())
+
+    def alerts(self) -> list[str]:
+        """Return a sentence for each problem of the console that an operator should fix."""
+        return [] if self._open is None else self._open.console.alerts()
 
     def close(self) -> None:
         """Cut the connections of the console. Its ports are closed with the gateway's other ports."""

@@ -29,12 +29,13 @@ from s2sgw.reporting.audit import AuditLog
 
 @dataclass(frozen=True, slots=True)
 class BuiltConsole:
-    """The factory of the console's port, its site, its verbs for the admin socket, and the job of its history."""
+    """The factory of the console's port, its site, its verbs for the admin socket, the job of its history, and its alerts."""
 
     factory: Any
     site: BoundedSite
     verbs: Mapping[str, Verb]
     sample: Callable[[], Awaitable[None]]
+    alerts: Callable[[], list[str]] = list
 
 
 def build_console(
@@ -56,7 +57,8 @@ def build_console(
     site = console_site(services, access, pages)
     factory = site if tls is None else ConsoleTLSFactory(tls, site, clock)
     tokens = TokenVerb(access, audit, wall, partial(_address, config, tls))
-    return BuiltConsole(factory, site, {"console token": tokens.make}, history.sample)
+    alerts = list if tls is None else tls.alerts
+    return BuiltConsole(factory, site, {"console token": tokens.make}, history.sample, alerts)
 
 
 async def _status(services: APIServices) -> Mapping[str, Any]:

@@ -37,6 +37,8 @@ class ConsoleTLS:
         self._stamps = self._look()
         self.credential = read(path.name, *certificate_files(path))
         self._context = _context(self.credential)
+        #: why the files, which have changed, are not in use; "": they are
+        self.fault = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,10 +47,18 @@ class ConsoleTLS:
 
     def serverConnectionForTLS(self, protocol: object) -> SSL.Connection:
         """Return the TLS connection of a new connection."""
+        self._look_if_due()
+        return SSL.Connection(self._context, None)
+
+    def alerts(self) -> list[str]:
+        """Return a sentence if the files have changed and cannot be used."""
+        self._look_if_due()
+        return [f"the certificate of the console has changed, and cannot be used: {self.fault}"] if self.fault else []
+
+    def _look_if_due(self) -> None:
         if self._now() - self._looked >= LOOK_SECONDS:
             self._looked = self._now()
             self._refresh()
-        return SSL.Connection(self._context, None)
 
     def _refresh(self) -> None:
         stamps = self._look()
@@ -59,8 +69,10 @@ class ConsoleTLS:
             self.credential = read(self._path.name, *certificate_files(self._path))
             self._context = _context(self.credential)
         except (UnusableCertificate, SSL.Error) as error:
-            self.log.error(event="console certificate", detail=f"the files have changed and cannot be used: {error}")
+            self.fault = str(error) or type(error).__name__
+            self.log.error(event="console certificate", detail=f"the files have changed and cannot be used: {self.fault}")
         else:
+            self.fault = ""
             self.log.info(event="console certificate", detail=f"read again, valid until {self.credential.not_after:%Y-%m-%d}")
 
     def _look(self) -> list[tuple[int, int]]:

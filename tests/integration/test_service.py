@@ -308,6 +308,12 @@ class GatewayTests(SynchronousTestCase):
         member.why_closed = "no lease"
         self.assertEqual(["no lease"], self.gateway.unready())
 
+    def test_console_alerts(self) -> None:
+        """The alerts of the console are among those of `status`."""
+        console: Any = SimpleNamespace(console=SimpleNamespace(alerts=lambda: ["its certificate"]))
+        self.gateway._console._open = console
+        self.assertEqual(["its certificate"], self.components.views.console_alerts())
+
     def test_console_is_read_first(self) -> None:
         """A node makes what takes long of its console before the reactor runs, and not in the turn in which it has joined."""
         self.as_node()

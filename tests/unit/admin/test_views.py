@@ -115,6 +115,10 @@ class RowTests(ViewsCase):
             status = self.successResultOf(counting)
             shown = [row.get("closed", "") for row in status["listeners"]]
             self.assertEqual((list(closed.values()) + [""] * (3 - len(closed)), alerts), (shown, status["alerts"]))
+        self.views.console_alerts = lambda: ["its certificate"]
+        counting = Deferred.fromCoroutine(self.views.status())
+        self.world.clock.advance(0)
+        self.assertEqual(["its certificate", *alerts], self.successResultOf(counting)["alerts"])
 
     def test_streams(self) -> None:
         """Accepted streams of both legs and ours are listed, with one row for all lanes that share a stream. Ended ones are not."""

@@ -44,6 +44,9 @@ class BuiltForTest:
     def close(self) -> None:
         self.closed += 1
 
+    def alerts(self) -> list[str]:
+        return [f"alert of {self.certificate}"]
+
     async def sample(self) -> None:
         self.samples += 1
 
@@ -99,7 +102,7 @@ class ConsoleListenerTests(SynchronousTestCase):
         self.assertEqual(([("a", "factory of None")], 1, 1), (self.listening(), len(self.built), len(self.opened)))
         self.assertEqual({"token": None, "user": "x"}, self.listener.token({"user": "x"}))
         self.successResultOf(self.listener.sample())
-        self.assertEqual(1, self.built[0].samples)
+        self.assertEqual((1, ["alert of None"]), (self.built[0].samples, self.listener.alerts()))
         self.change(None)
         self.assertEqual(([], 1), (self.listening(), self.built[0].closed))
         self.assertRaises(VerbError, self.listener.token, {})

@@ -68,6 +68,19 @@ class TLSTests(TLSCase):
             tls.serverConnectionForTLS(None)
             self.assertEqual(("new.example.org",), tls.names)
 
+    def test_alert(self) -> None:
+        """A changed certificate that cannot be used is an alert within a minute, without a connection, until it is mended."""
+        tls = ConsoleTLS(self.path, self.clock.seconds)
+        (self.folder / "console.crt").write_text("nonsense")
+        self.assertEqual([], tls.alerts())
+        self.clock.advance(LOOK_SECONDS)
+        (alert,) = tls.alerts()
+        self.assertIn("console.crt: holds no certificate in PEM", alert)
+        self.assertEqual([alert], tls.alerts())
+        self.issue("new.example.org")
+        self.clock.advance(LOOK_SECONDS)
+        self.assertEqual([], tls.alerts())
+
     def test_full(self) -> None:
         """A connection that the site refuses is refused. One that does not complete the handshake is closed. Few bytes are read at once."""
         site = BoundedSite(Resource(), self.clock)
