@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from s2sgw.admin.server import Arguments, VerbError
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.slices import SlicedWork, Slices
-from s2sgw.reporting.daily_report import DailyReport
+from s2sgw.reporting.daily_report import DailyReport, NoReport
 from s2sgw.xmpp.jid import Domain, InvalidJID
 
 #: Queues that are examined in one step.
@@ -35,6 +35,8 @@ class ReportVerb:
         try:
             found = await self._report.report(day)
             wanted = None if peer is None else Domain.parse(peer).text
+        except NoReport as error:
+            raise VerbError(str(error)) from None
         except (ValueError, InvalidJID, TypeError, AttributeError) as error:
             raise VerbError(str(error), "usage") from None
         return found if wanted is None else {**found, "peers": [row for row in found["peers"] if row["peer"] == wanted]}

@@ -34,7 +34,8 @@ from s2sgw.cli.text_table import Column, JSONRow, Screen, number, paragraphs, ta
 def report(peer: str | None, day: str | None, here: bool, config: ConfigPath, as_json: JSONForm) -> None:
     """Show for each peer (or PEER) how many streams succeeded and failed on a day, and why. The last 31 days are kept.
 
-    In a cluster, each node has counted its own part, in a row of its own. Exit status 1 if nothing is reported of PEER.
+    In a cluster, each node has counted its own part, in a row of its own. Exit status 1 if nothing is reported of PEER, or the
+    day has no report.
     """
     arguments = {key: value for key, value in (("peer", peer), ("day", day)) if value is not None}
     found = asked(config, as_json, "report", **arguments, **asked_here(here))

@@ -101,6 +101,10 @@ class ServedDomains(Protocol):
         """Return the local domains, in the order of the configuration."""
 
 
+class NoReport(ValueError):
+    """There is no report of the day. The text names the days that have one."""
+
+
 class DailyReport:
     """Counts the present day, and keeps earlier days. Files are read and written in `threads`."""
 
@@ -216,7 +220,7 @@ class DailyReport:
         return {"version": VERSION, "day": day, "domains": domains, "written": round(self._wall.seconds()), "peers": rows}
 
     async def report(self, day: str | None = None) -> dict[str, Any]:
-        """Return the report of a day, by default the present one. Raises `ValueError` if there is none."""
+        """Return the report of a day, by default the present one. Raises `NoReport`, or `ValueError` if that is no day."""
         if day is None or day == self._today() == self.day:
             return self._report(self.day)
         if not _DAY.fullmatch(day):
@@ -228,7 +232,7 @@ class DailyReport:
             return dict(json.loads(await self._threads.run(path.read_bytes)))
         except (OSError, ValueError):
             days = ", ".join(await self._threads.run(self._days)) or "none"
-            raise ValueError(f"there is no report of {day}; there are: {days}") from None
+            raise NoReport(f"there is no report of {day}; there are: {days}") from None
 
     def _days(self) -> list[str]:
         try:

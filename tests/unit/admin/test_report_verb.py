@@ -59,9 +59,14 @@ class ReportVerbTests(SynchronousTestCase):
         self.assertEqual([], self.successResultOf(self.ask(peer="other.example"))["peers"])
 
     def test_mistakes(self) -> None:
-        """An unknown day, one that is not text, and a peer that is not a domain are refused."""
-        for arguments in ({"day": "2020-01-01"}, {"day": 3}, {"peer": "-"}, {"peer": 3}):
-            self.failureResultOf(self.ask(**arguments), VerbError)
+        """A day that is none, or not text, and a peer that is not a domain are usage errors."""
+        for arguments in ({"day": "yesterday"}, {"day": 3}, {"peer": "-"}, {"peer": 3}):
+            self.assertEqual("usage", self.failureResultOf(self.ask(**arguments), VerbError).value.kind)
+
+    def test_no_report(self) -> None:
+        """A day without a report is a negative answer, as an unknown peer is, and names the days that have one."""
+        error = self.failureResultOf(self.ask(day="2020-01-01"), VerbError).value
+        self.assertEqual(("failed", "there is no report of 2020-01-01; there are: 2026-11-27"), (error.kind, str(error)))
 
     def test_waiting(self) -> None:
         """The report has the stanzas that wait now, for the peer in either direction. A queue without stanzas is left out."""
