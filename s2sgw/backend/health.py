@@ -14,6 +14,7 @@ from typing import Any, Literal
 from twisted.logger import Logger
 
 from s2sgw.net.dialing import DialFailed
+from s2sgw.reporting.repetition import Clock as Seconds
 from s2sgw.reporting.repetition import RepeatedEvents
 from s2sgw.s2s.stream_outcomes import StreamDirection, StreamOutcomes
 from s2sgw.xmpp.ending import Cause, Ending, Layer
@@ -116,8 +117,12 @@ class BackendHealth(StreamOutcomes):
 
     def __init__(
         self, identity: BackendIdentity, wall: WallClock, recovered: Callable[[], object] = lambda: None,
+        clock: Seconds | None = None,
     ) -> None:
-        """Begin as "unknown". `recovered` is called when the server is up again: waiting stanzas may be tried at once."""
+        """Begin as "unknown". `recovered` is called when the server is up again: waiting stanzas may be tried at once.
+
+        `clock` measures the time since the start, whatever becomes of the date; None: `wall` does.
+        """
         self.identity = identity
         self.state: State = "unknown"
         #: the beginning of `state`, in seconds since the epoch
@@ -133,7 +138,8 @@ class BackendHealth(StreamOutcomes):
         self._absent = False
         self._retired = False
         self._served = False
-        self._began = wall.seconds()
+        self._clock = clock or wall
+        self._began = self._clock.seconds()
         self._told = RepeatedEvents(wall)
 
     def adopt(self, identity: BackendIdentity) -> None:
@@ -228,7 +234,7 @@ class BackendHealth(StreamOutcomes):
         if self.state == "down" and self.ending is not None:
             return [f"{self.ending.detail}. {self.ending.remedy}"]
         if self.questions is not None and self._served and not self.questions():
-            age = self._wall.seconds() - self._began
+            age = self._clock.seconds() - self._began
             if age >= NO_QUESTION_SECONDS:
                 return [
                     f"your server {self.identity.address} has not asked the DNS view {self.identity.view} since the gateway "

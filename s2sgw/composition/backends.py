@@ -137,7 +137,9 @@ class Backends:
     # --- their health ---
 
     def _health(self, config: Config, backend: Backend) -> BackendHealth:
-        health = BackendHealth(identity_of(config, backend), self._services.wall, lambda: self._recovered(health))
+        health = BackendHealth(
+            identity_of(config, backend), self._services.wall, lambda: self._recovered(health), self._services.reactor,
+        )
         return health
 
     def _recovered(self, health: BackendHealth) -> None:

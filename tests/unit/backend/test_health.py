@@ -196,3 +196,16 @@ class HealthTests(SynchronousTestCase):
         self.assertIn("127.53.0.1:53", self.health.alerts()[0])
         questions[0] = 1
         self.assertEqual([], self.health.alerts())
+
+    def test_name_server_and_the_date(self) -> None:
+        """A change of the date brings no report of the DNS view, and hides none."""
+        date, elapsed = Clock(), Clock()
+        date.advance(1_000_000)
+        health = BackendHealth(self.health.identity, date, clock=elapsed)
+        health.questions = lambda: 0
+        health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+        date.advance(NO_QUESTION_SECONDS)
+        self.assertEqual([], health.alerts())
+        date.rightNow = 0
+        elapsed.advance(NO_QUESTION_SECONDS)
+        self.assertIn("10 minutes ago", health.alerts()[0])
