@@ -34,6 +34,7 @@ from s2sgw.reporting.record import Direction, kind_of
 from s2sgw.spool.interface import Spooled, SpoolError, SpoolFull
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.stanza import Stanza
 
 _data_of = attrgetter("data")
@@ -548,7 +549,9 @@ class DeliveryQueue:
         if not self._beyond_memory:
             self.overflow.end()
             return
-        text = f"there is no spool, and the stanzas from and to this peer take {self.pair_queue.memory.held} bytes of memory"
+        owner = registered_domain(self.peer.ascii)
+        what = f"the stanzas from and to {owner}, with all its sub-domains, take {self.pair_queue.memory.held} bytes of memory"
+        text = f"there is no spool, and {what}, which is their share"
         self._services.window.rejected(self, SpoolFull(text, "share"), again=True)
         self.overflow.begin(self._beyond_memory, SpoolFull(text, "share"))
 
@@ -583,7 +586,8 @@ class DeliveryQueue:
         self.overflow.begin(batch, error)
 
     def reject(self, gone: list[QueuedStanza], told: Callable[[], None]) -> None:
-        self._services.bounces.give_up(self, gone, Cause.QUEUE_FULL, told=told)
+        said = "share of the peer" if self.overflow.bound == "share" else ""
+        self._services.bounces.give_up(self, gone, Cause.QUEUE_FULL, said, told=told)
 
     @property
     def errors_pass(self) -> bool:

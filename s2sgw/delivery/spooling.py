@@ -19,16 +19,18 @@ from twisted.logger import Logger
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE, may_bounce
 from s2sgw.queue.entries import NO_POSITIONS, QueuedStanza, QueueItem
 from s2sgw.queue.pair_queue import PairQueue
-from s2sgw.reporting.record import EventRecord
+from s2sgw.reporting.record import Direction, EventRecord, Leg
 from s2sgw.spool.interface import Spool, Spooled, SpoolError
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.jid import Domain
+from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.timer import cancel
 
 log = Logger()
 
 #: Seconds until a failed read is tried again: the first time, and at most.
 READ_AGAIN, READ_AGAIN_AT_MOST = 1.0, 30.0
-#: Seconds between two records of trouble with the spool.
+#: Seconds between two records of trouble with the spool, and between two of the full share of one peer.
 TROUBLE_SECONDS = 60.0
 #: Turns of the reactor after the window, in which acknowledgements that have arrived are read: two for the reply to a ping, and
 #: two more if a ping had to wait for the reply to another (R41).
@@ -45,6 +47,10 @@ class SpooledQueue(Protocol):
 
     pair_queue: PairQueue
     forgotten: bool
+    direction: Direction
+
+    @property
+    def peer(self) -> Domain: ...
 
     @property
     def overflow(self) -> SpoolOverflow: ...
@@ -73,6 +79,8 @@ class SpoolWindow:
         self._watched: deque[tuple[float, SpooledQueue]] = deque()
         self._rejected: dict[SpooledQueue, None] = {}
         self._recorded_at = -inf
+        #: a registered domain whose share is full -> when that was recorded, the first before the others
+        self._shares_recorded: dict[str, float] = {}
         #: whether answers of the spool that come from now on change nothing: the gateway has stopped, and its loss is logged
         self.over = False
 
@@ -127,7 +135,24 @@ class SpoolWindow:
             self._rejected[queue] = None
         elif len(queue.pair_queue):
             self.watch(queue)
-        self.trouble(Ending(Cause.QUEUE_FULL, str(error)))
+        ending = Ending(Cause.QUEUE_FULL, str(error))
+        if getattr(error, "bound", "") == "share":
+            self._record_share(queue, ending)
+        else:
+            self.trouble(ending)
+
+    def _record_share(self, queue: SpooledQueue, ending: Ending) -> None:
+        """Record that the share of a peer is full, with its name, once a minute for its registered domain."""
+        recorded, now = self._shares_recorded, self._clock.seconds()
+        while recorded and now >= next(iter(recorded.values())) + TROUBLE_SECONDS:
+            del recorded[next(iter(recorded))]
+        owner = registered_domain(queue.peer.ascii)
+        if owner not in recorded:
+            recorded[owner] = now
+            sender, recipient = queue.pair_queue.pair
+            local = recipient if queue.direction == "inbound" else sender
+            leg: Leg = "backend" if queue.direction == "inbound" else "federation"
+            self._record.refused(queue.direction, leg, (str(queue.peer), str(local)), "", ending)
 
     def offer_again(self) -> None:
         """Give the spool again the stanzas that it did not take. Call this once a second."""

@@ -19,7 +19,7 @@ from s2sgw.delivery import queue as flows
 from s2sgw.delivery.custody import STEP_SECONDS
 from s2sgw.delivery.next_hop import NextHop, NextHopLimits
 from s2sgw.delivery.queue import CHUNK, DeliveryQueue
-from s2sgw.delivery.spooling import ACK_TURNS, MARK_SECONDS, READ_AGAIN
+from s2sgw.delivery.spooling import ACK_TURNS, MARK_SECONDS, READ_AGAIN, TROUBLE_SECONDS
 from s2sgw.net.threads import AtOnce
 from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.queue.entries import QueuedStanza
@@ -517,6 +517,39 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(world.settled, [])
         world.custody.expiry.sweep()
         self.assertEqual((world.settled, world.spooled()), (["12"], ["1", "2"]))
+
+    def test_share_of_a_peer(self) -> None:
+        """A full share is recorded once a minute for its registered domain, under the name of the peer, and the error says so."""
+        world = World()
+        world.next_hop.ready = False
+        pairs = [Pair(HERE, Domain.parse(name)) for name in ("a.full.example", "b.full.example", "other.example")]
+        pairs.append(Pair(Domain.parse("third.example"), HERE))
+        full = SpoolFull("the stanzas take 9 bytes, and their share is 5", "share")
+        for _ in range(3):
+            for pair in pairs:
+                world.custody.services.window.rejected(world.queues.queue(pair), full, again=True)
+            world.custody.services.window.trouble(Ending(Cause.QUEUE_FULL, "the disk is full"))
+        told = [(each.direction, each.leg, each.peer, each.local, each.ending.detail) for each in world.record.list()]
+        self.assertCountEqual(told, [
+            ("outbound", "federation", "a.full.example", HERE.text, str(full)),
+            ("outbound", "federation", "other.example", HERE.text, str(full)),
+            ("inbound", "backend", "third.example", HERE.text, str(full)),
+            ("outbound", "backend", "", "", "the disk is full"),
+        ])
+        world.clock.advance(TROUBLE_SECONDS)
+        world.custody.services.window.rejected(world.queues.queue(pairs[1]), full, again=True)
+        self.assertEqual(5, len(world.record.list()))
+
+    def test_error_of_a_full_share(self) -> None:
+        """The error for a stanza says whether the share of the peer is full, or all of the queue."""
+        for bound, text in (("share", b"queue-full; share of the peer)"), ("spool", b"queue-full)")):
+            world = World()
+            world.next_hop.ready = False
+            world.accept(stanza("1"))
+            (held,) = world.queue.pair_queue.not_in_flight()
+            world.queue.overflow.begin([held], SpoolFull("full", bound))  # type: ignore[arg-type]
+            (error,) = world.back.sent
+            self.assertIn(text, error)
 
     def test_an_error_has_nowhere_to_go(self) -> None:
         """A stanza that must not be answered by an error waits in memory, and does not delay those that may: answers to pings come with them."""
