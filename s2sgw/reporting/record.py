@@ -222,7 +222,8 @@ class EventRecord:
         self._site = site
         #: the daily report, if there is one
         self.report: DailyReport | None = None
-        self._refusals_told = RepeatedEvents(clock)
+        #: refusals of connections of strangers, and the others. Strangers with many addresses do not fill the table of the others
+        self._strangers_told, self._refusals_told = RepeatedEvents(clock), RepeatedEvents(clock)
         self._changes_told = RepeatedEvents(clock, CHANGES_TOLD)
         self._store = store
         self.live = LiveEvents() if live is None else live
@@ -265,7 +266,10 @@ class EventRecord:
             self._tell_refusal(self._keep(refused))
             return
         stranger = leg == "federation" and direction == "inbound"
-        is_news = self._refusals_told.is_news((self._site(_host(address)) if stranger else pair, ending.cause), refused)
+        if stranger:
+            is_news = self._strangers_told.is_news((self._site(_host(address)), ending.cause), refused)
+        else:
+            is_news = self._refusals_told.is_news((pair, ending.cause), refused)
         if is_news or peer:
             refused = self._keep(refused)
         if is_news:
@@ -289,7 +293,7 @@ class EventRecord:
 
     def tell_repeated(self, at_once: bool = False) -> None:
         """Log the events that were only counted for a minute. Call this every few seconds. `at_once`: log all, at the end."""
-        for refused, number in self._refusals_told.due(at_once):
+        for refused, number in (*self._strangers_told.due(at_once), *self._refusals_told.due(at_once)):
             if not refused.peer:
                 self._keep(replace(refused, times=number))
             self._log_refusal(refused.clipped(), times=number, **_SUM)

@@ -10,6 +10,7 @@ from twisted.logger import LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.reporting import record as record_module
+from s2sgw.reporting import repetition
 from s2sgw.reporting.record import CHANGES_TOLD, NAMES, PER_NAME, STRANGERS, Direction, EventRecord, RefusalRecord
 from s2sgw.xmpp.ending import Cause, Ending
 
@@ -272,6 +273,15 @@ class RepeatedTests(SynchronousTestCase):
         lines = [(event["address"], event.get("times", 1)) for event in self.events]
         self.events.clear()
         return lines
+
+    def test_strangers_of_many_networks(self) -> None:
+        """Strangers of very many networks do not keep the failures of our own deliveries out of the log."""
+        self.patch(repetition, "KINDS", 3)
+        for host in range(10):
+            self.record.refused("inbound", "federation", ("", ""), f"10.0.{host}.1:5000", SELF_SIGNED)
+        before = len(self.events)
+        self.record.refused("outbound", "federation", PAIR, "", SELF_SIGNED)
+        self.assertEqual((3, ["friend.example"]), (before, [event["peer"] for event in self.events[before:]]))
 
     def test_nameless(self) -> None:
         """Connections without a name make one line and one row for each site and cause, then one line a minute with their number."""
