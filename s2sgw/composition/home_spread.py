@@ -2,13 +2,14 @@
 
 Imported only with the section `[cluster]`. The node where the command is given counts and plans. Each node that has too many
 gives some of its peers up, one step at a time: it closes the streams of a peer, stores its stanzas, and releases its home. Then
-the other node is asked to take the peer. If it does not, the peer comes back.
+the other node is asked to take the peer. If it does not, the peer comes back. While a stream of the engine has no leader, no peer
+is given up: its home could not be released, and no node could take it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from math import inf
 from typing import Any
@@ -44,6 +45,8 @@ WORD = b"spread"
 STEP_HOMES, AT_ONCE, PER_SECOND = 64, 4, 20.0
 #: Seconds in which a node begins to give homes up in one step, and in which a step must be over.
 STEP_SECONDS, ANSWER_SECONDS = 15.0, 90.0
+#: Seconds in which the engine may elect leaders before a peer is given up. An election takes 4 to 9 s.
+ELECTION_SECONDS = 10.0
 #: Seconds for the number of homes of a node, and for a node that takes a peer.
 COUNT_SECONDS, TAKE_SECONDS = 1.0, 10.0
 #: Peers that a node takes at one time.
@@ -52,6 +55,8 @@ TAKEN_AT_ONCE = 16
 REST_SECONDS, RESTING = 60.0, 1000
 #: The text about a node that ended while homes were moved.
 ENDED = "it has ended meanwhile"
+#: The text about a peer that stays because of an election.
+NO_LEADERS = "the engine has no leaders now"
 #: Peers whose streams are looked at in one turn.
 LOOKED_AT = 100
 
@@ -63,13 +68,16 @@ class HomeSpread:
 
     def __init__(
         self, nodes: EngineNodes, members: Members, homes: ClusterHomes, slices: Slices, clock: IReactorTime, audit: AuditLog,
+        elected: Callable[[float], Awaitable[bool]],
     ) -> None:
+        """`elected` waits so many seconds until the streams of the engine have leaders; it returns whether they have."""
         self._nodes = nodes
         self._members = members
         self._homes = homes
         self._slices = slices
         self._clock = clock
         self._audit = audit
+        self._elected = elected
         self._stepping = self._giving = False
         self._taking = 0
         #: peers that could not be moved, and when
@@ -253,12 +261,13 @@ class HomeSpread:
             return
         paced = deferLater(self._clock, AT_ONCE / PER_SECOND, _nothing)
         try:
-            why = await self._moved(peer, to)
+            why = await self._moved(peer, to) if await self._elected(ELECTION_SECONDS) else NO_LEADERS
         except Exception:
             self.log.failure("the home of {peer} could not be moved", peer=peer)
             why = "the log says why"
         if why:
-            self._resting[peer] = self._clock.seconds()
+            if why != NO_LEADERS:
+                self._resting[peer] = self._clock.seconds()
             result["kept"].append({"peer": peer.ascii, "why": why})
         else:
             self.log.info(event="home moved", peer=peer.ascii, node=to)
@@ -317,7 +326,7 @@ def cluster_verbs(
 ) -> dict[str, Verb]:
     """Return the verbs of this node for its operator: `verbs` are those of this node alone. Other nodes may ask some of them."""
     nodes = EngineNodes(parts.members, parts.homes, parts.engine, clock)
-    spreading = HomeSpread(nodes, parts.members, parts.homes, slices, clock, audit)
+    spreading = HomeSpread(nodes, parts.members, parts.homes, slices, clock, audit, parts.engine.elected)
     parts.questions.add(WORD, spreading.answer)
     parts.questions.add(EVENTS, EventAnswers(live, parts.engine, clock).answer)
     asking = {"cluster spread": spreading.verb, "watch": watch_verb(live, nodes, clock)}

@@ -25,8 +25,8 @@ from s2sgw.xmpp.timer import cancel
 
 Acks = Literal["auto", "sm", "ping", "tcp"]
 
-#: Seconds that a server has to answer a ping. One that answers pings gets another one after so many seconds without a reply, and
-#: then after twice the time each: the reply may be lost with the stream that brings it. So there are four pings in all.
+#: Seconds that a server has to answer a ping. It gets another one after so many seconds without a reply, and then after twice the
+#: time each: the reply may be lost with the stream that brings it. So there are four pings in all.
 PING_SECONDS, REPEAT_SECONDS = 20.0, 3.0
 #: Seconds until the policy is told again that a server answers pings.
 NOTE_SECONDS = 60.0
@@ -367,7 +367,7 @@ class PingAcks:
         if is_time:
             self._repeat_at = now + REPEAT_SECONDS
         self._timer = self._clock.callLater(min(self._repeat_at - now, self._due_at - now, REPEAT_SECONDS), self._look)
-        if is_time and self._policy.answers_pings(self._stream) and not self._replies.unread:
+        if is_time and not self._replies.unread:
             self._repeat(self._id, now)
 
     def _repeat(self, id: str, now: float) -> None:

@@ -365,7 +365,7 @@ class DeliveryQueue:
         """Return whether `source` must bring no more for now. `slow`: the next hop takes no more for now.
 
         Waiting stanzas are no reason as long as the disk takes them. If the disk does not take them in time, even a source that
-        feeds many other queues must wait.
+        feeds many other queues must wait, unless the next hop takes them: then a bounded part of memory is unacknowledged.
         """
         crowded = self.pair_queue.crowded
         if crowded:
@@ -376,7 +376,7 @@ class DeliveryQueue:
         if (overflow.active or overflow.unacked_bounces) and overflow.blocked and (crowded or not source.shared):
             return True
         if self._services.spools:
-            stalled = self._appends > 0 and self._services.spool.stalled
+            stalled = self._appends > 0 and self._services.spool.stalled and self.new_blocked_by() is not None
             behind = self.pair_queue.unsaved > 0 and (crowded or stalled or self._waits_while_short)
         else:
             behind = crowded and not self.held and self.next_hop.state in ("connecting", "ready")

@@ -29,7 +29,7 @@ from tests.lab.nats import nats_server
 SETTLE = 60.0
 
 
-async def run(lab: Lab, rounds: int, seed: int, only: Sequence[str], rate: float, real: bool) -> int:
+async def run(lab: Lab, rounds: int, seed: int, only: Sequence[str], rate: float, real: bool, in_order: bool = False) -> int:
     """Run so many rounds, print the account, and return the exit status. `real`: with a Prosody behind the nodes."""
     testbed = ClusterTestbed(lab, random.Random(seed + 1), rate, real)
     await testbed.start()
@@ -37,7 +37,7 @@ async def run(lab: Lab, rounds: int, seed: int, only: Sequence[str], rate: float
     if not await testbed.until(testbed.flowing, RECOVER):
         faults.errors.append(f"at the start these pairs are silent: {', '.join(testbed.silent_pairs())}")
     else:
-        for kind in faults.plan(only, rounds):
+        for kind in faults.plan(only, rounds, in_order):
             await faults.run(kind)
     if not await testbed.settle(SETTLE):
         print("\n".join(["not everything arrived in time:", *await testbed.held()]))
@@ -62,6 +62,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--rate", type=float, default=RATE, help="stanzas a second of each pair")
     parser.add_argument("--kinds", default="", help="only these faults, separated by commas (docs/durability.md)")
+    parser.add_argument("--in-order", action="store_true", help="with --kinds: these follow each other in this order, again and again")
     parser.add_argument(
         "--real", action=argparse.BooleanOptionalAction, help="with a Prosody behind the nodes, or without (default: with even seeds)",
     )
@@ -79,7 +80,7 @@ def main() -> int:
     with Lab(arguments.keep) as lab:
         print(f"seed {arguments.seed}" + (f", in {lab.folder}" if arguments.keep else ""), flush=True)
         kinds = [each for each in arguments.kinds.split(",") if each]
-        return asyncio.run(run(lab, arguments.rounds, arguments.seed, kinds, arguments.rate, real))
+        return asyncio.run(run(lab, arguments.rounds, arguments.seed, kinds, arguments.rate, real, arguments.in_order and bool(kinds)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
 from typing import Any
 
 from s2sgw.cluster.subjects import NODES_STREAM
@@ -65,11 +66,14 @@ class ClusterFaults:
             "two": Fault(self._two, old=True),
         }
 
-    def plan(self, only: Sequence[str], rounds: int) -> list[str]:
+    def plan(self, only: Sequence[str], rounds: int, in_order: bool = False) -> list[str]:
         """Return the kinds of the rounds: each kind once, in any order, and so on. `only`: the kinds; none: all of them.
 
-        The first ones need no node that is declared dead by waiting, which is possible `OLD` seconds after the start.
+        The first ones need no node that is declared dead by waiting, which is possible `OLD` seconds after the start. `in_order`:
+        the kinds follow each other as `only` says.
         """
+        if in_order:
+            return list(islice(cycle(only), rounds))
         kinds = [kind for kind in self.kinds if not only or kind in only]
         found: list[str] = []
         while len(found) < rounds:

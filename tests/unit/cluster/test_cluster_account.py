@@ -108,6 +108,11 @@ class ClusterFaultsTests(SynchronousTestCase):
         self.assertEqual(sorted(self.plan(1, 2 * len(kinds))), sorted(kinds * 2))
         self.assertEqual(set(self.plan(1, 5, "kill", "cut")), {"kill", "cut"})
 
+    def test_in_order(self) -> None:
+        """The kinds may follow each other as they are named."""
+        faults = ClusterFaults(mock.Mock(), random.Random(1))
+        self.assertEqual(["alone", "minority", "alone"], faults.plan(["alone", "minority"], 3, in_order=True))
+
     def test_seeds(self) -> None:
         """Other seeds have other kinds, and the same seed has the same."""
         self.assertEqual(self.plan(3, 6), self.plan(3, 6))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin.protocol import MissingRow
@@ -48,16 +49,27 @@ class SpreadCase(SynchronousTestCase):
         self.nodes = Nodes(self.names)
         self.clock = self.nodes.clock
         self.audit = Audit()
+        #: when the engine has leaders
+        self.leaders_at = 0.0
         self.spreads = {name: self.serve(name) for name in self.names}
 
     def serve(self, name: str) -> HomeSpread:
         node, questions = self.nodes[name], Questions()
         reached = EngineNodes(node.members, node.homes, node.engine, self.clock)
-        spreading = HomeSpread(reached, node.members, node.homes, Slices(self.clock), self.clock, cast(AuditLog, self.audit))
+        spreading = HomeSpread(
+            reached, node.members, node.homes, Slices(self.clock), self.clock, cast(AuditLog, self.audit), self.elected,
+        )
         questions.add(YIELD.strip(), node.homes.answer)
         questions.add(WORD, spreading.answer)
         node.engine.answer(name, questions.answer)
         return spreading
+
+    async def elected(self, seconds: float) -> bool:
+        """Wait for leaders, as the engine does."""
+        wait = self.leaders_at - self.clock.seconds()
+        if wait > 0:
+            await deferLater(self.clock, min(wait, seconds))
+        return wait <= seconds
 
     def own(self, name: str, number: int, first: int = 0) -> None:
         for each in range(first, first + number):
@@ -122,6 +134,38 @@ class SpreadTests(SpreadCase):
         self.assertEqual(2, len(self.run_step()["moved"]))
         self.nodes["a"].custody.seconds = 0.0
         self.own("a", 3, first=7)
+        self.assertEqual(2, len(self.run_step(busy=True)["moved"]))
+
+    def test_election(self) -> None:
+        """While a stream of the engine has no leader, no peer is given up. Its streams stay open, and it moves afterwards."""
+        self.own("a", 6)
+        self.leaders_at = self.clock.seconds() + 8.0
+        running = Deferred.fromCoroutine(self.spreads["b"].verb({"busy": True}))
+        self.nodes.pass_time(7.5)
+        self.assertEqual(([], [6, 0, 0]), (self.nodes["a"].custody.closed, self.homes()))
+        self.nodes.pass_time(5.0)
+        self.assertEqual(4, len(self.successResultOf(running)["moved"]))
+
+    def test_election_in_a_step(self) -> None:
+        """A leader that is lost in the middle of a step keeps the peers that were not given up yet."""
+        self.own("a", 30)
+        running = Deferred.fromCoroutine(self.spreads["b"].verb({"busy": True}))
+        self.nodes.pass_time(0.3)
+        given_up = len(self.nodes["a"].custody.closed)
+        self.leaders_at = self.clock.seconds() + 6.0
+        self.nodes.pass_time(5.0)
+        self.assertLess(len(self.nodes["a"].custody.closed), given_up + 2 * home_spread.AT_ONCE)
+        self.nodes.pass_time(6.0)
+        self.assertEqual((20, [10, 10, 10]), (len(self.successResultOf(running)["moved"]), self.homes()))
+
+    def test_no_leaders(self) -> None:
+        """Peers that stay because no leader is elected in time are named with the reason. They may be moved at once later."""
+        self.own("a", 3)
+        self.leaders_at = self.clock.seconds() + 60.0
+        answer = self.run_step(seconds=20.0, busy=True)
+        self.assertEqual(([], [3, 0, 0], []), (answer["moved"], self.homes(), self.nodes["a"].custody.closed))
+        self.assertEqual({home_spread.NO_LEADERS}, {row["why"] for row in answer["kept"]})
+        self.leaders_at = 0.0
         self.assertEqual(2, len(self.run_step(busy=True)["moved"]))
 
     def test_not_stored(self) -> None:
@@ -445,6 +489,7 @@ class AnswerTests(SpreadCase):
     def test_whole(self) -> None:
         """The verbs of a node as it is built have `cluster spread`, and its questions are answered."""
         node = self.nodes["a"]
+        node.engine.elected = self.elected  # type: ignore[attr-defined]
         parts = SimpleNamespace(questions=Questions(), members=node.members, homes=node.homes, engine=node.engine)
         audit = cast(AuditLog, self.audit)
         verbs = cluster_verbs(cast(ClusterParts, parts), {}, set(), Slices(self.clock), self.clock, audit, LiveEvents())

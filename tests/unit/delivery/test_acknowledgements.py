@@ -283,11 +283,18 @@ class PingTests(SynchronousTestCase):
         self.answer("id3")
         self.assertEqual([(9, "written"), (0, "passed_on")], self.queue.acknowledgements)
 
+    def test_repeated_though_unknown(self) -> None:
+        """R41: a server that has answered no ping yet is asked again, too: its first reply may have been lost."""
+        self.acks.after_batch(5)
+        self.clock.pump([1] * int(REPEAT_SECONDS))
+        self.assertEqual(["id1", "id2"], list(self.replies.pings))
+        self.answer("id2")
+        self.assertEqual(([(5, "passed_on")], {}), (self.queue.acknowledgements, self.replies.pings))
+        self.assertIn(b"id3", self.acks.after_batch(1))
+
     def test_not_repeated(self) -> None:
-        """A server that has answered no ping yet gets one ping. So does one whose reply may lie unread, and what lay unread stays so."""
+        """A server whose reply may lie unread gets one ping, and what lay unread stays so."""
         self.acks.after_batch(1)
-        self.clock.pump([1] * 19)
-        self.assertEqual((["id1"], []), (list(self.replies.pings), self.stream.written))
         self.answer("id1")
         self.acks.after_batch(1)
         self.back.held = True

@@ -273,6 +273,24 @@ class SeamTests(SynchronousTestCase):
         world.clock.advance(WINDOW)
         self.assertEqual(([source.paused for source in sources], world.spooled()), ([False, False], ["1", "2", "3"]))
 
+    def test_stalled_spool_and_a_next_hop(self) -> None:
+        """While the next hop takes stanzas, a spool that does not answer pauses no source, until enough is unacknowledged."""
+        world = World(memory=64_000)
+        world.hold_back = True
+        source = Source()
+        world.queue.accept([stanza("0")], source)
+        world.clock.advance(WINDOW)
+        self.patch(MemorySpool, "stalled", True)
+        numbers = iter(range(1, 1000))
+        while not world.queue.pair_queue.enough_in_flight:
+            self.assertFalse(source.paused)
+            world.queue.accept([stanza(str(next(numbers)))], source)
+        self.assertGreater(world.queue.pair_queue.in_flight_count, 5)
+        world.queue.accept([stanza("last")], source)
+        self.assertTrue(source.paused)
+        world.queue.acknowledged(world.queue.pair_queue.in_flight_count)
+        self.assertEqual((False, 1), (source.paused, world.queue.pair_queue.in_flight_count))
+
 
 class SpoolTests(SynchronousTestCase):
     """Stanzas that are not acknowledged within the window go to the spool."""
@@ -591,7 +609,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((world.spooled(), source.paused, shared.paused), (["1", "2", "3", "4", "5"], False, False))
 
     def test_stalled_disk(self) -> None:
-        """A disk that does not answer for long pauses every source at once."""
+        """A disk that does not answer for long pauses every source at once, if the next hop takes nothing."""
         world = World()
         world.next_hop.ready, world.hold_back = False, True
         shared = Source(shared=True)
