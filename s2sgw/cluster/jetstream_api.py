@@ -12,6 +12,7 @@ import secrets
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
+from math import inf
 from typing import Any, NamedTuple
 
 from s2sgw.cluster.engine import EngineError, EngineFull, EngineGone
@@ -21,6 +22,11 @@ from s2sgw.cluster.subject_counts import read_counts
 
 #: Seconds that a write, and a question, waits for its answer before it is made again.
 WRITE_SECONDS, ANSWER_SECONDS = 1.0, 2.0
+#: Seconds after which a question to the leader of a stream is sent again, while its first answer may still come. The servers drop
+#: a question to a stream without a leader, and the new leader answers only what comes to it.
+AGAIN_SECONDS = 0.5
+#: The requests that are such questions.
+_QUESTIONS = ("STREAM.INFO.", "STREAM.MSG.GET.")
 #: Seconds for which a question is asked again: longer than an election takes (4 to 9 s).
 QUESTION_SECONDS = 12.0
 #: Seconds without any answer, while requests were made, after which another server is tried.
@@ -214,8 +220,9 @@ class JetStreamAPI:
 
     async def call(self, name: str, content: Mapping[str, Any], seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
         """Make one request of the API, once. Errors: `Unanswered`, `RequestRefused`."""
+        again = AGAIN_SECONDS if name.startswith(_QUESTIONS) else inf
         try:
-            (answer,) = await self._connection.request(f"$JS.API.{name}", _json(content), seconds)
+            (answer,) = await self._connection.request(f"$JS.API.{name}", _json(content), seconds, again=again)
         except NoResponders:
             raise NoResponders("JetStream is not enabled on this server, or not for this user (no responders)") from None
         return self._content(answer)

@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from itertools import count, cycle
+from math import inf
 from typing import Any, NamedTuple
 
 from nats.aio.client import Client
@@ -173,7 +174,8 @@ class NATSConnection(Requests):
             raise Unanswered(str(error)) from error
 
     async def request(
-        self, subject: str, data: bytes, seconds: float, headers: Mapping[str, str] | None = None, many: bool = False
+        self, subject: str, data: bytes, seconds: float, headers: Mapping[str, str] | None = None, many: bool = False,
+        again: float = inf,
     ) -> list[Message]:
         if self._client is None:
             await self.wait_up(seconds)
@@ -192,6 +194,8 @@ class NATSConnection(Requests):
         timer = self._loop.call_later(seconds, _give_up, future, f"no answer within {seconds:g} s")
         try:
             await self.publish(subject, data, headers, f"{self._inbox}.{token}")
+            while again < seconds and not (await asyncio.wait([future], timeout=again))[0]:
+                await self.publish(subject, data, headers, f"{self._inbox}.{token}")
             await future
         finally:
             timer.cancel()

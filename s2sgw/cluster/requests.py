@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import NamedTuple, Protocol
 
 
@@ -41,9 +42,11 @@ class Requests(Protocol):
         """Send a message. Raises `Unanswered` if it certainly did not arrive. It may also be lost unnoticed."""
 
     async def request(
-        self, subject: str, data: bytes, seconds: float, headers: Mapping[str, str] | None = None, many: bool = False
+        self, subject: str, data: bytes, seconds: float, headers: Mapping[str, str] | None = None, many: bool = False,
+        again: float = inf,
     ) -> Sequence[Message]:
         """Send a message and return its answer. With `many`, return all answers up to the first with a status.
 
+        `again`: after so many seconds without an answer the same message is sent again, each time. It must change nothing.
         Raises `Unanswered`; `NoResponders` if no receiver is there (status 503).
         """

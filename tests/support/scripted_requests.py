@@ -7,6 +7,7 @@ import json
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -32,7 +33,10 @@ class Request:
 
 
 class ScriptedRequests(Requests):
-    """Answers requests by a script: each in turn, the last of them forever. An exception comes when the time of a request is over."""
+    """Answers requests by a script: each in turn, the last of them forever. An exception comes when the time of a request is over.
+
+    A request that is sent again takes the next answer.
+    """
 
     connected = True
 
@@ -53,16 +57,21 @@ class ScriptedRequests(Requests):
         self.published.append(Request(self.loop.time(), subject, data, headers or {}))
 
     async def request(
-        self, subject: str, data: bytes, seconds: float, headers: Mapping[str, str] | None = None, many: bool = False
+        self, subject: str, data: bytes, seconds: float, headers: Mapping[str, str] | None = None, many: bool = False,
+        again: float = inf,
     ) -> Sequence[Message]:
-        self.made.append(Request(self.loop.time(), subject, data, headers or {}))
-        answer = self.script.popleft() if len(self.script) > 1 else self.script[0]
-        if callable(answer):
-            answer = answer(self.made[-1])
-        if isinstance(answer, Exception):
-            await asyncio.sleep(seconds)
-            raise answer
+        end = self.loop.time() + seconds
+        while isinstance(answer := self._answer(Request(self.loop.time(), subject, data, headers or {})), Exception):
+            left = end - self.loop.time()
+            await asyncio.sleep(min(again, left))
+            if left <= again:
+                raise answer
         return [answer] if isinstance(answer, Message) else answer
+
+    def _answer(self, request: Request) -> Any:
+        self.made.append(request)
+        answer = self.script.popleft() if len(self.script) > 1 else self.script[0]
+        return answer(request) if callable(answer) else answer
 
 
 SILENCE = Unanswered("silence")

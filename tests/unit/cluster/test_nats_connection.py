@@ -229,6 +229,40 @@ class ConnectionTests(SynchronousTestCase):
 
         self.run_test(test)
 
+    def test_sent_again(self) -> None:
+        """A request that changes nothing is sent again while there is no answer, and ends with the first one, or in time."""
+        async def test() -> None:
+            await self.connection.wait_up(1)
+            client = ClientStub.made[0]
+            asked = asyncio.ensure_future(self.connection.request("x", b"q", 5, again=0.5))
+            await asyncio.sleep(1.2)
+            self.assertEqual([("x", b"q")] * 3, client.published)
+            token = list(self.connection._replies)[-1]
+            await client.hear(f"{self.connection._inbox}.{token}", b"1")
+            self.assertEqual([b"1"], [message.data for message in await asked])
+            await asyncio.sleep(5)
+            self.assertEqual(3, len(client.published))
+            began = self.loop.time()
+            with self.assertRaises(Unanswered):
+                await self.connection.request("x", b"q", 2, again=0.5)
+            self.assertAlmostEqual(2.0, self.loop.time() - began)
+            self.assertEqual(3 + 4, len(client.published))
+
+        self.run_test(test)
+
+    def test_sent_again_and_lost(self) -> None:
+        """A request that is sent again ends with its connection."""
+        async def test() -> None:
+            await self.connection.wait_up(1)
+            asked = asyncio.ensure_future(self.connection.request("x", b"q", 60, again=0.5))
+            await asyncio.sleep(0.7)
+            ClientStub.made[0].is_connected = False
+            with self.assertRaises(Unanswered):
+                await asked
+            self.assertLess(self.loop.time(), 5)
+
+        self.run_test(test)
+
     def test_subscription_that_fails(self) -> None:
         """A connection on which nothing can be subscribed is left for another, which has the subscription."""
         heard: list[bytes] = []
