@@ -44,6 +44,16 @@ class LookingTests(SynchronousTestCase):
         self.assertEqual((round(row["oldest"], 3), row["cause"], row["retry"]), (WINDOW, None, None))
         self.assertEqual((len(self.tools.ask("list", peer="THERE.example")), self.tools.ask("list", peer="x.example")), (1, []))
 
+    def test_list_and_a_spool_that_hangs(self) -> None:
+        """A spool that does not answer hides only what it has: the list comes without it after a while."""
+        self.tools.accept("1", "2")
+        world = self.tools.world
+        self.patch(type(world.spool), "queues", lambda spool, done: None)
+        listed = self.tools.verbs["queue list"]({})
+        world.clock.pump([0.1] * 30)
+        (row,) = self.successResultOf(listed)
+        self.assertEqual(("there.example", 2), (row["peer"], row["stanzas"]))
+
     def test_show(self) -> None:
         """The stanzas of a lane are shown in order, wherever they are; a single one with its text."""
         self.tools.world.next_hop.ready = True
