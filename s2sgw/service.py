@@ -446,7 +446,7 @@ class RunningGateway:
                 components.audit, components.record.live,
             )
         return APIServices(
-            components.reactor, components.slices, verbs, components.record.live, MetricsPage(components.metrics), self.unready,
+            components.reactor, components.slices, verbs, verbs["watch"], MetricsPage(components.metrics), self.unready,
         )
 
     def unready(self) -> list[str]:

@@ -21,14 +21,12 @@ from twisted.web.server import NOT_DONE_YET
 
 from s2sgw.admin.event_flow import EventFlow
 from s2sgw.admin.openapi import document
-from s2sgw.admin.server import BY, AnswerWriter, Verb, VerbError, called
+from s2sgw.admin.server import BY, AnswerWriter, Arguments, Feed, Verb, VerbError, called
 from s2sgw.admin.verb_table import TABLE, VerbRow, from_query
-from s2sgw.admin.verbs import peer_asked
 from s2sgw.net.http_server import BODY_BYTES, BoundedChannel, BoundedRequest
 from s2sgw.net.slices import Slices
-from s2sgw.reporting.live_events import LiveEvents, TooManyWatchers
+from s2sgw.reporting.live_events import TooManyWatchers
 from s2sgw.reporting.metrics import MetricsPage
-from s2sgw.xmpp.jid import Domain
 from s2sgw.xmpp.timer import cancel
 
 #: Seconds for an answer, and seconds between two signs of life without events.
@@ -73,12 +71,15 @@ def everybody(request: BoundedRequest, *, changes: bool) -> Deferred[APIUser]:
 
 @dataclass(frozen=True, slots=True)
 class APIServices:
-    """The services of the resources. `unready` returns why the gateway takes no connections; nothing if it does."""
+    """The services of the resources. `unready` returns why the gateway takes no connections; nothing if it does.
+
+    `watch` is the verb of this name: in a cluster it has the events of all nodes.
+    """
 
     clock: IReactorTime
     slices: Slices
     verbs: Mapping[str, Verb]
-    live: LiveEvents
+    watch: Callable[[Arguments], Feed]
     metrics: MetricsPage
     unready: Callable[[], list[str]]
 
@@ -205,7 +206,7 @@ class VerbResource(Resource):
 
 
 class EventsResource(Resource):
-    """`/events`: the events as server-sent events; `?peer=` for one peer."""
+    """`/events`: the events as server-sent events; `?peer=` for one peer, `?here=true` for one node of a cluster."""
 
     isLeaf = True
 
@@ -223,9 +224,11 @@ class EventsResource(Resource):
         return NOT_DONE_YET
 
     def _begin(self, user: APIUser, request: BoundedRequest) -> None:
-        text = _query(request).get("peer", [""])[0]
-        peer = peer_asked({"peer": text} if text else {})
-        EventStream(request, self._services, partial(self._authenticate, request, changes=False)).begin(user, peer)
+        query = _query(request)
+        text, here = query.get("peer", [""])[0], query.get("here", [""])[0] == "true"
+        feed = self._services.watch({**({"peer": text} if text else {}), **({"here": True} if here else {})})
+        again = partial(self._authenticate, request, changes=False)
+        EventStream(request, feed, self._services.clock, again).begin(user)
 
     def _failed(self, failure: Failure, request: BoundedRequest) -> None:
         if request._disconnected and failure.check(CancelledError):
@@ -238,17 +241,20 @@ class EventsResource(Resource):
 class EventStream:
     """One client that watches. `again` checks the user from time to time, so that the end of a session ends the stream."""
 
-    def __init__(self, request: BoundedRequest, services: APIServices, again: Callable[[], Deferred[APIUser]]) -> None:
+    def __init__(
+        self, request: BoundedRequest, feed: Feed, clock: IReactorTime, again: Callable[[], Deferred[APIUser]],
+    ) -> None:
         self._request = request
-        self._clock = services.clock
-        self._flow = EventFlow(services.live, services.clock, self._write, self._end)
+        self._peer = feed.peer
+        self._clock = clock
+        self._flow = EventFlow(feed.live, clock, self._write, self._end)
         self._again = again
         self._alive: Any = None
         self._over = False
 
-    def begin(self, user: APIUser, peer: Domain | None) -> None:
+    def begin(self, user: APIUser) -> None:
         """Register with the events, and write the head. Raises `TooManyWatchers`."""
-        self._flow.begin(user.name, peer)
+        self._flow.begin(user.name, self._peer)
         request = self._request
         request.notifyFinish().addBoth(self._stop)
         channel_of(request).answer_without_end()

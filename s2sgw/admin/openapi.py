@@ -82,9 +82,13 @@ def _in_query(parameter: VerbParameter) -> dict[str, Any]:
 def _events() -> dict[str, Any]:
     return {
         "operationId": "watch", "summary": "Events as they happen, as server-sent events.", "x-role": "read-only",
-        "parameters": [{
-            "name": "peer", "in": "query", "required": False, "description": "Only this peer.", "schema": {"type": "string"},
-        }],
+        "parameters": [
+            {"name": "peer", "in": "query", "required": False, "description": "Only this peer.", "schema": {"type": "string"}},
+            {
+                "name": "here", "in": "query", "required": False, "description": "This node of a cluster alone.",
+                "schema": {"type": "boolean"},
+            },
+        ],
         "responses": {
             "200": {"description": 'Each event is a JSON object with "at" and "event".', "content": {"text/event-stream": {}}},
             **{status: _error(text) for status, text in _ERRORS.items() if status != "409"},

@@ -1,8 +1,11 @@
-"""The pages: their contents, the verbs they ask, and the changes of their forms. Lists are shown a page at a time."""
+"""The pages: their contents, the verbs they ask, and the changes of their forms. Lists are shown a page at a time.
+
+In a cluster the verbs ask all nodes, and each row has its node. What a node has not given is told above the page.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -10,8 +13,9 @@ from urllib.parse import unquote, urlencode
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
+from s2sgw.admin.protocol import MissingRow
 from s2sgw.admin.server import BY, Rows, Verb, VerbError, called
-from s2sgw.admin.verb_table import TABLE
+from s2sgw.admin.verbs import MOST
 from s2sgw.console.access import LoggedInUser
 from s2sgw.console.charts import chart
 from s2sgw.console.history import History
@@ -95,7 +99,7 @@ class Pages:
         """Return the overview of the gateway."""
         status = await self._ask("status")
         pending = await self._rows("pending", 0, CHAINS, limit=CHAINS + 1)
-        waiting = await self._ask("queue list", limit=FEW)
+        waiting = await self._rows("queue list", 0, FEW, limit=FEW)
         refusals = await self._rows("refusals", 0, FEW, limit=FEW)
         certificates = await self._rows("certs", 0, ROWS)
         ages = self._history.ages()
@@ -108,18 +112,19 @@ class Pages:
         )
         return Shown("overview.html", {
             "status": status, "charts": charts, "pending": pending.number, "more_pending": pending.more,
-            "waiting": waiting, "refusals": refusals.rows[::-1], "now": self._now(), "streams": _streams_by_leg(status),
+            "waiting": waiting.rows, "refusals": refusals.rows[::-1], "now": self._now(), "gateways": _gateways(status),
+            "missing": _missing(status.get("missing", ()), waiting.missing, refusals.missing, certificates.missing),
             "ending": [row for row in certificates.rows if row["left"] is None or row["left"] < ENDING_DAYS * 86400],
         })
 
     async def peers(self, request: PageRequest) -> Shown:
         """Return the peers, in the order of their names."""
-        wanted = request.field("q").lower()
-        found = await self._rows(
-            "peers", (request.page - 1) * ROWS, ROWS, lambda row: wanted in row["peer"].lower(), limit=100_000,
-        )
+        wanted, first = request.field("q").lower(), (request.page - 1) * ROWS
+        limit = MOST if wanted else min(first + ROWS + 1, MOST)
+        found = await self._rows("peers", first, ROWS, lambda row: wanted in row["peer"].lower(), limit=limit)
         return Shown("peers.html", {
             "rows": found.rows, "q": request.field("q"), "now": self._now(), "pager": _pager(request, found.more),
+            "missing": found.missing,
         })
 
     async def peer(self, request: PageRequest) -> Shown:
@@ -129,41 +134,50 @@ class Pages:
         peer = _domain(request.below[0])
         look_up = request.field("look_up") == "1"
         asked: dict[str, Any] = {"peer": peer.ascii, "limit": ROWS}
-        rows = {verb: (await self._rows(verb, 0, ROWS, **asked)).rows for verb in ("peers", "streams", "lanes", "pending")}
-        rows["keys"] = (await self._rows("pins list", 0, ROWS, peer=peer.ascii)).rows
-        rows["refusals"] = (await self._rows("refusals", 0, FEW, peer=peer.ascii, limit=FEW, letter=True)).rows[::-1]
-        waiting = await self._ask("queue list", peer=peer.ascii)
+        found = {verb: await self._rows(verb, 0, ROWS, **asked) for verb in ("peers", "streams", "lanes", "pending")}
+        found["keys"] = await self._rows("pins list", 0, ROWS, peer=peer.ascii)
+        found["refusals"] = await self._rows("refusals", 0, FEW, peer=peer.ascii, limit=FEW, letter=True)
+        found["waiting"] = await self._rows("queue list", 0, 1, peer=peer.ascii)
+        rows = {name: some.rows for name, some in found.items()}
+        missing = _missing(*(some.missing for some in found.values()))
         denied = [name for name in await self._ask("deny list") if _covers(name, peer.ascii)]
+        here: dict[str, Any] = {"here": True} if missing else {}  # the home of the peer decides, unless it may be the silent one
         try:
-            policy = await self._ask("explain", peer=peer.ascii, look_up=look_up)
+            policy = await self._ask("explain", peer=peer.ascii, look_up=look_up, **here)
         except VerbError as error:
             policy = None if error.kind == "failed" else _no_page(error)
         return Shown("peer.html", {
-            "peer": str(peer), "name": peer.ascii, "look_up": look_up, "summary": rows["peers"][0] if rows["peers"] else None,
-            "waiting": waiting[0] if waiting else None, "policy": policy, "now": self._now(), "denied": denied,
-            "own_keys": [] if policy is None else [key for key in policy["keys"] if not key["default"]], **rows,
+            **rows, "peer": str(peer), "name": peer.ascii, "look_up": look_up, "missing": missing,
+            "disabled": sorted({name for row in rows["peers"] for name in row["disabled"]}),
+            "waiting": rows["waiting"][0] if rows["waiting"] else None, "refusals": rows["refusals"][::-1],
+            "policy": policy, "now": self._now(), "denied": denied,
+            "own_keys": [] if policy is None else [key for key in policy["keys"] if not key["default"]],
         })
 
     async def queue(self, request: PageRequest) -> Shown:
         """Return the waiting stanzas by peer, most first."""
         first, last = (request.page - 1) * ROWS, request.page * ROWS
-        rows = await self._ask("queue list", limit=min(last + 1, 100_000))
-        return Shown("queue.html", {"rows": rows[first:last], "pager": _pager(request, len(rows) > last)})
+        found = await self._rows("queue list", first, ROWS, limit=min(last + 1, MOST))
+        return Shown("queue.html", {"rows": found.rows, "pager": _pager(request, found.more), "missing": found.missing})
 
     async def stanzas(self, request: PageRequest) -> Shown:
         """Return the stanzas of one peer or lane, without their texts."""
         target = _target(request)
-        rows = await self._ask("queue show", target=target, limit=ROWS)
-        return Shown("stanzas.html", {"target": target, "rows": rows, "more": len(rows) == ROWS})
+        found = await self._rows("queue show", 0, ROWS, target=target, limit=ROWS)
+        return Shown("stanzas.html", {
+            "target": target, "rows": found.rows, "more": found.number == ROWS, "missing": found.missing,
+        })
 
     async def refusals(self, request: PageRequest) -> Shown:
         """Return refused connections and deliveries, newest first."""
         first, last = (request.page - 1) * REFUSALS, request.page * REFUSALS
         text = request.field("peer")
         more: dict[str, Any] = {"peer": _domain(text).ascii} if text else {}
-        found = await self._rows("refusals", 0, last + 1, limit=min(last + 1, 100_000), **more)
+        found = await self._rows("refusals", 0, last + 1, limit=min(last + 1, MOST), **more)
         rows = found.rows[::-1]
-        return Shown("refusals.html", {"rows": rows[first:last], "peer": text, "pager": _pager(request, len(rows) > last)})
+        return Shown("refusals.html", {
+            "rows": rows[first:last], "peer": text, "pager": _pager(request, len(rows) > last), "missing": found.missing,
+        })
 
     async def approvals(self, request: PageRequest) -> Shown:
         """Return the waiting certificates with their chains, the newest first."""
@@ -180,7 +194,7 @@ class Pages:
         """Return the certificate for each of our domains."""
         found = await self._rows("certs", (request.page - 1) * ROWS, ROWS)
         return Shown("certificates.html", {
-            "rows": found.rows, "pager": _pager(request, found.more), "ending_days": ENDING_DAYS,
+            "rows": found.rows, "pager": _pager(request, found.more), "ending_days": ENDING_DAYS, "missing": found.missing,
         })
 
     async def live(self, request: PageRequest) -> Shown:
@@ -190,7 +204,7 @@ class Pages:
 
     async def probes(self, request: PageRequest) -> Shown:
         """Return the forms that begin a probe or a check, and the last runs."""
-        status = await self._ask("status")
+        status = await self._ask("status", here=True)
         runs = [(run, self._runs.seconds(run)) for run in self._runs.last()]
         return Shown("probes.html", {"domains": status["domains"][:LOCAL], "domain": request.field("domain"), "runs": runs})
 
@@ -290,49 +304,66 @@ class Pages:
     # --- asking ---
 
     def _ask(self, verb: str, user: LoggedInUser | None = None, **arguments: Any) -> Deferred[Any]:
-        """Return the answer of a verb, on behalf of a user. The pages show this node of a cluster alone."""
+        """Return the answer of a verb, on behalf of a user."""
         by = {} if user is None else {BY: user.by}
-        here = {"here": True} if verb in TABLE and any(each.name == "here" for each in TABLE[verb].parameters) else {}
-        return maybeDeferred(called, self._verbs[verb], {**arguments, **here, **by})
+        return maybeDeferred(called, self._verbs[verb], {**arguments, **by})
 
     async def _rows(
         self, verb: str, skip: int, number: int, wanted: Callable[[Any], bool] = lambda row: True, **arguments: Any,
     ) -> _Some:
-        """Return some rows of a verb's answer, which are made in slices."""
-        return await self._slices.run(_some(await self._ask(verb, **arguments), skip, number, wanted))
+        """Return some rows of a verb's answer, which are made in slices. In a cluster they are those of all nodes."""
+        answer = await self._ask(verb, **arguments)
+        missing = [] if isinstance(answer, Rows) else [row for row in answer if "missing" in row]
+        return await self._slices.run(_some(answer, skip, number, wanted, missing))
 
 
 @dataclass(frozen=True, slots=True)
 class _Some:
-    """Some rows of a list, and whether there are more."""
+    """Some rows of a list, and whether there are more. `missing`: what nodes have not given."""
 
     rows: list[Any]
     more: bool
+    missing: list[MissingRow]
 
     @property
     def number(self) -> int:
         return len(self.rows)
 
 
-def _some(answer: Any, skip: int, number: int, wanted: Callable[[Any], bool]) -> SlicedWork[_Some]:
+def _some(
+    answer: Any, skip: int, number: int, wanted: Callable[[Any], bool], missing: list[MissingRow],
+) -> SlicedWork[_Some]:
     rows: list[Any] = []
     for row in answer.steps() if isinstance(answer, Rows) else answer:
-        if row is not None and wanted(row):
+        if row is not None and row not in missing and wanted(row):
             if skip:
                 skip -= 1
             elif len(rows) == number:
-                return _Some(rows, True)
+                return _Some(rows, True, missing)
             else:
                 rows.append(row)
         yield None
-    return _Some(rows, False)
+    return _Some(rows, False, missing)
 
 
-def _streams_by_leg(status: Mapping[str, Any]) -> dict[str, int]:
-    found = {"federation": 0, "backend": 0}
+def _missing(*parts: Iterable[MissingRow]) -> list[MissingRow]:
+    """Return why each node is not shown, or not in full: once for each node."""
+    return list({row["node"]: row for part in parts for row in part}.values())
+
+
+def _gateways(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the numbers of this gateway, or of each node of a cluster, this one first."""
+    return [_numbers(each) for each in (status, *status.get("nodes", ()))]
+
+
+def _numbers(status: Mapping[str, Any]) -> dict[str, Any]:
+    streams = {"federation": 0, "backend": 0}
     for row in status["streams"]:
-        found[row["leg"]] += row["number"]
-    return found
+        streams[row["leg"]] += row["number"]
+    return {
+        **streams, "node": status.get("node"), "uptime": status["uptime"], "stanzas": status["waiting"]["stanzas"],
+        "oldest": status["waiting"]["oldest"], "refusals": status["refusals"], "alerts": status["alerts"],
+    }
 
 
 def _pager(request: PageRequest, more: bool) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class ConsoleCase(FolderCase):
         self.reasons: list[str] = []
         gateway = self.gateway
         services = APIServices(
-            self.reactor, gateway.slices, gateway.verbs, gateway.record.live, MetricsPage(gateway.metrics), lambda: self.reasons,
+            self.reactor, gateway.slices, gateway.verbs, gateway.verbs["watch"], MetricsPage(gateway.metrics), lambda: self.reasons,
         )
         self.console = build_console(
             lambda: gateway.running.config, services, AtOnce(), gateway.audit, lambda: 1_800_000_000.0,

@@ -6,7 +6,7 @@
   const table = document.getElementById("live");
   const body = table.tBodies[0];
   const ROWS = 200;
-  const SHOWN = ["at", "event", "peer", "remedy", "reasons", "first", "times", "leg", "direction", "cause", "detail", "layer", "by"];
+  const SHOWN = ["at", "on", "event", "peer", "remedy", "reasons", "first", "times", "leg", "direction", "cause", "detail", "layer", "by"];
 
   function cell(row, label, text, className) {
     const made = row.insertCell();
@@ -32,9 +32,11 @@
     return parts.join(" · ");
   }
 
-  function add(time, what, peer, text, className) {
+  function add(node, time, what, peer, text, className) {
     table.hidden = false;
     const row = body.insertRow(0);
+    cell(row, "Node", printable(node));
+    if (node) table.classList.add("nodes");
     cell(row, "When", time);
     cell(row, "Event", printable(what), "badge " + className);
     cell(row, "Peer", printable(peer), "name");
@@ -50,14 +52,15 @@
   };
   source.addEventListener("event", function (message) {
     const event = JSON.parse(message.data);
-    const time = new Date(event.at * 1000).toISOString().slice(11, 19);
-    add(time, event.event, event.peer || "–", details(event), ["refused", "connection failed"].includes(event.event) ? "bad" : "");
+    const time = event.at ? new Date(event.at * 1000).toISOString().slice(11, 19) : "";
+    const bad = ["refused", "connection failed", "node not heard"].includes(event.event);
+    add(event.on || "", time, event.event, event.peer || "–", details(event), bad ? "bad" : "");
   });
   source.addEventListener("end", function () {
     source.close();
     state.textContent = "The session is over, or more pages of yours watch than may. Load this page again.";
   });
   source.addEventListener("missed", function (message) {
-    add("", "missed", "–", JSON.parse(message.data).events + " events came faster than they could be shown", "warn");
+    add("", "", "missed", "–", JSON.parse(message.data).events + " events came faster than they could be shown", "warn");
   });
 })();

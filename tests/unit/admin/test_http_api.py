@@ -12,8 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin import http_api, server
 from s2sgw.admin.event_flow import FLUSH_SECONDS
+from s2sgw.admin.event_watch import EventWatch
 from s2sgw.admin.http_api import APIServices, APIUser, Folder, NotAuthorised, add_resources, everybody
-from s2sgw.admin.server import AdminFactory, Rows, VerbError
+from s2sgw.admin.server import AdminFactory, Arguments, Feed, Rows, VerbError
 from s2sgw.admin.verb_table import TABLE
 from s2sgw.net.http_server import BoundedRequest, BoundedSite
 from s2sgw.net.slices import Slices
@@ -34,6 +35,7 @@ class APITestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.live = LiveEvents()
+        self.watch = EventWatch(self.live).watch
         self.later: Deferred[Any] = Deferred()
         self.reasons: list[str] = []
         self.user: APIUser | NotAuthorised = APIUser()
@@ -47,7 +49,7 @@ class APITestCase(SynchronousTestCase):
 
     def made(self) -> Client:
         services = APIServices(
-            self.clock, Slices(self.clock), self.verbs, self.live, MetricsPage(None), lambda: self.reasons,  # type: ignore[arg-type]
+            self.clock, Slices(self.clock), self.verbs, self.watch, MetricsPage(None), lambda: self.reasons,  # type: ignore[arg-type]
         )
         root = Folder()
         add_resources(root, services, self.authenticate)
@@ -239,6 +241,20 @@ class EventTests(APITestCase):
         self.clock.advance(FLUSH_SECONDS)
         lines = parse(transport.value()).text.split("\n")
         return [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+
+    def test_all_nodes(self) -> None:
+        """The events are those of the verb `watch`: of all nodes of a cluster, or with `here` of this one."""
+        asked: list[Any] = []
+
+        def watch(arguments: Arguments) -> Feed:
+            asked.append(arguments)
+            return Feed(self.live, None)
+
+        self.watch = watch
+        self.client = self.made()
+        self.watched("/events")
+        self.watched("/events?here=true&peer=a.example")
+        self.assertEqual([{}, {"peer": "a.example", "here": True}], asked)
 
     def test_events(self) -> None:
         """Each event is one JSON text on one line. `peer` selects events."""

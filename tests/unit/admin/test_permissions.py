@@ -14,6 +14,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.admin.event_watch import EventWatch
 from s2sgw.admin.http_api import APIServices, APIUser, Folder, add_resources
 from s2sgw.admin.permissions import Caller, caller_of
 from s2sgw.admin.server import AdminFactory
@@ -84,7 +85,7 @@ class BothInterfacesTests(SynchronousTestCase):
     def over_http(self, user: APIUser, row: VerbRow, arguments: dict[str, Any]) -> bool:
         self.asked.clear()
         services = APIServices(
-            self.clock, Slices(self.clock), self.verbs, LiveEvents(), MetricsPage(None), list,  # type: ignore[arg-type]
+            self.clock, Slices(self.clock), self.verbs, EventWatch(LiveEvents()).watch, MetricsPage(None), list,  # type: ignore[arg-type]
         )
 
         def authenticate(request: object, *, changes: bool) -> Deferred[APIUser]:

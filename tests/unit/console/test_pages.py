@@ -6,11 +6,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from s2sgw.admin.server import VerbError
+from s2sgw.admin.node_verbs import ClusterVerbs, NodeSilent
+from s2sgw.admin.server import Arguments, VerbError
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.stanza import Stanza
 from tests.support.console import ConsoleCase
+from tests.unit.admin.test_node_verbs import FakeNodes, home_of
 
 PAIR = Pair(Domain.parse("example.org"), Domain.parse("peer.example"))
 
@@ -423,3 +425,81 @@ class LiveTests(PageCase):
         self.assertIn('data-events="/events"', self.page("/live"))
         self.assertIn('data-events="/events?peer=peer.example"', self.page("/live?peer=Peer.example"))
         self.assertEqual(404, self.client.get("/live?peer=a%20b").status)
+
+
+class NodesTests(PageCase):
+    """The pages of node a of a cluster. Node b has the same streams, queues and refusals as a; node c gives no answer."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.refuse()
+        self.wait()
+        self.nodes = FakeNodes()
+        self.answers = dict(self.gateway.verbs)
+        self.gateway.verbs.update(ClusterVerbs(self.answers, self.nodes, home_of, self.gateway.slices).verbs())
+        for verb in ("status", "streams", "lanes", "peers", "refusals", "queue list", "certs"):
+            self.nodes.answers["b", verb] = self.own(verb, {"here": True})
+            self.nodes.answers["c", verb] = NodeSilent("no answer within 1 s <b>")
+
+    def own(self, verb: str, arguments: Arguments) -> Any:
+        """Return what this node alone answers."""
+        answer = self.answers[verb](arguments)
+        answer = self.got(answer if isinstance(answer, Deferred) else Deferred.fromCoroutine(answer)) if hasattr(answer, "__await__") else answer
+        return answer if isinstance(answer, dict) else list(answer)
+
+    def got(self, answer: Deferred[Any]) -> Any:
+        self.reactor.pump([0.01] * 20)
+        return self.successResultOf(answer)
+
+    def assert_nodes(self, text: str) -> None:
+        for node in "ab":
+            self.assertIn(f'<td data-label="Node">{node}</td>', text)
+        self.assertEqual(1, text.count("Node c is not shown, or not in full: no answer within 1 s &lt;b&gt;."))
+
+    def test_tables(self) -> None:
+        """Each row of a table has its node. A node without an answer is told once."""
+        for path in ("/peers", "/peers?q=peer", "/queue", "/refusals", "/certificates", "/peers/peer.example"):
+            self.assert_nodes(self.page(path))
+
+    def test_overview(self) -> None:
+        """The overview has the sums of all nodes, a row for each, and their alerts."""
+        self.nodes.answers["b", "status"] |= {"alerts": ["the disk is full"]}
+        text = self.page("/")
+        self.assert_nodes(text)
+        self.assertIn("<b>6</b> waiting", text)
+        self.assertIn("<b>2</b> refusals", text)
+        self.assertIn("Node b: the disk is full", text)
+        self.assertIn("Stanzas per second (node a)", text)
+        self.assertIn("no answer</span>", text)
+
+    def test_alone(self) -> None:
+        """A gateway without a cluster has no column for nodes."""
+        self.gateway.verbs.update(self.answers)
+        for path in ("/", "/peers", "/queue", "/refusals", "/certificates", "/peers/peer.example"):
+            text = self.page(path)
+            self.assertNotIn(">Node", text)
+            self.assertNotIn("(node", text)
+
+    def test_silent_home(self) -> None:
+        """While a node is silent, this one tells what the policy decides: the silent one may be the home."""
+        self.assertIn("What the policy decides", self.page("/peers/peer.example"))
+        self.assertEqual([], self.nodes.claimed)
+        for verb in ("streams", "lanes", "peers", "refusals", "queue list"):
+            self.nodes.answers["c", verb] = []
+        self.nodes.homes = ["a"]
+        self.assertIn("What the policy decides", self.page("/peers/peer.example"))
+        self.assertEqual([False], self.nodes.claimed)
+
+    def test_stanzas_of_the_home(self) -> None:
+        """The stanzas of a peer are those of its home."""
+        self.nodes.homes = ["b"]
+        self.nodes.answers["b", "queue show"] = self.own("queue show", {"target": ["peer.example"]})
+        text = self.page("/queue/stanzas?peer=peer.example")
+        self.assertEqual(3, text.count('<td data-label="Node">b</td>'))
+
+    def test_bounded(self) -> None:
+        """A page of a list asks each node for no more rows than it may show. Only a search looks at all."""
+        self.page("/peers")
+        self.page("/queue?page=3")
+        asked = {(verb, arguments.get("limit")) for node, verb, arguments in self.nodes.asked if node == "b"}
+        self.assertEqual({("peers", 51), ("queue list", 151)}, asked)
