@@ -13,6 +13,8 @@ What makes it safe that the peers of a dead node get a new home:
 - A session younger than `bridge` + `lease` does not, because older sessions may not know of it yet. They know every session that
   was born before the last heartbeat for which they have read the list of nodes. Their bridge ends `bridge` after that heartbeat.
 - A node whose listener refuses a connection, after its record was read, has no process. It is declared dead at once.
+- A node that has no process need not echo, if its listener refused while its last echo was younger than `lease`. It had heard
+  this node so late that it cannot have declared it dead before its own end. So the bridge of the others outlasts its death.
 """
 
 from __future__ import annotations
@@ -77,10 +79,11 @@ class WriteRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProbeListener:
-    """Connect to a node's listener. Answer: `probed`."""
+    """Connect to the listener of a node, which has this session. Answer: `probed`."""
 
     node: str
     listener: str
+    identity: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,6 +172,9 @@ class _Other:
     #: nothing was heard since the last reading of its record
     unheard: bool = False
     retry_at: float = -inf
+    #: the look at its listener that is under way for the bridge, and when the next one may begin
+    probe: ProbeListener | None = None
+    probe_at: float = -inf
 
     @property
     def session(self) -> NodeSession:
@@ -212,6 +218,8 @@ class Members:
         self._members_again: ReadMembers | None = None
         self._bridged_from = -inf
         self._required: frozenset[str] = frozenset()
+        #: sessions whose process is gone, and which have not declared this one dead
+        self._gone: set[str] = set()
         self._pulse = 0
         self._pulses: dict[int, float] = {}
         self._echoed: dict[str, float] = {}
@@ -387,10 +395,12 @@ class Members:
         self._acknowledged = self._bridged_from = self._until = -inf
         self._may_bury_at = inf
         self._required = frozenset()
+        self._gone.clear()
         self._pulses.clear()
         self._echoed.clear()
         self._over_since, self._retreated = None, False
         for other in self._others.values():
+            other.probe = None
             if not other.being_declared_dead:
                 other.call, other.waited_for = None, False
         if self._leaving:
@@ -501,7 +511,7 @@ class Members:
             if record is None or record.session(entry.sequence).birth > call.sequence:
                 return
             if record.alive:
-                required.add(record.identity)
+                required.update({record.identity} - self._gone)
             elif entry.sequence > call.sequence:
                 return
         self._bridged_from, self._required = call.sent, frozenset(required)
@@ -605,6 +615,7 @@ class Members:
         return self._session is not None and not self._leaving and now < self._acknowledged + self._times.lease
 
     def _look_into(self, other: _Other, now: float) -> None:
+        self._look_without_engine(other, now)
         if not other.record.alive or other.call is not None or not self._beats(now) or now < other.retry_at:
             return
         if other.waited_for:
@@ -613,6 +624,15 @@ class Members:
         elif now - other.heard >= self._times.silence:
             other.call = ReadRecord(other.record.node)
             self._effects.append(other.call)
+
+    def _look_without_engine(self, other: _Other, now: float) -> None:
+        """Find out whether a silent node has a process, while no heartbeat is acknowledged and the bridge needs its echo."""
+        times, identity = self._times, other.record.identity
+        needed = identity in self._required and now - self._acknowledged >= 2 * times.beat and self._echo_counts(identity, now)
+        if needed and now - other.heard >= times.silence and other.probe is None and now >= other.probe_at:
+            other.probe_at = now + times.beat
+            other.probe = ProbeListener(other.record.node, other.record.listener, identity)
+            self._effects.append(other.probe)
 
     def _other_read(self, call: ReadRecord, entry: Entry | None, now: float) -> None:
         other = self._others.get(call.node)
@@ -624,20 +644,34 @@ class Members:
         self.changed(entry, now)
         if other.record.alive and entry.sequence == other.sequence:
             other.unheard = True
-            other.call = ProbeListener(call.node, other.record.listener)
+            other.call = ProbeListener(call.node, other.record.listener, other.record.identity)
             self._effects.append(other.call)
 
     def probed(self, call: ProbeListener, refused: bool, now: float) -> None:
         """The listener refused the connection, so that no process has it, or did not refuse it."""
         other = self._others.get(call.node)
+        proof = refused and self._proves(call.listener)
+        if other is not None and other.probe is call:
+            other.probe = None
+            if proof:
+                self._need_no_echo(call.identity, now)
         if other is None or other.call is not call:
             return
         other.call = None
-        proof = refused and self._proves(call.listener)
         if other.unheard and proof and self._beats(now):
             self._declare_dead(other, now)
         elif other.unheard and not proof:
             other.waited_for = True
+
+    def _need_no_echo(self, identity: str, now: float) -> None:
+        """Count on the bridge without this session, whose process is gone. A node alone has no bridge."""
+        if len(self._required) > 1 and self._echo_counts(identity, now):
+            self._gone.add(identity)
+            self._required -= self._gone
+            self._renew()
+
+    def _echo_counts(self, identity: str, now: float) -> bool:
+        return now < self._echoed.get(identity, -inf) + self._times.lease
 
     def _proves(self, listener: str) -> bool:
         """Return whether a port that is refused, or is this node's own, shows that no other process has it.

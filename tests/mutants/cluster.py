@@ -48,6 +48,7 @@ RULES = (
     RuleMutation("a list without the heartbeat is taken", "members", "            self._members_again = call\n            return\n", "            pass\n"),
     RuleMutation("a refused listener is enough, whatever was heard", "members", "if other.unheard and proof and", "if proof and"),
     RuleMutation("who does not refuse is never declared dead", "members", "elif other.unheard and not proof:", "elif False:"),
+    RuleMutation("a dead node need not echo, whatever it has done", "members", "        return now < self._echoed.get(identity, -inf) + self._times.lease", "        return True"),
     RuleMutation("heartbeats are not heard", "members", "        if record.alive:\n            self._heard(other, now)\n", ""),
     RuleMutation("the lease is a flag that a timer clears", "members", "return now < self._until", "return self._session is not None and self._over_since is None"),
     RuleMutation("a session is over that began later than what is known", "members", "if other is None or other.sequence < session.birth:", "if other is None:"),

@@ -55,6 +55,20 @@ class ClusterTests(SynchronousTestCase):
 
         run()
 
+    def test_death_in_an_election(self) -> None:
+        """The other nodes keep their lease when a process dies while the engine elects a leader: the dead one need not echo."""
+        for chance in range(RUNS):
+            self.assertEqual({True}, self.leases_of_others(chance))
+
+    @staticmethod
+    def leases_of_others(chance: int) -> set[bool]:
+        simulation = Simulation(3, SCENARIOS["a process dies in an election"], chance)
+        leases: set[bool] = set()
+        for tenth in range(1, 90):
+            simulation.after(24.0 + tenth / 10, lambda: leases.update(node.may_write for node in simulation.nodes[1:]))
+        simulation.run()
+        return leases
+
     def test_undisturbed(self) -> None:
         """Without disturbances no node is declared dead, and every node keeps its lease."""
         simulation = Simulation(3, [], SEED)

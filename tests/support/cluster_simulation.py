@@ -635,6 +635,11 @@ SCENARIOS: dict[str, list[Disturbance]] = {
     "a claim is answered after its session": [
         Disturbance("cut engine", 0, 24.0, 8.0), Disturbance("slow", 0, 22.0, 20.0), Disturbance("cut all", 0, 36.0, 6.0),
     ],
+    "one dies that has declared another one dead, whose bridge needs it": [
+        Disturbance("cut engine", 0, 24.0, 14.0), Disturbance("cut pulses", 0, 24.0, 3.6, 1), Disturbance("late writes", 1, 24.0, 14.0),
+        Disturbance("kill", 1, 27.8, 20.0),
+    ],
+    "a process dies in an election": [Disturbance("election", 0, 24.0, 9.0), Disturbance("kill", 0, 26.0, 20.0)],
     "a node is stopped, and wakes": [Disturbance("stop", 0, 24.0, 8.0)],
     "a machine dies": [Disturbance("machine", 0, 40.0, 20.0)],
     "a process dies": [Disturbance("kill", 0, 40.0, 20.0)],

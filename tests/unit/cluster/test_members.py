@@ -300,6 +300,98 @@ class MembersTests(SynchronousTestCase):
         self.table.hear(2, 99)
         self.assertEqual(self.members.lease_until, 104.0)
 
+    def bridge_without(self, seconds: float, refused: bool = True) -> list[ProbeListener]:
+        """Let b and c echo once, and then c alone for so long, without heartbeats. Answer all looks at the listener of b."""
+        looks: list[ProbeListener] = []
+        number, ends = 0, self.table.now + seconds
+        while self.table.now < ends:
+            self.table.tick(0.5)
+            number += 1
+            echo = self.table.pulse()
+            self.table.hear(number, echo, "c1", "c")
+            if number == 1:
+                self.table.hear(number, echo)
+            self.table.effects += self.members.effects()
+            for look in [each for each in self.table.effects if isinstance(each, ProbeListener)]:
+                self.table.effects.remove(look)
+                looks.append(look)
+                self.members.probed(look, refused, self.table.now)
+        return looks
+
+    def test_bridge_outlasts_a_death(self) -> None:
+        """A node whose process is gone need not echo, if that was found while its last echo was younger than the lease."""
+        self.table.store(NodeRecord("c", "c1", "192.0.2.3:5271", birth=2))
+        self.with_b()
+        (look,) = self.bridge_without(8.0)
+        self.assertEqual((ProbeListener, "b", THERE, "b1"), (type(look), look.node, look.listener, look.identity))
+        self.assertEqual(self.table.now + 3.0, self.members.lease_until)
+        self.assertNotIn("WriteRecord", [name for name in self.table.seen() if name != "SendPulse"][1:])
+
+    def test_bridge_after_a_death_and_a_heartbeat(self) -> None:
+        """A list of nodes that still has the dead one does not need its echo again."""
+        self.table.store(NodeRecord("c", "c1", "192.0.2.3:5271", birth=2))
+        self.with_b()
+        self.bridge_without(5.0)
+        self.table.write()
+        self.table.read_members()
+        for number in range(20, 30):
+            self.table.tick(0.5)
+            self.table.hear(number, self.table.pulse(), "c1", "c")
+        self.assertEqual(self.table.now + 3.0, self.members.lease_until)
+
+    def test_bridge_and_a_node_that_does_not_refuse(self) -> None:
+        """A silent node that may live must echo. Its listener is looked at again."""
+        self.table.store(NodeRecord("c", "c1", "192.0.2.3:5271", birth=2))
+        self.with_b()
+        looks = self.bridge_without(8.0, refused=False)
+        self.assertGreater(len(looks), 2)
+        self.assertEqual(101.0 + 3.0, self.members.lease_until)
+
+    def test_bridge_and_a_death_that_is_found_late(self) -> None:
+        """A node whose echo was older than the lease when its listener refused may have declared this one dead before."""
+        self.table.store(NodeRecord("c", "c1", "192.0.2.3:5271", birth=2))
+        self.with_b()
+        self.table.tick(0.5)
+        echo = self.table.pulse()
+        self.table.hear(1, echo)
+        self.table.hear(1, echo, "c1", "c")
+        for number in range(2, 5):
+            self.table.tick(0.5)
+            self.table.hear(number, self.table.pulse(), "c1", "c")
+        look = self.table.take(ProbeListener)
+        for number in range(5, 10):
+            self.table.tick(0.5)
+            self.table.hear(number, self.table.pulse(), "c1", "c")
+        self.assertEqual(101.0 + 3.0, self.members.lease_until)
+        self.members.probed(look, True, self.table.now)
+        self.table.tick(0.1)
+        self.assertFalse(self.writes(self.table.now))
+
+    def test_bridge_and_a_successor(self) -> None:
+        """A listener that refused says nothing of a session that began at its node meanwhile."""
+        self.table.store(NodeRecord("c", "c1", "192.0.2.3:5271", birth=2))
+        self.with_b()
+        for number in range(1, 4):
+            self.table.tick(0.5)
+            self.table.hear(number, self.table.pulse(), "c1", "c")
+            if number == 1:
+                self.table.hear(number, self.table.pulse())
+        self.table.tick(0.5)
+        look = self.table.take(ProbeListener)
+        self.table.changed(NodeRecord("b", "b2", THERE, birth=20))
+        self.table.hear(1, self.table.pulse(), "b2")
+        self.members.probed(look, True, self.table.now)
+        self.assertNotIn("b2", self.members._gone)
+
+    def test_bridge_of_two_and_a_death(self) -> None:
+        """A node alone has no bridge: the lease ends with the last echo."""
+        self.with_b()
+        self.table.tick(0.5)
+        self.table.hear(1, self.table.pulse())
+        self.table.tick(1.3)
+        self.members.probed(self.table.take(ProbeListener), True, self.table.now)
+        self.assertEqual(101.0 + 3.0, self.members.lease_until)
+
     def test_nodes_that_come_later_are_not_counted(self) -> None:
         """A list without the heartbeat is asked for again. One with a birth or death behind the heartbeat tells nothing."""
         self.table.store(B)
