@@ -1205,7 +1205,7 @@ class BoundsTests(Case):
 
     def test_a_call_that_cannot_be_made(self) -> None:
         """A fault of ours is an answer too, and the next call is made."""
-        odd = Spooled(A, 1, Stanza("message", b"<message/>", "", "", payloads=(object(),)), 1.0, 2.0)  # type: ignore[arg-type]
+        odd = Spooled(A, 1, Stanza("message", b"<message/>", object(), ""), 1.0, 2.0)  # type: ignore[arg-type]
         self.is_error(SpoolBroken, self.node.append(odd), "TypeError")
         self.assertEqual((len(self.node.reports), self.node.append(spooled(A, 1)), self.node.held()), (1, None, (1, 100)))
 
