@@ -90,6 +90,8 @@ _REMOVAL_SECONDS = 2.0
 _CHANGE_SECONDS = 5.0
 #: Seconds after which a stream that may have no leader is asked again.
 _LEADER_SECONDS = 1.0
+#: Nanoseconds since the last contact of a leader with another copy of its stream, up to which this copy counts.
+_CONTACT = 3_000_000_000
 #: Seconds after which a cluster of servers that is not complete is asked again.
 _STARTING = 0.5
 #: Peers whose last sequence is remembered.
@@ -236,14 +238,24 @@ class JetStreamEngine(ClusterEngine):
         return missing
 
     async def elected(self, seconds: float) -> bool:
-        """Wait until each stream that a new home of a peer needs has a leader, for so long; return whether it has."""
+        """Wait until each stream that a new home of a peer needs has a leader, for so long; return whether it has.
+
+        A leader without contact to most copies of its stream can write nothing, and does not count.
+        """
         return await self._call(self._elected(seconds))
 
     async def _elected(self, seconds: float) -> bool:
         ask, names = self._api.question, (*SPOOL_STREAMS, BOOK_STREAM)
-        questions = [ask(self._api.call, f"STREAM.INFO.{name}", {}, _LEADER_SECONDS, seconds=seconds) for name in names]
-        answers = await asyncio.gather(*questions, return_exceptions=True)
+        answers = await asyncio.gather(*(ask(self._led, name, seconds=seconds) for name in names), return_exceptions=True)
         return not any(isinstance(answer, BaseException) for answer in answers)
+
+    async def _led(self, name: str) -> None:
+        """Ask a stream, once, whether it has a leader. Errors: `Unanswered`, `RequestRefused`."""
+        found = await self._api.call(f"STREAM.INFO.{name}", {}, _LEADER_SECONDS)
+        others = (found.get("cluster") or {}).get("replicas") or []
+        reached = 1 + sum(each.get("active", _CONTACT) < _CONTACT for each in others)
+        if 2 * reached <= 1 + len(others):
+            raise Unanswered(f"the leader of {name} has no majority")
 
     def _checked(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
         wanted = {**wanted, "num_replicas": 1 if self._alone else REPLICAS}

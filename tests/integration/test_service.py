@@ -170,7 +170,7 @@ class GatewayTests(SynchronousTestCase):
             audit=SimpleNamespace(note_or_log=lambda action, **facts: self.audited.append((action, facts))),
             running=SimpleNamespace(config=self.config, former_domains=set(), trust_files=SimpleNamespace(period=5, look=lambda: None)), jobs=PeriodicJobs(self.clock),
         )
-        self.components.verbs, self.components.metrics = {}, None
+        self.components.verbs, self.components.metrics = {"watch": Mock()}, None
         self.components.record.live = None
         self.components.federation = SimpleNamespace(receiving=None)
         self.components.reconfiguration = SimpleNamespace(adopters=[], listeners=None)

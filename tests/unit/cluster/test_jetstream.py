@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -106,6 +106,22 @@ class StreamTests(SynchronousTestCase):
             found, seconds = await elected()
             self.assertFalse(found)
             self.assertTrue(10 <= seconds <= 12)
+
+        self.loop.run(run())
+
+    def test_leader_without_a_majority(self) -> None:
+        """A leader without contact to another copy goes on answering, and does not count. One with contact to one of two does."""
+        def contact(*seconds: float) -> Callable[[Request], Message]:
+            replicas = [{"name": "n", "current": True, "active": round(each * 1e9)} for each in seconds]
+            return lambda request: json_message({"cluster": {"leader": "n0", "replicas": replicas}})
+
+        async def elected() -> bool:
+            return await Deferred.fromCoroutine(self.engine.elected(2.0)).asFuture(self.loop)
+
+        async def run() -> None:
+            for seconds, expected in (((0.0, 0.9), True), ((0.9, 8.0), True), ((3.1, 8.0), False), ((), True)):
+                self.connection.script[0] = contact(*seconds)
+                self.assertEqual(expected, await elected(), seconds)
 
         self.loop.run(run())
 

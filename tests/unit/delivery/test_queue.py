@@ -291,6 +291,27 @@ class SeamTests(SynchronousTestCase):
         world.queue.acknowledged(world.queue.pair_queue.in_flight_count)
         self.assertEqual((False, 1), (source.paused, world.queue.pair_queue.in_flight_count))
 
+    def test_stalled_spool_and_a_stream_that_breaks(self) -> None:
+        """If the stream breaks as well, the next stanzas pause their source. None is acknowledged, and all are sent again in order."""
+        world = World()
+        world.hold_back = True
+        source = Source()
+        world.accept(stanza("0"))
+        world.clock.advance(WINDOW)
+        self.patch(MemorySpool, "stalled", True)
+        for number in "123":
+            world.queue.accept([stanza(number)], source)
+        world.next_hop.ready = False
+        world.queue.stream_lost()
+        world.queue.accept([stanza("4")], source)
+        self.assertEqual((True, []), (source.paused, world.settled))
+        world.next_hop.ready = True
+        world.next_hop.sent.clear()
+        world.queue.next_hop_ready()
+        self.assertEqual("01234", ids(world.next_hop.sent))
+        world.queue.acknowledged(5)
+        self.assertEqual((False, ["0"]), (source.paused, world.settled))
+
 
 class SpoolTests(SynchronousTestCase):
     """Stanzas that are not acknowledged within the window go to the spool."""
