@@ -45,6 +45,8 @@ class ExpirySweep:
         errors: list[Exception] = []
         room = BOUNCED_AT_ONCE
         for queue in self._queues:
+            if queue.is_quiet(now):
+                continue
             try:
                 room -= self._sweep(queue, now, room)
             except Exception as error:  # the other queues are still swept
@@ -123,4 +125,5 @@ class ExpirySweep:
             if not self._rows:
                 self._question.open = False
                 for queue in self._queues:
-                    queue.spooled_range.forget()
+                    if queue.spooled_range.ended:
+                        queue.spooled_range.forget()

@@ -183,6 +183,13 @@ class DeliveryQueue:
         busy = len(self.pair_queue) or self._appends or self.overflow.unacked_bounces or self.replies.pings
         return not (busy or self.spooled_range.reading or self.spooled_range.leaving) and self.next_hop.state == "idle"
 
+    def is_quiet(self, now: float) -> bool:
+        """Return whether a sweep has nothing to do: stanzas wait, none in memory has expired, and no source and no turn waits."""
+        pair_queue = self.pair_queue
+        if not (pair_queue.only_spooled or pair_queue.waiting) or self._slowed or self.restore_turn is not None:
+            return False
+        return not pair_queue.has_expired(now)
+
     # --- why no stanza is written ---
 
     def blocked_by(self) -> Blocked | None:

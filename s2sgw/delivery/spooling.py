@@ -194,7 +194,7 @@ class SpooledRange:
     """
 
     __slots__ = (
-        "_clock", "_ended", "_expiry_question", "_leaving", "_looks", "_over", "_pair_queue", "_read_again", "_spool", "_user",
+        "_clock", "_expiry_question", "_leaving", "_looks", "_over", "_pair_queue", "_read_again", "_spool", "_user", "ended",
         "reading", "unreadable",
     )
 
@@ -215,7 +215,7 @@ class SpooledRange:
         #: the queue was forgotten: answers of the spool that come later do nothing
         self._over = False
         #: positions whose custody ended during a call of the spool: its answer may still name them
-        self._ended: dict[int, None] = {}
+        self.ended: dict[int, None] = {}
         #: positions that have left the queue, and must still be removed from the spool
         self._leaving: dict[int, None] = {}
 
@@ -297,7 +297,7 @@ class SpooledRange:
         return [_held(row) for row in alone]
 
     def _has_ended(self, position: int) -> bool:
-        return position in self._ended or position in self._leaving
+        return position in self.ended or position in self._leaving
 
     @property
     def leaving(self) -> bool:
@@ -312,13 +312,13 @@ class SpooledRange:
         """Note that these were removed. An answer under way may still name them."""
         for position in positions:
             self._leaving.pop(position, None)
-            self._ended[position] = None
+            self.ended[position] = None
         self.forget()
 
     def forget(self) -> None:
         """Forget the ended positions, unless an answer is still to come."""
         if not (self.reading or self._looks or self._expiry_question.open):
-            self._ended.clear()
+            self.ended.clear()
 
 
 def _held(row: Spooled) -> QueuedStanza:

@@ -32,6 +32,8 @@ DEFAULT_LIMIT = 64 * 1024 * 1024
 #: Jobs of one transaction at most, and jobs that may wait for the disk. Beyond that, the records are written anew from memory.
 GROUP = 500
 WAITING = 20_000
+#: Statements that wait for another record before they are written.
+LATER = 128
 #: Seconds after a failure to write the records anew until that is tried again. A nearly full disk takes small writes in between.
 REWRITE_SECONDS = 30.0
 #: Damaged files that may be set aside in one run of the process.
@@ -114,6 +116,8 @@ class PeerDatabase:
         #: how many damaged files were set aside
         self._replaced = 0
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        #: statements that wait for another record
+        self._later: list[Statement] = []
         #: jobs that were put, and jobs that are done, which the writer's thread counts
         self._put_jobs = self._done_jobs = 0
         self._closed = False
@@ -193,6 +197,17 @@ class PeerDatabase:
         """Write soon, all of it or nothing."""
         self._put(_Job(statements))
 
+    def write_later(self, *statements: Statement) -> None:
+        """Write with the next record, or when `LATER` statements wait: a kill may lose them."""
+        self._later += statements
+        if self._deliver is None or len(self._later) >= LATER:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        if self._later:
+            job, self._later = _Job(self._later), []
+            self._put(job)
+
     def write_durably(self, *statements: Statement) -> Deferred[int]:
         """Write, and sync to the disk. Fires with the rows that the last statement touched, or fails with `OSError`."""
         return self._answer(_Job(statements, durable=True))
@@ -205,6 +220,7 @@ class PeerDatabase:
         """Write all waiting jobs, and close the file."""
         if self._closed:
             return succeed(None)
+        self._write_waiting()
         if self._stale:
             self._rewrite()
         closed = self._answer(_Job((), last=True)).addCallback(lambda _: None)
@@ -226,6 +242,7 @@ class PeerDatabase:
     def _put(self, job: _Job) -> None:
         if self._closed:
             return
+        self._write_waiting()
         if self._deliver is None:
             self._now(job)
             return

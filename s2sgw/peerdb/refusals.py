@@ -60,11 +60,12 @@ class StoredRefusals:
         return refusals
 
     def keep(self, refused: RefusalRecord) -> None:
-        """Store a refusal. A repeated refusal replaces the stored one."""
+        """Store a refusal. A repeated refusal replaces the stored one, and wakes no thread: it has only a new time and number."""
         over = (trim("refusal", KEPT, self._database.room // 4, order=_ORDER),) if self._writes % TRIM_EVERY == 0 else ()
         self._writes += 1
         own = trim_name("refusal", "peer", refused.peer, PER_NAME, _KINDS, _ORDER)
-        self._database.write(self._put(refused), own, *over)
+        write = self._database.write if refused.times == 1 else self._database.write_later
+        write(self._put(refused), own, *over)
 
     def forget(self, peer: str) -> None:
         """Forget the refusals of a peer."""

@@ -13,7 +13,7 @@ from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.spool.interface import SpoolBroken, SpoolError
 from s2sgw.spool.memory_spool import MemorySpool
 from s2sgw.xmpp.jid import Domain
-from tests.unit.delivery.test_queue import OUT, WINDOW, World, stanza
+from tests.unit.delivery.test_queue import OUT, WINDOW, Source, World, stanza
 
 OTHER = OUT._replace(recipient=Domain.parse("other.example"))
 
@@ -33,6 +33,41 @@ class SweepTests(SynchronousTestCase):
             error = self.assertRaises(ExceptionGroup, world.custody.expiry.sweep)
             self.assertEqual(str(error.exceptions[0]), "disk full")
         self.assertEqual(len(world.back.sent), 1)
+
+    def test_quiet(self) -> None:
+        """A sweep does nothing with queues whose stanzas wait, in memory or on the disk alone, and have not expired."""
+        world = World()
+        world.next_hop.ready = False
+        for pair in (OUT, OTHER):
+            world.queues.queue(pair).accept([stanza("1")])
+        world.clock.advance(WINDOW)
+        world.clock.pump([0] * 6)
+        world.queues.queue(OTHER).evict(0)
+        self.assertEqual(world.queues.queue(OTHER).pair_queue.only_spooled, 1)
+        swept: list[DeliveryQueue] = []
+        self.patch(DeliveryQueue, "expire", sweeping(swept))
+        world.custody.expiry.sweep()
+        self.assertEqual(swept, [])
+        world.clock.advance(601)
+        world.custody.expiry.sweep()
+        self.assertIn(world.queue, swept)
+
+    def test_not_quiet(self) -> None:
+        """A sweep looks after a queue that holds nothing, that has only stanzas in flight, or for which something waits."""
+        world = World()
+        self.assertFalse(world.queue.is_quiet(0.0))
+        world.accept(stanza("1"))
+        self.assertEqual((world.queue.pair_queue.in_flight_count, world.queue.is_quiet(0.0)), (1, False))
+        queue = world.queues.queue(OTHER)
+        world.next_hop.ready = False
+        queue.accept([stanza("1")])
+        self.assertTrue(queue.is_quiet(0.0))
+        for name, value in (("restore_turn", world.custody.restore), ("_slowed", {Source(): None})):
+            before = getattr(queue, name)
+            setattr(queue, name, value)
+            self.assertFalse(queue.is_quiet(0.0))
+            setattr(queue, name, before)
+        self.assertTrue(queue.is_quiet(0.0))
 
     def test_wall_clock_steps(self) -> None:
         """A step of the wall clock, forward or back, neither expires a stanza nor extends its time."""
@@ -184,3 +219,12 @@ class AnewTests(SynchronousTestCase):
         self.world.custody.expiry.sweep()
         self.answer()
         self.assertEqual(0, self.left())
+
+
+def sweeping(swept: list[DeliveryQueue]) -> Callable[..., int]:
+    """Return a method that notes the queues, and expires nothing."""
+
+    def expire(queue: DeliveryQueue, now: float, at_most: int) -> int:
+        swept.append(queue)
+        return 0
+    return expire

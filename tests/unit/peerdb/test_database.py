@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
@@ -183,6 +184,22 @@ class ThreadTests(SynchronousTestCase):
         go_on.set()
         self.assertEqual((len(self.it.stored()), len(commits) <= 3), (401, True))
         self.it.result(self.it.store.close())
+
+    def test_later(self) -> None:
+        """Records that may be written later wake the thread with the next record, when there are enough, and at the end."""
+        self.patch(module, "LATER", 3)
+        self.it.store.write_later(insert(1), insert(2))
+        self.assertEqual(self.it.store._put_jobs, 0)
+        self.it.store.write(insert(3))
+        self.assertEqual((self.it.store._put_jobs, self.it.stored()), (2, [1, 2, 3]))
+        self.it.store.write_later(insert(4), insert(5), insert(6))
+        self.assertEqual(self.it.store._put_jobs, 4)
+        self.it.store.write_later(insert(7))
+        self.assertEqual(self.it.stored(), list(range(1, 8)))
+        self.it.store.write_later(insert(8))
+        self.it.result(self.it.store.close())
+        with closing(sqlite3.connect(self.it.path)) as connection:
+            self.assertEqual(connection.execute("SELECT count(*) FROM t").fetchone(), (8,))
 
     def test_no_call_without_a_question(self) -> None:
         """A write calls the caller's thread only if an answer is awaited."""

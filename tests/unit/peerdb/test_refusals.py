@@ -47,6 +47,15 @@ class RefusalsTests(PeerDatabaseTestCase):
         self.refusals.keep(again)
         self.assertEqual([again], self.past())
 
+    def test_again_later(self) -> None:
+        """A repeated refusal waits for the next record. The first one is written at once."""
+        written: list[str] = []
+        self.patch(self.store, "write", lambda *_: written.append("at once"))
+        self.patch(self.store, "write_later", lambda *_: written.append("later"))
+        self.refusals.keep(self.refused())
+        self.refusals.keep(self.refused().after(self.refused()))
+        self.assertEqual(written, ["at once", "later"])
+
     def test_bounded(self) -> None:
         """The number is limited per name."""
         for number in range(PER_NAME + 3):
