@@ -1,4 +1,4 @@
-"""`python -m benchmarks.calls`: the number of Python function calls of the gateway for a handshake and for a single stanza.
+"""`python -m benchmarks.calls`: how many Python functions the gateway calls for a handshake, a stream of ours, and a stanza.
 
 A count depends less on other load of the machine than a time. The exit status is 1 if a count is above its
 limit: the count when the limit was last lowered, and a margin (docs/performance.md). `--functions` lists the most called.
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import outbound
 from benchmarks.counted_gateway import FUNCTIONS
 from benchmarks.handshakes import handshake
 from benchmarks.testbed import DOMAIN, Testbed, started_gateway, testbed_in, workers
@@ -27,9 +28,11 @@ from tests.lab.lab import Lab
 PEERS, HANDSHAKES = 15, 4
 #: Stanzas, and their number a second.
 STANZAS, RATE = 1500, 300
+#: Streams of ours, each to another peer.
+OUTBOUND = 30
 #: Name -> maximum of calls, maximum of turns of the reactor.
 CEILINGS = {
-    "handshake": (2500, 10.5),
+    "handshake": (2500, 10.5), "outbound stream": (4900, 20.0),
     "stanza, acks = auto": (185, 3.0), "stanza, acks = tcp": (80, 2.0), "stanza, acks = sm": (215, 3.0),
 }
 
@@ -108,6 +111,22 @@ class Counts:
                 print(f"    {count / number:>8.2f}  {name}")
 
 
+def count_outbound(lab: Lab, counts: Counts) -> None:
+    """Count the calls of streams that a gateway opens."""
+    path = lab.directory("counter") / "socket"
+    program = sys.executable, "-m", "benchmarks.counted_gateway", str(path)
+    total: dict[str, Any] = {}
+
+    @contextmanager
+    def counting() -> Iterator[None]:
+        with CountedGateway(path).counting() as found:
+            yield
+        total.update(found)
+
+    outbound.counted(testbed_in(lab), program, OUTBOUND, counting)
+    counts.row("outbound stream", total, OUTBOUND)
+
+
 def count(lab: Lab, acks: str, counts: Counts) -> None:
     """Count the calls of one gateway."""
     testbed, path = testbed_in(lab), lab.directory("counter") / "socket"
@@ -126,6 +145,8 @@ def main() -> int:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     counts = Counts(arguments.functions)
+    with Lab(False) as lab:
+        count_outbound(lab, counts)
     for acks in ("auto", "tcp", "sm"):
         with Lab(False) as lab:
             count(lab, acks, counts)

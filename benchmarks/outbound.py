@@ -6,7 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from benchmarks.delays import stamp
 from benchmarks.relays import gateway_relay, started_server
@@ -23,6 +23,8 @@ RELAYS = ("s2sgw-auto", "ejabberd", "prosody")
 #: New peers of one measurement, and seconds between two of them.
 PEERS, QUICK_PEERS = 30, 8
 EVERY = 0.1
+#: Peers before these.
+WARM = 2
 ZONE = "cold.example"
 
 #: A function that sends one stanza to a domain by its stream there.
@@ -46,11 +48,13 @@ def _name_server(testbed: Testbed, port: int, peers: Sequence[str]) -> Iterator[
 
 
 @contextmanager
-def _gateway(testbed: Testbed, dns: Nameserver, peers: Sequence[str]) -> Iterator[tuple[Callable[[], float], Send, int]]:
+def _gateway(
+    testbed: Testbed, dns: Nameserver, peers: Sequence[str], program: Sequence[str] = (),
+) -> Iterator[tuple[Callable[[], float], Send, int]]:
     """Start a gateway to which the server behind it has a stream for each peer."""
     console = testbed.lab.port()
     changes = {"console": {"listen": f"tcp:{console}:interface=127.0.0.1"}}
-    with started_gateway(testbed, "auto", changes=changes, dns=dns) as (door, jobs):
+    with started_gateway(testbed, "auto", program, changes=changes, dns=dns) as (door, jobs):
         relay = gateway_relay("s2sgw-auto", door, jobs, console)
         certificate = testbed.authority.for_domain(DOMAIN)
         streams = {peer: authenticated(door.inner, peer, DOMAIN, certificate) for peer in peers}
@@ -71,9 +75,27 @@ def _server(testbed: Testbed, dns: Nameserver, name: str) -> Iterator[tuple[Call
         stream.close()
 
 
+def counted(testbed: Testbed, program: Sequence[str], count: int, counting: Callable[[], AbstractContextManager[object]]) -> None:
+    """Open `count` streams of a gateway that is started by `program`, one every `EVERY` seconds, within `counting`."""
+    port, peers = testbed.lab.port(), cold_peers(0, count + WARM)
+    with _name_server(testbed, port, peers) as dns, workers() as start:
+        sink = start("benchmarks.sink", {**testbed.sink("server", port, f"*.{ZONE}", count), "warm": WARM})
+        sink.line()
+        with _gateway(testbed, dns, peers, program) as (_, send, _):
+            for peer in peers[:WARM]:
+                send(peer)
+                time.sleep(0.5)
+            sink.line()
+            with counting():
+                for peer in peers[WARM:]:
+                    send(peer)
+                    time.sleep(EVERY)
+                sink.line()
+
+
 def measure(testbed: Testbed, name: str, count: int) -> Mapping[str, float]:
-    """Return CPU and time of one stream, from the stanza to its arrival. Two peers before these fill common caches."""
-    port, peers = testbed.lab.port(), cold_peers(0, count + 2)
+    """Return CPU and time of one stream, from the stanza to its arrival. `WARM` peers before these fill common caches."""
+    port, peers = testbed.lab.port(), cold_peers(0, count + WARM)
     with ExitStack() as stack:
         dns = stack.enter_context(_name_server(testbed, port, peers))
         job = testbed.sink("server", port, f"*.{ZONE}", len(peers))
@@ -81,17 +103,17 @@ def measure(testbed: Testbed, name: str, count: int) -> Mapping[str, float]:
         sink.line()
         relay = _gateway(testbed, dns, peers) if name == "s2sgw-auto" else _server(testbed, dns, name)
         cpu, send, console = stack.enter_context(relay)
-        for peer in peers[:2]:
+        for peer in peers[:WARM]:
             send(peer)
             time.sleep(0.5)
         turns = TurnReader(console) if console else None
         before = cpu()
-        for peer in peers[2:]:
+        for peer in peers[WARM:]:
             send(peer)
             time.sleep(EVERY)
         report = json.loads(sink.line())
         used = cpu() - before
-        delays = report["delays"][2:]
+        delays = report["delays"][WARM:]
         values = {"cpu_ms": used / count * 1e3, "wall_ms": statistics.median(delays), "delivered": len(delays) / count * 100}
         return {**values, **({"turn_ms": turns.longest()} if turns else {})}
 

@@ -133,7 +133,7 @@ class _Race(Generic[P]):
 
     def _try(self, number: int) -> None:
         self._begun += 1
-        self._next = self._clock.callLater(self._delay, self._go_on)
+        self._next = self._clock.callLater(self._delay, self._go_on) if self._begun < len(self._places) else None
         place = self._places[number]
         attempt = maybeDeferred(self._dialler(place), place.address, place.port, partial(self._claim, number))
         self._running[number] = attempt

@@ -68,6 +68,13 @@ class RaceTests(SynchronousTestCase):
         self.refuse("b")
         self.assertEqual(len(self.dialled), 5)
 
+    def test_no_timer_for_the_last(self) -> None:
+        """While the last place is tried, there is no timer but that of the whole race."""
+        self.race(*map(Spot, "ab")).addErrback(lambda _: None)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 2)
+        self.clock.advance(0.25)
+        self.assertEqual(([name for _, name in self.dialled], len(self.clock.getDelayedCalls())), (["a", "b"], 1))
+
     def test_the_first_wins(self) -> None:
         """The first connection is built. The other attempts are ended, not built, and listed as worth another try."""
         result = self.race()
