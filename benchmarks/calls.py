@@ -32,7 +32,7 @@ STANZAS, RATE = 1500, 300
 OUTBOUND = 30
 #: Name -> maximum of calls, maximum of turns of the reactor.
 CEILINGS = {
-    "handshake": (2500, 10.5), "outbound stream": (4900, 20.0),
+    "handshake": (2350, 10.5), "outbound stream": (4900, 20.0),
     "stanza, acks = auto": (185, 3.0), "stanza, acks = tcp": (80, 2.0), "stanza, acks = sm": (215, 3.0),
 }
 

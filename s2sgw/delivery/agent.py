@@ -263,7 +263,7 @@ class DeliveryAgent:
         data.attempt.cancel()
 
     def _attempt_over(self, failure: Failure) -> None:
-        if failure.check(CancelledError):
+        if isinstance(failure.value, CancelledError):
             return
         if isinstance(failure.value, StreamUnavailable):
             self._machine.failed(failure.value)

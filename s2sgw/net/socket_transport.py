@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from s2sgw.net.handover import innermost
 from s2sgw.net.tcp_options import unread_bytes
-from s2sgw.net.tls import HANDSHAKING
+from s2sgw.net.tls import HANDSHAKING, DirectWatch
 from s2sgw.net.tls_layer import TLSFacts, observe
 from s2sgw.net.write_permission import WriteLease
 
@@ -89,8 +89,8 @@ class TLSUser(Protocol):
         """Note that the other side sends TLS messages without end, and no data. Called from within OpenSSL too."""
 
 
-class _Watch:
-    """A `TLSWatch` (`net.tls`), which is found behind a connection as `wrappedProtocol`."""
+class _Watch(DirectWatch):
+    """A `TLSWatch` (`net.tls`), which is the app data of a connection."""
 
     __slots__ = ("_user", "began", "is_cut", "steps")
 
@@ -101,10 +101,6 @@ class _Watch:
         #: whether no more is read: the connection is closed in the next turn
         self.is_cut = False
         self._user = user
-
-    @property
-    def wrappedProtocol(self) -> _Watch:
-        return self
 
     def takes_long(self) -> bool:
         now = thread_time()

@@ -47,7 +47,7 @@ HANDSHAKING = -inf
 
 
 class TLSWatch(Protocol):
-    """The object that OpenSSL's calls reach (`_watch`): the `wrappedProtocol` of a connection's app data.
+    """The object that OpenSSL's calls reach (`_watch`): the app data of a connection, or its `wrappedProtocol`.
 
     `steps`: the steps of the handshake machine since the last data. Nothing may be closed in these calls.
     """
@@ -62,6 +62,12 @@ class TLSWatch(Protocol):
 
     def messagesWithoutData(self) -> None:
         """Note that the other side sends messages without end, and no data. No more is read."""
+
+
+class DirectWatch:
+    """The base class of a `TLSWatch` that is the app data of a connection."""
+
+    __slots__ = ()
 
 
 class NoCertificate(Exception):
@@ -219,7 +225,9 @@ def _watch(connection: SSL.Connection, where: int, code: int) -> None:
     OpenSSL answers a renegotiation with a warning and goes on. It reads messages that are no data (KeyUpdate, NewSessionTicket:
     RFC 8446 §4.6) in one call for as long as more of them come. So the input is cut off here.
     """
-    watch: TLSWatch | None = getattr(connection.get_app_data(), "wrappedProtocol", None)
+    watch: TLSWatch | None = connection.get_app_data()
+    if not isinstance(watch, DirectWatch):
+        watch = getattr(watch, "wrappedProtocol", None)
     if watch is None:
         return
     if where & SSL.SSL_CB_LOOP:

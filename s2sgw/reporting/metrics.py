@@ -174,14 +174,13 @@ class HandshakeTimes:
     def __init__(self) -> None:
         text = "Time that a step of opening a stream took."
         self.histogram = Histogram("s2sgw_handshake_seconds", text, ("step",), buckets=HANDSHAKE_BUCKETS, registry=None)
-        for step in STEPS:
-            self.histogram.labels(step)
+        self._steps = {step: self.histogram.labels(step) for step in STEPS}
 
     def took(self, step: str, seconds: float) -> None:
         """Count a step of `STEPS` that took `seconds`. Raises `ValueError` for any other step."""
         if step not in STEPS:
             raise ValueError(f"{step!r} is no step of a handshake: {', '.join(STEPS)}")
-        self.histogram.labels(step).observe(seconds)
+        self._steps[step].observe(seconds)
 
 
 class BuildInfo(Collector):

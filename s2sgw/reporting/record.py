@@ -87,6 +87,9 @@ class RefusalRecord:
 
     def clipped(self) -> RefusalRecord:
         """Return the refusal within its bounds: strangers chose much of it."""
+        texts = f"{self.peer}{self.local}{self.address}{self.ending.detail}"
+        if not self.reasons and len(texts) <= min(NAME_CHARACTERS, DETAIL_CHARACTERS) and texts.isascii():
+            return self
         peer, local, address = (clipped(name, NAME_CHARACTERS) for name in (self.peer, self.local, self.address))
         ending = replace(self.ending, detail=clipped(self.ending.detail, DETAIL_CHARACTERS))
         return replace(self, peer=peer, local=local, address=address, ending=ending, reasons=clipped_reasons(self.reasons))

@@ -145,10 +145,12 @@ class AcceptedStreamLimit:
         registered = registered_domain(peer.ascii)
         peer_is_full = partial(self._peer_has_no_room, peer, limit, besides)
         share_is_full = partial(self._share_has_no_room, registered, self._is_counted(registered, besides))
-        made = peer_is_full() or share_is_full()
+        made = False
         if peer_is_full():
+            made = True
             await self._make_room(peer_is_full, self._others(peer, besides), peer.ascii)
-        if share_is_full() and not peer_is_full():
+        if share_is_full() and not (made and peer_is_full()):  # nothing has changed if no room was made
+            made = True
             others = (stream for stream in self._streams.below(registered) if stream.connection is not besides)
             await self._make_room(share_is_full, nsmallest(ASKED, others, key=self._last_asked), registered)
         excess = self.excess(peer, limit, besides)
@@ -158,6 +160,8 @@ class AcceptedStreamLimit:
 
     def _forget_newcomers(self, besides: StreamConnection) -> None:
         """Forget those that have ended, or had their time to prove themselves, and `besides`, which asks again."""
+        if not self._expected:
+            return
         now = self._clock.seconds()
         for connection, newcomer in list(self._expected.items()):
             if connection is besides or connection.ending is not None or newcomer.until <= now:

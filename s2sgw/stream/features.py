@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from s2sgw.sasl.scram import BINDING
@@ -16,6 +17,8 @@ from s2sgw.xmpp.namespaces import CHANNEL_BINDING, DIALBACK_FEATURE, LIMITS, MAN
 MANAGEMENT_FEATURE = f"{MANAGEMENT}}}sm"
 #: The most digits of a number in a feature. A longer number is ignored.
 DIGITS = 15
+#: Standings whose features are kept as XML.
+STANDINGS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,19 @@ def offer(standing: Standing) -> Element:
     """Return `<stream:features/>` for a stream with this standing."""
     rows = [row.element(standing) for row in FEATURES if getattr(standing, row.offered)]
     return Element("features", STREAM, children=rows)
+
+
+def offer_in_xml(standing: Standing) -> bytes:
+    """Return the same as XML. The standings of nearly all streams are a few, if neither a secret nor a refusal is part of it."""
+    permission = standing.permission
+    return _written(standing) if permission.secret is not None or permission.refusal is not None else _known(standing)
+
+
+def _written(standing: Standing) -> bytes:
+    return offer(standing).to_xml()
+
+
+_known = lru_cache(STANDINGS)(_written)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import ClassVar, NoReturn
 
 from s2sgw.stream import management, sasl
 from s2sgw.stream.events import DialbackOutcome, ManagementEnabled, Method, PairProven, Permission, Refusal, Resumed
-from s2sgw.stream.features import Standing, offer
+from s2sgw.stream.features import Standing, offer_in_xml
 from s2sgw.stream.management import Counters, Managed, ManagedPhase, Resumption
 from s2sgw.stream.negotiation import Stop
 from s2sgw.stream.options import ReceivingOptions
@@ -86,7 +86,7 @@ class ReceivingContext(Managed):
             )
             self._manageable = standing.manageable
             self._resume = permission.resume if standing.manageable else 0
-            self.send(offer(standing))
+            self.send(offer_in_xml(standing))
 
     def permit(self, peer: Domain, permission: Permission) -> None:
         """Note that `peer` may authenticate, and its limits after that."""

@@ -41,6 +41,13 @@ class Store:
 class RecordTests(SynchronousTestCase):
     """Tests of what a record keeps."""
 
+    def test_clipped(self) -> None:
+        """A short refusal is kept as it is. One with few characters of four bytes each is cut."""
+        short = RefusalRecord(1.0, "inbound", "federation", *PAIR, "192.0.2.1:1", SELF_SIGNED)
+        self.assertIs(short.clipped(), short)
+        wide = RefusalRecord(1.0, "inbound", "federation", "\U0001f600" * 100, "here.example", "192.0.2.1:1", SELF_SIGNED)
+        self.assertEqual(wide.clipped().peer, "\U0001f600" * 60 + "...")
+
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1000.0)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from unittest.mock import Mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.stream.events import Permission, TLSUse
-from s2sgw.stream.features import PeerLimits, Standing, StreamFeatures, offer
+from s2sgw.stream import features
+from s2sgw.stream.events import Permission, Refusal, TLSUse
+from s2sgw.stream.features import PeerLimits, Standing, StreamFeatures, offer, offer_in_xml
 from s2sgw.xmpp.element import Element
+from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
+from s2sgw.xmpp.namespaces import STREAM
 
 USES: tuple[TLSUse, ...] = ("required", "optional", "never")
 
@@ -38,6 +43,23 @@ class OfferTests(SynchronousTestCase):
             standing = Standing(tls, secured, authenticated, Permission(external, dialback), 1000)
             names = [child.name for child in offer(standing).children]
             self.assertEqual(names, expected(tls, secured, authenticated, external, dialback), standing)
+            self.assertEqual(offer_in_xml(standing), offer(standing).to_xml())
+
+    def test_known(self) -> None:
+        """The XML for a usual standing is made once. A secret or a refusal is not kept."""
+        made: list[Standing] = []
+
+        def note(standing: Standing) -> Element:
+            made.append(standing)
+            return Element("features", STREAM)
+
+        self.patch(features, "offer", note)
+        refusal = Refusal(StreamCondition.POLICY_VIOLATION, "", Ending(Cause.CLOSED))
+        for number, permission in enumerate((Permission(), Permission(refusal=refusal), Permission(secret=Mock()))):
+            made.clear()
+            for _ in range(2):
+                offer_in_xml(Standing("never", False, False, permission, 123_456))
+            self.assertEqual(len(made), 2 if number else 1)
 
     def test_required(self) -> None:
         """R3: `<required/>` is present if TLS is mandatory, and only then."""
