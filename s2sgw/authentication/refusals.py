@@ -33,6 +33,8 @@ _CONDITIONS: dict[Cause, StreamCondition] = {
 }
 #: Causes that can pass by themselves. A certificate or a policy must be changed by an administrator.
 _PASSING = (Layer.DNS, Layer.TCP, Layer.STREAM)
+#: Mistakes of the peer. It will make them again.
+_LASTING = frozenset({Cause.BAD_XML, Cause.LIMIT_EXCEEDED, Cause.INVALID_FROM, Cause.ADDRESSING})
 #: Causes that depend on our policy for the claimed domain, or on our records of it.
 _UNPROVEN = frozenset({Cause.NOT_PROVEN, Cause.ADDRESS_MISMATCH})
 _UNPROVEN_LAYERS = (Layer.PKIX, Layer.AUTH)
@@ -42,7 +44,8 @@ _BARRED = "This server has no streams with that domain. Ask its administrator."
 def refusal(ending: Ending) -> Refusal:
     """Return the stream error for `ending`: the fault, the reason, and whether to try again (R2, R15)."""
     condition = _CONDITIONS.get(ending.cause, StreamCondition.POLICY_VIOLATION)
-    again = " Trying again later may help." if ending.layer in _PASSING and not ending.final else ""
+    passing = ending.layer in _PASSING and not ending.final and ending.cause not in _LASTING
+    again = " Trying again later may help." if passing else ""
     detail = f" ({ending.detail})" if ending.detail else ""
     text = f"{ending.layer}: {ending.account.remedy}{detail}{again}"
     return Refusal(condition, text, Ending(ending.cause, ending.detail, ending.by, condition.value))

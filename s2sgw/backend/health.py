@@ -55,7 +55,16 @@ _BY_CAUSE: dict[Cause, Cause] = {
     Cause.STREAM_ERROR: Cause.BACKEND_FAILED,
     Cause.PROTOCOL_ERROR: Cause.BACKEND_FAILED,
     Cause.BAD_XML: Cause.BACKEND_FAILED,
+    Cause.LIMIT_EXCEEDED: Cause.BACKEND_FAILED,
+    Cause.INVALID_FROM: Cause.BACKEND_FAILED,
+    Cause.ADDRESSING: Cause.BACKEND_FAILED,
 }
+_MISTAKES = (Cause.PROTOCOL_ERROR, Cause.BAD_XML, Cause.LIMIT_EXCEEDED, Cause.INVALID_FROM, Cause.ADDRESSING)
+#: Stream errors that say nothing of the peer, or of the domain, for which a stream was refused.
+_OF_THE_SERVER = frozenset({
+    "connection-timeout", "internal-server-error", "remote-connection-failed", "reset", "resource-constraint", "system-shutdown",
+    "undefined-condition",
+})
 _BY_LAYER: dict[Layer, Cause] = {
     Layer.DNS: Cause.BACKEND_UNREACHABLE,
     Layer.TCP: Cause.BACKEND_FAILED,
@@ -100,8 +109,22 @@ def attributed(ending: Ending, identity: BackendIdentity) -> Ending:
     if cause is None:
         return ending
     what = _WHAT[cause].format(authority=identity.authority, view=identity.view or "the DNS view")
-    said = "" if ending.cause in (Cause.CONNECTION_REFUSED, Cause.CONNECTION_TIMEOUT) else ending.detail
+    if ending.cause in _MISTAKES:
+        what = "sent something wrong"
+    said = ending.detail.removeprefix(f"{identity.address}: ")
+    if ending.cause in (Cause.CONNECTION_REFUSED, Cause.CONNECTION_TIMEOUT):
+        said = ""
     return Ending(cause, f"your server {identity.address} {what}" + (f": {said}" if said else ""), "us", ending.condition)
+
+
+def _concerns_all(ending: Ending, told: Ending) -> bool:
+    """Return whether a failed attempt says that the server takes no stream at all, if none is open.
+
+    A stream error may be about the pair, unless its condition is one of those of the server itself.
+    """
+    if told.cause in _UNUSABLE or told.cause is Cause.BACKEND_TIMEOUT:
+        return True
+    return told.cause is Cause.BACKEND_FAILED and (ending.cause is not Cause.STREAM_ERROR or ending.condition in _OF_THE_SERVER)
 
 
 def _speaks_of_our_certificate(ending: Ending) -> bool:
@@ -117,11 +140,13 @@ class BackendHealth(StreamOutcomes):
 
     def __init__(
         self, identity: BackendIdentity, wall: WallClock, recovered: Callable[[], object] = lambda: None,
-        clock: Seconds | None = None,
+        attempt: Callable[[BackendHealth], bool] | None = None, clock: Seconds | None = None,
     ) -> None:
         """Begin as "unknown". `recovered` is called when the server is up again: waiting stanzas may be tried at once.
 
-        `clock` measures the time since the start, whatever becomes of the date; None: `wall` does.
+        `attempt` tries one stream for stanzas that wait for this server, and returns whether there are any. It is called when the
+        server takes connections, and took no stream. `clock` measures the time since the start, whatever becomes of the date;
+        None: `wall` does.
         """
         self.identity = identity
         self.state: State = "unknown"
@@ -133,9 +158,15 @@ class BackendHealth(StreamOutcomes):
         self.questions: Callable[[], int] | None = None
         self._wall = wall
         self._recovered = recovered
-        self._open = 0
+        self._attempt = attempt
+        #: open streams in both directions, and those that we opened
+        self._open = self._ours = 0
         self._checked_at = float("-inf")
         self._absent = False
+        #: whether it took connections, and no stream, when it was tried last
+        self._took_none = False
+        #: the causes that were logged since the server was up: they may alternate
+        self._causes: set[Cause] = set()
         self._retired = False
         self._served = False
         self._clock = clock or wall
@@ -145,7 +176,9 @@ class BackendHealth(StreamOutcomes):
     def adopt(self, identity: BackendIdentity) -> None:
         """Use this identity from now on. At another address the server has not been tried yet."""
         if identity.address != self.identity.address:
-            self.state, self.since, self.ending, self._absent = "unknown", self._wall.seconds(), None, False
+            self.state, self.since, self.ending = "unknown", self._wall.seconds(), None
+            self._absent = self._took_none = False
+            self._causes.clear()
             self._checked_at = float("-inf")
         self.identity = identity
 
@@ -162,7 +195,7 @@ class BackendHealth(StreamOutcomes):
         told = self.attribute(ending)
         if ending.cause in _ABSENT:
             self._down(told, absent=True)
-        elif told.cause in _UNUSABLE and not self._open:
+        elif not self._ours and _concerns_all(ending, told):
             self._down(told, absent=False)
         elif told.layer is Layer.BACKEND and pair is not None and self._told.is_news(told.cause, (told, pair)):
             self._tell_refused(told, pair)
@@ -181,21 +214,29 @@ class BackendHealth(StreamOutcomes):
 
     def opened(self, direction: StreamDirection, peer: Domain, method: str, tls: str | None) -> None:
         self._served = True
-        self.verifies()
+        if direction == "outbound":
+            self.verifies()
+            return
+        self._open += 1
+        self._checked_at = float("-inf")  # a server that is down may be back
+        if self.state == "unknown" and not self._took_none:
+            self._up()
 
     def verifies(self) -> None:
         self._open += 1
+        self._ours += 1
         self._up()
 
-    def closed(self) -> None:
+    def closed(self, direction: StreamDirection) -> None:
         self._open -= 1
+        self._ours -= direction == "outbound"
 
     # --- periodic checks ---
 
     def wants_check(self, now: float) -> bool:
-        """Return whether a check is due: no stream has shown lately that the server is there. `now` is the wall clock's."""
-        period = DOWN_CHECK_SECONDS if self._absent else CHECK_SECONDS
-        return not self._open and not 0 <= now - self._checked_at < period
+        """Return whether a check is due: the server is down, or no stream shows that it is there. `now` is the wall clock's."""
+        period = DOWN_CHECK_SECONDS if self.state == "down" else CHECK_SECONDS
+        return (self.state == "down" or not self._open) and not 0 <= now - self._checked_at < period
 
     async def check(self, connect: Callable[[], Awaitable[None]]) -> None:
         """Connect to the server's port if a check is due, and note the result. `connect` raises `DialFailed`."""
@@ -208,8 +249,10 @@ class BackendHealth(StreamOutcomes):
         except DialFailed as failed:
             self._down(self.attribute(failed.ending), absent=True)
         else:
-            if self.state == "unknown" or self._absent:
+            if self._absent or (self.state == "unknown" and not self._took_none):
                 self._up()
+            elif self.state != "up" and self._attempt is not None and not self._attempt(self) and self.state == "down":
+                self.state, self.since, self.ending = "unknown", self._wall.seconds(), None  # the next stream will tell
 
     def tell_repeated(self, at_once: bool = False) -> None:
         """Log the refusals that were only counted for a minute."""
@@ -247,21 +290,25 @@ class BackendHealth(StreamOutcomes):
 
     def _down(self, ending: Ending, absent: bool) -> None:
         changed = self.state != "down" or self.ending is None or self.ending.cause is not ending.cause
-        self._absent = absent
+        self._absent, self._took_none = absent, not absent
         if not changed or self._retired:
             return
         if self.state != "down":
             self.since = self._wall.seconds()
         self.state, self.ending = "down", ending
+        if ending.cause in self._causes:
+            return
+        self._causes.add(ending.cause)
         self.log.warn(
             event="backend down", leg="backend", backend=self.identity.address, domains=list(self.identity.domains),
             layer=ending.layer.value, cause=ending.cause.value, detail=ending.detail, remedy=ending.remedy,
         )
 
     def _up(self) -> None:
-        self._absent = False
+        self._absent = self._took_none = False
         if self.state == "up" or self._retired:
             return
+        self._causes.clear()
         was, since = self.state, self.since
         self.state, self.since, self.ending = "up", self._wall.seconds(), None
         after: dict[str, Any] = {"down_for": round(self.since - since)} if was == "down" else {}

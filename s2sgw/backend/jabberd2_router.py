@@ -393,7 +393,7 @@ class RouterLink:
         if was_bound and self.now - self.since >= STEADY:
             self._failures = 0
         if was_bound:
-            self._around.outcomes.closed()
+            self._around.outcomes.closed("outbound")
             self._tell("router lost", connection, cause=ending.cause.value, layer=ending.layer.value, detail=ending.detail)
         self._failed(ending)
 

@@ -161,6 +161,12 @@ class BackendReceiving:
             ending = await self.claim(question.pair)
         return outcome if ending is None else DialbackOutcome("error", ending)
 
+    async def reconsider(self, connection: StreamConnection, pair: Pair, method: str) -> None:
+        """Return None: our own servers have no policy."""
+
+    def policy(self, peer: Domain) -> None:
+        """Return None: our own servers have no policy."""
+
     def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
         """Return why the domain is not the server's any more: a reload took it during the negotiation.
 

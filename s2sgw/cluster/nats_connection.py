@@ -88,6 +88,8 @@ class NATSConnection(Requests):
         self._closed = False
         self._check = check
         self._told: set[str] = set()
+        #: The servers that were connected to once: their TLS and ours agree.
+        self._known: set[str] = set()
         #: The server that is connected to, or that is tried.
         self._server = ""
         #: Why there is no connection.
@@ -132,7 +134,8 @@ class NATSConnection(Requests):
             self._log.warn("engine: {text}", text=text)
 
     def _failed(self, error: BaseException, connected: bool = False) -> None:
-        reason = _words(error) if connected else _reason(error, self._tls is not None)
+        known = connected or self._server in self._known
+        reason = _words(error) if connected else _reason(error, self._tls is not None, known)
         self.problem = f"{_shown(self._server)}: {reason}"
         self.tell(reason)
 
@@ -235,6 +238,7 @@ class NATSConnection(Requests):
                 return
             self._log.info("engine: connected to {server}", server=_shown(server))
             self._told.clear()
+            self._known.add(server)
             self._client = client
             self._up.set()
             await self._until_lost(client)
@@ -337,17 +341,18 @@ def _is_of_use(record: logging.LogRecord) -> bool:
     return record.msg != _TLS_END
 
 
-def _reason(error: BaseException, tls: bool) -> str:
+def _reason(error: BaseException, tls: bool, known: bool = False) -> str:
     """Return why a connection failed, with a remedy for a server with other TLS than ours.
 
+    A server that is `known`, because it was connected to before, has our TLS: it stops, or was stopped.
     A server that does not expect TLS first is never silent: it speaks first. One that expects it waits for our handshake.
     """
     words = _words(error)
     if isinstance(error, TimeoutError):
-        hint = "" if tls else ", or it has TLS, and cluster.tls must be set"
+        hint = "" if tls or known else ", or it has TLS, and cluster.tls must be set"
         return f"no answer: the server hangs, or cannot be reached{hint}"
     broken = isinstance(error, ssl.SSLError | ConnectionResetError | ConnectionAbortedError)
-    if not (broken or _NO_GREETING in words) or isinstance(error, ssl.SSLCertVerificationError):
+    if known or not (broken or _NO_GREETING in words) or isinstance(error, ssl.SSLCertVerificationError):
         return words
     if tls:
         return f"{words}: with cluster.tls, the server needs a tls block with handshake_first: true"

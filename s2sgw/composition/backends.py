@@ -22,6 +22,7 @@ from s2sgw.composition.server_leg import BackendServices, ServerLeg
 from s2sgw.config import Backend, Config
 from s2sgw.config.secret_file import read_secret
 from s2sgw.delivery.acknowledgements import Acks
+from s2sgw.delivery.agent_states import BackingOff, Connecting
 from s2sgw.delivery.next_hop import NextHop, NextHopLimits
 from s2sgw.delivery.outbound_stream import OutboundStream, ResumableStream, StreamProvider, StreamUnavailable
 from s2sgw.delivery.queue import DeliveryQueue
@@ -137,15 +138,29 @@ class Backends:
     # --- their health ---
 
     def _health(self, config: Config, backend: Backend) -> BackendHealth:
-        health = BackendHealth(
-            identity_of(config, backend), self._services.wall, lambda: self._recovered(health), self._services.reactor,
-        )
+        identity, services = identity_of(config, backend), self._services
+        health = BackendHealth(identity, services.wall, lambda: self._recovered(health), self._attempt, services.reactor)
         return health
 
     def _recovered(self, health: BackendHealth) -> None:
         """Retry at once what waits for a server that is up again."""
         for domain in health.identity.domains:
             self._retry_now(Domain.parse(domain))
+
+    def _attempt(self, health: BackendHealth) -> bool:
+        """Retry one of the queues that wait for a server that took no stream. If it takes one, the others are tried.
+
+        Return whether one tries now.
+        """
+        queues = self._services.ingress_services.queues
+        domains = map(Domain.parse, health.identity.domains)
+        wanting = [queue for domain in domains for queue in queues.towards(domain) if queue.wants_stream]
+        waiting = [queue for queue in wanting if queue.next_hop.state == BackingOff.word]  # not those on hold
+        if waiting:
+            queue = secrets.choice(waiting)
+            self._services.connect_services.destinations.retry_now(queue.pair.recipient.ascii)
+            queue.retry_now()
+        return bool(waiting) or any(queue.next_hop.state == Connecting.word for queue in wanting)
 
     def _retry_now(self, domain: Domain) -> None:
         self._services.connect_services.destinations.retry_now(domain.ascii)

@@ -71,6 +71,10 @@ _INNER: dict[object, type[BaseModel]] = {
 }  # fmt: skip
 
 
+#: The largest configuration file. A hundred thousand peers take some ten.
+MOST_BYTES = 64 << 20
+
+
 def load(path: str | Path, *, system_nameservers: Sequence[str] = ()) -> Config:
     """Return the configuration in the file at `path`. Raises `ConfigError` with all errors.
 
@@ -78,11 +82,17 @@ def load(path: str | Path, *, system_nameservers: Sequence[str] = ()) -> Config:
     existence and rights are checked.
     """
     path = Path(path).absolute()
+    if path.exists() and not path.is_file():  # a running gateway reads it too: a device may have no end, and a FIFO no writer
+        raise ConfigError(path, ["cannot be read: it is no regular file"])
     try:
-        text = path.read_text("utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
         raise ConfigError(path, [f"cannot be read: {reason}"]) from None
+    if len(data) > MOST_BYTES:
+        raise ConfigError(path, [f"has more than {MOST_BYTES >> 20} MiB"])
     return parse(text, path, system_nameservers=system_nameservers)
 
 

@@ -28,13 +28,16 @@ from s2sgw.queue.backoff import BackOff, Chance
 from s2sgw.queue.evidence import WRITTEN
 from s2sgw.reporting.record import EventRecord
 from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused, Resumed
-from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.ending import Cause, Ending, Layer
 from s2sgw.xmpp.timer import cancel
 
 #: Seconds after which a stream has worked: its loss is no failure.
 WORKED_SECONDS = 10.0
 #: Endings for which the next server is not the reason: the loss of the stream is no failure.
 UNRELATED = (Cause.IDLE, Cause.RECONFIGURED)
+#: Mistakes of the next server on its stream. The texts of these causes are about a sender, so they are not for the
+#: senders of the stanzas that wait for that server.
+_ITS_MISTAKES = frozenset({Cause.BAD_XML, Cause.LIMIT_EXCEEDED, Cause.INVALID_FROM, Cause.ADDRESSING})
 
 
 class AckChoice(Protocol):
@@ -48,8 +51,8 @@ class DeliveryAgent:
     """A `NextHop` (see `delivery.next_hop`) over the streams of `provider`."""
 
     __slots__ = (
-        "_ack_selection", "_clock", "_machine", "_record", "data", "last_ending", "poison_detector", "provider", "queue",
-        "resume_wait", "retry",
+        "_ack_selection", "_clock", "_machine", "_record", "data", "final_cause", "last_ending", "poison_detector", "provider",
+        "queue", "resume_wait", "retry",
     )
     log = Logger()
 
@@ -61,6 +64,8 @@ class DeliveryAgent:
         self.provider = provider
         self.data: AgentState = Idle()
         self.last_ending: Ending | None = None
+        #: The cause for which new stanzas are returned until the next attempt.
+        self.final_cause: Cause | None = None
         self.retry = RetrySchedule(back_off, random)
         self.resume_wait = ResumeWait(clock, record, self._resume_wait_over)
         self.poison_detector = PoisonDetector()
@@ -99,7 +104,9 @@ class DeliveryAgent:
     @property
     def last_cause(self) -> Cause:
         ending = self.last_ending
-        return Cause.HELD_TOO_LONG if ending is None or ending.in_order else ending.cause
+        if ending is None or ending.in_order or ending.cause in _ITS_MISTAKES:
+            return Cause.HELD_TOO_LONG
+        return ending.cause
 
     @property
     def acknowledges(self) -> bool:
@@ -325,13 +332,13 @@ class DeliveryAgent:
     def attempt_failed(self, refusal: StreamUnavailable) -> None:
         """Plan the next attempt. A final cause bounces the waiting stanzas. With any other cause they go on waiting."""
         delay = self.retry.after_attempt(refusal.retry)
-        self.last_ending = refusal.ending
+        ending = self.last_ending = refusal.ending
+        self.final_cause = ending.cause if ending.final else None
         self._back_off(delay)
-        if refusal.ending.final or self.resume_wait.over:
+        if self.final_cause is not None or self.resume_wait.over:
             self._give_up_resumption("expired")
         self._record_refusal(refusal)
-        if refusal.ending.final:
-            self.queue.give_up(refusal.ending.cause)
+        self.new_during_back_off()
         self.queue.relieve()
 
     def _record_refusal(self, refusal: StreamUnavailable) -> None:
@@ -346,9 +353,9 @@ class DeliveryAgent:
         self.data = BackingOff(self._clock.callLater(delay, self._machine.due))
 
     def new_during_back_off(self) -> None:
-        """Bounce new stanzas if the last cause was final."""
-        if self.last_ending is not None and self.last_ending.final:
-            self.queue.give_up(self.last_ending.cause)
+        """Bounce what waits if the last attempt had a final cause."""
+        if self.final_cause is not None:
+            self.queue.give_up(self.final_cause)
 
     def back_off_over(self) -> None:
         """Try again if stanzas wait, or if the other side may have stanzas for a lost stream."""
@@ -373,13 +380,17 @@ class DeliveryAgent:
             self._machine.lost(ending)
 
     def stream_gone(self, ending: Ending) -> None:
-        """Wait for the stream to be resumed, or treat the stanzas in flight as in doubt. Waiting stanzas need another stream."""
+        """Wait for the stream to be resumed, or treat the stanzas in flight as in doubt. Waiting stanzas need another stream.
+
+        Only our policy is a final cause here. The stream had been proven, so what its server said is no answer for them.
+        """
         data = self.data
         assert isinstance(data, Delivering | Suspended)
         if isinstance(data, Suspended):
             cancel(data.timer)
         data.acknowledgements.stop()
         self.last_ending = None if ending.in_order else ending
+        self.final_cause = ending.cause if ending.final and ending.layer is Layer.POLICY and ending.by == "us" else None
         lived = self._clock.seconds() - data.since
         broken = data.stream.resumable if isinstance(data, Delivering) else None
         suspicion = self._suspicion(data.stream, ending, young=lived < WORKED_SECONDS and broken is None)

@@ -7,6 +7,7 @@ A *dialler* connects to a place. It calls `build` for the protocol when the conn
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -128,4 +129,6 @@ def why(reason: Failure, place: HostPort) -> Ending:
         return Ending(Cause.CONNECTION_REFUSED, str(place), "them")
     if isinstance(problem, error.TimeoutError | error.TCPTimedOutError):
         return Ending(Cause.CONNECTION_TIMEOUT, str(place), "network")
-    return Ending(Cause.UNREACHABLE, f"{place}: {reason.getErrorMessage()}", "network")
+    number = problem.osError if isinstance(problem, error.ConnectError) else None
+    words = os.strerror(number) if isinstance(number, int) else reason.getErrorMessage()
+    return Ending(Cause.UNREACHABLE, f"{place}: {words}", "network")

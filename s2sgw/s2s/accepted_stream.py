@@ -22,6 +22,7 @@ from s2sgw.stream.events import (
     Acknowledged,
     ClosingTagDue,
     DialbackNeeded,
+    DialbackOutcome,
     Event,
     IdentityNeeded,
     JudgementNeeded,
@@ -29,6 +30,7 @@ from s2sgw.stream.events import (
     ManagementEnabled,
     Method,
     PairProven,
+    PairRefused,
     Permission,
     Refusal,
     ResolutionNeeded,
@@ -41,6 +43,14 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.registered_domain import registered_domain
+from s2sgw.xmpp.token_bucket import TokenBucket
+
+#: In place of a policy: the changed one refuses the peer. The engine does not know, and asks for no judgement again.
+_REFUSED = object()
+#: Refused pairs that are recorded for one stream: this many at once, and then one a minute.
+RECORDS, RECORDS_PER_SECOND = 64, 1 / 60
+#: Ends of a stream that say nothing new of pairs that were refused on it before.
+_WITHOUT_NEWS = (Cause.NEGOTIATION_TIMEOUT, Cause.CONNECTION_LOST)
 
 
 class StreamRegister(Protocol):
@@ -76,6 +86,13 @@ class AcceptedStream:
         #: what led to the last judgement, and to that of each peer that may authenticate and has not
         self.reasons: tuple[str, ...] = ()
         self._judged_peers: dict[Domain, tuple[str, ...]] | None = None
+        #: the policies by which peers were judged: that of the first peer, and those of further ones
+        self._judged_first: Domain | None = None
+        self._policy: object = None
+        self._policies: dict[Domain, object] | None = None
+        #: the pairs that are being proven, while none is: the end of the stream refuses all of them
+        self._claims: dict[Pair, None] | None = None
+        self._records: TokenBucket | None = None
         self._ingress_services = ingress_services
         self._record = ingress_services.record
         self._register = register
@@ -116,14 +133,20 @@ class AcceptedStream:
                 connection.step(self.engine.identified, self.side.identify(connection))
             case JudgementNeeded(peer, local):
                 self._assert(peer, local)
-                self._ask(connection, self.side.judge(connection, event), partial(self._judged, peer))
+                self._claimed(Pair(peer, local))
+                self._ask(connection, self._judge(connection, event), partial(self._judged, peer))
             case DialbackNeeded(pair):
-                question = self.side.verify(connection, event)
-                self._ask(connection, question, partial(self.engine.dialback_answered, pair))
+                self._claimed(pair)
+                self._ask(connection, self._verify(connection, event), partial(self.engine.dialback_answered, pair))
             case PairProven(pair, "bidi"):
                 self._carries_back(connection, pair)
             case PairProven(pair, method):
                 self._pair_proven(connection, pair, method)
+            case PairRefused(pair, ending):
+                self._claims = self._claims or {}
+                self._claims.pop(pair, None)
+                if not ending.is_faultless and self._takes_record():
+                    self._record_refusal(connection, pair, ending)
             case ManagementEnabled():
                 self.incoming.managed()
                 if self.engine.resumption is not None:
@@ -144,7 +167,7 @@ class AcceptedStream:
         """Release everything: the connection is gone. Called exactly once."""
         self._over = True
         if self.methods:
-            self.side.outcomes.closed()
+            self.side.outcomes.closed("inbound")
         self._register.gone(self, connection)
         for question in list(self._questions):
             question.cancel()
@@ -213,6 +236,65 @@ class AcceptedStream:
             if self._admitted is not None:
                 self._admitted.claim(peer.ascii)
 
+    def _note_policy(self, peer: Domain, policy: object) -> None:
+        """Note the policy by which a peer is judged. The peer decides when it proves itself by it."""
+        if self._judged_first is None or peer == self._judged_first:
+            self._judged_first, self._policy = peer, policy
+        else:
+            self._policies = self._policies or {}
+            self._policies[peer] = policy
+
+    async def _judge(self, connection: StreamConnection, question: JudgementNeeded) -> tuple[Permission, tuple[str, ...]]:
+        """Judge a peer, and again if its policy changes meanwhile."""
+        while True:
+            self._note_policy(question.peer, self.side.policy(question.peer))
+            answer = await self.side.judge(connection, question)
+            if not self._is_outdated(question.peer):
+                return answer
+
+    async def _verify(self, connection: StreamConnection, question: DialbackNeeded) -> DialbackOutcome:
+        """Verify a key. If the policy has changed since its peer was judged, the new one must let it in."""
+        outcome, peer = await self.side.verify(connection, question), question.pair.sender
+        while outcome.type == "valid" and self._is_outdated(peer):
+            if self._judged_by(peer) is _REFUSED:
+                return DialbackOutcome("error", _changed(peer).ending)
+            policy = self.side.policy(peer)
+            refusal = await self.side.reconsider(connection, question.pair, "dialback")
+            if refusal is not None:
+                outcome, policy = DialbackOutcome("error", refusal.ending), _REFUSED
+            self._note_policy(peer, policy)
+        return outcome
+
+    def _is_outdated(self, peer: Domain) -> bool:
+        """Return whether the policy has changed since the peer was judged. A proven peer is judged by each reload."""
+        if self._judged_first is None or peer in self.senders:
+            return False
+        policy, judged_by = self.side.policy(peer), self._judged_by(peer)
+        return policy is not judged_by and policy != judged_by
+
+    def _judged_by(self, peer: Domain) -> object:
+        return self._policy if peer == self._judged_first else (self._policies or {}).get(peer)
+
+    def _claimed(self, pair: Pair) -> None:
+        if self.methods:
+            return
+        if self._claims is None:
+            self._claims = {}
+        self._claims[pair] = None
+
+    def _takes_record(self) -> bool:
+        """Return whether one more refused pair of this stream is recorded. A stream may claim names without end."""
+        now = self._ingress_services.clock.seconds()
+        if self._records is None:
+            self._records = TokenBucket(RECORDS_PER_SECOND, now, burst=RECORDS)
+        return self._records.take(now)
+
+    def _record_refusal(self, connection: StreamConnection, pair: Pair, ending: Ending) -> None:
+        """Record that a pair was refused. The stream may go on for others."""
+        sender, recipient = str(pair.sender), str(pair.recipient)
+        names = (sender, recipient) if self.side.leg == "federation" else (recipient, sender)
+        self._record.refused(direction_of(self.side.leg), self.side.leg, names, connection.peer_address, ending)
+
     def _ask(
         self, connection: StreamConnection, question: Coroutine[Any, Any, Any], answer: Callable[[Any], list[Event]],
     ) -> None:
@@ -236,6 +318,8 @@ class AcceptedStream:
 
     def _judged(self, peer: Domain, answer: tuple[Permission, tuple[str, ...]]) -> list[Event]:
         permission, self.reasons = answer
+        if permission.refusal is not None and self._policies:
+            self._policies.pop(peer, None)  # the engine forgets it, too: a stream may go on claiming new names
         if permission.refusal is None:
             self._judged_peers = self._judged_peers or {}
             self._judged_peers[peer] = self.reasons
@@ -249,6 +333,8 @@ class AcceptedStream:
 
     def _pair_proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         excess = None if self.methods else self.side.excess(connection, pair)
+        if excess is None and not self.methods and self._is_outdated(pair.sender):
+            excess = _changed(pair.sender)
         if excess is not None:
             connection.fail(excess)
             return
@@ -259,6 +345,7 @@ class AcceptedStream:
         if pair not in self.methods:
             self.incoming.proven(pair)
         self.methods[pair] = method
+        self._claims = None
         if self._admitted is not None:
             self._admitted.prove()
         self._add_sender(pair.sender)
@@ -311,4 +398,16 @@ class AcceptedStream:
             self._record.refused(direction_of(self.side.leg), self.side.leg, names, connection.peer_address, ending)
         elif not (self.methods or ending.in_order):
             ending = self.side.outcomes.accepted_failed(names, ending)
-            self._record.refused(direction_of(self.side.leg), self.side.leg, names, connection.peer_address, ending, self.reasons)
+            open_claims = {(str(claim.sender), str(claim.recipient)): claim for claim in self._claims or ()}
+            all_refused = self._claims == {} and ending.cause in _WITHOUT_NEWS
+            if not (all_refused or open_claims) or open_claims.pop(pair, None) is not None:
+                self._record.refused(
+                    direction_of(self.side.leg), self.side.leg, names, connection.peer_address, ending, self.reasons,
+                )
+            for claim in open_claims.values():
+                self._record_refusal(connection, claim, ending)
+
+
+def _changed(peer: Domain) -> Refusal:
+    text = f"the policy for {peer} has changed meanwhile: open a new stream"
+    return Refusal(StreamCondition.RESET, text, Ending(Cause.RECONFIGURED, text, condition=StreamCondition.RESET.value))

@@ -189,7 +189,7 @@ class InitiatedStream:
         """Release everything: the connection is gone."""
         self._over = True
         if self._opened:
-            self.side.outcomes.closed()
+            self.side.outcomes.closed("outbound")
             self._record_refusal(ending)
         excused = self.additions.ended(ending)
         self._trial.end(ending, excused)
@@ -218,7 +218,8 @@ class InitiatedStream:
             on_federation = self.side.leg == "federation"
             peer, local = self.pair.inverse if on_federation else self.pair
             direction: Direction = "outbound" if on_federation else "inbound"
-            record.refused(direction, self.side.leg, (str(peer), str(local)), self.connection.peer_address, ending)
+            told = self.side.outcomes.attribute(ending)
+            record.refused(direction, self.side.leg, (str(peer), str(local)), self.connection.peer_address, told)
 
     def paused(self, connection: StreamConnection) -> None:
         """Tell the users that the transport is full."""

@@ -230,6 +230,9 @@ class FederationReceiving:
         ending = await self.claim(pair)
         return None if ending is None else replace(ending, detail="")
 
+    def policy(self, peer: Domain) -> PeerPolicy:
+        return self.peers.policy(peer)
+
     def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
         """Check again what may have changed during the negotiation: the local domains, and the number of the peer's streams."""
         if not self.identity.is_local(pair.recipient):

@@ -72,6 +72,12 @@ class ReceivingLeg(Protocol):
     async def verify(self, connection: StreamConnection, question: DialbackNeeded) -> DialbackOutcome:
         """Ask the authoritative server whether the key is its own (R28)."""
 
+    async def reconsider(self, connection: StreamConnection, pair: Pair, method: str) -> Refusal | None:
+        """Return why the policy now in force refuses `pair`. `method` proved it; "": it is not proven yet."""
+
+    def policy(self, peer: Domain) -> object:
+        """Return the policy in force for `peer`, to see whether it has changed between a judgement and its proof."""
+
     def excess(self, connection: StreamConnection, pair: Pair) -> Refusal | None:
         """Return why a stream that has just proven its first `pair` may not stay; None: it may."""
 

@@ -49,7 +49,7 @@ class StreamOutcomes:
     def verifies(self) -> None:
         """Note that a stream is ready to verify a dialback key. No pair is authenticated on it."""
 
-    def closed(self) -> None:
+    def closed(self, direction: StreamDirection) -> None:
         """Note that a stream that was ready has ended."""
 
 

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from s2sgw.stream import dialback
 from s2sgw.stream.dialback import Request
-from s2sgw.stream.events import DialbackNeeded, DialbackOutcome, JudgementNeeded, LimitHit, Method, Permission
+from s2sgw.stream.events import (
+    DialbackNeeded,
+    DialbackOutcome,
+    JudgementNeeded,
+    LimitHit,
+    Method,
+    PairRefused,
+    Permission,
+)
 from s2sgw.stream.negotiation import Stop, refuse, refused
 from s2sgw.stream.receiving_context import Asserted, ReceivingContext
 from s2sgw.xmpp.bounded_dict import BoundedDict
@@ -93,11 +101,11 @@ class DialbackAuthorization:
             self._stream.emit(LimitHit("claims_per_second"))
             self._few(request.error(StanzaCondition.RESOURCE_CONSTRAINT, bound))
         elif refusal is not None:
-            self._refuse(request, refusal.ending.account.condition, refusal.text)
+            self._refuse(request, refusal.ending.account.condition, refusal.text, refusal.ending)
         elif self._is_full_for(sender):
             self._stream.emit(LimitHit("domains_per_stream"))
             text = f"more than {self._domains} domains, or {PAIRS} pairs, on one stream: open another one"
-            self._refuse(request, StanzaCondition.RESOURCE_CONSTRAINT, text)
+            self._refuse(request, StanzaCondition.RESOURCE_CONSTRAINT, text, Ending(Cause.TOO_MANY_CLAIMS, text))
         else:
             self._forget_temporary(sender)
             self._asked[request.pair] = None
@@ -157,8 +165,9 @@ class DialbackAuthorization:
         valid = options.keys.verify(receiving, originating, request.stream_id, request.key)
         self._stream.send(request.answer(DialbackOutcome("valid" if valid else "invalid")))
 
-    def _refuse(self, request: Request, condition: StanzaCondition, text: str) -> None:
+    def _refuse(self, request: Request, condition: StanzaCondition, text: str, ending: Ending) -> None:
         self._stream.send(request.error(condition, text))
+        self._stream.emit(PairRefused(request.pair, ending))
 
     # --- answers to the engine's questions ---
 
@@ -193,7 +202,7 @@ class DialbackAuthorization:
         elif outcome.type == "invalid":
             self._invalid(request, outcome)
         else:
-            self._stream.send(request.answer(outcome))
+            self._refuse_key(request, outcome)
         self._go_on()
 
     def _prove(self, request: Request, method: Method) -> None:
@@ -204,10 +213,14 @@ class DialbackAuthorization:
     def _invalid(self, request: Request, outcome: DialbackOutcome) -> None:
         """End the stream because of a forged sender (§2.2.1). If other pairs use the stream, send an error instead (§2.1.2)."""
         if self._stream.pairs or not self.idle:
-            self._stream.send(request.answer(DialbackOutcome("error", outcome.ending)))
+            self._refuse_key(request, DialbackOutcome("error", outcome.ending))
             return
         self._stream.send(request.answer(outcome))
         raise Stop(outcome.ending or Ending(Cause.DIALBACK_INVALID))
+
+    def _refuse_key(self, request: Request, outcome: DialbackOutcome) -> None:
+        self._stream.send(request.answer(outcome))
+        self._stream.emit(PairRefused(request.pair, outcome.ending or Ending(Cause.DIALBACK_ERROR)))
 
     # --- turns ---
 
@@ -237,6 +250,7 @@ class DialbackAuthorization:
             self._prove(request, "certificate")
         elif permission.refusal is None:
             text = f"{request.pair.sender} may not authenticate by dialback here"
-            self._refuse(request, StanzaCondition.POLICY_VIOLATION, text)
+            self._refuse(request, StanzaCondition.POLICY_VIOLATION, text, Ending(Cause.NO_COMMON_METHOD, text))
         else:
-            self._refuse(request, permission.refusal.ending.account.condition, permission.refusal.text)
+            refusal = permission.refusal
+            self._refuse(request, refusal.ending.account.condition, refusal.text, refusal.ending)

@@ -177,7 +177,7 @@ class LimitHit:
 
 @dataclass(frozen=True, slots=True)
 class PairRefused:
-    """Initiating: the other side refused `pair`. The stream may go on for other pairs."""
+    """Initiating: the other side refused `pair`. Receiving: this side refused it. The stream may go on for other pairs."""
 
     pair: Pair
     ending: Ending

@@ -188,11 +188,11 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.TOO_MANY_DOMAINS: CauseInfo(Layer.POLICY, False, _FULL, "Too many new sub-domains of the remote domain have communicated with this server.", "Use fewer sub-domains, or try again later. Sub-domains that this server knows from the last day are not affected. Its administrator can raise `cluster.new_homes`."),
     Cause.TOO_MANY_CONNECTIONS: CauseInfo(Layer.POLICY, False, _FULL, "Too many connections are open.", "Open fewer connections at a time, and authenticate on those that are open."),
     Cause.HOST_UNKNOWN: CauseInfo(Layer.STREAM, True, _NOT_FOUND, "The server does not serve that domain.", "Check the domain name. The server does not serve this domain."),
-    Cause.INVALID_FROM: CauseInfo(Layer.STREAM, True, _POLICY, "The stanza's sender is not authorized on the stream.", "Send only from domains that were authenticated on the stream."),
-    Cause.ADDRESSING: CauseInfo(Layer.STREAM, True, _POLICY, "The stanza's addresses are not valid.", "Use valid `to` and `from` addresses in every stream and stanza."),
+    Cause.INVALID_FROM: CauseInfo(Layer.STREAM, False, _POLICY, "The stanza's sender is not authorized on the stream.", "Send only from domains that were authenticated on the stream."),
+    Cause.ADDRESSING: CauseInfo(Layer.STREAM, False, _POLICY, "The stanza's addresses are not valid.", "Use valid `to` and `from` addresses in every stream and stanza."),
     Cause.AMBIGUOUS_DOMAIN: CauseInfo(Layer.STREAM, True, _POLICY, "Servers interpret the domain of an address in two ways.", "Write the domain in A-labels (xn--...) in stream headers and in the addresses of stanzas. In its present form, servers with IDNA 2003 read it as another domain."),
-    Cause.BAD_XML: CauseInfo(Layer.STREAM, True, _POLICY, "The stream's XML is not valid.", "Send XML 1.0 in UTF-8 without comments, processing instructions, DTDs and entities."),
-    Cause.LIMIT_EXCEEDED: CauseInfo(Layer.STREAM, True, _POLICY, "A limit of the stream was exceeded.", "Stay within the limits that the stream features announce."),
+    Cause.BAD_XML: CauseInfo(Layer.STREAM, False, _POLICY, "The stream's XML is not valid.", "Send XML 1.0 in UTF-8 without comments, processing instructions, DTDs and entities."),
+    Cause.LIMIT_EXCEEDED: CauseInfo(Layer.STREAM, False, _POLICY, "A limit of the stream was exceeded.", "Stay within the limits that the stream features announce."),
     Cause.PROTOCOL_ERROR: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The remote server broke the protocol.", "Check the server's version and its log."),
     Cause.STREAM_ERROR: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The remote server ended the stream with an error.", "See the reason in the remote server's log."),
     Cause.NEGOTIATION_TIMEOUT: CauseInfo(Layer.STREAM, False, _TIMEOUT, "The remote server did not finish negotiating in time.", "Check the server's load, and what it waits for during the negotiation."),
@@ -219,7 +219,7 @@ ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.BACKEND_NOT_PROVEN: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain does not prove itself to its gateway.", "Give your XMPP server a certificate for its domain that `tls.trust_anchors` accepts, or run it on a loopback address."),
     Cause.BACKEND_DISTRUSTS_US: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain does not trust its gateway.", "Have your XMPP server trust the gateway's authority, backend-ca.pem: `s2sgw setup prosody` (or ejabberd, openfire, jabberd2) prints the lines."),
     Cause.BACKEND_BYPASSES_VIEW: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain looks peers up past its gateway.", "Have your XMPP server use the gateway's name server, `dns_view` of [backend]: `s2sgw setup prosody` (or ejabberd, openfire, jabberd2) prints the lines."),
-    Cause.BACKEND_HOST_UNKNOWN: CauseInfo(Layer.BACKEND, True, _NOT_FOUND, "The server of the domain does not serve it.", "Add the domain to your XMPP server, or take it out of `domains` in the gateway's configuration."),
+    Cause.BACKEND_HOST_UNKNOWN: CauseInfo(Layer.BACKEND, False, _NOT_FOUND, "The server of the domain does not serve it.", "Add the domain to your XMPP server, or take it out of `domains` in the gateway's configuration."),
     Cause.BACKEND_FAILED: CauseInfo(Layer.BACKEND, False, _TIMEOUT, "The server of the domain ended the stream of its gateway.", "See the log of your XMPP server for its reason."),
 }
 
@@ -274,5 +274,9 @@ class Ending:
         False for an ordinary close, a lost connection, a server that stopped answering, a fault of our own, and a peer of another
         node.
         """
-        faultless = self.in_order or self.cause in (Cause.UNRESPONSIVE, Cause.INTERNAL, Cause.OTHER_NODE, Cause.NO_NODE)
-        return self.by == "us" and not faultless and self.layer in _OF_PEER
+        return self.by == "us" and not self.is_faultless and self.layer in _OF_PEER
+
+    @property
+    def is_faultless(self) -> bool:
+        """Whether the other side did nothing wrong."""
+        return self.in_order or self.cause in (Cause.UNRESPONSIVE, Cause.INTERNAL, Cause.OTHER_NODE, Cause.NO_NODE)

@@ -373,8 +373,8 @@ PROMISES = (
     ),
     Mutation(
         "P17", "promise: a final cause bounces at once", "s2sgw/delivery/agent.py",
-        "        if refusal.ending.final:\n            self.queue.give_up(refusal.ending.cause)\n",
-        "",
+        "        self._record_refusal(refusal)\n        self.new_during_back_off()\n",
+        "        self._record_refusal(refusal)\n",
         (_AGENT + "test_final_cause_bounces_at_once",),
     ),
     Mutation(

@@ -16,6 +16,7 @@ Every refused connection and every bounced stanza has one of the causes on this 
 
 - *The user reads*: the text of the stanza error that the sender of a message gets, if it cannot be delivered.
 - *Final*: s2sgw returns the message at once, because a later attempt cannot succeed. Otherwise it tries again, until `hold` is over ([custody](custody.md)).
+  A domain is looked up before a message enters a queue. If that fails (layer DNS), and s2sgw has neither a stream to that domain nor other messages for it, the message returns at once.
 - *To do*: what mends it, for the administrator of the server that is at fault. In most cases that is the other one.
 
 This page is generated from the code (`python -m tests.support.refusals_page` writes it).

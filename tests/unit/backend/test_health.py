@@ -41,13 +41,26 @@ class AttributionTests(SynchronousTestCase):
             (Cause.SELF_SIGNED, Cause.BACKEND_NOT_PROVEN), (Cause.SASL_FAILED, Cause.BACKEND_DISTRUSTS_US),
             (Cause.DIALBACK_INVALID, Cause.BACKEND_BYPASSES_VIEW), (Cause.HOST_UNKNOWN, Cause.BACKEND_HOST_UNKNOWN),
             (Cause.STREAM_ERROR, Cause.BACKEND_FAILED), (Cause.CONNECTION_LOST, Cause.BACKEND_FAILED),
-            (Cause.NEGOTIATION_TIMEOUT, Cause.BACKEND_TIMEOUT),
+            (Cause.NEGOTIATION_TIMEOUT, Cause.BACKEND_TIMEOUT), (Cause.INVALID_FROM, Cause.BACKEND_FAILED),
+            (Cause.LIMIT_EXCEEDED, Cause.BACKEND_FAILED), (Cause.ADDRESSING, Cause.BACKEND_FAILED),
         ):
             told = attributed(Ending(cause, "why", "them"), IDENTITY)
             self.assertEqual((wanted, Layer.BACKEND, "us"), (told.cause, told.layer, told.by), cause)
             self.assertIn(ADDRESS, told.detail)
-            self.assertEqual(Ending(cause).final, told.final, cause)  # a final cause stays as it is
+            self.assertFalse(told.final, cause)  # the server may be starting
             self.assertIs(told, attributed(told, IDENTITY))
+
+    def test_mistake(self) -> None:
+        """A stream that we ended because of what the server sent is not one that it ended."""
+        told = attributed(Ending(Cause.BAD_XML, "text between elements"), IDENTITY)
+        self.assertEqual(told.detail, f"your server {ADDRESS} sent something wrong: text between elements")
+
+    def test_address_once(self) -> None:
+        """The address of the server is named once."""
+        told = attributed(Ending(Cause.UNREACHABLE, f"{ADDRESS}: No route to host", "network"), IDENTITY)
+        self.assertEqual(told.detail, f"your server {ADDRESS} cannot be reached: No route to host")
+        several = attributed(Ending(Cause.UNREACHABLE, "[::1]:15269: No route to host", "network"), IDENTITY)
+        self.assertIn("[::1]:15269: No route to host", several.detail, "another address of its host name")
 
     def test_certificate(self) -> None:
         """A server that does not accept our certificate says so by a stream error or a TLS alert. The authority is named."""
@@ -77,7 +90,9 @@ class HealthTests(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(1_000_000)
         self.recovered = 0
-        self.health = BackendHealth(IDENTITY, self.clock, self._recovered)
+        self.attempts: list[BackendHealth] = []
+        self.waiting = True
+        self.health = BackendHealth(IDENTITY, self.clock, self._recovered, self._attempt)
         self.events: list[dict[str, Any]] = []
         observer = cast(ILogObserver, self._log)
         globalLogPublisher.addObserver(observer)
@@ -85,6 +100,10 @@ class HealthTests(SynchronousTestCase):
 
     def _recovered(self) -> None:
         self.recovered += 1
+
+    def _attempt(self, health: BackendHealth) -> bool:
+        self.attempts.append(health)
+        return self.waiting
 
     def _log(self, event: dict[str, Any]) -> None:
         if str(event.get("event", "")).startswith("backend"):
@@ -108,7 +127,7 @@ class HealthTests(SynchronousTestCase):
     def test_one_line_each_way(self) -> None:
         """However many peers write, there is one line when the server goes down and one when it is back. Then what waits is tried again."""
         self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
-        self.health.closed()
+        self.health.closed("outbound")
         for _ in range(20):
             self.health.attempt_failed(PAIR, REFUSED)
             self.health.attempt_failed(OTHER, REFUSED)
@@ -127,7 +146,7 @@ class HealthTests(SynchronousTestCase):
         """A server that a reload removed is neither down nor up in the log, however its last streams end."""
         self.health.retire()
         self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
-        self.health.closed()
+        self.health.closed("outbound")
         self.health.attempt_failed(PAIR, REFUSED)
         self.assertEqual(([], 0), (self.told, self.recovered))
 
@@ -150,9 +169,105 @@ class HealthTests(SynchronousTestCase):
         self.clock.advance(61)
         self.health.tell_repeated()
         self.assertEqual([2, 2], [event["times"] for event in self.events[3:]])
-        self.health.closed()
+        self.health.closed("outbound")
         self.health.attempt_failed(PAIR, BLOCKED)
         self.assertEqual("up", self.health.state)
+
+    def test_takes_no_stream(self) -> None:
+        """A server that takes connections and no stream is down. An attempt every ten seconds finds out when it takes one again."""
+        for ending in (
+            Ending(Cause.CONNECTION_LOST, by="network"), Ending(Cause.CLOSED, by="them"), Ending(Cause.BAD_XML), Ending(Cause.NEGOTIATION_TIMEOUT),
+            Ending(Cause.STREAM_ERROR, by="them", condition="resource-constraint"),
+        ):
+            self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+            self.health.attempt_failed(PAIR, ending)
+            self.assertEqual("up", self.health.state, "another stream is open")
+            self.health.closed("outbound")
+            self.health.attempt_failed(PAIR, ending)
+            self.assertEqual("down", self.health.state, ending)
+            before = len(self.attempts)
+            self.clock.advance(DOWN_CHECK_SECONDS)
+            self.assertEqual((1, 0), (self.check(None), self.check(None)))
+            self.assertEqual(("down", before + 1), (self.health.state, len(self.attempts)))
+        self.recovered = 0
+        self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+        self.assertEqual(("up", 1), (self.health.state, self.recovered))
+
+    def test_nothing_waits(self) -> None:
+        """A server that takes connections, and for which nothing waits, is not down for ever: the next stream will tell."""
+        self.waiting = False
+        self.health.attempt_failed(PAIR, Ending(Cause.CONNECTION_LOST, by="network"))
+        self.assertEqual("down", self.health.state)
+        self.check(None)
+        self.assertEqual(("unknown", None, []), (self.health.state, self.health.row()["cause"], self.health.alerts()))
+        for _ in range(10):
+            self.clock.advance(CHECK_SECONDS)
+            self.check(None)
+            self.assertEqual("unknown", self.health.state, "a connection is no stream")
+        self.health.attempt_failed(PAIR, Ending(Cause.CONNECTION_LOST, by="network"))
+        self.assertEqual(("down", ["backend down"]), (self.health.state, self.told))
+        self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+        self.assertEqual(("up", "backend up"), (self.health.state, self.told[-1]))
+
+    def test_its_own_streams_while_nothing_waits(self) -> None:
+        """Streams of a server that takes none of ours do not make it up, and the log does not flap."""
+        self.waiting = False
+        for ending in [Ending(Cause.CONNECTION_LOST, by="network")] * 3:
+            self.health.attempt_failed(PAIR, ending)
+            self.clock.advance(DOWN_CHECK_SECONDS)
+            self.check(None)
+            self.health.opened("inbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+            self.assertEqual("unknown", self.health.state)
+        self.assertEqual(["backend down"], self.told)
+
+    def test_same_cause_in_two_ways(self) -> None:
+        """A server that did not answer at all, and then not in time, took no stream: a connection does not make it up."""
+        self.waiting = False
+        self.check(Ending(Cause.CONNECTION_TIMEOUT, by="network"))
+        self.health.attempt_failed(PAIR, Ending(Cause.NEGOTIATION_TIMEOUT))
+        for _ in range(3):
+            self.clock.advance(CHECK_SECONDS)
+            self.check(None)
+        self.assertEqual(("unknown", ["backend down"]), (self.health.state, self.told))
+
+    def test_causes_that_alternate(self) -> None:
+        """Each cause is logged once while the server is down. `status` has the last one."""
+        endings = Ending(Cause.CONNECTION_LOST, by="network"), Ending(Cause.NEGOTIATION_TIMEOUT)
+        for _ in range(5):
+            for ending in endings:
+                self.health.attempt_failed(PAIR, ending)
+        self.assertEqual((["backend down"] * 2, "backend-timeout"), (self.told, self.health.row()["cause"]))
+        self.health.opened("outbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+        self.health.closed("outbound")
+        self.health.attempt_failed(PAIR, endings[0])
+        self.assertEqual("backend down", self.told[-1])
+
+    def test_its_own_streams(self) -> None:
+        """Streams that the server opened do not show that it takes ours. They make the next check come at once."""
+        self.health.opened("inbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+        self.assertEqual("up", self.health.state)
+        for ending in (Ending(Cause.CONNECTION_LOST, by="network"), REFUSED):
+            self.health.attempt_failed(PAIR, ending)
+            self.assertEqual("down", self.health.state)
+            self.clock.advance(DOWN_CHECK_SECONDS)
+            self.assertEqual((1, 0), (self.check(ending), self.check(ending)))
+            self.health.opened("inbound", PAIR.sender, "EXTERNAL", "TLSv1.3")
+            self.health.closed("inbound")
+            self.assertEqual(("down", 1), (self.health.state, self.check(ending)))
+        self.clock.advance(DOWN_CHECK_SECONDS)
+        self.assertEqual(1, self.check(None))
+        self.assertEqual(("up", 1), (self.health.state, self.recovered))
+        self.clock.advance(CHECK_SECONDS)
+        self.assertEqual(0, self.check(None))
+
+    def test_words_about_a_pair(self) -> None:
+        """A stream error that may be about one peer, or one domain, does not make an idle server down."""
+        for ending in (
+            BLOCKED, Ending(Cause.STREAM_ERROR, by="them", condition="not-authorized"), Ending(Cause.HOST_UNKNOWN, by="them"),
+            Ending(Cause.SHUTDOWN), Ending(Cause.CLOSED),
+        ):
+            self.health.attempt_failed(PAIR, ending)
+            self.assertEqual("unknown", self.health.state, ending)
 
     def test_another_reason(self) -> None:
         """A server that is down for a new reason is reported again, and has been down since the first."""

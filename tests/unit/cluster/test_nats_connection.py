@@ -182,6 +182,7 @@ class ConnectionTests(SynchronousTestCase):
             words = _reason(error, tls)
             self.assertEqual([number for number, text in enumerate(hints) if text in words], [] if hint is None else [hint], words)
             self.assertIn(str(error) or "no answer: the server hangs", words)
+            self.assertFalse([text for text in hints if text in _reason(error, tls, known=True)], "a server that was connected to has our TLS")
 
     def test_unfit_server(self) -> None:
         """A server that cannot serve is left, now and later, and the words say why; another is taken."""

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import capturedLogs
 
 from s2sgw.backend.private_ca import PrivateCAError
@@ -192,13 +192,13 @@ class BackendsTests(FolderCase):
             queue.accept([self.message()])
             self.reload(text)
             self.gateway.destinations.failed(ROOMS.ascii, Ending(Cause.CONNECTION_TIMEOUT), purpose="backend")
-            made[0][2].errback(StreamUnavailable(Ending(Cause.BACKEND_HOST_UNKNOWN)))
+            made[0][2].errback(StreamUnavailable(Ending(Cause.HOST_UNKNOWN)))
             leg = self.backends.leg_of(ROOMS)
             assert leg is not None
             self.assertEqual((1, "connecting"), (len(queue.pair_queue), queue.next_hop.state))
             self.assertEqual([leg.initiating], [side for side, _, _ in made[1:]])
             self.assertEqual(0.0, self.gateway.destinations._destinations[ROOMS.ascii].retry_at)
-            made[1][2].errback(StreamUnavailable(Ending(Cause.BACKEND_HOST_UNKNOWN)))
+            made[1][2].errback(StreamUnavailable(Ending(Cause.HOST_UNKNOWN)))
             self.assertEqual((0, "backing off"), (len(queue.pair_queue), queue.next_hop.state))
             self.gateway.custody.queues.forget(queue.pair)
 
@@ -317,3 +317,31 @@ class BackendsTests(FolderCase):
         leg.health.attempt_failed(None, Ending(Cause.CONNECTION_REFUSED))
         leg.health.opened("outbound", PEER, "EXTERNAL", None)
         self.assertEqual([ROOMS], tried)
+
+    def test_server_that_takes_no_stream(self) -> None:
+        """A server that takes connections and no stream gets one attempt in ten seconds, for stanzas that wait."""
+        self.reload(ALONE)
+        made, leg = self.attempts(), self.backends.leg_of(HERE)
+        assert leg is not None
+        queues = [self.gateway.custody.queues.queue(Pair(PEER, domain)) for domain in (HERE, ROOMS)]
+        for queue in queues:
+            queue.accept([self.message()])
+        failed = Ending(Cause.CONNECTION_LOST, by="them")
+        for _, _, outcome in list(made):
+            leg.health.attempt_failed(Pair(PEER, HERE), failed)
+            outcome.errback(StreamUnavailable(failed))
+        self.assertEqual(["backing off"] * 2, [queue.next_hop.state for queue in queues])
+        held = self.gateway.custody.queues.queue(Pair(Domain.parse("held.example"), HERE))
+        held.hold()
+        held.accept([self.message()])
+        self.patch(backends_module.Backends, "_knock", lambda *_: succeed(None))
+        for number in (3, 4, 4):
+            leg.health._checked_at = float("-inf")
+            self.successResultOf(Deferred.fromCoroutine(self.backends.check()))
+            self.assertEqual((number, "idle"), (len(made), held.next_hop.state))
+        self.assertEqual((["connecting"] * 2, "down"), ([queue.next_hop.state for queue in queues], leg.health.state))
+        for queue in queues:
+            queue.drop(True)
+        leg.health._checked_at = float("-inf")
+        self.successResultOf(Deferred.fromCoroutine(self.backends.check()))
+        self.assertEqual("unknown", leg.health.state)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from s2sgw.config import ConfigError, load
+from s2sgw.config import ConfigError, load, loading
 from s2sgw.config.cross_checks import certificate_files, tcp_place
 from tests.support.configurations import GATEWAY, ConfigTestCase
 
@@ -501,6 +501,18 @@ hold = "x"
         path.write_text(GATEWAY, "utf-8")
         self.assertEqual(path, load(os.path.relpath(path)).path)
         self.assertEqual(("192.0.2.1:53",), load(path, system_nameservers=["192.0.2.1"]).nameservers)
+
+    def test_no_regular_file(self) -> None:
+        """A FIFO, a device or a folder is not read. A file that is too large is read no further."""
+        fifo = Path(self.mktemp())
+        os.mkfifo(fifo)
+        for path in (fifo, Path("/dev/zero"), fifo.parent):
+            caught = self.assertRaises(ConfigError, load, path)
+            self.assertEqual(["cannot be read: it is no regular file"], caught.complaints)
+        large = Path(self.mktemp())
+        with large.open("wb") as file:
+            file.truncate(loading.MOST_BYTES + 1)
+        self.assertEqual(["has more than 64 MiB"], self.assertRaises(ConfigError, load, large).complaints)
 
     def test_unreadable_configuration(self) -> None:
         """A configuration file that cannot be read is an error like any other."""

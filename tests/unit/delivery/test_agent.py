@@ -275,7 +275,7 @@ class CourierTests(SynchronousTestCase):
         assert isinstance(agent, DeliveryAgent)
         for ending, cause in (
             (None, Cause.HELD_TOO_LONG), (Ending(Cause.CLOSED), Cause.HELD_TOO_LONG),
-            (Ending(Cause.CONNECTION_REFUSED), Cause.CONNECTION_REFUSED),
+            (Ending(Cause.CONNECTION_REFUSED), Cause.CONNECTION_REFUSED), (Ending(Cause.BAD_XML), Cause.HELD_TOO_LONG),
         ):
             agent.last_ending = ending
             self.assertEqual(agent.last_cause, cause)
@@ -312,6 +312,49 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual([stanza.id for stanza in world.back], ["1", "2"])
         self.assertIn(b"remote-server-not-found", world.back[0].data)
         self.assertEqual(world.state, "backing off")
+
+    def test_mistakes_of_the_next_server(self) -> None:
+        """R33: what a server says wrong bounces nothing, before and after it is proven. The next stream delivers all."""
+        for cause in (Cause.BAD_XML, Cause.LIMIT_EXCEEDED, Cause.INVALID_FROM, Cause.ADDRESSING, Cause.HOST_UNKNOWN):
+            for proven in (False, True):
+                if cause is Cause.HOST_UNKNOWN and not proven:
+                    continue  # it is an answer to our header: it does not serve the domain
+                with self.subTest(cause=cause, proven=proven):
+                    world = World()
+                    world.queue.accept([message("1")])
+                    if proven:
+                        world.open().writable = False
+                        world.queue.accept([message("2")])
+                        world.connections[-1].close(Ending(cause))
+                    else:
+                        world.fail(cause)
+                        world.queue.accept([message("2")])
+                    world.queue.accept([message("3")])
+                    self.assertEqual((world.state, world.back), ("backing off", []))
+                    world.clock.advance(4)
+                    self.assertEqual("".join(ids(world.open().written))[-2:], "23")
+                    self.assertEqual(world.back, [])
+
+    def test_policy_ends_an_open_stream(self) -> None:
+        """R34: if our policy ends an open stream, what comes for it bounces at once. The words of the server do not."""
+        for by, bounced in (("us", ["2"]), ("them", [])):
+            world = World()
+            world.queue.accept([message("1")])
+            world.open().close(Ending(Cause.DENY_LISTED, by=by))  # type: ignore[arg-type]
+            world.queue.accept([message("2")])
+            self.assertEqual([stanza.id for stanza in world.back], bounced)
+
+    def test_final_cause_is_forgotten(self) -> None:
+        """A later attempt that fails for another cause bounces nothing more."""
+        world = World()
+        world.side.ending = Ending(Cause.NO_SUCH_DOMAIN)
+        world.queue.accept([message("1")])
+        queue = world.queue
+        world.side.ending = Ending(Cause.DNS_UNREACHABLE)
+        world.destinations.retry_now(THERE.ascii)
+        queue.retry_now()
+        queue.accept([message("2")])
+        self.assertEqual(([stanza.id for stanza in world.back], len(queue.pair_queue)), (["1"], 1))
 
     def test_temporary_cause_waits_and_tries_again(self) -> None:
         """R39: an unreachable server is tried again at growing intervals. What waited is delivered with a delay stamp."""

@@ -158,7 +158,7 @@ class AcceptedTests(EntryTestCase):
         )
         nothing = lambda *ignored: None  # noqa: E731
         side: Any = SimpleNamespace(
-            leg="federation", proven=nothing, excess=nothing, admit=lambda pair: succeed(None), outcomes=StreamOutcomes(),
+            leg="federation", proven=nothing, excess=nothing, policy=lambda peer: None, admit=lambda pair: succeed(None), outcomes=StreamOutcomes(),
         )
         services = ingress_services(self.custody, self.peers)
         stream = AcceptedStream(side, engine, services, Mock())  # type: ignore[arg-type]
@@ -179,7 +179,7 @@ class AcceptedTests(EntryTestCase):
         connection: Any = Mock(peer_address="192.0.2.1:1", step=lambda method, *arguments: method(*arguments))
         nothing = lambda *ignored: None  # noqa: E731
         side: Any = SimpleNamespace(
-            leg="federation", proven=nothing, excess=nothing, admit=lambda pair: succeed(None), outcomes=StreamOutcomes(),
+            leg="federation", proven=nothing, excess=nothing, policy=lambda peer: None, admit=lambda pair: succeed(None), outcomes=StreamOutcomes(),
         )
         services = ingress_services(self.custody, self.peers)
         for ending, batch, unheard in ((Cause.CONNECTION_LOST, "ab", 1), (Cause.CLOSED, "bc", 0), (Cause.CLOSED, "bc", 0)):

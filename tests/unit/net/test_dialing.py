@@ -68,6 +68,7 @@ class DialTests(SynchronousTestCase):
             failure = self.failureResultOf(result, DialFailed)
             self.assertEqual((failure.value.ending.cause, failure.value.address), (cause, "2001:db8::1"))
             self.assertIn("[2001:db8::1]:5269", failure.value.ending.detail)
+        self.assertEqual(failure.value.ending.detail, "[2001:db8::1]:5269: Cannot assign requested address")
 
     def test_names_are_not_resolved(self) -> None:
         """A host name is an error of the caller: a look-up here would bypass the rules for addresses."""

@@ -12,14 +12,26 @@ from twisted.logger import Logger, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.reporting.record import EventRecord
-from s2sgw.s2s.accepted_stream import AcceptedStream
+from s2sgw.s2s.accepted_stream import RECORDS, AcceptedStream
 from s2sgw.s2s.resumption_table import ResumptionTable
 from s2sgw.s2s.stream_outcomes import StreamOutcomes
-from s2sgw.stream.events import JudgementNeeded, PairProven, Permission, ResolutionNeeded
+from s2sgw.stream.events import (
+    DialbackNeeded,
+    DialbackOutcome,
+    Event,
+    JudgementNeeded,
+    PairProven,
+    PairRefused,
+    Permission,
+    Refusal,
+    ResolutionNeeded,
+)
 from s2sgw.xmpp.ending import Cause, Ending
+from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain, Pair
 
 PEER, HERE = Domain.parse("peer.example"), Domain.parse("here.example")
+SILENT = Ending(Cause.NEGOTIATION_TIMEOUT)
 
 
 class AdmissionTests(SynchronousTestCase):
@@ -33,7 +45,7 @@ class AdmissionTests(SynchronousTestCase):
 
         side: Any = SimpleNamespace(
             outcomes=StreamOutcomes(),
-            leg="federation", resolve=resolve, excess=lambda connection, pair: None, proven=Mock(),
+            leg="federation", resolve=resolve, excess=lambda connection, pair: None, policy=lambda peer: None, proven=Mock(),
         )
         self.admitted, self.engine, self.connection = Mock(), Mock(resumption=None), Mock()
         self.services = Mock(clock=Clock())
@@ -133,6 +145,129 @@ class AdmissionTests(SynchronousTestCase):
         self.assertEqual([other, PEER], list(self.stream.senders))
 
 
+class ChangedPolicyTests(SynchronousTestCase):
+    """A pair is proven by the policy in force: if it has changed since its peer was judged, the new one decides."""
+
+    def setUp(self) -> None:
+        self.answers: list[Deferred[Any]] = []
+
+        async def answer(*_: object) -> Any:
+            self.answers.append(Deferred())
+            return await self.answers[-1]
+
+        self.policies: dict[str, str] = {}
+        side: Any = SimpleNamespace(
+            outcomes=StreamOutcomes(), leg="federation", excess=lambda connection, pair: None, proven=Mock(),
+            policy=lambda peer: self.policies.get(peer.ascii, "first"), judge=answer, verify=answer, reconsider=answer,
+        )
+        self.engine = Mock(resumption=None)
+        self.connection = Mock(peer_address="192.0.2.1:5269", tls_version="TLSv1.3")
+        self.connection.step.side_effect = lambda answer, result: answer(result)
+        services = Mock(clock=Clock(), record=EventRecord(Clock(), Logger()))
+        self.stream = AcceptedStream(side, self.engine, services, Mock(), Mock())
+        self.stream.connected(self.connection)
+        self.stream.incoming = Mock()
+
+    def judge(self, *names: str, refusal: Any = None) -> None:
+        for name in names:
+            self.stream.event(self.connection, JudgementNeeded(Domain.parse(name), HERE, secured=True))
+            self.answers.pop().callback((Permission(dialback=True, refusal=refusal), ()))
+
+    def verify(self, name: str) -> Pair:
+        """Ask for the verification of a key. The test answers."""
+        pair = Pair(Domain.parse(name), HERE)
+        self.stream.event(self.connection, DialbackNeeded(pair, "k", "s"))
+        return pair
+
+    def prove(self, name: str, method: Any = "dialback") -> bool:
+        """Return whether the pair is proven."""
+        pair = Pair(Domain.parse(name), HERE)
+        self.stream.event(self.connection, PairProven(pair, method))
+        return pair in self.stream.methods
+
+    def test_unchanged(self) -> None:
+        """Each peer is compared with its own policy, in any order. Nobody is judged again."""
+        self.policies["other.example"] = "of other.example"
+        self.judge("peer.example", "other.example")
+        for name in ("other.example", "peer.example"):
+            pair = self.verify(name)
+            self.answers.pop().callback(DialbackOutcome("valid"))
+            self.engine.dialback_answered.assert_called_with(pair, DialbackOutcome("valid"))
+            self.assertTrue(self.prove(name))
+        self.connection.fail.assert_not_called()
+
+    def test_during_a_judgement(self) -> None:
+        """A peer whose policy changes while it is judged is judged again."""
+        self.stream.event(self.connection, JudgementNeeded(PEER, HERE, secured=True))
+        self.policies["peer.example"] = "second"
+        self.answers.pop().callback((Permission(dialback=True), ()))
+        self.engine.judged.assert_not_called()
+        refused = Permission(refusal=Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.NOT_ALLOWED)))
+        self.answers.pop().callback((refused, ()))
+        self.engine.judged.assert_called_once_with(refused, PEER)
+
+    def test_during_a_verification(self) -> None:
+        """A peer that is denied, or whose policy is tightened, while its key is verified is refused, and not the stream."""
+        for refusal in (None, Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.DENY_LISTED))):
+            self.setUp()
+            self.judge("peer.example", "other.example")
+            self.assertTrue(self.prove("peer.example", "EXTERNAL"))
+            self.verify("other.example")
+            self.policies["other.example"] = "second"
+            self.answers.pop().callback(DialbackOutcome("valid"))
+            self.engine.dialback_answered.assert_not_called()
+            self.answers.pop().callback(refusal)
+            outcome = DialbackOutcome("valid") if refusal is None else DialbackOutcome("error", refusal.ending)
+            self.assertEqual(outcome, self.engine.dialback_answered.call_args.args[1])
+            self.connection.fail.assert_not_called()
+            self.verify("other.example")
+            self.answers.pop().callback(DialbackOutcome("valid"))
+            again = self.engine.dialback_answered.call_args.args[1]
+            self.assertEqual(("valid" if refusal is None else "error", []), (again.type, self.answers), "it asks again")
+
+    def test_before_it_authenticates(self) -> None:
+        """A peer decides when it authenticates. If its policy has changed by then, it must open a new stream."""
+        self.judge("peer.example")
+        self.policies["peer.example"] = "second"
+        self.assertFalse(self.prove("peer.example", "EXTERNAL"))
+        (refusal,) = self.connection.fail.call_args.args
+        self.assertEqual((StreamCondition.RESET, Cause.RECONFIGURED), (refusal.condition, refusal.ending.cause))
+        self.stream.incoming.proven.assert_not_called()  # type: ignore[attr-defined]
+
+    def test_proven_peer(self) -> None:
+        """A peer that is proven here was judged by the reload: a further pair of it needs no look, and ends no stream."""
+        self.judge("peer.example")
+        self.assertTrue(self.prove("peer.example", "EXTERNAL"))
+        self.policies["peer.example"] = "second"
+        self.verify("peer.example")
+        self.answers.pop().callback(DialbackOutcome("valid"))
+        self.assertEqual(DialbackOutcome("valid"), self.engine.dialback_answered.call_args.args[1])
+
+    def test_asked_again(self) -> None:
+        """A peer whose key could not be verified asks again, without a new judgement."""
+        self.judge("peer.example", "other.example")
+        self.assertTrue(self.prove("peer.example"))
+        for outcome in (DialbackOutcome("error", Ending(Cause.DIALBACK_ERROR)), DialbackOutcome("valid")):
+            pair = self.verify("other.example")
+            self.answers.pop().callback(outcome)
+            self.assertEqual((pair, outcome), self.engine.dialback_answered.call_args.args)
+            if outcome.ending is not None:
+                self.stream.event(self.connection, PairRefused(pair, outcome.ending))
+        self.assertTrue(self.prove("other.example"))
+
+    def test_names_without_end(self) -> None:
+        """Nothing is kept of refused names, and few of them are recorded."""
+        self.judge("peer.example", "other.example")
+        refusal = Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.NOT_ALLOWED))
+        for number in range(1000):
+            name = f"n{number}.example"
+            self.judge(name, refusal=refusal)
+            self.stream.event(self.connection, PairRefused(Pair(Domain.parse(name), HERE), refusal.ending))
+        record: Any = self.stream._record
+        self.assertEqual(["other.example"], [each.ascii for each in self.stream._policies or ()])
+        self.assertEqual(RECORDS, sum(record.refusals.values()))
+
+
 class RefusalTests(SynchronousTestCase):
     """Tests of streams that we end because of what a proven peer sent: each is a refusal of the peer."""
 
@@ -141,7 +276,7 @@ class RefusalTests(SynchronousTestCase):
         with capturedLogs() as logs:
             record = EventRecord(Clock(), Logger("test"))
             side: Any = SimpleNamespace(
-                outcomes=StreamOutcomes(), leg=leg, excess=lambda connection, pair: None, proven=Mock(),
+                outcomes=StreamOutcomes(), leg=leg, excess=lambda connection, pair: None, policy=lambda peer: None, proven=Mock(),
             )
             engine, connection = Mock(resumption=None), Mock(peer_address="192.0.2.1:5269", tls_version="TLSv1.3")
             stream = AcceptedStream(side, engine, Mock(clock=Clock(), record=record), Mock(), Mock())
@@ -171,6 +306,55 @@ class RefusalTests(SynchronousTestCase):
         """A fault of our own server is recorded for the peer of the stanza, on the backend leg. There is no letter to the peer."""
         ((row,), _, _) = self.ended("backend", Ending(Cause.BAD_XML))
         self.assertEqual(("here.example", "peer.example", "backend"), (row["peer"], row["local"], row["leg"]))
+
+    def claims(self, *events: Event, ending: Ending = SILENT) -> list[tuple[object, object]]:
+        """Return peer and cause of each record after these events of an unproven stream, and its end."""
+        async def silence(*_: object) -> None:
+            await Deferred()
+
+        record = EventRecord(Clock(), Logger("test"))
+        side: Any = SimpleNamespace(
+            outcomes=StreamOutcomes(), leg="federation", excess=lambda connection, pair: None, policy=lambda peer: None, proven=Mock(),
+            judge=silence, verify=silence,
+        )
+        connection = Mock(peer_address="192.0.2.1:5269", tls_version="TLSv1.3")
+        stream = AcceptedStream(side, Mock(resumption=None, claimed=(None, None)), Mock(clock=Clock(), record=record), Mock(), Mock())
+        stream.connected(connection)
+        stream.incoming = Mock()
+        for event in events:
+            stream.event(connection, event)
+        stream.ended(connection, ending)
+        return sorted((row["peer"], row["cause"]) for row in (each.row() for each in record.list()))
+
+    def test_each_claim(self) -> None:
+        """Each pair that is refused has its record: one that the stream outlives, and those that were open at its end."""
+        one, two, three = (Pair(Domain.parse(f"{name}.example"), HERE) for name in ("one", "two", "three"))
+        asked = [JudgementNeeded(pair.sender, HERE, secured=True) for pair in (one, two, three)]
+        refused = PairRefused(one, Ending(Cause.DIALBACK_INVALID))
+        self.assertEqual(self.claims(*asked, refused, DialbackNeeded(two, "k", "s")), [
+            ("one.example", "dialback-invalid"), ("three.example", "negotiation-timeout"), ("two.example", "negotiation-timeout"),
+        ])
+        last = PairRefused(three, Ending(Cause.DENY_LISTED))
+        self.assertEqual(self.claims(*asked, refused, last), [
+            ("one.example", "dialback-invalid"), ("three.example", "deny-listed"), ("two.example", "negotiation-timeout"),
+        ])
+        for ending in (SILENT, Ending(Cause.CONNECTION_LOST, by="network"), Ending(Cause.CLOSED)):
+            self.assertEqual(self.claims(asked[0], refused, ending=ending), [("one.example", "dialback-invalid")])
+            self.assertEqual(self.claims(refused, ending=ending), [("one.example", "dialback-invalid")], "barred before it is judged")
+        flood = Ending(Cause.TOO_MANY_CLAIMS)
+        self.assertIn("too-many-claims", [cause for _, cause in self.claims(asked[0], refused, ending=flood)])
+        for cause in (Cause.OTHER_NODE, Cause.NO_NODE, Cause.INTERNAL, Cause.RECONFIGURED):
+            self.assertEqual(self.claims(asked[0], PairRefused(one, Ending(cause)), ending=Ending(Cause.CLOSED)), [], "nobody's fault")
+        self.assertEqual(self.claims(*asked, refused, ending=Ending(Cause.CLOSED)), [("one.example", "dialback-invalid")])
+
+    def test_claims_beside_a_proven_pair(self) -> None:
+        """On a stream with a proven pair a refused one has its record. Its end refuses none."""
+        one, two = (Pair(Domain.parse(f"{name}.example"), HERE) for name in ("one", "two"))
+        events: list[Event] = [JudgementNeeded(one.sender, HERE, secured=True), PairProven(Pair(PEER, HERE), "EXTERNAL"), DialbackNeeded(two, "k", "s")]
+        lost = Ending(Cause.CONNECTION_LOST, by="network")
+        self.assertEqual(self.claims(*events, ending=lost), [])
+        refused = PairRefused(two, Ending(Cause.DENY_LISTED))
+        self.assertEqual(self.claims(*events, refused, ending=lost), [("two.example", "deny-listed")])
 
     def test_ends_without_a_fault_of_the_peer(self) -> None:
         """A stop, an orderly close, a lost connection, a silent peer and an internal fault are no refusals."""

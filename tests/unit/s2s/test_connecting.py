@@ -18,6 +18,7 @@ from s2sgw.s2s.connecting import PATIENCE, RETIRE_SECONDS, ConnectServices, Init
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ERROR_SECONDS, LOSS_SECONDS, ExtensionMemory
 from s2sgw.s2s.stream_limits import RETRY_SECONDS, StreamLimit, StreamPlace
+from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.events import Acknowledged
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
@@ -480,6 +481,12 @@ class RefusalTests(Attempts):
         peer, local = str(PAIR.recipient), str(PAIR.sender)
         refused = self.after(ending)
         self.assertEqual([("outbound", "federation", (peer, local), self.connections[-1].peer_address, ending)], refused)
+
+    def test_own_server(self) -> None:
+        """On the backend leg the server is at fault, as in an attempt."""
+        self.patch(StreamOutcomes, "attribute", lambda outcomes, ending: Ending(Cause.BACKEND_FAILED, ending.detail))
+        ((*_, told),) = self.after(Ending(Cause.BAD_XML, "text"))
+        self.assertEqual(Ending(Cause.BACKEND_FAILED, "text"), told)
 
     def test_not_recorded(self) -> None:
         """An orderly close, a lost connection and an error of the other side are not refusals by us."""

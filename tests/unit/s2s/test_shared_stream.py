@@ -278,7 +278,7 @@ class AcceptedStreamTests(EntryTestCase):
         self.accepted = AcceptedStreams(services, SimpleNamespace(accept=lambda *ignored, **more: self.link), SimpleNamespace(contacted=self.woken.append))
         self.side: Any = SimpleNamespace(
             outcomes=StreamOutcomes(),
-            leg="federation", proven=lambda *ignored: None, excess=lambda *ignored: None, admit=lambda pair: succeed(None), engine=lambda direct: self.engine, tls=None,
+            leg="federation", proven=lambda *ignored: None, excess=lambda *ignored: None, policy=lambda *ignored: None, admit=lambda pair: succeed(None), engine=lambda direct: self.engine, tls=None,
         )
 
     def accept(self) -> Any:

@@ -25,5 +25,5 @@ class StreamCountsTests(SynchronousTestCase):
         """A stream is counted once. One without TLS is counted as such."""
         outcomes = StreamCounts()
         outcomes.opened("inbound", PEER, "dialback", None)
-        outcomes.closed()
+        outcomes.closed("inbound")
         self.assertEqual({("inbound", "dialback", "none"): 1}, {key: number for key, number in outcomes.counts.items() if number})

@@ -16,6 +16,7 @@ from s2sgw.stream.events import (
     JudgementNeeded,
     LimitHit,
     PairProven,
+    PairRefused,
     Permission,
     Refusal,
     ResolutionNeeded,
@@ -666,6 +667,16 @@ class StanzaTests(ReceivingCase):
         self.assertIs(self.told(*OPEN, Do("rest"))._framer._parser, None)
 
 
+def refused(sender: Domain, ending: Ending) -> PairRefused:
+    """Return the event of a refused pair towards `OURS`."""
+    return PairRefused(pair(sender), ending)
+
+
+def not_here(sender: Domain) -> Ending:
+    """Return the ending of a request whose key is not accepted."""
+    return Ending(Cause.NO_COMMON_METHOD, f"{sender} may not authenticate by dialback here")
+
+
 def pair(sender: Domain = PEER, recipient: Domain = OURS) -> Pair:
     return Pair(sender, recipient)
 
@@ -702,7 +713,10 @@ class DialbackTests(ReceivingCase):
         forbidden = dialback_error("forbidden", Ending(Cause.DIALBACK_INVALID).account.bounce, "auth")
         outcome = DialbackOutcome("invalid", Ending(Cause.DIALBACK_INVALID))
         asked = [In(result("peer.example", "rooms.ours.example", "k2")), Says(DialbackNeeded(pair(PEER, ROOMS), "k2", "s2"))]
-        answered = [Do("dialback_answered", pair(PEER, ROOMS), outcome), Out(result("rooms.ours.example", "peer.example", forbidden, "error"))]
+        answered = [
+            Do("dialback_answered", pair(PEER, ROOMS), outcome), Out(result("rooms.ours.example", "peer.example", forbidden, "error")),
+            Says(PairRefused(pair(PEER, ROOMS), Ending(Cause.DIALBACK_INVALID))),
+        ]
         self.told(*PROVEN, *asked, *answered)
         self.told(*ASKED, *asked, *answered)
 
@@ -712,7 +726,7 @@ class DialbackTests(ReceivingCase):
         text = dialback_error("remote-server-timeout", "The remote server refuses connections.", "wait")
         self.told(
             *ASKED, Do("dialback_answered", PAIR, outcome), Out(result("ours.example", "peer.example", text, "error")),
-            *ASKED[-2:],
+            Says(PairRefused(PAIR, Ending(Cause.CONNECTION_REFUSED))), *ASKED[-2:],
         )
 
     def test_unserved_target(self) -> None:
@@ -727,7 +741,10 @@ class DialbackTests(ReceivingCase):
         """R14, R28: a sender that cannot be a peer is an error too."""
         for sender, text in (("bad.example", "not you"), ("ours.example", "ours.example is served here and cannot be the sender")):
             inside = dialback_error("policy-violation", text, "modify")
-            self.told(*OPEN, In(result(sender, "ours.example", "k")), Out(result("ours.example", sender, inside, "error")))
+            engine = self.told(*OPEN)
+            told: list[Any] = engine.receive(result(sender, "ours.example", "k").encode())
+            self.assertEqual([event.pair for event in told], [pair(Domain.parse(sender))])
+            self.assertEqual(engine.data_to_send().decode(), result("ours.example", sender, inside, "error"))
 
     def test_more_pairs(self) -> None:
         """R28: several pairs may share one stream. Each further domain is judged once, and stanzas pass meanwhile."""
@@ -787,7 +804,7 @@ class DialbackTests(ReceivingCase):
             self.assertEqual(judged, names[number + 4 : number + 5])
         self.assertEqual(verified, names[:8])
         begun: list[Any] = engine.dialback_answered(pair(Domain.parse("d3.example")), DialbackOutcome("error"))
-        self.assertEqual([event.pair.sender.ascii for event in begun], ["d8.example"])
+        self.assertEqual([type(begun.pop(0)), *[event.pair.sender.ascii for event in begun]], [PairRefused, "d8.example"])
 
     def test_which_judgement(self) -> None:
         """If several judgements are open, the shell names the domain. Another domain is refused."""
@@ -917,10 +934,11 @@ class DialbackTests(ReceivingCase):
             (Permission(), "other.example may not authenticate by dialback here", "policy-violation", "modify"),
             (Permission(refusal=nowhere), "nowhere", "remote-server-not-found", "cancel"),
         ):
+            told = Says(refused(OTHER, not_here(OTHER) if permission.refusal is None else permission.refusal.ending))
             inside = dialback_error(condition, text, kind)
             answer = Out(result("ours.example", "other.example", inside, "error"))
             asked = In(result("other.example", "ours.example", "k"))
-            self.told(*OPEN, asked, Says(JudgementNeeded(OTHER, OURS, True)), Do("judged", permission), answer, asked, answer)
+            self.told(*OPEN, asked, Says(JudgementNeeded(OTHER, OURS, True)), Do("judged", permission), answer, told, asked, answer, told)
 
     def test_further_domain_refused_for_now(self) -> None:
         """R2, R28: a further domain that was told to wait is judged again when it asks again, a bounded number of times on one stream."""
@@ -928,10 +946,11 @@ class DialbackTests(ReceivingCase):
         unasked = Refusal(StreamCondition.REMOTE_CONNECTION_FAILED, "unasked", Ending(Cause.DNS_UNREACHABLE))
         error = dialback_error("remote-server-timeout", "unasked", "wait")
         answer = Out(result("ours.example", "other.example", error, "error"))
-        refused = [asked, question, Do("judged", Permission(refusal=unasked)), answer]
-        self.told(*OPEN, *refused, asked, question, Do("judged", PERMIT_DIALBACK), Says(DialbackNeeded(pair(OTHER), "k", "s3")))
+        told = Says(refused(OTHER, unasked.ending))
+        once = [asked, question, Do("judged", Permission(refusal=unasked)), answer, told]
+        self.told(*OPEN, *once, asked, question, Do("judged", PERMIT_DIALBACK), Says(DialbackNeeded(pair(OTHER), "k", "s3")))
         self.patch(dialback_authorization, "JUDGED_ANEW", 1)
-        self.told(*OPEN, *refused, *refused, asked, answer)
+        self.told(*OPEN, *once, *once, asked, answer, told)
 
     def test_refused_domains(self) -> None:
         """The number of refused domains that a stream remembers is bounded: the first one is judged anew when it asks again."""
@@ -942,14 +961,15 @@ class DialbackTests(ReceivingCase):
             answer = result("ours.example", name, dialback_error("policy-violation", "no", "modify"), "error")
             steps += [
                 In(result(name, "ours.example", "k")), Says(JudgementNeeded(Domain.parse(name), OURS, True)),
-                Do("judged", Permission(refusal=refusal)), Out(answer),
+                Do("judged", Permission(refusal=refusal)), Out(answer), Says(refused(Domain.parse(name), refusal.ending)),
             ]
         self.told(*OPEN, *steps)
 
     def test_not_permitted(self) -> None:
         """R28: dialback is an error if the peer must authenticate by its certificate and has not done so."""
         inside = dialback_error("policy-violation", "peer.example may not authenticate by dialback here", "modify")
-        self.told(*EXTERNAL, In(result("peer.example", "ours.example", "k")), Out(result("ours.example", "peer.example", inside, "error")))
+        answer = Out(result("ours.example", "peer.example", inside, "error"))
+        self.told(*EXTERNAL, In(result("peer.example", "ours.example", "k")), answer, Says(refused(PEER, not_here(PEER))))
 
     def test_key_before_certificate(self) -> None:
         """R28: if dialback is allowed, the key is verified whatever the certificate proves, also for a further domain."""
@@ -965,7 +985,7 @@ class DialbackTests(ReceivingCase):
         inside = dialback_error("policy-violation", "other.example may not authenticate by dialback here", "modify")
         self.told(
             *PROVEN, In(result("other.example", "ours.example", "k")), Says(JudgementNeeded(OTHER, OURS, True)),
-            Do("judged", PERMIT_EXTERNAL), Out(result("ours.example", "other.example", inside, "error")),
+            Do("judged", PERMIT_EXTERNAL), Out(result("ours.example", "other.example", inside, "error")), Says(refused(OTHER, not_here(OTHER))),
         )
 
     def test_certified_beside_another(self) -> None:
@@ -982,7 +1002,7 @@ class DialbackTests(ReceivingCase):
             Says(PairProven(other, "certificate")), In(message("mercutio@other.example") + message()),
             Says(Stanzas(other, (message("mercutio@other.example"),)), Stanzas(PAIR, (message(),))),
             In(result("third.example", "ours.example", "k")), Says(JudgementNeeded(third, OURS, True)),
-            Do("judged", Permission()), Out(result("ours.example", "third.example", inside, "error")),
+            Do("judged", Permission()), Out(result("ours.example", "third.example", inside, "error")), Says(refused(third, not_here(third))),
         )
 
     def test_again(self) -> None:
@@ -1003,7 +1023,7 @@ class DialbackTests(ReceivingCase):
         text = dialback_error("resource-constraint", said, "wait")
         asked = [In(result("peer.example", "rooms.ours.example", "k")), Says(DialbackNeeded(pair(PEER, ROOMS), "k", "s2"))]
         answer = Out(result("ours.example", "other.example", text, "error"))
-        self.told(*PROVEN, *asked, In(result("other.example", "ours.example", "k")), answer, Says(LimitHit("domains_per_stream")))
+        self.told(*PROVEN, *asked, In(result("other.example", "ours.example", "k")), answer, Says(LimitHit("domains_per_stream"), refused(OTHER, Ending(Cause.TOO_MANY_CLAIMS, said))))
 
     def test_malformed(self) -> None:
         """R27: an element that is not a valid request ends the stream."""
@@ -1121,7 +1141,8 @@ class WithoutTLSTests(ReceivingCase):
         inside = dialback_error("policy-violation", "not you", "modify")
         self.told(
             In(HEAD + ">"), Out(HEAD + " id='s1'>"), self.asking, Says(JudgementNeeded(PEER, OURS, False)),
-            Do("judged", Permission(refusal=NOT_ALLOWED)), Out(result("ours.example", "peer.example", inside, "error")), options=BACKEND,
+            Do("judged", Permission(refusal=NOT_ALLOWED)), Out(result("ours.example", "peer.example", inside, "error")),
+            Says(refused(PEER, NOT_ALLOWED.ending)), options=BACKEND,
         )
 
     def test_pre_1_0_with_names(self) -> None:
