@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -45,12 +45,20 @@ from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.token_bucket import TokenBucket
 
-#: In place of a policy: the changed one refuses the peer. The engine does not know, and asks for no judgement again.
-_REFUSED = object()
+#: Seconds for which a peer that a changed policy refused is not judged again on its stream.
+REFUSED_SECONDS = 60.0
 #: Refused pairs that are recorded for one stream: this many at once, and then one a minute.
 RECORDS, RECORDS_PER_SECOND = 64, 1 / 60
 #: Ends of a stream that say nothing new of pairs that were refused on it before.
 _WITHOUT_NEWS = (Cause.NEGOTIATION_TIMEOUT, Cause.CONNECTION_LOST)
+
+
+class _Refused(NamedTuple):
+    """In place of the policy by which a peer was judged: a changed one has refused it. The engine asks for no judgement again."""
+
+    ending: Ending
+    policy: object
+    until: float
 
 
 class StreamRegister(Protocol):
@@ -256,13 +264,15 @@ class AcceptedStream:
         """Verify a key. If the policy has changed since its peer was judged, the new one must let it in."""
         outcome, peer = await self.side.verify(connection, question), question.pair.sender
         while outcome.type == "valid" and self._is_outdated(peer):
-            if self._judged_by(peer) is _REFUSED:
-                return DialbackOutcome("error", _changed(peer).ending)
-            policy = self.side.policy(peer)
+            policy, now, before = self.side.policy(peer), self._ingress_services.clock.seconds(), self._judged_by(peer)
+            if isinstance(before, _Refused) and before.policy == policy and now < before.until:
+                return DialbackOutcome("error", before.ending)
             refusal = await self.side.reconsider(connection, question.pair, "dialback")
             if refusal is not None:
-                outcome, policy = DialbackOutcome("error", refusal.ending), _REFUSED
-            self._note_policy(peer, policy)
+                outcome = DialbackOutcome("error", refusal.ending)
+                self._note_policy(peer, _Refused(refusal.ending, policy, now + REFUSED_SECONDS))
+            else:
+                self._note_policy(peer, policy)
         return outcome
 
     def _is_outdated(self, peer: Domain) -> bool:

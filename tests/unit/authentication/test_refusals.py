@@ -63,3 +63,5 @@ class PeerTests(SynchronousTestCase):
         self.assertEqual(StreamCondition.RESOURCE_CONSTRAINT, told.condition)
         self.assertEqual("policy: Reuse streams instead of opening new ones. (4 streams are open)", told.text)
         self.assertIn("Trying again later may help", refusal(Ending(Cause.DNS_UNREACHABLE)).text)
+        for cause in (Cause.BAD_XML, Cause.LIMIT_EXCEEDED, Cause.INVALID_FROM, Cause.ADDRESSING):
+            self.assertNotIn("Trying again later may help", refusal(Ending(cause)).text, "a mistake of the peer")

@@ -330,6 +330,8 @@ class BackendsTests(FolderCase):
         for _, _, outcome in list(made):
             leg.health.attempt_failed(Pair(PEER, HERE), failed)
             outcome.errback(StreamUnavailable(failed))
+        allowed: list[str] = []
+        self.patch(self.gateway.destinations, "retry_now", allowed.append)
         self.assertEqual(["backing off"] * 2, [queue.next_hop.state for queue in queues])
         held = self.gateway.custody.queues.queue(Pair(Domain.parse("held.example"), HERE))
         held.hold()
@@ -339,6 +341,7 @@ class BackendsTests(FolderCase):
             leg.health._checked_at = float("-inf")
             self.successResultOf(Deferred.fromCoroutine(self.backends.check()))
             self.assertEqual((number, "idle"), (len(made), held.next_hop.state))
+        self.assertEqual(sorted([HERE.ascii, ROOMS.ascii]), sorted(allowed), "without the back-off of the server")
         self.assertEqual((["connecting"] * 2, "down"), ([queue.next_hop.state for queue in queues], leg.health.state))
         for queue in queues:
             queue.drop(True)

@@ -12,7 +12,7 @@ from twisted.logger import Logger, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.reporting.record import EventRecord
-from s2sgw.s2s.accepted_stream import RECORDS, AcceptedStream
+from s2sgw.s2s.accepted_stream import RECORDS, REFUSED_SECONDS, AcceptedStream
 from s2sgw.s2s.resumption_table import ResumptionTable
 from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.events import (
@@ -163,7 +163,8 @@ class ChangedPolicyTests(SynchronousTestCase):
         self.engine = Mock(resumption=None)
         self.connection = Mock(peer_address="192.0.2.1:5269", tls_version="TLSv1.3")
         self.connection.step.side_effect = lambda answer, result: answer(result)
-        services = Mock(clock=Clock(), record=EventRecord(Clock(), Logger()))
+        self.clock = Clock()
+        services = Mock(clock=self.clock, record=EventRecord(Clock(), Logger()))
         self.stream = AcceptedStream(side, self.engine, services, Mock(), Mock())
         self.stream.connected(self.connection)
         self.stream.incoming = Mock()
@@ -223,7 +224,28 @@ class ChangedPolicyTests(SynchronousTestCase):
             self.verify("other.example")
             self.answers.pop().callback(DialbackOutcome("valid"))
             again = self.engine.dialback_answered.call_args.args[1]
-            self.assertEqual(("valid" if refusal is None else "error", []), (again.type, self.answers), "it asks again")
+            self.assertEqual((outcome, []), (again, self.answers), "it asks again")
+
+    def test_refused_for_a_while(self) -> None:
+        """A peer that the new policy refused is judged again after a minute, or when the policy changes again."""
+        refusal = Refusal(StreamCondition.POLICY_VIOLATION, "no", Ending(Cause.DNS_UNREACHABLE))
+        for seconds, policy, judged in ((1, "second", False), (REFUSED_SECONDS, "second", True), (1, "third", True)):
+            self.setUp()
+            self.judge("peer.example", "other.example")
+            self.assertTrue(self.prove("peer.example", "EXTERNAL"))
+            self.policies["other.example"] = "second"
+            for answer in (DialbackOutcome("valid"), refusal):
+                if answer is not refusal:
+                    self.verify("other.example")
+                self.answers.pop().callback(answer)
+            self.clock.advance(seconds)
+            self.policies["other.example"] = policy
+            self.verify("other.example")
+            self.answers.pop().callback(DialbackOutcome("valid"))
+            self.assertEqual(judged, bool(self.answers), (seconds, policy))
+            if judged:
+                self.answers.pop().callback(None)
+                self.assertEqual(DialbackOutcome("valid"), self.engine.dialback_answered.call_args.args[1])
 
     def test_before_it_authenticates(self) -> None:
         """A peer decides when it authenticates. If its policy has changed by then, it must open a new stream."""
@@ -301,6 +323,13 @@ class RefusalTests(SynchronousTestCase):
         """It is recorded also if the connection ended before the stream error could be sent."""
         rows, _, _ = self.ended("federation", Ending(Cause.INVALID_FROM))
         self.assertEqual(1, len(rows))
+
+    def test_direction(self) -> None:
+        """The end of an accepted stream is told as one of the other side."""
+        told: list[str] = []
+        self.patch(StreamOutcomes, "closed", lambda outcomes, direction: told.append(direction))
+        self.ended("backend", Ending(Cause.CLOSED))
+        self.assertEqual(["inbound"], told)
 
     def test_own_server(self) -> None:
         """A fault of our own server is recorded for the peer of the stanza, on the backend leg. There is no letter to the peer."""

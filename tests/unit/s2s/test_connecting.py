@@ -482,6 +482,13 @@ class RefusalTests(Attempts):
         refused = self.after(ending)
         self.assertEqual([("outbound", "federation", (peer, local), self.connections[-1].peer_address, ending)], refused)
 
+    def test_direction(self) -> None:
+        """The end of a stream of ours is told as one of ours."""
+        told: list[str] = []
+        self.patch(StreamOutcomes, "closed", lambda outcomes, direction: told.append(direction))
+        self.after(Ending(Cause.CLOSED))
+        self.assertEqual(["outbound"], told)
+
     def test_own_server(self) -> None:
         """On the backend leg the server is at fault, as in an attempt."""
         self.patch(StreamOutcomes, "attribute", lambda outcomes, ending: Ending(Cause.BACKEND_FAILED, ending.detail))
