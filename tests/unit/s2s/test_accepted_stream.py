@@ -187,7 +187,7 @@ class ChangedPolicyTests(SynchronousTestCase):
         return pair in self.stream.methods
 
     def test_unchanged(self) -> None:
-        """Each peer is compared with its own policy, in any order. Nobody is judged again."""
+        """Each peer is compared with its own policy, in any order, and not judged again."""
         self.policies["other.example"] = "of other.example"
         self.judge("peer.example", "other.example")
         for name in ("other.example", "peer.example"):
