@@ -90,7 +90,7 @@ _REMOVAL_SECONDS = 2.0
 _CHANGE_SECONDS = 5.0
 #: Seconds after which a stream that may have no leader is asked again.
 _LEADER_SECONDS = 1.0
-#: Nanoseconds since the last contact of a leader with another copy of its stream, up to which this copy counts.
+#: Nanoseconds since the last contact of a leader with another copy of its stream, below which this copy counts.
 _CONTACT = 3_000_000_000
 #: Seconds after which a cluster of servers that is not complete is asked again.
 _STARTING = 0.5
@@ -253,7 +253,7 @@ class JetStreamEngine(ClusterEngine):
         """Ask a stream, once, whether it has a leader. Errors: `Unanswered`, `RequestRefused`."""
         found = await self._api.call(f"STREAM.INFO.{name}", {}, _LEADER_SECONDS)
         others = (found.get("cluster") or {}).get("replicas") or []
-        reached = 1 + sum(each.get("active", _CONTACT) < _CONTACT for each in others)
+        reached = 1 + sum(_is_reached(each) for each in others)
         if 2 * reached <= 1 + len(others):
             raise Unanswered(f"the leader of {name} has no majority")
 
@@ -643,6 +643,11 @@ class _Watches(Watch):
 
 def _is_no_stream(answer: object) -> bool:
     return isinstance(answer, RequestRefused) and answer.code == _NO_STREAM
+
+
+def _is_reached(replica: Mapping[str, Any]) -> bool:
+    """Return whether the leader has contact to a copy. The server writes 0 for a copy that this leader has never seen."""
+    return not replica.get("offline") and 0 < replica.get("active", _CONTACT) < _CONTACT
 
 
 async def _within_engine(coroutine: Coroutine[Any, Any, _T]) -> _T:

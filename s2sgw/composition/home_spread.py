@@ -57,6 +57,8 @@ REST_SECONDS, RESTING = 60.0, 1000
 ENDED = "it has ended meanwhile"
 #: The text about a peer that stays because of an election.
 NO_LEADERS = "the engine has no leaders now"
+#: The text about a peer that stays because something came in from it during an election.
+IN_USE = "it is in use now"
 #: Peers whose streams are looked at in one turn.
 LOOKED_AT = 100
 
@@ -235,7 +237,7 @@ class HomeSpread:
         end = self._clock.seconds() + STEP_SECONDS
         result: dict[str, list[dict[str, str]]] = {"moved": [], "kept": []}
         moves = zip(peers, turns, strict=False)
-        yield from few_at_once((partial(self._begin_move, peer, to, result, end) for peer, to in moves), AT_ONCE)
+        yield from few_at_once((partial(self._begin_move, peer, to, busy, result, end) for peer, to in moves), AT_ONCE)
         return result
 
     def _chosen(self, number: int, busy: bool) -> SlicedWork[list[Domain]]:
@@ -246,27 +248,35 @@ class HomeSpread:
             if len(chosen) == number:
                 break
             rested = now - self._resting.get(peer, -inf) >= REST_SECONDS
-            if rested and self._homes.table.open(peer) and (busy or self._homes.quiet(peer) >= QUIET):
+            if rested and self._homes.table.open(peer) and (busy or self._is_quiet(peer)):
                 chosen.append(peer)
             if place % LOOKED_AT == LOOKED_AT - 1:
                 yield None
         return chosen
 
-    def _begin_move(self, peer: Domain, to: str, result: dict[str, list[dict[str, str]]], end: float) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._move(peer, to, result, end))
+    def _is_quiet(self, peer: Domain) -> bool:
+        return self._homes.quiet(peer) >= QUIET
 
-    async def _move(self, peer: Domain, to: str, result: dict[str, list[dict[str, str]]], end: float) -> None:
+    def _begin_move(
+        self, peer: Domain, to: str, busy: bool, result: dict[str, list[dict[str, str]]], end: float,
+    ) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._move(peer, to, busy, result, end))
+
+    async def _move(self, peer: Domain, to: str, busy: bool, result: dict[str, list[dict[str, str]]], end: float) -> None:
         """Give one peer up, and let `to` take it. `result` is told the outcome."""
         if self._clock.seconds() >= end:
             return
         paced = deferLater(self._clock, AT_ONCE / PER_SECOND, _nothing)
         try:
-            why = await self._moved(peer, to) if await self._elected(ELECTION_SECONDS) else NO_LEADERS
+            if not await self._elected(ELECTION_SECONDS):
+                why = NO_LEADERS
+            else:
+                why = await self._moved(peer, to) if busy or self._is_quiet(peer) else IN_USE
         except Exception:
             self.log.failure("the home of {peer} could not be moved", peer=peer)
             why = "the log says why"
         if why:
-            if why != NO_LEADERS:
+            if why not in (NO_LEADERS, IN_USE):
                 self._resting[peer] = self._clock.seconds()
             result["kept"].append({"peer": peer.ascii, "why": why})
         else:

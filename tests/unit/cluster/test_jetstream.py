@@ -110,9 +110,12 @@ class StreamTests(SynchronousTestCase):
         self.loop.run(run())
 
     def test_leader_without_a_majority(self) -> None:
-        """A leader without contact to another copy goes on answering, and does not count. One with contact to one of two does."""
-        def contact(*seconds: float) -> Callable[[Request], Message]:
-            replicas = [{"name": "n", "current": True, "active": round(each * 1e9)} for each in seconds]
+        """A leader without contact to another copy goes on answering, and does not count. One with contact to one of two does.
+
+        The server writes 0 s for a copy that the leader has never seen.
+        """
+        def contact(*seconds: float, **more: bool) -> Callable[[Request], Message]:
+            replicas = [{"name": "n", "current": True, "active": round(each * 1e9), **more} for each in seconds]
             return lambda request: json_message({"cluster": {"leader": "n0", "replicas": replicas}})
 
         async def elected() -> bool:
@@ -122,6 +125,10 @@ class StreamTests(SynchronousTestCase):
             for seconds, expected in (((0.0, 0.9), True), ((0.9, 8.0), True), ((3.1, 8.0), False), ((), True)):
                 self.connection.script[0] = contact(*seconds)
                 self.assertEqual(expected, await elected(), seconds)
+            self.connection.script[0] = contact(0.0, 8.0)
+            self.assertFalse(await elected(), "never seen")
+            self.connection.script[0] = contact(0.9, 0.9, offline=True)
+            self.assertFalse(await elected(), "offline")
 
         self.loop.run(run())
 

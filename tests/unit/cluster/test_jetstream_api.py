@@ -153,6 +153,16 @@ class QuestionTests(APITests):
         gone = self.ask(lambda api: api.leader_last("S", "s.a"), error(10008, "no leader"))
         self.assertEqual((type(gone), "no leader" in str(gone)), (EngineGone, True))
 
+    def test_sent_again(self) -> None:
+        """A question to a leader is sent again while it has no answer: it may have been lost in an election."""
+        for question, answer in (
+            (lambda api: api.leader_last("S", "s.a"), stored("s.a", 5, "one")),
+            (lambda api: api.leader_next("S", "s.a", 4), stored("s.a", 5, "one")),
+            (lambda api: api.call("STREAM.INFO.S", {}), json_message({})),
+        ):
+            self.ask(question, SILENCE, SILENCE, answer)
+            self.assertEqual([0.0, 0.5, 1.0], [request.at for request in self.requests.made])
+
     def test_leader(self) -> None:
         """A record as the leader has it: headers and data are decoded; None if there is none."""
         found = self.ask(lambda api: api.leader_last("S", "s.a"), SILENCE, stored("s.a", 5, "one", b"\xff\x00"))

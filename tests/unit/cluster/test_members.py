@@ -347,6 +347,18 @@ class MembersTests(SynchronousTestCase):
         self.assertGreater(len(looks), 2)
         self.assertEqual(101.0 + 3.0, self.members.lease_until)
 
+    def test_bridge_and_a_listener_that_proves_nothing(self) -> None:
+        """A node must echo if its refused listener may be that of another machine: a name, every address, a loopback address."""
+        for listener in ("node.example:5271", "0.0.0.0:5271", "[::]:5271", "127.0.0.2:5271"):
+            self.setUp()
+            self.table.store(NodeRecord("c", "c1", "192.0.2.3:5271", birth=2))
+            self.table.store(replace(B, listener=listener))
+            self.table.join()
+            self.table.beat()
+            looks = self.bridge_without(8.0)
+            self.assertGreater(len(looks), 2, listener)
+            self.assertEqual(101.0 + 3.0, self.members.lease_until, listener)
+
     def test_bridge_and_a_death_that_is_found_late(self) -> None:
         """A node whose echo was older than the lease when its listener refused may have declared this one dead before."""
         self.table.store(NodeRecord("c", "c1", "192.0.2.3:5271", birth=2))

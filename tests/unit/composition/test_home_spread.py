@@ -146,6 +146,20 @@ class SpreadTests(SpreadCase):
         self.nodes.pass_time(5.0)
         self.assertEqual(4, len(self.successResultOf(running)["moved"]))
 
+    def test_busy_after_an_election(self) -> None:
+        """A peer from which something came while the node waited for leaders stays, unless it is asked for. It may be moved soon."""
+        self.own("a", 3)
+        for busy, moved in ((False, 0), (True, 2)):
+            self.nodes["a"].custody.seconds = 10.0
+            self.leaders_at = self.clock.seconds() + 8.0
+            running = Deferred.fromCoroutine(self.spreads["b"].verb({"busy": busy}))
+            self.nodes.pass_time(2.0)
+            self.nodes["a"].custody.seconds = 0.0
+            self.nodes.pass_time(10.0)
+            answer = self.successResultOf(running)
+            self.assertEqual(moved, len(answer["moved"]))
+            self.assertEqual([home_spread.IN_USE] * (2 - moved), [row["why"] for row in answer["kept"]])
+
     def test_election_in_a_step(self) -> None:
         """A leader that is lost in the middle of a step keeps the peers that were not given up yet."""
         self.own("a", 30)
