@@ -49,6 +49,7 @@ class StreamTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.loop = SimulatedLoop()
+        self.addCleanup(self.loop.close)
         self.connection = Connection(self.loop, self.answer)
         self.patch(jetstream, "NATSConnection", lambda *arguments: self.connection)
         self.engine = JetStreamEngine(["nats://192.0.2.1"], self.loop, record_bytes=1000, shard_bytes=1000)
