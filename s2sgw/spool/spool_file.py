@@ -33,7 +33,8 @@ _LAST = "(SELECT max(id) FROM stanza WHERE id > lane.id * 4398046511104 AND id <
 #: Migration n brings a file of version n to version n + 1. New ones are added at the end. None is ever changed.
 #:
 #: Version 1: `stanza.id` is the number of the lane and the position in it (`tables.POSITIONS`), so that a lane is contiguous in
-#: the file and needs no index. Times are microseconds since the epoch. `payloads` are joined by U+001F, which XML cannot hold.
+#: the file and needs no index. Times are microseconds since the epoch. `payloads` are joined by U+001F, which XML cannot hold;
+#: U+001F alone says that they are long, and are read from `data` again (`tables.STORED_NAMES`).
 #:
 #: Version 2: checksums of each row, NULL in the rows of version 1. `note`: a position after all that were ever used
 #: ("next position"), and the clock of the stored times ("clock", see `stored_time`).

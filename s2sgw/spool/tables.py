@@ -30,6 +30,8 @@ from s2sgw.spool.interface import (
 )
 from s2sgw.spool.stored_time import StoredClock
 from s2sgw.storage.sqlite_errors import result_code
+from s2sgw.xmpp.element import child_names
+from s2sgw.xmpp.errors import RemoteFault
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.registered_domain import registered_domain
 from s2sgw.xmpp.stanza import Stanza
@@ -54,6 +56,10 @@ _VALUES = f"({', '.join('?' * _FIELDS)})"
 _INSERTS = {rows: f"INSERT INTO stanza (id, {COLUMNS}) VALUES " + ", ".join([_VALUES] * rows) for rows in CHUNKS}
 _LANE = "id, sender, recipient, count, bytes, check_sum"
 _SEPARATOR = "\x1f"
+#: Characters of the names of children that are stored beside their stanza. In place of more, `_FROM_DATA` says that they are read
+#: from it again. They could take ten times as many bytes as the stanza, and only its own are counted.
+STORED_NAMES = 256
+_FROM_DATA = _SEPARATOR
 
 
 class RowsDamaged(Exception):
@@ -471,7 +477,7 @@ class SpoolTables:
 
     def _values(self, number: int, row: Spooled) -> tuple[object, ...]:
         stanza, accepted, deadline = row.stanza, self._time(row.accepted_at), self._time(row.deadline)
-        payloads = _SEPARATOR.join(stanza.payloads)
+        payloads = _names_text(stanza)
         envelope = (stanza.kind, stanza.to, stanza.from_, stanza.type, stanza.id, payloads, accepted, deadline)
         return stanza.data, *envelope, row.written, crc32(stanza.data), envelope_sum(number, envelope)
 
@@ -482,8 +488,25 @@ class SpoolTables:
         damage = _damage(number, data, row[1:9], content, envelope)
         if damage == "envelope":
             return Spooled(pair, position, Stanza("message", data, "", ""), 0.0, 0.0, True, damage)
-        stanza = Stanza(kind, data, to, from_, type_, ident, tuple(payloads.split(_SEPARATOR)) if payloads else ())
+        names: tuple[str, ...] | None = tuple(payloads.split(_SEPARATOR)) if payloads else ()
+        if payloads == _FROM_DATA:
+            names = () if damage else None
+        stanza = Stanza(kind, data, to, from_, type_, ident, names)
         return Spooled(pair, position, stanza, self._seconds(accepted), self._seconds(deadline), bool(written), damage)
+
+
+def _names_text(stanza: Stanza) -> str:
+    """Return the names of the children as they are stored."""
+    names = stanza.payloads
+    text = _SEPARATOR.join(names)
+    return _FROM_DATA if len(text) > STORED_NAMES and _can_be_read(stanza.data, names) else text
+
+
+def _can_be_read(data: bytes, names: tuple[str, ...]) -> bool:
+    try:
+        return child_names(data) == names
+    except RemoteFault:
+        return False
 
 
 def envelope_sum(number: int, envelope: Sequence[object]) -> int:

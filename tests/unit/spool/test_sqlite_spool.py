@@ -19,6 +19,7 @@ from s2sgw.spool import sqlite_spool, tables
 from s2sgw.spool.interface import Replaced, Spool, SpoolBroken, Spooled, SpoolFull
 from s2sgw.spool.sqlite_spool import SQLiteSpool
 from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.stanza import Stanza
 from tests.support.spool_contract import PATIENCE, A, Asking, B, Deliver, SpoolContract, spooled, told
 from tests.support.spool_files import File, connection_of
 
@@ -130,6 +131,24 @@ class LastingTests(SynchronousTestCase):
         self.assertEqual((again.queues(), again.held()), (before, (3, 300)))
         self.assertEqual([(row.position, row.written) for row in again.read(A)], [(2, True), (3, False)])
         self.assertEqual([told(each.spooled) for each in again.ask(again.spool.quarantined, 9)], [told(spooled(B, 9))])
+        again.close()
+
+    def test_names_of_many_children(self) -> None:
+        """Long names of children are not stored beside their stanza, which has them. A damaged stanza has none, and does no harm."""
+        data = b"<message xmlns:q='" + b"u" * 90 + b"'>" + b"<q:x/>" * 80 + b"</message>"
+        names, others = ("u" * 90 + "}x",) * 80, ("y" * 300,)
+        rows = [Spooled(A, 1, Stanza("message", data, "to", "from", payloads=None), 1.0, 2.0)]
+        rows.append(Spooled(A, 2, Stanza("message", b"<message/>", "to", "from", payloads=others), 1.0, 2.0))
+        rows.append(Spooled(A, 3, Stanza("message", b"no XML <", "to", "from", payloads=others), 1.0, 2.0))
+        it = self.file.open()
+        it.append(*rows)
+        stored = [name for (name,) in connection_of(it).execute("SELECT payloads FROM stanza ORDER BY id")]
+        it.close()
+        self.assertEqual([b"\x1f", *(name.encode() for name in others * 2)], stored)
+        again = self.file.open()
+        self.assertEqual([names, others, others], [row.stanza.payloads for row in again.read(A)])
+        connection_of(again).execute("UPDATE stanza SET data = CAST('<message' AS BLOB)")
+        self.assertEqual([(), others, others], [row.stanza.payloads for row in again.read(A)])
         again.close()
 
     def test_over_a_kill(self) -> None:
