@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from OpenSSL import SSL
 from twisted.internet.interfaces import IAddress, IOpenSSLServerConnectionCreator
 from twisted.logger import Logger
@@ -68,7 +69,7 @@ class ConsoleTLS:
         try:
             self.credential = read(self._path.name, *certificate_files(self._path))
             self._context = _context(self.credential)
-        except (UnusableCertificate, SSL.Error) as error:
+        except (UnusableCertificate, SSL.Error, UnsupportedAlgorithm, ValueError, OSError) as error:
             self.fault = str(error) or type(error).__name__
             self.log.error(event="console certificate", detail=f"the files have changed and cannot be used: {self.fault}")
         else:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
+from s2sgw.console import tls as tls_module
 from s2sgw.console.tls import LOOK_SECONDS, READ_BYTES, ConsoleTLS, ConsoleTLSFactory
 from s2sgw.net import http_server
 from s2sgw.net.certificates import UnusableCertificate
@@ -80,6 +84,17 @@ class TLSTests(TLSCase):
         self.issue("new.example.org")
         self.clock.advance(LOOK_SECONDS)
         self.assertEqual([], tls.alerts())
+
+    def test_any_error_is_an_alert(self) -> None:
+        """Whatever is wrong with the files, no question about the alerts fails: an unknown kind of key, or a file that goes just now."""
+        tls = ConsoleTLS(self.path, self.clock.seconds)
+        for error in (UnsupportedAlgorithm("curve 1.2.3"), FileNotFoundError(2, "No such file"), ValueError("no key"), SSL.Error()):
+            self.issue("new.example.org")
+            self.patch(tls_module, "read", Mock(side_effect=error))
+            self.clock.advance(LOOK_SECONDS)
+            (alert,) = tls.alerts()
+            self.assertIn(str(error) or "Error", alert)
+            self.assertEqual([alert], tls.alerts())
 
     def test_full(self) -> None:
         """A connection that the site refuses is refused. One that does not complete the handshake is closed. Few bytes are read at once."""
