@@ -59,29 +59,22 @@ def _proven_of(pairs: frozenset[Pair], senders: Collection[Domain]) -> frozenset
     return frozenset(pair for pair in pairs if pair.sender in senders)
 
 
-def _registered(senders: Collection[Domain]) -> str:
-    return min((registered_domain(sender.ascii) for sender in senders), default="")
-
-
 class PastStream:
     """The last count of a stream that can no longer be resumed, and the pairs that were proven on it."""
 
-    def __init__(
-        self, resumption: Resumption, leg: Leg, pairs: frozenset[Pair], proven: frozenset[Pair], registered: str,
-    ) -> None:
-        """Keep the facts. `proven`: the pairs that the other side has proven. Stanzas of the other pairs went back (XEP-0288)."""
+    def __init__(self, resumption: Resumption, leg: Leg, pairs: frozenset[Pair], peers: Collection[Domain]) -> None:
+        """Keep the facts. `peers`: the domains that the other side has proven. Each pair has one of them."""
         self.resumption = resumption
         self.leg = leg
         self.pairs = pairs
-        self.proven = proven
+        self.peers = frozenset(peers)
         #: the registered domain of the other side; if it has several, the first in alphabetical order
-        self.registered = registered
+        self.registered = min((registered_domain(peer.ascii) for peer in peers), default="")
 
-    @classmethod
-    def of(cls, resumption: Resumption, owner: ResumableOwner) -> PastStream:
-        """Return the facts of the stream of `owner`."""
-        pairs = owner.pairs
-        return PastStream(resumption, owner.leg, pairs, _proven_of(pairs, owner.senders), _registered(owner.senders))
+    @cached_property
+    def proven(self) -> frozenset[Pair]:
+        """The pairs that the other side has proven. Stanzas of the other pairs went back (XEP-0288)."""
+        return _proven_of(self.pairs, self.peers)
 
     def is_of(self, owner: ResumableOwner) -> bool:
         """Return whether everything that was proven on this stream is proven on that of `owner` (R35)."""
@@ -101,18 +94,14 @@ class SuspendedStream(PastStream):
     """A stream that broke off and may be resumed."""
 
     def __init__(self, resumption: Resumption, owner: ResumableOwner) -> None:
-        pairs = owner.pairs
-        super().__init__(resumption, owner.leg, pairs, _proven_of(pairs, owner.senders), _registered(owner.senders))
-        #: the domains that the other side has proven: each pair has one of them
-        self.peers = set(owner.senders)
+        super().__init__(resumption, owner.leg, owner.pairs, owner.senders)
         self.incoming = owner.incoming
         self.shared_stream = owner.shared_stream
         self.timer: IDelayedCall | None = None
 
-    @cached_property
-    def domains(self) -> frozenset[Domain]:
-        """The domains of its pairs, of both sides."""
-        return frozenset(domain for pair in self.pairs for domain in pair)
+    def involves(self, domain: Domain) -> bool:
+        """Return whether one of its pairs has `domain` as the other side of its peers."""
+        return any(Pair(peer, domain) in self.pairs or Pair(domain, peer) in self.pairs for peer in self.peers)
 
 
 class ResumptionTable:
@@ -145,7 +134,7 @@ class ResumptionTable:
 
     def involves(self, domain: Domain) -> bool:
         """Return whether a stream that broke off had a pair with `domain`."""
-        return domain in self._of_peer or any(domain in session.domains for session in self._suspended.values())
+        return domain in self._of_peer or any(session.involves(domain) for session in self._suspended.values())
 
     def awaits(self, pair: Pair) -> bool:
         """Return whether a stream of `pair` broke off and may still be resumed."""
@@ -166,7 +155,7 @@ class ResumptionTable:
         stream that it resumed is remembered: the other side may ask for it before it sends stanzas again.
         """
         if not owner.shared_stream.resumable:
-            self._past[resumption.id] = PastStream.of(resumption, owner)
+            self._past[resumption.id] = PastStream(resumption, owner.leg, owner.pairs, owner.senders)
             return False
         session = self._suspended[resumption.id] = SuspendedStream(resumption, owner)
         for peer in session.peers:
@@ -179,7 +168,7 @@ class ResumptionTable:
         owner.incoming.pass_on()
         return True
 
-    def _excess(self, peers: set[Domain]) -> Iterator[SuspendedStream]:
+    def _excess(self, peers: frozenset[Domain]) -> Iterator[SuspendedStream]:
         """Yield the streams that give way: the oldest of each peer that has too many, and of the domain that has most in all."""
         number: Counter[Domain] = Counter(peer for each in self._suspended.values() for peer in each.peers & peers)
         for session in self._suspended.values():
@@ -195,9 +184,7 @@ class ResumptionTable:
     def _expire(self, session: SuspendedStream) -> None:
         """End a stream that was not resumed. Only its progress is remembered."""
         self._take(session.resumption.id)
-        self._past[session.resumption.id] = PastStream(
-            session.resumption, session.leg, session.pairs, session.proven, session.registered,
-        )
+        self._past[session.resumption.id] = PastStream(session.resumption, session.leg, session.pairs, session.peers)
         self._record.resumption("receiving", "expired")
         session.incoming.forget()
         session.shared_stream.lost(Ending(Cause.CONNECTION_LOST, "the stream was not resumed in time"))
