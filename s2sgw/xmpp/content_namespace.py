@@ -114,7 +114,7 @@ class NamespaceRewriter:
         self._tag_is_open = False
         self._prefixes = {XML: "xml"}
         self._namespaces = {source, target}
-        #: the characters written so far, without the declarations of prefixes
+        #: the characters written so far, before they are escaped, and without the declarations of prefixes
         self.length = 0
 
     @property
@@ -156,9 +156,9 @@ class NamespaceRewriter:
         self._close_tag()
         self._write(f"<{written}")
         if within != default:
-            self._write(f" xmlns='{escape_attribute(within)}'")
+            self._write(f" xmlns='{escape_attribute(within)}'", len(within))
         for each, value in attributes.items():
-            self._write(f" {self._attribute(each)}='{escape_attribute(value)}'")
+            self._write(f" {self._attribute(each)}='{escape_attribute(value)}'", len(each) + len(value))
         self._open.append((written, within, is_content))
         self._tag_is_open = True
 
@@ -169,13 +169,14 @@ class NamespaceRewriter:
 
     def text(self, text: str) -> None:
         self._close_tag()
-        self._write(escape(text))
+        self._write(escape(text), len(text))
 
     # --- internal ---
 
-    def _write(self, part: str) -> None:
+    def _write(self, part: str, length: int = 0) -> None:
+        """Add a part. `length`: its characters before they were escaped; 0: it is not escaped."""
         self._parts.append(part)
-        self.length += len(part)
+        self.length += length or len(part)
 
     def _close_tag(self) -> None:
         if self._tag_is_open:

@@ -14,8 +14,10 @@ USUAL_TEXT = 256
 CHARACTER_BYTES = 5
 #: Bytes of the name of a child, beside its characters.
 NAME_BYTES = 64
-#: Names of children with so many bytes in all are kept when they were read from `data`.
-KEPT_NAMES = 240
+#: Bytes of the names of children of a usual stanza. Fewer are part of its fixed cost too.
+USUAL_NAMES = 240
+#: Names that were read from `data` are kept if they have at most so many bytes. They are not counted: the cost is fixed by then.
+KEPT_NAMES = 512
 
 
 class Stanza:
@@ -63,7 +65,7 @@ class Stanza:
         """Set the names of the children, which the stanza has not had before."""
         self._payloads = payloads
         size = names_cost(payloads) if payloads else 0
-        self.text_cost += size if size > KEPT_NAMES else 0
+        self.text_cost += size if size > USUAL_NAMES else 0
 
     @property
     def is_request(self) -> bool:

@@ -28,6 +28,15 @@ class StanzaTests(SynchronousTestCase):
         unread.payloads = ("b",)
         self.assertEqual(("b",), unread.payloads)
 
+    def test_usual_payloads(self) -> None:
+        """The names of the children of a usual message are read once."""
+        children = b"<body/><a xmlns='http://jabber.org/protocol/chatstates'/><r xmlns='urn:xmpp:receipts'/><o xmlns='urn:xmpp:sid:0'/>"
+        unread = Stanza("message", b"<message>" + children + b"</message>", "", "", payloads=None)
+        read = mock.Mock(side_effect=child_names)
+        self.patch(module, "child_names", read)
+        self.assertEqual([4, 4], [len(unread.payloads), len(unread.payloads)])
+        self.assertEqual(1, read.call_count)
+
     def test_many_payloads(self) -> None:
         """The names of many children are read again at each request: what is kept of them would not be counted."""
         unread = Stanza("iq", b"<iq>" + b"<a/>" * 99 + b"</iq>", "", "", payloads=None)
