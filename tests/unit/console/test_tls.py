@@ -86,7 +86,7 @@ class TLSTests(TLSCase):
         self.assertEqual([], tls.alerts())
 
     def test_any_error_is_an_alert(self) -> None:
-        """Whatever is wrong with the files, no question about the alerts fails: an unknown kind of key, or a file that goes just now."""
+        """An unknown kind of key, or a file that is removed at that moment, is an alert too. The question about the alerts does not fail."""
         tls = ConsoleTLS(self.path, self.clock.seconds)
         for error in (UnsupportedAlgorithm("curve 1.2.3"), FileNotFoundError(2, "No such file"), ValueError("no key"), SSL.Error()):
             self.issue("new.example.org")
