@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from s2sgw.admin.queue_ages import BOUNDS, AgeCount, AgesRow, new_row, spooled_pages
 from s2sgw.admin.server import Arguments, Verb, VerbError, asked_by
-from s2sgw.admin.spool_summaries import spool_summaries, unspooled_bytes
+from s2sgw.admin.spool_summaries import by_pair, spool_summaries, unspooled_bytes
 from s2sgw.admin.verbs import flag_argument, limit_asked, peer_asked, seconds_argument
 from s2sgw.delivery.custody import Custody
 from s2sgw.delivery.holds import HoldTarget, NoStanzaNumber, TooManyHolds
@@ -23,7 +23,7 @@ from s2sgw.queue.bounce import BOUNCED_AT_ONCE
 from s2sgw.queue.entries import QueuedStanza
 from s2sgw.reporting.audit import AuditLog
 from s2sgw.spool.interface import LaneSummary, Quarantined, Spooled, SpoolError
-from s2sgw.xmpp.jid import Domain, InvalidJID, Pair
+from s2sgw.xmpp.jid import Domain, InvalidJID
 from s2sgw.xmpp.stanza import Stanza
 
 #: Bytes of stanzas that are read from the spool for one answer.
@@ -129,7 +129,7 @@ class QueueVerbs:
         return self._slices.run(self._peers(peer_asked(arguments), limit_asked(arguments)))
 
     def _peers(self, wanted: Domain | None, limit: int) -> SlicedWork[list[WaitingRow]]:
-        summaries: Mapping[Pair, LaneSummary] = yield Deferred.fromCoroutine(spool_summaries(self._services))
+        summaries = yield from by_pair((yield Deferred.fromCoroutine(spool_summaries(self._services))))
         sums: dict[Domain, _Sum] = {}
         for number, queue in enumerate(self._queues):
             if number % AT_ONCE == 0:

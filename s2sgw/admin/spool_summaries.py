@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004
@@ -13,14 +13,15 @@ from s2sgw.net.slices import SlicedWork
 from s2sgw.spool.interface import LaneSummary, SpoolError
 from s2sgw.xmpp.jid import Pair
 
-#: Seconds that a table waits for the spool. A disk that hangs must not hide the rest of the table.
-SPOOL_SECONDS = 2.0
-#: Stanzas that are examined in one step of the work.
+#: Stanzas, or lanes, that are examined in one step of the work.
 AT_ONCE = 100
 
 
-async def spool_summaries(services: DeliveryServices) -> Mapping[Pair, LaneSummary]:
-    """Return what the spool has of each lane; nothing if it cannot be read, or not in time."""
+async def spool_summaries(services: DeliveryServices) -> Sequence[LaneSummary]:
+    """Return what the spool has of each lane; nothing if it cannot be read, or not in time.
+
+    A spool that hangs must not hide the rest of a table.
+    """
     answered: Deferred[Any] = Deferred()
 
     def found(summaries: Any) -> None:
@@ -28,12 +29,22 @@ async def spool_summaries(services: DeliveryServices) -> Mapping[Pair, LaneSumma
             answered.callback(summaries)
 
     services.spool.queues(found)
-    answered.addTimeout(SPOOL_SECONDS, services.clock)
+    answered.addTimeout(services.spool.table_seconds, services.clock)
     try:
         answer = await answered
     except TimeoutError:
-        return {}
-    return {} if isinstance(answer, SpoolError) else {summary.pair: summary for summary in answer}
+        return []
+    return [] if isinstance(answer, SpoolError) else answer
+
+
+def by_pair(summaries: Iterable[LaneSummary]) -> Generator[None, None, Mapping[Pair, LaneSummary]]:
+    """Return the summaries by their pairs. Each None is a step of the work."""
+    found: dict[Pair, LaneSummary] = {}
+    for number, summary in enumerate(summaries, 1):
+        found[summary.pair] = summary
+        if number % AT_ONCE == 0:
+            yield None
+    return found
 
 
 def number_without_disk(queues: Iterable[DeliveryQueue]) -> SlicedWork[int]:

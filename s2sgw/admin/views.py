@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from s2sgw import __version__
-from s2sgw.admin.spool_summaries import spool_summaries, unspooled_bytes
+from s2sgw.admin.spool_summaries import by_pair, spool_summaries, unspooled_bytes
 from s2sgw.admin.verbs import (
     CertificateRow,
     LaneRow,
@@ -43,7 +43,7 @@ from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.spool.interface import LaneSummary
 from s2sgw.xmpp.host_port import HostPort
-from s2sgw.xmpp.jid import Domain, Pair
+from s2sgw.xmpp.jid import Domain
 
 #: Items that are examined in one step of the work, if they make no row.
 AT_ONCE = 100
@@ -228,7 +228,8 @@ class GatewayViews:
         """Return an iterator over a row for each lane, or those to and from one domain."""
         return self._lane_rows(peer, await spool_summaries(self._custody.services))
 
-    def _lane_rows(self, peer: Domain | None, summaries: Mapping[Pair, LaneSummary]) -> Iterator[LaneRow | None]:
+    def _lane_rows(self, peer: Domain | None, found: Sequence[LaneSummary]) -> Iterator[LaneRow | None]:
+        summaries = yield from by_pair(found)
         for number, queue in enumerate(self._queues):
             if peer is None or peer in queue.pair:
                 summary = summaries.get(queue.pair)

@@ -63,6 +63,9 @@ class JetStreamSpool(Spool):
     calls were answered, save those of which the new home may have read a part. `report` is called with texts for the operator.
     """
 
+    #: Less than another node waits for the table (`s2sgw.admin.node_verbs.LOOK_SECONDS`).
+    table_seconds: float = 0.7
+
     def __init__(
         self, engine: ClusterEngine, limit: int, deliver: Callable[[Callable[[], None]], None], clock: IReactorTime, *,
         session: str, wall: Callable[[], float], peer_of: Callable[[Pair], Domain], share: int | None = None,

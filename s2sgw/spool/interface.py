@@ -112,6 +112,9 @@ SpoolAnswer = Callable[[_T | SpoolError], None]
 class Spool(Protocol):
     """The place where stanzas are safe."""
 
+    #: Seconds that an operator's table waits for `queues`.
+    table_seconds: float = 2.0
+
     @property
     def count(self) -> int:
         """Return the number of stanzas held."""

@@ -9,7 +9,9 @@ from pathlib import Path
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.admin.node_verbs import LOOK_SECONDS
 from s2sgw.admin.server import VerbError
+from s2sgw.cluster.spool import JetStreamSpool
 from s2sgw.delivery import holds as withheld
 from s2sgw.delivery.holds import HoldTarget, OperatorHolds, TooManyHolds
 from s2sgw.queue.entries import QueuedStanza
@@ -53,6 +55,17 @@ class LookingTests(SynchronousTestCase):
         world.clock.pump([0.1] * 30)
         (row,) = self.successResultOf(listed)
         self.assertEqual(("there.example", 2), (row["peer"], row["stanzas"]))
+
+    def test_list_for_another_node(self) -> None:
+        """In a cluster the list comes while another node still waits for it, also if the spool does not answer."""
+        self.tools.accept("1", "2")
+        world = self.tools.world
+        self.patch(type(world.spool), "queues", lambda spool, done: None)
+        self.patch(type(world.spool), "table_seconds", JetStreamSpool.table_seconds)
+        listed = self.tools.verbs["queue list"]({})
+        listed.addTimeout(LOOK_SECONDS, world.clock)
+        world.clock.pump([0.1] * 11)
+        self.assertEqual(["there.example"], [row["peer"] for row in self.successResultOf(listed)])
 
     def test_show(self) -> None:
         """The stanzas of a lane are shown in order, wherever they are; a single one with its text."""

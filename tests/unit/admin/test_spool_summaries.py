@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.admin.spool_summaries import number_without_disk
+from s2sgw.admin.spool_summaries import by_pair, number_without_disk
 from s2sgw.net.slices import Slices
-from s2sgw.spool.interface import SpoolBroken, SpoolError, SpoolFull
+from s2sgw.spool.interface import LaneSummary, SpoolBroken, SpoolError, SpoolFull
+from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.faulty_spool import FaultySpool
 from tests.unit.delivery.test_queue import WINDOW, World, stanza
+
+
+class SummariesTests(SynchronousTestCase):
+    """Tests of what the spool has of each lane."""
+
+    def test_steps(self) -> None:
+        """Very many summaries are read in steps."""
+        here = Domain.parse("here.example")
+        summaries = [LaneSummary(Pair(here, Domain.parse(f"p{number}.example")), 1, 1, 1, 1, 0.0) for number in range(1000)]
+        steps = by_pair(summaries)
+        for _ in range(10):
+            self.assertIsNone(next(steps))
+        with self.assertRaises(StopIteration) as end:
+            next(steps)
+        self.assertEqual({summary.pair: summary for summary in summaries}, end.exception.value)
 
 
 class WithoutDiskTests(SynchronousTestCase):
