@@ -281,6 +281,8 @@ class SocketTransport:
     def _begin_tls(self, tls: Any) -> None:
         self._tls_begin = None
         self._tls, self._handshaking = tls, True
+        if not self._is_client and not self._waiting(1):
+            return  # OpenSSL would read what comes meanwhile, and nobody has looked at that
         problem = self._handshake()
         if problem is not None:
             self._end(problem)

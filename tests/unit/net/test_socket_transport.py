@@ -583,6 +583,24 @@ class SocketTransportTests(Suite, SynchronousTestCase):
         world.reactor.settle()
         self.assertEqual(world.engine.log, ["tls"])
 
+    def test_no_step_before_the_first_bytes(self) -> None:
+        """OpenSSL is not called before something has come and was looked at: it would read what comes while it reads."""
+        steps: list[int] = []
+        step = SocketTransport._handshake
+
+        def counted(transport: SocketTransport) -> BaseException | None:
+            steps.append(len(transport._waiting(1)))
+            return step(transport)
+
+        self.patch(SocketTransport, "_handshake", counted)
+        world = World(self, solo=True)
+        world.socket.sendall(b"STARTTLS\n")
+        world.reactor.settle()
+        self.assertEqual([], steps)
+        world.socket.sendall(b"\x16")
+        world.reactor.settle()
+        self.assertEqual([1], steps[:1])
+
     def test_a_handshake_in_pieces(self) -> None:
         """A ClientHello of 16 kB in records of one byte each is not read: OpenSSL would do so in one call (RFC 8446 §5.1)."""
         world = World(self, solo=True)
