@@ -282,7 +282,7 @@ class SocketTransport:
         self._tls_begin = None
         self._tls, self._handshaking = tls, True
         if not self._is_client and not self._waiting(1):
-            return  # OpenSSL would read what comes meanwhile, and nobody has looked at that
+            return  # OpenSSL would read what comes meanwhile, without the look at its records
         problem = self._handshake()
         if problem is not None:
             self._end(problem)
