@@ -12,7 +12,7 @@ from datetime import datetime
 
 from s2sgw.stream.events import Refusal
 from s2sgw.trust.presented import faults
-from s2sgw.xmpp.ending import Cause, Ending, Layer
+from s2sgw.xmpp.ending import MISTAKES, Cause, Ending, Layer
 from s2sgw.xmpp.errors import StreamCondition
 from s2sgw.xmpp.jid import Domain
 
@@ -33,8 +33,6 @@ _CONDITIONS: dict[Cause, StreamCondition] = {
 }
 #: Causes that can pass by themselves. A certificate or a policy must be changed by an administrator.
 _PASSING = (Layer.DNS, Layer.TCP, Layer.STREAM)
-#: Mistakes of the peer. It will make them again.
-_LASTING = frozenset({Cause.BAD_XML, Cause.LIMIT_EXCEEDED, Cause.INVALID_FROM, Cause.ADDRESSING})
 #: Causes that depend on our policy for the claimed domain, or on our records of it.
 _UNPROVEN = frozenset({Cause.NOT_PROVEN, Cause.ADDRESS_MISMATCH})
 _UNPROVEN_LAYERS = (Layer.PKIX, Layer.AUTH)
@@ -44,7 +42,7 @@ _BARRED = "This server has no streams with that domain. Ask its administrator."
 def refusal(ending: Ending) -> Refusal:
     """Return the stream error for `ending`: the fault, the reason, and whether to try again (R2, R15)."""
     condition = _CONDITIONS.get(ending.cause, StreamCondition.POLICY_VIOLATION)
-    passing = ending.layer in _PASSING and not ending.final and ending.cause not in _LASTING
+    passing = ending.layer in _PASSING and not ending.final and ending.cause not in MISTAKES
     again = " Trying again later may help." if passing else ""
     detail = f" ({ending.detail})" if ending.detail else ""
     text = f"{ending.layer}: {ending.account.remedy}{detail}{again}"

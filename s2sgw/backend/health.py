@@ -17,7 +17,7 @@ from s2sgw.net.dialing import DialFailed
 from s2sgw.reporting.repetition import Clock as Seconds
 from s2sgw.reporting.repetition import RepeatedEvents
 from s2sgw.s2s.stream_outcomes import StreamDirection, StreamOutcomes
-from s2sgw.xmpp.ending import Cause, Ending, Layer
+from s2sgw.xmpp.ending import MISTAKES, Cause, Ending, Layer
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.wall_clock import WallClock
 
@@ -59,7 +59,6 @@ _BY_CAUSE: dict[Cause, Cause] = {
     Cause.INVALID_FROM: Cause.BACKEND_FAILED,
     Cause.ADDRESSING: Cause.BACKEND_FAILED,
 }
-_MISTAKES = (Cause.PROTOCOL_ERROR, Cause.BAD_XML, Cause.LIMIT_EXCEEDED, Cause.INVALID_FROM, Cause.ADDRESSING)
 #: Stream errors that say nothing of the peer, or of the domain, for which a stream was refused.
 _OF_THE_SERVER = frozenset({
     "connection-timeout", "internal-server-error", "remote-connection-failed", "reset", "resource-constraint", "system-shutdown",
@@ -109,7 +108,7 @@ def attributed(ending: Ending, identity: BackendIdentity) -> Ending:
     if cause is None:
         return ending
     what = _WHAT[cause].format(authority=identity.authority, view=identity.view or "the DNS view")
-    if ending.cause in _MISTAKES:
+    if ending.cause in MISTAKES or ending.cause is Cause.PROTOCOL_ERROR:
         what = "sent something wrong"
     said = ending.detail.removeprefix(f"{identity.address}: ")
     if ending.cause in (Cause.CONNECTION_REFUSED, Cause.CONNECTION_TIMEOUT):

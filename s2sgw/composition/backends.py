@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import Any, Literal
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -38,6 +39,8 @@ from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Domain, Pair
 
+#: Queues that are looked at, from any one on, for an attempt at a server that took no stream.
+LOOKED_AT = 1000
 #: Seconds in which a server must accept a connection during a check.
 KNOCK_SECONDS = 5.0
 #: The ending of streams to a server that lost its domain.
@@ -152,15 +155,17 @@ class Backends:
 
         Return whether one tries now.
         """
-        queues = self._services.ingress_services.queues
-        domains = map(Domain.parse, health.identity.domains)
-        wanting = [queue for domain in domains for queue in queues.towards(domain) if queue.wants_stream]
-        waiting = [queue for queue in wanting if queue.next_hop.state == BackingOff.word]  # not those on hold
-        if waiting:
-            queue = secrets.choice(waiting)
-            self._services.connect_services.destinations.retry_now(queue.pair.recipient.ascii)
-            queue.retry_now()
-        return bool(waiting) or any(queue.next_hop.state == Connecting.word for queue in wanting)
+        towards = self._services.ingress_services.queues.towards
+        queues = [queue for domain in health.identity.domains for queue in towards(Domain.parse(domain))]
+        start, connecting = secrets.randbelow(len(queues) or 1), False
+        for queue in islice(chain(queues[start:], queues[:start]), LOOKED_AT):
+            state = queue.next_hop.state if queue.wants_stream else ""
+            if state == BackingOff.word:  # one on hold is idle
+                self._services.connect_services.destinations.retry_now(queue.pair.recipient.ascii)
+                queue.retry_now()
+                return True
+            connecting = connecting or state == Connecting.word
+        return connecting
 
     def _retry_now(self, domain: Domain) -> None:
         self._services.connect_services.destinations.retry_now(domain.ascii)

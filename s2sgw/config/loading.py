@@ -38,6 +38,7 @@ from s2sgw.config.syntax_errors import syntax_complaint
 from s2sgw.policy.model import FeaturesObject, LimitsObject, PeerObject, RatesObject
 from s2sgw.policy.peer_pieces import Piece, cut
 from s2sgw.policy.values import PeerName, parse_nameserver, parse_peer_name
+from s2sgw.storage.regular_file import open_regular
 
 #: section -> its type. A missing section counts as empty.
 SECTIONS: dict[str, Any] = {
@@ -82,10 +83,8 @@ def load(path: str | Path, *, system_nameservers: Sequence[str] = ()) -> Config:
     existence and rights are checked.
     """
     path = Path(path).absolute()
-    if path.exists() and not path.is_file():  # a running gateway reads it too: a device may have no end, and a FIFO no writer
-        raise ConfigError(path, ["cannot be read: it is no regular file"])
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MOST_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

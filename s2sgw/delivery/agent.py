@@ -28,16 +28,13 @@ from s2sgw.queue.backoff import BackOff, Chance
 from s2sgw.queue.evidence import WRITTEN
 from s2sgw.reporting.record import EventRecord
 from s2sgw.stream.events import Acknowledged, Event, ManagementEnabled, ManagementRefused, Resumed
-from s2sgw.xmpp.ending import Cause, Ending, Layer
+from s2sgw.xmpp.ending import MISTAKES, Cause, Ending, Layer
 from s2sgw.xmpp.timer import cancel
 
 #: Seconds after which a stream has worked: its loss is no failure.
 WORKED_SECONDS = 10.0
 #: Endings for which the next server is not the reason: the loss of the stream is no failure.
 UNRELATED = (Cause.IDLE, Cause.RECONFIGURED)
-#: Mistakes of the next server on its stream. The texts of these causes are about a sender, so they are not for the
-#: senders of the stanzas that wait for that server.
-_ITS_MISTAKES = frozenset({Cause.BAD_XML, Cause.LIMIT_EXCEEDED, Cause.INVALID_FROM, Cause.ADDRESSING})
 
 
 class AckChoice(Protocol):
@@ -104,8 +101,8 @@ class DeliveryAgent:
     @property
     def last_cause(self) -> Cause:
         ending = self.last_ending
-        if ending is None or ending.in_order or ending.cause in _ITS_MISTAKES:
-            return Cause.HELD_TOO_LONG
+        if ending is None or ending.in_order or ending.cause in MISTAKES:
+            return Cause.HELD_TOO_LONG  # the texts of mistakes are about the next server, not for the sender of a stanza
         return ending.cause
 
     @property

@@ -139,6 +139,9 @@ _TIMEOUT = StanzaCondition.REMOTE_SERVER_TIMEOUT
 _POLICY = StanzaCondition.POLICY_VIOLATION
 _FULL = StanzaCondition.RESOURCE_CONSTRAINT
 
+#: Mistakes of the other side on a stream: in XML, in addresses, or beyond a limit.
+MISTAKES = frozenset({Cause.BAD_XML, Cause.LIMIT_EXCEEDED, Cause.INVALID_FROM, Cause.ADDRESSING})
+
 #: The only table: cause -> layer, finality, stanza error, bounce text (R34: no names in it), remedy.
 ACCOUNTS: dict[Cause, CauseInfo] = {
     Cause.NO_SUCH_DOMAIN: CauseInfo(Layer.DNS, True, _NOT_FOUND, "The remote domain does not exist in the DNS.", "Publish an _xmpp-server._tcp SRV record, or an A or AAAA record, for the domain."),

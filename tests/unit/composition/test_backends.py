@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -317,6 +318,27 @@ class BackendsTests(FolderCase):
         leg.health.attempt_failed(None, Ending(Cause.CONNECTION_REFUSED))
         leg.health.opened("outbound", PEER, "EXTERNAL", None)
         self.assertEqual([ROOMS], tried)
+
+    def test_few_queues_are_looked_at(self) -> None:
+        """An attempt looks at some queues of very many, from any one on: it is made in one turn of the reactor."""
+        self.patch(backends_module, "LOOKED_AT", 3)
+        looked: list[int] = []
+
+        def queue(number: int) -> Any:
+            def wants_stream(_: object) -> bool:
+                looked.append(number)
+                return False
+
+            return type("Queue", (Mock,), {"wants_stream": property(wants_stream)})()
+
+        queues = [queue(number) for number in range(10)]
+        self.patch(self.gateway.custody.queues, "towards", lambda domain: queues if domain == HERE else [])
+        self.patch(secrets, "randbelow", lambda number: 8)
+        self.reload(ALONE)
+        leg = self.backends.leg_of(HERE)
+        assert leg is not None
+        self.assertFalse(self.backends._attempt(leg.health))
+        self.assertEqual([8, 9, 0], looked)
 
     def test_server_that_takes_no_stream(self) -> None:
         """A server that takes connections and no stream gets one attempt in ten seconds, for stanzas that wait."""

@@ -508,7 +508,7 @@ hold = "x"
         os.mkfifo(fifo)
         for path in (fifo, Path("/dev/zero"), fifo.parent):
             caught = self.assertRaises(ConfigError, load, path)
-            self.assertEqual(["cannot be read: it is no regular file"], caught.complaints)
+            self.assertEqual(["cannot be read: is no regular file"], caught.complaints)
         large = Path(self.mktemp())
         with large.open("wb") as file:
             file.truncate(loading.MOST_BYTES + 1)
