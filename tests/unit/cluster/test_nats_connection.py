@@ -184,6 +184,25 @@ class ConnectionTests(SynchronousTestCase):
             self.assertIn(str(error) or "no answer: the server hangs", words)
             self.assertFalse([text for text in hints if text in _reason(error, tls, known=True)], "a server that was connected to has our TLS")
 
+    def test_server_that_stops(self) -> None:
+        """A server resets a connection. That is told with advice about TLS, unless it was connected to before: then it stops."""
+        texts = self.warnings()
+
+        async def test() -> None:
+            self.patch(ClientStub, "error", ConnectionResetError("reset"))
+            self.patch(ClientStub, "refused", ["nats://user:secret@a", "nats://b"])
+            await asyncio.sleep(2)
+            self.assertEqual((2, 2), (len(texts), len([text for text in texts if "cluster.tls must be set" in text])))
+            self.patch(ClientStub, "refused", ["nats://user:secret@a"])
+            await self.connection.wait_up(3)
+            self.patch(ClientStub, "refused", ["nats://user:secret@a", "nats://b"])
+            texts.clear()
+            self.connection.hop()
+            await asyncio.sleep(3)
+            self.assertEqual(["nats://a: reset: if the server has TLS, cluster.tls must be set", "nats://b: reset"], sorted(texts))
+
+        self.run_test(test)
+
     def test_unfit_server(self) -> None:
         """A server that cannot serve is left, now and later, and the words say why; another is taken."""
         versions: list[tuple[int, int]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 from pathlib import Path
@@ -513,6 +514,16 @@ hold = "x"
         with large.open("wb") as file:
             file.truncate(loading.MOST_BYTES + 1)
         self.assertEqual(["has more than 64 MiB"], self.assertRaises(ConfigError, load, large).complaints)
+        asked: list[int] = []
+
+        class Endless(io.BytesIO):
+            def read(self, size: int | None = -1) -> bytes:
+                asked.append(size or 0)
+                return b""
+
+        self.patch(loading, "open_regular", lambda path: Endless())
+        self.assertRaises(ConfigError, load, large)
+        self.assertEqual([loading.MOST_BYTES + 1], asked)
 
     def test_unreadable_configuration(self) -> None:
         """A configuration file that cannot be read is an error like any other."""

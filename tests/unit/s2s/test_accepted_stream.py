@@ -260,6 +260,7 @@ class ChangedPolicyTests(SynchronousTestCase):
         """A peer that is proven here was judged by the reload: a further pair of it needs no look, and ends no stream."""
         self.judge("peer.example")
         self.assertTrue(self.prove("peer.example", "EXTERNAL"))
+        self.assertIsNone(self.stream._claims, "nothing of it is kept")
         self.policies["peer.example"] = "second"
         self.verify("peer.example")
         self.answers.pop().callback(DialbackOutcome("valid"))
