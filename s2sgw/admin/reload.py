@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,10 +49,10 @@ class ReloadResult:
 
 
 class Inspected(NamedTuple):
-    """A configuration that can be applied, the first of the changed keys, and the number of the others."""
+    """A configuration that can be applied, the first changes (as in a `ReloadResult`), and the number of the others."""
 
     ready: CheckedConfiguration
-    changes: list[Change]
+    changes: list[dict[str, Any]]
     more_changes: int
 
 
@@ -63,7 +64,8 @@ def compare(old: Config, ready: CheckedConfiguration) -> Inspected:
     found = changes(old, ready.config)
     if wrong := unchangeable(found):
         raise ConfigError(ready.config.path, wrong)
-    return Inspected(ready, found[:CHANGES], max(0, len(found) - CHANGES))
+    rows = [{"key": each.key, "old": each.old, "new": each.new} for each in found[:CHANGES]]
+    return Inspected(ready, rows, max(0, len(found) - CHANGES))
 
 
 def examine(old: Config, ready: CheckedConfiguration) -> tuple[list[tuple[Change, str]], Sequence[str]]:
@@ -77,8 +79,9 @@ class ReloadTarget:
 
     config: Callable[[], Config]
     certificates: CertificateDirectory
-    #: reads the new configuration and its files, and compares it with the one in force; raises `ConfigError`
-    inspect: Callable[[Path], Awaitable[Inspected]]
+    #: reads the new configuration and its files, compares it with the one in force, and makes the line of the audit log with the
+    #: function that it is given, all of it in another thread; raises `ConfigError`
+    inspect: Callable[[Path, Callable[[Inspected], bytes]], Awaitable[tuple[Inspected, bytes]]]
     #: applies a configuration; cannot fail
     adopt: Callable[[CheckedConfiguration], None]
     #: applies the policy to streams and lanes; True: all streams are kept
@@ -146,26 +149,39 @@ class Reload:
     async def _reload(self, by: str, keep_streams: bool) -> ReloadResult:
         path = self._running.config().path
         try:
-            ready, found, more_changes = await self._running.inspect(path)
-            rows: list[dict[str, Any]] = [{"key": each.key, "old": each.old, "new": each.new} for each in found]
-            more = {"more_changes": more_changes} if more_changes else {}
-            renewed = _renewed(self._running.certificates, ready.certificates)
-            self._note(path, by=by, config=str(path), changes=rows, **more, certificates=renewed, keep_streams=keep_streams)
+            inspected, line = await self._running.inspect(path, partial(self._line, by, keep_streams))
+            self._note(path, line)
         except ConfigError as error:
             self._running.abandon()
             return self._refused(by, error)
         except Exception:  # nothing has changed, and nothing that was prepared stays open
             self._running.abandon()
             raise
+        ready, rows, more_changes = inspected
+        renewed = self._renewed(ready)
         self._running.adopt(ready)
         closed = [each._asdict() for each in await self._running.reconsider(keep_streams)]
         self._told(by, [row["key"] for row in rows], more_changes, renewed, closed)
         return ReloadResult(True, str(path), [], list(ready.warnings), rows, more_changes, renewed, closed)
 
-    def _note(self, path: Path, **facts: object) -> None:
+    def _line(self, by: str, keep_streams: bool, inspected: Inspected) -> bytes:
+        """Return the line of the audit log."""
+        ready, rows, more_changes = inspected
+        more = {"more_changes": more_changes} if more_changes else {}
+        return self._audit.line(
+            "reload", by=by, config=str(ready.config.path), changes=rows, **more, certificates=self._renewed(ready),
+            keep_streams=keep_streams,
+        )
+
+    def _renewed(self, ready: CheckedConfiguration) -> list[str]:
+        """Return the names of the certificates that are not in use yet."""
+        before = {each.fingerprint for each in self._running.certificates.credentials}
+        return [each.name for each in ready.certificates.credentials if each.fingerprint not in before]
+
+    def _note(self, path: Path, line: bytes) -> None:
         """Write the change to the audit log. Raises `ConfigError` if that fails; the change is then not made."""
         try:
-            self._audit.note("reload", **facts)
+            self._audit.add(line)
         except OSError as error:
             raise ConfigError(path, [f"{self._audit.path} cannot be written: {error.strerror or error}"]) from None
 
@@ -244,7 +260,3 @@ def _plain(result: ReloadResult) -> dict[str, Any]:
     """Return the result for the admin socket. Its lists may be long and are not copied."""
     return {each.name: getattr(result, each.name) for each in fields(result)}
 
-
-def _renewed(old: CertificateDirectory, new: CertificateDirectory) -> list[str]:
-    before = {each.fingerprint for each in old.credentials}
-    return [each.name for each in new.credentials if each.fingerprint not in before]

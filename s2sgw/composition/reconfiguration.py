@@ -121,11 +121,12 @@ class Reconfiguration:
         """Close the streams that a changed list refuses. A reload that brings the list does this itself."""
         return [] if self._adopting else await self._policy_change.apply_bars()
 
-    async def _inspect(self, path: Path) -> Inspected:
+    async def _inspect(self, path: Path, line: Callable[[Inspected], bytes]) -> tuple[Inspected, bytes]:
         """Read the new configuration and all files that it names, in another thread: there may be very many peers."""
         config = self._config()
         inspected: Inspected
-        inspected, self._read_lists = await self._threads.run(self._read, path, config)
+        noted: bytes
+        inspected, noted, self._read_lists = await self._threads.run(self._read, path, config, line)
         if self.stopping:
             raise ConfigError(path, ["the gateway is stopping"])
         if problem := await self._former_domains.prepare(inspected.ready.config):
@@ -134,7 +135,7 @@ class Reconfiguration:
             raise ConfigError(path, ["the gateway is stopping"])
         if self.listeners is not None and (wrong := self.listeners.prepare(inspected.ready.config)):
             raise ConfigError(path, [each.text for each in wrong])
-        return inspected
+        return inspected, noted
 
     async def _examine(self, path: Path) -> tuple[list[tuple[Change, str]], Sequence[str]]:
         """Read a file in another thread, and return its changes. Nothing is prepared."""
@@ -144,10 +145,10 @@ class Reconfiguration:
         if self.listeners is not None:
             self.listeners.abandon()
 
-    def _read(self, path: Path, config: Config) -> tuple[Inspected, ReadLists]:
+    def _read(self, path: Path, config: Config, line: Callable[[Inspected], bytes]) -> tuple[Inspected, bytes, ReadLists]:
         inspected = compare(config, check_configuration(path))
         self.read_ahead(inspected.ready.config)
-        return inspected, self.deny_lists.read(inspected.ready.config.policy.deny_lists)
+        return inspected, line(inspected), self.deny_lists.read(inspected.ready.config.policy.deny_lists)
 
     def _adopt(self, ready: CheckedConfiguration) -> None:
         self._adopting = True

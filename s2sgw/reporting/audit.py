@@ -37,13 +37,20 @@ class AuditLog:
 
     def note(self, action: str, **facts: object) -> None:
         """Add one line, and sync it to the disk. Raises `OSError`: a change that cannot be recorded should not be made."""
+        self.add(self.line(action, **facts))
+
+    def line(self, action: str, **facts: object) -> bytes:
+        """Return one line with the time of now. A long one takes a while; it may be made in another thread."""
         noted = {key: plain(value) for key, value in facts.items()}
-        line = json.dumps({"time": _time(date_of(self._clock)), "action": action, **noted})
+        return json.dumps({"time": _time(date_of(self._clock)), "action": action, **noted}).encode("ascii") + b"\n"
+
+    def add(self, line: bytes) -> None:
+        """Add one line, and sync it to the disk. Raises `OSError`."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         new = not self.path.exists()
         descriptor = os.open(self.path, flags, 0o600)
         try:
-            _write(descriptor, line.encode("ascii") + b"\n")
+            _write(descriptor, line)
         finally:
             os.close(descriptor)
         if new:

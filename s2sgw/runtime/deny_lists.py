@@ -199,10 +199,13 @@ class DenyLists:
         return read._replace(lists={**read.lists, **newer}, changes=changes)
 
     def _take(self, read: ReadLists) -> None:
-        self._lists = read.lists
+        changed = {each.source for each in read.changes}
+        # a list without changes stays: the policy has it, and would keep its names a second time
+        same = {source: each for source, each in self._lists.items() if each is read.before.get(source) and source not in changed}
+        self._lists = {source: same.get(source, each) for source, each in read.lists.items()}
         if read.changes:
             self._observer.changed(self.lists, read.changes)
-        self._threads.run(read.before.clear)  # freeing long lists takes a while
+        self._threads.run(_clear, read)
 
     # --- time ---
 
@@ -318,7 +321,7 @@ def _bytes(path: Path, more: int = 0) -> bytes:
 def _changes(old: Mapping[str, DenyList], new: Mapping[str, DenyList]) -> list[ListChange]:
     """Return the changes of the lists that differ."""
     found = []
-    empty = DenyList("", frozenset())
+    empty = DenyList("", {})
     for source in dict.fromkeys([*old, *new]):
         before, after = old.get(source, empty).names, new.get(source, empty).names
         if before is not after:
@@ -329,6 +332,12 @@ def _changes(old: Mapping[str, DenyList], new: Mapping[str, DenyList]) -> list[L
                 first = tuple(nsmallest(NAMED, added)), tuple(nsmallest(NAMED, removed))
                 found.append(ListChange(source, len(added), len(removed), *first))
     return found
+
+
+def _clear(read: ReadLists) -> None:
+    """Free the lists that are not in force any more. Long ones take a while."""
+    read.before.clear()
+    read.lists.clear()
 
 
 class WebLists:

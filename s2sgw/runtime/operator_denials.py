@@ -149,7 +149,7 @@ class OperatorDenials:
         self._apply()
 
     def _apply(self) -> None:
-        own = (DenyList(SOURCE, frozenset(self.names), binding=True),) if self.names else ()
+        own = (DenyList(SOURCE, dict.fromkeys(self.names), binding=True),) if self.names else ()
         self._deny((*own, *self._lists))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,11 +65,12 @@ class ReloadTests(AuditCase):
     def config(self, text: str) -> Config:
         return parse(GATEWAY + text, self.folder / "s2sgw.toml")
 
-    async def inspect(self, path: Path) -> Inspected:
+    async def inspect(self, path: Path, line: Callable[[Inspected], bytes]) -> tuple[Inspected, bytes]:
         self.assertEqual(self.folder / "s2sgw.toml", path)
         if isinstance(self.next, ConfigError):
             raise self.next
-        return compare(self.running, CheckedConfiguration(self.next, self.certificates, ("one.crt: expires soon",)))
+        found = compare(self.running, CheckedConfiguration(self.next, self.certificates, ("one.crt: expires soon",)))
+        return found, line(found)
 
     async def examine(self, path: Path) -> Any:
         if isinstance(self.next, ConfigError):
@@ -101,6 +102,20 @@ class ReloadTests(AuditCase):
         first, second = self.noted()
         self.assertEqual(("reload", "the test", [change]), (first["action"], first["by"], first["changes"]))
         self.assertEqual(("streams closed", "bad.example"), (second["action"], second["streams"][0]["peer"]))
+
+    def test_line_of_the_other_thread(self) -> None:
+        """The audit log has the line that was made while the file was read. A long line is not made on the reactor's thread."""
+        made: list[bytes] = []
+
+        async def inspect(path: Path, line: Callable[[Inspected], bytes]) -> tuple[Inspected, bytes]:
+            found, text = await self.inspect(path, line)
+            made.append(text)
+            self.patch(self.audit, "line", None)
+            return found, text
+
+        self.reload._running = replace(self.reload._running, inspect=inspect)
+        self.assertTrue(self.run_reload().ok)
+        self.assertEqual(made, [self.audit.path.read_bytes()])
 
     def test_keep_streams(self) -> None:
         """The flag is passed to the streams and noted in the audit log."""
@@ -213,7 +228,7 @@ class ReloadTests(AuditCase):
         """An internal error while a configuration is prepared leaves nothing open, and the next reload succeeds."""
         given_up: list[None] = []
 
-        async def broken(path: Path) -> Inspected:
+        async def broken(path: Path, line: object) -> tuple[Inspected, bytes]:
             raise ZeroDivisionError
 
         working = self.reload._running
@@ -255,7 +270,7 @@ class ListNewsTests(AuditCase):
         return self.closed
 
     def hear(self, source: str, *names: str, added: Sequence[str] = (), removed: Sequence[str] = ()) -> None:
-        lists = [DenyList(source, frozenset(names))]
+        lists = [DenyList(source, dict.fromkeys(names))]
         self.news.changed(lists, [ListChange(source, len(added), len(removed), tuple(added), tuple(removed))])
 
     def test_news(self) -> None:

@@ -16,14 +16,14 @@ class ParseTests(SynchronousTestCase):
         text = "\ufeff# spam\r\nBad.Example.\r\n\r\n  worse.example  # since 2024\n*.evil.example\nb\u00fccher.example\n192.0.2.1\nlocalhost\n"
         found = DenyList.parse("x", text)
         self.assertEqual(
-            {"bad.example", "worse.example", "*.evil.example", "xn--bcher-kva.example", "192.0.2.1", "localhost"}, found.names,
+            ["bad.example", "worse.example", "*.evil.example", "xn--bcher-kva.example", "192.0.2.1", "localhost"], list(found.names),
         )
         self.assertEqual(("x", 0), (found.source, found.unread))
 
     def test_unread(self) -> None:
         """A line that names nothing is counted, and affects no other."""
         found = DenyList.parse("x", "good.example\nnot a domain\nbad_.-example..\nother.example\n")
-        self.assertEqual(({"good.example", "other.example"}, 2), (found.names, found.unread))
+        self.assertEqual((["good.example", "other.example"], 2), (list(found.names), found.unread))
 
     def test_no_list(self) -> None:
         """A text with mostly other lines than domains, for example a web page, is not a list. An empty text is an empty list."""
@@ -31,7 +31,7 @@ class ParseTests(SynchronousTestCase):
         with self.assertRaises(ValueError) as caught:
             DenyList.parse("x", page)
         self.assertIn("4 of its 4 lines", str(caught.exception))
-        self.assertEqual(frozenset(), DenyList.parse("x", "# nobody yet\n").names)
+        self.assertEqual({}, DenyList.parse("x", "# nobody yet\n").names)
 
     def test_long_lines(self) -> None:
         """A line as long as a file is not a name."""
@@ -43,7 +43,7 @@ class NamesTests(SynchronousTestCase):
 
     def test_names(self) -> None:
         """A name means only itself. With "*." it means everything under it, and not itself."""
-        found = DenyList("x", frozenset({"bad.example", "*.evil.example", "192.0.2.1", "*.0.2.1"}))
+        found = DenyList("x", dict.fromkeys({"bad.example", "*.evil.example", "192.0.2.1", "*.0.2.1"}))
         for name, named in (
             ("bad.example", True), ("BAD.example.", True), ("a.bad.example", False), ("notbad.example", False), ("evil.example", False),
             ("a.evil.example", True), ("a.b.evil.example", True), ("192.0.2.1", True), ("127.0.2.1", False), ("example", False),

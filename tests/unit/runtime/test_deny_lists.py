@@ -74,6 +74,20 @@ class FileTests(DenyListsTestCase):
         self.clock.advance(3600)
         self.assertEqual(2, len(self.heard))
 
+    def test_not_twice(self) -> None:
+        """A list that was read without changes is the same as before: its names are in memory once. What was read is freed."""
+        freed: list[ReadLists] = []
+        self.patch(deny_lists, "_clear", freed.append)
+        self.lists.hold([self.file], 3600)
+        (held,), _ = self.heard[-1]
+        self.clock.advance(3600)
+        self.assertIs(held, self.lists.lists[0])
+        self.assertIsNot(held, freed[-1].lists[str(self.file)])
+        self.file.write_text("b.example\n")
+        self.clock.advance(3600)
+        self.assertIs(held, freed[-1].before[str(self.file)])
+        self.assertEqual(["b.example"], self.names())
+
     def test_unreadable(self) -> None:
         """If a file is missing, or is no longer a list, its last content stays. It is tried again sooner, and reported once."""
         self.lists.hold([self.file], 3600)

@@ -18,7 +18,7 @@ from s2sgw.xmpp.jid import Domain
 from tests.support.coroutines import now
 
 PEER, SUB, OTHER = (Domain.parse(name) for name in ("peer.example", "sub.peer.example", "other.example"))
-LIST = DenyList("list", frozenset({"other.example"}))
+LIST = DenyList("list", dict.fromkeys({"other.example"}))
 
 
 class DenialsCase(SynchronousTestCase):

@@ -146,7 +146,7 @@ class SenderTests(InboundTestCase):
     def test_deny_listed(self) -> None:
         """The peer is told that a list names it, but not which list. Our record names the list."""
         side = self.made()
-        self.peers.deny([DenyList("https://lists.example/secret", frozenset({"peer.example"}))])
+        self.peers.deny([DenyList("https://lists.example/secret", dict.fromkeys({"peer.example"}))])
         refusal = side.refuses_sender(PEER)
         assert refusal is not None
         self.assertEqual((Cause.DENY_LISTED, "policy-violation"), (refusal.ending.cause, refusal.condition.value))
