@@ -100,7 +100,8 @@ class DNSView:
         self._timeout = timeout
         self._forwarding: set[Deferred[Message]] = set()
         self._ports: list[Any] = []
-        self.clients: set[_Client] = set()
+        #: in the order of their last questions
+        self.clients: dict[_Client, None] = {}
         #: questions since the start
         self.questions = 0
         self.address: HostPort | None = None
@@ -380,12 +381,14 @@ class _Client(Int16StringReceiver, TimeoutMixin):
         return self.transport
 
     def connectionMade(self) -> None:
-        self._view.clients.add(self)
+        self._view.clients[self] = None
         self._stream.registerProducer(self._stream, True)  # a client that reads no answers is not read from
         self.setTimeout(IDLE)
 
     def stringReceived(self, string: bytes) -> None:
         self.resetTimeout()
+        if self in self._view.clients:
+            self._view.clients[self] = self._view.clients.pop(self)
         if self._under_way >= PIPELINED:
             self.abort()
             return
@@ -407,7 +410,15 @@ class _Client(Int16StringReceiver, TimeoutMixin):
 
     def connectionLost(self, reason: Any = None) -> None:
         self.setTimeout(None)
-        self._view.clients.discard(self)
+        self._view.clients.pop(self, None)
+
+    def give_way(self) -> bool:
+        """End a connection on which no answer is due, for another client. Return whether it is ended."""
+        if self._under_way:
+            return False
+        self._view.clients.pop(self, None)
+        self.abort()
+        return True
 
 
 class _Clients(Factory):
@@ -417,7 +428,13 @@ class _Clients(Factory):
         self._view = view
 
     def buildProtocol(self, addr: Any) -> _Client | None:
-        """Return the protocol; None: Twisted closes the connection."""
-        if not self._view.serves(addr.host) or len(self._view.clients) >= CLIENTS:
+        """Return the protocol; None: Twisted closes the connection.
+
+        For one more than `CLIENTS`, the client that was silent longest gives way.
+        """
+        if not self._view.serves(addr.host):
+            return None
+        clients = self._view.clients
+        if len(clients) >= CLIENTS and not any(client.give_way() for client in list(clients)):
             return None
         return _Client(self._view, self._view._reactor)

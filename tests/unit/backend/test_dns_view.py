@@ -359,7 +359,7 @@ class StreamTests(ViewCase):
         self.reactor.settle()
         self.assertTrue(client.lost)
         self.reactor.pass_time(8.25)
-        self.assertEqual((client.received, self.view.clients), ([], set()))
+        self.assertEqual((client.received, self.view.clients), ([], {}))
 
     def test_no_message(self) -> None:
         """A message that is not a question ends the connection. One that cannot be read is answered."""
@@ -380,7 +380,7 @@ class StreamTests(ViewCase):
         self.assertFalse(stream.closed)
         self.reactor.pass_time(10.5)
         self.assertTrue(stream.closed)
-        self.assertEqual((self.view.clients, self.reactor.getDelayedCalls()), (set(), []))
+        self.assertEqual((self.view.clients, self.reactor.getDelayedCalls()), ({}, []))
 
     def test_gone(self) -> None:
         """A client that disconnects leaves nothing in memory, and its answer is discarded."""
@@ -390,7 +390,7 @@ class StreamTests(ViewCase):
         self.reactor.settle()
         stream.abortConnection()
         self.reactor.pass_time(2)
-        self.assertEqual((self.view.clients, self.reactor.getDelayedCalls()), (set(), []))
+        self.assertEqual((self.view.clients, self.reactor.getDelayedCalls()), ({}, []))
 
     def test_back_pressure(self) -> None:
         """The view does not read from a client that does not read."""
@@ -398,9 +398,31 @@ class StreamTests(ViewCase):
         self.assertIs(stream.other.producer, stream.other)
 
     def test_many_clients(self) -> None:
-        """Above the limit of clients a further one is disconnected."""
+        """Above the limit of clients the one that was silent longest gives way to a further one."""
+        self.patch(dns_view, "CLIENTS", 3)
+        clients = [self.tcp() for _ in range(3)]
+        clients[0][0].sendString(self.query())
+        self.reactor.settle()
+        clients += [self.tcp() for _ in range(3)]
+        self.assertEqual([stream.closed for _, stream in clients], [True, True, True, False, False, False])
+        self.assertEqual((len(clients[0][0].received), len(self.view.clients)), (1, 3))
+
+    def test_silent_longest(self) -> None:
+        """A question makes a client the last to give way."""
+        self.patch(dns_view, "CLIENTS", 2)
+        (asking, first), (_, second) = self.tcp(), self.tcp()
+        asking.sendString(self.query())
+        self.reactor.settle()
+        _, third = self.tcp()
+        self.assertEqual((first.closed, second.closed, third.closed), (False, True, False))
+
+    def test_many_clients_with_questions(self) -> None:
+        """Above the limit a further client is disconnected if all others wait for answers."""
         self.patch(dns_view, "CLIENTS", 1)
-        _, first = self.tcp()
+        self.upstream.mute.add(("slow.example", "A"))
+        client, first = self.tcp()
+        client.sendString(self.query("slow.example"))
+        self.reactor.settle()
         _, second = self.tcp()
         self.assertEqual((first.closed, second.closed), (False, True))
         first.abortConnection()
