@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from s2sgw.spool.tables import POSITIONS, lane_sum
+from s2sgw.spool.tables import POSITIONS, ROW_BYTES, lane_sum
 from s2sgw.storage.sqlite_pages import DatabasePages, PageUnreadable, TableRow, Value
 from s2sgw.xmpp.jid import JID, Domain, Pair
 
@@ -331,7 +331,7 @@ def _raw(row: TableRow, lengths: tuple[int, ...], written: bool = False) -> tupl
 
 def _write_lanes(connection: sqlite3.Connection, pairs: dict[int, Pair]) -> None:
     """Write the table of lanes anew, from the table of stanzas."""
-    totals = connection.execute(f"SELECT id / {POSITIONS}, count(*), total(length(data)) FROM stanza GROUP BY 1").fetchall()
+    totals = connection.execute(f"SELECT id / {POSITIONS}, count(*), total({ROW_BYTES}) FROM stanza GROUP BY 1").fetchall()
     rows = [
         (number, pairs[number].sender.ascii, pairs[number].recipient.ascii, count, int(size), lane_sum(number, pairs[number]))
         for number, count, size in totals

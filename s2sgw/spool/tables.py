@@ -34,7 +34,7 @@ from s2sgw.xmpp.element import child_names
 from s2sgw.xmpp.errors import RemoteFault
 from s2sgw.xmpp.jid import Domain, Pair
 from s2sgw.xmpp.registered_domain import registered_domain
-from s2sgw.xmpp.stanza import Stanza
+from s2sgw.xmpp.stanza import USUAL_TEXT, Stanza
 
 #: The number of a row is the number of its lane times this, plus its position: room for two million lanes of 4 * 10¹² stanzas.
 POSITIONS = 1 << 42
@@ -55,6 +55,9 @@ _FIELDS = 1 + COLUMNS.count(",") + 1
 _VALUES = f"({', '.join('?' * _FIELDS)})"
 _INSERTS = {rows: f"INSERT INTO stanza (id, {COLUMNS}) VALUES " + ", ".join([_VALUES] * rows) for rows in CHUNKS}
 _LANE = "id, sender, recipient, count, bytes, check_sum"
+#: The bytes of a row, as `row_bytes` counts them.
+_TEXTS = " + ".join(f"ifnull(length(CAST({column} AS BLOB)), 0)" for column in ("addressee", "author", "type", "ident"))
+ROW_BYTES = f"ifnull(length(data), 0) + ({_TEXTS}) * (({_TEXTS}) > {USUAL_TEXT})"
 _SEPARATOR = "\x1f"
 #: Characters of the names of children that are stored beside their stanza. In place of more, `_FROM_DATA` says that they are read
 #: from it again. They could take ten times as many bytes as the stanza, and only its own are counted.
@@ -292,7 +295,7 @@ class SpoolTables:
         for row in batch:
             if totals is None or row.pair is not pair:
                 pair, totals = row.pair, self._changing(row.pair)
-            self._add(totals, 1, len(row.stanza.data))
+            self._add(totals, 1, row_bytes(row.stanza))
             number = totals.base + row.position
             self._unwritten.append(number)
             self._unwritten += self._values(number, row)
@@ -308,13 +311,13 @@ class SpoolTables:
         for pair, positions in replaces:
             if pair in self._totals:
                 which = "id IN (SELECT value FROM json_each(?))"
-                statement = f"SELECT count(*), total(length(data)) FROM stanza WHERE {which}"
+                statement = f"SELECT count(*), total({ROW_BYTES}) FROM stanza WHERE {which}"
                 ((count, size),) = self._rows(statement, self._ids(pair, positions))
                 sizes[self._owner_of(pair)] += int(size) + count * OVERHEAD
         return sizes
 
     def _require_room(self, batch: Sequence[Spooled], freed: Counter[str]) -> None:
-        size = sum(len(row.stanza.data) for row in batch) + len(batch) * OVERHEAD - freed.total()
+        size = sum(row_bytes(row.stanza) for row in batch) + len(batch) * OVERHEAD - freed.total()
         if self.used + size > self.limit:
             raise SpoolFull(f"the spool holds {self.bytes} bytes in {self.count} stanzas and may take {self.limit} in the file")
         if self.share < self.limit:
@@ -333,7 +336,7 @@ class SpoolTables:
         for row in batch:
             if row.pair is not pair:
                 pair, owner = row.pair, self._owner_of(row.pair)
-            more[owner] += len(row.stanza.data) + OVERHEAD
+            more[owner] += row_bytes(row.stanza) + OVERHEAD
         return more
 
     def append_missing(self, batch: Sequence[Spooled], replaces: Sequence[Replaced] = ()) -> None:
@@ -403,10 +406,13 @@ class SpoolTables:
         return json.dumps([base + position for position in positions if 0 < position < POSITIONS])
 
     def _delete(self, pair: Pair, which: str, *values: object) -> None:
-        ((count, size),) = self._rows(f"SELECT count(*), total(length(data)) FROM stanza WHERE {which}", *values)
+        ((count, size),) = self._rows(f"SELECT count(*), total({ROW_BYTES}) FROM stanza WHERE {which}", *values)
         if count:
             self._rows(f"DELETE FROM stanza WHERE {which}", *values)
-            self._add(self._changing(pair), -count, -int(size))
+            totals = self._changing(pair)
+            # an older version of the gateway did not count the texts of the rows that it wrote
+            all_gone, counted = count == totals.count, min(int(size), totals.bytes)
+            self._add(totals, -count, -(totals.bytes if all_gone else counted))
 
     def mark_written(self, pair: Pair, positions: Sequence[int]) -> None:
         """See `Spool.mark_written`."""
@@ -493,6 +499,17 @@ class SpoolTables:
             names = () if damage else None
         stanza = Stanza(kind, data, to, from_, type_, ident, names)
         return Spooled(pair, position, stanza, self._seconds(accepted), self._seconds(deadline), bool(written), damage)
+
+
+def row_bytes(stanza: Stanza) -> int:
+    """Return the bytes of a stanza in the file, beside `OVERHEAD`.
+
+    Its addresses, its type and its id are in the file beside it. They count if they are longer than those of a usual stanza.
+    """
+    if not stanza.text_cost:
+        return len(stanza.data)
+    texts = len(f"{stanza.to}{stanza.from_}{stanza.type or ''}{stanza.id or ''}".encode("utf-8", "surrogatepass"))
+    return len(stanza.data) + (texts if texts > USUAL_TEXT else 0)
 
 
 def _names_text(stanza: Stanza) -> str:

@@ -224,6 +224,24 @@ class PageTests(SynchronousTestCase):
         self.check(filled, 0)
 
 
+class TotalsTests(SynchronousTestCase):
+    """Tests of the totals of a file that is built anew."""
+
+    def test_long_texts(self) -> None:
+        """The totals count as the tables do, long addresses too."""
+        long = Stanza("message", b"<message/>", "u@b.example", "ü" * 300 + "@a.example")
+        file = File(self.mktemp())
+        it = file.open()
+        it.append(spooled(A, 1), Spooled(A, 2, long, 1.0, 2.0), spooled(B, 1))
+        it.close()
+        connection = sqlite3.connect(file.path, isolation_level=None)
+        self.addCleanup(connection.close)
+        counted = connection.execute("SELECT * FROM lane").fetchall()
+        connection.execute("DELETE FROM lane")
+        salvage_module._write_lanes(connection, {counted[0][0]: A, counted[1][0]: B})
+        self.assertEqual((connection.execute("SELECT * FROM lane").fetchall(), counted[0][4]), (counted, 110 + 621))
+
+
 class FailingPlaceTests(SynchronousTestCase):
     """Tests of a place of the file that SQLite cannot read, while the file itself can be read."""
 

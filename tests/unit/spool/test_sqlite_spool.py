@@ -344,6 +344,51 @@ class ShareTests(SynchronousTestCase):
         self.assertEqual((it.spool.used_by(A.sender), it.spool.used_by(B.sender)), (0, 1000))
         it.close()
 
+    def long(self, position: int, to: str = "u@b.example", id: str = "1") -> Spooled:
+        """Return a stanza of 100 bytes with long texts. They are in the file twice, in the stanza and beside it."""
+        return Spooled(A, position, Stanza("message", b"x" * 100, to, "ü" * 200 + "@a.example", None, id), 1.0, 600.0)
+
+    def test_long_texts(self) -> None:
+        """Long addresses and ids count as often as they are in the file, until the stanza is removed. Usual ones are in the overhead."""
+        it, usual = self.open(), spooled(A, 1)
+        self.assertEqual(it.append(usual, self.long(2), self.long(3, "b.example/" + "r" * 990), self.long(4, id="1" * 1000)), None)
+        each = [260, 260 + 422, 260 + 410 + 1001, 260 + 421 + 1000]
+        self.assertEqual((it.spool.used_by(A.sender), it.spool.used, it.queues()[0].bytes), (sum(each), sum(each), sum(each) - 640))
+        self.assertEqual(it.append(*(self.long(position, id="1" * 1000) for position in range(5, 17))).bound, "share")
+        it.close()
+        it = self.open()
+        self.assertEqual(it.spool.used_by(A.sender), sum(each))
+        it.ask(lambda done: it.spool.append([spooled(A, 5)], done, [Replaced(A, [3])]))
+        self.assertEqual(it.spool.used_by(A.sender), sum(each) - each[2] + 260)
+        it.spool.remove(A, 2)
+        self.assertEqual((it.held(), it.spool.used_by(A.sender)), ((2, each[3] + 100 - 160), each[3] + 260))
+        it.spool.remove(A, 5)
+        self.assertEqual((it.held(), it.spool.used_by(A.sender)), ((0, 0), 0))
+        it.close()
+
+    def test_long_texts_in_a_full_spool(self) -> None:
+        """Long texts count against the size of the spool, and a stanza that is replaced makes room for as many."""
+        it = self.open(4_000, 4_000)
+        self.assertEqual(it.append(*(self.long(position, id="1" * 1000) for position in (1, 2))), None)
+        another = [self.long(3, id="1" * 1000)]
+        self.assertEqual(it.append(*another).bound, "spool")
+        self.assertEqual(it.ask(lambda done: it.spool.append(another, done, [Replaced(A, [1])])), None)
+        it.close()
+
+    def test_long_texts_of_an_older_version(self) -> None:
+        """A file in which long texts are not counted is read. Its lanes never count less than nothing, and nothing is left over."""
+        it = self.open()
+        it.append(self.long(1), self.long(2), spooled(A, 3), spooled(B, 1))
+        connection_of(it).execute("UPDATE lane SET bytes = 100 * count")
+        it.close()
+        it = self.open()
+        self.assertEqual(it.held(), (4, 400))
+        it.spool.remove(A, 2)
+        self.assertEqual(it.held(), (2, 100))
+        it.spool.remove(A, 3)
+        self.assertEqual((it.held(), it.spool.used_by(A.sender)), ((1, 100), 260))
+        it.close()
+
     def test_many_peers_that_are_away(self) -> None:
         """However many peers fill their shares, another one has half of the rest."""
         it = self.open()
