@@ -68,7 +68,7 @@ class EvidenceLookups:
     ) -> tuple[TLSALookup, ...]:
         """Return the TLSA records of `target`, which we connect to, or of the peer's first targets (it connects to us)."""
         targets = (target,) if target is not None else (await self.targets(peer, route, requester))[:TLSA_TARGETS]
-        return tuple(await gatherResults([self._tlsa(each, requester) for each in targets]))
+        return tuple(await gatherResults([self._tlsa(each, requester) for each in targets], consumeErrors=True))
 
     def _tlsa(self, target: Target, requester: Requester | None) -> Deferred[TLSALookup]:
         return self._bounded(self.discovery.tlsa(target, requester), TLSALookup(target.host, failure="no answer in time"))

@@ -98,7 +98,6 @@ TESTED_ELSEWHERE = {
     "console.access": "unit/console/test_site",
     # a verdict, with its evidence and assessment
     "authentication.assessment": "unit/authentication/test_judge",
-    "authentication.lookups": "unit/authentication/test_judge",
     "cluster.failures": "unit/cluster/test_removals",
     "cluster.peer_spool": "unit/cluster/test_spool",
     "cluster.quarantine": "unit/cluster/test_spool",
