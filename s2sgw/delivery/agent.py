@@ -397,8 +397,6 @@ class DeliveryAgent:
             cause=ending.cause.value, detail=ending.detail,
         )
         self._back_off(self._seconds_to_next(data, ending, lived, suspicion, awaited))
-        if self.poison_detector.handled:
-            self.queue.closed_behind_one()
         if not awaited:
             self.queue.stream_lost(suspicion, ambiguous=not self.poison_detector.certain)
         self.queue.relieve()
@@ -410,7 +408,6 @@ class DeliveryAgent:
         mute = ending.cause is Cause.UNRESPONSIVE
         silent = mute and not (data.stream.answers or data.acked)
         worked = (lived >= WORKED_SECONDS and not silent) or (awaited and data.acked) or ending.cause in UNRELATED
-        worked = worked or self.poison_detector.handled
         return self.retry.after_stream(worked, isolating=bool(suspicion or (self.queue.suspects and not mute)))
 
     def _suspicion(self, stream: OutboundStream, ending: Ending, young: bool) -> str:
@@ -419,9 +416,7 @@ class DeliveryAgent:
             return ""
         large = self.largest_in_flight > LARGE
         positions = self.queue.pair_queue.in_flight_positions
-        return self.poison_detector.suspicion(
-            ending, positions, young, stream.asking, stream.ambiguous, large, stream.managed,
-        )
+        return self.poison_detector.suspicion(ending, positions, young, stream.asking, stream.ambiguous, large)
 
     def _await(self, broken: ResumableStream | None, acks: Acknowledgements, suspicion: str) -> bool:
         """Return whether to wait for a resumption of the stream. If so, begin the wait."""

@@ -11,11 +11,8 @@ OF_CONTENT = frozenset({
 })  # fmt: skip
 #: The word for an end without a condition.
 CLOSED_TWICE = "closed without an error, twice"
-#: The word for an end by `</stream:stream>`. No stanza is bounced for it.
-CLOSED_IN_ORDER = "closed in order"
 #: The word for a stanza after which the other side fell silent.
 STALLED_TWICE = "answered no more, twice"
-_NONE = range(0)
 
 
 def speaks_of_content(ending: Ending) -> bool:
@@ -33,28 +30,19 @@ class PoisonDetector:
     A server that falls silent with a large stanza in flight may have a limit that it does not announce. A stanza is poison if it
     was the only one in doubt then, and in doubt when the server fell silent before. Any other silence is no evidence against a
     stanza.
-
-    A server that closes its stream in order still processes what comes (RFC 6120 §4.4). So without XEP-0198 the server has a
-    stanza if that was the first one in doubt at such an end, and the only one at the next end, and this was in order too. It has
-    the stanza behind it if that was the only one in doubt at the end that follows. With XEP-0198 the server would have
-    acknowledged the stanza: the end is like one without a closing tag.
     """
 
-    __slots__ = ("_alone", "_closed_behind", "_in_doubt", "_stalled", "certain", "handled")
+    __slots__ = ("_alone", "_in_doubt", "_stalled", "certain")
 
     def __init__(self) -> None:
         #: whether the last suspicion is certain, because only one stanza was in doubt
         self.certain = False
-        #: whether the last end shows that the other side has the only stanza in doubt
-        self.handled = False
-        #: the position that the other side has if it closes in order, and this one is the only one in doubt
-        self._closed_behind: int | None = None
         #: the position that was the only one in doubt at the last end without an error
         self._alone: int | None = None
         #: the positions in doubt then
-        self._in_doubt = _NONE
+        self._in_doubt = range(0)
         #: the positions in doubt when the other side had fallen silent, if that was the last end
-        self._stalled = _NONE
+        self._stalled = range(0)
 
     @property
     def stalled(self) -> bool:
@@ -63,19 +51,16 @@ class PoisonDetector:
 
     def suspicion(
         self, ending: Ending, in_doubt: range, young: bool, asking: bool, ambiguous: bool = False, large: bool = False,
-        managed: bool = False,
     ) -> str:
         """Return the word for what ended the stream, if one of the positions `in_doubt` did: a condition of RFC 6120 §4.9.3,
-        `CLOSED_TWICE`, `CLOSED_IN_ORDER` or `STALLED_TWICE`; "": none did. If only one position is in doubt, and that is
-        `certain`, it is that one.
+        `CLOSED_TWICE` or `STALLED_TWICE`; "": none did. If only one position is in doubt, and that is `certain`, it is that one.
 
         `asking`: a request for an extension was unanswered, so a stream error may be about that. `ambiguous`: stanzas of other
-        queues were in doubt too, so none of these was the only one. `large`: one of those in doubt is. `managed`: the other side
-        acknowledges stanzas (XEP-0198).
+        queues were in doubt too, so none of these was the only one. `large`: one of those in doubt is.
         """
-        alone, before, stalled, closed_behind = self._alone, self._in_doubt, self._stalled, self._closed_behind
-        self._alone, self._in_doubt, self._stalled, self._closed_behind = None, _NONE, _NONE, None
-        self.certain, self.handled = not ambiguous, False
+        alone, before, stalled = self._alone, self._in_doubt, self._stalled
+        self._alone, self._in_doubt, self._stalled = None, range(0), range(0)
+        self.certain = not ambiguous
         if large and ending.by == "them" and ending.cause is Cause.UNRESPONSIVE:
             self._stalled = in_doubt
             self.certain = not ambiguous and in_doubt.start in stalled
@@ -84,10 +69,6 @@ class PoisonDetector:
             return "" if asking else str(ending.condition)
         if ending.by == "us" or ending.condition is not None or ending.cause is Cause.UNRESPONSIVE or not in_doubt:
             return ""
-        if ending.cause is Cause.CLOSED and not managed and not ambiguous:
-            self.certain, self.handled = False, len(in_doubt) == 1 and in_doubt.start == closed_behind
-            self._closed_behind = in_doubt.start + self.handled
-            return CLOSED_IN_ORDER
         self._in_doubt = in_doubt
         if len(in_doubt) == 1 and not ambiguous:
             self._alone = in_doubt.start

@@ -515,14 +515,6 @@ class DeliveryQueue:
         self._services.record.counted(self.direction, "resent", [each.stanza for each in in_doubt if not each.stanza.is_request])
         self._services.relief.keeps(self)
 
-    def closed_behind_one(self) -> None:
-        """Settle the one stanza in flight: the next hop closed its stream in order behind it, so it has it.
-
-        The next one goes alone, too: then the next hop has no doubles of those behind it if it closes again.
-        """
-        self._passed_on(1, WRITTEN)
-        self.suspects = max(1, self.suspects)
-
     def _end_poison(self, culprits: list[QueuedStanza], said: str) -> None:
         """Bounce the one stanza on which the next hop closes its stream, and keep it in quarantine."""
         self.suspects = 0

@@ -646,24 +646,6 @@ class CourierTests(SynchronousTestCase):
             self.assertEqual((ids(world.open().written), [each.id for each in world.back]), (["3"], ["bad"]))
             self.assertIn(f"(queue: poison; {said})".encode(), world.back[0].data)
 
-    def test_closed_in_order(self) -> None:
-        """A server that closes its stream in order behind each stanza gets all of them. None is bounced, and only what was
-        written behind the first one goes twice.
-        """
-        world, early, late = World(), [*"abcdefghijklmnopqrstuvwxyz"], [*"123"]
-        world.next_hop._ack_selection = Choosing(by_hand)
-        world.queue.accept([message(id) for id in early])
-        got: list[str] = []
-        for number in range(1 + len(early) + len(late)):
-            connection = world.open()
-            got += ids(connection.written)
-            connection.close(Ending(Cause.CLOSED, by="them"))
-            if number == len(early):
-                world.queue.accept([message(id) for id in late])
-            self.assertEqual(world.next_hop.retry.failures, 0)
-            world.clock.advance(2 * ISOLATING_SECONDS)
-        self.assertEqual((got, world.back, world.state), (["".join(early), *early, *late], [], "idle"))
-
     def test_every_one_poison(self) -> None:
         """A server that closes its stream on every stanza is contacted at growing intervals all the same."""
         world = World()

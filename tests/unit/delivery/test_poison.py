@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.delivery.poison import CLOSED_IN_ORDER, CLOSED_TWICE, OF_CONTENT, STALLED_TWICE, PoisonDetector
+from s2sgw.delivery.poison import CLOSED_TWICE, OF_CONTENT, STALLED_TWICE, PoisonDetector
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.errors import StreamCondition
 
@@ -18,12 +18,9 @@ class BlameTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.poison_detector = PoisonDetector()
 
-    def suspicion(
-        self, ending: Ending, *positions: int, young: bool = False, asking: bool = False, large: bool = False,
-        managed: bool = False,
-    ) -> str:
+    def suspicion(self, ending: Ending, *positions: int, young: bool = False, asking: bool = False, large: bool = False) -> str:
         doubtful = range(positions[0], positions[-1] + 1) if positions else range(0)
-        return self.poison_detector.suspicion(ending, doubtful, young, asking, large=large, managed=managed)
+        return self.poison_detector.suspicion(ending, doubtful, young, asking, large=large)
 
     def test_content(self) -> None:
         """Each stream error about content accuses the stanza at once. While `<enable/>` is unanswered it does not, nor does our own error."""
@@ -39,43 +36,11 @@ class BlameTests(SynchronousTestCase):
         self.assertEqual("", self.suspicion(Ending(Cause.STREAM_ERROR, by="them", condition="<b/>"), 1))
 
     def test_twice_alone(self) -> None:
-        """Two ends without an error, with the same single stanza in doubt, accuse it. With XEP-0198 so does a close in order."""
+        """Two ends without an error, with the same single stanza in doubt, accuse it."""
         for end in (LOST, CLOSED):
-            self.assertEqual("", self.suspicion(end, 4, young=True, managed=True))
-            self.assertEqual(CLOSED_TWICE, self.suspicion(end, 4, managed=True))
-            self.assertFalse(self.poison_detector.handled)
-            self.assertEqual("", self.suspicion(end, 5, managed=True))
-
-    def closed(self, position: int, ending: Ending = CLOSED) -> bool:
-        """Let the other side close with one stanza in doubt, which is not accused. Return whether the other side has it."""
-        word = self.suspicion(ending, position, young=True)
-        self.assertEqual((word, self.poison_detector.certain), (CLOSED_IN_ORDER, False) if ending is CLOSED else ("", True))
-        return self.poison_detector.handled
-
-    def test_closed_in_order(self) -> None:
-        """RFC 6120 §4.4: a server that closes in order behind the same single stanza twice has it, and then the next one."""
-        self.assertEqual([self.closed(4), self.closed(4), self.closed(5), self.closed(6)], [False, True, True, True])
-        self.assertEqual([self.closed(9), self.closed(9), self.closed(10)], [False, True, True])
-
-    def test_closed_in_order_not_in_a_row(self) -> None:
-        """Another end in between starts the count again."""
-        for between in (LOST, SILENT):
-            self.assertFalse(self.closed(4))
-            self.assertFalse(self.closed(4, between))
-            self.assertEqual([self.closed(4), self.closed(4)], [False, True])
-
-    def test_closed_in_order_with_several(self) -> None:
-        """Several in doubt go one at a time, and none of them counts as handled yet. The first of them goes once more."""
-        self.assertEqual([self.closed(4), self.closed(4)], [False, True])
-        self.assertEqual(CLOSED_IN_ORDER, self.suspicion(CLOSED, 5, 9))
-        self.assertFalse(self.poison_detector.handled)
-        self.assertEqual([self.closed(5), self.closed(6)], [True, True])
-
-    def test_closed_in_order_beside_others(self) -> None:
-        """With stanzas of other queues in doubt too, none is handled."""
-        self.assertFalse(self.closed(4))
-        self.assertEqual(CLOSED_TWICE, self.poison_detector.suspicion(CLOSED, range(4, 5), True, False, ambiguous=True))
-        self.assertFalse(self.poison_detector.handled)
+            self.assertEqual("", self.suspicion(end, 4, young=True))
+            self.assertEqual(CLOSED_TWICE, self.suspicion(end, 4))
+            self.assertEqual("", self.suspicion(end, 5))
 
     def test_not_in_a_row(self) -> None:
         """A different end in between, or a different stanza, starts the count again."""
