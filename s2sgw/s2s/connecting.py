@@ -2,7 +2,7 @@
 reason why there is none (docs/decisions.md#engines).
 
 The addresses of one priority race each other (R36). If the winner's TLS or negotiation fails, the others of its group go on, then
-the next priority. The attempt has failed as soon as the last address has.
+the next priority (`s2s.priority_attempts`). The attempt has failed as soon as the last address has.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.s2s.legs import InitiatingLeg
 from s2sgw.s2s.multiplexing import PairRequests, ShareableStreams
 from s2sgw.s2s.owners import BACKEND
+from s2sgw.s2s.priority_attempts import PRIORITY_DELAY, PriorityAttempts
 from s2sgw.s2s.resumption import BrokenStream
 from s2sgw.s2s.shared_stream import SharedStream
 from s2sgw.s2s.stream_limits import LimitReached, PeerStreamLimit, StreamLimit, StreamPlace
@@ -53,6 +54,7 @@ from s2sgw.stream.events import (
 )
 from s2sgw.stream.initiating import InitiatingStream
 from s2sgw.xmpp.ending import Cause, Ending, Layer
+from s2sgw.xmpp.host_port import HostPort
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.registered_domain import registered_domain
 
@@ -467,6 +469,7 @@ class ConnectAttempt:
         self._verifying = order.verifying
         self._watch = HandshakeTimer(order.services.clock, order.services.times)
         self._failures: list[StreamUnavailable] = []
+        self._left = ADDRESSES
         #: the targets whose addresses were looked up, by place
         self._located: dict[tuple[str, int, bool], Target] = {}
         self._direct_failed: Ending | None = None
@@ -486,21 +489,28 @@ class ConnectAttempt:
     async def _reach(self, resolution: Resolution) -> InitiatedStream:
         if resolution.ending is not None:
             raise StreamUnavailable(resolution.ending)
-        left = ADDRESSES
-        for group in priority_groups(self._borne(resolution.targets)):
-            if not left:
-                break
-            if self._requester is not None and self._requester.is_spent:
-                ending = Ending(Cause.TOO_MANY_CLAIMS, "the claim of one name takes too many connections")
-                self._failures.insert(0, StreamUnavailable(ending))
-                break
-            places = self._affordable(endpoints(self.side.dial_targets(self.pair, await self._locate(group)), left))
-            left -= len(places)
-            stream = await self._heat(places)
-            if stream is not None:
-                self._opened(stream)
-                return stream
+        groups = priority_groups(self._borne(resolution.targets))
+        delay = None if self._broken is not None else PRIORITY_DELAY  # two streams must not resume the same one
+        stream = await PriorityAttempts(self.services.clock, [partial(self._try, group) for group in groups], delay).start()
+        if stream is not None:
+            self._opened(stream)
+            return stream
         raise self._verdict()
+
+    async def _try(self, group: Sequence[Target]) -> InitiatedStream | None:
+        """Try the targets of one priority."""
+        if not self._left:
+            return None
+        if self._requester is not None and self._requester.is_spent:
+            ending = Ending(Cause.TOO_MANY_CLAIMS, "the claim of one name takes too many connections")
+            self._failures.insert(0, StreamUnavailable(ending))
+            self._left = 0
+            return None
+        watch = HandshakeTimer(self.services.clock, self.services.times)
+        located = self.side.dial_targets(self.pair, await self._locate(group))
+        places = self._affordable(endpoints(located, self._left))
+        self._left -= len(places)
+        return await self._heat(places, watch)
 
     async def _locate(self, group: Sequence[Target]) -> Sequence[Target]:
         """Look up the addresses of the targets of one priority. Targets without an address are left out."""
@@ -528,42 +538,58 @@ class ConnectAttempt:
         return [target for target in targets if not target.direct_tls] or targets
 
     def _opened(self, stream: InitiatedStream) -> None:
-        self._watch.step("auth")
         self._watch.stop()
         if self._direct_failed is not None and not stream.target.direct_tls:
             self.services.extensions.disable(self.name, "direct-tls", self._direct_failed)
+        if self.services.record is not None and self.side.leg == "federation" and not self._verifying:
+            pair = str(self.pair.recipient), str(self.pair.sender)
+            for failed in self._failures:
+                self.services.record.refused("outbound", "federation", pair, failed.address, failed.ending, failed.reasons)
 
-    async def _heat(self, places: Sequence[Endpoint]) -> InitiatedStream | None:
+    async def _heat(self, places: Sequence[Endpoint], watch: HandshakeTimer) -> InitiatedStream | None:
         """Try the places of one priority: race them, and if the winner fails, race the others."""
         while places and self._watch.elapsed < PATIENCE:
             built: list[InitiatedStream] = []
             winner = None
             try:
-                winner = await race(self.services.clock, places, partial(self._build, built), self._dialler)
+                winner = await race(self.services.clock, places, partial(self._build, built, watch), self._dialler)
+                watch.step("tcp")
+                stream = await built[-1].ready
             except RaceLost as lost:
                 self._failures += [StreamUnavailable(lost.ending, place.address) for place, _ in lost.failures[:1]]
                 return None
-            finally:
-                _forget(built[:-1] if winner else built)
-            self._watch.step("tcp")
-            try:
-                return await built[-1].ready
             except StreamUnavailable as refused:
+                assert winner is not None
                 self._failures.append(refused)
                 if winner.place.target.direct_tls and refused.ending.layer in (Layer.TLS, Layer.STREAM):
                     self._direct_failed = refused.ending
                 places = winner.others
+            except CancelledError:
+                self._failures.append(_too_slow(places[0] if winner is None else winner.place, winner is None, watch.elapsed))
+                raise
+            else:
+                watch.step("auth")
+                return stream
+            finally:
+                _forget(built[:-1] if winner else built)
         return None
 
-    def _build(self, built: list[InitiatedStream], spot: Endpoint) -> StreamConnection:
+    def _build(self, built: list[InitiatedStream], watch: HandshakeTimer, spot: Endpoint) -> StreamConnection:
         engine = self.side.engine(self.pair, spot.target, self._verifying)
-        built.append(InitiatedStream(self.side, self.pair, spot.target, engine, self.services, self._watch))
+        built.append(InitiatedStream(self.side, self.pair, spot.target, engine, self.services, watch))
         if self._broken is not None:
             built[-1].go_on_with(self._broken)
         return built[-1].connection
 
     def _dialler(self, spot: Endpoint) -> Dialler:
         return self.side.dialler(self.pair, spot.target)
+
+
+def _too_slow(place: Endpoint, silent: bool, seconds: float) -> StreamUnavailable:
+    """Return the failure of a place that was given up because another had a stream. `silent`: it had no connection."""
+    cause = Cause.CONNECTION_TIMEOUT if silent else Cause.NEGOTIATION_TIMEOUT
+    what = f"{HostPort(place.address, place.port)}: no stream within {seconds:.0f} seconds, and another target has one"
+    return StreamUnavailable(Ending(cause, what, "network" if silent else "us"), place.address)
 
 
 def _expected(_: Failure) -> None:

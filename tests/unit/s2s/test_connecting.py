@@ -17,6 +17,7 @@ from s2sgw.net.happy_eyeballs import ATTEMPT_DELAY
 from s2sgw.s2s.connecting import PATIENCE, RETIRE_SECONDS, ConnectServices, InitiatedStream, open_stream
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ERROR_SECONDS, LOSS_SECONDS, ExtensionMemory
+from s2sgw.s2s.priority_attempts import PRIORITY_DELAY
 from s2sgw.s2s.stream_limits import RETRY_SECONDS, StreamLimit, StreamPlace
 from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.stream.events import Acknowledged
@@ -160,11 +161,57 @@ class OpeningTests(Attempts):
 
     def test_patience(self) -> None:
         """The whole attempt is bounded: after its time no further address is tried."""
-        opening = self.open(target("a", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
+        opening = self.open(target("a", "192.0.2.1", "192.0.2.2"))
         self.side.connect("192.0.2.1")
         self.clock.advance(PATIENCE)
         self.connections[0].close(Ending(Cause.NEGOTIATION_TIMEOUT))
         self.assertEqual(self.refused(opening).cause, Cause.NEGOTIATION_TIMEOUT)
+        self.assertEqual(self.side.dialled, ["192.0.2.1"])
+
+    def test_targets_that_answer_nothing(self) -> None:
+        """If a target accepts no connection, or stalls in TLS, the next priority is tried beside it after some seconds.
+
+        The first stream wins. The record names the others.
+        """
+        told: list[tuple[Any, ...]] = []
+        record: Any = SimpleNamespace(refused=lambda *facts: told.append(facts))
+        services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, self, record=record)
+        self.side = Side(*(target(name, f"192.0.2.{number}", priority=number) for number, name in enumerate("abcd", 1)))
+        opening = Deferred.fromCoroutine(open_stream(self.side, PAIR, services))  # type: ignore[arg-type]
+        self.side.fail("192.0.2.1")
+        self.clock.advance(PRIORITY_DELAY)
+        self.side.connect("192.0.2.3")
+        self.clock.advance(PRIORITY_DELAY)
+        self.side.connect("192.0.2.4")
+        self.connections[1].prove()
+        self.assertIs(self.successResultOf(opening).connection, self.connections[1])
+        self.assertEqual((self.side.cancelled, self.connections[0].ending), (["192.0.2.2"], Ending(Cause.CLOSED)))
+        peer, local = str(PAIR.recipient), str(PAIR.sender)
+        self.assertEqual({facts[:3] for facts in told}, {("outbound", "federation", (peer, local))})
+        self.assertEqual({(address, ending.cause, ending.by) for *_, address, ending, _ in told}, {
+            ("192.0.2.1", Cause.CONNECTION_REFUSED, "us"), ("192.0.2.2", Cause.CONNECTION_TIMEOUT, "network"),
+            ("192.0.2.3", Cause.NEGOTIATION_TIMEOUT, "us"),
+        })
+        self.assertIn("192.0.2.2:5269: no stream within 10 seconds, and another target has one", [facts[4].detail for facts in told])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_slow_server(self) -> None:
+        """A server that is slow is not given up for the next priority: it wins if its stream is the first."""
+        opening = self.open(target("a", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
+        self.side.connect("192.0.2.1")
+        self.clock.advance(2 * PRIORITY_DELAY)
+        self.side.connect("192.0.2.2")
+        self.connections[0].prove()
+        self.assertEqual(self.successResultOf(opening).target.host, "a.there.example")
+        self.assertIsNotNone(self.connections[1].ending)
+
+    def test_resumed_on_one_stream(self) -> None:
+        """An attempt to resume a stream tries one priority at a time: two streams must not resume the same one."""
+        self.side = Side(target("a", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
+        services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, self)
+        broken: Any = SimpleNamespace()
+        Deferred.fromCoroutine(open_stream(self.side, PAIR, services, broken=broken))  # type: ignore[arg-type]
+        self.clock.advance(2 * PRIORITY_DELAY)
         self.assertEqual(self.side.dialled, ["192.0.2.1"])
 
     def test_cut_off_between_claim_and_connection(self) -> None:
