@@ -395,6 +395,55 @@ class MembersTests(SynchronousTestCase):
         self.members.probed(look, True, self.table.now)
         self.assertNotIn("b2", self.members._gone)
 
+    def test_lease_after_a_death_is_found(self) -> None:
+        """The lease that the echoes of the others give counts as soon as the listener refuses, without another pulse."""
+        self.table.store(NodeRecord("c", "c1", "192.0.2.3:5271", birth=2))
+        self.with_b()
+        for number in range(1, 5):
+            self.table.tick(0.5)
+            self.table.hear(number, self.table.pulse(), "c1", "c")
+            if number == 1:
+                self.table.hear(number, self.table.pulse())
+        look = self.table.take(ProbeListener)
+        self.assertEqual(101.0 + 3.0, self.members.lease_until)
+        self.members.probed(look, True, self.table.now)
+        self.assertEqual(102.5 + 3.0, self.members.lease_until)
+
+    def test_no_look_for_the_bridge_while_heartbeats_are_acknowledged(self) -> None:
+        """The bridge is not needed as long as heartbeats are acknowledged: only the reading of the record leads to a look."""
+        self.table.store(NodeRecord("c", "c1", "192.0.2.3:5271", birth=2))
+        self.with_b()
+        self.table.tick(0.4)
+        self.table.hear(1, self.table.pulse())
+        for _ in range(5):
+            self.table.tick(0.5)
+            self.table.write()
+        self.assertIn("ReadRecord", names := self.table.seen())
+        self.assertNotIn("ProbeListener", names)
+
+    def test_a_new_session_looks_again(self) -> None:
+        """A look that was not answered before the session ended does not keep the next session from looking."""
+        self.table.store(NodeRecord("c", "c1", "192.0.2.3:5271", birth=2))
+        self.with_b()
+        self.table.hear(1, self.table.pulse())
+        self.silent_for(2.0)
+        self.assertIn("ProbeListener", self.table.seen())
+        self.table.changed(NodeRecord("a", "a1", HERE, birth=11, alive=False))
+        for _ in range(2):  # the end of the session, and the birth of the next one
+            self.table.tick()
+            self.members.record_read(self.table.take(ReadRecord), self.table.entries["a"], self.table.now)
+        self.table.write()
+        self.table.read_members()
+        self.table.tick()
+        self.members.pulse_heard(Pulse("b", "b1", 2, {"a2": self.table.pulse()}).encode(), self.table.now)
+        self.silent_for(2.0)
+        self.assertIn("ProbeListener", self.table.seen())
+
+    def silent_for(self, seconds: float) -> None:
+        """Let time pass in which nothing is heard."""
+        for _ in range(int(seconds / 0.5)):
+            self.table.tick(0.5)
+
     def test_bridge_of_two_and_a_death(self) -> None:
         """A node alone has no bridge: the lease ends with the last echo."""
         self.with_b()
