@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from twisted.internet.defer import Deferred, DeferredList
 
 from s2sgw.admin.protocol import MissingRow
-from s2sgw.admin.server import BY, Arguments, Rows, Verb, VerbError, asked_by, called
+from s2sgw.admin.server import BY, Arguments, NothingHere, Rows, Verb, VerbError, asked_by, called
 from s2sgw.admin.verb_table import TABLE
 from s2sgw.admin.verbs import domain_argument, flag_argument, limit_asked
 from s2sgw.delivery.holds import HoldTarget
@@ -72,6 +72,10 @@ AGES, REPORT, NAMES = "queue ages", "report", "names"
 TABLES: Mapping[str, tuple[str, Callable[[Any], Any]]] = {AGES: ("rows", _most_stanzas), REPORT: ("peers", _peer_name)}
 #: The verbs that other nodes may ask.
 ASKABLE = frozenset({*MERGED, *SUMMARIES, *OF_HOME, *EVERYWHERE, *TABLES, NAMES})
+
+
+#: The argument with the set of nodes that gave no answer to the questions of one page. They are not asked again for it.
+SILENT = "silent"
 
 
 class NodeSilent(Exception):
@@ -193,11 +197,11 @@ class ClusterVerbs:
     async def _rows_of_others(
         self, verb: str, arguments: Arguments, seconds: float,
     ) -> tuple[list[tuple[str, NodeRows]], list[MissingRow]]:
-        others = self._nodes.others()
+        others = self._asked_of(arguments)
         at_most = MERGED_BYTES // (1 + len(others))
         passed = self._passed(verb, arguments)
         calls = {node: self._nodes.rows(node, verb, passed, seconds, at_most) for node in others}
-        answers, missing = await self._of_each(calls)
+        answers, missing = await self._of_each(calls, _silent(arguments))
         return answers, [*missing, *_cut(answers)]
 
     async def _summary(self, verb: str, arguments: Arguments) -> Any:
@@ -209,13 +213,21 @@ class ClusterVerbs:
         return {**own, **self._told([{**answer, "node": node} for node, answer in answers], missing)}
 
     async def _table(self, verb: str, arguments: Arguments) -> Any:
-        """Return the answer of this node, with the rows of all nodes in it."""
-        own = await self._here(verb, arguments)
+        """Return the answer of this node, with the rows of all nodes in it. It may have none: others may have some."""
         if flag_argument(arguments, "here"):
-            return own
+            return await self._here(verb, arguments)
+        nothing: NothingHere | None = None
+        try:
+            own = await self._here(verb, arguments)
+        except NothingHere as error:
+            own, nothing = error.table, error
         self._begin()
         try:
             answers, missing = await self._rows_of_others(verb, arguments, LOOK_SECONDS)
+            if nothing is not None:
+                if not answers:
+                    raise nothing
+                missing = [MissingRow(node=self._nodes.name, missing=str(nothing)), *missing]
             tables = [(self._nodes.name, NodeRows(table_rows(verb, own), False)), *answers]
             rows = await self._slices.run(_one_list(tables, verb, TABLES[verb][1]))
         finally:
@@ -250,12 +262,21 @@ class ClusterVerbs:
     ) -> tuple[list[tuple[str, dict[str, Any]]], list[MissingRow]]:
         """Return the answers of the other nodes, which are tables, and the nodes without one."""
         passed = self._passed(verb, arguments)
-        return await self._of_each({node: self._nodes.ask(node, verb, passed, seconds) for node in self._nodes.others()})
+        calls = {node: self._nodes.ask(node, verb, passed, seconds) for node in self._asked_of(arguments)}
+        return await self._of_each(calls, _silent(arguments))
+
+    def _asked_of(self, arguments: Arguments) -> list[str]:
+        """Return the other nodes, without those that have been silent for this page."""
+        silent = _silent(arguments)
+        return [node for node in self._nodes.others() if node not in silent]
 
     async def _of_each(
-        self, calls: Mapping[str, Coroutine[Any, Any, Any]],
+        self, calls: Mapping[str, Coroutine[Any, Any, Any]], silent: set[str],
     ) -> tuple[list[tuple[str, Any]], list[MissingRow]]:
-        """Make a call to each node at once. Return the answers of those that answer, and why the others do not."""
+        """Make a call to each node at once. Return the answers of those that answer, and why the others do not.
+
+        Those that give no answer are added to `silent`.
+        """
         answers, missing = [], []
         running = DeferredList([Deferred.fromCoroutine(call) for call in calls.values()], consumeErrors=True)
         for node, (good, answer) in zip(calls, await running, strict=True):
@@ -263,6 +284,8 @@ class ClusterVerbs:
                 answers.append((node, answer))
             elif answer.check(NodeSilent, NotHome, VerbError):
                 missing.append(MissingRow(node=node, missing=answer.getErrorMessage()))
+                if answer.check(NodeSilent):
+                    silent.add(node)
             else:
                 answer.raiseException()
         return answers, missing
@@ -318,7 +341,7 @@ class ClusterVerbs:
     # --- this node ---
 
     async def _here(self, verb: str, arguments: Arguments) -> Any:
-        answer = called(self._verbs[verb], {name: value for name, value in arguments.items() if name != "here"})
+        answer = called(self._verbs[verb], {name: value for name, value in arguments.items() if name not in ("here", SILENT)})
         return await answer if isinstance(answer, Deferred) else answer
 
     def _passed(self, verb: str, arguments: Arguments) -> dict[str, Any]:
@@ -332,6 +355,11 @@ def _cut(answers: Iterable[tuple[str, NodeRows]]) -> list[MissingRow]:
     """Return a row for each node that has more rows than were taken."""
     text = "it has more rows than one answer of all nodes holds: name a peer, or ask it alone (--here)"
     return [MissingRow(node=node, missing=text) for node, found in answers if found.cut]
+
+
+def _silent(arguments: Arguments) -> set[str]:
+    found = arguments.get(SILENT)
+    return found if isinstance(found, set) else set()  # a client can send no set
 
 
 def _takes_limit(verb: str) -> bool:

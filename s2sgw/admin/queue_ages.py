@@ -6,7 +6,8 @@ from bisect import bisect_right
 from collections.abc import Generator
 from typing import Any, NotRequired, TypedDict
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004
+from twisted.internet.interfaces import IReactorTime
 
 from s2sgw.admin.server import VerbError
 from s2sgw.delivery.queue import DeliveryQueue
@@ -27,16 +28,17 @@ class AgesRow(TypedDict):
     peer: str
     stanzas: int
     ages: list[int]  # by column; see `BOUNDS`
-    unread: int  # on disk and not examined, because there are too many
+    unread: int  # in the spool and not examined: there are too many, or the spool does not answer
     node: NotRequired[str]  # in a cluster: whose row this is
 
 
 class AgeCount:
-    """Counts the ages of stanzas at one moment."""
+    """Counts the ages of stanzas at one moment. The spool is asked no more when it has not answered once in `table_seconds`."""
 
-    def __init__(self, spool: Spool, now: float) -> None:
+    def __init__(self, spool: Spool, clock: IReactorTime) -> None:
         self._spool = spool
-        self._now = now
+        self._clock = clock
+        self._now = clock.seconds()
         self._left = MOST_READ
 
     def add(self, row: AgesRow, queue: DeliveryQueue) -> Generator[Deferred[Any] | None, Any, None]:
@@ -48,10 +50,14 @@ class AgeCount:
                 yield None
         row["stanzas"] += len(queue.pair_queue)
         unread = len(queue.pair_queue) - len(in_memory)
-        pages = spooled_pages(self._spool, queue)
+        pages = spooled_pages(self._spool, queue, self._clock)
         known = {held.position for held in in_memory}
         while unread > 0 and self._left > 0:
-            page = yield from next(pages)
+            try:
+                page = yield from next(pages)
+            except TimeoutError:
+                self._left = 0
+                break
             for spooled in page:
                 if spooled.position not in known:
                     row["ages"][self._column(spooled.accepted_at)] += 1
@@ -68,8 +74,11 @@ class AgeCount:
 Page = Generator[Deferred[Any] | None, Any, list[Spooled]]
 
 
-def spooled_pages(spool: Spool, queue: DeliveryQueue) -> Generator[Page, None, None]:
-    """Yield the work of reading each page of the stanzas that only the spool has, in order. The last page is empty."""
+def spooled_pages(spool: Spool, queue: DeliveryQueue, clock: IReactorTime | None = None) -> Generator[Page, None, None]:
+    """Yield the work of reading each page of the stanzas that only the spool has, in order. The last page is empty.
+
+    With a clock, the work raises `TimeoutError` if a page is not read within `table_seconds` of the spool.
+    """
     spooled_range = queue.pair_queue.spooled_range
     after = 0 if spooled_range is None else spooled_range[0]
 
@@ -79,6 +88,8 @@ def spooled_pages(spool: Spool, queue: DeliveryQueue) -> Generator[Page, None, N
             return []
         asked: Deferred[Any] = Deferred()
         spool.read(queue.pair, after, PAGE_BYTES, asked.callback)
+        if clock is not None:
+            asked.addTimeout(spool.table_seconds, clock)
         found = yield asked
         if isinstance(found, SpoolError):
             raise VerbError(f"the spool cannot be read: {found}")

@@ -183,7 +183,7 @@ class QueueVerbs:
 
     def _ages(self, wanted: Domain | None, limit: int) -> SlicedWork[dict[str, Any]]:
         rows: dict[Domain, AgesRow] = {}
-        count = AgeCount(self._services.spool, self._now())
+        count = AgeCount(self._services.spool, self._services.clock)
         for number, queue in enumerate(self._queues):
             if number % AT_ONCE == 0:
                 yield None

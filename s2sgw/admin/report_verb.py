@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from s2sgw.admin.server import Arguments, VerbError
+from s2sgw.admin.server import Arguments, NothingHere, VerbError
 from s2sgw.delivery.queue_table import DeliveryQueues
 from s2sgw.net.slices import SlicedWork, Slices
 from s2sgw.reporting.daily_report import DailyReport, NoReport
@@ -36,7 +36,7 @@ class ReportVerb:
             found = await self._report.report(day)
             wanted = None if peer is None else Domain.parse(peer).text
         except NoReport as error:
-            raise VerbError(str(error)) from None
+            raise NothingHere(str(error), self._report.empty(error.day)) from None
         except (ValueError, InvalidJID, TypeError, AttributeError) as error:
             raise VerbError(str(error), "usage") from None
         return found if wanted is None else {**found, "peers": [row for row in found["peers"] if row["peer"] == wanted]}

@@ -71,6 +71,14 @@ class VerbError(Exception):
         self.kind = kind
 
 
+class NothingHere(VerbError):
+    """This gateway has nothing of what was asked. Another node of a cluster may have it. `table`: an answer without rows."""
+
+    def __init__(self, text: str, table: dict[str, Any]) -> None:
+        super().__init__(text)
+        self.table = table
+
+
 class Feed(NamedTuple):
     """A response with a line for each event of `peer`, or of all peers, until the client closes the connection."""
 

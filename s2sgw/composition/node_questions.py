@@ -63,6 +63,8 @@ ROWS_SECONDS = 20.0
 LOOK = 0.25
 #: Seconds after which the engine does not answer, if it has acknowledged no heartbeat for `STALE_SECONDS`.
 ENGINE_SECONDS, STALE_SECONDS = 10.0, 5.0
+#: Seconds without an acknowledged heartbeat, of which there are two in a second, after which the engine counts as late.
+LATE_SECONDS = 1.5
 #: Bytes of an answer beside its rows.
 _ENVELOPE = 4096
 
@@ -289,7 +291,7 @@ class EngineNodes:
             found = await self._until(asked, why)
             answer = json.loads(found)
         except TwistedTimeout:
-            raise NodeSilent(f"no answer within {seconds:g} s") from None
+            raise NodeSilent(f"no answer within {seconds:g} s{self._heartbeats()}") from None
         except NoReceiver as error:
             raise NodeUnreached(str(error)) from None
         except EngineError as error:
@@ -303,6 +305,11 @@ class EngineNodes:
         if "error" in answer:
             raise VerbError(str(answer["error"]), "usage" if answer.get("kind") == "usage" else "failed")
         return answer, len(found)
+
+    def _heartbeats(self) -> str:
+        """Return words for the operator if the engine acknowledges no heartbeats of this node."""
+        age = self._clock.seconds() - self._members.heartbeat_at
+        return f"; {_NO_ENGINE} this node either" if age >= LATE_SECONDS else ""
 
     async def home(self, peer: Domain, claim: bool) -> str:
         """See `admin.node_verbs.Nodes`. It takes as long as a silent home is not declared dead."""

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlencode
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
+from s2sgw.admin.node_verbs import SILENT
 from s2sgw.admin.protocol import MissingRow
 from s2sgw.admin.server import BY, Rows, Verb, VerbError, called
 from s2sgw.admin.verbs import MOST
@@ -65,6 +66,8 @@ class PageRequest:
     below: tuple[str, ...]
     fields: Mapping[str, str]
     user: LoggedInUser
+    #: the nodes of a cluster that gave no answer to a question of this page. They are not asked again for it.
+    silent: set[str]
 
     def field(self, name: str) -> str:
         """Return a field without spaces around it; "" if it is not there."""
@@ -97,11 +100,11 @@ class Pages:
 
     async def overview(self, request: PageRequest) -> Shown:
         """Return the overview of the gateway."""
-        status = await self._ask("status")
-        pending = await self._rows("pending", 0, CHAINS, limit=CHAINS + 1)
-        waiting = await self._rows("queue list", 0, FEW, limit=FEW)
-        refusals = await self._rows("refusals", 0, FEW, limit=FEW)
-        certificates = await self._rows("certs", 0, ROWS)
+        status = await self._look(request, "status")
+        pending = await self._rows(request, "pending", 0, CHAINS, limit=CHAINS + 1)
+        waiting = await self._rows(request, "queue list", 0, FEW, limit=FEW)
+        refusals = await self._rows(request, "refusals", 0, FEW, limit=FEW)
+        certificates = await self._rows(request, "certs", 0, ROWS)
         ages = self._history.ages()
         charts = (
             chart("Stanzas per second", "per second", ages, (
@@ -121,7 +124,7 @@ class Pages:
         """Return the peers, in the order of their names."""
         wanted, first = request.field("q").lower(), (request.page - 1) * ROWS
         limit = MOST if wanted else min(first + ROWS + 1, MOST)
-        found = await self._rows("peers", first, ROWS, lambda row: wanted in row["peer"].lower(), limit=limit)
+        found = await self._rows(request, "peers", first, ROWS, lambda row: wanted in row["peer"].lower(), limit=limit)
         return Shown("peers.html", {
             "rows": found.rows, "q": request.field("q"), "now": self._now(), "pager": _pager(request, found.more),
             "missing": found.missing,
@@ -134,10 +137,10 @@ class Pages:
         peer = _domain(request.below[0])
         look_up = request.field("look_up") == "1"
         asked: dict[str, Any] = {"peer": peer.ascii, "limit": ROWS}
-        found = {verb: await self._rows(verb, 0, ROWS, **asked) for verb in ("peers", "streams", "lanes", "pending")}
-        found["keys"] = await self._rows("pins list", 0, ROWS, peer=peer.ascii)
-        found["refusals"] = await self._rows("refusals", 0, FEW, peer=peer.ascii, limit=FEW, letter=True)
-        found["waiting"] = await self._rows("queue list", 0, 1, peer=peer.ascii)
+        found = {verb: await self._rows(request, verb, 0, ROWS, **asked) for verb in ("peers", "streams", "lanes", "pending")}
+        found["keys"] = await self._rows(request, "pins list", 0, ROWS, peer=peer.ascii)
+        found["refusals"] = await self._rows(request, "refusals", 0, FEW, peer=peer.ascii, limit=FEW, letter=True)
+        found["waiting"] = await self._rows(request, "queue list", 0, 1, peer=peer.ascii)
         rows = {name: some.rows for name, some in found.items()}
         missing = _missing(*(some.missing for some in found.values()))
         denied = [name for name in await self._ask("deny list") if _covers(name, peer.ascii)]
@@ -157,13 +160,13 @@ class Pages:
     async def queue(self, request: PageRequest) -> Shown:
         """Return the waiting stanzas by peer, most first."""
         first, last = (request.page - 1) * ROWS, request.page * ROWS
-        found = await self._rows("queue list", first, ROWS, limit=min(last + 1, MOST))
+        found = await self._rows(request, "queue list", first, ROWS, limit=min(last + 1, MOST))
         return Shown("queue.html", {"rows": found.rows, "pager": _pager(request, found.more), "missing": found.missing})
 
     async def stanzas(self, request: PageRequest) -> Shown:
         """Return the stanzas of one peer or lane, without their texts."""
         target = _target(request)
-        found = await self._rows("queue show", 0, ROWS, target=target, limit=ROWS)
+        found = await self._rows(request, "queue show", 0, ROWS, target=target, limit=ROWS)
         return Shown("stanzas.html", {
             "target": target, "rows": found.rows, "more": found.number == ROWS, "missing": found.missing,
         })
@@ -173,7 +176,7 @@ class Pages:
         first, last = (request.page - 1) * REFUSALS, request.page * REFUSALS
         text = request.field("peer")
         more: dict[str, Any] = {"peer": _domain(text).ascii} if text else {}
-        found = await self._rows("refusals", 0, last + 1, limit=min(last + 1, MOST), **more)
+        found = await self._rows(request, "refusals", 0, last + 1, limit=min(last + 1, MOST), **more)
         rows = found.rows[::-1]
         return Shown("refusals.html", {
             "rows": rows[first:last], "peer": text, "pager": _pager(request, len(rows) > last), "missing": found.missing,
@@ -184,7 +187,7 @@ class Pages:
         first, last = (request.page - 1) * CHAINS, request.page * CHAINS
         text = request.field("peer")
         more: dict[str, Any] = {"peer": _domain(text).ascii} if text else {}
-        found = await self._rows("pending", 0, last + 1, limit=last + 1, **more)
+        found = await self._rows(request, "pending", 0, last + 1, limit=last + 1, **more)
         rows = found.rows[::-1]
         return Shown("approvals.html", {
             "rows": rows[first:last], "peer": text, "now": self._now(), "pager": _pager(request, len(rows) > last),
@@ -192,7 +195,7 @@ class Pages:
 
     async def certificates(self, request: PageRequest) -> Shown:
         """Return the certificate for each of our domains."""
-        found = await self._rows("certs", (request.page - 1) * ROWS, ROWS)
+        found = await self._rows(request, "certs", (request.page - 1) * ROWS, ROWS)
         return Shown("certificates.html", {
             "rows": found.rows, "pager": _pager(request, found.more), "ending_days": ENDING_DAYS, "missing": found.missing,
         })
@@ -308,11 +311,16 @@ class Pages:
         by = {} if user is None else {BY: user.by}
         return maybeDeferred(called, self._verbs[verb], {**arguments, **by})
 
+    def _look(self, request: PageRequest, verb: str, **arguments: Any) -> Deferred[Any]:
+        """Return the answer of a verb for a page. In a cluster, a node that gave no answer to this page is not asked again."""
+        return self._ask(verb, **{**arguments, SILENT: request.silent})
+
     async def _rows(
-        self, verb: str, skip: int, number: int, wanted: Callable[[Any], bool] = lambda row: True, **arguments: Any,
+        self, request: PageRequest, verb: str, skip: int, number: int, wanted: Callable[[Any], bool] = lambda row: True,
+        **arguments: Any,
     ) -> _Some:
         """Return some rows of a verb's answer, which are made in slices. In a cluster they are those of all nodes."""
-        answer = await self._ask(verb, **arguments)
+        answer = await self._look(request, verb, **arguments)
         missing = [] if isinstance(answer, Rows) else [row for row in answer if "missing" in row]
         return await self._slices.run(_some(answer, skip, number, wanted, missing))
 

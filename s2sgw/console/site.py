@@ -160,7 +160,7 @@ class PageResource(Resource):
         user = self._frame.access.user_of(request)
         if user is None:
             return redirect(request, f"/login?next={quote(_own_path(request.uri), safe='/')}")
-        page = PageRequest(tuple(_texts(request.postpath or [])), fields_of(request), user)
+        page = PageRequest(tuple(_texts(request.postpath or [])), fields_of(request), user, set())
         if request.method == b"POST" and self._act is not None:
             return self._carry_out(request, page, self._act)
         if request.method not in (b"GET", b"HEAD") or self._show is None:

@@ -102,7 +102,11 @@ class ServedDomains(Protocol):
 
 
 class NoReport(ValueError):
-    """There is no report of the day. The text names the days that have one."""
+    """There is no report of `day`. The text names the days that have one."""
+
+    def __init__(self, text: str, day: str) -> None:
+        super().__init__(text)
+        self.day = day
 
 
 class DailyReport:
@@ -215,7 +219,9 @@ class DailyReport:
         self.log.error(event="daily report", detail=failure.getErrorMessage())
 
     def _report(self, day: str) -> dict[str, Any]:
-        rows = [peer.row(name) for name, peer in sorted(self._peers.items())]
+        return self._with_peers(day, [peer.row(name) for name, peer in sorted(self._peers.items())])
+
+    def _with_peers(self, day: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         domains = [str(domain) for domain in self._served.domains]
         return {"version": VERSION, "day": day, "domains": domains, "written": round(self._wall.seconds()), "peers": rows}
 
@@ -232,7 +238,11 @@ class DailyReport:
             return dict(json.loads(await self._threads.run(path.read_bytes)))
         except (OSError, ValueError):
             days = ", ".join(await self._threads.run(self._days)) or "none"
-            raise NoReport(f"there is no report of {day}; there are: {days}") from None
+            raise NoReport(f"there is no report of {day}; there are: {days}", day) from None
+
+    def empty(self, day: str) -> dict[str, Any]:
+        """Return a report of a day on which there was no peer."""
+        return self._with_peers(day, [])
 
     def _days(self) -> list[str]:
         try:

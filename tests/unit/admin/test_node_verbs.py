@@ -21,7 +21,7 @@ from s2sgw.admin.node_verbs import (
     NotHome,
     peer_of,
 )
-from s2sgw.admin.server import BY, Rows, VerbError
+from s2sgw.admin.server import BY, NothingHere, Rows, VerbError
 from s2sgw.admin.verb_table import TABLE
 from s2sgw.net.slices import Slices
 from s2sgw.xmpp.jid import Domain, Pair
@@ -257,6 +257,33 @@ class EveryNodeTests(NodeVerbsCase):
         self.assertEqual((["x"], [{"node": "c", "missing": "gone"}]), (answer["domains"], answer["missing"]))
         self.assertEqual({"peer": "p", "day": "2026-11-20", BY: "admin socket of node a"}, self.nodes.asked[0][2])
         self.assertIs(self.own["report"], self.ask("report", here=True))
+
+    def test_report_of_another_node(self) -> None:
+        """A day of which this node has no report is asked of the others. If none has it, this node's refusal is the answer."""
+        table = {"day": "2026-11-20", "domains": ["x"], "peers": []}
+        self.own["report"] = NothingHere("no report of that day", table)
+        self.nodes.answers = {("b", "report"): [{"peer": "p"}], ("c", "report"): VerbError("none here")}
+        answer = self.ask("report", day="2026-11-20")
+        self.assertEqual([("b", "p")], [(row["node"], row["peer"]) for row in answer["peers"]])
+        self.assertEqual(["a", "c"], [row["node"] for row in answer["missing"]])
+        self.nodes.answers["b", "report"] = NodeSilent("gone")
+        self.assertIn("no report of that day", self.refused("report", day="2026-11-20"))
+        self.nodes.asked.clear()
+        self.assertIn("no report of that day", self.refused("report", day="2026-11-20", here=True))
+        self.assertEqual([], self.nodes.asked)
+
+    def test_silent_for_a_page(self) -> None:
+        """A node that gave no answer to a page is not asked again for it. One that refuses has answered."""
+        self.own["streams"], self.own["status"] = [], {}
+        self.nodes.answers = {("b", "streams"): NodeSilent("gone"), ("c", "streams"): VerbError("no"), ("c", "status"): {}}
+        silent: set[str] = set()
+        self.assertEqual(["b", "c"], [row["node"] for row in self.ask("streams", silent=silent)])
+        self.assertEqual({"b"}, silent)
+        self.assertEqual([], self.ask("status", silent=silent)["missing"])
+        self.assertEqual(["b", "c", "c"], [node for node, _, _ in self.nodes.asked])
+        self.assertFalse(any("silent" in arguments for _, arguments in self.here))
+        self.nodes.answers["b", "status"] = {}
+        self.assertEqual(2, len(self.ask("status", silent=["b"])["nodes"]))
 
     def test_names(self) -> None:
         """The names that any node knows are listed once, in order. Answers that are no names are left out."""

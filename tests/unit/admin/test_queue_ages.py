@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf, nan
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -44,6 +45,18 @@ class AgesTests(SynchronousTestCase):
         (row,) = self.tools.ask("ages")["rows"]
         self.assertEqual((3, 3), (row["stanzas"], sum(row["ages"]) + row["unread"]))
         self.assertGreater(row["unread"], 0)
+
+    def test_silent_spool(self) -> None:
+        """A spool that does not answer is waited for once. What it has is counted as not read."""
+        self.fill(0)
+        self.tools.accept("4")
+        spool = self.tools.world.custody.services.spool
+        asked: list[Any] = []
+        self.patch(spool, "read", lambda *arguments: asked.append(arguments))
+        answer = self.tools.verbs["queue ages"]({})
+        self.tools.world.clock.pump([0.0, spool.table_seconds - 0.1, 0.2, 0.0])
+        (row,) = self.successResultOf(answer)["rows"]
+        self.assertEqual((4, 1, 3, 1), (row["stanzas"], sum(row["ages"]), row["unread"], len(asked)))
 
     def test_drop_older(self) -> None:
         """Only stanzas that have waited long enough are dropped, in memory or on disk, and bounced. Younger ones stay in order."""

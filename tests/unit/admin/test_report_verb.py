@@ -67,6 +67,7 @@ class ReportVerbTests(SynchronousTestCase):
         """A day without a report is a negative answer, as an unknown peer is, and names the days that have one."""
         error = self.failureResultOf(self.ask(day="2020-01-01"), VerbError).value
         self.assertEqual(("failed", "there is no report of 2020-01-01; there are: 2026-11-27"), (error.kind, str(error)))
+        self.assertEqual(("2020-01-01", ["here.example"], []), tuple(error.table[key] for key in ("day", "domains", "peers")))
 
     def test_waiting(self) -> None:
         """The report has the stanzas that wait now, for the peer in either direction. A queue without stanzas is left out."""

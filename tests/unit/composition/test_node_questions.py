@@ -220,6 +220,19 @@ class AskingTests(QuestionsCase):
         self.nodes.pass_time(2.0)
         self.assertIn("engine does not answer", self.failureResultOf(running, NodeSilent).getErrorMessage())
 
+    def test_engine_away(self) -> None:
+        """If the engine acknowledges no heartbeats either, the operator learns that it is the engine that does not answer."""
+        self.nodes.pass_time(1.0)
+        for away in (False, True):
+            self.own["b", "deny"] = Deferred()
+            if away:
+                self.nodes["a"].engine.hold()
+                self.nodes.pass_time(1.0)
+            running = self.start(self.reached.ask("b", "deny", {}, 1.0))
+            self.nodes.pass_time(1.2)
+            self.assertEqual(away, "the engine does not answer" in self.failureResultOf(running, NodeSilent).getErrorMessage())
+        self.nodes["a"].engine.go_on()
+
     def test_rows_without_end(self) -> None:
         """A node whose pages never end is left after some seconds."""
 

@@ -461,6 +461,14 @@ class NodesTests(PageCase):
         for path in ("/peers", "/peers?q=peer", "/queue", "/refusals", "/certificates", "/peers/peer.example"):
             self.assert_nodes(self.page(path))
 
+    def test_silent_node_is_asked_once(self) -> None:
+        """A page waits for a node without an answer once, however many questions the page asks."""
+        for path in ("/", "/peers/peer.example"):
+            self.nodes.asked.clear()
+            self.assertIn("Node c is not shown", self.page(path))
+            asked = [node for node, _, _ in self.nodes.asked]
+            self.assertEqual((1, True), (asked.count("c"), asked.count("b") > 3))
+
     def test_overview(self) -> None:
         """The overview has the sums of all nodes, a row for each, and their alerts."""
         self.nodes.answers["b", "status"] |= {"alerts": ["the disk is full"]}
