@@ -490,8 +490,11 @@ class ConnectAttempt:
         if resolution.ending is not None:
             raise StreamUnavailable(resolution.ending)
         groups = priority_groups(self._borne(resolution.targets))
-        delay = None if self._broken is not None else PRIORITY_DELAY  # two streams must not resume the same one
-        stream = await PriorityAttempts(self.services.clock, [partial(self._try, group) for group in groups], delay).start()
+        if len(groups) == 1:
+            stream = await self._try(groups[0])
+        else:
+            delay = None if self._broken is not None else PRIORITY_DELAY  # two streams must not resume the same one
+            stream = await PriorityAttempts(self.services.clock, [partial(self._try, group) for group in groups], delay).start()
         if stream is not None:
             self._opened(stream)
             return stream
