@@ -63,6 +63,12 @@ class LateReplies:
         if key in self._requests:
             self._requests[key] += 1
 
+    def still_asked(self, pair: Pair, request: Stanza, number: int) -> None:
+        """Let at least `number` replies through: so many requests like `request` wait to be sent."""
+        key = _key(pair, request.id, request.to, request.from_)
+        if self._requests.get(key, number) < number:
+            self._requests[key] = number
+
     def expects(self, pair: Pair, request: Stanza) -> bool:
         """Return whether an error of ours has answered `request`, whose reply would arrive in the queue of `pair`."""
         return _key(pair, request.id, request.to, request.from_) in self._requests

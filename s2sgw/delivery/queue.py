@@ -8,7 +8,7 @@ An accepted stanza has exactly one owner until its receipt is settled. A receipt
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -738,15 +738,22 @@ class DeliveryQueue:
                 self._expect_late_replies([held.stanza for held in gone if held.stanza.is_request])
 
     def _expect_late_replies(self, requests: list[Stanza]) -> None:
-        """Drop later replies to `requests`, which errors of ours answer, but for requests that were sent again and still wait."""
+        """Drop later replies to `requests`, which errors of ours answer, but for requests that were sent again and still wait.
+
+        Those that are to be bounced themselves do not count. A peer may use few ids for many requests, so each is noted once.
+        """
         late = self._services.late
         for request in requests:
             late.expect(self._inverse, request)
-        answered = {(request.id, request.to, request.from_) for request in requests}
+        answered = {(request.id, request.to, request.from_): request for request in requests}
+        ids = {request.id for request in requests}
+        again: Counter[tuple[str | None, str, str]] = Counter()
         for held in self.pair_queue.not_in_flight() if answered else ():
-            again = held.stanza
-            if again.is_request and (again.id, again.to, again.from_) in answered:
-                late.asked_again(self._inverse, again)
+            each = held.stanza
+            if each.id in ids and held.position not in self._causes and each.is_request:
+                again[each.id, each.to, each.from_] += 1
+        for key in again.keys() & answered.keys():
+            late.still_asked(self._inverse, answered[key], again[key])
 
     def not_marked(self, gone: list[QueuedStanza], why: Ending) -> None:
         self._services.window.trouble(why)

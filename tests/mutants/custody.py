@@ -223,7 +223,7 @@ FAULTS = (
     ),
     Mutation(
         "C35", "fault: the answer to a request that was asked again while the first was in flight is dropped", "s2sgw/delivery/queue.py",
-        "                late.asked_again(self._inverse, again)\n",
+        "            late.still_asked(self._inverse, answered[key], again[key])\n",
         "                pass\n",
         (_QUEUE + "DoubtTests.test_asked_again_while_in_flight",),
     ),

@@ -1209,6 +1209,33 @@ class DoubtTests(SynchronousTestCase):
             world.queues.queue(OUT.inverse).accept([answer])
             self.assertEqual(world.back.sent, [answer.data])
 
+    def test_many_with_one_id(self) -> None:
+        """Requests that are bounced in steps do not count as sent again: one answer for each that waits is delivered, and no more.
+
+        Those that wait are noted together: a peer may send thousands with one id.
+        """
+        world = World()
+        answer = Stanza("iq", b"<iq type='result' id='q'/>", "u@here.example", "u@there.example", "result", "q")
+        world.accept(*(stanza("q", "iq", "get") for _ in range(BOUNCED_AT_ONCE + 10)))
+        world.next_hop.ready = False
+        world.accept(*(stanza("q", "iq", "get") for _ in range(20)))
+        late = world.queue._services.late
+        noted: list[int] = []
+        note = late.still_asked
+
+        def still_asked(pair: Pair, request: Stanza, number: int) -> None:
+            noted.append(number)
+            note(pair, request, number)
+
+        self.patch(late, "still_asked", still_asked)
+        world.queue.stream_lost()
+        world.clock.advance(0)
+        self.assertEqual((len(world.back.sent), noted), (BOUNCED_AT_ONCE + 10, [20, 20]))
+        world.back.sent.clear()
+        for _ in range(25):
+            world.queues.queue(OUT.inverse).accept([answer])
+        self.assertEqual(len(world.back.sent), 20 + 4)
+
     def test_an_iq_on_its_way_at_a_crash(self) -> None:
         """R33: an IQ that was on the wire at a crash is not sent again after the next start."""
         before = World()
