@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
 from operator import itemgetter
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NoReturn, NotRequired, TypedDict
 
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as TookTooLong
+from twisted.python.failure import Failure
 
 from s2sgw.admin.queue_ages import BOUNDS, AgeCount, AgesRow, new_row, spooled_pages
 from s2sgw.admin.server import Arguments, Verb, VerbError, asked_by
@@ -28,6 +30,8 @@ from s2sgw.xmpp.stanza import Stanza
 
 #: Bytes of stanzas that are read from the spool for one answer.
 SHOWN_BYTES = 8 * 1024 * 1024
+#: Seconds in which the spool shows stanzas. It answers later if its disk hangs, or if the engine of a cluster is away.
+SPOOL_SECONDS = 2.0
 #: Lanes, or stanzas, that are examined in one step of the work.
 AT_ONCE = 100
 #: The changes that are also made on a full disk.
@@ -171,11 +175,11 @@ class QueueVerbs:
         return self._services.clock.seconds()
 
     def _spooled(self, method: Callable[..., None], *arguments: Any) -> Deferred[Any]:
-        """Return the spool's answer. The Deferred fails with `VerbError` if the spool cannot be read."""
+        """Return the spool's answer. The Deferred fails with `VerbError` if the spool cannot be read, or not in time."""
         answered: Deferred[Any] = Deferred()
-        answered.addCallback(_readable)
         method(*arguments, answered.callback)
-        return answered
+        answered.addTimeout(SPOOL_SECONDS, self._services.clock)
+        return answered.addCallbacks(_readable, _not_in_time)
 
     def ages(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
         """Return the waiting stanzas of each peer by age, those with the most stanzas first."""
@@ -421,6 +425,12 @@ def _readable(answer: Any) -> Any:
     if isinstance(answer, SpoolError):
         raise VerbError(f"the spool cannot be read: {answer}")
     return answer
+
+
+def _not_in_time(failure: Failure) -> NoReturn:
+    if failure.check(TookTooLong) is not None:
+        raise VerbError("the spool does not answer: try again when its disk, or the engine of the cluster, does")
+    failure.raiseException()
 
 
 def _poison(row: Quarantined) -> PoisonRow:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from itertools import count
+from math import inf
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, gatherResults, succeed
@@ -52,6 +53,7 @@ from s2sgw.cluster.stream_setup import REPLICAS, check_server, check_stream, nee
 from s2sgw.cluster.subjects import (
     BOOK_STREAM,
     KEPT_SUBJECTS,
+    NODES_STREAM,
     PEN_STREAM,
     PULSES,
     SPOOL_STREAMS,
@@ -90,6 +92,8 @@ _REMOVAL_SECONDS = 2.0
 _CHANGE_SECONDS = 5.0
 #: Seconds after which a stream that may have no leader is asked again.
 _LEADER_SECONDS = 1.0
+#: Seconds after which the record of a node is sent again. Heartbeats, and the words that a node is dead, wait for a new leader.
+_NODE_SECONDS = 0.2
 #: Nanoseconds since the last contact of a leader with another copy of its stream, below which this copy counts.
 _CONTACT = 3_000_000_000
 #: Seconds after which a cluster of servers that is not complete is asked again.
@@ -539,7 +543,7 @@ class JetStreamEngine(ClusterEngine):
 
     async def _put(self, stream: str, record: Record) -> int:
         with _conflicts(record.subject):
-            return (await self._api.store(stream, [record], 0))[0]
+            return (await self._api.store(stream, [record], 0, again=_NODE_SECONDS if stream == NODES_STREAM else inf))[0]
 
     async def entries(self, prefix: str) -> Sequence[Entry]:
         return await self._call(self._entries(prefix))

@@ -96,31 +96,32 @@ class JetStreamAPI:
     # --- writes ---
 
     async def store(
-        self, stream: str, records: Sequence[Record], after: int, doubt: Callable[[], None] = lambda: None,
+        self, stream: str, records: Sequence[Record], after: int, doubt: Callable[[], None] = lambda: None, again: float = inf,
     ) -> list[int]:
         """Store records, all or none, and return their sequences. Lasts until the outcome is known.
 
         What an earlier attempt may have stored is looked for behind the sequence `after`. `doubt` is called if an attempt has no
-        answer: a copy of it may be on its way, and come when the server has forgotten its id.
+        answer: a copy of it may be on its way, and come when the server has forgotten its id. `again`: see `Requests.request`.
         Errors: `RequestRefused`, `EngineFull`.
         """
         pause, in_doubt, start = _SHORT_PAUSE, False, self._now()
         batch = secrets.token_hex(12)
         for attempt in count():
+            sent = self._now()
             try:
                 if in_doubt and self._now() - start > _DOUBT_SECONDS:
                     found = await self.find(stream, records, after)
                     if found is not None:
                         return found
                     start = self._now()
-                last = int((await self._send_all(records, f"{batch}.{attempt}"))["seq"])
+                last = int((await self._send_all(records, f"{batch}.{attempt}", again))["seq"])
                 return list(range(last - len(records) + 1, last + 1))
             except Unanswered:
                 in_doubt, pause = True, _LONG_PAUSE
                 doubt()
                 self._hop_if_silent()
             except RequestRefused as error:
-                found = None
+                found, in_doubt = None, in_doubt or self._now() - sent >= again  # the refusal may be that of a copy
                 if error.code == _DUPLICATE_IN_BATCH or (in_doubt and error.code not in _AGAIN):
                     found = await self.find(stream, records, after)
                 if error.code == _DUPLICATE_IN_BATCH and found is None:
@@ -150,13 +151,13 @@ class JetStreamAPI:
             except EngineGone:  # after several seconds: it is asked again
                 continue
 
-    async def _send(self, record: Record) -> dict[str, Any]:
-        (answer,) = await self._connection.request(record.subject, record.data, WRITE_SECONDS, record.headers)
+    async def _send(self, record: Record, again: float = inf) -> dict[str, Any]:
+        (answer,) = await self._connection.request(record.subject, record.data, WRITE_SECONDS, record.headers, again=again)
         return self._content(answer)
 
-    async def _send_all(self, records: Sequence[Record], batch: str) -> dict[str, Any]:
+    async def _send_all(self, records: Sequence[Record], batch: str, again: float) -> dict[str, Any]:
         if len(records) == 1:
-            return await self._send(records[0])
+            return await self._send(records[0], again)
         for number, record in enumerate(records[:-1], 1):
             await self._connection.wait_up(WRITE_SECONDS)
             await self._connection.publish(record.subject, record.data, _of_batch(record, batch, number))

@@ -47,6 +47,7 @@ class Requests(Protocol):
     ) -> Sequence[Message]:
         """Send a message and return its answer. With `many`, return all answers up to the first with a status.
 
-        `again`: after so many seconds without an answer the same message is sent again, each time. It must change nothing.
+        `again`: after so many seconds without an answer the same message is sent again, each time. A copy must change
+        nothing: it is a question, or the id of the message is known to the server.
         Raises `Unanswered`; `NoResponders` if no receiver is there (status 503).
         """

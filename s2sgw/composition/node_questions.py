@@ -63,6 +63,8 @@ ROWS_SECONDS = 20.0
 LOOK = 0.25
 #: Seconds after which the engine does not answer, if it has acknowledged no heartbeat for `STALE_SECONDS`.
 ENGINE_SECONDS, STALE_SECONDS = 10.0, 5.0
+#: The same for a question that changes nothing, with `LATE_SECONDS`.
+LOOK_ENGINE_SECONDS = 1.5
 #: Seconds without an acknowledged heartbeat, of which there are two in a second, after which the engine counts as late.
 LATE_SECONDS = 1.5
 #: Bytes of an answer beside its rows.
@@ -279,13 +281,14 @@ class EngineNodes:
         data = word + b" " + json.dumps(question).encode()
         asked = Deferred.fromCoroutine(self._engine.ask(node, data, seconds + 1.0))
         asked.addTimeout(seconds, self._clock)
-        began = self._clock.seconds()
+        began, verb = self._clock.seconds(), str(question.get("verb"))
+        looks = word == WORD and not (verb in TABLE and TABLE[verb].changes)
 
         def why() -> NodeSilent | None:
             now = self._clock.seconds()
             if session is not None and self._members.state_of(session, now) == "over":
                 return NodeEnded("it was declared dead")
-            return NodeSilent(_NO_ENGINE) if self._engine_away(began) else None
+            return NodeSilent(_NO_ENGINE) if self._engine_away(began, looks) else None
 
         try:
             found = await self._until(asked, why)
@@ -318,7 +321,7 @@ class EngineNodes:
         began = self._clock.seconds()
 
         def why() -> VerbError | None:
-            return VerbError(f"nothing was done: {_NO_ENGINE}") if self._engine_away(began) else None
+            return VerbError(f"nothing was done: {_NO_ENGINE}") if self._engine_away(began, looks=not claim) else None
 
         return await self._until(Deferred.fromCoroutine(self._home(peer, claim)), why)
 
@@ -342,10 +345,11 @@ class EngineNodes:
         """See `admin.node_verbs.Nodes`."""
         return deferLater(self._clock, LOOK)
 
-    def _engine_away(self, began: float) -> bool:
-        """Return whether the engine does not answer this node, which has waited since `began`."""
+    def _engine_away(self, began: float, looks: bool) -> bool:
+        """Return whether the engine does not answer this node, which has waited since `began`. A look waits less."""
         now = self._clock.seconds()
-        return now - began >= ENGINE_SECONDS and now - self._members.heartbeat_at >= STALE_SECONDS
+        wait, age = (LOOK_ENGINE_SECONDS, LATE_SECONDS) if looks else (ENGINE_SECONDS, STALE_SECONDS)
+        return now - began >= wait and now - self._members.heartbeat_at >= age
 
     async def _until(self, call: Deferred[_Found], why: Callable[[], Exception | None]) -> _Found:
         """Wait for a call. It is given up, with this error, as soon as `why` returns one."""

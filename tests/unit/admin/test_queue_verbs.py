@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Coroutine
 from math import inf, nan
 from pathlib import Path
 
+from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin.node_verbs import LOOK_SECONDS
+from s2sgw.admin.queue_verbs import SPOOL_SECONDS
 from s2sgw.admin.server import VerbError
 from s2sgw.cluster.spool import JetStreamSpool
 from s2sgw.delivery import holds as withheld
@@ -92,6 +95,21 @@ class LookingTests(SynchronousTestCase):
         (row,) = self.tools.ask("poison")
         self.assertEqual((row["sender"], row["recipient"], row["id"], row["cause"], row["at"]), (*LANE, "p", "poison", 3.0))
         self.assertEqual((len(self.tools.ask("poison", peer="there.example")), self.tools.ask("poison", peer="x.example")), (1, []))
+
+    def test_silent_spool(self) -> None:
+        """A spool that does not answer is waited for, but not for long: the answer says so."""
+        self.tools.accept("1")
+        self.tools.spool_all_but(0)
+        spool, clock = self.tools.world.custody.services.spool, self.tools.world.clock
+        for method in ("read", "quarantined"):
+            self.patch(spool, method, lambda *arguments: None)
+        for verb, arguments in (("show", {"target": LANE}), ("poison", {})):
+            result = self.tools.verbs[f"queue {verb}"](arguments)
+            asked = Deferred.fromCoroutine(result) if isinstance(result, Coroutine) else result
+            clock.pump([0.0, SPOOL_SECONDS - 0.1])
+            self.assertNoResult(asked)
+            clock.pump([0.2, 0.0])
+            self.assertIn("does not answer", str(self.failureResultOf(asked, VerbError).value))
 
     def test_bad_questions(self) -> None:
         """A question that names nothing is refused with a text."""

@@ -74,6 +74,17 @@ class StoreTests(APITests):
         late = iter([stored("s.a", 11, "one"), NOT_FOUND])
         self.assertEqual(self.store(ONE, SILENCE, error(10071), answer), [11])
 
+    def test_sent_again_soon(self) -> None:
+        """A record that must not wait is sent again with its id while the first answer may still come."""
+        found = self.ask(lambda api: api.store("S", ONE, 7, again=0.2), SILENCE, SILENCE, ack(9))
+        self.assertEqual([9], found)
+        self.assertEqual(([0.0, 0.2, 0.4], {"one"}), ([round(each.at, 3) for each in self.requests.made], {each.headers[ID] for each in self.requests.made}))
+
+    def test_copy_is_refused(self) -> None:
+        """The refusal of a copy is no answer to the first message, which may have been stored."""
+        found = self.ask(lambda api: api.store("S", ONE, 7, again=0.2), SILENCE, error(10071), stored("s.a", 11, "one"), NOT_FOUND)
+        self.assertEqual([11], found)
+
     def test_tells_of_a_doubt(self) -> None:
         """The caller is told of each attempt without an answer, and of none that was answered."""
         doubts: list[int] = []

@@ -212,13 +212,26 @@ class AskingTests(QuestionsCase):
 
     def test_engine_lost_meanwhile(self) -> None:
         """A node that has lost the engine does not wait for its answer for a minute."""
-        self.own["b", "status"] = Deferred()
-        running = self.start(self.reached.ask("b", "status", {}, 60.0))
+        self.own["b", "deny"] = Deferred()
+        running = self.start(self.reached.ask("b", "deny", {}, 60.0))
         self.nodes["a"].engine.cut()
         self.nodes.pass_time(9.0)
         self.assertNoResult(running)
         self.nodes.pass_time(2.0)
         self.assertIn("engine does not answer", self.failureResultOf(running, NodeSilent).getErrorMessage())
+
+    def test_look_without_engine(self) -> None:
+        """A question that changes nothing waits for the engine for two seconds at most."""
+        self.own["b", "queue drop"] = self.own["b", "explain"] = Deferred()
+        self.nodes["b"].claim(P)
+        change = self.start(self.reached.ask("b", "queue drop", {"target": ["p.example"]}, 60.0))
+        look = self.start(self.reached.ask("b", "explain", {"peer": "p.example"}, 60.0))
+        self.nodes["a"].engine.cut()
+        self.nodes.pass_time(2.25)
+        self.assertNoResult(change)
+        self.assertIn("engine does not answer", self.failureResultOf(look, NodeSilent).getErrorMessage())
+        self.nodes.pass_time(10.0)
+        self.failureResultOf(change, NodeSilent)
 
     def test_engine_away(self) -> None:
         """If the engine acknowledges no heartbeats either, the operator learns that it is the engine that does not answer."""
@@ -405,9 +418,11 @@ class HomeTests(QuestionsCase):
         self.nodes.pass_time(4.0)
         self.assertFalse(self.nodes["a"].may_write)
         self.assertEqual("a", self.result(self.reached.home(P, True)))
-        for claim in (True, False):
+        for claim, seconds in ((True, 10.0), (False, 1.5)):
             running = self.start(self.reached.home(Domain.parse("q.example"), claim))
-            self.nodes.pass_time(11.0)
+            self.nodes.pass_time(seconds - 0.5)
+            self.assertNoResult(running)
+            self.nodes.pass_time(1.0)
             self.assertIn("the engine does not answer", self.failureResultOf(running, VerbError).getErrorMessage())
 
     def test_cut_off(self) -> None:
