@@ -74,3 +74,9 @@ def _not_proven(ending: Ending, claimed: Domain, chain: Sequence[bytes], at: dat
 
 def _with_full_record(told: Refusal, ending: Ending) -> Refusal:
     return replace(told, ending=replace(ending, condition=told.condition.value))
+
+
+def policy_changed(peer: Domain) -> Refusal:
+    """Return the refusal of a stream whose peer was judged by a policy that is in force no more. A new stream is judged anew."""
+    text = f"the policy for {peer} has changed meanwhile: open a new stream"
+    return Refusal(StreamCondition.RESET, text, Ending(Cause.RECONFIGURED, text, condition=StreamCondition.RESET.value))

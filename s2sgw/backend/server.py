@@ -246,6 +246,9 @@ class BackendInitiating:
     def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
         return self.client_tls.for_peer(pair.recipient, self.server.authority.leaf(pair.sender))
 
+    def policy(self, peer: Domain) -> None:
+        """Return None: our own servers have no policy."""
+
     async def judge(
         self, connection: StreamConnection, question: JudgementNeeded, target: Target,
     ) -> tuple[Permission, tuple[str, ...]]:

@@ -27,7 +27,7 @@ from s2sgw.peerdb.keys import key_of
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.s2s.accepted_stream import AcceptedStream
 from s2sgw.s2s.accepted_streams import AcceptedStreams
-from s2sgw.s2s.initiated_streams import InitiatedStreams
+from s2sgw.s2s.initiated_streams import InitiatedStreams, NegotiatedStream
 from s2sgw.stream.events import Refusal
 from s2sgw.trust.pins import Fingerprint
 from s2sgw.xmpp.ending import Cause, Ending
@@ -134,13 +134,24 @@ class PolicyChange:
                 pair = stream.pair  # every pair on it has the same peer, and shows it the same certificate
                 ask = partial(self._initiating.reconsider, stream.connection, pair, stream.target)
                 yield partial(self._ask, stream.connection, "outbound", pair, ask)
+        for unready in self._initiated.negotiated:
+            if unready.leg == "federation":
+                yield partial(self._ask, unready.connection, "outbound", unready.pair, partial(self._judge_unready, unready))
+
+    async def _judge_unready(self, stream: NegotiatedStream) -> Refusal | None:
+        """Judge a stream of ours that is not ready yet. If it is not refused, it may go on under the policy of now."""
+        policy = self._peers.policy(stream.pair.recipient)
+        refusal = await self._initiating.reconsider(stream.connection, stream.pair, stream.target)
+        if refusal is None:
+            stream.judged_by = policy
+        return refusal
 
     def _bars(self) -> Iterator[Callable[[], Deferred[Closed | None]]]:
         """Yield the closing of each stream of which a peer is barred."""
         for connection, owner in self._accepted:
             for pair, _ in _judged_once(owner) if owner.side.leg == "federation" else ():
                 yield partial(self._ask, connection, "inbound", pair, partial(self._barred, pair.sender))
-        for stream in self._initiated:
+        for stream in (*self._initiated, *self._initiated.negotiated):
             if stream.leg == "federation":
                 peer = stream.pair.recipient
                 yield partial(self._ask, stream.connection, "outbound", stream.pair, partial(self._barred, peer))
@@ -210,10 +221,12 @@ class PeerStreams:
         self._queues.retry_now(peer, urged=True)
 
     def close(self, peer: Domain, key: Fingerprint) -> int:
-        """Close the streams that the peer's key had opened. Return how many."""
+        """Close the streams that the peer's key had opened, also those that are being negotiated. Return how many."""
         text = "the approval of this key was revoked here"
         condition = StreamCondition.POLICY_VIOLATION
-        closed = [each for each in dict.fromkeys(self._connections(peer)) if key_of(each.chain) == key and each.ending is None]
+        ours = [each for each in self._initiated.negotiated if each.leg == "federation" and each.pair.recipient == peer]
+        connections = dict.fromkeys([*self._connections(peer), *(each.connection for each in ours)])
+        closed = [each for each in connections if key_of(each.chain) == key and each.ending is None]
         for connection in closed:
             connection.fail(Refusal(condition, text, Ending(Cause.KEY_REVOKED, text, condition=condition.value)))
         return len(closed)

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from s2sgw.authentication.refusals import policy_changed
 from s2sgw.ingress.pair_ingress import IngressServices
 from s2sgw.ingress.stream_ingress import StreamIngress
 from s2sgw.net.admission import AdmittedConnection
@@ -344,7 +345,7 @@ class AcceptedStream:
     def _pair_proven(self, connection: StreamConnection, pair: Pair, method: Method) -> None:
         excess = None if self.methods else self.side.excess(connection, pair)
         if excess is None and not self.methods and self._is_outdated(pair.sender):
-            excess = _changed(pair.sender)
+            excess = policy_changed(pair.sender)
         if excess is not None:
             connection.fail(excess)
             return
@@ -416,8 +417,3 @@ class AcceptedStream:
                 )
             for claim in open_claims.values():
                 self._record_refusal(connection, claim, ending)
-
-
-def _changed(peer: Domain) -> Refusal:
-    text = f"the policy for {peer} has changed meanwhile: open a new stream"
-    return Refusal(StreamCondition.RESET, text, Ending(Cause.RECONFIGURED, text, condition=StreamCondition.RESET.value))

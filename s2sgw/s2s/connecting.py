@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IReacto
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from s2sgw.authentication.refusals import policy_changed
 from s2sgw.delivery.next_hop import NextHopLimits
 from s2sgw.delivery.outbound_stream import OutboundStream, StreamUnavailable
 from s2sgw.ingress.stream_ingress import StreamIngress
@@ -139,6 +140,8 @@ class InitiatedStream:
         #: fires when stanzas (or `verify`) may be sent; fails with `StreamUnavailable`
         self.ready: Deferred[InitiatedStream] = Deferred(self._abandon)
         self._question: Deferred[Any] | None = None
+        #: the policy by which the peer was judged
+        self.judged_by: object = None
         self._over = False
         self._abandoned = False
         self._opened = False
@@ -190,6 +193,7 @@ class InitiatedStream:
     def ended(self, connection: StreamConnection, ending: Ending) -> None:
         """Release everything: the connection is gone."""
         self._over = True
+        self._connect_services.initiated.end(self)
         if self._opened:
             self.side.outcomes.closed("outbound")
             self._record_refusal(ending)
@@ -260,6 +264,8 @@ class InitiatedStream:
         if self.ready.called:
             self.shared_stream.allow(pair, method, (*self.reasons, f"on the stream of {self.pair.sender}"))
             self.additions.proven(pair)
+        elif self._is_outdated():
+            self.connection.fail(policy_changed(self.pair.recipient))
         else:
             self.part.method, self.part.reasons = method, self.reasons
             self._trial.begin()
@@ -275,6 +281,7 @@ class InitiatedStream:
         else:
             self.side.outcomes.verifies()
         self.ready.callback(self)
+        self._connect_services.initiated.end(self)
 
     def _carries_back(self, pair: Pair) -> None:
         """Let the other side send `pair` on this stream."""
@@ -336,9 +343,20 @@ class InitiatedStream:
         self._question.addErrback(self._unanswered)
 
     async def _judge(self, question: JudgementNeeded) -> None:
-        permission, self.reasons = await self.side.judge(self.connection, question, self.target)
+        """Judge the peer, and again if its policy changes meanwhile."""
+        self._connect_services.initiated.begin(self)
+        while True:
+            self.judged_by = self.side.policy(self.pair.recipient)
+            permission, self.reasons = await self.side.judge(self.connection, question, self.target)
+            if not self._is_outdated():
+                break
         if not self._over:
             self.connection.step(self.engine.judged, permission)
+
+    def _is_outdated(self) -> bool:
+        """Return whether the policy has changed since the peer was judged."""
+        policy = self.side.policy(self.pair.recipient)
+        return policy is not self.judged_by and policy != self.judged_by
 
     def _unanswered(self, failure: Failure) -> None:
         if not failure.check(CancelledError):

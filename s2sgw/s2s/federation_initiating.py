@@ -18,6 +18,7 @@ from s2sgw.net.discovery import Discovery, Resolution, Target
 from s2sgw.net.fair_slots import Owner
 from s2sgw.net.requester import Requester
 from s2sgw.net.tls import ClientTLS
+from s2sgw.policy.model import PeerPolicy
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.policy.verdict import Verdict
 from s2sgw.reporting.record import Leg
@@ -140,6 +141,9 @@ class FederationInitiating:
         policy = self.peers.policy(pair.recipient)
         credential = self.identity.credential(pair.sender, pair.recipient)
         return self.client_tls.for_peer(pair.recipient, credential, minimum=policy.minimum, direct=target.direct_tls)
+
+    def policy(self, peer: Domain) -> PeerPolicy:
+        return self.peers.policy(peer)
 
     async def judge(
         self, connection: StreamConnection, question: JudgementNeeded, target: Target,

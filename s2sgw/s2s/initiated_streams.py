@@ -39,11 +39,26 @@ class ReadyStream(Protocol):
         """The ingress for stanzas that the other side sends on it (XEP-0288)."""
 
 
+class NegotiatedStream(Protocol):
+    """A stream of ours whose peer is being judged or was judged, and that is not ready yet."""
+
+    pair: Pair
+    target: Target
+    connection: StreamConnection
+    #: the policy by which the peer was judged
+    judged_by: object
+
+    @property
+    def leg(self) -> Leg: ...
+
+
 class InitiatedStreams:
-    """The streams of ours that are ready, oldest first."""
+    """The streams of ours that are ready, oldest first, and those that are being negotiated."""
 
     def __init__(self) -> None:
         self._open: dict[ReadyStream, None] = {}
+        #: those whose peer is being judged or was judged, and that are not ready yet
+        self._negotiated: dict[NegotiatedStream, None] = {}
         #: by home, if there are several nodes (`index_by`)
         self._home: Callable[[Pair], Domain] | None = None
         self._of_home: dict[Domain, dict[ReadyStream, None]] = {}
@@ -58,6 +73,19 @@ class InitiatedStreams:
 
     def __iter__(self) -> Iterator[ReadyStream]:
         return iter([stream for stream in self._open if stream.connection.ending is None])
+
+    @property
+    def negotiated(self) -> list[NegotiatedStream]:
+        """Those that are not ready yet, and whose peer is being judged or was judged."""
+        return [stream for stream in self._negotiated if stream.connection.ending is None]
+
+    def begin(self, stream: NegotiatedStream) -> None:
+        """Note a stream whose peer is about to be judged. It is not ready yet."""
+        self._negotiated[stream] = None
+
+    def end(self, stream: NegotiatedStream) -> None:
+        """Note the end of a negotiation: the stream is ready, or gone."""
+        self._negotiated.pop(stream, None)
 
     def add(self, stream: ReadyStream) -> None:
         """Add a stream that is ready. It is forgotten when its connection is gone."""

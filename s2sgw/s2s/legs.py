@@ -135,6 +135,9 @@ class InitiatingLeg(Protocol):
     def tls(self, pair: Pair, target: Target) -> IOpenSSLClientConnectionCreator:
         """Return the certificate that we present for `pair.sender`."""
 
+    def policy(self, peer: Domain) -> object:
+        """Return the policy in force for `peer`, to see whether it has changed between a judgement and its proof."""
+
     async def judge(
         self, connection: StreamConnection, question: JudgementNeeded, target: Target,
     ) -> tuple[Permission, tuple[str, ...]]:

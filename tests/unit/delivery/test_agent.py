@@ -36,7 +36,7 @@ from s2sgw.s2s.stream_limits import StreamLimit
 from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.s2s.stream_provider import PeerStreamProvider
 from s2sgw.spool.memory_spool import MemorySpool
-from s2sgw.stream.events import PairProven, PairRefused, Permission
+from s2sgw.stream.events import PairProven, PairRefused, Permission, Refusal
 from s2sgw.stream.features import PeerLimits
 from s2sgw.xmpp.element import Element
 from s2sgw.xmpp.ending import Cause, Ending
@@ -81,6 +81,12 @@ class FakeConnection:
 
     abort = close
 
+    def fail(self, refusal: Refusal) -> None:
+        self.close(refusal.ending)
+
+    def step(self, *call: object) -> None:
+        """Take an answer of the owner: the engine is none."""
+
     def when_closed(self) -> Deferred[None]:
         return self.closed
 
@@ -102,6 +108,7 @@ class FakeSide:
         self.known: int | None = None
         self.managed = False
         self.most = 0
+        self.judged_by: object = None
 
     def dialler(self, pair: Pair, target: Target) -> Any:
         return self.dial
@@ -124,7 +131,7 @@ class FakeSide:
     def engine(self, pair: Pair, target: Target, verifying: bool) -> Any:
         return SimpleNamespace(
             peer_limits=self.limits, managed=self.managed, enabling=self.managed, bidi=False, resuming=False, broken_off=lambda: None, unacknowledged=0,
-            closing=False, extensible=False, resumption=None, continues=False, sent=lambda number: self.managed,
+            closing=False, extensible=False, resumption=None, continues=False, sent=lambda number: self.managed, judged=lambda permission: [],
         )
 
     def shown(self, pair: Pair) -> str | None:
@@ -144,6 +151,9 @@ class FakeSide:
 
     def tls(self, pair: Pair, target: Target) -> Any:
         return None
+
+    def policy(self, peer: Domain) -> object:
+        return self.judged_by
 
     async def judge(self, connection: Any, question: Any, target: Any) -> tuple[Permission, tuple[str, ...]]:
         return Permission(), ()

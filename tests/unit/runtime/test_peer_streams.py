@@ -30,6 +30,14 @@ class Connection:
         self.refusals.append(refusal)
 
 
+class Ours(list[Any]):
+    """The streams that we opened: those that are ready, and those that are being negotiated."""
+
+    def __init__(self, *ready: Any, negotiated: tuple[Any, ...] = ()) -> None:
+        super().__init__(ready)
+        self.negotiated = negotiated
+
+
 def queue(recipient: Domain, length: int = 0) -> Any:
     return SimpleNamespace(pair=Pair(HERE, recipient), pair_queue=range(length))
 
@@ -47,7 +55,7 @@ class PeerStreamsTests(SynchronousTestCase):
     def test_shared(self) -> None:
         """R20: a stream that is known in two ways is closed once."""
         shared = Connection()
-        self.assertEqual(1, PeerStreams([], [], [initiated(PEER, shared), initiated(PEER, shared)]).close(PEER, KEY))  # type: ignore[arg-type]
+        self.assertEqual(1, PeerStreams([], [], Ours(initiated(PEER, shared), initiated(PEER, shared))).close(PEER, KEY))  # type: ignore[arg-type]
         self.assertEqual(1, len(shared.refusals))
 
     def test_wake(self) -> None:
@@ -67,9 +75,13 @@ class PeerStreamsTests(SynchronousTestCase):
                 (stranger, OTHER, "federation"),
             )
         ]
-        ours = [initiated(PEER, out), initiated(PEER, backend, leg="backend"), initiated(OTHER, stranger)]
-        self.assertEqual(2, PeerStreams([], accepted, ours).close(PEER, KEY))  # type: ignore[arg-type]
-        for connection in (mine, out):
+        unready = Connection()
+        ours = Ours(
+            initiated(PEER, out), initiated(PEER, backend, leg="backend"), initiated(OTHER, stranger),
+            negotiated=(initiated(PEER, unready), initiated(PEER, backend, leg="backend"), initiated(OTHER, stranger)),
+        )
+        self.assertEqual(3, PeerStreams([], accepted, ours).close(PEER, KEY))  # type: ignore[arg-type]
+        for connection in (mine, out, unready):
             [refusal] = connection.refusals
             self.assertEqual(("policy-violation", Cause.KEY_REVOKED), (refusal.condition.value, refusal.ending.cause))
         self.assertEqual([[]] * 4, [each.refusals for each in (closed, another, backend, stranger)])

@@ -62,6 +62,14 @@ class Owner:
         self.asked_anew += 1
 
 
+class Initiated(list[Any]):
+    """The streams that we opened."""
+
+    def __init__(self, *ready: Any) -> None:
+        super().__init__(ready)
+        self.negotiated: list[Any] = []
+
+
 class Waiting(FakeNextHop):
     """A next hop that accepts nothing, or keeps its stanzas."""
 
@@ -91,7 +99,7 @@ class ReconsiderationTests(SynchronousTestCase):
         self.queues = custody_of(self.clock, self.record, lambda domain: domain == HERE, self.next_hop).queues
         self.peers = PeerPolicies()
         self.accepted: dict[Connection, Owner] = {}
-        self.initiated: Any = []
+        self.initiated: Any = Initiated()
         self.questions: list[tuple[Any, ...]] = []
         self.answers: dict[tuple[Domain, str], Refusal] = {}
 
@@ -110,6 +118,11 @@ class ReconsiderationTests(SynchronousTestCase):
         pair, connection = Pair(HERE, peer), Connection()
         self.initiated.append(SimpleNamespace(connection=connection, leg=leg, target=TARGET, incoming=None, pair=pair, pairs=[pair]))
         return connection
+
+    def negotiated(self, peer: Domain = PEER, leg: str = "federation") -> Any:
+        stream = SimpleNamespace(connection=Connection(), leg=leg, target=TARGET, pair=Pair(HERE, peer), judged_by=None)
+        self.initiated.negotiated.append(stream)
+        return stream
 
     async def inbound(self, connection: Any, pair: Pair, method: str) -> Refusal | None:
         self.questions.append((pair, method))
@@ -150,6 +163,23 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertEqual([("outbound", "peer.example", "here.example")], [closed[:3] for closed in self.apply()])
         self.assertIsNotNone(connection.said)
         self.assertEqual([(Pair(HERE, PEER), TARGET)], self.questions)
+
+    def test_negotiated(self) -> None:
+        """A stream of ours that is being negotiated is judged too. It is closed, or goes on under the policy of now."""
+        refused, allowed, backend = self.negotiated(), self.negotiated(OTHER), self.negotiated(leg="backend")
+        self.answers[PEER, "outbound"] = NO
+        closed = self.apply()
+        self.assertEqual([("outbound", "peer.example", "expired")], [(each.direction, each.peer, each.cause) for each in closed])
+        self.assertEqual(NO.ending.cause, refused.connection.said.ending.cause)
+        self.assertEqual((None, self.peers.policy(OTHER)), (allowed.connection.said, allowed.judged_by))
+        self.assertEqual((None, None), (refused.judged_by, backend.connection.said))
+
+    def test_negotiated_and_barred(self) -> None:
+        """A stream of ours that is being negotiated is closed if a deny list bars its peer now."""
+        refused, allowed = self.negotiated(), self.negotiated(OTHER)
+        self.peers.adopt(PeerPolicies({"peer.example": PeerObject(allow=False)}))
+        self.apply_bars()
+        self.assertEqual((True, None), (refused.connection.said is not None, allowed.connection.said))
 
     def test_each_peer(self) -> None:
         """A stream of several peers ends once if one of them is refused."""

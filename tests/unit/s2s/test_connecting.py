@@ -17,10 +17,11 @@ from s2sgw.net.happy_eyeballs import ATTEMPT_DELAY
 from s2sgw.s2s.connecting import PATIENCE, RETIRE_SECONDS, ConnectServices, InitiatedStream, open_stream
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ERROR_SECONDS, LOSS_SECONDS, ExtensionMemory
+from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.s2s.priority_attempts import PRIORITY_DELAY
 from s2sgw.s2s.stream_limits import RETRY_SECONDS, StreamLimit, StreamPlace
 from s2sgw.s2s.stream_outcomes import StreamOutcomes
-from s2sgw.stream.events import Acknowledged
+from s2sgw.stream.events import Acknowledged, JudgementNeeded, Permission
 from s2sgw.xmpp.ending import Cause, Ending
 from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.fakes import Connections, FixedRandom, Recorder
@@ -376,6 +377,51 @@ class OpeningTests(Attempts):
             self.assertEqual(connection.ending, Ending(Cause.IDLE))
             self.clock.advance(1)
             self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def negotiating(self) -> tuple[Deferred[InitiatedStream], InitiatedStream, InitiatedStreams]:
+        """Return an attempt whose peer was judged, its stream, and the streams of ours."""
+        self.side, initiated = Side(target("a", "192.0.2.1")), InitiatedStreams()
+        self.side.judged_by = "the policy of before"
+        services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, initiated=initiated)
+        opening = Deferred.fromCoroutine(open_stream(self.side, PAIR, services))  # type: ignore[arg-type]
+        self.side.connect("192.0.2.1")
+        stream: InitiatedStream = self.connections[0].owner
+        self.assertEqual([], initiated.negotiated)
+        stream.event(stream.connection, JudgementNeeded(PAIR.recipient, PAIR.sender, True))
+        self.assertEqual([stream], initiated.negotiated)
+        return opening, stream, initiated
+
+    def test_policy_changed(self) -> None:
+        """A peer that was judged by a policy that is in force no more gets no stanza: the next attempt judges it anew."""
+        opening, _, initiated = self.negotiating()
+        self.side.judged_by = "the policy of now"
+        self.connections[0].prove()
+        self.assertEqual(Cause.RECONFIGURED, self.refused(opening).cause)
+        self.assertEqual([], initiated.negotiated)
+
+    def test_policy_changed_and_judged(self) -> None:
+        """A peer that was judged again by the changed policy goes on."""
+        opening, stream, initiated = self.negotiating()
+        stream.judged_by = self.side.judged_by = "the policy of now"
+        self.connections[0].prove()
+        self.assertIs(stream, self.successResultOf(opening))
+        self.assertEqual([], initiated.negotiated)
+
+    def test_policy_changed_while_judged(self) -> None:
+        """R12: a peer whose policy changes while it is judged is judged again."""
+        opening, judged = self.open(target("a", "192.0.2.1")), []
+
+        async def judge(connection: Any, question: Any, target: Any) -> tuple[Permission, tuple[str, ...]]:
+            judged.append(self.side.judged_by)
+            self.side.judged_by = "the policy of now"
+            return Permission(), ()
+
+        self.side.judge = judge  # type: ignore[method-assign]
+        self.side.connect("192.0.2.1")
+        self.connections[0].owner.event(self.connections[0], JudgementNeeded(PAIR.recipient, PAIR.sender, True))
+        self.connections[0].prove()
+        self.successResultOf(opening)
+        self.assertEqual([None, "the policy of now"], judged)
 
     def test_cancelled(self) -> None:
         """A cancelled attempt ends its race, or the stream that won it, and tries no other address."""

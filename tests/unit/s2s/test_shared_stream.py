@@ -21,6 +21,7 @@ from s2sgw.s2s.accepted_streams import AcceptedStreams
 from s2sgw.s2s.connecting import ConnectServices
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ExtensionMemory
+from s2sgw.s2s.initiated_streams import InitiatedStreams
 from s2sgw.s2s.shared_stream import SharedStream
 from s2sgw.s2s.stream_outcomes import StreamOutcomes
 from s2sgw.s2s.stream_provider import PeerStreamProvider
@@ -518,7 +519,7 @@ class ReceivedOnOursTests(EntryTestCase):
         stream.event(connection, StanzasReceived(IN, [stanza("no")]))
         stream._connect_services = SimpleNamespace(bidi=None)
         stream.event(connection, PairProven(IN, "bidi"))
-        stream._connect_services = SimpleNamespace(bidi=SimpleNamespace(ingress=incoming))
+        stream._connect_services = SimpleNamespace(bidi=SimpleNamespace(ingress=incoming), initiated=InitiatedStreams())
         for _ in range(2):
             stream.event(connection, PairProven(IN, "bidi"))
         stream.event(connection, ManagementEnabled())
