@@ -360,7 +360,7 @@ class Negotiation(ABC):
                 self.again -= 1
                 return
             run: list[Stanza] = []
-            self.emit(StanzasReceived(pair, run))
+            self._events.append(StanzasReceived(pair, run))
             self._run, self._run_pair = run, pair
         self._run.append(stanza)
         self.received += 1
