@@ -48,10 +48,12 @@ def check(live: bool, against_running: bool, quiet: bool, config: ConfigPath, as
         _compare(path, as_json)
     try:
         ready = check_configuration(path)
+        if unreadable := unreadable_by_owner(ready.config):
+            raise ConfigError(path, unreadable)
         in_use = _ports_in_use(ready.config)
     except ConfigError as error:
         complain(error, as_json)
-    warnings = [*ready.warnings, *unreadable_by_owner(ready.config), *in_use]
+    warnings = [*ready.warnings, *in_use]
     if as_json and not live:
         print_json({"ok": True, "config": str(ready.config.path), "complaints": [], "warnings": warnings}, as_json)
         return

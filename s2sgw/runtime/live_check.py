@@ -265,7 +265,12 @@ class LiveCheck:
                 remedy = "Let the SRV record name the port of a listener, and check the firewall."
             self._add("dns", domain, False if here else None, f"{place} {words}, and does not answer from here", remedy)
         else:
-            self._add("dns", domain, True if here else None, f"{place} {words}, and answers")
+            if not here or running:
+                self._add("dns", domain, True if here else None, f"{place} {words}, and answers")
+                return
+            text = f"{place} {words}, and answers, but no gateway was found: another program, perhaps your server, has the port"
+            remedy = f"`ss -ltnp 'sport = :{place.port}'` names it (systemd has the port for a service that is about to start)."
+            self._add("dns", domain, None, text, remedy)
 
     def _fault(self, place: HostPort) -> tuple[str, str] | None:
         """Return why no listener of ours is at an address of this machine, and the remedy. None: there is one."""

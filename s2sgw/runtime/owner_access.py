@@ -22,7 +22,9 @@ _NO_GROUP = 65534
 
 
 def unreadable_by_owner(config: Config) -> list[str]:
-    """Return a warning for each file that the gateway's user cannot read, and for a folder in which it cannot make its socket.
+    """Return an error for each file that the gateway's user cannot read, and for a folder in which it cannot make its socket.
+
+    The gateway does not start then.
 
     Not for a process with threads. There is none if another user than root asks, while there is no state directory, if root owns
     it, or if root may not act as another user (a container).

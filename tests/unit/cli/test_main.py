@@ -584,6 +584,12 @@ class ConfigurationTests(CommandCase):
         self.assertEqual("  listen[0].endpoint: unset -> 'tcp:5269:interface=\\:\\:1'", lines[1])
         self.assertTrue(lines[2].startswith('  gateway.domains: ["bücher.example"] -> "it'), lines[2])
 
+    def test_unreadable_by_the_gateway(self) -> None:
+        """A file that the gateway's user cannot read is an error, as it will be at the start. It is not a warning beside "is good"."""
+        self.patch(check, "unreadable_by_owner", lambda config: ["x.key: the gateway's user s2sgw cannot read it"])
+        found = self.json_of("check", status=2)
+        self.assertEqual((False, ["x.key: the gateway's user s2sgw cannot read it"], []), (found["ok"], found["complaints"], found["warnings"]))
+
     def test_good(self) -> None:
         """A good file has the status 0, and no file is made."""
         result = self.run_command("check")

@@ -103,7 +103,7 @@ class LiveCheckTests(SynchronousTestCase):
         return [BackendUnderCheck(backend, HERE, self.leg, self._dial, ["127.0.0.1"], lambda ending: attributed(ending, IDENTITY))]
 
     def remedy(self, check: str) -> str:
-        """Return the last check's remedy for the first failure of a kind."""
+        """Return the last check's remedy for the first fact of a kind."""
         return next(fact.remedy for fact in self.told if fact.check == check)
 
     def run_check(self) -> dict[str, list[bool | None]]:
@@ -193,6 +193,16 @@ class LiveCheckTests(SynchronousTestCase):
         for self.running, words in ((False, "Start the gateway"), (True, "SRV record")):
             self.assertEqual([False], self.run_check()["dns"])
             self.assertIn(words, self.remedy("dns"))
+
+    def test_another_program(self) -> None:
+        """If our published address answers and no gateway runs, another program has the port. An address elsewhere is not judged."""
+        self.running = False
+        self.assertEqual([None], self.run_check()["dns"])
+        self.assertIn("another program", self.detail("dns"))
+        self.assertIn("sport = :5269", self.remedy("dns"))
+        self.records["xmpp.here.example.", "A"] = ["192.0.2.1"]
+        self.run_check()
+        self.assertNotIn("another program", self.detail("dns"))
 
     def test_without_srv(self) -> None:
         """A domain without SRV records is its own host, on the default port."""

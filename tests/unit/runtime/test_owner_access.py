@@ -79,9 +79,9 @@ class OwnerAccessTests(SynchronousTestCase):
         path = self.folder / "s2sgw.toml"
         path.write_text(f'{TEXT}[admin]\nsocket = "sockets/admin.sock"\n')
         config = load(path, system_nameservers=("127.0.0.1",))
-        (warning,) = unreadable_by_owner(config)
-        self.assertEqual(str(self.folder / "sockets"), warning.partition(":")[0])
-        self.assertIn("cannot make the admin socket", warning)
+        (error,) = unreadable_by_owner(config)
+        self.assertEqual(str(self.folder / "sockets"), error.partition(":")[0])
+        self.assertIn("cannot make the admin socket", error)
         self.give_away(self.folder / "sockets")
         self.assertEqual([], unreadable_by_owner(config))
 
