@@ -84,8 +84,10 @@ class SharedProofs(ProofStore):
     ) -> bool:
         found = self.items.get(domain.ascii)
         known = next((proof for proof in self.of(domain) if proof.method == method), None)
-        if known is not None and known.key == key and known.last <= at < known.last + FRESH:
-            return False
+        if known is not None:
+            at = max(at, known.last)  # the clock of the node that noted it may be ahead
+            if known.key == key and at < known.last + FRESH:
+                return False
         first, times = (at, 0) if known is None else (known.first, known.times)
         proof = PastProof(domain.ascii, method, first, at, times + 1, key)
         self.items.put(domain.ascii, PeerProofs((proof,), expiry(certificate)))

@@ -640,6 +640,12 @@ SCENARIOS: dict[str, list[Disturbance]] = {
         Disturbance("kill", 1, 27.8, 20.0),
     ],
     "a process dies in an election": [Disturbance("election", 0, 24.0, 9.0), Disturbance("kill", 0, 26.0, 20.0)],
+    "the engine is slow, and a node starts again, twice": [
+        *(Disturbance("slow", node, 20.0, 14.0) for node in range(3)), Disturbance("kill", 0, 24.0, 0.3), Disturbance("kill", 0, 26.0, 1.5),
+    ],
+    "the engine has no majority, a machine starts again, and a node is stopped": [
+        Disturbance("election", 0, 20.0, 20.0), Disturbance("machine", 0, 24.0, 1.5), Disturbance("stop", 1, 26.0, 5.5),
+    ],
     "a node is stopped, and wakes": [Disturbance("stop", 0, 24.0, 8.0)],
     "a machine dies": [Disturbance("machine", 0, 40.0, 20.0)],
     "a process dies": [Disturbance("kill", 0, 40.0, 20.0)],

@@ -91,6 +91,21 @@ class SharedProofsTests(SynchronousTestCase):
         self.one.proofs.proven(PEER, "pkix", "l", NOW + FRESH + 1)
         self.assertEqual("l", self.one.proofs.of(PEER)[0].key)
 
+    def test_clocks_differ(self) -> None:
+        """A node whose clock is behind does not write the same proof each time. Another key is newer than the one that it replaces."""
+        self.one.proofs.proven(PEER, "pkix", "k", NOW)
+        self.settle()
+        before = next(self.store._sequences)
+        for seconds in (-2 * FRESH, -100, -1):
+            self.assertFalse(self.other.proofs.proven(PEER, "pkix", "k", NOW + seconds))
+            self.settle()
+        self.assertEqual(before + 1, next(self.store._sequences))
+        for seconds in (-100, -50):
+            self.other.proofs.proven(PEER, "pkix", "l", NOW + seconds)
+            self.settle()
+        self.assertEqual([[("l", NOW, 2)]] * 2, [[(proof.key, proof.last, proof.times) for proof in node.proofs.of(PEER)] for node in (self.one, self.other)])
+        self.assertEqual(before + 3, next(self.store._sequences))
+
     def test_forgotten(self) -> None:
         """Proofs that are forgotten are so on all nodes, also those that wait to be written. Without the engine they stay."""
         self.one.proofs.proven(PEER, "pkix", "k", NOW)

@@ -6,9 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from s2sgw.cluster.shared_denials import SharedDenials
+from s2sgw.cluster.shared_table import CHANGE_SECONDS
 from s2sgw.policy.denylist import DenyList
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
@@ -16,6 +19,7 @@ from s2sgw.runtime import operator_denials
 from s2sgw.runtime.operator_denials import OperatorDenials, TooManyDenied
 from s2sgw.xmpp.jid import Domain
 from tests.support.coroutines import now
+from tests.support.memory_engine import MemoryEngine, MemoryStore
 
 PEER, SUB, OTHER = (Domain.parse(name) for name in ("peer.example", "sub.peer.example", "other.example"))
 LIST = DenyList("list", dict.fromkeys({"other.example"}))
@@ -169,6 +173,33 @@ class SharedTests(DenialsCase):
         self.share()
         self.denials.take(["peer.example"])
         self.assertEqual([{"peer.example": 0.0}] * 2, [self.denials.kept, self.start().kept])
+
+    def test_engine_away_and_disk_full(self) -> None:
+        """A name whose engine has no majority is not denied, until it has one. Then it is, also on a full disk and after a restart."""
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        store, clock = MemoryStore(), Clock()
+        engine = MemoryEngine(store)
+        shared = SharedDenials(engine, clock, lambda: True, self.reports.append, clock)
+        shared.kept, shared.apply = (lambda: self.denials.kept), self.denials.take
+        shared.table.start()
+        now(shared.restore())
+        self.denials.shared = shared
+        self.patch(operator_denials, "write_atomically", full)
+        engine.hold()
+        denying = Deferred.fromCoroutine(self.denials.add("peer.example"))
+        clock.advance(CHANGE_SECONDS + 1)
+        self.assertIn("does not answer", self.failureResultOf(denying, OSError).getErrorMessage())
+        self.assertEqual(([False], []), (self.barred(PEER), self.reports))
+        engine.go_on()
+        self.assertEqual(([True], 1), (self.barred(PEER), len(self.reports)))
+        again = self.start()
+        late = SharedDenials(MemoryEngine(store), clock, lambda: True, self.reports.append, clock)
+        late.kept, late.apply = (lambda: again.kept), again.take
+        late.table.start()
+        now(late.restore())
+        self.assertEqual(("peer.example",), again.names)
 
     def test_copy_not_written(self) -> None:
         """Names that all nodes share apply also if the copy on the disk cannot be written. That is reported."""
