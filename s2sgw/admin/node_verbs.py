@@ -226,7 +226,7 @@ class ClusterVerbs:
             answers, missing = await self._rows_of_others(verb, arguments, LOOK_SECONDS)
             if nothing is not None:
                 if not answers:
-                    raise nothing
+                    raise VerbError("; ".join([str(nothing), *(f"node {row['node']}: {row['missing']}" for row in missing)]))
                 missing = [MissingRow(node=self._nodes.name, missing=str(nothing)), *missing]
             tables = [(self._nodes.name, NodeRows(table_rows(verb, own), False)), *answers]
             rows = await self._slices.run(_one_list(tables, verb, TABLES[verb][1]))

@@ -259,7 +259,7 @@ class EveryNodeTests(NodeVerbsCase):
         self.assertIs(self.own["report"], self.ask("report", here=True))
 
     def test_report_of_another_node(self) -> None:
-        """A day of which this node has no report is asked of the others. If none has it, this node's refusal is the answer."""
+        """A day of which this node has no report is asked of the others. If none has it, each node says why."""
         table = {"day": "2026-11-20", "domains": ["x"], "peers": []}
         self.own["report"] = NothingHere("no report of that day", table)
         self.nodes.answers = {("b", "report"): [{"peer": "p"}], ("c", "report"): VerbError("none here")}
@@ -267,7 +267,7 @@ class EveryNodeTests(NodeVerbsCase):
         self.assertEqual([("b", "p")], [(row["node"], row["peer"]) for row in answer["peers"]])
         self.assertEqual(["a", "c"], [row["node"] for row in answer["missing"]])
         self.nodes.answers["b", "report"] = NodeSilent("gone")
-        self.assertIn("no report of that day", self.refused("report", day="2026-11-20"))
+        self.assertEqual("no report of that day; node b: gone; node c: none here", self.refused("report", day="2026-11-20"))
         self.nodes.asked.clear()
         self.assertIn("no report of that day", self.refused("report", day="2026-11-20", here=True))
         self.assertEqual([], self.nodes.asked)
