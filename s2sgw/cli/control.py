@@ -28,7 +28,11 @@ from s2sgw.reporting.printable import printable
 @config_option
 @json_option
 def drain(config: ConfigPath, as_json: JSONForm) -> None:
-    """Stop the gateway gracefully. It accepts nothing new, delivers what it can, and keeps the rest for the next start."""
+    """Stop the gateway gracefully. It accepts nothing new, delivers what it can, and keeps the rest for the next start.
+
+    If systemd has the ports, the next connection starts it again. To keep it down:
+    systemctl stop s2sgw.socket s2sgw-direct.socket s2sgw
+    """
     show(asked(config, as_json, "drain"), as_json, tables.draining)
 
 

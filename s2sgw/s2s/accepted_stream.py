@@ -395,6 +395,9 @@ class AcceptedStream:
         self.connection.abort(ending)
 
     def _account(self, connection: StreamConnection, ending: Ending) -> None:
+        failed = self.engine.sasl_failure
+        if failed is not None and not self.methods and (ending.in_order or ending.cause in _WITHOUT_NEWS):
+            ending = failed  # the other side gave up after our `<failure/>`
         peer, local = (self.peer, self.local) if self.peer is not None else self.engine.claimed
         sender, recipient = str(peer or ""), str(local or "")
         pair = (sender, recipient)

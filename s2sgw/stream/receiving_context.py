@@ -52,6 +52,8 @@ class ReceivingContext(Managed):
         self.authenticated = False
         #: the addresses in the last header, also if it was refused
         self.claimed: tuple[Domain | None, Domain | None] = (None, None)
+        #: the last failure of SASL, which does not end the stream by itself
+        self.sasl_failure: Ending | None = None
         self._permitted: dict[Domain, FramingLimits] = {}
         self._after: FramingLimits | None = None
         self._manageable = False

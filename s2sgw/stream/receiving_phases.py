@@ -8,6 +8,7 @@ from s2sgw.stream import management, sasl
 from s2sgw.stream.dialback import Request
 from s2sgw.stream.dialback_authorization import DialbackAuthorization
 from s2sgw.stream.events import (
+    DETAIL_CHARACTERS,
     DialbackOutcome,
     JudgementNeeded,
     Method,
@@ -429,6 +430,7 @@ class SASLRefusals:
     def refuse(self, why: SASLRefused) -> None:
         """Send `<failure/>`. The last one ends the stream."""
         self._count += 1
+        self._stream.sasl_failure = Ending(Cause.SASL_FAILED, str(why)[:DETAIL_CHARACTERS])
         self._stream.send(sasl.failure(why))
         if self._count >= sasl.FAILURES:
             raise refuse(Cause.SASL_FAILED, StreamCondition.POLICY_VIOLATION, f"{self._count} failed authentications ({why})")

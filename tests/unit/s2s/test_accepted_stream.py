@@ -337,7 +337,7 @@ class RefusalTests(SynchronousTestCase):
         ((row,), _, _) = self.ended("backend", Ending(Cause.BAD_XML))
         self.assertEqual(("here.example", "peer.example", "backend"), (row["peer"], row["local"], row["leg"]))
 
-    def claims(self, *events: Event, ending: Ending = SILENT) -> list[tuple[object, object]]:
+    def claims(self, *events: Event, ending: Ending = SILENT, failed: Ending | None = None) -> list[tuple[object, object]]:
         """Return peer and cause of each record after these events of an unproven stream, and its end."""
         async def silence(*_: object) -> None:
             await Deferred()
@@ -348,7 +348,7 @@ class RefusalTests(SynchronousTestCase):
             judge=silence, verify=silence,
         )
         connection = Mock(peer_address="192.0.2.1:5269", tls_version="TLSv1.3")
-        stream = AcceptedStream(side, Mock(resumption=None, claimed=(None, None)), Mock(clock=Clock(), record=record), Mock(), Mock())
+        stream = AcceptedStream(side, Mock(resumption=None, claimed=(None, None), sasl_failure=failed), Mock(clock=Clock(), record=record), Mock(), Mock())
         stream.connected(connection)
         stream.incoming = Mock()
         for event in events:
@@ -376,6 +376,16 @@ class RefusalTests(SynchronousTestCase):
         for cause in (Cause.OTHER_NODE, Cause.NO_NODE, Cause.INTERNAL, Cause.RECONFIGURED):
             self.assertEqual(self.claims(asked[0], PairRefused(one, Ending(cause)), ending=Ending(Cause.CLOSED)), [], "nobody's fault")
         self.assertEqual(self.claims(*asked, refused, ending=Ending(Cause.CLOSED)), [("one.example", "dialback-invalid")])
+
+    def test_failed_authentication(self) -> None:
+        """R25: a peer that gives up after our `<failure/>` is a refusal for that reason. One that was proven after all is none."""
+        failed, judged = Ending(Cause.SASL_FAILED, "not-authorized"), JudgementNeeded(PEER, HERE, secured=True)
+        for ending in (SILENT, Ending(Cause.CONNECTION_LOST, by="them"), Ending(Cause.CLOSED, by="them")):
+            self.assertEqual(self.claims(judged, ending=ending, failed=failed), [("peer.example", "sasl-failed")])
+            proven = self.claims(judged, PairProven(Pair(PEER, HERE), "dialback"), ending=ending, failed=failed)
+            self.assertNotIn(("peer.example", "sasl-failed"), proven)
+        self.assertEqual(self.claims(judged, ending=Ending(Cause.BAD_XML), failed=failed), [("peer.example", "bad-xml")])
+        self.assertEqual(self.claims(judged, ending=Ending(Cause.CLOSED, by="them")), [])
 
     def test_claims_beside_a_proven_pair(self) -> None:
         """On a stream with a proven pair a refused one has its record. Its end refuses none."""

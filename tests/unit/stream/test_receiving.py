@@ -557,6 +557,16 @@ class SASLTests(ReceivingCase):
             *twice, In(auth("eA==")), Out(authzid + error("policy-violation", text)), Says(End(Cause.SASL_FAILED, condition="policy-violation")),
         )
 
+    def test_last_failure(self) -> None:
+        """R25: the last failure is known at the end of the stream: the peer may close it instead of another try."""
+        engine = self.told(*BOTH)
+        self.assertIsNone(engine.sasl_failure)
+        for given, text in ((auth("*"), "incorrect-encoding: the message is not"), (auth(mechanism="PLAIN"), "invalid-mechanism: the mechanism")):
+            engine.receive(given.encode())
+            assert engine.sasl_failure is not None
+            self.assertEqual((Cause.SASL_FAILED, "us"), (engine.sasl_failure.cause, engine.sasl_failure.by))
+            self.assertTrue(engine.sasl_failure.detail.startswith(text), engine.sasl_failure.detail)
+
     def test_not_offered(self) -> None:
         """R24: EXTERNAL cannot be used if the certificate proves nothing."""
         self.told(*DIALBACK, In(auth()), Out(sasl_failure("invalid-mechanism", "the mechanism is not offered")))
