@@ -5,6 +5,7 @@ A file of the newest schema is opened without a write, so a start succeeds on a 
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -183,14 +184,45 @@ def commit_replacement(path: Path) -> Path:
 
     The first step decides. After a crash, `finish_replacement` does the remaining steps.
     """
+    aside = _put_in_place(path)
+    assert aside is not None
+    return aside
+
+
+def _put_in_place(path: Path) -> Path | None:
     new = path.with_name(path.name + NEW)
     with new.open("rb") as file:
         os.fsync(file.fileno())
     new.rename(path.with_name(path.name + BUILT))
     atomic_file.sync_directory(path.parent)
-    aside = finish_replacement(path)
-    assert aside is not None
-    return aside
+    return finish_replacement(path)
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return the device and inode of the file at `path`. None: there is no file. Raises `OSError` if that cannot be told."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def write_again(path: Path, copy: Callable[[Path], None]) -> None:
+    """Put a copy of an open database at `path`, from which it was removed, also with its directory. `copy` writes it.
+
+    Raises `OSError` or `sqlite3.Error`. A file that another program has put there stays.
+    """
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, "another file is in its place", str(path))
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    new = begin_replacement(path)
+    _make(new)
+    try:
+        copy(new)
+    except BaseException:
+        begin_replacement(path)  # the part of a copy takes no room
+        raise
+    _put_in_place(path)
 
 
 def finish_replacement(path: Path) -> Path | None:

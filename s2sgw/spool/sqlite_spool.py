@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -39,10 +40,12 @@ from s2sgw.spool.spool_file import (
     NotASpool,
     begin_replacement,
     commit_replacement,
+    file_identity,
     finish_replacement,
     is_damage,
     keep_for_newer,
     open_database,
+    write_again,
 )
 from s2sgw.spool.stored_time import boot_id, clock_now
 from s2sgw.spool.tables import RowsDamaged, SpoolTables, Work
@@ -59,7 +62,7 @@ RETRIES = 100_000
 STALLED_SECONDS = 2.0
 #: Seconds of CPU for the answers that are given in one call of `deliver`.
 ANSWER_SECONDS = 0.005
-#: Seconds until the salvage of a damaged file is tried again, after it failed.
+#: Seconds until the salvage of a damaged file, or the copy of a removed one, is tried again after it failed.
 SAVE_AGAIN_SECONDS = 30.0
 #: SQLite's codes for a page that the disk did not read. After `READ_TRIES` over `READ_SECONDS` a call counts as failing for good.
 READ_ERRORS = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS})
@@ -72,6 +75,10 @@ FEW_PAGES = 16
 #: Seconds between two tries to open a file that could not be opened, and between two reports of the same trouble.
 REOPEN_SECONDS = 1.0
 REPORT_SECONDS = 60.0
+#: Seconds between two looks whether the open file is still at its path.
+LOOK_SECONDS = 5.0
+#: Lanes that are named if the stop loses the spool.
+LANES_NAMED = 20
 #: Seconds without a commit that was refused for lack of room, after which the disk has room again. One small commit that
 #: succeeds is no proof: there may be room for it in the file.
 ROOM_SECONDS = 60.0
@@ -126,6 +133,10 @@ class SQLiteSpool(Spool):
         #: whether there is no file yet, because there is no room: the tables are empty ones in memory that take nothing
         self._absent = False
         self._next_try = 0.0
+        #: the device and inode of the open file, when they are looked at next, and the alert if they are not those at the path
+        self._identity: tuple[int, int] | None = None
+        self._next_look = 0.0
+        self._removed = ""
         #: when a commit was last refused for lack of room; None: there is room again
         self._refused_at: float | None = None
         #: how often a new file replaced a damaged one
@@ -183,7 +194,7 @@ class SQLiteSpool(Spool):
 
     def alerts(self) -> list[str]:
         full = self._full if self._refused_at is not None else ""
-        alerts = [*self._warnings, *(text for text in (self._trouble, full) if text)]
+        alerts = [*self._warnings, *(text for text in (self._trouble, self._removed, full) if text)]
         if self.stalled:
             alerts.append(f"the disk of the spool {self._path} has not answered for {self._clock() - self._answered_at:.0f} s")
         return alerts
@@ -312,6 +323,7 @@ class SQLiteSpool(Spool):
             stored, boot = tables.clock, self._boot()
             newest = 0 if stored is not None and stored.boot == boot else tables.newest()
             tables.use_clock(clock_now(stored, boot, self._clock(), self._wall(), newest))
+            self._identity = file_identity(self._path)
         except sqlite3.Error as error:
             connection.close()
             if is_damage(error):
@@ -420,8 +432,9 @@ class SQLiteSpool(Spool):
             jobs = self._waiting()
             last = jobs[-1].last
             answers = self._perform(jobs)
-            if last and self._tables is not None:
-                self._tables.close()
+            if last:
+                self._look()
+                self._close_tables()
             calls = False
             if answers:
                 with self._answers_lock:
@@ -442,11 +455,51 @@ class SQLiteSpool(Spool):
         return jobs
 
     def _first_job(self) -> _Job:
-        """Return the first waiting job. While the disk is full, check meanwhile whether it has room again."""
+        """Return the first waiting job. Meanwhile, check the room on a full disk, and whether the file is there."""
         while True:
             self._note_room()
+            if self._clock() >= self._next_look:
+                self._look()
             with suppress(Empty):
-                return self._jobs.get(timeout=None if self._refused_at is None else REOPEN_SECONDS)
+                return self._jobs.get(timeout=LOOK_SECONDS if self._refused_at is None else REOPEN_SECONDS)
+
+    def _look(self) -> None:
+        """Write the file again if it was removed from its path while it is open: the next start would not find it."""
+        tables, self._next_look = self._tables, self._clock() + LOOK_SECONDS
+        if tables is None or self._absent:
+            return
+        try:
+            if file_identity(self._path) == self._identity:
+                self._removed = ""
+                return
+            write_again(self._path, tables.copy)
+        except (sqlite3.Error, OSError) as error:
+            self._removed = (
+                f"{self._path} was removed while the gateway runs, and cannot be written again: {error}. What it holds is still "
+                "delivered, and a stop loses the rest"
+            )
+            self._say(self._removed)
+            self._next_look = self._clock() + SAVE_AGAIN_SECONDS
+            return
+        self._removed = ""
+        self._warn(f"{self._path} was removed while the gateway runs. It was written again, with all that it held")
+        tables.close()
+        self._tables, self._next_try = None, 0.0
+        self._try_again()
+
+    def _close_tables(self) -> None:
+        """Close the file. If it is not at its path any more, report what it holds."""
+        if self._tables is not None:
+            if self._removed:
+                self._name_lost(self._tables)
+            self._tables.close()
+
+    def _name_lost(self, tables: SpoolTables) -> None:
+        lanes = sorted((lane for lane in tables.queues() if lane.count), key=attrgetter("count"), reverse=True)
+        for lane in lanes[:LANES_NAMED]:
+            self._report(f"lost with {self._path}: {lane.count} stanzas from {lane.pair.sender} to {lane.pair.recipient}")
+        if rest := lanes[LANES_NAMED:]:
+            self._report(f"lost with {self._path}: {sum(lane.count for lane in rest)} stanzas of {len(rest)} more pairs")
 
     def _note_room(self) -> None:
         if self._refused_at is not None and self._clock() - self._refused_at >= ROOM_SECONDS:

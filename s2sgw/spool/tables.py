@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from s2sgw.spool.interface import (
@@ -238,6 +239,10 @@ class SpoolTables:
 
     def close(self) -> None:
         self._connection.close()
+
+    def copy(self, path: Path) -> None:
+        """Write all that is committed into the empty file at `path`."""
+        self._connection.execute("VACUUM INTO ?", (str(path),))
 
     # --- totals ---
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from queue import SimpleQueue
+from shutil import rmtree
 from threading import Event
 from typing import Any
 from weakref import finalize
@@ -223,6 +224,94 @@ class LastingTests(SynchronousTestCase):
         while len(answers) < 4:
             it.calls.get(timeout=PATIENCE)()
         self.assertEqual(answers, ["before", "closed", "SpoolBroken", "SpoolBroken"])
+
+
+class RemovedTests(SynchronousTestCase):
+    """The file, or its directory, is removed while the spool has it open."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.file, self.now = File(str(self.folder / "spool.db")), 0.0
+        self.it = self.file.open(clock=lambda: self.now)
+        self.reports = self.file.reports
+        self.it.append(*(spooled(A, position) for position in range(1, 4)))
+
+    def look(self) -> None:
+        """Let the time of the next look come, and wait for it."""
+        self.now += sqlite_spool.SAVE_AGAIN_SECONDS
+        for _ in range(2):
+            self.it.queues()
+
+    def test_written_again(self) -> None:
+        """It is written again where it was, with what it holds. That is an alert. Later stanzas are in the new file."""
+        rmtree(self.folder)
+        self.it.append(spooled(A, 4))
+        self.look()
+        self.assertEqual([0o700, 0o600], [path.stat().st_mode & 0o777 for path in (self.folder, self.file.path)])
+        self.assertEqual((self.reports, 1), (self.it.spool.alerts(), len(self.reports)))
+        self.assertIn("was written again, with all that it held", self.reports[0])
+        self.it.append(spooled(A, 5))
+        self.look()
+        self.assertEqual(1, len(self.reports))
+        killed = self.file.after_a_kill().open()
+        self.assertEqual([1, 2, 3, 4, 5], killed.positions(A))
+        killed.close()
+        self.it.close()
+
+    def test_at_the_stop(self) -> None:
+        """The stop looks once more."""
+        rmtree(self.folder)
+        self.it.append(spooled(A, 4))
+        self.it.close()
+        again = self.file.open()
+        self.assertEqual([1, 2, 3, 4], again.positions(A))
+        again.close()
+
+    def test_cannot_be_written(self) -> None:
+        """If it cannot be written again, that is an alert, all goes on, and the stop names what is lost. The alert ends when it can be."""
+        self.folder.rename(moved := Path(self.mktemp()))
+        self.folder.write_bytes(b"a file")
+        self.look()
+        (alert,) = self.it.spool.alerts()
+        self.assertIn("was removed while the gateway runs, and cannot be written again", alert)
+        self.assertEqual((None, [1, 2, 3, 4]), (self.it.append(spooled(A, 4)), self.it.positions(A)))
+        self.it.close()
+        self.assertEqual([alert, f"lost with {self.file.path}: 4 stanzas from {A.sender} to {A.recipient}"], self.reports)
+        self.folder.unlink()
+        moved.rename(self.folder)
+
+    def test_no_room(self) -> None:
+        """A copy that fails leaves nothing behind."""
+        table = self.it.spool._tables  # type: ignore[attr-defined]
+        self.patch(table, "copy", lambda path: path.write_bytes(b"part") and connection_of(self.it).execute("no SQL"))
+        self.file.path.unlink()
+        self.look()
+        self.assertIn("cannot be written again", self.it.spool.alerts()[0])
+        self.assertEqual([], list(self.folder.glob("*.new*")))
+        self.it.close()
+
+    def test_moved_back(self) -> None:
+        """A file that is at its path again is no alert, and a file of another program is left alone."""
+        self.file.path.rename(aside := self.folder / "aside")
+        self.file.path.write_bytes(b"another")
+        self.look()
+        self.assertIn("another file is in its place", self.it.spool.alerts()[0])
+        self.assertEqual(b"another", self.file.path.read_bytes())
+        aside.rename(self.file.path)
+        self.look()
+        self.assertEqual([], self.it.spool.alerts())
+        self.it.close()
+
+    def test_many_lanes(self) -> None:
+        """A loss of many lanes names the largest ones, and the sum of the others."""
+        self.patch(sqlite_spool, "LANES_NAMED", 1)
+        self.it.append(spooled(B, 1))
+        self.file.path.rename(self.folder / "aside")
+        self.file.path.write_bytes(b"another")
+        self.it.close()
+        self.assertIn("3 stanzas from", self.reports[1])
+        self.assertIn("1 stanzas of 1 more pairs", self.reports[2])
 
 
 class ShareTests(SynchronousTestCase):
