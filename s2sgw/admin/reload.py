@@ -104,6 +104,8 @@ class Reload:
         self._running = running
         self._audit = audit
         self._outcome = outcome
+        #: the alert after a refused reload, until one succeeds
+        self._alert = ""
         self._lock = DeferredLock()
 
     def verb(self, arguments: Arguments) -> Deferred[dict[str, Any]]:
@@ -142,7 +144,14 @@ class Reload:
         """Reload on behalf of `by`, after earlier requests for a reload."""
         return self._lock.run(self._reload, by, keep_streams).addCallback(self._counted)
 
+    def alerts(self) -> list[str]:
+        """Return an alert while the last reload is one that was refused: the file is not what the gateway runs with."""
+        return [self._alert] if self._alert else []
+
     def _counted(self, result: ReloadResult) -> ReloadResult:
+        more = f", and {len(result.complaints) - 1} more" if len(result.complaints) > 1 else ""
+        refused = f"the last reload was refused, and {result.config} is not in force: {''.join(result.complaints[:1])}{more}"
+        self._alert = "" if result.ok else f"{refused}. Mend the file and reload again"
         self._outcome(result.ok)
         return result
 

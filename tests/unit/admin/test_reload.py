@@ -151,6 +151,17 @@ class ReloadTests(AuditCase):
         (line,) = self.noted()
         self.assertEqual(("reload refused", ["line 3: no", "line 4: no"]), (line["action"], line["complaints"]))
 
+    def test_alert(self) -> None:
+        """A refused reload is an alert until one succeeds: the file is not what the gateway runs with."""
+        self.assertEqual([], self.reload.alerts())
+        self.next = ConfigError(self.folder / "s2sgw.toml", ["line 3: no", "line 4: no"])
+        self.run_reload()
+        (alert,) = self.reload.alerts()
+        self.assertIn(f"{self.folder / 's2sgw.toml'} is not in force: line 3: no, and 1 more", alert)
+        self.next = self.running
+        self.run_reload()
+        self.assertEqual([], self.reload.alerts())
+
     def test_needs_restart(self) -> None:
         """A key that cannot change prevents the change of the others: all or nothing."""
         self.next = self.config('[queue]\nmemory = "1MiB"\n[peers.default]\nallow = false\n')
