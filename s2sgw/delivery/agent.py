@@ -147,6 +147,9 @@ class DeliveryAgent:
     def withdraw_request(self) -> None:
         """End an attempt that is under way, unless a lost stream may be resumed on it: the other side may have stanzas too."""
         if self.resume_wait.stream is None:
+            if isinstance(self.data, Connecting) and self.last_cause is Cause.HELD_TOO_LONG and self.provider.leg == "federation":
+                ending = Ending(Cause.HELD_TOO_LONG, "no stream was opened in the time that the last stanza could wait")
+                self._record_refusal(StreamUnavailable(ending))
             self._machine.withdraw()
 
     def retry_now(self, urged: bool = False) -> None:

@@ -556,6 +556,26 @@ class CourierTests(SynchronousTestCase):
             world.queue.accept([message("3")])
             self.assertEqual((world.next_hop is agent, world.state, len(world.dials)), (True, "connecting", dialled + 1))
 
+    def test_attempt_without_a_result(self) -> None:
+        """The end of an attempt that had no result is recorded, once: otherwise nothing would say why the stanzas came back."""
+        world = World()
+        world.queue.accept([message("1")])
+        world.queue.expire(601)
+        world.queue.expire(1200)
+        [refused] = world.record.list()
+        self.assertEqual(("outbound", "there.example", "here.example"), (refused.direction, refused.peer, refused.local))
+        self.assertEqual((["1"], Cause.HELD_TOO_LONG), ([each.id for each in world.back], refused.ending.cause))
+
+    def test_attempt_after_a_failure(self) -> None:
+        """The end of an attempt after one that failed is not recorded: the failure was."""
+        world = World()
+        world.queue.accept([message("1")])
+        world.fail(Cause.CONNECTION_REFUSED)
+        world.clock.advance(60)
+        self.assertEqual("connecting", world.state)
+        world.queue.expire(world.clock.seconds() + 601)
+        self.assertEqual([Cause.CONNECTION_REFUSED], [each.ending.cause for each in world.record.list()])
+
     def test_nothing_left_on_the_disk(self) -> None:
         """The attempt of a queue that only the spool has stanzas of ends when these have expired. The queue is forgotten."""
         spool = MemorySpool(1 << 20, lambda call: call())
