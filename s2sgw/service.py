@@ -46,7 +46,7 @@ from s2sgw.net.fair_poll import share_turns
 from s2sgw.net.http_server import BoundedSite
 from s2sgw.net.listening import StreamFactory
 from s2sgw.net.proxy_protocol import ProxyFactory
-from s2sgw.net.threads import leave_threads
+from s2sgw.net.threads import calls_under_way, leave_threads
 from s2sgw.peerdb.database import DatabaseUnusable
 from s2sgw.reporting import daily_report
 from s2sgw.reporting.log import LineObserver, LoggedService, destination, observer
@@ -620,6 +620,7 @@ class RunningGateway:
         reactor = self.components.reactor
         late = partial(_not_closed, reactor)
         closed = [maybeDeferred(closer).addTimeout(CLOSE_SECONDS, reactor, late) for closer in closers]
+        closed.append(_await_threads(reactor))
         return DeferredList(closed, consumeErrors=True)
 
 
@@ -627,6 +628,21 @@ def _not_closed(reactor: Any, _: object, seconds: float) -> None:
     """Go on: a file of the state directory is on a disk that does not answer."""
     Logger("s2sgw").critical(event="not closed in time", detail=f"a part of the gateway did not close within {seconds:.0f} s")
     leave_threads(reactor)
+
+
+def _await_threads(reactor: Any) -> Deferred[None]:
+    """Wait until all calls in other threads have returned. After a while go on: a file that one of them reads does not answer."""
+
+    def busy() -> bool:
+        return calls_under_way(reactor) > 0
+
+    def ended(_: None) -> None:
+        if number := calls_under_way(reactor):
+            detail = f"{number} calls in other threads have not ended: a file does not answer"
+            Logger("s2sgw").critical(event="not closed in time", detail=detail)
+            leave_threads(reactor)
+
+    return wait_while(reactor, busy, CLOSE_SECONDS).addCallback(ended)
 
 
 def _are_busy(users: Sequence[UsedStream]) -> bool:

@@ -230,7 +230,8 @@ class Operator:
         alerts = [alert for health in services.backends.health for alert in health.alerts()]
         alerts += [*services.own_certificates.alerts(), *services.secret_watch.alerts(), *services.running.trust_files.alerts()]
         alerts += [*services.reconfiguration.deny_lists.alerts(), *services.jobs.alerts(), *spool.alerts()]
-        alerts += [*services.peer_records.database.alerts(), *services.reconfiguration.reload.alerts()]
+        alerts += [*services.peer_records.database.alerts(), *services.threads.alerts()]
+        alerts += services.reconfiguration.reload.alerts()
         return alerts if services.cluster is None else [*alerts, *services.cluster.alerts()]
 
     def _config(self) -> Config:

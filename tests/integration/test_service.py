@@ -571,6 +571,35 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual(["not closed in time"], [each["event"] for each in logged if each["log_level"] is LogLevel.critical])
         self.assertEqual(([trigger], None), (removed, self.clock.threadpoolShutdownID))
 
+    def test_call_that_does_not_end(self) -> None:
+        """A call in another thread that does not end, as on a file that hangs, delays the stop by some seconds. It is told."""
+        self.shut_down()
+        trigger, removed = object(), list[object]()
+        self.clock.threadpoolShutdownID, self.clock.removeSystemEventTrigger = trigger, removed.append
+        self.clock.threadpool = SimpleNamespace(working=[None, None])
+        with capturedLogs() as logged:
+            done = self.gateway.close()
+            self.clock.advance(service.CLOSE_SECONDS - 1)
+            self.assertEqual([], removed)
+            self.clock.advance(2)
+        self.successResultOf(done)
+        [told] = [each["detail"] for each in logged if each["log_level"] is LogLevel.critical]
+        self.assertIn("2 calls in other threads have not ended", told)
+        self.assertEqual([trigger], removed)
+
+    def test_call_that_ends(self) -> None:
+        """A call in another thread that ends in time is awaited, and nothing is told."""
+        self.shut_down()
+        self.clock.threadpool = SimpleNamespace(working=[None])
+        with capturedLogs() as logged:
+            done = self.gateway.close()
+            self.clock.advance(1)
+            self.assertNoResult(done)
+            self.clock.threadpool.working = []
+            self.clock.advance(1)
+        self.successResultOf(done)
+        self.assertEqual([], [each for each in logged if each["log_level"] is LogLevel.critical])
+
     def test_proxy_that_is_refused(self) -> None:
         """A client without the PROXY protocol, or without permission, is recorded only by its address, because its name is not known yet."""
         ending = Ending(Cause.NOT_ALLOWED)

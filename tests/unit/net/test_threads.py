@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from threading import get_ident
+from threading import Event, get_ident
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.net.threads import AtOnce, ReactorThreads
+from s2sgw.net.threads import LATE_SECONDS, AtOnce, ReactorThreads, calls_under_way
 
 
 class FakeReactor:
@@ -17,6 +18,10 @@ class FakeReactor:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.pool = ThreadPool(1, 1)
+        self.now = 0.0
+
+    def seconds(self) -> float:
+        return self.now
 
     def getThreadPool(self) -> ThreadPool:
         return self.pool
@@ -52,6 +57,25 @@ class ThreadsTests(SynchronousTestCase):
         running = ReactorThreads(reactor).run(int, "x")
         reactor.turn()
         self.failureResultOf(running, ValueError)
+
+    def test_late(self) -> None:
+        """A call that does not return is an alert after a while until it returns, also if its result is not awaited any more."""
+        reactor, go_on = FakeReactor(), Event()
+        threads = ReactorThreads(reactor)
+        threads.run(go_on.wait).addErrback(lambda _: None).cancel()
+        self.assertEqual([], threads.alerts())
+        reactor.now = LATE_SECONDS
+        [alert] = threads.alerts()
+        self.assertIn("1 calls that read or write files have not ended, the oldest for 30 s", alert)
+        go_on.set()
+        reactor.pool.start()
+        reactor.pool.stop()
+        self.assertEqual(([], []), (threads.alerts(), AtOnce().alerts()))
+
+    def test_under_way(self) -> None:
+        """The calls in the pool that have not returned are counted."""
+        self.assertEqual(0, calls_under_way(SimpleNamespace(threadpool=None)))
+        self.assertEqual(2, calls_under_way(SimpleNamespace(threadpool=SimpleNamespace(working=[None, None]))))
 
     def test_at_once(self) -> None:
         """Without another thread the result, or the failure, is available at once."""
