@@ -18,7 +18,7 @@ from s2sgw.reporting.daily_report import DailyReport
 from s2sgw.reporting.letter import letter, no_letter
 from s2sgw.reporting.live_events import TOLD, LiveEvents
 from s2sgw.reporting.repetition import RepeatedEvents
-from s2sgw.xmpp.ending import Ending, Layer
+from s2sgw.xmpp.ending import REMEDIES_HERE, Ending, Layer
 from s2sgw.xmpp.fair_dict import FairDict
 from s2sgw.xmpp.jid import Pair
 from s2sgw.xmpp.registered_domain import registered_domain
@@ -96,7 +96,9 @@ class RefusalRecord:
 
     @property
     def remedy(self) -> str:
-        """Return what to do: for the other administrator, or for our own if our own server is concerned."""
+        """Return what to do: for our own administrator if our server or a decision of ours is concerned, else for the other."""
+        if self.ending.by == "us" and self.ending.cause in REMEDIES_HERE:
+            return REMEDIES_HERE[self.ending.cause]
         ours = self.leg == "backend" and self.ending.layer in (Layer.TCP, Layer.TLS, Layer.PKIX, Layer.AUTH, Layer.STREAM)
         return f"This concerns your own server, not the peer. {self.ending.remedy}" if ours else self.ending.remedy
 

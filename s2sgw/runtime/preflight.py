@@ -17,6 +17,7 @@ from s2sgw.net.certificates import CertificateDirectory, Credential, UnusableCer
 from s2sgw.net.dns_upstream import system_servers
 from s2sgw.net.endpoint_strings import EndpointString
 from s2sgw.policy.model import PeerObject, PeerPolicy, objects_with
+from s2sgw.policy.peers import DEFAULT
 from s2sgw.runtime import deny_lists as denial
 from s2sgw.runtime.own_certificates import WARNING_DAYS, chain_fault, ends_in
 from s2sgw.runtime.state_directory import existing_secret
@@ -144,19 +145,24 @@ def _certificate_warnings(certificates: Iterable[Credential], anchors: Anchors, 
 
 
 def _policy_warnings(config: Config) -> Iterator[str]:
-    """Yield settings that have no effect, and those that are weak."""
+    """Yield settings that have no effect, those that leave a peer no way to connect, and those that are weak."""
+    if config.policy.allow_only_listed and not set(config.peers) - {DEFAULT}:
+        yield "policy.allow_only_listed: no section of [peers] names a peer, so all are refused"
     for name, peer in objects_with(config.peers, "sasl", "tls", "proxy_lookup", "proofs"):
         if peer.sasl is not None and LEGACY in peer.sasl:
             yield (
                 f'{key_text(("peers", name, "sasl"))}: {LEGACY} is historic and weak (RFC 6331). '
                 "It is used last, and only under TLS. Remove it as soon as the peer supports another mechanism"
             )
-        if peer.tls != "optional" and peer.proxy_lookup != "local" and peer.proofs != ():
+        if peer.tls != "optional" and peer.sasl is None and peer.proxy_lookup != "local" and peer.proofs != ():
             continue
         example = "any.invalid" if name == "default" else name.replace("*", "any", 1)  # a peer that the section applies to
         policy = config.policies.policy(Domain.parse(example))
         if policy.allow and not policy.proofs and _proves_nothing_else(policy):
             yield f'{key_text(("peers", name, "proofs"))}: nothing proves a peer here, so all are refused; write allow = false'
+        if peer.sasl is not None and policy.allow and "EXTERNAL" not in policy.sasl and policy.secret_file is None:
+            left = "no peer here can authenticate" if policy.dialback == "never" else "only dialback is left"
+            yield f'{key_text(("peers", name, "sasl"))}: all of these mechanisms need secret_file, and there is none: {left}'
         if peer.proxy_lookup == "local" and policy.proxy == "none":
             yield f'{key_text(("peers", name, "proxy_lookup"))}: has no effect without a proxy'
         if peer.tls == "optional" and policy.encryption != "optional":

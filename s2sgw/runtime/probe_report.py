@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from s2sgw.xmpp.ending import By, Cause, Ending, Layer
+from s2sgw.xmpp.ending import REMEDIES_HERE, By, Cause, Ending, Layer
 
 StepName = Literal[
     "srv", "address", "tcp", "tls", "certificate", "names", "dane", "posh", "features", "sasl", "dialback", "ping", "policy",
@@ -22,12 +22,7 @@ _OURS = frozenset({
 _NETWORK = frozenset({Cause.CONNECTION_TIMEOUT, Cause.UNREACHABLE, Cause.DNS_UNREACHABLE, Cause.NEGOTIATION_TIMEOUT})
 #: Remedies for our own administrator. They replace remedies in the table of endings that address the other administrator.
 _OUR_REMEDIES: dict[Cause, str] = {
-    Cause.NOT_ALLOWED: 'Set allow = true in the peer\'s section, or give it one: [peers."DOMAIN"].',
-    Cause.DENY_LISTED: "Take the domain off the deny list, or allow it in a section of its own.",
-    Cause.AWAITING_APPROVAL: "Compare the fingerprint with the other administrator, then `s2sgw pins approve DOMAIN`.",
-    Cause.KEY_REVOKED: "The key was revoked here: compare it with the other administrator, then `s2sgw pins approve DOMAIN`.",
-    Cause.PIN_MISMATCH: "The key has changed: compare it with the other administrator, then "
-    "`s2sgw pins approve --replace DOMAIN`.",
+    **REMEDIES_HERE,
     Cause.SASL_FAILED: "The peer does not accept our certificate: check it with `s2sgw check --live` (names, chain, dates).",
     Cause.DIALBACK_INVALID: "The peer asked the server that our DNS names, and that server did not know the key. Check that "
     "the gateway runs there (`s2sgw check --live`).",

@@ -139,6 +139,17 @@ _TIMEOUT = StanzaCondition.REMOTE_SERVER_TIMEOUT
 _POLICY = StanzaCondition.POLICY_VIOLATION
 _FULL = StanzaCondition.RESOURCE_CONSTRAINT
 
+#: Remedies for our own administrator, where a decision of this server is the cause.
+REMEDIES_HERE: dict[Cause, str] = {
+    Cause.NOT_ALLOWED: 'Set allow = true in the peer\'s section, or give it one: [peers."DOMAIN"].',
+    Cause.DENY_LISTED: "Take the domain off the deny list (`s2sgw deny --undo DOMAIN`, if you denied it by hand), or allow it in a "
+    "section of its own.",
+    Cause.AWAITING_APPROVAL: "Compare the fingerprint with the other administrator, then `s2sgw pins approve DOMAIN`.",
+    Cause.KEY_REVOKED: "The key was revoked here: compare it with the other administrator, then `s2sgw pins approve DOMAIN`.",
+    Cause.PIN_MISMATCH: "The key has changed: compare it with the other administrator, then "
+    "`s2sgw pins approve --replace DOMAIN`.",
+}
+
 #: Mistakes of the other side on a stream: in XML, in addresses, or beyond a limit.
 MISTAKES = frozenset({Cause.BAD_XML, Cause.LIMIT_EXCEEDED, Cause.INVALID_FROM, Cause.ADDRESSING})
 

@@ -205,6 +205,15 @@ class RecordTests(SynchronousTestCase):
         self.assertIn("no letter", str(row["no_letter"]))
         self.assertIn("your XMPP server", str(row["no_letter"]))
 
+    def test_remedy_of_our_own_decision(self) -> None:
+        """The remedy of a decision that was made here is for our own administrator. The letter is for the other one."""
+        self.record.refused("inbound", "federation", ("peer.example", "here.example"), "", Ending(Cause.AWAITING_APPROVAL))
+        row = self.record.list()[0].row(with_letter=True)
+        self.assertIn("s2sgw pins approve", str(row["remedy"]))
+        self.assertNotIn("pins approve", str(row["letter"]))
+        self.record.refused("outbound", "federation", ("peer.example", "here.example"), "", Ending(Cause.NOT_ALLOWED, by="them"))
+        self.assertNotIn("allow = true", str(self.record.list()[0].row()["remedy"]))
+
     def test_remedy_of_the_backend_leg(self) -> None:
         """Any other failure on the way to our own server names that server, and has no letter either."""
         self.record.refused("outbound", "backend", ("", "here.example"), "127.0.0.1:1", SELF_SIGNED)

@@ -192,6 +192,23 @@ class PolicyWarningTests(PreflightCase):
             found = [warning for warning in checked.warnings if "has no effect" in warning]
             self.assertEqual(warned, bool(found), section)
 
+    def test_no_way_to_authenticate(self) -> None:
+        """`sasl` without EXTERNAL and without a secret gives a warning: such a peer is refused, or has dialback only."""
+        text = 'sasl = ["SCRAM-SHA-256"]'
+        for section, more, warned in (
+            ('"friend.example"', 'dialback = "never"', "no peer here can authenticate"), ("default", 'dialback = "with-tls"', "only dialback is left"),
+            ('"friend.example"', "allow = false", ""), ('"friend.example"', 'sasl = ["EXTERNAL", "SCRAM-SHA-256"]', ""),
+        ):
+            checked = check_configuration(self.written(f"[peers.{section}]\n{more}\n" + ("" if "sasl" in more else text)))
+            found = [warning for warning in checked.warnings if "sasl" in warning]
+            self.assertEqual([warned] if warned else [], [each.rpartition(": ")[2] for each in found], section)
+
+    def test_nothing_listed(self) -> None:
+        """`allow_only_listed` without a section of a peer gives a warning: all peers are refused."""
+        for sections, warned in (("", True), ("[peers.default]\nallow = true\n", True), ('[peers."*.friend.example"]\nallow = true\n', False)):
+            checked = check_configuration(self.written(f"[policy]\nallow_only_listed = true\n{sections}"))
+            self.assertEqual(warned, any("allow_only_listed" in warning for warning in checked.warnings), sections)
+
     def test_now(self) -> None:
         """The dates of certificates are compared with the clock."""
         self.put("example.org", shared_issuer().issue(dns=["example.org"], not_after=datetime.now(UTC) + timedelta(days=2)))
