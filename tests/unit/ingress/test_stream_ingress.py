@@ -130,6 +130,7 @@ class FakeEngine:
     """An engine that records what was handled."""
 
     claimed = (None, None)
+    sasl_failure = None
     resumption = None
 
     def __init__(self, unheard: int = 0) -> None:

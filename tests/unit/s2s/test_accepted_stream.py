@@ -73,7 +73,7 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_ended(self) -> None:
         """Users that send stanzas back lose the stream before its last stanzas are passed on, so no answer to those is written there."""
-        self.engine.claimed, order = (None, None), Mock()
+        self.engine.claimed, self.engine.sasl_failure, order = (None, None), None, Mock()
         self.stream.incoming, self.stream.shared_stream = order.incoming, order.shared_stream
         ending = Ending(Cause.CONNECTION_LOST)
         self.stream.ended(self.connection, ending)
@@ -93,7 +93,7 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_abandoned(self) -> None:
         """Another node has the pairs: the connection is aborted, and the stream is not kept although it could be resumed."""
-        self.engine.claimed = PEER, HERE
+        self.engine.claimed, self.engine.sasl_failure = (PEER, HERE), None
         self.engine.resumption, self.engine.broken_off.return_value = Mock(id="x", seconds=60), object()
         order = Mock()
         self.stream.incoming, self.stream.shared_stream = order.incoming, order.shared_stream
@@ -112,7 +112,7 @@ class AdmissionTests(SynchronousTestCase):
         """A connection that breaks before its stream begins, for example if TLS fails, is recorded like any other."""
         services = Mock(clock=Clock())
         stream = AcceptedStream(self.stream.side, self.engine, services, Mock(), self.admitted)
-        self.engine.claimed = None, None
+        self.engine.claimed, self.engine.sasl_failure = (None, None), None
         stream.ended(self.connection, Ending(Cause.INTERNAL))
         services.record.refused.assert_called_once()
 
