@@ -11,8 +11,10 @@ import time
 
 from tests.attack.stages import STAGES
 from tests.lab.lab import Lab, LabError
-from tests.lab.scenario import Tally, play
+from tests.lab.scenario import REPLAYS, Tally, play
 
+#: The number of scenarios that `--again` plays again. If more of them fail, the cause is not temporary.
+AGAIN = 1
 #: The whole run ends after this many seconds in any case.
 RUN_SECONDS = 3600
 
@@ -22,6 +24,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("words", nargs="*", help="play only scenarios whose title contains one of these")
     parser.add_argument("--stage", action="append", default=[], help="play only stages whose name contains this")
     parser.add_argument("--quick", action="store_true", help="play the quick half")
+    parser.add_argument("--again", action="store_true", help=f"play the first failing scenario {REPLAYS} more times; all must pass, and it is reported")
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder (configurations and logs)")
     parser.add_argument("--list", action="store_true", help="list stages and scenarios, those of the quick half with *")
     return parser.parse_args()
@@ -49,7 +52,7 @@ def main() -> int:
     if arguments.list:
         _list()
         return 0
-    tally, start = Tally(), time.monotonic()
+    tally, start = Tally(replayed=AGAIN if arguments.again else 0), time.monotonic()
     try:
         with Lab(arguments.keep) as lab:
             if arguments.keep:
@@ -57,6 +60,8 @@ def main() -> int:
             asyncio.run(_run(arguments, lab, tally))
     except (LabError, TimeoutError) as problem:
         tally.fail("the run", str(problem) or f"stopped after {RUN_SECONDS} s")
+    for unstable in tally.unstable:
+        print(f"UNSTABLE, passed {REPLAYS} times when it was played again: {unstable.splitlines()[0]}")
     for failure in tally.failures:
         print(f"FAILED: {failure.splitlines()[0]}")
     print(f"{time.monotonic() - start:.0f} s")

@@ -18,6 +18,8 @@ from tests.lab.peer import PeerError
 #: Seconds for one scenario unless it sets others, and seconds for building a stage.
 SCENARIO_SECONDS = 60.0
 STAGE_SECONDS = 120.0
+#: Plays of a scenario that failed once. It passes if none of them fails, so a fault that comes often is still seen.
+REPLAYS = 3
 #: The number of items that a failure shows.
 SHOWN = 8
 
@@ -100,8 +102,10 @@ class Tally:
     passed: int = 0
     failed: int = 0
     failures: list[str] = field(default_factory=list)
-    #: stages that failed, and passed when they were played again
+    #: stages and scenarios that failed, and passed when they were played again
     unstable: list[str] = field(default_factory=list)
+    #: scenarios that may still be played again, if they fail
+    replayed: int = 0
 
     def add(self, first: Tally, again: Tally | None) -> None:
         """Count a stage that was played once. If it failed and was played again, count the second result."""
@@ -123,17 +127,36 @@ class Tally:
 
 async def _play(scenario: Scenario, world: Any, tally: Tally) -> None:
     start = time.monotonic()
+    why = await _complaint(scenario, world)
+    if why and tally.replayed:
+        tally.replayed -= 1
+        first = f"{scenario.title}: {why}"
+        step(f"failed: {why}")
+        for number in range(REPLAYS):
+            step(f"it is played again ({number + 1} of {REPLAYS})")
+            why = await _complaint(scenario, world)
+            if why:
+                break
+        else:
+            tally.unstable.append(first)
+    if why:
+        tally.fail(scenario.title, why)
+    else:
+        tally.passing(scenario.title, time.monotonic() - start)
+
+
+async def _complaint(scenario: Scenario, world: Any) -> str:
+    """Play a scenario once. Return why it failed, or ""."""
     try:
         async with asyncio.timeout(scenario.seconds):
             await scenario.run(world)
     except (Failed, ClientError, LabError, PeerError) as problem:
-        tally.fail(scenario.title, str(problem))
+        return str(problem) or type(problem).__name__
     except TimeoutError:
-        tally.fail(scenario.title, f"stopped after {scenario.seconds:.0f} s")
+        return f"stopped after {scenario.seconds:.0f} s"
     except Exception:
-        tally.fail(scenario.title, traceback.format_exc())
-    else:
-        tally.passing(scenario.title, time.monotonic() - start)
+        return traceback.format_exc()
+    return ""
 
 
 async def play(stage: Stage, lab: Lab, tally: Tally, words: Sequence[str] = (), *, quick: bool = False) -> None:
@@ -148,7 +171,7 @@ async def play(stage: Stage, lab: Lab, tally: Tally, words: Sequence[str] = (), 
     before = list(lab.processes)
     played = 0
     try:
-        async with asyncio.timeout(STAGE_SECONDS + sum(one.seconds for one in chosen)), stage.build(lab) as world:
+        async with asyncio.timeout(_seconds(chosen, tally)), stage.build(lab) as world:
             for scenario in chosen:
                 await _play(scenario, world, tally)
                 played += 1
@@ -158,6 +181,11 @@ async def play(stage: Stage, lab: Lab, tally: Tally, words: Sequence[str] = (), 
             tally.fail(scenario.title, "the stage could not be built")
     finally:
         lab.stop([process for process in lab.processes if process not in before])
+
+
+def _seconds(chosen: Sequence[Scenario], tally: Tally) -> float:
+    again = tally.replayed * REPLAYS * max(one.seconds for one in chosen)
+    return STAGE_SECONDS + sum(one.seconds for one in chosen) + again
 
 
 AsyncStage = AsyncIterator[Any]
