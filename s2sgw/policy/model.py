@@ -45,6 +45,8 @@ Excess = Literal["slow", "refuse"]
 
 ALL_PROOFS: tuple[Proof, ...] = ("pkix", "dane", "posh", "pin")
 ALL_KINDS: tuple[Kind, ...] = ("message", "presence", "iq")
+#: The settings of a policy that apply to stanzas, and to no judgement of a peer.
+_OF_STANZAS = ("limits", "deny_namespaces", "deny_larger_than", "kinds", "denied", "hold", "resume", "objects")
 
 #: RFC 6120 §13.12: no server may refuse a stanza of 10,000 bytes.
 LEAST_STANZA_BYTES = 10_000
@@ -140,6 +142,10 @@ class PeerPolicy:
     listed: bool = True
     #: whether the peer is an IP address or a single label, and no object has exactly its name
     unnamed: bool = False
+
+    def judges_as(self, other: PeerPolicy) -> bool:
+        """Return whether a peer is judged by this policy as by `other`: they differ in nothing but what applies to stanzas."""
+        return replace(self, **{name: getattr(other, name) for name in _OF_STANZAS}) == other
 
     @property
     def bar(self) -> Ending | None:

@@ -129,17 +129,23 @@ class PolicyChange:
             for pair, method in _judged_once(owner) if owner.side.leg == "federation" else ():
                 ask: _Question = partial(self._receiving.reconsider, connection, pair, method)
                 yield partial(self._ask, connection, "inbound", pair, ask)
+        for unready in self._initiated.negotiated:  # first: those that become ready meanwhile are among the others
+            if unready.leg == "federation":
+                yield partial(self._ask, unready.connection, "outbound", unready.pair, partial(self._judge_unready, unready))
         for stream in self._initiated:
             if stream.leg == "federation":
                 pair = stream.pair  # every pair on it has the same peer, and shows it the same certificate
                 ask = partial(self._initiating.reconsider, stream.connection, pair, stream.target)
                 yield partial(self._ask, stream.connection, "outbound", pair, ask)
-        for unready in self._initiated.negotiated:
-            if unready.leg == "federation":
-                yield partial(self._ask, unready.connection, "outbound", unready.pair, partial(self._judge_unready, unready))
 
     async def _judge_unready(self, stream: NegotiatedStream) -> Refusal | None:
-        """Judge a stream of ours that is not ready yet. If it is not refused, it may go on under the policy of now."""
+        """Judge a stream of ours that is not ready yet. If it is not refused, it may go on under the policy of now.
+
+        One that is being judged is judged again when that is done: files that the policy names may have changed, too.
+        """
+        if stream.judging:
+            stream.judged_by = None
+            return await self._barred(stream.pair.recipient)
         policy = self._peers.policy(stream.pair.recipient)
         refusal = await self._initiating.reconsider(stream.connection, stream.pair, stream.target)
         if refusal is None:

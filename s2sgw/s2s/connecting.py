@@ -27,7 +27,7 @@ from s2sgw.net.discovery import Resolution, Target
 from s2sgw.net.fair_slots import Owner
 from s2sgw.net.happy_eyeballs import Endpoint, RaceLost, endpoints, priority_groups, race
 from s2sgw.net.requester import Requester
-from s2sgw.policy.model import LEAST_STANZA_BYTES
+from s2sgw.policy.model import LEAST_STANZA_BYTES, PeerPolicy
 from s2sgw.reporting.record import Direction, EventRecord, Leg
 from s2sgw.s2s.destinations import DestinationBackingOff, Destinations, Purpose
 from s2sgw.s2s.extensions import ExtensionMemory, ExtensionTrial
@@ -140,8 +140,9 @@ class InitiatedStream:
         #: fires when stanzas (or `verify`) may be sent; fails with `StreamUnavailable`
         self.ready: Deferred[InitiatedStream] = Deferred(self._abandon)
         self._question: Deferred[Any] | None = None
-        #: the policy by which the peer was judged
+        #: the policy by which the peer was judged, and whether it is being judged
         self.judged_by: object = None
+        self.judging = False
         self._over = False
         self._abandoned = False
         self._opened = False
@@ -345,18 +346,22 @@ class InitiatedStream:
     async def _judge(self, question: JudgementNeeded) -> None:
         """Judge the peer, and again if its policy changes meanwhile."""
         self._connect_services.initiated.begin(self)
+        self.judging = True
         while True:
             self.judged_by = self.side.policy(self.pair.recipient)
             permission, self.reasons = await self.side.judge(self.connection, question, self.target)
             if not self._is_outdated():
                 break
+        self.judging = False
         if not self._over:
             self.connection.step(self.engine.judged, permission)
 
     def _is_outdated(self) -> bool:
         """Return whether the policy has changed since the peer was judged."""
-        policy = self.side.policy(self.pair.recipient)
-        return policy is not self.judged_by and policy != self.judged_by
+        policy, before = self.side.policy(self.pair.recipient), self.judged_by
+        if policy is before or policy == before:
+            return False
+        return not (isinstance(policy, PeerPolicy) and isinstance(before, PeerPolicy) and policy.judges_as(before))
 
     def _unanswered(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
@@ -586,7 +591,8 @@ class ConnectAttempt:
                     self._direct_failed = refused.ending
                 places = winner.others
             except CancelledError:
-                self._failures.append(_too_slow(places[0] if winner is None else winner.place, winner is None, watch.elapsed))
+                if watch.elapsed >= PRIORITY_DELAY:
+                    self._failures.append(_too_slow(places[0] if winner is None else winner.place, winner is None, watch.elapsed))
                 raise
             else:
                 watch.step("auth")

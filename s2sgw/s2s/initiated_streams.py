@@ -45,8 +45,9 @@ class NegotiatedStream(Protocol):
     pair: Pair
     target: Target
     connection: StreamConnection
-    #: the policy by which the peer was judged
+    #: the policy by which the peer was judged, and whether it is being judged
     judged_by: object
+    judging: bool
 
     @property
     def leg(self) -> Leg: ...

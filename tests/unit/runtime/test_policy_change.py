@@ -15,6 +15,7 @@ from s2sgw.delivery.agent import DeliveryAgent
 from s2sgw.delivery.queue import DeliveryQueue
 from s2sgw.net.discovery import Target
 from s2sgw.net.slices import Slices
+from s2sgw.policy.denylist import DenyList
 from s2sgw.policy.model import PeerObject
 from s2sgw.policy.peers import PeerPolicies
 from s2sgw.queue.backoff import BackOff
@@ -120,7 +121,7 @@ class ReconsiderationTests(SynchronousTestCase):
         return connection
 
     def negotiated(self, peer: Domain = PEER, leg: str = "federation") -> Any:
-        stream = SimpleNamespace(connection=Connection(), leg=leg, target=TARGET, pair=Pair(HERE, peer), judged_by=None)
+        stream = SimpleNamespace(connection=Connection(), leg=leg, target=TARGET, pair=Pair(HERE, peer), judged_by=None, judging=False)
         self.initiated.negotiated.append(stream)
         return stream
 
@@ -173,6 +174,37 @@ class ReconsiderationTests(SynchronousTestCase):
         self.assertEqual(NO.ending.cause, refused.connection.said.ending.cause)
         self.assertEqual((None, self.peers.policy(OTHER)), (allowed.connection.said, allowed.judged_by))
         self.assertEqual((None, None), (refused.judged_by, backend.connection.said))
+
+    def test_being_judged(self) -> None:
+        """A stream of ours whose peer is being judged is judged again when that is done. It is closed at once if its peer is barred."""
+        judged, barred = self.negotiated(OTHER), self.negotiated()
+        self.answers[OTHER, "outbound"] = NO
+        self.peers.deny([DenyList("a list", {str(PEER): None})])
+        for stream in (judged, barred):
+            stream.judging, stream.judged_by = True, "the policy of before"
+        self.assertEqual([PEER], [Domain.parse(each.peer) for each in self.apply()])
+        self.assertEqual((None, None), (judged.connection.said, judged.judged_by))
+
+    def test_ready_meanwhile(self) -> None:
+        """A stream of ours that becomes ready while others are judged is judged, too."""
+        class Copied(Initiated):
+            def __iter__(self) -> Any:
+                return iter(list(list.__iter__(self)))
+
+        self.initiated = Copied()
+        self.outgoing(OTHER)
+        unready, asked = self.negotiated(), self.outbound
+        self.answers[PEER, "outbound"] = NO
+
+        async def outbound(connection: Any, pair: Pair, target: Any) -> Any:
+            if unready in self.initiated.negotiated:
+                self.initiated.negotiated.remove(unready)
+                self.initiated.append(unready)
+            return await asked(connection, pair, target)
+
+        self.patch(self, "outbound", outbound)
+        self.apply()
+        self.assertIsNotNone(unready.connection.said)
 
     def test_negotiated_and_barred(self) -> None:
         """A stream of ours that is being negotiated is closed if a deny list bars its peer now."""

@@ -14,6 +14,7 @@ from s2sgw.delivery.outbound_stream import StreamUnavailable
 from s2sgw.net.dialing import Build, DialFailed
 from s2sgw.net.discovery import Target
 from s2sgw.net.happy_eyeballs import ATTEMPT_DELAY
+from s2sgw.policy.model import PeerPolicy
 from s2sgw.s2s.connecting import PATIENCE, RETIRE_SECONDS, ConnectServices, InitiatedStream, open_stream
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ERROR_SECONDS, LOSS_SECONDS, ExtensionMemory
@@ -195,6 +196,20 @@ class OpeningTests(Attempts):
         })
         self.assertIn("192.0.2.2:5269: no stream within 10 seconds, and another target has one", [facts[4].detail for facts in told])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_backup_in_time(self) -> None:
+        """A target that was given up before it had its seconds has no record: nothing is known to be wrong with it."""
+        told: list[tuple[Any, ...]] = []
+        record: Any = SimpleNamespace(refused=lambda *facts: told.append(facts))
+        services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, self, record=record)
+        self.side = Side(target("a", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
+        opening = Deferred.fromCoroutine(open_stream(self.side, PAIR, services))  # type: ignore[arg-type]
+        self.side.connect("192.0.2.1")
+        self.clock.advance(PRIORITY_DELAY)
+        self.side.connect("192.0.2.2")
+        self.connections[0].prove()
+        self.assertIs(self.successResultOf(opening).connection, self.connections[0])
+        self.assertEqual([], told)
 
     def test_a_slow_server(self) -> None:
         """A server that is slow is not given up for the next priority: it wins if its stream is the first."""
@@ -385,7 +400,7 @@ class OpeningTests(Attempts):
         services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, initiated=initiated)
         opening = Deferred.fromCoroutine(open_stream(self.side, PAIR, services))  # type: ignore[arg-type]
         self.side.connect("192.0.2.1")
-        stream: InitiatedStream = self.connections[0].owner
+        stream: InitiatedStream = self.connections[-1].owner
         self.assertEqual([], initiated.negotiated)
         stream.event(stream.connection, JudgementNeeded(PAIR.recipient, PAIR.sender, True))
         self.assertEqual([stream], initiated.negotiated)
@@ -407,12 +422,24 @@ class OpeningTests(Attempts):
         self.assertIs(stream, self.successResultOf(opening))
         self.assertEqual([], initiated.negotiated)
 
+    def test_policy_of_stanzas_changed(self) -> None:
+        """A change that concerns stanzas only, such as their hold time, is none for a peer that was judged."""
+        opening, stream, _ = self.negotiating()
+        stream.judged_by, self.side.judged_by = PeerPolicy(), PeerPolicy(hold=1.0, kinds=("message",), objects=("peer.example",))
+        self.connections[0].prove()
+        self.assertIs(stream, self.successResultOf(opening))
+        opening, stream, _ = self.negotiating()
+        stream.judged_by, self.side.judged_by = PeerPolicy(), PeerPolicy(proofs=("pin",))
+        self.connections[-1].prove()
+        self.assertEqual(Cause.RECONFIGURED, self.refused(opening).cause)
+
     def test_policy_changed_while_judged(self) -> None:
         """R12: a peer whose policy changes while it is judged is judged again."""
         opening, judged = self.open(target("a", "192.0.2.1")), []
 
         async def judge(connection: Any, question: Any, target: Any) -> tuple[Permission, tuple[str, ...]]:
             judged.append(self.side.judged_by)
+            self.assertTrue(self.connections[0].owner.judging)
             self.side.judged_by = "the policy of now"
             return Permission(), ()
 
@@ -422,6 +449,7 @@ class OpeningTests(Attempts):
         self.connections[0].prove()
         self.successResultOf(opening)
         self.assertEqual([None, "the policy of now"], judged)
+        self.assertFalse(self.connections[0].owner.judging)
 
     def test_cancelled(self) -> None:
         """A cancelled attempt ends its race, or the stream that won it, and tries no other address."""
