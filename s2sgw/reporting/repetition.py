@@ -11,6 +11,8 @@ from typing import Any, Protocol
 EVERY = 60.0
 #: Kinds of events that are counted separately. Beyond that, they are counted together.
 KINDS = 2000
+#: Kinds that are reported in one call, so that it is short. The others have their turn in the next call.
+AT_ONCE = 100
 
 #: The key of all kinds beyond `KINDS`.
 _OTHERS = ("others",)
@@ -56,10 +58,10 @@ class RepeatedEvents:
         return False
 
     def due(self, at_once: bool = False) -> list[tuple[Any, int]]:
-        """Return (the last event, how many there were) of each kind whose minute is over. `at_once`: of every kind."""
+        """Return (the last event, how many there were) of at most `AT_ONCE` kinds whose minute is over. `at_once`: of every kind."""
         now = self._clock.seconds()
         found: list[tuple[Any, int]] = []
-        while self._kinds:
+        while self._kinds and (at_once or len(found) < AT_ONCE):
             kind, known = next(iter(self._kinds.items()))
             if not at_once and 0 <= now - known.began < EVERY:
                 break

@@ -56,6 +56,16 @@ class RepetitionTests(SynchronousTestCase):
         self.clock.advance(EVERY)
         self.assertEqual([("c4", 3)], self.events.due())
 
+    def test_very_many_kinds(self) -> None:
+        """Each call reports some kinds only, so that none is long. The oldest come first; at the end all are reported."""
+        self.patch(repetition, "AT_ONCE", 2)
+        self.told(*"aabbccdd")
+        self.clock.advance(EVERY)
+        found = [[event[0] for event, _ in self.events.due()] for _ in range(3)]
+        self.assertEqual([["a", "b"], ["c", "d"], []], found)
+        self.told(*"abcd")
+        self.assertEqual(4, len(self.events.due(at_once=True)))
+
     def test_clock_set_back(self) -> None:
         """If the clock is set back, the minute of the counted events ends."""
         self.clock.advance(1000)
