@@ -58,7 +58,7 @@ class RepeatedEvents:
         return False
 
     def due(self, at_once: bool = False) -> list[tuple[Any, int]]:
-        """Return (the last event, how many there were) of at most `AT_ONCE` kinds whose minute is over. `at_once`: of every kind."""
+        """Return (the last event, their number) of at most `AT_ONCE` kinds whose minute is over. `at_once`: of every kind."""
         now = self._clock.seconds()
         found: list[tuple[Any, int]] = []
         while self._kinds and (at_once or len(found) < AT_ONCE):
