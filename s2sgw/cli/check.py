@@ -26,7 +26,7 @@ from s2sgw.cli.output import (
 )
 from s2sgw.config import Config, ConfigError
 from s2sgw.reporting.printable import printable
-from s2sgw.runtime.owner_access import unreadable_by_owner
+from s2sgw.runtime.owner_access import faults_of_owner
 from s2sgw.runtime.preflight import check_configuration
 
 
@@ -48,12 +48,13 @@ def check(live: bool, against_running: bool, quiet: bool, config: ConfigPath, as
         _compare(path, as_json)
     try:
         ready = check_configuration(path)
-        if unreadable := unreadable_by_owner(ready.config):
-            raise ConfigError(path, unreadable)
+        owner = faults_of_owner(ready.config)
+        if owner.errors:
+            raise ConfigError(path, owner.errors)
         in_use = _ports_in_use(ready.config)
     except ConfigError as error:
         complain(error, as_json)
-    warnings = [*ready.warnings, *in_use]
+    warnings = [*ready.warnings, *owner.warnings, *in_use]
     if as_json and not live:
         print_json({"ok": True, "config": str(ready.config.path), "complaints": [], "warnings": warnings}, as_json)
         return

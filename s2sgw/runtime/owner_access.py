@@ -12,6 +12,7 @@ import pwd
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from s2sgw.config import Config
 from s2sgw.config.cross_checks import certificate_files, socket_folder
@@ -21,33 +22,46 @@ from s2sgw.runtime.own_certificates import files_of
 _NO_GROUP = 65534
 
 
-def unreadable_by_owner(config: Config) -> list[str]:
-    """Return an error for each file that the gateway's user cannot read, and for a folder in which it cannot make its socket.
+class OwnerFaults(NamedTuple):
+    """Faults in the rights of the gateway's user. With an error the gateway does not start.
 
-    The gateway does not start then.
+    The configuration itself is a warning: it may be a draft that is not in its place yet.
+    """
+
+    errors: list[str]
+    warnings: list[str]
+
+
+def faults_of_owner(config: Config) -> OwnerFaults:
+    """Return the files that the gateway's user cannot read, and a folder in which it cannot make its socket.
 
     Not for a process with threads. There is none if another user than root asks, while there is no state directory, if root owns
     it, or if root may not act as another user (a container).
     """
+    nothing = OwnerFaults([], [])
     try:
         owner = config.gateway.state.stat().st_uid
     except OSError:
-        return []
+        return nothing
     if os.geteuid() or not owner:
-        return []
+        return nothing
     name, group, groups = _account(owner)
     files, folder = dict.fromkeys(_files(config)), socket_folder(config.gateway, config.admin)
     try:
         with _acting_as(owner, group, groups):
-            unreadable = [file for file in files if not os.access(file, os.R_OK, effective_ids=True)]
+            unreadable = [file for file in files if not _readable(file)]
+            draft = [] if _readable(config.path) else [config.path]
             closed = [] if folder is None or os.access(folder, os.W_OK | os.X_OK, effective_ids=True) else [folder]
     except OSError:  # EPERM, or EINVAL for a user that a user namespace does not have
-        return []
+        return nothing
     user = f"the gateway's user {name} (the owner of {config.gateway.state})"
-    return [
-        *(f"{file}: {user} cannot read it" for file in unreadable),
-        *(f"{each}: {user} cannot make the admin socket there" for each in closed),
-    ]
+    errors = [f"{file}: {user} cannot read it" for file in unreadable]
+    errors += [f"{each}: {user} cannot make the admin socket there" for each in closed]
+    return OwnerFaults(errors, [f"{file}: {user} cannot read it, and must before the gateway starts with it" for file in draft])
+
+
+def _readable(file: Path) -> bool:
+    return os.access(file, os.R_OK, effective_ids=True)
 
 
 @contextmanager
@@ -89,8 +103,7 @@ def _acting_as(user: int, group: int, groups: Sequence[int]) -> Iterator[None]:
 
 
 def _files(config: Config) -> Iterator[Path]:
-    """Yield the files that the gateway reads, and the directories that the configuration names."""
-    yield config.path
+    """Yield the files and directories that the configuration names, which the gateway reads."""
     yield from (config.tls.certificates, *files_of(config.tls.certificates))
     for name in (config.console.certificate, *(peer.certificate for peer in config.peers.values())):
         if name is not None:

@@ -29,6 +29,7 @@ from s2sgw.cli.text_table import Screen
 from s2sgw.config import ConfigError
 from s2sgw.policy import peer_pieces
 from s2sgw.runtime import configuration_file, taken_ports
+from s2sgw.runtime.owner_access import OwnerFaults
 from s2sgw.runtime.taken_ports import TakenPorts
 from s2sgw.xmpp.jid import Domain, InvalidJID
 from tests.support.admin import member, operator
@@ -586,9 +587,12 @@ class ConfigurationTests(CommandCase):
 
     def test_unreadable_by_the_gateway(self) -> None:
         """A file that the gateway's user cannot read is an error, as it will be at the start. It is not a warning beside "is good"."""
-        self.patch(check, "unreadable_by_owner", lambda config: ["x.key: the gateway's user s2sgw cannot read it"])
+        faults = [OwnerFaults(["x.key: the gateway's user s2sgw cannot read it"], []), OwnerFaults([], ["the draft"])]
+        self.patch(check, "faults_of_owner", lambda config: faults.pop(0))
         found = self.json_of("check", status=2)
         self.assertEqual((False, ["x.key: the gateway's user s2sgw cannot read it"], []), (found["ok"], found["complaints"], found["warnings"]))
+        found = self.json_of("check")
+        self.assertEqual((True, True), (found["ok"], "the draft" in found["warnings"]))
 
     def test_good(self) -> None:
         """A good file has the status 0, and no file is made."""

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.policy.model import ALL_PROOFS, PeerObject, PeerPolicy, objects_with
+
+
+class PolicyTests(SynchronousTestCase):
+    """Tests of complete policies."""
+
+    def test_judges_as(self) -> None:
+        """Two policies judge a peer alike if they differ in what applies to stanzas only."""
+        policy = PeerPolicy(proofs=("pkix",))
+        change: dict[str, Any]
+        for change in ({}, {"hold": 1.0, "resume": 0.0}, {"kinds": ("message",), "objects": ("peer.example",)}, {"deny_larger_than": 9}):
+            self.assertTrue(policy.judges_as(replace(policy, **change)), change)
+        for change in ({"proofs": ("pin",)}, {"minimum": "1.3"}, {"allow": False}, {"deny_list": "a list", "hold": 1.0}, {"pins": ("x",)}):
+            self.assertFalse(policy.judges_as(replace(policy, **change)), change)
 
 
 class ObjectTests(SynchronousTestCase):

@@ -12,7 +12,7 @@ from unittest import SkipTest
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.config import Config, load
-from s2sgw.runtime.owner_access import unreadable_by_owner
+from s2sgw.runtime.owner_access import faults_of_owner
 from tests.support.certificates import leaf_for
 
 #: A user that owns nothing else.
@@ -57,17 +57,26 @@ class OwnerAccessTests(SynchronousTestCase):
     def test_unreadable(self) -> None:
         """Each file that the owner of the state directory cannot read is named, with the user; those that it can read are not."""
         self.give_away(self.folder / "state")
-        found = unreadable_by_owner(self.config())
+        found = faults_of_owner(self.config()).errors
         self.assertEqual([str(path) for path in self.paths], [text.partition(":")[0] for text in found])
         self.assertIn(f"user {SOMEBODY}", found[0])
         self.give_away(*self.paths)
-        self.assertEqual([], unreadable_by_owner(self.config()))
+        self.assertEqual(([], []), faults_of_owner(self.config()))
+
+    def test_draft(self) -> None:
+        """A configuration that the user cannot read is a warning: it may be a draft, which another user is to read later."""
+        self.give_away(self.folder / "state", *self.paths)
+        config = self.config()
+        config.path.chmod(0o600)
+        found = faults_of_owner(config)
+        self.assertEqual(([], 1), (found.errors, len(found.warnings)))
+        self.assertTrue(found.warnings[0].startswith(f"{config.path}: "), found.warnings)
 
     def test_closed_folder(self) -> None:
         """All files of a folder that the user cannot enter are unreadable. After that root has its own rights again."""
         self.give_away(self.folder / "state", *self.paths)
         (self.folder / "certs").chmod(0o700)
-        found = [text.partition(":")[0] for text in unreadable_by_owner(self.config())]
+        found = [text.partition(":")[0] for text in faults_of_owner(self.config()).errors]
         certs = self.folder / "certs"
         self.assertEqual({str(certs), str(certs / "example.org.crt"), str(certs / "example.org.key")}, set(found))
         self.assertEqual((0, 0), (os.geteuid(), os.getegid()))
@@ -79,11 +88,11 @@ class OwnerAccessTests(SynchronousTestCase):
         path = self.folder / "s2sgw.toml"
         path.write_text(f'{TEXT}[admin]\nsocket = "sockets/admin.sock"\n')
         config = load(path, system_nameservers=("127.0.0.1",))
-        (error,) = unreadable_by_owner(config)
+        (error,) = faults_of_owner(config).errors
         self.assertEqual(str(self.folder / "sockets"), error.partition(":")[0])
         self.assertIn("cannot make the admin socket", error)
         self.give_away(self.folder / "sockets")
-        self.assertEqual([], unreadable_by_owner(config))
+        self.assertEqual(([], []), faults_of_owner(config))
 
     def test_not_permitted(self) -> None:
         """In a container whose root may not act as another user, or that has no such user, nothing is reported."""
@@ -93,16 +102,16 @@ class OwnerAccessTests(SynchronousTestCase):
                 raise OSError(number, os.strerror(number))
 
             self.patch(os, "setgroups", refuse)
-            self.assertEqual([], unreadable_by_owner(self.config()))
+            self.assertEqual(([], []), faults_of_owner(self.config()))
 
     def test_not_asked(self) -> None:
         """Nothing is asked if root owns the state directory, if there is none, or if another user than root asks."""
         config = self.config()
-        self.assertEqual([], unreadable_by_owner(config))
+        self.assertEqual(([], []), faults_of_owner(config))
         (self.folder / "state").rmdir()
-        self.assertEqual([], unreadable_by_owner(config))
+        self.assertEqual(([], []), faults_of_owner(config))
         (self.folder / "state").mkdir()
         self.give_away(self.folder / "state")
-        self.assertNotEqual([], unreadable_by_owner(config))
+        self.assertNotEqual([], faults_of_owner(config).errors)
         self.patch(os, "geteuid", lambda: SOMEBODY)
-        self.assertEqual([], unreadable_by_owner(config))
+        self.assertEqual(([], []), faults_of_owner(config))
