@@ -201,7 +201,7 @@ class DenyLists:
     def _take(self, read: ReadLists) -> None:
         changed = {each.source for each in read.changes}
         # a list without changes stays: the policy has it, and would keep its names a second time
-        same = {source: each for source, each in self._lists.items() if each is read.before.get(source) and source not in changed}
+        same = {source: each for source, each in self._lists.items() if source not in changed}
         self._lists = {source: same.get(source, each) for source, each in read.lists.items()}
         if read.changes:
             self._observer.changed(self.lists, read.changes)

@@ -59,6 +59,8 @@ class PriorityAttempts(Generic[S]):
             self._result.callback(None)
 
     def _ended(self, stream: S | None, attempt: Deferred[S | None]) -> None:
+        if attempt not in self._running:  # it was ended by us, and has taken that for a failure of its own
+            return
         self._running.discard(attempt)
         if stream is None:
             self._go_on()
@@ -78,7 +80,6 @@ class PriorityAttempts(Generic[S]):
     def _stop(self) -> None:
         """End the attempts under way."""
         cancel(self._next)
-        self._waiting.clear()
         running, self._running = self._running, set()
         for attempt in running:
             attempt.cancel()

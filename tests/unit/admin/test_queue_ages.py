@@ -10,7 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from s2sgw.admin import queue_ages
 from s2sgw.admin.server import VerbError
 from s2sgw.spool.interface import SpoolBroken
+from s2sgw.xmpp.jid import Domain, Pair
 from tests.support.queue_verbs import LANE, Tools
+from tests.unit.delivery.test_queue import HERE, stanza
 
 
 class AgesTests(SynchronousTestCase):
@@ -57,6 +59,19 @@ class AgesTests(SynchronousTestCase):
         self.tools.world.clock.pump([0.0, spool.table_seconds - 0.1, 0.2, 0.0])
         (row,) = self.successResultOf(answer)["rows"]
         self.assertEqual((4, 1, 3, 1), (row["stanzas"], sum(row["ages"]), row["unread"], len(asked)))
+
+    def test_silent_spool_and_many_queues(self) -> None:
+        """A spool that does not answer is asked for one queue only."""
+        self.tools.world.accept(stanza("1"), stanza("2"))
+        other = self.tools.world.custody.queues.queue(Pair(HERE, Domain.parse("other.example")))
+        other.accept([stanza("3")])
+        self.tools.spool_all_but(0)
+        spool, asked = self.tools.world.custody.services.spool, list[Any]()
+        self.patch(spool, "read", lambda *arguments: asked.append(arguments))
+        answer = self.tools.verbs["queue ages"]({})
+        self.tools.world.clock.pump([0.0, spool.table_seconds, 0.0, spool.table_seconds, 0.0])
+        rows = self.successResultOf(answer)["rows"]
+        self.assertEqual((3, 3, 1), (sum(row["stanzas"] for row in rows), sum(row["unread"] for row in rows), len(asked)))
 
     def test_drop_older(self) -> None:
         """Only stanzas that have waited long enough are dropped, in memory or on disk, and bounced. Younger ones stay in order."""

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from s2sgw.admin.reload import ReloadResult
@@ -19,7 +19,7 @@ from s2sgw.composition.listeners import NotListening
 from s2sgw.config import ConfigError
 from s2sgw.console import rendering
 from s2sgw.net.https import Fetched, Unfetched
-from s2sgw.net.threads import AtOnce
+from s2sgw.net.threads import AtOnce, ReactorThreads
 from s2sgw.runtime import deny_lists
 from s2sgw.runtime.deny_lists import ListUnreadable
 from s2sgw.runtime.preflight import check_configuration
@@ -108,6 +108,24 @@ class ReconfigurationTests(FolderCase):
         self.gateway.secret_watch.faults = {self.folder / "a.secret": "a fault"}
         self.assertTrue(self.reload().ok)
         self.assertEqual(([], []), (self.gateway.own_certificates.alerts(), self.gateway.secret_watch.alerts()))
+
+    def test_alert_of_a_refusal(self) -> None:
+        """`status` has an alert after a refused reload until one succeeds, and one for a call in a thread that does not return."""
+        def status() -> Any:
+            asked = maybeDeferred(self.gateway.verbs["status"], {})
+            self.gateway.reactor.pump([0.0] * 3)
+            return self.successResultOf(asked)["alerts"]
+
+        self.assertEqual([], status())
+        self.also("wrong")
+        self.assertFalse(self.reload().ok)
+        (alert,) = status()
+        self.assertIn("s2sgw.toml", alert)
+        self.path.write_text(CONFIG)
+        self.assertTrue(self.reload().ok)
+        self.patch(AtOnce, "alerts", lambda threads: ["a call does not return"])
+        self.patch(ReactorThreads, "alerts", lambda threads: ["a call does not return"])
+        self.assertEqual(["a call does not return"], status())
 
     def reload(self) -> ReloadResult:
         done = self.gateway.reconfiguration.reload.run("the test")

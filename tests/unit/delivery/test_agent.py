@@ -566,6 +566,14 @@ class CourierTests(SynchronousTestCase):
         self.assertEqual(("outbound", "there.example", "here.example"), (refused.direction, refused.peer, refused.local))
         self.assertEqual((["1"], Cause.HELD_TOO_LONG), ([each.id for each in world.back], refused.ending.cause))
 
+    def test_attempt_at_our_own_server(self) -> None:
+        """The end of such an attempt at our own server is no refusal of the peer: the state of the server tells of it."""
+        world = World()
+        world.queue.accept([message("1")])
+        world.side.leg = "backend"
+        world.queue.expire(601)
+        self.assertEqual((["1"], []), ([each.id for each in world.back], world.record.list()))
+
     def test_attempt_after_a_failure(self) -> None:
         """The end of an attempt after one that failed is not recorded: the failure was."""
         world = World()

@@ -77,6 +77,16 @@ class LateTests(SynchronousTestCase):
         late.expect(BACK, request("1"))
         self.assertEqual([late.take(BACK, answer("1")) for _ in range(2)], [False, True])
 
+    def test_still_asked(self) -> None:
+        """R33: as many answers pass as requests still wait. What passes already is not taken back, and no other request is noted."""
+        late = LateReplies(Directions())
+        late.expect(BACK, request("1"))
+        for number in (2, 1):
+            late.still_asked(BACK, request("1"), number)
+        late.still_asked(BACK, request("2"), 1)
+        self.assertEqual([late.take(BACK, answer("1")) for _ in range(4)], [False, False, True, False])
+        self.assertFalse(late.expects(BACK, request("2")))
+
     def test_bounded(self) -> None:
         """The number of entries is bounded: the oldest of a registered domain is removed first."""
         self.patch(iq_replies, "MAX_LATE_REPLIES", 2)

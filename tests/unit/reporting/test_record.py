@@ -212,7 +212,8 @@ class RecordTests(SynchronousTestCase):
         self.assertIn("s2sgw pins approve", str(row["remedy"]))
         self.assertNotIn("pins approve", str(row["letter"]))
         self.record.refused("outbound", "federation", ("peer.example", "here.example"), "", Ending(Cause.NOT_ALLOWED, by="them"))
-        self.assertNotIn("allow = true", str(self.record.list()[0].row()["remedy"]))
+        self.assertEqual("them", self.record.list()[-1].row()["by"])
+        self.assertNotIn("allow = true", str(self.record.list()[-1].row()["remedy"]))
 
     def test_remedy_of_the_backend_leg(self) -> None:
         """Any other failure on the way to our own server names that server, and has no letter either."""

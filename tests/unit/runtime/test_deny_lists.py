@@ -77,6 +77,7 @@ class FileTests(DenyListsTestCase):
     def test_not_twice(self) -> None:
         """A list that was read without changes is the same as before: its names are in memory once. What was read is freed."""
         freed: list[ReadLists] = []
+        clear = deny_lists._clear
         self.patch(deny_lists, "_clear", freed.append)
         self.lists.hold([self.file], 3600)
         (held,), _ = self.heard[-1]
@@ -86,6 +87,8 @@ class FileTests(DenyListsTestCase):
         self.file.write_text("b.example\n")
         self.clock.advance(3600)
         self.assertIs(held, freed[-1].before[str(self.file)])
+        clear(freed[-1])
+        self.assertEqual(({}, {}), (freed[-1].before, freed[-1].lists))
         self.assertEqual(["b.example"], self.names())
 
     def test_unreadable(self) -> None:

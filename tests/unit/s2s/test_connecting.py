@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import AlreadyCalledError, CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -15,7 +16,7 @@ from s2sgw.net.dialing import Build, DialFailed
 from s2sgw.net.discovery import Target
 from s2sgw.net.happy_eyeballs import ATTEMPT_DELAY
 from s2sgw.policy.model import PeerPolicy
-from s2sgw.s2s.connecting import PATIENCE, RETIRE_SECONDS, ConnectServices, InitiatedStream, open_stream
+from s2sgw.s2s.connecting import ADDRESSES, PATIENCE, RETIRE_SECONDS, ConnectServices, InitiatedStream, open_stream
 from s2sgw.s2s.destinations import Destinations
 from s2sgw.s2s.extensions import ERROR_SECONDS, LOSS_SECONDS, ExtensionMemory
 from s2sgw.s2s.initiated_streams import InitiatedStreams
@@ -196,6 +197,33 @@ class OpeningTests(Attempts):
         })
         self.assertIn("192.0.2.2:5269: no stream within 10 seconds, and another target has one", [facts[4].detail for facts in told])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_no_record_of_a_verification(self) -> None:
+        """Targets that failed have no record where a stream to our own server, or one that only verifies a key, is opened."""
+        for leg, verifying in (("federation", True), ("backend", False), ("federation", False)):
+            self.setUp()
+            told: list[Any] = []
+            record: Any = SimpleNamespace(refused=lambda *facts: told.append(facts))  # noqa: B023
+            services = ConnectServices(Connections(self._connection), self.clock, self.destinations, self.extensions, self, record=record)
+            self.side = Side(target("a", "192.0.2.1"), target("b", "192.0.2.2", priority=1))
+            self.patch(self.side, "leg", leg)
+            opening = Deferred.fromCoroutine(open_stream(self.side, PAIR, services, verifying))  # type: ignore[arg-type]
+            self.side.fail("192.0.2.1")
+            self.side.connect("192.0.2.2")
+            self.connections[-1].owner._ready("EXTERNAL")
+            self.successResultOf(opening)
+            self.assertEqual(int(leg == "federation" and not verifying), len(told), (leg, verifying))
+
+    def test_addresses_of_all_priorities(self) -> None:
+        """The addresses of an attempt are bounded for all priorities together."""
+        opening = self.open(*(target(name, *(f"192.0.2.{10 * number + each}" for each in range(5)), priority=number) for number, name in enumerate("abcd")))
+        for _ in range(100):
+            for address in list(self.side.ways):
+                with contextlib.suppress(AlreadyCalledError):
+                    self.side.fail(address)
+            self.clock.advance(ATTEMPT_DELAY)
+        self.assertEqual(ADDRESSES, len(self.side.dialled))
+        self.refused(opening)
 
     def test_a_backup_in_time(self) -> None:
         """A target that was given up before it had its seconds has no record: nothing is known to be wrong with it."""
@@ -392,6 +420,13 @@ class OpeningTests(Attempts):
             self.assertEqual(connection.ending, Ending(Cause.IDLE))
             self.clock.advance(1)
             self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_negotiation_that_ends(self) -> None:
+        """A stream whose connection is lost before it is ready is forgotten."""
+        opening, _, initiated = self.negotiating()
+        self.connections[0].close(Ending(Cause.CONNECTION_LOST, by="network"))
+        self.refused(opening)
+        self.assertEqual({}, initiated._negotiated)
 
     def negotiating(self) -> tuple[Deferred[InitiatedStream], InitiatedStream, InitiatedStreams]:
         """Return an attempt whose peer was judged, its stream, and the streams of ours."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
@@ -86,6 +88,21 @@ class PriorityAttemptsTests(SynchronousTestCase):
         result.cancel()
         self.failureResultOf(result, CancelledError)
         self.assertEqual((sorted(self.ended), self.clock.getDelayedCalls()), ([0, 1], []))
+
+    def test_ended_without_an_error(self) -> None:
+        """An attempt that takes its end for a failure of its own begins no further one, and is no result."""
+        async def quiet() -> str | None:
+            try:
+                await Deferred()
+            except CancelledError:
+                return None
+            return "never"
+
+        attempts: list[Callable[[], Coroutine[Any, Any, str | None]]] = [quiet, *(partial(self.attempt, each) for each in range(3))]
+        result = PriorityAttempts(self.clock, attempts).start()
+        self.clock.advance(PRIORITY_DELAY)
+        self.begun[0].callback("stream")
+        self.assertEqual(("stream", 1, []), (self.successResultOf(result), len(self.begun), self.clock.getDelayedCalls()))
 
     def test_unexpected(self) -> None:
         """An error that an attempt does not handle is the result, and ends the others. So does a cancellation that is not ours."""

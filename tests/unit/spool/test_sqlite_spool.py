@@ -16,7 +16,7 @@ from weakref import finalize
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from s2sgw.spool import sqlite_spool, tables
+from s2sgw.spool import spool_file, sqlite_spool, tables
 from s2sgw.spool.interface import Replaced, Spool, SpoolBroken, Spooled, SpoolFull
 from s2sgw.spool.sqlite_spool import SQLiteSpool
 from s2sgw.xmpp.jid import Domain, Pair
@@ -276,6 +276,10 @@ class RemovedTests(SynchronousTestCase):
         (alert,) = self.it.spool.alerts()
         self.assertIn("was removed while the gateway runs, and cannot be written again", alert)
         self.assertEqual((None, [1, 2, 3, 4]), (self.it.append(spooled(A, 4)), self.it.positions(A)))
+        self.now += sqlite_spool.SAVE_AGAIN_SECONDS - 1
+        self.patch(sqlite_spool, "write_again", lambda *_: self.fail("it is tried again too soon"))
+        self.assertEqual(1, len(self.it.queues()))
+        self.patch(sqlite_spool, "write_again", spool_file.write_again)
         self.it.close()
         self.assertEqual([alert, f"lost with {self.file.path}: 4 stanzas from {A.sender} to {A.recipient}"], self.reports)
         self.folder.unlink()
